@@ -1,0 +1,17 @@
+//! A media relay for SIP proxies: `media-dispatcher` beside the proxy, `media-relay` in front of the
+//! phones. ARCHITECTURE.md holds the thread drawing and the reasons; this is the map.
+//!
+//! Imports point down only; `make lint` checks it:
+//!
+//! ```text
+//!  bin/*                      arguments, run, exit code
+//!  relay      dispatcher      threads, sockets, timers; neither imports the other
+//!  config  logging  tls  cli  what both daemons need around them
+//!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
+//!  session                    the core: calls, streams, learned addresses; no clock, no sockets
+//!  proto                      text protocols: bytes in, types out; no clock, no sockets
+//! ```
+
+pub mod proto;
+pub mod session;
+pub mod sys;

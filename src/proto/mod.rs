@@ -1,0 +1,1 @@
+//! Text protocols: bytes in, types out; pure.

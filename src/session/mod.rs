@@ -1,0 +1,1 @@
+//! The core: all call semantics; no clock, no sockets.
