@@ -13,7 +13,10 @@ pub struct Now {
 }
 
 /// Time since the process first asked, on the monotonic clock.
-#[expect(clippy::disallowed_methods, reason = "the shell's one place to read it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell's one place to read it"
+)]
 pub fn mono() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
@@ -21,7 +24,10 @@ pub fn mono() -> Duration {
 }
 
 /// Both clocks.
-#[expect(clippy::disallowed_methods, reason = "the shell's one place to read it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shell's one place to read it"
+)]
 pub fn now() -> Now {
     let unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)

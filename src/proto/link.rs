@@ -1,0 +1,238 @@
+//! What a dispatcher and a relay say to each other over TLS: commands with a sequence token one way, lines
+//! the other way.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Visible;
+use super::control::{BadFrame, BadRequest, Frame, Remove, Update};
+
+/// TCP port that relays connect to.
+pub const PORT: u16 = 25060;
+
+/// Lines from a dispatcher that have no headers.
+pub const ALONE: &[&str] = &["pong", "hello", "stored"];
+
+/// Longest line towards or from a peer that has not said hello, bytes: from a dispatcher and from a relay.
+pub const OLD_DISPATCHER_LINE: usize = 4 << 20;
+
+/// Longest line from a relay that has said hello, bytes: some 40,000 sessions in one answer.
+pub const RELAY_LINE: usize = 64 << 20;
+
+/// Longest command or header line towards a relay, bytes.
+pub const OLD_RELAY_LINE: usize = 16 * 1024;
+
+/// Ties a reply to its command; chosen by the dispatcher, given back as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sequence(pub u64);
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a relay is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Update(Box<Update>),
+    Remove(Remove),
+    /// Statistics of all sessions.
+    Sessions,
+    Summary,
+}
+
+/// What a dispatcher sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromDispatcher {
+    /// To be answered with the sequence; an error is answered `error`.
+    Command(Sequence, Result<Command, BadRequest>),
+    /// The answer to a ping.
+    Pong,
+    /// The dispatcher is one of ours.
+    Hello(Hello),
+    /// A line without a sequence, of which nothing can be made.
+    Unknown(String),
+}
+
+/// Who a peer is and what it understands: said by a relay of ours when it connects, answered by a dispatcher
+/// of ours. Unknown keys are ignored, so that either end may be newer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// A relay's name, unique among those behind one address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub version: String,
+}
+
+impl FromDispatcher {
+    /// Reads what was cut with [`ALONE`].
+    pub fn parse(incoming: Result<&Frame, BadFrame<'_>>) -> FromDispatcher {
+        let line = match &incoming {
+            Ok(frame) => frame.command(),
+            Err(bad) => bad.command,
+        };
+        let (word, rest) = split_word(line);
+        match word {
+            b"pong" => return FromDispatcher::Pong,
+            b"hello" => {
+                if let Ok(hello) = serde_json::from_slice(rest) {
+                    return FromDispatcher::Hello(hello);
+                }
+            }
+            _ => {
+                if let Some(sequence) = parse_number(rest).map(Sequence) {
+                    let command = incoming.map_err(|bad| bad.why);
+                    let command = command.and_then(|frame| parse_command(word, frame));
+                    return FromDispatcher::Command(sequence, command);
+                }
+            }
+        }
+        FromDispatcher::Unknown(Visible(line).to_string())
+    }
+}
+
+fn parse_command(word: &[u8], frame: &Frame) -> Result<Command, BadRequest> {
+    match word {
+        b"update" => Update::parse(frame).map(|update| Command::Update(Box::new(update))),
+        b"remove" => Remove::parse(frame).map(Command::Remove),
+        b"sessions" => Ok(Command::Sessions),
+        b"summary" => Ok(Command::Summary),
+        other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
+    }
+}
+
+/// A line from a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromRelay<'a> {
+    Ping,
+    /// JSON, see [`Hello`].
+    Hello(&'a [u8]),
+    /// A session ended by itself; its statistics as JSON.
+    Expired(&'a [u8]),
+    Reply(Sequence, &'a [u8]),
+    Unknown(&'a [u8]),
+}
+
+impl<'a> FromRelay<'a> {
+    pub fn parse(line: &'a [u8]) -> FromRelay<'a> {
+        let (word, rest) = split_word(line);
+        match word {
+            b"ping" => FromRelay::Ping,
+            b"hello" => FromRelay::Hello(rest),
+            b"expired" => FromRelay::Expired(rest),
+            number => match parse_number(number) {
+                Some(sequence) => FromRelay::Reply(Sequence(sequence), rest),
+                None => FromRelay::Unknown(line),
+            },
+        }
+    }
+}
+
+/// What an `update` brought: a relay's answer, passed on to the SIP proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpdateReply {
+    /// The relay's address, and a port for each stream of `media`, 0 where there is none.
+    Ports(Ipv4Addr, Vec<u16>),
+    /// The relay takes no new calls.
+    Halting,
+    Error,
+}
+
+impl UpdateReply {
+    /// Reads a relay's result. What no relay should say (`None` of older ones, too) is an error.
+    pub fn parse(result: &[u8]) -> UpdateReply {
+        if result == b"halting" {
+            return UpdateReply::Halting;
+        }
+        parse_ports(result).unwrap_or(UpdateReply::Error)
+    }
+}
+
+fn parse_ports(result: &[u8]) -> Option<UpdateReply> {
+    let mut words = std::str::from_utf8(result).ok()?.split_ascii_whitespace();
+    let address = words.next()?.parse().ok()?;
+    let ports: Result<Vec<u16>, _> = words.map(str::parse).collect();
+    Some(UpdateReply::Ports(address, ports.ok()?))
+}
+
+impl fmt::Display for UpdateReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpdateReply::Ports(address, ports) => {
+                write!(f, "{address}")?;
+                ports.iter().try_for_each(|port| write!(f, " {port}"))
+            }
+            UpdateReply::Halting => f.write_str("halting"),
+            UpdateReply::Error => f.write_str("error"),
+        }
+    }
+}
+
+/// What a relay that has not said hello can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compatibility {
+    /// One of ours: any bytes, and nothing that the proxy did not say.
+    Ours,
+    /// UTF-8, lines within [`OLD_RELAY_LINE`], and a `signaling_ip` always.
+    Older,
+}
+
+/// Writes the command of a request from the SIP proxy for a relay, headers as they came. False when the relay
+/// could not read it; `out` then holds nothing of it.
+pub fn write_command(
+    out: &mut Vec<u8>,
+    frame: &Frame,
+    sequence: Sequence,
+    compatibility: Compatibility,
+) -> bool {
+    let start = out.len();
+    out.extend_from_slice(frame.command());
+    out.extend_from_slice(format!(" {sequence}\r\n").as_bytes());
+    for (name, value) in frame.headers() {
+        let line = out.len();
+        write_text(out, name, compatibility);
+        out.extend_from_slice(b": ");
+        write_text(out, value, compatibility);
+        if out.len() - line > OLD_RELAY_LINE {
+            out.truncate(start);
+            return false;
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    let is_update = frame.command() == b"update";
+    if compatibility == Compatibility::Older && is_update && frame.header("signaling_ip").is_none()
+    {
+        out.extend_from_slice(b"signaling_ip: 0.0.0.0\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    true
+}
+
+/// One `?` for each byte that is not UTF-8: the same text wherever the same bytes stand, and no longer.
+fn write_text(out: &mut Vec<u8>, text: &[u8], compatibility: Compatibility) {
+    if compatibility == Compatibility::Ours {
+        out.extend_from_slice(text);
+        return;
+    }
+    for chunk in text.utf8_chunks() {
+        out.extend_from_slice(chunk.valid().as_bytes());
+        out.extend(chunk.invalid().iter().map(|_| b'?'));
+    }
+}
+
+fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
+    match line.iter().position(|&b| b == b' ') {
+        Some(blank) => (&line[..blank], &line[blank + 1..]),
+        None => (line, &[]),
+    }
+}
+
+fn parse_number(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}

@@ -1,0 +1,210 @@
+//! One item of the `media` header: what an m= line of an SDP says that a relay needs (RFC 8866 section 5.14,
+//! RFC 3264 for directions).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::{Text, Visible};
+
+/// Who sends, as the writer of the SDP sees it (RFC 8866 section 6.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    SendRecv,
+    SendOnly,
+    RecvOnly,
+    Inactive,
+}
+
+/// Where the writer of the SDP wants its media.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaAddress {
+    Ip(IpAddr),
+    /// A host name; never looked up: its owner is known once it sends.
+    Name(Text),
+}
+
+/// The kind of media: audio, video, image, text, application or any other token. Cloning is cheap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MediaType(Arc<str>);
+
+impl MediaType {
+    /// The token in lower case (it is compared without case).
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// T.38 and the like (RFC 6466): no codec, no RTCP to wait for.
+    pub fn is_image(&self) -> bool {
+        &*self.0 == "image"
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for MediaType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// One m= line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaDescription {
+    pub media_type: MediaType,
+    pub address: MediaAddress,
+    /// RTP port; 0 rejects or disables the stream.
+    pub port: u16,
+    pub direction: Direction,
+    /// The SDP offered or took ICE candidates (RFC 8839).
+    pub ice: bool,
+}
+
+/// Why a `media` header cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadMedia(String);
+
+impl fmt::Display for BadMedia {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads the whole header: items separated by commas, in the order of the m= lines.
+pub fn parse_list(value: &[u8]) -> Result<Vec<MediaDescription>, BadMedia> {
+    value.split(|&b| b == b',').map(parse_item).collect()
+}
+
+/// `type:address:port:direction[:name=value...]`. An IPv6 address comes with its colons, so what is fixed is
+/// taken from both ends and the address is what is left.
+fn parse_item(item: &[u8]) -> Result<MediaDescription, BadMedia> {
+    let bad = |what: &str| BadMedia(format!("{what} in \"{}\"", Visible(item)));
+    let mut fields: Vec<&[u8]> = item.split(|&b| b == b':').collect();
+    let mut ice = false;
+    while let Some((name, value)) = fields.last().and_then(|field| split_option(field)) {
+        if name.eq_ignore_ascii_case(b"ice") {
+            ice = value.eq_ignore_ascii_case(b"yes");
+        }
+        fields.pop();
+    }
+    let [media_type, address @ .., port, direction] = fields.as_slice() else {
+        return Err(bad("expected type:address:port:direction"));
+    };
+    let media_type = parse_type(media_type).ok_or_else(|| bad("not a media type"))?;
+    let address = address.join(&b':');
+    let address = parse_address(&address).ok_or_else(|| bad("not an address"))?;
+    let port = std::str::from_utf8(port).ok().and_then(|p| p.parse().ok());
+    let port = port.ok_or_else(|| bad("not a port (0 to 65535)"))?;
+    let direction = parse_direction(direction)
+        .ok_or_else(|| bad("not a direction (sendrecv, sendonly, recvonly, inactive)"))?;
+    Ok(MediaDescription {
+        media_type,
+        address,
+        port,
+        direction,
+        ice,
+    })
+}
+
+fn split_option(field: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = field.iter().position(|&b| b == b'=')?;
+    Some((&field[..equals], &field[equals + 1..]))
+}
+
+fn parse_type(token: &[u8]) -> Option<MediaType> {
+    let text = std::str::from_utf8(token).ok()?;
+    let is_token = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    is_token.then(|| MediaType(text.to_ascii_lowercase().into()))
+}
+
+fn parse_address(address: &[u8]) -> Option<MediaAddress> {
+    let text = std::str::from_utf8(address).ok();
+    if let Some(ip) = text.and_then(|t| t.parse().ok()) {
+        return Some(MediaAddress::Ip(ip));
+    }
+    // A name has no colon; what has one is a broken IPv6 address.
+    let is_name = !address.is_empty()
+        && address
+            .iter()
+            .all(|&b| b.is_ascii_alphanumeric() || b".-_".contains(&b));
+    is_name.then(|| MediaAddress::Name(address.into()))
+}
+
+fn parse_direction(word: &[u8]) -> Option<Direction> {
+    match word {
+        b"sendrecv" => Some(Direction::SendRecv),
+        b"sendonly" => Some(Direction::SendOnly),
+        b"recvonly" => Some(Direction::RecvOnly),
+        b"inactive" => Some(Direction::Inactive),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(item: &str) -> Result<MediaDescription, String> {
+        parse_list(item.as_bytes())
+            .map(|mut list| list.remove(0))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_usual_forms() {
+        let list =
+            parse_list(b"audio:10.0.0.5:4000:sendrecv:ice=no,video:10.0.0.5:4002:sendonly:ice=yes")
+                .unwrap();
+        assert_eq!(list.len(), 2);
+        assert_eq!(list[0].media_type.as_str(), "audio");
+        assert_eq!(
+            list[0].address,
+            MediaAddress::Ip("10.0.0.5".parse().unwrap())
+        );
+        assert_eq!((list[0].port, list[0].ice), (4000, false));
+        assert_eq!(list[1].direction, Direction::SendOnly);
+        assert!(list[1].ice);
+    }
+
+    #[test]
+    fn ipv6_names_and_unknown_options() {
+        let v6 = one("audio:2001:db8::2:6000:sendrecv:ice=no").unwrap();
+        assert_eq!(v6.address, MediaAddress::Ip("2001:db8::2".parse().unwrap()));
+        assert_eq!(v6.port, 6000);
+        let name = one("audio:media.example.org:6000:inactive:a=b:ice=yes:c=d").unwrap();
+        assert_eq!(name.address, MediaAddress::Name("media.example.org".into()));
+        assert!(name.ice);
+        assert_eq!(
+            one("IMAGE:1.2.3.4:0:recvonly").unwrap().media_type.as_str(),
+            "image"
+        );
+    }
+
+    #[test]
+    fn bad_forms_say_what_is_wrong() {
+        let cases = [
+            ("", "expected type"),
+            ("audio", "expected type"),
+            ("audio:4000:sendrecv", "not an address"),
+            (":1.2.3.4:4000:sendrecv", "not a media type"),
+            ("audio:1.2.3.4:65536:sendrecv", "not a port"),
+            ("audio:1.2.3.4:-1:sendrecv", "not a port"),
+            ("audio:1.2.3.4::sendrecv", "not a port"),
+            ("audio:1.2.3.4:4000:both", "not a direction"),
+            ("audio:1:2:3:4000:sendrecv", "not an address"),
+            ("audio::4000:sendrecv", "not an address"),
+            ("audio:1.2.3.4:4000:sendrecv,", "expected type"),
+            ("audio:a b:4000:sendrecv", "not an address"),
+        ];
+        for (item, want) in cases {
+            let error = parse_list(item.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(want), "{item}: {error}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Requests and the link's lines, whole and broken.
+
+use super::control::*;
+use super::link::*;
+use super::*;
+
+const UPDATE: &str = "update\r\ntype: request\r\ndialog_id: 4242:77\r\ncall_id: 84b4c76e66710\r\ncseq: 2\r\n\
+    from_uri: alice@example.com\r\nto_uri: bob@example.com\r\nfrom_tag: 9fxced76sl\r\nto_tag: \r\n\
+    user_agent: some agent\r\nsignaling_ip: 192.0.2.4\r\nmedia_relay: \r\n\
+    media: audio:10.0.0.5:4000:sendrecv:ice=no\r\n\r\n";
+
+/// What each request in the input comes to: its command line, or what is wrong.
+fn requests(input: &[u8]) -> (Vec<String>, Option<Broken>) {
+    let mut reader = Requests::new(PROXY_LIMITS, &[]);
+    let mut found = Vec::new();
+    for piece in input.chunks(1000) {
+        reader.extend(piece);
+        loop {
+            match reader.next_request() {
+                Ok(Some(Ok(frame))) => found.push(Visible(frame.command()).to_string()),
+                Ok(Some(Err(bad))) => found.push(bad.why.to_string()),
+                Ok(None) => break,
+                Err(broken) => return (found, Some(broken)),
+            }
+        }
+    }
+    (found, None)
+}
+
+fn update(text: &str) -> Result<Update, BadRequest> {
+    let mut reader = Requests::new(PROXY_LIMITS, &[]);
+    reader.extend(text.as_bytes());
+    Update::parse(reader.next_request().unwrap().unwrap().unwrap())
+}
+
+#[test]
+fn an_update_becomes_types() {
+    let update = update(UPDATE).unwrap();
+    assert_eq!(update.kind, MessageKind::Request);
+    assert_eq!(update.cseq, CSeq(2));
+    assert_eq!(update.to_tag, None, "an empty header is absent");
+    assert_eq!(update.signaling.source, Some("192.0.2.4".parse().unwrap()));
+    assert_eq!(update.media.unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_header_may_hold() {
+    let odd = UPDATE.replace("some agent", "T\u{e9}l: v1\r\n \t folded");
+    assert_eq!(
+        update(&odd).unwrap().user_agent,
+        "T\u{e9}l: v1 folded".into()
+    );
+    let json =
+        r#"{"signaling_ip": "192.0.2.4", "destination_ip": "192.0.2.9", "username": "alice"}"#;
+    let with_json = update(&UPDATE.replace("192.0.2.4", json)).unwrap();
+    assert_eq!(
+        with_json.signaling.destination,
+        Some("192.0.2.9".parse().unwrap())
+    );
+    assert_eq!(with_json.signaling.username, Some("alice".into()));
+    let pair = update(&UPDATE.replace("192.0.2.4", "192.0.2.4_192.0.2.9")).unwrap();
+    assert_eq!(
+        pair.signaling.destination,
+        Some("192.0.2.9".parse().unwrap())
+    );
+    let none = update(&UPDATE.replace("signaling_ip: 192.0.2.4\r\n", "")).unwrap();
+    assert_eq!(none.signaling, Signaling::default());
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named() {
+    let cases = [
+        ("call_id: 84b4c76e66710\r\n", "", "no call_id"),
+        ("from_tag: 9fxced76sl\r\n", "from_tag: \r\n", "no from_tag"),
+        ("user_agent: some agent\r\n", "", "no user_agent"),
+        (
+            "type: request",
+            "type: ack",
+            "bad type: \"ack\" is not request or reply",
+        ),
+        (
+            "cseq: 2",
+            "cseq: 4294967296",
+            "bad cseq: \"4294967296\" is not a number of 32 bits",
+        ),
+        (
+            "cseq: 2",
+            "cseq: +2",
+            "bad cseq: \"+2\" is not a number of 32 bits",
+        ),
+        ("192.0.2.4", "{\"signaling_ip\": 4}", "bad signaling_ip: "),
+        (
+            "192.0.2.4",
+            "here",
+            "bad signaling_ip: \"here\" is not an address",
+        ),
+        (":sendrecv", ":both", "bad media: not a direction"),
+    ];
+    for (old, new, want) in cases {
+        let error = update(&UPDATE.replace(old, new)).unwrap_err().to_string();
+        assert!(error.starts_with(want), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_request_is_read_to_its_end() {
+    let (found, broken) = requests(b"update\r\nno colon\r\na: b\r\n\r\nremove\r\nx: y\r\n\r\n");
+    assert_eq!(
+        found,
+        ["header line without \": \": \"no colon\"", "remove"]
+    );
+    assert_eq!(broken, None);
+    let (found, _) = requests(b"update\r\n folded\r\n\r\nremove\n\n\r\n");
+    assert_eq!(
+        found,
+        ["header line without \": \": \" folded\"", "remove", ""]
+    );
+    let many = format!("update\r\n{}\r\nremove\r\n\r\n", "a: b\r\n".repeat(65));
+    assert_eq!(requests(many.as_bytes()).0, ["over 64 headers", "remove"]);
+    let (found, _) = requests(b"update\r\na: \0\r\n\r\n");
+    assert_eq!(found, ["header line without \": \": \"a: \\u{0}\""]);
+}
+
+#[test]
+fn over_long_input_breaks_the_connection() {
+    let line = format!("update\r\na: {}\r\n\r\n", "x".repeat(PROXY_LIMITS.line));
+    assert!(matches!(requests(line.as_bytes()).1, Some(Broken::Line(_))));
+    let folds = format!("update\r\na: b\r\n{}\r\n", " x\r\n".repeat(30_000));
+    let broken = requests(folds.as_bytes()).1;
+    assert_eq!(broken, Some(Broken::Request(PROXY_LIMITS.request)));
+    let endless = "update".repeat(2_000);
+    assert!(matches!(
+        requests(endless.as_bytes()).1,
+        Some(Broken::Line(_))
+    ));
+}
+
+#[test]
+fn a_command_for_a_relay_keeps_what_the_proxy_said() {
+    let text = b"update\r\ncall_id: a\xe9b\r\nto_tag: \r\nx-new: 1\r\n\r\n";
+    let mut reader = Requests::new(PROXY_LIMITS, &[]);
+    reader.extend(text);
+    let frame = reader.next_request().unwrap().unwrap().unwrap();
+    let mut out = Vec::new();
+    assert!(write_command(
+        &mut out,
+        frame,
+        Sequence(7),
+        Compatibility::Ours
+    ));
+    assert_eq!(out, b"update 7\r\ncall_id: a\xe9b\r\nx-new: 1\r\n\r\n");
+    out.clear();
+    assert!(write_command(
+        &mut out,
+        frame,
+        Sequence(8),
+        Compatibility::Older
+    ));
+    let want = b"update 8\r\ncall_id: a?b\r\nx-new: 1\r\nsignaling_ip: 0.0.0.0\r\n\r\n";
+    assert_eq!(out, want);
+}
+
+#[test]
+fn what_an_older_relay_cannot_read_is_not_sent() {
+    let folded = format!(
+        "remove\r\ncall_id: a\r\n{}\r\n",
+        format!(" {}\r\n", "x".repeat(8000)).repeat(3)
+    );
+    let mut reader = Requests::new(PROXY_LIMITS, &[]);
+    reader.extend(folded.as_bytes());
+    let frame = reader.next_request().unwrap().unwrap().unwrap();
+    let mut out = b"before".to_vec();
+    assert!(!write_command(
+        &mut out,
+        frame,
+        Sequence(1),
+        Compatibility::Older
+    ));
+    assert_eq!(out, b"before");
+}
+
+#[test]
+fn lines_from_a_dispatcher() {
+    let text = b"pong\r\nhello {\"version\": \"9\", \"new\": 1}\r\nsummary 3\r\n\r\nremove 4\r\ncall_id: x\r\n\r\n\
+        dance 5\r\n\r\nremove 6\r\nbroken\r\n\r\nremove\r\n\r\nhello {\r\n";
+    let mut reader = Requests::new(LINK_LIMITS, ALONE);
+    reader.extend(text);
+    let mut found = Vec::new();
+    while let Some(incoming) = reader.next_request().unwrap() {
+        found.push(FromDispatcher::parse(incoming));
+    }
+    let hello = Hello {
+        name: None,
+        version: "9".into(),
+    };
+    assert_eq!(found[0], FromDispatcher::Pong);
+    assert_eq!(found[1], FromDispatcher::Hello(hello));
+    assert_eq!(
+        found[2],
+        FromDispatcher::Command(Sequence(3), Ok(Command::Summary))
+    );
+    let no_tag = Err(BadRequest::MissingHeader("from_tag"));
+    assert_eq!(found[3], FromDispatcher::Command(Sequence(4), no_tag));
+    let unknown = Err(BadRequest::UnknownCommand("dance".into()));
+    assert_eq!(found[4], FromDispatcher::Command(Sequence(5), unknown));
+    let broken = Err(BadRequest::NotAHeader("broken".into()));
+    assert_eq!(found[5], FromDispatcher::Command(Sequence(6), broken));
+    assert_eq!(found[6], FromDispatcher::Unknown("remove".into()));
+    assert_eq!(found[7], FromDispatcher::Unknown("hello {".into()));
+    assert_eq!(found.len(), 8);
+}
+
+#[test]
+fn lines_from_a_relay() {
+    assert_eq!(FromRelay::parse(b"ping"), FromRelay::Ping);
+    assert_eq!(FromRelay::parse(b"expired {}"), FromRelay::Expired(b"{}"));
+    assert_eq!(
+        FromRelay::parse(b"17 halting"),
+        FromRelay::Reply(Sequence(17), b"halting")
+    );
+    assert_eq!(FromRelay::parse(b"18"), FromRelay::Reply(Sequence(18), b""));
+    assert_eq!(FromRelay::parse(b"+18 x"), FromRelay::Unknown(b"+18 x"));
+    assert_eq!(FromRelay::parse(b""), FromRelay::Unknown(b""));
+}
+
+#[test]
+fn what_an_update_brought() {
+    let ports = UpdateReply::Ports("10.0.0.1".parse().unwrap(), vec![40000, 0]);
+    assert_eq!(UpdateReply::parse(b"10.0.0.1 40000 0"), ports);
+    assert_eq!(ports.to_string(), "10.0.0.1 40000 0");
+    let alone = UpdateReply::Ports("10.0.0.1".parse().unwrap(), vec![]);
+    assert_eq!(UpdateReply::parse(b"10.0.0.1"), alone);
+    for error in [
+        "error",
+        "None",
+        "",
+        "10.0.0.1 x",
+        "::1 4",
+        "10.0.0.1 65536",
+        "halting 1",
+    ] {
+        assert_eq!(
+            UpdateReply::parse(error.as_bytes()),
+            UpdateReply::Error,
+            "{error}"
+        );
+    }
+    assert_eq!(UpdateReply::parse(b"halting"), UpdateReply::Halting);
+}
+
+#[test]
+fn no_log_line_is_forged_and_ids_are_uuids() {
+    let text: Text = b"a\r\nb\x1b[31m\xe9\x7f"[..].into();
+    assert_eq!(text.to_string(), "a\\r\\nb\\u{1b}[31m\u{fffd}\\u{7f}");
+    assert_eq!(
+        serde_json::to_string(&text).unwrap(),
+        "\"a\\r\\nb\\u001b[31m\u{fffd}\u{7f}\""
+    );
+    let id = SessionId::from_random(u128::MAX).to_string();
+    assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+}
