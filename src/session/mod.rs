@@ -1,1 +1,137 @@
-//! The core: all call semantics; no clock, no sockets.
+//! The core: all call semantics. No clock, no sockets, no threads: time is passed in, ports are bound
+//! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
+//!
+//! [`Engine`] holds the sessions of one worker and their timers. `call` is a session's offers and answers, `stream` one m=
+//! line, `latch` what a port has learned, `ports` the pairs, `report` the statistics, `address` what an SDP's
+//! address is worth.
+
+pub mod address;
+mod call;
+mod engine;
+mod latch;
+pub mod ports;
+mod report;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use self::address::Range;
+pub use self::engine::Engine;
+pub use self::report::Counters;
+pub use self::stream::Drop;
+use crate::proto::link::Sequence;
+use crate::proto::{CallId, Component, Party, SessionId};
+
+/// What the administrator decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Quiet time before a stream ends; from `stream_timeout`.
+    pub stream_timeout: Duration,
+    /// The same on hold; from `on_hold_timeout`.
+    pub on_hold_timeout: Duration,
+    /// Time for a call to be answered; from `setup_timeout`.
+    pub setup_timeout: Duration,
+    /// Goes into SDP in place of the relay's own address; from `advertised_ip`.
+    pub advertised_ip: Option<Ipv4Addr>,
+    /// Private addresses that may be sent to before they are learned.
+    pub routable_private_ranges: Vec<Range>,
+    /// Whether components are offered to the kernel at all.
+    pub kernel: bool,
+}
+
+/// Names a session in this engine; never used again for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey {
+    slot: u32,
+    generation: u32,
+}
+
+/// What a bound port belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub session: SessionKey,
+    /// Among the session's streams.
+    pub stream: u16,
+    pub party: Party,
+    pub component: Component,
+}
+
+/// Names one component's forwarding in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    pub session: SessionKey,
+    pub stream: u16,
+    pub component: Component,
+}
+
+/// One end of a component: where the party is, and the relay's address that it sends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEnd {
+    pub remote: SocketAddrV4,
+    pub local: SocketAddrV4,
+}
+
+/// The dispatcher that is told of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(pub u32);
+
+/// Where the answer to a command goes: one connection, and its token there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    pub link: u64,
+    pub sequence: Sequence,
+}
+
+/// What the engine asks of the machine while it handles a request.
+pub trait Host {
+    /// Binds a pair on an address and returns its RTP port; packets there belong to `place`, those one port
+    /// above to its RTCP. None when no pair can be bound.
+    fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16>;
+
+    /// The relay's own address towards somebody, or the usual one.
+    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr;
+
+    /// Bits that nobody can guess.
+    fn random(&mut self) -> u128;
+}
+
+/// What is to be done; in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Close both sockets of this RTP port's pair; it rests.
+    Close { port: u16 },
+    /// Send a packet that had to wait.
+    Send {
+        from_port: u16,
+        to: SocketAddrV4,
+        data: Vec<u8>,
+    },
+    /// Let the kernel forward between the caller's and the callee's end.
+    Install { flow: FlowId, ends: [FlowEnd; 2] },
+    /// Take it back; its last counters come by [`Engine::flow_withdrawn`].
+    Withdraw(FlowId),
+    /// The answer to a remove.
+    Removed { reply_to: ReplyTo, ended: Ended },
+    /// A session ended by itself.
+    Expired { owner: Owner, ended: Ended },
+}
+
+/// A session that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub session_id: SessionId,
+    pub call_id: CallId,
+    /// The statistics object, on one line.
+    pub statistics: Vec<u8>,
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Forward { from_port: u16, to: SocketAddrV4 },
+    Queued,
+    Drop(Drop),
+}

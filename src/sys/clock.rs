@@ -3,14 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A moment on both clocks, read together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// Time since the process first asked; never steps. All deadlines are on this clock.
-    pub mono: Duration,
-    /// Time since 1970-01-01 UTC; for what people and databases read.
-    pub unix: Duration,
-}
+pub use crate::moment::Now;
 
 /// Time since the process first asked, on the monotonic clock.
 #[expect(

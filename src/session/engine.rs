@@ -1,0 +1,546 @@
+//! The sessions of one worker: finds the one that a request, a packet or a timer is for, and reports its end.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use super::call::{Context, Line, Refusal, Session, send_waiting};
+use super::report::{self, Counters};
+use super::stream::{self, Path, Relay, Status};
+use super::{
+    Action, Drop, Ended, FlowId, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
+};
+use crate::moment::Now;
+use crate::proto::control::{MessageKind, Remove, Update};
+use crate::proto::link::UpdateReply;
+use crate::proto::{CallId, Component, Party, demux};
+
+/// Where the end of a session is reported, once the kernel has given its last counters.
+#[derive(Debug)]
+enum Ending {
+    Removed(ReplyTo),
+    Expired,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: Session,
+    /// The earliest timer set for it.
+    due: Duration,
+    /// Over; so many flows are still to be withdrawn.
+    ending: Option<(Ending, usize)>,
+}
+
+/// The sessions of one worker.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    entries: Vec<(u32, Option<Entry>)>,
+    free: Vec<u32>,
+    /// The live sessions of a call-id: one as a rule.
+    calls: HashMap<CallId, Vec<SessionKey>>,
+    timers: BinaryHeap<Reverse<(Duration, SessionKey)>>,
+    actions: VecDeque<Action>,
+    draining: bool,
+    relayed: Counters,
+}
+
+impl Engine {
+    pub fn new(settings: Settings) -> Engine {
+        Engine {
+            settings,
+            entries: Vec::new(),
+            free: Vec::new(),
+            calls: HashMap::new(),
+            timers: BinaryHeap::new(),
+            actions: VecDeque::new(),
+            draining: false,
+            relayed: Counters::default(),
+        }
+    }
+
+    /// A SIP message passed the proxy.
+    pub fn update(
+        &mut self,
+        update: &Update,
+        owner: Owner,
+        host: &mut dyn Host,
+        now: Now,
+    ) -> UpdateReply {
+        match self.find(&update.call_id, |s| {
+            s.has_tags(&update.from_tag, update.to_tag.as_ref())
+        }) {
+            Some(key) => self.update_session(key, update, owner, host, now),
+            None if update.media.is_none() => {
+                let address = host.local_address(None);
+                UpdateReply::Ports(self.settings.advertised_ip.unwrap_or(address), Vec::new())
+            }
+            None if self.draining => UpdateReply::Halting,
+            None => self.create_session(update, owner, host, now),
+        }
+    }
+
+    fn update_session(
+        &mut self,
+        key: SessionKey,
+        update: &Update,
+        owner: Owner,
+        host: &mut dyn Host,
+        now: Now,
+    ) -> UpdateReply {
+        let Some(entry) = entry_mut(&mut self.entries, key) else {
+            return UpdateReply::Error;
+        };
+        let mut context = Context {
+            settings: &self.settings,
+            host,
+            actions: &mut self.actions,
+            now,
+        };
+        let session = &mut entry.session;
+        let result = session.update(update, &mut context);
+        if result.is_ok() {
+            session.owner = owner;
+        }
+        let reply = reply(session, update, result, &self.settings);
+        self.schedule(key);
+        reply
+    }
+
+    fn create_session(
+        &mut self,
+        update: &Update,
+        owner: Owner,
+        host: &mut dyn Host,
+        now: Now,
+    ) -> UpdateReply {
+        let key = self.next_key();
+        let mut context = Context {
+            settings: &self.settings,
+            host,
+            actions: &mut self.actions,
+            now,
+        };
+        let mut session = Session::new(update, key, owner, &mut context);
+        let result = session.update(update, &mut context);
+        let accepted = result.is_ok();
+        let reply = reply(&session, update, result, &self.settings);
+        if accepted {
+            self.insert(session);
+            self.schedule(key);
+        }
+        reply
+    }
+
+    /// Ends a call by the proxy's word; the answer comes as [`Action::Removed`]. False when there is none.
+    pub fn remove(&mut self, remove: &Remove, reply_to: ReplyTo, now: Now) -> bool {
+        let Some(key) = self.find(&remove.call_id, |s| s.is_meant_by(remove)) else {
+            debug!("[session {}] remove: no such session", remove.call_id);
+            return false;
+        };
+        self.finish(key, Ending::Removed(reply_to), now);
+        true
+    }
+
+    /// A datagram arrived on a bound port.
+    pub fn packet(
+        &mut self,
+        place: Place,
+        from: SocketAddrV4,
+        data: &[u8],
+        now: Duration,
+    ) -> Verdict {
+        let Some(entry) = entry_mut(&mut self.entries, place.session) else {
+            return Verdict::Drop(Drop::Closed);
+        };
+        let session = &mut entry.session;
+        let Some(stream) = session.streams.get_mut(usize::from(place.stream)) else {
+            return Verdict::Drop(Drop::Closed);
+        };
+        let Place {
+            party, component, ..
+        } = place;
+        let kind = demux::classify(data);
+        let (relay, learned) =
+            stream.on_packet((party, component), from, data, kind, (&self.settings, now));
+        if learned {
+            let line = Line(stream, usize::from(place.stream));
+            info!(
+                "[session {}] {line}: {party} {component} is at {from}",
+                session.call_id
+            );
+            send_waiting(stream, party, &self.settings, &mut self.actions);
+        }
+        if self.settings.kernel {
+            offer_to_kernel(stream, place, &mut self.actions);
+        }
+        let from_port = stream.leg(party.other()).port_of(component);
+        let due = entry.due;
+        if learned && component == Component::Rtcp {
+            // The first RTCP sets a limit of its own.
+            let deadline = entry.session.deadline(&self.settings);
+            if deadline < due {
+                self.schedule(place.session);
+            }
+        }
+        match relay {
+            Relay::To(to) => {
+                self.relayed.add(1, data.len() as u64 + stream::HEADERS);
+                Verdict::Forward { from_port, to }
+            }
+            Relay::Queued => Verdict::Queued,
+            Relay::Drop(why) => Verdict::Drop(why),
+        }
+    }
+
+    /// Ends what has been silent too long.
+    pub fn tick(&mut self, now: Now) {
+        while let Some(&Reverse((due, key))) = self.timers.peek() {
+            if due > now.mono {
+                break;
+            }
+            self.timers.pop();
+            let Some(entry) = entry_mut(&mut self.entries, key) else {
+                continue;
+            };
+            if entry.due != due || entry.ending.is_some() {
+                continue;
+            }
+            if entry
+                .session
+                .expire(&self.settings, &mut self.actions, now.mono)
+            {
+                self.finish(key, Ending::Expired, now);
+            } else {
+                entry.due = Duration::MAX;
+                self.schedule(key);
+            }
+        }
+    }
+
+    /// When [`Engine::tick`] is to be called next; it may find nothing to do.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.timers.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// From now on no new sessions.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Ends all sessions; each is reported as expired.
+    pub fn end_all(&mut self, now: Now) {
+        let keys: Vec<SessionKey> = self.live().map(|session| session.key).collect();
+        for key in keys {
+            self.finish(key, Ending::Expired, now);
+        }
+    }
+
+    /// Live sessions.
+    pub fn session_count(&self) -> usize {
+        self.calls.values().map(Vec::len).sum()
+    }
+
+    /// Whether a call is here.
+    pub fn has_call(&self, call_id: &CallId) -> bool {
+        self.calls.contains_key(call_id)
+    }
+
+    /// Live streams by type.
+    pub fn stream_counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for stream in self.live().flat_map(|s| &s.streams).filter(|s| s.is_live()) {
+            *counts
+                .entry(stream.media_type.as_str().to_owned())
+                .or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// All that was ever relayed.
+    pub fn relayed(&self) -> Counters {
+        self.relayed
+    }
+
+    /// Appends the statistics of up to `limit` sessions, each followed by a comma, beginning at `cursor`
+    /// (0 at first). The cursor to go on from, or none at the end: a long list can be written in pieces.
+    pub fn write_sessions(
+        &self,
+        out: &mut Vec<u8>,
+        cursor: usize,
+        limit: usize,
+        now: Now,
+    ) -> Option<usize> {
+        let mut written = 0;
+        for (slot, (_, entry)) in self.entries.iter().enumerate().skip(cursor) {
+            if written == limit {
+                return Some(slot);
+            }
+            if let Some(entry) = entry.as_ref().filter(|entry| entry.ending.is_none()) {
+                report::write_session(out, &entry.session, now);
+                out.push(b',');
+                written += 1;
+            }
+        }
+        None
+    }
+
+    /// The kernel has taken a flow over, or cannot.
+    pub fn flow_installed(&mut self, flow: FlowId, taken: bool) {
+        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
+            return;
+        };
+        let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) else {
+            return;
+        };
+        let path = &mut stream.paths[flow.component as usize];
+        if *path == Path::Installing {
+            *path = if taken { Path::Kernel } else { Path::Refused };
+        }
+    }
+
+    /// The kernel has relayed this much more of a flow, by party.
+    pub fn flow_traffic(&mut self, flow: FlowId, more: [Counters; 2], now: Duration) {
+        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
+            return;
+        };
+        let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) else {
+            return;
+        };
+        for party in [Party::Caller, Party::Callee] {
+            let more = more[party as usize];
+            stream.on_kernel_traffic(party, flow.component, more, now);
+            self.relayed += more;
+        }
+    }
+
+    /// Somebody deleted a flow's entry, or the kernel did: the next packets bring it back.
+    pub fn flow_lost(&mut self, flow: FlowId) {
+        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
+            return;
+        };
+        if let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) {
+            stream.paths[flow.component as usize] = Path::UserSpace;
+        }
+    }
+
+    /// A flow that was to be withdrawn is gone; `last` is what it relayed since it was last asked.
+    pub fn flow_withdrawn(&mut self, flow: FlowId, last: [Counters; 2], now: Now) {
+        self.flow_traffic(flow, last, now.mono);
+        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
+            return;
+        };
+        if let Some((_, pending)) = &mut entry.ending {
+            *pending = pending.saturating_sub(1);
+            if *pending == 0 {
+                self.report_end(flow.session, now);
+            }
+        }
+    }
+
+    fn find(&self, call_id: &CallId, is_it: impl Fn(&Session) -> bool) -> Option<SessionKey> {
+        let keys = self.calls.get(call_id)?;
+        let found = keys
+            .iter()
+            .find(|&&key| self.entry(key).is_some_and(|e| is_it(&e.session)));
+        found.copied()
+    }
+
+    fn entry(&self, key: SessionKey) -> Option<&Entry> {
+        let (generation, entry) = self.entries.get(key.slot as usize)?;
+        entry.as_ref().filter(|_| *generation == key.generation)
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Session> {
+        let entries = self.entries.iter().filter_map(|(_, entry)| entry.as_ref());
+        entries
+            .filter(|entry| entry.ending.is_none())
+            .map(|entry| &entry.session)
+    }
+
+    /// The key that [`Engine::insert`] will use.
+    fn next_key(&self) -> SessionKey {
+        match self.free.last() {
+            Some(&slot) => SessionKey {
+                slot,
+                generation: self.entries[slot as usize].0,
+            },
+            None => SessionKey {
+                slot: self.entries.len() as u32,
+                generation: 0,
+            },
+        }
+    }
+
+    fn insert(&mut self, session: Session) {
+        let key = session.key;
+        self.calls
+            .entry(session.call_id.clone())
+            .or_default()
+            .push(key);
+        let entry = Entry {
+            session,
+            due: Duration::MAX,
+            ending: None,
+        };
+        match self.free.pop() {
+            Some(slot) => self.entries[slot as usize].1 = Some(entry),
+            None => self.entries.push((0, Some(entry))),
+        }
+    }
+
+    /// Sets a timer where the session's deadline is earlier than the one already set; a later one is found
+    /// out when that fires.
+    fn schedule(&mut self, key: SessionKey) {
+        let Some(entry) = entry_mut(&mut self.entries, key) else {
+            return;
+        };
+        let deadline = entry.session.deadline(&self.settings);
+        if deadline < entry.due {
+            entry.due = deadline;
+            self.timers.push(Reverse((deadline, key)));
+        }
+    }
+
+    /// Ends a session: its ports go now, its report when the kernel has given its counters.
+    fn finish(&mut self, key: SessionKey, ending: Ending, now: Now) {
+        let Some(entry) = entry_mut(&mut self.entries, key) else {
+            return;
+        };
+        let session = &mut entry.session;
+        let before = self.actions.len();
+        for index in 0..session.streams.len() {
+            let declined = session.streams[index].declined;
+            let status = if declined {
+                Status::Rejected
+            } else {
+                Status::Closed
+            };
+            session.end_stream(index, status, Duration::ZERO, &mut self.actions, now.mono);
+        }
+        let withdrawn = self
+            .actions
+            .iter()
+            .skip(before)
+            .filter(|a| matches!(a, Action::Withdraw(_)));
+        entry.ending = Some((ending, withdrawn.count()));
+        let pending = entry.ending.as_ref().map_or(0, |(_, pending)| *pending);
+        if let Some(keys) = self.calls.get_mut(&session.call_id) {
+            keys.retain(|&other| other != key);
+            if keys.is_empty() {
+                self.calls.remove(&session.call_id);
+            }
+        }
+        if pending == 0 {
+            self.report_end(key, now);
+        }
+    }
+
+    fn report_end(&mut self, key: SessionKey, now: Now) {
+        let Some((generation, entry)) = self.entries.get_mut(key.slot as usize) else {
+            return;
+        };
+        let Some(Entry {
+            session,
+            ending: Some((ending, _)),
+            ..
+        }) = entry.take()
+        else {
+            return;
+        };
+        *generation = generation.wrapping_add(1);
+        self.free.push(key.slot);
+        let mut statistics = Vec::new();
+        report::write_session(&mut statistics, &session, now);
+        log_end(&session, &ending, &statistics);
+        let ended = Ended {
+            session_id: session.id,
+            call_id: session.call_id,
+            statistics,
+        };
+        self.actions.push_back(match ending {
+            Ending::Removed(reply_to) => Action::Removed { reply_to, ended },
+            Ending::Expired => Action::Expired {
+                owner: session.owner,
+                ended,
+            },
+        });
+    }
+}
+
+fn entry_mut(entries: &mut [(u32, Option<Entry>)], key: SessionKey) -> Option<&mut Entry> {
+    let (generation, entry) = entries.get_mut(key.slot as usize)?;
+    entry.as_mut().filter(|_| *generation == key.generation)
+}
+
+/// M4: once both parties have shown where they are, the kernel can forward.
+fn offer_to_kernel(stream: &mut stream::Stream, place: Place, actions: &mut VecDeque<Action>) {
+    if let Some(ends) = stream.ready_for_kernel(place.component) {
+        stream.paths[place.component as usize] = Path::Installing;
+        let flow = FlowId {
+            session: place.session,
+            stream: place.stream,
+            component: place.component,
+        };
+        actions.push_back(Action::Install { flow, ends });
+    }
+}
+
+/// The answer to an update, and its log line.
+fn reply(
+    session: &Session,
+    update: &Update,
+    result: Result<Vec<u16>, Refusal>,
+    settings: &Settings,
+) -> UpdateReply {
+    let sender = session.sender(update);
+    let kind = match update.kind {
+        MessageKind::Request => "request",
+        MessageKind::Reply => "reply",
+    };
+    let about = format_args!("{kind} {} of the {sender}", update.cseq.0);
+    match result {
+        Ok(ports) => {
+            let address = settings
+                .advertised_ip
+                .unwrap_or(session.local(sender.other()));
+            info!(
+                "[session {}] {about}: relay {address} ports {ports:?}",
+                session.call_id
+            );
+            UpdateReply::Ports(address, ports)
+        }
+        Err(why) => {
+            warn!("[session {}] {about} refused: {why}", session.call_id);
+            UpdateReply::Error
+        }
+    }
+}
+
+fn log_end(session: &Session, ending: &Ending, statistics: &[u8]) {
+    let how = match ending {
+        Ending::Removed(_) => "removed",
+        Ending::Expired => "expired",
+    };
+    let statistics = crate::proto::Visible(statistics);
+    info!(
+        "[session {}] {how} ({}): {statistics}",
+        session.call_id,
+        reason(session)
+    );
+}
+
+/// Why a session ended, as its last stream tells.
+fn reason(session: &Session) -> &'static str {
+    let ended = |s: &&stream::Stream| s.ended.map(|(at, _)| at);
+    let last = session.streams.iter().max_by_key(ended);
+    last.map_or("no streams", |stream| stream.status.as_str())
+}

@@ -1,0 +1,141 @@
+//! The RTP/RTCP port pairs of a relay: which is free, which rests, which is bad (C9). Binds nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A freed pair rests so long before it is used again, where there are enough: a stray stream of an ended
+/// call must not reach a new one.
+pub const REST: Duration = Duration::from_secs(60);
+
+/// Even RTP ports; each stands for itself and the RTCP port above it.
+#[derive(Debug)]
+pub struct PortPool {
+    ready: Vec<u16>,
+    /// Freed pairs and when, the longest-rested first.
+    resting: VecDeque<(Duration, u16)>,
+    /// Pairs that could not be bound: some other program has them.
+    bad: Vec<u16>,
+}
+
+impl PortPool {
+    /// All pairs from `start` up to `end`, which is not included; both even.
+    pub fn new(start: u16, end: u32) -> Self {
+        let ready = (u32::from(start)..end).step_by(2);
+        PortPool {
+            ready: ready.filter_map(|port| port.try_into().ok()).collect(),
+            resting: VecDeque::new(),
+            bad: Vec::new(),
+        }
+    }
+
+    /// A pair to try; none when all are in use. `random` picks it: any value, from a good source.
+    pub fn take(&mut self, random: u64, now: Duration) -> Option<u16> {
+        self.wake(now);
+        self.retry_bad();
+        if self.ready.is_empty() {
+            return self.resting.pop_front().map(|(_, port)| port);
+        }
+        let index = random % self.ready.len() as u64;
+        Some(self.ready.swap_remove(index as usize))
+    }
+
+    /// A stream is over: the pair rests.
+    pub fn give_back(&mut self, port: u16, now: Duration) {
+        self.resting.push_back((now, port));
+    }
+
+    /// The pair could not be bound: put aside.
+    pub fn put_aside(&mut self, port: u16) {
+        self.bad.push(port);
+    }
+
+    /// Pairs that are not in use and not put aside.
+    pub fn free(&self) -> usize {
+        self.ready.len() + self.resting.len()
+    }
+
+    /// Pairs that are not in use: who tries them all need not try more often.
+    pub fn unused(&self) -> usize {
+        self.free() + self.bad.len()
+    }
+
+    fn wake(&mut self, now: Duration) {
+        while let Some(&(since, port)) = self.resting.front() {
+            if now.saturating_sub(since) < REST {
+                break;
+            }
+            self.resting.pop_front();
+            self.ready.push(port);
+        }
+    }
+
+    /// What was in another program's hands may be free by now.
+    fn retry_bad(&mut self) {
+        if self.bad.len() > self.free() {
+            self.ready.append(&mut self.bad);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const T: Duration = Duration::from_secs(1000);
+
+    #[test]
+    fn c9_every_pair_once_then_none() {
+        let mut pool = PortPool::new(40000, 40010);
+        let taken: HashSet<u16> = (0..5).filter_map(|i| pool.take(i * 77, T)).collect();
+        assert_eq!(taken, HashSet::from([40000, 40002, 40004, 40006, 40008]));
+        assert_eq!(pool.take(0, T), None);
+    }
+
+    #[test]
+    fn c9_the_whole_range_can_be_used() {
+        let mut pool = PortPool::new(65534, 65536);
+        assert_eq!(pool.take(3, T), Some(65534));
+        assert_eq!(pool.take(3, T), None);
+    }
+
+    #[test]
+    fn c9_the_order_follows_the_random_numbers() {
+        let order = |seed: u64| -> Vec<u16> {
+            let mut pool = PortPool::new(40000, 40200);
+            (0..20)
+                .filter_map(|i| pool.take(seed.wrapping_mul(i + 1), T))
+                .collect()
+        };
+        assert_ne!(order(0x9e37_79b9_7f4a_7c15), order(0xc2b2_ae3d_27d4_eb4f));
+    }
+
+    #[test]
+    fn c9_a_freed_pair_rests() {
+        let mut pool = PortPool::new(40000, 40004);
+        let first = pool.take(0, T).unwrap();
+        pool.give_back(first, T);
+        let second = pool.take(0, T + Duration::from_secs(1)).unwrap();
+        assert_ne!(first, second);
+        pool.give_back(second, T + Duration::from_secs(2));
+        let third = pool.take(0, T + REST).unwrap();
+        assert_eq!(third, first, "rested");
+        assert_eq!(
+            pool.take(0, T + REST),
+            Some(second),
+            "too few: the longest-rested one"
+        );
+    }
+
+    #[test]
+    fn c9_bad_pairs_are_retried_when_they_outnumber_the_free_ones() {
+        let mut pool = PortPool::new(40000, 40004);
+        for _ in 0..2 {
+            let port = pool.take(0, T).unwrap();
+            pool.put_aside(port);
+        }
+        assert!(pool.take(0, T).is_some());
+        assert!(pool.take(0, T).is_some());
+        assert_eq!(pool.take(0, T), None);
+    }
+}

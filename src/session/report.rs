@@ -1,0 +1,246 @@
+//! What a session tells about itself: counters, codecs, the statistics object (docs/protocol.md section 5).
+
+use std::fmt;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::call::Session;
+use super::stream::{Leg, Status, Stream};
+use crate::moment::Now;
+use crate::proto::media::MediaType;
+use crate::proto::{CallId, Component, Party, SessionId, Tag, Text};
+
+/// Packets, and bytes with their IP and UDP headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Counters {
+    pub fn add(&mut self, packets: u64, bytes: u64) {
+        self.packets += packets;
+        self.bytes += bytes;
+    }
+}
+
+impl std::ops::Add for Counters {
+    type Output = Counters;
+    fn add(self, more: Counters) -> Counters {
+        Counters {
+            packets: self.packets + more.packets,
+            bytes: self.bytes + more.bytes,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, more: Counters) {
+        *self = *self + more;
+    }
+}
+
+/// An RTP payload type, 0 to 127, shown by its name for people (RFC 3551 section 6, M6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec(pub u8);
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            0 => "G711u",
+            1 => "1016",
+            2 => "G721",
+            3 => "GSM",
+            4 => "G723",
+            5 | 6 => "DVI4",
+            7 => "LPC",
+            8 => "G711a",
+            9 => "G722",
+            10 | 11 => "L16",
+            14 => "MPA",
+            15 => "G728",
+            18 => "G729",
+            25 => "CelB",
+            26 => "JPEG",
+            28 => "nv",
+            31 => "H261",
+            32 => "MPV",
+            33 => "MP2T",
+            34 => "H263",
+            dynamic @ 96.. => return write!(f, "Dynamic({dynamic})"),
+            unknown => return write!(f, "Unknown({unknown})"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// A codec or an address, `Unknown` where there is none.
+struct OrUnknown<T>(Option<T>);
+
+impl<T: fmt::Display> Serialize for OrUnknown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_str("Unknown"),
+        }
+    }
+}
+
+/// The statistics of a session as stored by accounting and shown by `sessions`.
+#[derive(Serialize)]
+struct SessionReport<'a> {
+    session_id: SessionId,
+    call_id: &'a CallId,
+    from_tag: &'a Tag,
+    to_tag: Option<&'a Tag>,
+    from_uri: &'a Text,
+    to_uri: &'a Text,
+    start_time: Option<f64>,
+    duration: u64,
+    caller_ua: OrUnknown<&'a Text>,
+    callee_ua: OrUnknown<&'a Text>,
+    username: Option<&'a Text>,
+    streams: Vec<StreamReport<'a>>,
+}
+
+#[derive(Serialize)]
+struct StreamReport<'a> {
+    media_type: &'a MediaType,
+    status: &'static str,
+    timeout_wait: u64,
+    caller_codec: OrUnknown<Codec>,
+    callee_codec: OrUnknown<Codec>,
+    start_time: Option<u64>,
+    end_time: Option<u64>,
+    post_dial_delay: Option<f64>,
+    caller_bytes: u64,
+    callee_bytes: u64,
+    caller_packets: u64,
+    callee_packets: u64,
+    caller_local: String,
+    callee_local: String,
+    caller_remote: OrUnknown<SocketAddrV4>,
+    callee_remote: OrUnknown<SocketAddrV4>,
+    user_space: PathReport,
+    kernel: PathReport,
+}
+
+/// What one of the two paths relayed of a stream.
+#[derive(Serialize)]
+struct PathReport {
+    caller: Counters,
+    callee: Counters,
+}
+
+/// Appends the statistics object of a session, on one line.
+pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
+    let duration = session.duration(now.mono);
+    let mut answered: Vec<&Stream> = session
+        .streams
+        .iter()
+        .filter(|s| s.answered.is_some())
+        .collect();
+    answered.sort_by_key(|stream| stream.answered);
+    let report = SessionReport {
+        session_id: session.id,
+        call_id: &session.call_id,
+        from_tag: &session.caller_tag,
+        to_tag: session.callee_tag.as_ref(),
+        from_uri: &session.from_uri,
+        to_uri: &session.to_uri,
+        start_time: session.started.map(|start| seconds_and_micros(start.unix)),
+        duration: duration.as_secs(),
+        caller_ua: OrUnknown(session.user_agents[Party::Caller as usize].as_ref()),
+        callee_ua: OrUnknown(session.user_agents[Party::Callee as usize].as_ref()),
+        username: session.username.as_ref(),
+        streams: answered
+            .into_iter()
+            .map(|stream| stream_report(session, stream, duration))
+            .collect(),
+    };
+    // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
+    let _ = serde_json::to_writer(out, &report);
+}
+
+fn seconds_and_micros(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e6
+}
+
+fn stream_report<'a>(
+    session: &Session,
+    stream: &'a Stream,
+    duration: Duration,
+) -> StreamReport<'a> {
+    let [caller, callee] = &stream.legs;
+    let since_start = |time: Duration| session.started.map(|start| time.saturating_sub(start.mono));
+    let start_time = stream.answered.and_then(since_start);
+    let end_time = match (stream.status, stream.ended) {
+        (Status::Rejected, _) => start_time,
+        (_, Some((ended, _))) => since_start(ended),
+        (_, None) => session.started.map(|_| duration),
+    };
+    let post_dial_delay = stream
+        .first_media
+        .map(|first| first.saturating_sub(stream.created));
+    StreamReport {
+        media_type: &stream.media_type,
+        status: status_text(stream),
+        timeout_wait: stream.ended.map_or(0, |(_, waited)| waited.as_secs()),
+        caller_codec: OrUnknown(caller.codec),
+        callee_codec: OrUnknown(callee.codec),
+        start_time: start_time.map(|time| time.as_secs()),
+        end_time: end_time.map(|time| time.as_secs()),
+        post_dial_delay: post_dial_delay.map(seconds_and_micros),
+        caller_bytes: caller.relayed().bytes,
+        callee_bytes: callee.relayed().bytes,
+        caller_packets: caller.relayed().packets,
+        callee_packets: callee.relayed().packets,
+        caller_local: local(caller),
+        callee_local: local(callee),
+        caller_remote: OrUnknown(remote(caller)),
+        callee_remote: OrUnknown(remote(callee)),
+        user_space: PathReport {
+            caller: caller.user_space,
+            callee: callee.user_space,
+        },
+        kernel: PathReport {
+            caller: caller.kernel,
+            callee: callee.kernel,
+        },
+    }
+}
+
+fn local(leg: &Leg) -> String {
+    SocketAddrV4::new(leg.local, leg.port).to_string()
+}
+
+fn remote(leg: &Leg) -> Option<SocketAddrV4> {
+    leg.latches[Component::Rtp as usize].address()
+}
+
+/// The field's words for what became of a stream.
+fn status_text(stream: &Stream) -> &'static str {
+    match stream.status {
+        Status::Live if stream.declined => "rejected",
+        Status::Live if stream.on_hold() => "on hold",
+        Status::Live => "active",
+        ended => ended.as_str(),
+    }
+}
+
+impl Status {
+    /// The word in the statistics and in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Live => "active",
+            Status::Closed => "closed",
+            Status::Rejected => "rejected",
+            Status::NoTraffic => "no-traffic timeout",
+            Status::OnHoldTimeout => "on hold timeout",
+            Status::ConntrackTimeout => "conntrack timeout",
+            Status::UnselectedIce => "unselected ICE candidate",
+        }
+    }
+}

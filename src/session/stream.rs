@@ -1,0 +1,424 @@
+//! One m= line: two legs, what each has learned, what was counted, when it has been silent too long. Knows
+//! nothing of offers, answers or other streams.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use super::address::is_routable;
+use super::latch::{By, Latch, Verdict};
+use super::report::{Codec, Counters};
+use super::{FlowEnd, Settings};
+use crate::proto::demux::Kind;
+use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
+use crate::proto::{Component, Party};
+
+/// STUN packets kept for a party whose address is not known yet.
+const WAITING: usize = 4;
+/// Longest STUN packet that is kept, bytes.
+const WAITING_BYTES: usize = 1500;
+/// IPv4 and UDP headers without options: bytes are counted as on the wire, as the kernel counts them.
+pub const HEADERS: u64 = 28;
+
+/// What became of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Live,
+    Closed,
+    Rejected,
+    NoTraffic,
+    OnHoldTimeout,
+    ConntrackTimeout,
+    UnselectedIce,
+}
+
+/// Who forwards a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    UserSpace,
+    /// The kernel was asked to; packets may come here still.
+    Installing,
+    Kernel,
+    /// The kernel could not; it is not asked again until a party moves.
+    Refused,
+}
+
+/// Why a packet was not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    WrongSource,
+    Straggler,
+    /// Nothing is known of where the other party is.
+    NoDestination,
+    /// The stream is no more.
+    Closed,
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relay {
+    To(SocketAddrV4),
+    /// Kept until the other party's address is known.
+    Queued,
+    Drop(Drop),
+}
+
+/// What one party's SDP said of this stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    pub address: MediaAddress,
+    pub port: u16,
+}
+
+/// One party's side: the relay's ports that it sends to and what is known of it.
+#[derive(Debug)]
+pub struct Leg {
+    /// The relay's address on this side.
+    pub local: Ipv4Addr,
+    /// The relay's RTP port; RTCP is one above.
+    pub port: u16,
+    pub described: Option<Described>,
+    pub direction: Direction,
+    /// The SDP gave 0.0.0.0: hold as of RFC 2543.
+    pub zero_address: bool,
+    pub ice: bool,
+    pub latches: [Latch; 2],
+    pub codec: Option<Codec>,
+    /// Relayed from this party.
+    pub user_space: Counters,
+    pub kernel: Counters,
+    /// Not relayed from this party.
+    pub dropped: Dropped,
+    last_media: Option<Duration>,
+    last_rtcp: Option<Duration>,
+    /// STUN for this party, by component.
+    waiting: [Vec<Vec<u8>>; 2],
+}
+
+/// Packets that were not passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub wrong_source: u64,
+    pub no_destination: u64,
+}
+
+impl Leg {
+    fn new(local: Ipv4Addr, port: u16) -> Leg {
+        Leg {
+            local,
+            port,
+            described: None,
+            direction: Direction::SendRecv,
+            zero_address: false,
+            ice: false,
+            latches: [Latch::default(); 2],
+            codec: None,
+            user_space: Counters::default(),
+            kernel: Counters::default(),
+            dropped: Dropped::default(),
+            last_media: None,
+            last_rtcp: None,
+            waiting: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// The relay's port of a component.
+    pub fn port_of(&self, component: Component) -> u16 {
+        self.port + component as u16
+    }
+
+    /// Whether an SDP names the address that this leg already has.
+    pub fn is_same(&self, media: &MediaDescription) -> bool {
+        self.described
+            .as_ref()
+            .is_some_and(|d| d.address == media.address && d.port == media.port)
+    }
+
+    /// Where to send to: learned, or before that what the SDP says if it can be reached (M1).
+    fn destination(&self, component: Component, settings: &Settings) -> Option<SocketAddrV4> {
+        let learned = self.latches[component as usize].address();
+        learned.or_else(|| self.described_address(component, settings))
+    }
+
+    fn described_address(&self, component: Component, settings: &Settings) -> Option<SocketAddrV4> {
+        let described = self.described.as_ref()?;
+        let MediaAddress::Ip(std::net::IpAddr::V4(ip)) = described.address else {
+            return None;
+        };
+        let port = described.port.checked_add(component as u16)?;
+        let routable = is_routable(ip, &settings.routable_private_ranges);
+        routable.then(|| SocketAddrV4::new(ip, port))
+    }
+
+    /// Everything that was relayed from this party, by either path.
+    pub fn relayed(&self) -> Counters {
+        self.user_space + self.kernel
+    }
+}
+
+/// One m= line of a session.
+#[derive(Debug)]
+pub struct Stream {
+    pub media_type: MediaType,
+    pub created: Duration,
+    /// By party.
+    pub legs: [Leg; 2],
+    /// First answer.
+    pub answered: Option<Duration>,
+    /// The answerer gave port 0 in a reply that is not final; another branch may yet take it.
+    pub declined: bool,
+    pub status: Status,
+    /// When it ended, and the limit that ended it.
+    pub ended: Option<(Duration, Duration)>,
+    pub first_media: Option<Duration>,
+    /// By component.
+    pub paths: [Path; 2],
+    /// Both parties' media has flowed at some time.
+    pub flowed: bool,
+    /// Silence counts from here at the earliest: final answer, hold, resume.
+    pub watched_since: Option<Duration>,
+}
+
+impl Stream {
+    /// A proposed stream on freshly bound pairs: the relay's address and RTP port for caller and callee.
+    pub fn new(
+        media_type: MediaType,
+        now: Duration,
+        caller: SocketAddrV4,
+        callee: SocketAddrV4,
+    ) -> Stream {
+        Stream {
+            media_type,
+            created: now,
+            legs: [
+                Leg::new(*caller.ip(), caller.port()),
+                Leg::new(*callee.ip(), callee.port()),
+            ],
+            answered: None,
+            declined: false,
+            status: Status::Live,
+            ended: None,
+            first_media: None,
+            paths: [Path::UserSpace; 2],
+            flowed: false,
+            watched_since: None,
+        }
+    }
+
+    pub fn leg(&self, party: Party) -> &Leg {
+        &self.legs[party as usize]
+    }
+
+    pub fn leg_mut(&mut self, party: Party) -> &mut Leg {
+        &mut self.legs[party as usize]
+    }
+
+    /// It still has its ports.
+    pub fn is_live(&self) -> bool {
+        self.status == Status::Live
+    }
+
+    /// Either side sends nothing by its own word (C6).
+    pub fn on_hold(&self) -> bool {
+        self.legs.iter().any(|leg| {
+            leg.zero_address || matches!(leg.direction, Direction::SendOnly | Direction::Inactive)
+        })
+    }
+
+    /// A packet from `from` on `party`'s port. Counts it, learns from it, says where it goes (M1, M2, M3).
+    pub fn on_packet(
+        &mut self,
+        (party, component): (Party, Component),
+        from: SocketAddrV4,
+        data: &[u8],
+        kind: Kind,
+        (settings, now): (&Settings, Duration),
+    ) -> (Relay, bool) {
+        if !self.is_live() {
+            return (Relay::Drop(Drop::Closed), false);
+        }
+        let by = if kind == Kind::Stun {
+            By::Stun
+        } else {
+            By::Media
+        };
+        let leg = &mut self.legs[party as usize];
+        let learned = match leg.latches[component as usize].on_packet(from, by, now) {
+            Verdict::Known => false,
+            Verdict::Learned => true,
+            Verdict::WrongSource => {
+                leg.dropped.wrong_source += 1;
+                return (Relay::Drop(Drop::WrongSource), false);
+            }
+            Verdict::Straggler => {
+                leg.dropped.wrong_source += 1;
+                return (Relay::Drop(Drop::Straggler), false);
+            }
+        };
+        self.note_life(party, component, kind, now);
+        let other = &mut self.legs[party.other() as usize];
+        let relay = match other.destination(component, settings) {
+            Some(to) => {
+                let leg = &mut self.legs[party as usize];
+                leg.user_space.add(1, data.len() as u64 + HEADERS);
+                Relay::To(to)
+            }
+            None => self.cannot_send(party, component, data, kind),
+        };
+        (relay, learned)
+    }
+
+    /// Media is life; RTCP is on hold only; STUN never is (M3, M6, M7).
+    fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Duration) {
+        let leg = &mut self.legs[party as usize];
+        match (component, kind) {
+            (_, Kind::Stun) => {}
+            (Component::Rtcp, _) | (Component::Rtp, Kind::Rtcp) => leg.last_rtcp = Some(now),
+            (Component::Rtp, kind) => {
+                leg.last_media = Some(now);
+                if let Kind::Rtp(payload_type) = kind {
+                    leg.codec.get_or_insert(Codec(payload_type));
+                }
+                self.first_media.get_or_insert(now);
+                let both = self.legs.iter().all(|leg| leg.last_media.is_some());
+                self.flowed = self.flowed || both;
+            }
+        }
+    }
+
+    fn cannot_send(
+        &mut self,
+        party: Party,
+        component: Component,
+        data: &[u8],
+        kind: Kind,
+    ) -> Relay {
+        let waiting = &mut self.legs[party.other() as usize].waiting[component as usize];
+        if kind == Kind::Stun && waiting.len() < WAITING && data.len() <= WAITING_BYTES {
+            waiting.push(data.to_vec());
+            return Relay::Queued;
+        }
+        self.legs[party as usize].dropped.no_destination += 1;
+        Relay::Drop(Drop::NoDestination)
+    }
+
+    /// STUN that waited for this party's address, once there is one. It counts as relayed from the other.
+    pub fn take_waiting(
+        &mut self,
+        party: Party,
+        component: Component,
+        settings: &Settings,
+    ) -> Option<(SocketAddrV4, Vec<Vec<u8>>)> {
+        let leg = &mut self.legs[party as usize];
+        if leg.waiting[component as usize].is_empty() {
+            return None;
+        }
+        let to = leg.destination(component, settings)?;
+        let packets = std::mem::take(&mut leg.waiting[component as usize]);
+        let sender = &mut self.legs[party.other() as usize].user_space;
+        for packet in &packets {
+            sender.add(1, packet.len() as u64 + HEADERS);
+        }
+        Some((to, packets))
+    }
+
+    /// Both ends of a component, once both have sent media from there and user space has it (M4).
+    pub fn ready_for_kernel(&self, component: Component) -> Option<[FlowEnd; 2]> {
+        if !self.is_live() || self.paths[component as usize] != Path::UserSpace {
+            return None;
+        }
+        let end = |leg: &Leg| {
+            let remote = leg.latches[component as usize].media_address()?;
+            let local = SocketAddrV4::new(leg.local, leg.port_of(component));
+            Some(FlowEnd { remote, local })
+        };
+        Some([end(&self.legs[0])?, end(&self.legs[1])?])
+    }
+
+    /// The kernel relayed this much more from a party.
+    pub fn on_kernel_traffic(
+        &mut self,
+        party: Party,
+        component: Component,
+        more: Counters,
+        now: Duration,
+    ) {
+        if more.packets == 0 {
+            return;
+        }
+        self.legs[party as usize].kernel += more;
+        let kind = match component {
+            Component::Rtp => Kind::Other,
+            Component::Rtcp => Kind::Rtcp,
+        };
+        self.note_life(party, component, kind, now);
+    }
+
+    /// A party gives another address: nothing learned of it holds (C4, M5).
+    pub fn move_party(&mut self, party: Party, now: Duration) {
+        let leg = self.leg_mut(party);
+        leg.latches.iter_mut().for_each(|latch| latch.reset(now));
+        self.watch_from(now);
+    }
+
+    /// Silence that was excused until now counts from here.
+    pub fn watch_from(&mut self, now: Duration) {
+        self.watched_since = Some(now);
+    }
+
+    /// The limit in force and when it is reached if nothing more comes (C6, C7, M7).
+    pub fn deadline(&self, settings: &Settings) -> (Duration, Duration) {
+        let on_hold = self.on_hold();
+        let limit = match on_hold {
+            true => settings.on_hold_timeout,
+            false => settings.stream_timeout,
+        };
+        let rtcp = |leg: &Leg| leg.last_rtcp.filter(|_| on_hold);
+        let lives = self.legs.iter().flat_map(|leg| [leg.last_media, rtcp(leg)]);
+        match lives.chain([self.watched_since]).flatten().max() {
+            Some(since) => (limit, since + limit),
+            None => (
+                settings.setup_timeout,
+                self.created + settings.setup_timeout,
+            ),
+        }
+    }
+
+    /// How a stream that fell silent has ended (M7, M8).
+    pub fn silence_status(&self) -> Status {
+        if self.legs.iter().all(|leg| leg.ice) {
+            Status::UnselectedIce
+        } else if self.on_hold() {
+            Status::OnHoldTimeout
+        } else if self.flowed {
+            Status::ConntrackTimeout
+        } else {
+            Status::NoTraffic
+        }
+    }
+
+    /// When silent RTCP is to be forgotten; none where nothing was learned of it.
+    pub fn rtcp_deadline(&self, settings: &Settings) -> Option<Duration> {
+        let learned = |leg: &Leg| leg.latches[Component::Rtcp as usize].address().is_some();
+        if !self.legs.iter().any(learned) {
+            return None;
+        }
+        let last = self.legs.iter().filter_map(|leg| leg.last_rtcp).max();
+        Some(last.unwrap_or(self.created) + settings.stream_timeout)
+    }
+
+    /// RTCP fell silent: its addresses are learned anew when it comes back (M7).
+    pub fn forget_rtcp(&mut self) {
+        for leg in &mut self.legs {
+            leg.latches[Component::Rtcp as usize].forget();
+        }
+    }
+
+    /// The end; `waited` is the limit that was reached, zero for any other end.
+    pub fn end(&mut self, status: Status, waited: Duration, now: Duration) {
+        self.status = status;
+        self.ended = Some((now, waited));
+        for leg in &mut self.legs {
+            leg.waiting = [Vec::new(), Vec::new()];
+        }
+    }
+}
