@@ -1,23 +1,19 @@
-//! One session: its streams by offer and answer (RFC 3264) as the CSeq numbers tell them apart. Knows the
-//! rules C1 to C9 of docs/protocol.md; binds through [`Host`] and leaves timers to the engine.
+//! One session: who it is between, what an update says of it beyond media, when it has been silent too long.
+//! Its offers and answers are in `negotiation`; timers and reports are the engine's.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use log::{debug, info};
 
-use super::stream::{Described, Path, Status, Stream};
-use super::{Action, FlowId, Host, Owner, Place, SessionKey, Settings};
+use super::negotiation::{Offer, Slot};
+use super::stream::{Path, Status, Stream};
+use super::{Action, FlowId, Host, Owner, SessionKey, Settings};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
-use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
+use crate::proto::media::{MediaAddress, MediaDescription};
 use crate::proto::{CSeq, CallId, Component, Party, SessionId, Tag, Text, control::Remove};
-
-/// Offers whose ports are still known when a late retransmission asks for them.
-const OFFERS_KEPT: usize = 16;
-/// Streams that one session may have had; each costs about half a kilobyte until the session ends.
-const STREAMS_KEPT: usize = 1024;
 
 /// A call through this relay.
 #[derive(Debug)]
@@ -43,56 +39,12 @@ pub struct Session {
     locals: [Ipv4Addr; 2],
     /// All there ever were, in the order in which they were proposed.
     pub streams: Vec<Stream>,
+    /// The highest CSeq of each party that came with an offer.
+    pub(super) last_offers: [Option<CSeq>; 2],
     /// The latest last.
-    offers: VecDeque<Offer>,
+    pub(super) offers: VecDeque<Offer>,
     /// The m= lines of the last answered offer.
-    agreed: Vec<Slot>,
-}
-
-/// An offer, and whether it has been answered.
-#[derive(Debug)]
-struct Offer {
-    /// Whose request carried it or asked for it, and its number.
-    number: (Party, CSeq),
-    offerer: Party,
-    slots: Vec<Slot>,
-    answered: bool,
-}
-
-/// One m= line of an offer.
-#[derive(Clone, Debug)]
-struct Slot {
-    media_type: MediaType,
-    /// None where the line had port 0.
-    stream: Option<usize>,
-    /// What the offerer said; it holds once the offer is answered.
-    said: Said,
-}
-
-/// What a party says of its side besides where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Said {
-    direction: Direction,
-    zero_address: bool,
-    ice: bool,
-}
-
-impl Said {
-    fn of(media: &MediaDescription) -> Said {
-        Said {
-            direction: media.direction,
-            zero_address: is_zero(&media.address),
-            ice: media.ice,
-        }
-    }
-}
-
-/// How an update stands to the offers so far (C2).
-enum Relation {
-    New,
-    Current,
-    Old(usize),
-    Forgotten,
+    pub(super) agreed: Vec<Slot>,
 }
 
 /// What a session needs of the engine while it handles a request.
@@ -130,6 +82,7 @@ impl Session {
             finally_answered: false,
             locals: local_addresses(update, context.host),
             streams: Vec::new(),
+            last_offers: [None, None],
             offers: VecDeque::new(),
             agreed: Vec::new(),
         }
@@ -199,341 +152,6 @@ impl Session {
         }
         if self.finally_answered {
             self.settle_declined(context);
-        }
-    }
-
-    fn described(
-        &mut self,
-        update: &Update,
-        sender: Party,
-        media: &[MediaDescription],
-        context: &mut Context<'_>,
-    ) -> Result<Vec<u16>, Refusal> {
-        let from_caller = update.from_tag == self.caller_tag;
-        let numbered_by = if from_caller {
-            Party::Caller
-        } else {
-            Party::Callee
-        };
-        let number = (numbered_by, update.cseq);
-        let receiver = sender.other();
-        let index = match self.relation(number) {
-            Relation::New => {
-                self.offer(number, sender, media, context)?;
-                self.offers.len() - 1
-            }
-            Relation::Current => {
-                let current = self.offers.len() - 1;
-                if self.offers[current].offerer != sender {
-                    self.answer(sender, media, context)?;
-                }
-                current
-            }
-            Relation::Old(index) => index,
-            Relation::Forgotten => return Err("an old CSeq that is not remembered"),
-        };
-        Ok(self.ports(index, receiver, media.len()))
-    }
-
-    /// C2: numbers grow for each party by itself, and an offer is known by its number.
-    fn relation(&self, number: (Party, CSeq)) -> Relation {
-        let (party, cseq) = number;
-        let known = self.offers.iter().rposition(|offer| offer.number == number);
-        match known {
-            Some(index) if index + 1 == self.offers.len() => Relation::Current,
-            Some(index) => Relation::Old(index),
-            None => {
-                let newer = |offer: &Offer| offer.number.0 == party && offer.number.1 > cseq;
-                if self.offers.iter().any(newer) {
-                    Relation::Forgotten
-                } else {
-                    Relation::New
-                }
-            }
-        }
-    }
-
-    /// The relay's ports towards `receiver` for the m= lines of an offer; 0 where a line has no stream.
-    fn ports(&self, offer: usize, receiver: Party, lines: usize) -> Vec<u16> {
-        let port = |slot: &Slot| {
-            let stream = &self.streams[slot.stream?];
-            let is_off = stream.declined || stream.status == Status::Rejected;
-            (!is_off).then(|| stream.leg(receiver).port)
-        };
-        let slots = &self.offers[offer].slots;
-        (0..lines)
-            .map(|line| slots.get(line).and_then(port).unwrap_or(0))
-            .collect()
-    }
-
-    /// C3: matches the lines to those last agreed on; what cannot be kept gets fresh ports.
-    fn offer(
-        &mut self,
-        number: (Party, CSeq),
-        offerer: Party,
-        media: &[MediaDescription],
-        context: &mut Context<'_>,
-    ) -> Result<(), Refusal> {
-        let first_fresh = self.streams.len();
-        let mut slots = Vec::with_capacity(media.len());
-        for (line, description) in media.iter().enumerate() {
-            let stream = if description.port == 0 {
-                None
-            } else if let Some(kept) = self.kept(line, offerer, description) {
-                Some(kept)
-            } else {
-                let proposed = self.propose(offerer, description, context);
-                if proposed.is_err() {
-                    self.take_back(first_fresh, context);
-                }
-                Some(proposed?)
-            };
-            slots.push(Slot {
-                media_type: description.media_type.clone(),
-                stream,
-                said: Said::of(description),
-            });
-        }
-        self.close_disabled(media, context);
-        self.give_up_unanswered(first_fresh, &slots, context);
-        self.offers.push_back(Offer {
-            number,
-            offerer,
-            slots,
-            answered: false,
-        });
-        if self.offers.len() > OFFERS_KEPT {
-            self.offers.pop_front();
-        }
-        Ok(())
-    }
-
-    /// The live stream that a line of a new offer goes on with.
-    fn kept(&self, line: usize, offerer: Party, media: &MediaDescription) -> Option<usize> {
-        let slot = self.agreed.get(line)?;
-        let index = slot.stream?;
-        let stream = &self.streams[index];
-        let leg = stream.leg(offerer);
-        let same_place = leg.is_same(media) || leg.described.is_none() || is_zero(&media.address);
-        let same = stream.media_type == media.media_type && same_place;
-        (same && stream.is_live() && !stream.declined).then_some(index)
-    }
-
-    /// A fresh stream on fresh ports, or nothing at all.
-    fn propose(
-        &mut self,
-        offerer: Party,
-        media: &MediaDescription,
-        context: &mut Context<'_>,
-    ) -> Result<usize, Refusal> {
-        let index = self.streams.len();
-        if index == STREAMS_KEPT {
-            return Err("too many streams in one session");
-        }
-        let mut bind = |party: Party| {
-            let place = Place {
-                session: self.key,
-                stream: index as u16,
-                party,
-                component: Component::Rtp,
-            };
-            let address = self.locals[party as usize];
-            let port = context.host.bind(address, place)?;
-            Some(SocketAddrV4::new(address, port))
-        };
-        let caller = bind(Party::Caller).ok_or("no ports left")?;
-        let Some(callee) = bind(Party::Callee) else {
-            context.actions.push_back(Action::Close {
-                port: caller.port(),
-            });
-            return Err("no ports left");
-        };
-        let mut stream = Stream::new(media.media_type.clone(), context.now.mono, caller, callee);
-        describe(&mut stream, offerer, media);
-        apply(&mut stream, offerer, Said::of(media));
-        self.streams.push(stream);
-        Ok(index)
-    }
-
-    /// An offer failed half way: its streams never were.
-    fn take_back(&mut self, first: usize, context: &mut Context<'_>) {
-        for index in first..self.streams.len() {
-            self.end_stream(
-                index,
-                Status::Closed,
-                Duration::ZERO,
-                context.actions,
-                context.now.mono,
-            );
-        }
-        self.streams.truncate(first);
-    }
-
-    /// Port 0 in an offer closes what was there at once.
-    fn close_disabled(&mut self, media: &[MediaDescription], context: &mut Context<'_>) {
-        let disabled = |(line, slot): (usize, &Slot)| {
-            let off = media.get(line).is_some_and(|m| m.port == 0);
-            slot.stream.filter(|_| off)
-        };
-        let closed: Vec<usize> = self
-            .agreed
-            .iter()
-            .enumerate()
-            .filter_map(disabled)
-            .collect();
-        for index in closed {
-            self.end_stream(
-                index,
-                Status::Closed,
-                Duration::ZERO,
-                context.actions,
-                context.now.mono,
-            );
-        }
-    }
-
-    /// A newer offer replaces one that nobody answered: that one's own streams are not needed.
-    fn give_up_unanswered(
-        &mut self,
-        first_fresh: usize,
-        slots: &[Slot],
-        context: &mut Context<'_>,
-    ) {
-        for index in 0..first_fresh {
-            let in_use = slots
-                .iter()
-                .chain(&self.agreed)
-                .any(|slot| slot.stream == Some(index));
-            if !in_use && self.streams[index].answered.is_none() {
-                self.end_stream(
-                    index,
-                    Status::Closed,
-                    Duration::ZERO,
-                    context.actions,
-                    context.now.mono,
-                );
-            }
-        }
-    }
-
-    /// C4: fixes the other side of the current offer.
-    fn answer(
-        &mut self,
-        answerer: Party,
-        media: &[MediaDescription],
-        context: &mut Context<'_>,
-    ) -> Result<(), Refusal> {
-        let Some(offer) = self.offers.back_mut() else {
-            return Err("an answer without an offer");
-        };
-        let mut pairs = offer.slots.iter().zip(media);
-        if pairs.any(|(slot, answer)| slot.media_type != answer.media_type) {
-            return Err("the answer's media types are not those of the offer");
-        }
-        let first = !std::mem::replace(&mut offer.answered, true);
-        let (offerer, slots) = (offer.offerer, offer.slots.clone());
-        for (line, slot) in slots.iter().enumerate() {
-            let Some(index) = slot.stream else { continue };
-            match media.get(line).filter(|answer| answer.port != 0) {
-                Some(answer) => {
-                    self.accept(index, (offerer, slot.said), (answerer, answer), context)
-                }
-                None => self.decline(index, context.now.mono),
-            }
-        }
-        if first {
-            self.replace_agreed(slots, context);
-        }
-        self.started.get_or_insert(context.now);
-        Ok(())
-    }
-
-    fn accept(
-        &mut self,
-        index: usize,
-        (offerer, said): (Party, Said),
-        (answerer, answer): (Party, &MediaDescription),
-        context: &mut Context<'_>,
-    ) {
-        let now = context.now.mono;
-        let stream = &mut self.streams[index];
-        if !stream.is_live() {
-            return;
-        }
-        let was_on_hold = stream.on_hold();
-        stream.declined = false;
-        apply(stream, offerer, said);
-        let leg = stream.leg(answerer);
-        let moved = leg.described.is_some() && !leg.is_same(answer) && !is_zero(&answer.address);
-        describe(stream, answerer, answer);
-        apply(stream, answerer, Said::of(answer));
-        let first = stream.answered.is_none();
-        stream.answered.get_or_insert(now);
-        if was_on_hold != stream.on_hold() || (first && self.finally_answered) {
-            stream.watch_from(now);
-        }
-        if moved {
-            info!(
-                "[session {}] {answerer} moves {}",
-                self.call_id,
-                Line(stream, index)
-            );
-            stream.move_party(answerer, now);
-            withdraw(self.key, stream, index, context.actions);
-        }
-        for party in [offerer, answerer] {
-            send_waiting(
-                &mut self.streams[index],
-                party,
-                context.settings,
-                context.actions,
-            );
-        }
-    }
-
-    /// Whether it is over is known with the final answer: until then another branch may take the stream.
-    fn decline(&mut self, index: usize, now: Duration) {
-        let stream = &mut self.streams[index];
-        if stream.is_live() {
-            stream.declined = true;
-            stream.answered.get_or_insert(now);
-        }
-    }
-
-    fn settle_declined(&mut self, context: &mut Context<'_>) {
-        for index in 0..self.streams.len() {
-            let stream = &self.streams[index];
-            if stream.is_live() && stream.declined {
-                let agreed_before = stream.legs.iter().all(|leg| leg.described.is_some());
-                let status = if agreed_before {
-                    Status::Closed
-                } else {
-                    Status::Rejected
-                };
-                self.end_stream(
-                    index,
-                    status,
-                    Duration::ZERO,
-                    context.actions,
-                    context.now.mono,
-                );
-            }
-        }
-    }
-
-    /// The answered offer is the one that counts; streams that it does not use are over.
-    fn replace_agreed(&mut self, slots: Vec<Slot>, context: &mut Context<'_>) {
-        let replaced = std::mem::replace(&mut self.agreed, slots);
-        for index in replaced.iter().filter_map(|slot| slot.stream) {
-            if !self.agreed.iter().any(|slot| slot.stream == Some(index)) {
-                self.end_stream(
-                    index,
-                    Status::Closed,
-                    Duration::ZERO,
-                    context.actions,
-                    context.now.mono,
-                );
-            }
         }
     }
 
@@ -662,7 +280,12 @@ pub fn send_waiting(
     }
 }
 
-fn withdraw(key: SessionKey, stream: &mut Stream, index: usize, actions: &mut VecDeque<Action>) {
+pub fn withdraw(
+    key: SessionKey,
+    stream: &mut Stream,
+    index: usize,
+    actions: &mut VecDeque<Action>,
+) {
     for component in [Component::Rtp, Component::Rtcp] {
         withdraw_component(key, stream, (index, component), actions);
     }
@@ -682,27 +305,6 @@ fn withdraw_component(
             component,
         }));
     }
-}
-
-fn apply(stream: &mut Stream, party: Party, said: Said) {
-    let leg = stream.leg_mut(party);
-    leg.direction = said.direction;
-    leg.zero_address = said.zero_address;
-    leg.ice = said.ice;
-}
-
-/// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
-fn describe(stream: &mut Stream, party: Party, media: &MediaDescription) {
-    if !is_zero(&media.address) {
-        stream.leg_mut(party).described = Some(Described {
-            address: media.address.clone(),
-            port: media.port,
-        });
-    }
-}
-
-fn is_zero(address: &MediaAddress) -> bool {
-    *address == MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
 fn is_ipv6(media: &MediaDescription) -> bool {

@@ -1,7 +1,6 @@
 //! The sessions of one worker: finds the one that a request, a packet or a timer is for, and reports its end.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::{
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Remove, Update};
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, Component, Party, demux};
+use crate::proto::{CallId, Party, demux};
 
 /// Where the end of a session is reported, once the kernel has given its last counters.
 #[derive(Debug)]
@@ -28,8 +27,8 @@ enum Ending {
 #[derive(Debug)]
 struct Entry {
     session: Session,
-    /// The earliest timer set for it.
-    due: Duration,
+    /// Its timer.
+    due: Option<Duration>,
     /// Over; so many flows are still to be withdrawn.
     ending: Option<(Ending, usize)>,
 }
@@ -42,7 +41,8 @@ pub struct Engine {
     free: Vec<u32>,
     /// The live sessions of a call-id: one as a rule.
     calls: HashMap<CallId, Vec<SessionKey>>,
-    timers: BinaryHeap<Reverse<(Duration, SessionKey)>>,
+    /// One for each live session.
+    timers: BTreeSet<(Duration, SessionKey)>,
     actions: VecDeque<Action>,
     draining: bool,
     relayed: Counters,
@@ -55,7 +55,7 @@ impl Engine {
             entries: Vec::new(),
             free: Vec::new(),
             calls: HashMap::new(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             actions: VecDeque::new(),
             draining: false,
             relayed: Counters::default(),
@@ -178,13 +178,9 @@ impl Engine {
             offer_to_kernel(stream, place, &mut self.actions);
         }
         let from_port = stream.leg(party.other()).port_of(component);
-        let due = entry.due;
-        if learned && component == Component::Rtcp {
-            // The first RTCP sets a limit of its own.
-            let deadline = entry.session.deadline(&self.settings);
-            if deadline < due {
-                self.schedule(place.session);
-            }
+        if learned {
+            // The first of its kind sets a limit of its own.
+            self.schedule(place.session);
         }
         match relay {
             Relay::To(to) => {
@@ -198,24 +194,21 @@ impl Engine {
 
     /// Ends what has been silent too long.
     pub fn tick(&mut self, now: Now) {
-        while let Some(&Reverse((due, key))) = self.timers.peek() {
+        while let Some(&(due, key)) = self.timers.first() {
             if due > now.mono {
                 break;
             }
-            self.timers.pop();
+            self.timers.pop_first();
             let Some(entry) = entry_mut(&mut self.entries, key) else {
                 continue;
             };
-            if entry.due != due || entry.ending.is_some() {
-                continue;
-            }
+            entry.due = None;
             if entry
                 .session
                 .expire(&self.settings, &mut self.actions, now.mono)
             {
                 self.finish(key, Ending::Expired, now);
             } else {
-                entry.due = Duration::MAX;
                 self.schedule(key);
             }
         }
@@ -223,7 +216,7 @@ impl Engine {
 
     /// When [`Engine::tick`] is to be called next; it may find nothing to do.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.timers.peek().map(|Reverse((due, _))| *due)
+        self.timers.first().map(|(due, _)| *due)
     }
 
     /// The next thing to do, in order.
@@ -388,7 +381,7 @@ impl Engine {
             .push(key);
         let entry = Entry {
             session,
-            due: Duration::MAX,
+            due: None,
             ending: None,
         };
         match self.free.pop() {
@@ -404,9 +397,11 @@ impl Engine {
             return;
         };
         let deadline = entry.session.deadline(&self.settings);
-        if deadline < entry.due {
-            entry.due = deadline;
-            self.timers.push(Reverse((deadline, key)));
+        if entry.due.is_none_or(|due| deadline < due) {
+            if let Some(due) = entry.due.replace(deadline) {
+                self.timers.remove(&(due, key));
+            }
+            self.timers.insert((deadline, key));
         }
     }
 
@@ -433,6 +428,9 @@ impl Engine {
             .filter(|a| matches!(a, Action::Withdraw(_)));
         entry.ending = Some((ending, withdrawn.count()));
         let pending = entry.ending.as_ref().map_or(0, |(_, pending)| *pending);
+        if let Some(due) = entry.due.take() {
+            self.timers.remove(&(due, key));
+        }
         if let Some(keys) = self.calls.get_mut(&session.call_id) {
             keys.retain(|&other| other != key);
             if keys.is_empty() {

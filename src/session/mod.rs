@@ -1,7 +1,7 @@
 //! The core: all call semantics. No clock, no sockets, no threads: time is passed in, ports are bound
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
-//! [`Engine`] holds the sessions of one worker and their timers. `call` is a session's offers and answers, `stream` one m=
+//! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers, `stream` one m=
 //! line, `latch` what a port has learned, `ports` the pairs, `report` the statistics, `address` what an SDP's
 //! address is worth.
 
@@ -9,6 +9,7 @@ pub mod address;
 mod call;
 mod engine;
 mod latch;
+mod negotiation;
 pub mod ports;
 mod report;
 mod stream;

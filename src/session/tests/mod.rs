@@ -1,0 +1,290 @@
+//! The rules of docs/protocol.md on a virtual clock: each test names the rule that it holds the engine to.
+
+mod media;
+mod negotiation;
+mod timers;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::ports::PortPool;
+use super::*;
+use crate::moment::Now;
+use crate::proto::Tag;
+use crate::proto::control::{Limits, Remove, Requests, Update};
+use crate::proto::link::UpdateReply;
+
+const RELAY: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+pub const CALLER: &str = "198.18.0.1:4000";
+pub const CALLEE: &str = "198.18.0.2:5000";
+
+/// The machine as a test wants it.
+pub struct FakeHost {
+    pool: PortPool,
+    random: u128,
+    pub bound: HashMap<u16, Place>,
+    /// Bind so many pairs more, then fail.
+    pub binds_left: usize,
+}
+
+impl Host for FakeHost {
+    fn bind(&mut self, _: Ipv4Addr, place: Place) -> Option<u16> {
+        self.binds_left = self.binds_left.checked_sub(1)?;
+        let port = self.pool.take(0, Duration::ZERO)?;
+        self.bound.insert(port, place);
+        let rtcp = Place {
+            component: Component::Rtcp,
+            ..place
+        };
+        self.bound.insert(port + 1, rtcp);
+        Some(port)
+    }
+
+    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
+        match towards {
+            Some(ip) if ip.octets()[0] == 172 => Ipv4Addr::new(172, 16, 9, 9),
+            _ => RELAY,
+        }
+    }
+
+    fn random(&mut self) -> u128 {
+        self.random += 1;
+        self.random
+    }
+}
+
+/// An engine, its machine and its clock.
+pub struct Lab {
+    pub engine: Engine,
+    pub host: FakeHost,
+    pub now: Duration,
+    /// All that came out and was not asked for yet.
+    pub actions: Vec<Action>,
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        stream_timeout: Duration::from_secs(90),
+        on_hold_timeout: Duration::from_secs(7200),
+        setup_timeout: Duration::from_secs(300),
+        advertised_ip: None,
+        routable_private_ranges: Vec::new(),
+        kernel: false,
+    }
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        Lab::with(settings())
+    }
+
+    pub fn with(settings: Settings) -> Lab {
+        Lab {
+            engine: Engine::new(settings),
+            host: FakeHost {
+                pool: PortPool::new(40000, 41000),
+                random: 0,
+                bound: HashMap::new(),
+                binds_left: usize::MAX,
+            },
+            now: Duration::from_secs(1000),
+            actions: Vec::new(),
+        }
+    }
+
+    pub fn moment(&self) -> Now {
+        Now {
+            mono: self.now,
+            unix: Duration::from_secs(1_700_000_000) + self.now,
+        }
+    }
+
+    /// Lets time pass, the engine's timers firing when they are due.
+    pub fn pass(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while let Some(due) = self.engine.next_deadline().filter(|&due| due <= end) {
+            self.now = self.now.max(due);
+            self.engine.tick(self.moment());
+            self.drain_actions();
+        }
+        self.now = end;
+    }
+
+    fn drain_actions(&mut self) {
+        while let Some(action) = self.engine.poll_action() {
+            if let Action::Close { port } = action {
+                self.host.bound.remove(&port);
+                self.host.bound.remove(&(port + 1));
+                self.host.pool.give_back(port, self.now);
+            }
+            self.actions.push(action);
+        }
+    }
+
+    /// An update as the SIP proxy words it; `media` empty for a message without SDP.
+    pub fn update(
+        &mut self,
+        kind: &str,
+        cseq: u32,
+        tags: (&str, &str),
+        media: &str,
+    ) -> UpdateReply {
+        self.update_with(kind, cseq, tags, &format!("media: {media}\r\n"))
+    }
+
+    pub fn update_with(
+        &mut self,
+        kind: &str,
+        cseq: u32,
+        tags: (&str, &str),
+        more: &str,
+    ) -> UpdateReply {
+        let (from, to) = tags;
+        let text = format!(
+            "update\r\ntype: {kind}\r\ncall_id: call\r\ncseq: {cseq}\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\
+             from_tag: {from}\r\nto_tag: {to}\r\nuser_agent: agent-{kind}\r\n{more}\r\n"
+        );
+        let mut requests = Requests::new(LIMITS, &[]);
+        requests.extend(text.as_bytes());
+        let update = Update::parse(requests.next_request().unwrap().unwrap().unwrap()).unwrap();
+        let now = self.moment();
+        let reply = self.engine.update(&update, Owner(0), &mut self.host, now);
+        self.drain_actions();
+        reply
+    }
+
+    pub fn remove(&mut self, from_tag: &str, to_tag: &str) -> bool {
+        let tag = |text: &str| (!text.is_empty()).then(|| Tag(text.into()));
+        let remove = Remove {
+            call_id: CallId("call".into()),
+            from_tag: tag(from_tag).unwrap(),
+            to_tag: tag(to_tag),
+        };
+        let reply_to = ReplyTo {
+            link: 1,
+            sequence: Sequence(7),
+        };
+        let known = self.engine.remove(&remove, reply_to, self.moment());
+        self.drain_actions();
+        known
+    }
+
+    /// A datagram from `from` to a relay port.
+    pub fn packet(&mut self, from: &str, port: u16, data: &[u8]) -> Verdict {
+        let Some(&place) = self.host.bound.get(&port) else {
+            return Verdict::Drop(Drop::Closed);
+        };
+        let verdict = self.engine.packet(place, addr(from), data, self.now);
+        self.drain_actions();
+        verdict
+    }
+
+    pub fn rtp(&mut self, from: &str, port: u16) -> Verdict {
+        self.packet(from, port, &rtp(8))
+    }
+
+    /// A call that was offered and answered: audio, both addresses routable only once learned. The relay's
+    /// port for the caller to send to, and the callee's.
+    pub fn call(&mut self) -> (u16, u16) {
+        let callee_side = ports(&self.update("request", 1, ("A", ""), &audio(CALLER)))[0];
+        let caller_side = ports(&self.update("reply", 1, ("A", "B"), &audio(CALLEE)))[0];
+        (caller_side, callee_side)
+    }
+
+    /// The same with media from both.
+    pub fn talking(&mut self) -> (u16, u16) {
+        let (caller_side, callee_side) = self.call();
+        self.rtp(CALLER, caller_side);
+        self.rtp(CALLEE, callee_side);
+        (caller_side, callee_side)
+    }
+
+    /// The statistics of the only session, as `sessions` shows them.
+    pub fn statistics(&self) -> Value {
+        let mut out = b"[".to_vec();
+        assert_eq!(
+            self.engine.write_sessions(&mut out, 0, 100, self.moment()),
+            None
+        );
+        *out.last_mut().unwrap() = b']';
+        let mut list: Vec<Value> = serde_json::from_slice(&out).unwrap();
+        assert_eq!(list.len(), 1);
+        list.remove(0)
+    }
+
+    /// The statistics of the session that ended by itself, if one did.
+    pub fn expired(&mut self) -> Option<Value> {
+        let ended = |action: &Action| matches!(action, Action::Expired { .. });
+        let index = self.actions.iter().position(ended)?;
+        match self.actions.remove(index) {
+            Action::Expired { ended, .. } => {
+                Some(serde_json::from_slice(&ended.statistics).unwrap())
+            }
+            _ => None,
+        }
+    }
+
+    pub fn removed(&mut self) -> Option<Value> {
+        let ended = |action: &Action| matches!(action, Action::Removed { .. });
+        let index = self.actions.iter().position(ended)?;
+        match self.actions.remove(index) {
+            Action::Removed { ended, .. } => {
+                Some(serde_json::from_slice(&ended.statistics).unwrap())
+            }
+            _ => None,
+        }
+    }
+}
+
+const LIMITS: Limits = crate::proto::control::PROXY_LIMITS;
+
+pub fn addr(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}
+
+/// One item of `media`, `type:ip:port:direction`.
+pub fn item(kind: &str, address: &str, direction: &str) -> String {
+    format!("{kind}:{address}:{direction}:ice=no")
+}
+
+pub fn audio(address: &str) -> String {
+    item("audio", address, "sendrecv")
+}
+
+#[track_caller]
+pub fn ports(reply: &UpdateReply) -> Vec<u16> {
+    match reply {
+        UpdateReply::Ports(_, ports) => ports.clone(),
+        other => panic!("{other}"),
+    }
+}
+
+pub fn rtp(payload_type: u8) -> Vec<u8> {
+    let mut data = vec![0; 172];
+    data[0] = 0x80;
+    data[1] = payload_type;
+    data
+}
+
+pub fn rtcp() -> Vec<u8> {
+    let mut data = vec![0; 52];
+    data[..2].copy_from_slice(&[0x80, 200]);
+    data
+}
+
+pub fn stun() -> Vec<u8> {
+    let mut data = vec![0; 20];
+    data[4..8].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
+    data
+}
+
+/// A packet that goes on.
+pub fn to(from_port: u16, address: &str) -> Verdict {
+    Verdict::Forward {
+        from_port,
+        to: addr(address),
+    }
+}

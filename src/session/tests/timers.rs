@@ -1,0 +1,320 @@
+//! C6, C7, M7, M8: silence, hold, ringing, ends.
+
+use super::*;
+
+const A: (&str, &str) = ("A", "");
+const AB: (&str, &str) = ("A", "B");
+
+#[test]
+fn m7_silence_ends_a_stream_and_the_session() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.pass(60);
+    lab.rtp(CALLER, caller_side);
+    lab.pass(89);
+    assert_eq!(lab.expired(), None);
+    lab.pass(1);
+    let statistics = lab.expired().unwrap();
+    assert_eq!(statistics["streams"][0]["status"], "conntrack timeout");
+    assert_eq!(statistics["streams"][0]["timeout_wait"], 90);
+    assert_eq!(statistics["duration"], 150);
+    assert_eq!(lab.engine.session_count(), 0);
+    assert!(lab.host.bound.is_empty());
+    assert_eq!(lab.engine.next_deadline(), None);
+}
+
+#[test]
+fn m7_no_traffic_before_both_ever_flowed() {
+    let mut lab = Lab::new();
+    lab.call();
+    lab.pass(89);
+    assert_eq!(lab.expired(), None);
+    lab.pass(1);
+    assert_eq!(
+        lab.expired().unwrap()["streams"][0]["status"],
+        "no-traffic timeout"
+    );
+}
+
+#[test]
+fn m7_one_party_keeps_the_stream_alive() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.call();
+    for _ in 0..100 {
+        lab.pass(60);
+        lab.rtp(CALLER, caller_side);
+    }
+    assert_eq!(lab.expired(), None);
+    lab.pass(90);
+    assert_eq!(
+        lab.expired().unwrap()["streams"][0]["status"],
+        "no-traffic timeout"
+    );
+}
+
+#[test]
+fn m7_rtcp_is_no_life_but_on_hold() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.pass(80);
+    lab.packet("198.18.0.1:4001", caller_side + 1, &rtcp());
+    lab.packet(CALLER, caller_side, &rtcp());
+    lab.packet(CALLER, caller_side, &stun());
+    lab.pass(10);
+    assert!(
+        lab.expired().is_some(),
+        "neither RTCP, on either port, nor STUN"
+    );
+
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.update("request", 2, AB, &item("audio", CALLER, "sendonly"));
+    lab.update("reply", 2, AB, &item("audio", CALLEE, "recvonly"));
+    for _ in 0..10 {
+        lab.pass(7000);
+        lab.packet("198.18.0.1:4001", caller_side + 1, &rtcp());
+    }
+    assert_eq!(lab.expired(), None);
+    lab.pass(7200);
+    let statistics = lab.expired().unwrap();
+    assert_eq!(statistics["streams"][0]["status"], "on hold timeout");
+    assert_eq!(statistics["streams"][0]["timeout_wait"], 7200);
+}
+
+#[test]
+fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
+    let mut lab = Lab::with(Settings {
+        kernel: true,
+        ..settings()
+    });
+    let (caller_side, callee_side) = lab.talking();
+    lab.packet("198.18.0.1:4001", caller_side + 1, &rtcp());
+    lab.packet("198.18.0.2:5001", callee_side + 1, &rtcp());
+    lab.actions.clear();
+    for _ in 0..5 {
+        lab.pass(20);
+        lab.rtp(CALLER, caller_side);
+    }
+    let withdrawn: Vec<_> = lab
+        .actions
+        .iter()
+        .filter(|a| matches!(a, Action::Withdraw(_)))
+        .collect();
+    let [Action::Withdraw(flow)] = withdrawn[..] else {
+        panic!("{withdrawn:?}")
+    };
+    assert_eq!(flow.component, Component::Rtcp);
+    assert_eq!(lab.expired(), None, "nothing else happens");
+    let elsewhere = "198.18.0.1:4777";
+    assert_eq!(
+        lab.packet(elsewhere, caller_side + 1, &rtcp()),
+        Verdict::Drop(Drop::NoDestination)
+    );
+    let back = to(caller_side + 1, elsewhere);
+    assert_eq!(
+        lab.packet("198.18.0.2:5001", callee_side + 1, &rtcp()),
+        back
+    );
+}
+
+#[test]
+fn m7_the_other_streams_go_on() {
+    let mut lab = Lab::new();
+    let offer = format!(
+        "{},{}",
+        audio(CALLER),
+        item("video", "198.18.0.1:4002", "sendrecv")
+    );
+    lab.update("request", 1, A, &offer);
+    let answer = format!(
+        "{},{}",
+        audio(CALLEE),
+        item("video", "198.18.0.2:5002", "sendrecv")
+    );
+    let caller_side = ports(&lab.update("reply", 1, AB, &answer));
+    for _ in 0..3 {
+        lab.pass(60);
+        lab.rtp(CALLER, caller_side[0]);
+    }
+    assert_eq!(lab.expired(), None);
+    let statistics = lab.statistics();
+    assert_eq!(statistics["streams"][1]["status"], "no-traffic timeout");
+    assert_eq!(statistics["streams"][1]["end_time"], 90);
+    assert_eq!(lab.host.bound.len(), 4);
+    // A new offer finds the dead stream and opens a fresh one in its place.
+    let fresh = ports(&lab.update("request", 2, AB, &offer));
+    assert!(fresh[1] != 0);
+    assert_eq!(lab.host.bound.len(), 8);
+}
+
+#[test]
+fn c6_hold_by_either_side_and_by_either_word() {
+    for (caller, callee) in [
+        (
+            item("audio", CALLER, "sendonly"),
+            item("audio", CALLEE, "recvonly"),
+        ),
+        (
+            item("audio", CALLER, "inactive"),
+            item("audio", CALLEE, "inactive"),
+        ),
+        (audio("0.0.0.0:4000"), audio(CALLEE)),
+        (audio(CALLER), item("audio", CALLEE, "sendonly")),
+    ] {
+        let mut lab = Lab::new();
+        lab.talking();
+        lab.pass(80);
+        lab.update("request", 2, AB, &caller);
+        assert_eq!(
+            lab.statistics()["streams"][0]["status"],
+            "active",
+            "until it is answered"
+        );
+        lab.update("reply", 2, AB, &callee);
+        assert_eq!(
+            lab.statistics()["streams"][0]["status"],
+            "on hold",
+            "{caller} {callee}"
+        );
+        lab.pass(7199);
+        assert_eq!(lab.expired(), None);
+        // Resumed: silence counts from now.
+        lab.update("request", 3, AB, &audio(CALLER));
+        lab.update("reply", 3, AB, &audio(CALLEE));
+        lab.pass(89);
+        assert_eq!(lab.expired(), None);
+        lab.pass(1);
+        assert_eq!(
+            lab.expired().unwrap()["streams"][0]["status"],
+            "conntrack timeout"
+        );
+    }
+}
+
+#[test]
+fn c7_a_call_may_ring_for_its_setup_time() {
+    let mut lab = Lab::new();
+    lab.update("request", 1, A, &audio(CALLER));
+    lab.pass(200);
+    lab.update("reply", 1, A, &audio(CALLEE));
+    lab.pass(99);
+    assert_eq!(lab.expired(), None, "ringing with a 183 and no media");
+    lab.pass(1);
+    let statistics = lab.expired().unwrap();
+    assert_eq!(statistics["to_tag"], Value::Null);
+    assert_eq!(statistics["streams"][0]["timeout_wait"], 300);
+}
+
+#[test]
+fn c7_silence_counts_from_the_answer_or_the_first_media() {
+    let mut lab = Lab::new();
+    lab.update("request", 1, A, &audio(CALLER));
+    lab.pass(250);
+    lab.update("reply", 1, AB, &audio(CALLEE));
+    lab.pass(89);
+    assert_eq!(lab.expired(), None);
+    lab.pass(1);
+    assert!(lab.expired().is_some());
+
+    let mut lab = Lab::new();
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    lab.pass(100);
+    lab.rtp(CALLEE, callee_side);
+    lab.pass(89);
+    assert_eq!(lab.expired(), None);
+    lab.pass(1);
+    assert_eq!(
+        lab.expired().unwrap()["streams"],
+        serde_json::json!([]),
+        "never answered: none listed"
+    );
+}
+
+#[test]
+fn m8_both_with_ice_and_silent_is_an_unselected_candidate() {
+    let mut lab = Lab::new();
+    let ice = |address: &str| format!("audio:{address}:sendrecv:ice=yes");
+    let callee_side = ports(&lab.update("request", 1, A, &ice(CALLER)))[0];
+    let caller_side = ports(&lab.update("reply", 1, AB, &ice(CALLEE)))[0];
+    lab.rtp(CALLER, caller_side);
+    lab.rtp(CALLEE, callee_side);
+    lab.pass(90);
+    assert_eq!(
+        lab.expired().unwrap()["streams"][0]["status"],
+        "unselected ICE candidate"
+    );
+}
+
+#[test]
+fn a_session_without_streams_waits_and_then_ends() {
+    let mut lab = Lab::new();
+    lab.talking();
+    lab.update("request", 2, AB, &audio("198.18.0.1:0"));
+    lab.update("reply", 2, AB, &audio("198.18.0.2:0"));
+    lab.pass(7199);
+    assert_eq!(lab.expired(), None);
+    lab.pass(1);
+    assert!(lab.expired().is_some());
+}
+
+#[test]
+fn an_unanswered_reinvite_does_not_hold_its_ports_for_ever() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.update("request", 2, AB, &audio("198.18.0.1:4444"));
+    assert_eq!(lab.host.bound.len(), 8);
+    for _ in 0..6 {
+        lab.pass(50);
+        lab.rtp(CALLER, caller_side);
+    }
+    assert_eq!(lab.host.bound.len(), 4);
+    assert_eq!(lab.expired(), None);
+}
+
+#[test]
+fn an_ending_relay_reports_every_session() {
+    let mut lab = Lab::new();
+    lab.talking();
+    let now = lab.moment();
+    lab.engine.end_all(now);
+    lab.drain_actions();
+    assert_eq!(lab.expired().unwrap()["streams"][0]["status"], "closed");
+    assert_eq!(lab.engine.session_count(), 0);
+}
+
+#[test]
+fn thousands_of_packets_set_no_timers() {
+    let mut lab = Lab::new();
+    let (caller_side, callee_side) = lab.talking();
+    for _ in 0..1000 {
+        lab.now += Duration::from_millis(20);
+        lab.rtp(CALLER, caller_side);
+        lab.rtp(CALLEE, callee_side);
+    }
+    let mut fired = 0;
+    let end = lab.now + Duration::from_secs(60);
+    while lab.engine.next_deadline().is_some_and(|due| due < end) {
+        lab.now = lab.engine.next_deadline().unwrap();
+        lab.engine.tick(lab.moment());
+        fired += 1;
+    }
+    assert!(fired <= 2, "{fired}");
+}
+
+#[test]
+fn a_long_list_is_written_in_pieces() {
+    let mut lab = Lab::new();
+    for tag in 0..10 {
+        lab.update("request", 1, (&format!("t{tag}"), ""), &audio(CALLER));
+    }
+    lab.remove("t3", "");
+    let mut out = b"[".to_vec();
+    let (mut cursor, mut pieces) = (0, 0);
+    while let Some(next) = lab.engine.write_sessions(&mut out, cursor, 4, lab.moment()) {
+        cursor = next;
+        pieces += 1;
+    }
+    *out.last_mut().unwrap() = b']';
+    let list: Vec<Value> = serde_json::from_slice(&out).unwrap();
+    assert_eq!((list.len(), pieces), (9, 2));
+}
