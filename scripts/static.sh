@@ -1,0 +1,28 @@
+#!/bin/sh
+# Static binaries: musl where its target and compiler are installed, else glibc. Says which, and proves it by
+# readelf (ldd is no proof).
+set -eu
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+musl=x86_64-unknown-linux-musl
+gnu=x86_64-unknown-linux-gnu
+sysroot=$(rustc --print sysroot)
+if [ -d "$sysroot/lib/rustlib/$musl" ] && command -v musl-gcc >/dev/null; then
+	echo "static: musl"
+	target=$musl
+	CC_x86_64_unknown_linux_musl=musl-gcc $cargo build --locked --release --target $musl
+else
+	echo "static: glibc (no $musl target or no musl-gcc)"
+	target=$gnu
+	# --target is needed: without it the flag would reach procedural macros, which cannot be static.
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static' \
+		$cargo build --locked --release --target $gnu
+fi
+for binary in media-dispatcher media-relay; do
+	path=target/$target/release/$binary
+	if readelf -lW "$path" | grep -q INTERP || readelf -dW "$path" | grep -q NEEDED; then
+		echo "$path is not static" >&2
+		exit 1
+	fi
+	echo "$path: static, $(stat -c %s "$path") bytes"
+done

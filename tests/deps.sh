@@ -1,0 +1,45 @@
+#!/bin/sh
+# Installs from Debian what the tests need, as root; none of the services is started.
+#   deps.sh          what is missing
+#   deps.sh --list   the packages, one a line
+set -eu
+packages='
+openssl
+iproute2
+nftables
+iptables
+conntrack
+tcpdump
+procps
+python3
+netcat-openbsd
+strace
+kamailio
+kamailio-extra-modules
+sip-tester
+rtpengine-daemon
+g++
+'
+[ "${1:-}" != --list ] || { echo "$packages" | sed '/^$/d'; exit 0; }
+
+missing=
+for package in $packages; do
+	dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
+done
+[ -n "$missing" ] || { echo 'test-deps: everything is installed'; exit 0; }
+[ "$(id -u)" = 0 ] || { echo "test-deps: as root: apt-get install$missing" >&2; exit 1; }
+
+echo "test-deps: installing$missing (no service of theirs is started)"
+# Debian's own way to say that a package may not start its service (invoke-rc.d asks it).
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod 755 $policy
+	trap 'rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -q --no-install-recommends $missing >/tmp/test-deps.$$ 2>&1 ||
+	{ apt-get update -q && apt-get install -y -q --no-install-recommends $missing; } >>/tmp/test-deps.$$ 2>&1 ||
+	{ tail -20 /tmp/test-deps.$$ >&2; exit 1; }
+rm -f /tmp/test-deps.$$

@@ -1,0 +1,54 @@
+#!/bin/sh
+# The layers of src/lib.rs: imports point down only, the pure parts name no clock, socket, thread or file,
+# unsafe stands in src/sys alone, and every daemon-facing parser stays free of panics on purpose.
+set -eu
+cd "$(dirname "$0")/../.."
+failed=0
+
+# code FILE...: the lines of code, comments and #[cfg(test)] modules at a file's end left out, as FILE:LINE:TEXT
+code() {
+	awk 'FNR == 1 { tests = 0 }
+	     /^#\[cfg\(test\)\]/ { getline following; if (following ~ /^mod [a-z_]+ \{/) tests = 1; next }
+	     tests { next }
+	     { line = $0; sub(/^[ \t]*\/\/.*/, "", line); sub(/[ \t]\/\/ .*/, "", line) }
+	     line != "" { print FILENAME ":" FNR ":" line }' "$@"
+}
+
+# forbid WHAT PATTERN FILE...
+forbid() {
+	what=$1 pattern=$2
+	shift 2
+	[ $# -gt 0 ] || return 0
+	found=$(code "$@" | grep -E "$pattern" || true)
+	if [ -n "$found" ]; then
+		printf '%s:\n%s\n' "$what" "$found" >&2
+		failed=1
+	fi
+}
+
+sources() { find "$@" -name '*.rs' ! -path '*/tests/*' ! -name 'tests.rs' | sort; }
+impure='std::(thread|fs|io|os|env|process|sync::mpsc)|TcpStream|TcpListener|UdpSocket|UnixStream|UnixListener|UnixDatagram'
+impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
+
+# shellcheck disable=SC2046 # file names here have no blanks
+{
+	pure="$(sources src/proto src/session) src/moment.rs"
+	[ ! -e src/dispatcher ] || pure="$pure $(find src/dispatcher -name 'registry*.rs' ! -path '*/tests/*')"
+	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
+	forbid 'proto imports from above' 'crate::(session|sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/proto)
+	forbid 'session imports from above' 'crate::(sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/session)
+	forbid 'sys imports from above' 'crate::(proto|session|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/sys)
+	for shared in tls config cli logging; do
+		[ ! -e src/$shared ] && [ ! -e src/$shared.rs ] || \
+			forbid "$shared imports a daemon" 'crate::(relay|dispatcher)\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
+	done
+	[ ! -e src/relay ] || forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)
+	[ ! -e src/dispatcher ] || forbid 'dispatcher imports relay' 'crate::relay\b' $(sources src/dispatcher)
+	forbid 'unsafe outside src/sys' '\bunsafe\b' $(sources src | grep -v '^src/sys/')
+	forbid 'work left undone' 'todo!|unimplemented!|\b(TODO|FIXME|XXX)\b' $(sources src)
+}
+for file in $(sources src); do
+	head -1 "$file" | grep -q '^//! ' || { echo "$file: does not open with its purpose (//! ...)" >&2; failed=1; }
+done
+[ "$failed" = 0 ] && echo 'layers: fine'
+exit "$failed"
