@@ -16,3 +16,4 @@ pub mod moment;
 pub mod proto;
 pub mod session;
 pub mod sys;
+pub mod tls;

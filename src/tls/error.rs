@@ -1,0 +1,250 @@
+//! What goes wrong with certificates and connections, in words for a log.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError};
+
+use super::date;
+use super::subject::Subject;
+
+/// Why a peer's certificate is not accepted. The text continues "its certificate was refused: ...".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The peer showed none.
+    Missing,
+    /// It is not a certificate; says at what.
+    Unreadable(String),
+    /// Seconds since 1970 at which it ended; the issuing certificate's name where it is not the peer's own.
+    Expired {
+        not_after: i64,
+        issuer: Option<String>,
+    },
+    /// Seconds since 1970 at which it begins.
+    NotYetValid {
+        not_before: i64,
+        issuer: Option<String>,
+    },
+    /// Listed in crl.pem; the issuing certificate's name where it is not the peer's own that is listed.
+    Revoked { issuer: Option<String> },
+    /// No CA in ca.pem issued it.
+    UnknownIssuer { issuer: String },
+    /// The CA in ca.pem that issued it is out of date.
+    CaExpired { issuer: String, not_after: i64 },
+    /// A CA of that name is in ca.pem, but it did not sign this.
+    BadSignature { issuer: String },
+    /// Signed in a way that is not accepted.
+    Algorithm(String),
+    /// Signed with an RSA key of this many bits.
+    ShortKey(usize),
+    /// The subject does not fit the passport; the text of the passport.
+    Passport(String),
+    /// Anything else, in a few words.
+    Other(String),
+}
+
+impl Reason {
+    /// What to tell the TLS library, which turns it into an alert for the peer.
+    pub(super) fn certificate_error(&self) -> CertificateError {
+        match self {
+            Reason::Expired { .. } => CertificateError::Expired,
+            Reason::NotYetValid { .. } => CertificateError::NotValidYet,
+            Reason::Revoked { .. } => CertificateError::Revoked,
+            Reason::UnknownIssuer { .. }
+            | Reason::CaExpired { .. }
+            | Reason::BadSignature { .. } => CertificateError::UnknownIssuer,
+            Reason::Passport(_) => CertificateError::ApplicationVerificationFailure,
+            Reason::Missing
+            | Reason::Unreadable(_)
+            | Reason::Algorithm(_)
+            | Reason::ShortKey(_)
+            | Reason::Other(_) => CertificateError::BadEncoding,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Missing => f.write_str("it has none"),
+            Reason::Unreadable(at) => write!(f, "it is {at}"),
+            Reason::Expired { not_after, issuer } => {
+                let end = date::show(*not_after);
+                write!(f, "{} expired on {end}", Whose(issuer))
+            }
+            Reason::NotYetValid { not_before, issuer } => {
+                let start = date::show(*not_before);
+                write!(f, "{} is not valid before {start}", Whose(issuer))
+            }
+            Reason::Revoked { issuer } => write!(f, "{} is revoked (crl.pem)", Whose(issuer)),
+            Reason::UnknownIssuer { issuer } => {
+                write!(f, "no CA in ca.pem issued it; its issuer is \"{issuer}\"")
+            }
+            Reason::CaExpired { issuer, not_after } => {
+                let end = date::show(*not_after);
+                write!(
+                    f,
+                    "its CA \"{issuer}\" in ca.pem is out of date; it ended on {end}"
+                )
+            }
+            Reason::BadSignature { issuer } => write!(
+                f,
+                "\"{issuer}\" in ca.pem did not sign it; another CA of the same name did, or it is damaged"
+            ),
+            Reason::Algorithm(name) => write!(
+                f,
+                "it is signed by {name}, which is not accepted; issue it again with SHA-256"
+            ),
+            Reason::ShortKey(bits) => write!(
+                f,
+                "it is signed with an RSA key of {bits} bits; 2048 is the least"
+            ),
+            Reason::Passport(passport) => write!(f, "it does not fit the passport {passport}"),
+            Reason::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+/// "it", or the issuing certificate that is meant.
+struct Whose<'a>(&'a Option<String>);
+
+impl fmt::Display for Whose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("it"),
+            Some(name) => write!(f, "the certificate \"{name}\" that issued it"),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum Error {
+    /// The handshake took longer than this.
+    TimedOut(Duration),
+    /// The peer closed the connection before the handshake was over.
+    Closed,
+    /// The socket failed.
+    Io(io::Error),
+    /// We refused the peer's certificate. No subject where none could be read.
+    Refused {
+        subject: Option<Subject>,
+        reason: Reason,
+    },
+    /// The peer refused us and said why.
+    Alert(AlertDescription),
+    /// Not TLS, or nothing in common.
+    Protocol(rustls::Error),
+}
+
+impl Error {
+    /// Whether trying again soon is of no use: one side does not accept the other's certificate.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Error::Refused { .. } => true,
+            Error::Alert(alert) => alert_is_refusal(*alert),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::TimedOut(limit) => write!(
+                f,
+                "the TLS handshake took longer than {} s",
+                limit.as_secs_f32()
+            ),
+            Error::Closed => f.write_str("the peer closed the connection during the TLS handshake"),
+            Error::Io(error) => write!(f, "the TLS handshake failed: {error}"),
+            Error::Refused {
+                reason: Reason::Missing,
+                ..
+            } => f.write_str("the peer showed no certificate"),
+            Error::Refused { subject, reason } => match subject {
+                Some(subject) => {
+                    write!(
+                        f,
+                        "the peer's certificate \"{subject}\" was refused: {reason}"
+                    )
+                }
+                None => write!(f, "the peer's certificate was refused: {reason}"),
+            },
+            Error::Alert(alert) => f.write_str(&alert_text(*alert)),
+            Error::Protocol(error) => f.write_str(&protocol_text(error)),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An error of the TLS library after the handshake. A refusal of our certificate, which in TLS 1.3 comes only
+/// with the first read, has the kind `PermissionDenied`.
+pub(super) fn io_error(error: rustls::Error) -> io::Error {
+    match error {
+        rustls::Error::AlertReceived(alert) if alert_is_refusal(alert) => {
+            io::Error::new(io::ErrorKind::PermissionDenied, alert_text(alert))
+        }
+        rustls::Error::AlertReceived(alert) => {
+            io::Error::new(io::ErrorKind::ConnectionAborted, alert_text(alert))
+        }
+        other => io::Error::new(io::ErrorKind::InvalidData, protocol_text(&other)),
+    }
+}
+
+/// Alerts by which a peer says that it does not want our certificate (RFC 8446 section 6.2).
+fn alert_is_refusal(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+            | AlertDescription::CertificateRequired
+    )
+}
+
+fn alert_text(alert: AlertDescription) -> String {
+    let reason = match alert {
+        AlertDescription::CertificateExpired => "it is expired or not valid yet",
+        AlertDescription::CertificateRevoked => "it is revoked",
+        AlertDescription::UnknownCA => "the peer does not know the CA that issued it",
+        AlertDescription::BadCertificate => "it is damaged or signed in a way that is not accepted",
+        AlertDescription::UnsupportedCertificate => "it is of a kind that the peer does not accept",
+        AlertDescription::CertificateUnknown => "the peer's log says why",
+        AlertDescription::AccessDenied => "it is valid but not allowed there",
+        AlertDescription::DecryptError => "its signature does not fit",
+        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+            return "the peer wants a certificate and got none".to_owned();
+        }
+        AlertDescription::HandshakeFailure
+        | AlertDescription::ProtocolVersion
+        | AlertDescription::InsufficientSecurity => {
+            return "the peer has no TLS version or cipher in common with us; \
+                    TLS 1.2 with ECDHE and AES-GCM, or TLS 1.3, is needed"
+                .to_owned();
+        }
+        other => return format!("the peer ended the connection with the TLS alert {other:?}"),
+    };
+    format!("the peer refused our certificate: {reason}")
+}
+
+fn protocol_text(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            "the peer does not speak TLS".to_owned()
+        }
+        rustls::Error::PeerIncompatible(what) => format!(
+            "the peer has no TLS version or cipher in common with us ({what:?}); \
+             TLS 1.2 with ECDHE and AES-GCM, or TLS 1.3, is needed"
+        ),
+        other => format!("TLS error: {other}"),
+    }
+}

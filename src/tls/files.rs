@@ -1,0 +1,192 @@
+//! Reads PEM files: CAs, lists, a certificate with its key. Every error names the file.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::trust::Trust;
+use super::x509::{Certificate, key_bits};
+
+/// The largest file that is read; a list of a million certificates has about 40 MB.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// A file that cannot be used, with its path and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadError {
+    text: String,
+    mismatch: bool,
+}
+
+impl LoadError {
+    fn new(path: &Path, text: impl fmt::Display) -> LoadError {
+        LoadError {
+            text: format!("{}: {text}", path.display()),
+            mismatch: false,
+        }
+    }
+
+    /// Whether certificate and key are both good but do not belong together.
+    pub fn is_mismatch(&self) -> bool {
+        self.mismatch
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Reads the CAs and, where the file exists, the revocation lists. Warnings are added to `warnings`.
+pub fn load_trust(
+    ca_path: &Path,
+    crl_path: &Path,
+    provider: &CryptoProvider,
+    now: i64,
+    warnings: &mut Vec<String>,
+) -> Result<Trust, LoadError> {
+    let mut trust = Trust::new(provider.signature_verification_algorithms);
+    let bytes = read(ca_path)?;
+    for ca in pem_items::<CertificateDer>(ca_path, &bytes, "CERTIFICATE", "openssl x509")? {
+        let warning = trust
+            .add_ca(&ca, now)
+            .map_err(|text| LoadError::new(ca_path, text))?;
+        warnings.extend(warning.map(|text| format!("{}: {text}", ca_path.display())));
+    }
+    let bytes = match read_if_there(crl_path)? {
+        Some(bytes) => bytes,
+        None => {
+            warnings.push(format!(
+                "{}: no such file; no certificate counts as revoked",
+                crl_path.display()
+            ));
+            return Ok(trust);
+        }
+    };
+    let lists =
+        pem_items::<CertificateRevocationListDer>(crl_path, &bytes, "X509 CRL", "openssl crl")?;
+    for list in lists {
+        let found = trust
+            .add_list(&list, now)
+            .map_err(|text| LoadError::new(crl_path, text))?;
+        warnings.extend(
+            found
+                .iter()
+                .map(|text| format!("{}: {text}", crl_path.display())),
+        );
+    }
+    Ok(trust)
+}
+
+/// Reads a certificate, with those between it and the CA, and its key; they must belong together.
+pub fn load_pair(
+    cert_path: &Path,
+    key_path: &Path,
+    provider: &CryptoProvider,
+    warnings: &mut Vec<String>,
+) -> Result<Arc<CertifiedKey>, LoadError> {
+    let bytes = read(cert_path)?;
+    let chain = pem_items::<CertificateDer>(cert_path, &bytes, "CERTIFICATE", "openssl x509")?;
+    let key = load_key(key_path, warnings)?;
+    let signer = provider.key_provider.load_private_key(key).map_err(|_| {
+        LoadError::new(
+            key_path,
+            "the key cannot be used; RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384 and Ed25519 can",
+        )
+    })?;
+    let mut parsed = Vec::with_capacity(chain.len());
+    for cert in &chain {
+        parsed.push(Certificate::parse(cert).map_err(|bad| LoadError::new(cert_path, bad))?);
+    }
+    let belongs = match (signer.public_key(), parsed.first()) {
+        (Some(public), Some(leaf)) => {
+            key_bits(&public).is_some() && key_bits(&public) == key_bits(leaf.key)
+        }
+        _ => false,
+    };
+    if !belongs {
+        let text = format!(
+            "the key is not the one of the (first) certificate in {}",
+            cert_path.display()
+        );
+        return Err(LoadError {
+            mismatch: true,
+            ..LoadError::new(key_path, text)
+        });
+    }
+    Ok(Arc::new(CertifiedKey::new(chain, signer)))
+}
+
+fn load_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, LoadError> {
+    let bytes = read(path)?;
+    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    if mode & 0o007 != 0 {
+        warnings.push(format!(
+            "{}: every user of this machine may read or change the key (mode {:04o}); 0600 or 0640 is usual",
+            path.display(),
+            mode & 0o7777
+        ));
+    }
+    let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
+    if holds(b"ENCRYPTED") {
+        let text = "the key is encrypted and there is nobody to type its passphrase; \
+                    write it in the clear with: openssl pkey -in OLD -out NEW";
+        return Err(LoadError::new(path, text));
+    }
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+        let text = "no readable private key in PEM form: one that begins with BEGIN PRIVATE KEY, \
+                    BEGIN RSA PRIVATE KEY or BEGIN EC PRIVATE KEY is needed";
+        LoadError::new(path, text)
+    })
+}
+
+/// All PEM sections of one kind; that there is none is an error.
+fn pem_items<T: PemObject>(
+    path: &Path,
+    bytes: &[u8],
+    kind: &str,
+    tool: &str,
+) -> Result<Vec<T>, LoadError> {
+    let items: Vec<T> = T::pem_slice_iter(bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| LoadError::new(path, format!("not readable as PEM: {error}")))?;
+    if !items.is_empty() {
+        return Ok(items);
+    }
+    let text = if bytes.first() == Some(&super::der::tag::SEQUENCE) {
+        format!("looks like DER; convert it with: {tool} -inform DER -in OLD -out NEW")
+    } else {
+        format!("holds nothing that begins with BEGIN {kind}")
+    };
+    Err(LoadError::new(path, text))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    read_if_there(path)?.ok_or_else(|| LoadError::new(path, "no such file"))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(LoadError::new(path, error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| LoadError::new(path, error))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(LoadError::new(path, format!("over {LARGEST} bytes")));
+    }
+    Ok(Some(bytes))
+}

@@ -1,0 +1,36 @@
+//! TLS between dispatcher, relay and management clients (protocol.md sections 2 and 6).
+//!
+//! ```text
+//!  Store      the files, read again when they change     reload, context, files
+//!  connect    a handshake, then two halves               handshake, stream
+//!  accept
+//!  Passport   what the peer's subject must be            passport, subject
+//!  Trust      who is let in                              trust, verify, crl
+//!             certificates, lists and dates in DER       x509, der, date
+//! ```
+//!
+//! Both sides show certificates. There is no host name, no session resumption and no SNI.
+
+mod context;
+mod crl;
+mod date;
+mod der;
+mod error;
+mod files;
+mod handshake;
+mod passport;
+mod reload;
+mod stream;
+mod subject;
+mod trust;
+mod verify;
+mod x509;
+
+pub use context::{Context, PeerCertificates};
+pub use error::{Error, Reason};
+pub use files::LoadError;
+pub use handshake::{HANDSHAKE_LIMIT, accept, connect};
+pub use passport::Passport;
+pub use reload::{Reload, Store};
+pub use stream::{Closer, Peer, Reader, WRITE_LIMIT, Writer, plain_tcp, plain_unix};
+pub use subject::{Attribute, Subject};

@@ -1,0 +1,176 @@
+//! The context in use, read again when its files change.
+//!
+//! Certificate and key change only as a matching pair, CAs and lists only together; what cannot be read leaves
+//! the old in force and is logged once for each change of the files.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::context::{Context, Paths, now, provider};
+use super::files::{LoadError, load_pair, load_trust};
+
+/// What a look at the files led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Nothing changed since the last look.
+    Unchanged,
+    /// All files were read.
+    Reloaded,
+    /// Something could not be read and stays as it was; the reasons, already logged.
+    Kept(Vec<String>),
+}
+
+/// Shared by all threads of a daemon.
+#[derive(Debug)]
+pub struct Store {
+    paths: Paths,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    current: Arc<Context>,
+    seen: Seen,
+}
+
+/// The state of the four files when they were last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    ca: Option<Stamp>,
+    crl: Option<Stamp>,
+    cert: Option<Stamp>,
+    key: Option<Stamp>,
+}
+
+/// Device, inode, size, and the times of the last change of content and of inode, with nanoseconds.
+type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
+
+impl Store {
+    /// Reads the files of `role` (`dispatcher` or `relay`) from a directory; logs warnings.
+    ///
+    /// # Errors
+    /// Names the file, what is wrong with it and what to do.
+    pub fn open(directory: &Path, role: &str) -> Result<Store, LoadError> {
+        let paths = Paths::new(directory, role);
+        // Looked at before they are read: what changes meanwhile is read again next time.
+        let seen = Seen::look(&paths);
+        let (context, warnings) = Context::load(directory, role)?;
+        warnings.iter().for_each(|text| log::warn!("{text}"));
+        log::info!("TLS: {}", context.describe());
+        let current = Arc::new(context);
+        Ok(Store {
+            paths,
+            state: Mutex::new(State { current, seen }),
+        })
+    }
+
+    /// What new connections use.
+    pub fn current(&self) -> Arc<Context> {
+        self.lock().current.clone()
+    }
+
+    /// Reads the files again if one of them changed; to be called every `verify_interval` and on HUP.
+    pub fn reload_if_changed(&self) -> Reload {
+        let seen = Seen::look(&self.paths);
+        let (old, before) = {
+            let mut state = self.lock();
+            let before = std::mem::replace(&mut state.seen, seen);
+            (state.current.clone(), before)
+        };
+        if seen == before {
+            return Reload::Unchanged;
+        }
+        let mut warnings = Vec::new();
+        let mut kept = Vec::new();
+        let trust = match self.read_trust(&before, &seen, &mut warnings) {
+            Ok(trust) => Arc::new(trust),
+            Err(reason) => {
+                kept.push(format!("{reason}; CAs and lists stay as they were"));
+                old.trust.clone()
+            }
+        };
+        let pair = match load_pair(
+            &self.paths.cert,
+            &self.paths.key,
+            &provider(),
+            &mut warnings,
+        ) {
+            Ok(pair) => pair,
+            Err(reason) => {
+                kept.push(keep_pair(&reason));
+                old.pair.clone()
+            }
+        };
+        let context = Context::new(trust, pair);
+        warnings.extend(context.own_certificate_warning(&self.paths));
+        warnings.iter().for_each(|text| log::warn!("{text}"));
+        kept.iter().for_each(|text| log::error!("{text}"));
+        log::info!("TLS files changed: {}", context.describe());
+        self.lock().current = Arc::new(context);
+        if kept.is_empty() {
+            Reload::Reloaded
+        } else {
+            Reload::Kept(kept)
+        }
+    }
+
+    /// Reads CAs and lists. A list that was there must not vanish: nobody shall be trusted again because a file
+    /// was moved.
+    fn read_trust(
+        &self,
+        before: &Seen,
+        seen: &Seen,
+        warnings: &mut Vec<String>,
+    ) -> Result<super::trust::Trust, String> {
+        if before.crl.is_some() && seen.crl.is_none() {
+            return Err(format!(
+                "{}: the file has vanished; to go on without a list, restart",
+                self.paths.crl.display()
+            ));
+        }
+        load_trust(
+            &self.paths.ca,
+            &self.paths.crl,
+            &provider(),
+            now(),
+            warnings,
+        )
+        .map_err(|error| error.to_string())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn look(paths: &Paths) -> Seen {
+        Seen {
+            ca: stamp(&paths.ca),
+            crl: stamp(&paths.crl),
+            cert: stamp(&paths.cert),
+            key: stamp(&paths.key),
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = fs::metadata(path).ok()?;
+    Some((
+        meta.dev(),
+        meta.ino(),
+        meta.len(),
+        (meta.mtime(), meta.mtime_nsec()),
+        (meta.ctime(), meta.ctime_nsec()),
+    ))
+}
+
+fn keep_pair(reason: &LoadError) -> String {
+    if reason.is_mismatch() {
+        format!("{reason}; the old pair stays in use until both files are the new ones")
+    } else {
+        format!("{reason}; the old certificate and key stay in use")
+    }
+}
