@@ -1,7 +1,7 @@
 //! TLS handshakes on blocking sockets under one deadline, whatever the pace of the peer's bytes.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub fn connect(
     let (config, verifier) = context.client().map_err(Error::Protocol)?;
     let address = socket.peer_addr().map_err(Error::Io)?;
     // Not sent and not checked, but the library wants one.
-    let name = ServerName::IpAddress(IpAddr::from(address.ip()).into());
+    let name = ServerName::IpAddress(address.ip().into());
     let connection = ClientConnection::new(Arc::new(config), name).map_err(Error::Protocol)?;
     establish(socket, connection.into(), &verifier, passport, limit)
 }

@@ -26,6 +26,9 @@ mod trust;
 mod verify;
 mod x509;
 
+#[cfg(test)]
+mod tests;
+
 pub use context::{Context, PeerCertificates};
 pub use error::{Error, Reason};
 pub use files::LoadError;

@@ -264,6 +264,17 @@ impl Writer {
         Ok(())
     }
 
+    /// How long one write may make no progress; [`WRITE_LIMIT`] unless set.
+    ///
+    /// # Errors
+    /// When the time is zero.
+    pub fn set_timeout(&self, limit: Duration) -> io::Result<()> {
+        match &*self.socket {
+            Socket::Tcp(socket) => socket.set_write_timeout(Some(limit)),
+            Socket::Unix(socket) => socket.set_write_timeout(Some(limit)),
+        }
+    }
+
     /// Says that nothing more will come, and why if the reader met an error (an alert). Reading may go on. Errors are
     /// of no interest any more.
     pub fn finish(mut self) {

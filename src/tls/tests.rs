@@ -1,0 +1,354 @@
+//! Certificates and lists made by openssl, read here; x509-parser gives the second opinion.
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::context::{now, provider};
+use super::crl::Crl;
+use super::error::Reason;
+use super::subject::Subject;
+use super::trust::Trust;
+use super::x509::Certificate;
+
+#[path = "../../tests/support/certs.rs"]
+mod certs;
+use certs::Certs;
+
+const DAY: i64 = 86_400;
+
+fn cert(certs: &Certs, name: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(certs.file(name)).unwrap()
+}
+
+fn crl(certs: &Certs) -> CertificateRevocationListDer<'static> {
+    CertificateRevocationListDer::from_pem_file(certs.file("crl.pem")).unwrap()
+}
+
+fn trust(cas: &[CertificateDer<'_>], lists: &[CertificateRevocationListDer<'_>]) -> Trust {
+    let mut trust = Trust::new(provider().signature_verification_algorithms);
+    for ca in cas {
+        trust.add_ca(ca, now()).unwrap();
+    }
+    for list in lists {
+        trust.add_list(list, now()).unwrap();
+    }
+    trust
+}
+
+fn revoke(certs: &Certs, name: &str) {
+    certs.script(&[], &["revoke", name]);
+}
+
+/// A list without extensions, which is one of version 1.
+fn list_without_extensions(certs: &Certs) {
+    let config = String::from_utf8(certs.read("ca/openssl.cnf")).unwrap();
+    let config = config.replace("crl_extensions = list\n", "");
+    certs.write("ca/version1.cnf", config.as_bytes());
+    let arguments = ["ca", "-config", "ca/version1.cnf", "-gencrl"];
+    certs.openssl(&[&arguments[..], &["-crldays", "30", "-out", "crl.pem"]].concat());
+}
+
+fn compare_with_second_opinion(der: &[u8]) {
+    let ours = Crl::parse(der).unwrap();
+    let (_, theirs) = CertificateRevocationList::from_der(der).unwrap();
+    assert_eq!(
+        ours.len(),
+        theirs.iter_revoked_certificates().count(),
+        "as many revoked"
+    );
+    for entry in theirs.iter_revoked_certificates() {
+        assert!(ours.revokes(entry.raw_serial()));
+    }
+    let next = theirs.next_update().map(|time| time.timestamp());
+    assert_eq!(ours.next_update(), next);
+    let name = theirs.issuer().as_raw();
+    assert!(name.ends_with(ours.issuer()) && !ours.issuer().is_empty());
+    assert!(!ours.revokes(&[1]));
+}
+
+#[test]
+fn lists_of_both_versions_read_as_by_x509_parser() {
+    let certs = Certs::new();
+    compare_with_second_opinion(&crl(&certs));
+    revoke(&certs, "relay");
+    revoke(&certs, "dispatcher");
+    compare_with_second_opinion(&crl(&certs));
+    list_without_extensions(&certs);
+    let der = crl(&certs);
+    compare_with_second_opinion(&der);
+    assert_eq!(Crl::parse(&der).unwrap().len(), 2);
+}
+
+#[test]
+fn certificates_read_as_by_x509_parser() {
+    let certs = Certs::new();
+    certs.script(&["--org", "Größe, Ltd", "--ou", "a+b/c"], &["cert", "rsa"]);
+    for name in ["ca.pem", "relay.crt", "rsa.crt"] {
+        let der = cert(&certs, name);
+        let ours = Certificate::parse(&der).unwrap();
+        let (_, theirs) = X509Certificate::from_der(&der).unwrap();
+        assert_eq!(ours.serial, theirs.raw_serial());
+        assert_eq!(ours.not_before, theirs.validity().not_before.timestamp());
+        assert_eq!(ours.not_after, theirs.validity().not_after.timestamp());
+        assert_eq!(ours.key, theirs.public_key().raw);
+        assert!(theirs.subject().as_raw().ends_with(ours.subject));
+        assert_eq!(u32::from(ours.version), theirs.version().0 + 1);
+    }
+    let der = cert(&certs, "rsa.crt");
+    let subject = Subject::parse(Certificate::parse(&der).unwrap().subject).unwrap();
+    assert_eq!(subject.to_string(), "O=Größe, Ltd, OU=a+b/c, CN=rsa");
+}
+
+#[test]
+fn cut_or_changed_anywhere_nothing_panics() {
+    let certs = Certs::new();
+    revoke(&certs, "relay");
+    let (ca, leaf, list) = (
+        cert(&certs, "ca.pem"),
+        cert(&certs, "relay.crt"),
+        crl(&certs),
+    );
+    for length in 0..leaf.len() {
+        assert!(Certificate::parse(&leaf[..length]).is_err());
+    }
+    for length in 0..list.len() {
+        assert!(Crl::parse(&list[..length]).is_err());
+    }
+    let trust = trust(&[ca], &[]);
+    for place in 0..leaf.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut bytes = leaf.to_vec();
+            bytes[place] ^= flip;
+            if let Ok(parsed) = Certificate::parse(&bytes) {
+                let _ = Subject::parse(parsed.subject).map(|subject| subject.to_string());
+            }
+            let changed = CertificateDer::from(bytes);
+            assert!(trust.check(&[changed], now()).is_err(), "byte {place}");
+        }
+    }
+    for place in 0..list.len() {
+        let mut bytes = list.to_vec();
+        bytes[place] ^= 0x81;
+        let _ = Crl::parse(&bytes);
+    }
+}
+
+#[test]
+fn dates_of_the_certificate_and_of_the_ca() {
+    let certs = Certs::new();
+    let (ca, leaf) = (cert(&certs, "ca.pem"), cert(&certs, "relay.crt"));
+    let trust = trust(&[ca], &[]);
+    assert_eq!(trust.check(&[leaf.clone()], now()), Ok(()));
+    let early = trust.check(&[leaf.clone()], now() - DAY);
+    assert!(matches!(
+        early,
+        Err(Reason::NotYetValid { issuer: None, .. })
+    ));
+    let late = trust.check(&[leaf.clone()], now() + 3_651 * DAY);
+    assert!(matches!(late, Err(Reason::Expired { issuer: None, .. })));
+
+    certs.script(&["--key", "ec", "--days", "9000"], &["cert", "outlives"]);
+    let outlives = cert(&certs, "outlives.crt");
+    let after_ca = trust.check(&[outlives], now() + 7_400 * DAY).unwrap_err();
+    assert!(matches!(after_ca, Reason::CaExpired { .. }), "{after_ca:?}");
+    assert!(
+        after_ca
+            .to_string()
+            .contains("\"O=Example, CN=Example CA\"")
+    );
+}
+
+#[test]
+fn another_ca_and_another_ca_of_the_same_name() {
+    let (ours, theirs, other) = (Certs::new(), Certs::new(), Certs::empty());
+    other.script(&["--key", "ec", "--org", "Other"], &["all"]);
+    let trust = trust(&[cert(&ours, "ca.pem")], &[]);
+    let same_name = trust.check(&[cert(&theirs, "relay.crt")], now());
+    assert!(
+        matches!(same_name, Err(Reason::BadSignature { .. })),
+        "{same_name:?}"
+    );
+    let unknown = trust.check(&[cert(&other, "relay.crt")], now());
+    let issuer = "O=Other, CN=Other CA".to_owned();
+    assert_eq!(unknown, Err(Reason::UnknownIssuer { issuer }));
+    assert_eq!(trust.check(&[], now()), Err(Reason::Missing));
+}
+
+#[test]
+fn revoked_by_lists_of_both_versions() {
+    let certs = Certs::new();
+    revoke(&certs, "relay");
+    let ca = [cert(&certs, "ca.pem")];
+    for version in [2, 1] {
+        if version == 1 {
+            list_without_extensions(&certs);
+        }
+        let trust = trust(&ca, &[crl(&certs)]);
+        let revoked = trust.check(&[cert(&certs, "relay.crt")], now());
+        assert_eq!(revoked, Err(Reason::Revoked { issuer: None }));
+        assert_eq!(
+            trust.check(&[cert(&certs, "dispatcher.crt")], now()),
+            Ok(())
+        );
+    }
+}
+
+#[test]
+fn a_list_of_another_ca_counts_for_nothing_and_a_forged_one_is_an_error() {
+    let (ours, same_name, other) = (Certs::new(), Certs::new(), Certs::empty());
+    other.script(&["--key", "ec", "--org", "Other"], &["all"]);
+    let mut trust = trust(&[cert(&ours, "ca.pem")], &[]);
+    let warnings = trust.add_list(&crl(&other), now()).unwrap();
+    assert!(warnings[0].contains("of no CA in ca.pem"), "{warnings:?}");
+    let forged = trust.add_list(&crl(&same_name), now()).unwrap_err();
+    assert!(forged.contains("not signed by the CA"), "{forged}");
+    let warnings = trust.add_list(&crl(&ours), now() + 366 * DAY).unwrap();
+    assert!(warnings[0].contains("to be renewed by"), "{warnings:?}");
+}
+
+#[test]
+fn intermediates_count_and_can_be_revoked() {
+    let certs = Certs::new();
+    certs.openssl(&[
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-384",
+        "-out",
+        "sub.key",
+    ]);
+    certs.issue("sub", &["-extensions", "root", "-days", "9"]);
+    certs.request("relay");
+    let sign = [
+        "x509",
+        "-req",
+        "-in",
+        "relay.csr",
+        "-CA",
+        "sub.crt",
+        "-CAkey",
+        "sub.key",
+        "-set_serial",
+        "5",
+    ];
+    let extensions = [
+        "-days",
+        "9",
+        "-extfile",
+        "ca/openssl.cnf",
+        "-extensions",
+        "leaf",
+        "-out",
+        "relay.crt",
+    ];
+    certs.openssl(&[&sign[..], &extensions[..]].concat());
+    let (leaf, sub) = (cert(&certs, "relay.crt"), cert(&certs, "sub.crt"));
+    let ca = [cert(&certs, "ca.pem")];
+    let open = trust(&ca, &[]);
+    assert_eq!(open.check(&[leaf.clone(), sub.clone()], now()), Ok(()));
+    let alone = open.check(&[leaf.clone()], now());
+    assert!(matches!(alone, Err(Reason::UnknownIssuer { .. })));
+    revoke(&certs, "sub");
+    let closed = trust(&ca, &[crl(&certs)]);
+    let revoked = closed.check(&[leaf, sub], now()).unwrap_err();
+    let issuer = Some("O=Example, CN=sub".to_owned());
+    assert_eq!(revoked, Reason::Revoked { issuer });
+}
+
+#[test]
+fn version_1_certificates_of_old_deployments() {
+    let certs = Certs::new();
+    let ca = ["-CA", "ca.pem", "-CAkey", "ca/ca.key"];
+    certs.issue_version_1("relay", &ca);
+    let leaf = cert(&certs, "relay.crt");
+    assert_eq!(Certificate::parse(&leaf).unwrap().version, 1);
+    let open = trust(&[cert(&certs, "ca.pem")], &[]);
+    assert_eq!(open.check(&[leaf.clone()], now()), Ok(()));
+    assert!(open.check(&[leaf.clone()], now() + 11 * DAY).is_err());
+
+    let other = Certs::new();
+    let unrelated = trust(&[cert(&other, "ca.pem")], &[]);
+    let refused = unrelated.check(&[leaf], now());
+    assert!(
+        matches!(refused, Err(Reason::BadSignature { .. })),
+        "{refused:?}"
+    );
+
+    // A root of version 1 with a leaf of version 3.
+    std::fs::copy(certs.file("ca/ca.key"), certs.file("root.key")).unwrap();
+    certs.issue_version_1("root", &["-signkey", "root.key"]);
+    std::fs::copy(certs.file("root.crt"), certs.file("ca.pem")).unwrap();
+    certs.write("leaf.cnf", b"basicConstraints = CA:FALSE\n");
+    certs.issue("dispatcher", &["-extfile", "leaf.cnf", "-days", "9"]);
+    let leaf = cert(&certs, "dispatcher.crt");
+    assert_eq!(Certificate::parse(&leaf).unwrap().version, 3);
+    let old_root = cert(&certs, "ca.pem");
+    assert_eq!(Certificate::parse(&old_root).unwrap().version, 1);
+    let open = trust(&[old_root], &[]);
+    assert_eq!(open.check(&[leaf], now()), Ok(()));
+}
+
+#[test]
+fn a_leaf_that_is_marked_as_a_ca() {
+    let certs = Certs::new();
+    certs.issue("relay", &["-extensions", "root", "-days", "9"]);
+    let open = trust(&[cert(&certs, "ca.pem")], &[]);
+    assert_eq!(open.check(&[cert(&certs, "relay.crt")], now()), Ok(()));
+    let unrelated = trust(&[cert(&Certs::new(), "ca.pem")], &[]);
+    assert!(
+        unrelated
+            .check(&[cert(&certs, "relay.crt")], now())
+            .is_err()
+    );
+}
+
+#[test]
+fn old_signatures_and_short_keys_are_named() {
+    let certs = Certs::new();
+    certs.issue("relay", &["-md", "sha1", "-days", "9"]);
+    let open = trust(&[cert(&certs, "ca.pem")], &[]);
+    let refused = open.check(&[cert(&certs, "relay.crt")], now());
+    assert_eq!(
+        refused,
+        Err(Reason::Algorithm("ECDSA with SHA-1".to_owned()))
+    );
+
+    let short = Certs::empty();
+    short.openssl(&["genrsa", "-out", "ca.key", "1024"]);
+    let root = [
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        "ca.key",
+        "-subj",
+        "/CN=Short",
+        "-days",
+        "9",
+    ];
+    short.openssl(&[&root[..], &["-out", "ca.pem"]].concat());
+    short.write("relay.key", &certs.read("relay.key"));
+    short.request("relay");
+    let sign = [
+        "x509",
+        "-req",
+        "-in",
+        "relay.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+    ];
+    short.openssl(
+        &[
+            &sign[..],
+            &["-set_serial", "3", "-days", "9", "-out", "relay.crt"],
+        ]
+        .concat(),
+    );
+    let open = trust(&[cert(&short, "ca.pem")], &[]);
+    let refused = open.check(&[cert(&short, "relay.crt")], now());
+    assert_eq!(refused, Err(Reason::ShortKey(1024)));
+}
