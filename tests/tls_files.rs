@@ -169,6 +169,12 @@ fn new_files_are_used_only_as_a_matching_pair() {
         panic!("a list vanished and everybody was trusted again");
     };
     assert!(reasons[0].contains("vanished"), "{reasons:?}");
+    certs.take(&new, "ca.pem");
+    let still = store.reload_if_changed();
+    assert!(
+        matches!(still, Reload::Kept(_)),
+        "not at the next change either"
+    );
     certs.take(&new, "crl.pem");
     assert_eq!(store.reload_if_changed(), Reload::Reloaded);
 }
@@ -197,4 +203,43 @@ fn a_live_link_is_judged_again() {
     assert_eq!(store.reload_if_changed(), Reload::Reloaded);
     let refused = store.current().verify_again(&relay, None);
     assert!(matches!(refused, Err(Reason::UnknownIssuer { .. })));
+}
+
+#[test]
+fn the_script_keeps_what_exists() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let certs = Certs::new();
+    let names = [
+        "ca.pem",
+        "ca/ca.key",
+        "crl.pem",
+        "dispatcher.key",
+        "relay.crt",
+        "relay.key",
+    ];
+    let read = || names.map(|name| certs.read(name));
+    let before = read();
+    certs.script(&[], &["all"]);
+    assert_eq!(read(), before);
+    for name in names.iter().filter(|name| name.ends_with(".key")) {
+        let mode = std::fs::metadata(certs.file(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    certs.script(&["--days", "5"], &["renew"]);
+    let after = read();
+    assert_eq!(after[5], before[5], "the key stays");
+    assert_ne!(after[4], before[4], "the certificate is new");
+    assert_ne!(after[2], before[2], "the list is new");
+    let (context, warnings) = Context::load(certs.path(), "relay").unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(
+        context.describe().contains("O=Example, CN=relay"),
+        "names stay"
+    );
+    certs.script(&["--force", "--key", "ec"], &["relay"]);
+    assert_ne!(certs.read("relay.key"), before[5]);
 }

@@ -57,8 +57,8 @@ impl Context {
     pub fn load(directory: &Path, role: &str) -> Result<(Context, Vec<String>), LoadError> {
         let paths = Paths::new(directory, role);
         let mut warnings = Vec::new();
-        let trust = load_trust(&paths.ca, &paths.crl, &provider(), now(), &mut warnings)?;
-        let pair = load_pair(&paths.cert, &paths.key, &provider(), &mut warnings)?;
+        let trust = load_trust(&paths.ca, &paths.crl, false, &mut warnings)?;
+        let pair = load_pair(&paths.cert, &paths.key, &mut warnings)?;
         let context = Context::new(Arc::new(trust), pair);
         warnings.extend(context.own_certificate_warning(&paths));
         Ok((context, warnings))

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::context::{now, provider};
 use super::trust::Trust;
 use super::x509::{Certificate, key_bits};
 
@@ -47,15 +47,16 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// Reads the CAs and, where the file exists, the revocation lists. Warnings are added to `warnings`.
+/// Reads the CAs and the revocation lists. Warnings are added to `warnings`; that there is no file of lists is one,
+/// unless there was one before: nobody shall be trusted again because a file was moved.
 pub fn load_trust(
     ca_path: &Path,
     crl_path: &Path,
-    provider: &CryptoProvider,
-    now: i64,
+    had_lists: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Trust, LoadError> {
-    let mut trust = Trust::new(provider.signature_verification_algorithms);
+    let now = now();
+    let mut trust = Trust::new(provider().signature_verification_algorithms);
     let bytes = read(ca_path)?;
     for ca in pem_items::<CertificateDer>(ca_path, &bytes, "CERTIFICATE", "openssl x509")? {
         let warning = trust
@@ -65,6 +66,10 @@ pub fn load_trust(
     }
     let bytes = match read_if_there(crl_path)? {
         Some(bytes) => bytes,
+        None if had_lists => {
+            let text = "the file has vanished; to go on without a list, restart";
+            return Err(LoadError::new(crl_path, text));
+        }
         None => {
             warnings.push(format!(
                 "{}: no such file; no certificate counts as revoked",
@@ -92,13 +97,12 @@ pub fn load_trust(
 pub fn load_pair(
     cert_path: &Path,
     key_path: &Path,
-    provider: &CryptoProvider,
     warnings: &mut Vec<String>,
 ) -> Result<Arc<CertifiedKey>, LoadError> {
     let bytes = read(cert_path)?;
     let chain = pem_items::<CertificateDer>(cert_path, &bytes, "CERTIFICATE", "openssl x509")?;
     let key = load_key(key_path, warnings)?;
-    let signer = provider.key_provider.load_private_key(key).map_err(|_| {
+    let signer = provider().key_provider.load_private_key(key).map_err(|_| {
         LoadError::new(
             key_path,
             "the key cannot be used; RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384 and Ed25519 can",

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::context::{Context, Paths, now, provider};
+use super::context::{Context, Paths};
 use super::files::{LoadError, load_pair, load_trust};
 
 /// What a look at the files led to.
@@ -84,19 +84,15 @@ impl Store {
         }
         let mut warnings = Vec::new();
         let mut kept = Vec::new();
-        let trust = match self.read_trust(&before, &seen, &mut warnings) {
+        let had_lists = old.trust.has_lists();
+        let trust = match load_trust(&self.paths.ca, &self.paths.crl, had_lists, &mut warnings) {
             Ok(trust) => Arc::new(trust),
             Err(reason) => {
                 kept.push(format!("{reason}; CAs and lists stay as they were"));
                 old.trust.clone()
             }
         };
-        let pair = match load_pair(
-            &self.paths.cert,
-            &self.paths.key,
-            &provider(),
-            &mut warnings,
-        ) {
+        let pair = match load_pair(&self.paths.cert, &self.paths.key, &mut warnings) {
             Ok(pair) => pair,
             Err(reason) => {
                 kept.push(keep_pair(&reason));
@@ -114,30 +110,6 @@ impl Store {
         } else {
             Reload::Kept(kept)
         }
-    }
-
-    /// Reads CAs and lists. A list that was there must not vanish: nobody shall be trusted again because a file
-    /// was moved.
-    fn read_trust(
-        &self,
-        before: &Seen,
-        seen: &Seen,
-        warnings: &mut Vec<String>,
-    ) -> Result<super::trust::Trust, String> {
-        if before.crl.is_some() && seen.crl.is_none() {
-            return Err(format!(
-                "{}: the file has vanished; to go on without a list, restart",
-                self.paths.crl.display()
-            ));
-        }
-        load_trust(
-            &self.paths.ca,
-            &self.paths.crl,
-            &provider(),
-            now(),
-            warnings,
-        )
-        .map_err(|error| error.to_string())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -31,7 +31,8 @@ const READ_SIZE: usize = 16 * 1024;
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Where the connection comes from or leads to; `None` for a UNIX socket.
+    /// Where the connection comes from or leads to; `None` for a UNIX socket. An IPv4 peer has an IPv4 address on an
+    /// IPv6 socket too.
     pub address: Option<SocketAddr>,
     /// What the peer showed; `None` without TLS.
     pub certificates: Option<PeerCertificates>,
@@ -151,7 +152,7 @@ fn halves(
         output: Vec::new(),
     };
     let peer = Peer {
-        address,
+        address: address.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())),
         certificates,
     };
     (reader, writer, peer)

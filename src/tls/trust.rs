@@ -143,6 +143,11 @@ impl Trust {
         self.anchors.len()
     }
 
+    /// Whether there is any list, an empty one included.
+    pub fn has_lists(&self) -> bool {
+        !self.lists.is_empty()
+    }
+
     /// Number of revoked certificates in all lists.
     pub fn revoked(&self) -> usize {
         self.lists.iter().map(|list| list.crl.len()).sum()
