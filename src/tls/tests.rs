@@ -1,12 +1,18 @@
 //! Certificates and lists made by openssl, read here; x509-parser gives the second opinion.
 
 use std::slice::from_ref;
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection,
+};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::context::{now, provider};
+use super::context::{Context, now, provider};
 use super::crl::Crl;
 use super::error::Reason;
 use super::subject::Subject;
@@ -353,4 +359,86 @@ fn old_signatures_and_short_keys_are_named() {
     let open = trust(&[cert(&short, "ca.pem")], &[]);
     let refused = open.check(&[cert(&short, "relay.crt")], now());
     assert_eq!(refused, Err(Reason::ShortKey(1024)));
+}
+
+/// Runs a handshake in memory to its end; the first error of either side.
+fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(), rustls::Error> {
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    let mut client = Connection::from(ClientConnection::new(Arc::new(client), name.to_owned())?);
+    let mut server = Connection::from(ServerConnection::new(Arc::new(server))?);
+    while client.wants_write() || server.wants_write() {
+        pass(&mut client, &mut server)?;
+        pass(&mut server, &mut client)?;
+    }
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+    Ok(())
+}
+
+fn pass(from: &mut Connection, to: &mut Connection) -> Result<(), rustls::Error> {
+    let mut bytes = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut bytes).unwrap();
+    }
+    let mut bytes = bytes.as_slice();
+    while !bytes.is_empty() {
+        to.read_tls(&mut bytes).unwrap();
+        to.process_new_packets()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stolen_certificate_without_its_key_is_of_no_use() {
+    let certs = Certs::new();
+    certs.script(&["--key", "ec"], &["cert", "thief"]);
+    certs.script(&[], &["cert", "rsa"]);
+    certs.script(&[], &["cert", "rsathief"]);
+    let trust = Arc::new(trust(&[cert(&certs, "ca.pem")], &[]));
+    let pair = |cert_of: &str, key_of: &str| {
+        let key = PrivateKeyDer::from_pem_file(certs.file(&format!("{key_of}.key"))).unwrap();
+        let signer = provider().key_provider.load_private_key(key).unwrap();
+        let chain = vec![cert(&certs, &format!("{cert_of}.crt"))];
+        Arc::new(CertifiedKey::new(chain, signer))
+    };
+    let own = pair("dispatcher", "dispatcher");
+    let server = Context::new(trust.clone(), own.clone());
+    for version in [&TLS12, &TLS13] {
+        for (cert_of, key_of) in [
+            ("relay", "relay"),
+            ("rsa", "rsa"),
+            ("relay", "thief"),
+            ("rsa", "rsathief"),
+            ("rsa", "thief"),
+        ] {
+            let shown = pair(cert_of, key_of);
+            let config = |verifier, pair: &Arc<CertifiedKey>| {
+                ClientConfig::builder_with_provider(provider())
+                    .with_protocol_versions(&[version])
+                    .unwrap()
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
+                    .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.clone())))
+            };
+            let (_, verifier) = server.client().unwrap();
+            let as_client = handshake(config(verifier, &shown), server.server().unwrap().0);
+            let (_, verifier) = server.client().unwrap();
+            let thief = Context::new(trust.clone(), shown.clone());
+            let as_server = handshake(config(verifier, &own), thief.server().unwrap().0);
+            let honest = cert_of == key_of;
+            assert_eq!(
+                as_client.is_ok(),
+                honest,
+                "{cert_of} with the key of {key_of}"
+            );
+            assert_eq!(
+                as_server.is_ok(),
+                honest,
+                "{cert_of} with the key of {key_of}"
+            );
+            if !honest && key_of != "thief" {
+                let bad = rustls::Error::InvalidCertificate(CertificateError::BadSignature);
+                assert_eq!(as_client, Err(bad));
+            }
+        }
+    }
 }
