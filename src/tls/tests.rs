@@ -168,6 +168,24 @@ fn dates_of_the_certificate_and_of_the_ca() {
 }
 
 #[test]
+fn a_ca_that_was_renewed_stands_beside_the_old_one() {
+    let certs = Certs::new();
+    let root = "req -x509 -new -config ca/openssl.cnf -extensions root -key ca/ca.key -days 9 -out short.pem";
+    let mut arguments: Vec<_> = root.split(' ').collect();
+    arguments.extend(["-subj", "/O=Example/CN=Example CA"]);
+    certs.openssl(&arguments);
+    let cas = ["short.pem", "ca.pem"].map(|name| cert(&certs, name));
+    let leaf = [cert(&certs, "relay.crt")];
+    let later = now() + 20 * DAY;
+    let short = trust(&cas[..1], &[]);
+    assert!(matches!(
+        short.check(&leaf, later),
+        Err(Reason::CaExpired { .. })
+    ));
+    assert_eq!(trust(&cas, &[]).check(&leaf, later), Ok(()));
+}
+
+#[test]
 fn another_ca_and_another_ca_of_the_same_name() {
     let (ours, theirs, other) = (Certs::new(), Certs::new(), Certs::empty());
     other.script(&["--key", "ec", "--org", "Other"], &["all"]);
@@ -301,9 +319,12 @@ fn version_1_certificates_of_old_deployments() {
 #[test]
 fn a_leaf_that_is_marked_as_a_ca() {
     let certs = Certs::new();
-    certs.issue("relay", &["-extensions", "root", "-days", "9"]);
+    certs.issue("relay", &["-extensions", "root", "-days", "9000"]);
     let open = trust(&[cert(&certs, "ca.pem")], &[]);
-    assert_eq!(open.check(&[cert(&certs, "relay.crt")], now()), Ok(()));
+    let leaf = cert(&certs, "relay.crt");
+    assert_eq!(open.check(from_ref(&leaf), now()), Ok(()));
+    let after_ca = open.check(from_ref(&leaf), now() + 7_400 * DAY);
+    assert!(matches!(after_ca, Err(Reason::CaExpired { .. })));
     let unrelated = trust(&[cert(&Certs::new(), "ca.pem")], &[]);
     assert!(
         unrelated
