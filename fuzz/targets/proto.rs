@@ -175,7 +175,10 @@ fn lines(stream: &[u8], piece: usize) -> (Vec<Vec<u8>>, Option<TooLong>) {
 fn hello_again(hello: &Hello) {
     let json = serde_json::to_vec(hello).expect("a hello can be written");
     assert!(!json.contains(&b'\n'), "a hello is one line");
-    assert_eq!(serde_json::from_slice::<Hello>(&json).ok().as_ref(), Some(hello));
+    assert_eq!(
+        serde_json::from_slice::<Hello>(&json).ok().as_ref(),
+        Some(hello)
+    );
 }
 
 /// The `media` header.
