@@ -299,10 +299,12 @@ fn withdraw_component(
 ) {
     let path = std::mem::replace(&mut stream.paths[component as usize], Path::UserSpace);
     if matches!(path, Path::Installing | Path::Kernel) {
+        stream.withdrawing += 1;
         actions.push_back(Action::Withdraw(FlowId {
             session: key,
             stream: index as u16,
             component,
+            turn: stream.turns[component as usize],
         }));
     }
 }

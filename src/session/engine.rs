@@ -29,8 +29,8 @@ struct Entry {
     session: Session,
     /// Its timer.
     due: Option<Duration>,
-    /// Over; so many flows are still to be withdrawn.
-    ending: Option<(Ending, usize)>,
+    /// Over; reported when its flows are withdrawn.
+    ending: Option<Ending>,
 }
 
 /// The sessions of one worker.
@@ -294,8 +294,9 @@ impl Engine {
         let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) else {
             return;
         };
+        let is_current = stream.turns[flow.component as usize] == flow.turn;
         let path = &mut stream.paths[flow.component as usize];
-        if *path == Path::Installing {
+        if is_current && *path == Path::Installing {
             *path = if taken { Path::Kernel } else { Path::Refused };
         }
     }
@@ -320,7 +321,8 @@ impl Engine {
         let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
             return;
         };
-        if let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) {
+        let stream = entry.session.streams.get_mut(usize::from(flow.stream));
+        if let Some(stream) = stream.filter(|s| s.turns[flow.component as usize] == flow.turn) {
             stream.paths[flow.component as usize] = Path::UserSpace;
         }
     }
@@ -331,12 +333,10 @@ impl Engine {
         let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
             return;
         };
-        if let Some((_, pending)) = &mut entry.ending {
-            *pending = pending.saturating_sub(1);
-            if *pending == 0 {
-                self.report_end(flow.session, now);
-            }
+        if let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) {
+            stream.withdrawing = stream.withdrawing.saturating_sub(1);
         }
+        self.report_end(flow.session, now);
     }
 
     fn find(&self, call_id: &CallId, is_it: impl Fn(&Session) -> bool) -> Option<SessionKey> {
@@ -411,7 +411,6 @@ impl Engine {
             return;
         };
         let session = &mut entry.session;
-        let before = self.actions.len();
         for index in 0..session.streams.len() {
             let declined = session.streams[index].declined;
             let status = if declined {
@@ -421,13 +420,7 @@ impl Engine {
             };
             session.end_stream(index, status, Duration::ZERO, &mut self.actions, now.mono);
         }
-        let withdrawn = self
-            .actions
-            .iter()
-            .skip(before)
-            .filter(|a| matches!(a, Action::Withdraw(_)));
-        entry.ending = Some((ending, withdrawn.count()));
-        let pending = entry.ending.as_ref().map_or(0, |(_, pending)| *pending);
+        entry.ending = Some(ending);
         if let Some(due) = entry.due.take() {
             self.timers.remove(&(due, key));
         }
@@ -437,18 +430,24 @@ impl Engine {
                 self.calls.remove(&session.call_id);
             }
         }
-        if pending == 0 {
-            self.report_end(key, now);
-        }
+        self.report_end(key, now);
     }
 
+    /// Reports a session that is over, as soon as none of its flows is still to be withdrawn.
     fn report_end(&mut self, key: SessionKey, now: Now) {
+        let is_done = |entry: &Entry| {
+            let mut streams = entry.session.streams.iter();
+            entry.ending.is_some() && streams.all(|stream| stream.withdrawing == 0)
+        };
+        if !self.entry(key).is_some_and(is_done) {
+            return;
+        }
         let Some((generation, entry)) = self.entries.get_mut(key.slot as usize) else {
             return;
         };
         let Some(Entry {
             session,
-            ending: Some((ending, _)),
+            ending: Some(ending),
             ..
         }) = entry.take()
         else {
@@ -483,10 +482,12 @@ fn entry_mut(entries: &mut [(u32, Option<Entry>)], key: SessionKey) -> Option<&m
 fn offer_to_kernel(stream: &mut stream::Stream, place: Place, actions: &mut VecDeque<Action>) {
     if let Some(ends) = stream.ready_for_kernel(place.component) {
         stream.paths[place.component as usize] = Path::Installing;
+        stream.turns[place.component as usize] += 1;
         let flow = FlowId {
             session: place.session,
             stream: place.stream,
             component: place.component,
+            turn: stream.turns[place.component as usize],
         };
         actions.push_back(Action::Install { flow, ends });
     }

@@ -66,6 +66,9 @@ pub struct FlowId {
     pub session: SessionKey,
     pub stream: u16,
     pub component: Component,
+    /// How often the component was handed over before: late news of one hand-over are not taken for news of
+    /// the next.
+    pub turn: u32,
 }
 
 /// One end of a component: where the party is, and the relay's address that it sends to.
@@ -112,7 +115,8 @@ pub enum Action {
     },
     /// Let the kernel forward between the caller's and the callee's end.
     Install { flow: FlowId, ends: [FlowEnd; 2] },
-    /// Take it back; its last counters come by [`Engine::flow_withdrawn`].
+    /// Take it back, also where it was refused or lost meanwhile; its last counters come by
+    /// [`Engine::flow_withdrawn`], once for each of these.
     Withdraw(FlowId),
     /// The answer to a remove.
     Removed { reply_to: ReplyTo, ended: Ended },

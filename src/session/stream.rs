@@ -172,6 +172,10 @@ pub struct Stream {
     pub first_media: Option<Duration>,
     /// By component.
     pub paths: [Path; 2],
+    /// How often each component was handed to the kernel.
+    pub turns: [u32; 2],
+    /// Flows that are to be withdrawn, and are not yet.
+    pub withdrawing: usize,
     /// Both parties' media has flowed at some time.
     pub flowed: bool,
     /// Silence counts from here at the earliest: final answer, hold, resume.
@@ -199,6 +203,8 @@ impl Stream {
             ended: None,
             first_media: None,
             paths: [Path::UserSpace; 2],
+            turns: [0; 2],
+            withdrawing: 0,
             flowed: false,
             watched_since: None,
         }

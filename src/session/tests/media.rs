@@ -232,6 +232,36 @@ fn m5_a_moved_party_is_taken_back_from_the_kernel_and_learned_anew() {
 }
 
 #[test]
+fn m4_a_flow_withdrawn_for_a_move_is_waited_for_as_well() {
+    let mut lab = kernel_lab();
+    let (caller_side, callee_side) = lab.talking();
+    let first = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(first, true);
+    lab.update("reply", 1, AB, &audio("198.18.0.9:9000"));
+    lab.rtp("198.18.0.9:9000", callee_side);
+    lab.rtp(CALLER, caller_side);
+    let second = installs(&mut lab)[0].0;
+    assert_ne!(first, second);
+    lab.engine.flow_installed(first, false);
+    lab.engine.flow_lost(first);
+    lab.rtp(CALLER, caller_side);
+    assert_eq!(installs(&mut lab), [], "old news of the first hand-over");
+    assert!(lab.remove("A", "B"));
+    let now = lab.moment();
+    let last = [Counters {
+        packets: 5,
+        bytes: 1000,
+    }; 2];
+    lab.engine.flow_withdrawn(first, last, now);
+    lab.drain_actions();
+    assert_eq!(lab.removed(), None, "the second has not answered yet");
+    lab.engine.flow_withdrawn(second, last, now);
+    lab.drain_actions();
+    let stream = &lab.removed().unwrap()["streams"][0];
+    assert_eq!(stream["kernel"]["caller"]["packets"], 10);
+}
+
+#[test]
 fn m6_the_first_payload_type_names_the_codec() {
     let names = [
         (0, "G711u"),

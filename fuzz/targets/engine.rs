@@ -1,0 +1,503 @@
+//! The engine under any sequence of updates, packets, removes, kernel events and time. The machine around it
+//! is a model that counts along, so that what the engine promises can be checked after every step:
+//!
+//! - bound are the two pairs of each live stream and nothing else; what failed has kept nothing;
+//! - a packet goes out on the other leg of its own stream, and a repeated request gets the same answer;
+//! - each session is reported once, after the kernel's last word, with every packet that was relayed;
+//! - after `end_all` nothing is left.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use mediaproxy::moment::Now;
+use mediaproxy::proto::control::{MessageKind, Remove, Signaling, Update};
+use mediaproxy::proto::link::{Sequence, UpdateReply};
+use mediaproxy::proto::media::parse_list;
+use mediaproxy::proto::{CSeq, CallId, Component, Party, SessionId, Tag};
+use mediaproxy::session::{
+    Action, Counters, Ended, Engine, FlowId, Host, Owner, Place, ReplyTo, SessionKey, Settings,
+    Verdict,
+};
+
+use super::Choices;
+
+const CALLS: [&str; 2] = ["one", "two"];
+const TAGS: [&str; 3] = ["a", "b", "c"];
+const TYPES: [&str; 3] = ["audio", "video", "image"];
+const ADDRESSES: [&str; 6] = [
+    "198.41.0.4",
+    "10.0.0.5",
+    "0.0.0.0",
+    "198.41.0.9",
+    "some.host",
+    "::5",
+];
+const PORTS: [u16; 4] = [4000, 0, 65535, 4002];
+const DIRECTIONS: [&str; 4] = ["sendrecv", "sendonly", "recvonly", "inactive"];
+const SECONDS: [u64; 9] = [0, 1, 5, 10, 60, 90, 300, 3600, 7200];
+const RELAYS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 88, 1, 1), Ipv4Addr::new(192, 88, 2, 1)];
+/// Pairs are never used twice in one run, so that a port names its stream.
+const FIRST_PORT: u16 = 20_000;
+
+/// The first two choices are settings; then one letter for each step:
+///
+/// ```text
+///  u call reply from to cseq cut lines (type address port direction ice)...     an update
+///  r call from to         a remove             p port source kind    a packet
+///  t seconds              time passes          b pairs               so many binds more, then failure
+///  k refused packets      the kernel does the next thing asked of it
+///  x flow packets         the kernel relays    l flow                and loses an entry
+///  d                      no new sessions
+/// ```
+pub fn run(data: &[u8]) {
+    let mut choices = Choices::new(data);
+    let mut lab = Lab::new(&mut choices);
+    while let Some(step) = choices.byte() {
+        match step {
+            b'u' => lab.update(&mut choices),
+            b'r' => lab.remove(&mut choices),
+            b'p' => lab.packet(&mut choices),
+            b't' => lab.pass(*choices.pick(&SECONDS)),
+            b'b' => lab.machine.binds_left = choices.below(10),
+            b'k' => lab.kernel_step(&mut choices),
+            b'x' => lab.kernel_traffic(&mut choices),
+            b'l' => lab.kernel_loses(&mut choices),
+            b'd' => lab.engine.drain(),
+            _ => continue,
+        }
+        lab.check();
+    }
+    lab.end();
+}
+
+/// What the model knows of one stream.
+#[derive(Debug, Default)]
+struct Tally {
+    /// RTP ports by party.
+    ports: [u16; 2],
+    /// Packets relayed, by sending party.
+    user_space: [u64; 2],
+    kernel: [u64; 2],
+}
+
+struct Machine {
+    next_port: u16,
+    binds_left: usize,
+    randoms: u128,
+    /// RTP ports; the RTCP port is one above.
+    bound: BTreeMap<u16, Place>,
+    streams: HashMap<(SessionKey, u16), Tally>,
+    /// A refused session's key goes to the next one.
+    sessions: HashMap<SessionKey, SessionId>,
+    /// A session was named and has bound nothing yet.
+    is_new: bool,
+}
+
+impl Host for Machine {
+    fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
+        assert!(RELAYS.contains(&address));
+        assert_eq!(place.component, Component::Rtp);
+        self.binds_left = self.binds_left.checked_sub(1)?;
+        let port = self.next_port;
+        self.next_port = port.checked_add(2)?;
+        self.bound.insert(port, place);
+        let stream = self.streams.entry((place.session, place.stream));
+        stream.or_default().ports[place.party as usize] = port;
+        if std::mem::take(&mut self.is_new) {
+            let id = SessionId::from_random(self.randoms);
+            self.sessions.insert(place.session, id);
+        }
+        Some(port)
+    }
+
+    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
+        match towards {
+            Some(ip) if ip.octets()[0] == 10 => RELAYS[1],
+            _ => RELAYS[0],
+        }
+    }
+
+    fn random(&mut self) -> u128 {
+        self.randoms += 1;
+        self.is_new = true;
+        self.randoms
+    }
+}
+
+enum KernelCommand {
+    Install(FlowId),
+    Withdraw(FlowId),
+}
+
+struct Lab {
+    engine: Engine,
+    machine: Machine,
+    now: Duration,
+    kernel: bool,
+    commands: VecDeque<KernelCommand>,
+    /// What the kernel forwards.
+    installed: Vec<FlowId>,
+    removes: usize,
+    reported: BTreeSet<String>,
+    /// Sessions that there were.
+    accepted: usize,
+}
+
+impl Lab {
+    fn new(choices: &mut Choices<'_>) -> Lab {
+        let kernel = choices.yes();
+        let private = choices.yes();
+        let ranges: &[&str] = if private { &["10.0.0.0/8"] } else { &[] };
+        let settings = Settings {
+            stream_timeout: Duration::from_secs(90),
+            on_hold_timeout: Duration::from_secs(7200),
+            setup_timeout: Duration::from_secs(300),
+            advertised_ip: None,
+            routable_private_ranges: ranges.iter().flat_map(|range| range.parse()).collect(),
+            kernel,
+        };
+        Lab {
+            engine: Engine::new(settings),
+            machine: Machine {
+                next_port: FIRST_PORT,
+                binds_left: 1000,
+                randoms: 0,
+                bound: BTreeMap::new(),
+                streams: HashMap::new(),
+                sessions: HashMap::new(),
+                is_new: false,
+            },
+            now: Duration::from_secs(1000),
+            kernel,
+            commands: VecDeque::new(),
+            installed: Vec::new(),
+            removes: 0,
+            reported: BTreeSet::new(),
+            accepted: 0,
+        }
+    }
+
+    fn moment(&self) -> Now {
+        Now {
+            mono: self.now,
+            unix: Duration::from_secs(1_700_000_000) + self.now,
+        }
+    }
+
+    /// An update, and the same once more.
+    fn update(&mut self, choices: &mut Choices<'_>) {
+        let update = update(choices);
+        let before = self.machine.bound.clone();
+        let sessions = self.engine.session_count();
+        let reply = self.ask(&update);
+        if !matches!(reply, UpdateReply::Ports(..)) {
+            assert_eq!(self.machine.bound, before, "a failed update kept something");
+            assert_eq!(self.engine.session_count(), sessions);
+            return;
+        }
+        self.accepted += self.engine.session_count() - sessions;
+        let after = self.machine.bound.clone();
+        let again = self.ask(&update);
+        assert_eq!(again, reply, "the same request again");
+        assert_eq!(self.machine.bound, after);
+    }
+
+    fn ask(&mut self, update: &Update) -> UpdateReply {
+        let now = self.moment();
+        let reply = self.engine.update(update, Owner(0), &mut self.machine, now);
+        self.act();
+        if let UpdateReply::Ports(address, ports) = &reply {
+            assert!(RELAYS.contains(address));
+            let lines = update.media.as_ref().map_or(0, Vec::len);
+            assert_eq!(ports.len(), lines, "a port for each line");
+            assert!(ports.iter().all(|port| port % 2 == 0));
+        }
+        reply
+    }
+
+    fn remove(&mut self, choices: &mut Choices<'_>) {
+        let remove = Remove {
+            call_id: CallId((*choices.pick(&CALLS)).into()),
+            from_tag: Tag((*choices.pick(&TAGS)).into()),
+            to_tag: to_tag(choices),
+        };
+        let reply_to = ReplyTo {
+            link: 1,
+            sequence: Sequence(7),
+        };
+        let now = self.moment();
+        self.removes += usize::from(self.engine.remove(&remove, reply_to, now));
+        self.act();
+    }
+
+    fn packet(&mut self, choices: &mut Choices<'_>) {
+        let index = choices.below(2 * self.machine.bound.len().max(1));
+        let Some((&port, &place)) = self.machine.bound.iter().nth(index / 2) else {
+            return;
+        };
+        let component = [Component::Rtp, Component::Rtcp][index % 2];
+        let place = Place { component, ..place };
+        let from = SocketAddrV4::new([198, 41, 0, 4].into(), 4000 + choices.below(4) as u16);
+        let data = datagram(choices);
+        let verdict = self.engine.packet(place, from, &data, self.now);
+        if let Verdict::Forward { from_port, to } = verdict {
+            assert!(to.port() != 0 && !to.ip().is_unspecified());
+            let (out, stream) = self.leg(from_port);
+            let want = Place {
+                party: place.party.other(),
+                ..place
+            };
+            assert_eq!(out, want, "in on {port}, out on {from_port}");
+            stream.user_space[place.party as usize] += 1;
+        }
+        self.act();
+    }
+
+    /// Which leg a bound port is, and its stream.
+    fn leg(&mut self, port: u16) -> (Place, &mut Tally) {
+        let place = self.machine.bound.get(&(port & !1));
+        let place = *place.unwrap_or_else(|| panic!("{port} is not bound"));
+        let component = [Component::Rtp, Component::Rtcp][usize::from(port % 2)];
+        let stream = self.machine.streams.get_mut(&(place.session, place.stream));
+        let stream = stream.unwrap_or_else(|| panic!("{place:?} is no stream"));
+        (Place { component, ..place }, stream)
+    }
+
+    /// The engine's timers fire when they are due.
+    fn pass(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while let Some(due) = self.engine.next_deadline().filter(|&due| due <= end) {
+            self.now = self.now.max(due);
+            self.engine.tick(self.moment());
+            self.act();
+            assert!(
+                self.engine
+                    .next_deadline()
+                    .is_none_or(|next| next > self.now)
+            );
+        }
+        self.now = end;
+    }
+
+    /// Does what the engine asked for.
+    fn act(&mut self) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::Close { port } => {
+                    let closed = self.machine.bound.remove(&port);
+                    assert!(closed.is_some(), "{port} was not bound");
+                }
+                Action::Send {
+                    from_port, data, ..
+                } => {
+                    assert!(data.len() <= 1500);
+                    let (out, stream) = self.leg(from_port);
+                    stream.user_space[out.party.other() as usize] += 1;
+                }
+                Action::Install { flow, .. } => {
+                    assert!(self.kernel);
+                    self.commands.push_back(KernelCommand::Install(flow));
+                }
+                Action::Withdraw(flow) => {
+                    self.commands.push_back(KernelCommand::Withdraw(flow));
+                }
+                Action::Removed { ended, .. } => {
+                    self.removes = self.removes.checked_sub(1).expect("a remove to answer");
+                    self.ended(&ended);
+                }
+                Action::Expired { ended, .. } => self.ended(&ended),
+            }
+        }
+    }
+
+    fn kernel_step(&mut self, choices: &mut Choices<'_>) {
+        let taken = !choices.yes();
+        let packets = choices.below(3) as u64;
+        match self.commands.pop_front() {
+            Some(KernelCommand::Install(flow)) => {
+                if taken {
+                    assert!(!self.installed.contains(&flow), "installed twice");
+                    self.installed.push(flow);
+                }
+                self.engine.flow_installed(flow, taken);
+            }
+            Some(KernelCommand::Withdraw(flow)) => {
+                let index = self.installed.iter().position(|f| *f == flow);
+                let last = match index {
+                    Some(index) => self.counted(self.installed[index], packets),
+                    None => [Counters::default(); 2],
+                };
+                index.map(|index| self.installed.swap_remove(index));
+                self.engine.flow_withdrawn(flow, last, self.moment());
+            }
+            None => {}
+        }
+        self.act();
+    }
+
+    fn kernel_traffic(&mut self, choices: &mut Choices<'_>) {
+        let index = choices.below(8);
+        let packets = choices.below(3) as u64;
+        if let Some(&flow) = self.installed.get(index) {
+            let more = self.counted(flow, packets);
+            self.engine.flow_traffic(flow, more, self.now);
+            self.act();
+        }
+    }
+
+    fn kernel_loses(&mut self, choices: &mut Choices<'_>) {
+        let index = choices.below(8);
+        if index < self.installed.len() {
+            let flow = self.installed.swap_remove(index);
+            self.engine.flow_lost(flow);
+            self.act();
+        }
+    }
+
+    /// So many packets from the caller through the kernel, one less from the callee.
+    fn counted(&mut self, flow: FlowId, packets: u64) -> [Counters; 2] {
+        let relayed = [packets, packets.saturating_sub(1)];
+        if let Some(stream) = self.machine.streams.get_mut(&(flow.session, flow.stream)) {
+            stream.kernel[0] += relayed[0];
+            stream.kernel[1] += relayed[1];
+        }
+        relayed.map(|packets| Counters {
+            packets,
+            bytes: packets * 200,
+        })
+    }
+
+    /// A session's report: once, on one line, every packet in it.
+    fn ended(&mut self, ended: &Ended) {
+        assert!(!ended.statistics.contains(&b'\n'));
+        assert!(self.reported.insert(ended.session_id.to_string()));
+        let json: serde_json::Value =
+            serde_json::from_slice(&ended.statistics).expect("statistics are JSON");
+        assert_eq!(json["session_id"], ended.session_id.to_string());
+        // A session may have had no streams.
+        let mut sessions = self.machine.sessions.iter();
+        let Some((&key, _)) = sessions.find(|(_, id)| **id == ended.session_id) else {
+            return;
+        };
+        for flow in self
+            .installed
+            .iter()
+            .chain(self.commands.iter().map(flow_of))
+        {
+            assert!(
+                flow.session != key,
+                "reported before the kernel's last word"
+            );
+        }
+        for stream in json["streams"].as_array().expect("streams are a list") {
+            let port = |name: &str| -> u16 {
+                let local: SocketAddrV4 = stream[name].as_str().unwrap().parse().unwrap();
+                local.port()
+            };
+            let ports = [port("caller_local"), port("callee_local")];
+            let mut streams = self.machine.streams.iter();
+            let found = streams.find(|((session, _), t)| *session == key && t.ports == ports);
+            let (_, tally) = found.unwrap_or_else(|| panic!("no stream has {ports:?}"));
+            for (party, name) in [(Party::Caller, "caller"), (Party::Callee, "callee")] {
+                let (user, kernel) = (
+                    tally.user_space[party as usize],
+                    tally.kernel[party as usize],
+                );
+                assert_eq!(stream["user_space"][name]["packets"], user);
+                assert_eq!(stream["kernel"][name]["packets"], kernel);
+                assert_eq!(stream[format!("{name}_packets")], user + kernel);
+            }
+        }
+    }
+
+    fn check(&self) {
+        let live: usize = self.engine.stream_counts().values().sum();
+        assert_eq!(
+            self.machine.bound.len(),
+            2 * live,
+            "two pairs a live stream"
+        );
+        let sessions = self.engine.session_count();
+        assert_eq!(self.engine.next_deadline().is_some(), sessions > 0);
+    }
+
+    fn end(&mut self) {
+        self.engine.end_all(self.moment());
+        self.act();
+        assert!(self.machine.bound.is_empty(), "ports left");
+        while !self.commands.is_empty() {
+            self.kernel_step(&mut Choices::new(b"02"));
+        }
+        assert!(self.installed.is_empty(), "entries left in the kernel");
+        assert_eq!(self.engine.session_count(), 0);
+        assert_eq!(self.engine.next_deadline(), None);
+        assert_eq!(self.removes, 0, "removes not answered");
+        assert_eq!(self.reported.len(), self.accepted, "sessions reported");
+        assert_eq!(
+            self.engine
+                .write_sessions(&mut Vec::new(), 0, 9, self.moment()),
+            None
+        );
+    }
+}
+
+fn flow_of(command: &KernelCommand) -> &FlowId {
+    match command {
+        KernelCommand::Install(flow) | KernelCommand::Withdraw(flow) => flow,
+    }
+}
+
+fn to_tag(choices: &mut Choices<'_>) -> Option<Tag> {
+    let index = choices.below(TAGS.len() + 1);
+    let index = index.checked_sub(1)?;
+    Some(Tag(TAGS[index].into()))
+}
+
+fn update(choices: &mut Choices<'_>) -> Update {
+    let call_id = CallId((*choices.pick(&CALLS)).into());
+    let kind = *choices.pick(&[MessageKind::Request, MessageKind::Reply]);
+    let from_tag = Tag((*choices.pick(&TAGS)).into());
+    let to_tag = to_tag(choices);
+    let cseq = CSeq(choices.below(9) as u32);
+    let destination = choices.yes().then(|| [10, 0, 0, 1].into());
+    let items: Vec<String> = (0..choices.below(5)).map(|_| item(choices)).collect();
+    let media = (!items.is_empty()).then(|| items.join(","));
+    Update {
+        kind,
+        call_id,
+        cseq,
+        from_uri: "a@example.com".into(),
+        to_uri: "b@example.com".into(),
+        from_tag,
+        to_tag,
+        user_agent: "agent\r\n\u{1b}[31m".into(),
+        signaling: Signaling {
+            destination,
+            ..Signaling::default()
+        },
+        media: media.map(|list| parse_list(list.as_bytes()).expect("a good list")),
+    }
+}
+
+fn item(choices: &mut Choices<'_>) -> String {
+    let kind = *choices.pick(&TYPES);
+    let address = *choices.pick(&ADDRESSES);
+    let port = *choices.pick(&PORTS);
+    let direction = *choices.pick(&DIRECTIONS);
+    let ice = ["no", "yes"][choices.below(2)];
+    format!("{kind}:{address}:{port}:{direction}:ice={ice}")
+}
+
+fn datagram(choices: &mut Choices<'_>) -> Vec<u8> {
+    let head: &[u8] = match choices.below(5) {
+        0 => &[0x80, 8],
+        1 => &[0x80, 200],
+        2 => &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42],
+        3 => &[22, 254],
+        _ => return Vec::new(),
+    };
+    let mut data = head.to_vec();
+    data.resize(40, 0);
+    data
+}

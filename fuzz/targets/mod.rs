@@ -1,0 +1,94 @@
+//! What is fuzzed: each target takes any bytes and panics where a promise of the code does not hold. Shared
+//! by main.rs, which feeds them from libFuzzer, and by tests/fuzz_seeds.rs, which feeds them the seeds.
+
+mod engine;
+mod proto;
+
+use std::io::Write;
+
+/// One parser, or the engine, under any input.
+pub struct Target {
+    /// Its seeds are in fuzz/seeds/NAME.
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+}
+
+const fn target(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { name, run }
+}
+
+/// All there are.
+pub const TARGETS: &[Target] = &[
+    target("demux", proto::demux),
+    target("engine", engine::run),
+    target("from_dispatcher", proto::from_dispatcher),
+    target("from_relay", proto::from_relay),
+    target("media", proto::media),
+    target("proxy_requests", proto::proxy_requests),
+    target("ranges", proto::ranges),
+];
+
+/// Log lines are formatted, so that what they make of the input is fuzzed as well, and thrown away.
+struct Discard;
+
+impl log::Log for Discard {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut line = Vec::new();
+        let _ = write!(line, "{}", record.args());
+        assert!(
+            !line.iter().any(u8::is_ascii_control),
+            "a control character in a log line: {}",
+            String::from_utf8_lossy(&line)
+        );
+    }
+
+    fn flush(&self) {}
+}
+
+/// To be called once before any target runs.
+pub fn start() {
+    if log::set_logger(&Discard).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+}
+
+/// Reads choices out of a fuzzer's bytes. Digits stand for small numbers and blanks are skipped, so that a
+/// seed can be written by hand.
+struct Choices<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Choices<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Choices { bytes }
+    }
+
+    /// The next byte that is not blank; none at the end.
+    fn byte(&mut self) -> Option<u8> {
+        loop {
+            let (&first, rest) = self.bytes.split_first()?;
+            self.bytes = rest;
+            if !first.is_ascii_whitespace() {
+                return Some(first);
+            }
+        }
+    }
+
+    /// Below `limit`; the last one at the end of the input is 0.
+    fn below(&mut self, limit: usize) -> usize {
+        let byte = self.byte().unwrap_or(b'0');
+        usize::from(byte.wrapping_sub(b'0')) % limit
+    }
+
+    fn pick<'t, T>(&mut self, of: &'t [T]) -> &'t T {
+        &of[self.below(of.len())]
+    }
+
+    fn yes(&mut self) -> bool {
+        self.below(2) == 1
+    }
+}
