@@ -44,7 +44,7 @@ pub fn revocations(data: &[u8]) {
         Ok(list) => {
             assert!(list.signed().is_ok(), "read once, read again");
             let _ = list.revokes(&[1]);
-            assert!(list.len() <= data.len());
+            assert!(list.count() <= data.len());
         }
         Err(why) => visible(&why.to_string()),
     }
