@@ -1,0 +1,3 @@
+pub mod finished;
+pub mod registry;
+pub mod statistics;
