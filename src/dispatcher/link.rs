@@ -13,8 +13,12 @@ use std::time::Duration;
 
 use super::registry::LinkId;
 use super::waiting::{Slot, Updating, lock};
+use super::wire::write_remove;
 use crate::proto::CallId;
+use crate::proto::control::Remove;
 use crate::proto::link::{Compatibility, Sequence};
+use crate::sys::clock;
+use crate::tls::PeerCertificates;
 
 /// Bytes that may wait to be sent to one relay.
 const MAX_QUEUED: usize = 1 << 20;
@@ -79,10 +83,13 @@ pub struct Overdue {
 pub struct Link {
     pub id: LinkId,
     pub peer: SocketAddr,
+    /// What the relay showed, to be judged again.
+    pub certificates: Option<PeerCertificates>,
     /// Address and name for the log, once known.
     label: OnceLock<String>,
     state: Mutex<State>,
     work: Condvar,
+    written: Slot<()>,
     shutdown: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -100,6 +107,8 @@ struct State {
 struct Asked {
     since: Duration,
     ask: Ask,
+    /// It has been found overdue before.
+    is_late: bool,
 }
 
 impl fmt::Debug for Link {
@@ -120,7 +129,12 @@ impl fmt::Display for Link {
 impl Link {
     /// An open link to a peer that is taken for an older relay until it says more. `shutdown` ends both
     /// directions of its connection and may be called more than once.
-    pub fn new(id: LinkId, peer: SocketAddr, shutdown: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub fn new(
+        id: LinkId,
+        peer: SocketAddr,
+        certificates: Option<PeerCertificates>,
+        shutdown: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
         let state = State {
             open: true,
             reason: None,
@@ -133,9 +147,11 @@ impl Link {
         Link {
             id,
             peer,
+            certificates,
             label: OnceLock::new(),
             state: Mutex::new(state),
             work: Condvar::new(),
+            written: Slot::new(),
             shutdown,
         }
     }
@@ -170,7 +186,12 @@ impl Link {
             return Err(Refused::Unwritable);
         }
         state.next += 1;
-        state.asked.insert(sequence, Asked { since, ask });
+        let asked = Asked {
+            since,
+            ask,
+            is_late: false,
+        };
+        state.asked.insert(sequence, asked);
         self.wake_writer(state);
         Ok(())
     }
@@ -182,6 +203,22 @@ impl Link {
             state.queue.extend_from_slice(line.as_bytes());
             state.queue.extend_from_slice(b"\r\n");
             self.wake_writer(state);
+        }
+    }
+
+    /// Queues a removal that nobody waits for; `take_back` is for a session that is not in the registry.
+    pub fn remove(&self, remove: Remove, take_back: bool) {
+        let call_id = remove.call_id.clone();
+        let ask = match take_back {
+            true => Ask::TakeBack(call_id),
+            false => Ask::Remove(call_id, None),
+        };
+        let sent = self.send(clock::mono(), ask, |out, sequence, compatibility| {
+            write_remove(out, &remove, sequence, compatibility)
+        });
+        if let Err(refused) = sent {
+            let call_id = &remove.call_id;
+            log::warn!("[session {call_id}] cannot be removed from relay {self}: {refused}");
         }
     }
 
@@ -208,14 +245,18 @@ impl Link {
         })
     }
 
-    /// Looks for requests that were begun before `timed_out`, and gives back those from before `forgotten`.
-    pub fn overdue(&self, timed_out: Duration, forgotten: Duration) -> Overdue {
+    /// Looks for requests that were begun before `timed_out` and not found by that before, and gives back those
+    /// from before `forgotten`.
+    pub fn overdue(&self, timed_out: Duration, forgotten: Option<Duration>) -> Overdue {
         let mut state = lock(&self.state);
         let mut overdue = Overdue::default();
         let mut old = Vec::new();
-        for (sequence, asked) in &state.asked {
-            overdue.timed_out |= asked.since <= timed_out;
-            if asked.since <= forgotten {
+        for (sequence, asked) in &mut state.asked {
+            if asked.since <= timed_out && !asked.is_late {
+                asked.is_late = true;
+                overdue.timed_out = true;
+            }
+            if forgotten.is_some_and(|limit| asked.since <= limit) {
                 old.push(*sequence);
             }
         }
@@ -233,6 +274,26 @@ impl Link {
         state.open = false;
         self.wake_writer(state);
         (self.shutdown)();
+    }
+
+    /// Takes nothing more; what is queued is still written.
+    pub fn finish(&self) {
+        let mut state = lock(&self.state);
+        state
+            .reason
+            .get_or_insert_with(|| "this daemon ends".to_owned());
+        state.open = false;
+        self.wake_writer(state);
+    }
+
+    /// The writing thread has ended.
+    pub fn note_written(&self) {
+        self.written.put(());
+    }
+
+    /// Waits for the writing thread's end.
+    pub fn wait_written(&self, deadline: Duration) {
+        self.written.take_until(deadline);
     }
 
     /// Ends the link and returns the requests that will never be answered, and why this side closed it.
@@ -269,7 +330,7 @@ impl Link {
         }
         state.writer_waits = false;
         std::mem::swap(&mut state.queue, batch);
-        state.open
+        !batch.is_empty()
     }
 }
 
@@ -279,7 +340,7 @@ mod tests {
 
     fn link() -> Link {
         let peer = "192.0.2.1:5000".parse().unwrap();
-        Link::new(LinkId(1), peer, Box::new(|| ()))
+        Link::new(LinkId(1), peer, None, Box::new(|| ()))
     }
 
     fn ask(link: &Link, text: &str) -> Result<(), Refused> {
@@ -320,10 +381,11 @@ mod tests {
         let link = link();
         let sent = (0..).take_while(|_| ask(&link, "x").is_ok()).count();
         assert_eq!(sent, MAX_OPEN);
-        let overdue = link.overdue(Duration::ZERO, Duration::ZERO);
-        assert!(overdue.timed_out);
+        assert!(link.overdue(Duration::ZERO, None).timed_out);
+        let overdue = link.overdue(Duration::ZERO, Some(Duration::ZERO));
+        assert!(!overdue.timed_out, "no news");
         assert_eq!(overdue.forgotten.len(), MAX_OPEN);
-        assert!(!link.overdue(Duration::ZERO, Duration::ZERO).timed_out);
+        assert_eq!(ask(&link, "x"), Ok(()));
     }
 
     #[test]
