@@ -197,6 +197,11 @@ impl Running {
         }
     }
 
+    /// Requests that wait for an earlier one of their call.
+    pub fn queued(&self) -> usize {
+        self.dispatcher.turns.queued()
+    }
+
     /// Ends cleanly: no new connections, links are closed once what is queued has left (1 s at most), socket
     /// files are removed. Calls stay on their relays.
     pub fn stop(&self) {

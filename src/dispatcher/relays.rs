@@ -82,7 +82,7 @@ fn run_link(
     address: SocketAddr,
 ) {
     let closer = reader.closer();
-    let link = lock(&dispatcher.registry).link_up(address.ip(), |id| {
+    let link = lock(&dispatcher.registry).link_up(address.ip().to_canonical(), |id| {
         let shutdown = Box::new(move || closer.close());
         let link = Link::new(id, address, peer.certificates.clone(), shutdown);
         Arc::new(link)

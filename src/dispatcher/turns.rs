@@ -56,6 +56,11 @@ impl Turns {
         Some(turn(true))
     }
 
+    /// Requests that wait for their turn.
+    pub fn queued(&self) -> usize {
+        lock(&self.calls).values().map(Waiters::len).sum()
+    }
+
     /// False when the turn has been handed over just now.
     fn leave_queue(&self, call_id: &CallId, slot: &Arc<Slot<()>>) -> bool {
         let mut calls = lock(&self.calls);
@@ -113,8 +118,7 @@ mod tests {
                     assert!(turn.waited);
                     done.send(n).unwrap();
                 });
-                let queued = || lock(&turns.calls).get(&call("a")).map_or(0, Waiters::len);
-                while queued() <= n {
+                while turns.queued() <= n {
                     std::thread::yield_now();
                 }
             }
