@@ -14,7 +14,7 @@ use std::time::Duration;
 use mediaproxy::dispatcher::finished::Finished;
 use mediaproxy::dispatcher::{Dispatcher, ManagementFormat, Running, Settings};
 use mediaproxy::proto::line::Lines;
-use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
+use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
 
 use crate::certs::Certs;
 
@@ -164,16 +164,20 @@ pub struct FakeRelay {
 
 impl FakeRelay {
     pub fn connect(certs: &Path, address: SocketAddr) -> FakeRelay {
+        FakeRelay::try_connect(certs, address).unwrap()
+    }
+
+    pub fn try_connect(certs: &Path, address: SocketAddr) -> Result<FakeRelay, Error> {
         let context = Context::load(certs, "relay").unwrap().0;
-        let socket = TcpStream::connect(address).unwrap();
-        let (reader, writer, _) = connect(socket, &context, None, HANDSHAKE_LIMIT).unwrap();
+        let socket = TcpStream::connect(address).map_err(Error::Io)?;
+        let (reader, writer, _) = connect(socket, &context, None, HANDSHAKE_LIMIT)?;
         reader.set_timeout(Some(LONG)).unwrap();
         let lines = Lines::new(1 << 20);
-        FakeRelay {
+        Ok(FakeRelay {
             reader,
             writer,
             lines,
-        }
+        })
     }
 
     /// Says a line.
@@ -260,6 +264,14 @@ impl FakeRelay {
             line = self.line();
         }
         assert_eq!(line, "pong");
+    }
+
+    /// The dispatcher does not want this relay's certificate.
+    pub fn is_refused(&mut self) -> bool {
+        match self.reader.read(&mut [0; 100]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::TimedOut,
+        }
     }
 
     /// Cuts the connection.
