@@ -1,5 +1,6 @@
 //! The dispatcher against relays that are silent, late, lost or odd, and proxies that vanish.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -125,15 +126,34 @@ fn error_and_halting_send_a_new_call_to_the_next_relay() {
     for refusal in ["error", "halting", "None", "nonsense"] {
         let bed = Bed::new();
         let (mut a, mut b, mut proxy) = (bed.relay("a"), bed.relay("b"), bed.proxy());
+        let refusals = AtomicUsize::new(0);
         proxy.send(offer("one").as_bytes());
         thread::scope(|scope| {
-            scope.spawn(|| a.serve("update", refusal));
-            scope.spawn(|| b.serve("update", refusal));
+            for relay in [&mut a, &mut b] {
+                scope.spawn(|| {
+                    let asked = relay.asked();
+                    match refusals.fetch_add(1, Ordering::SeqCst) {
+                        0 => relay.reply(&asked, refusal),
+                        _ => relay.reply(&asked, PORTS),
+                    }
+                });
+            }
         });
-        assert_eq!(proxy.answer(), "error", "{refusal}");
-        let both_halt = proxy.ask(&remove("one"));
-        assert_eq!(both_halt, "error", "there is no such call");
+        assert_eq!(proxy.answer(), PORTS, "{refusal}");
     }
+}
+
+#[test]
+fn when_every_relay_refuses_there_is_an_error_and_no_call() {
+    let bed = Bed::new();
+    let (mut a, mut b, mut proxy) = (bed.relay("a"), bed.relay("b"), bed.proxy());
+    proxy.send(offer("one").as_bytes());
+    thread::scope(|scope| {
+        scope.spawn(|| a.serve("update", "error"));
+        scope.spawn(|| b.serve("update", "error"));
+    });
+    assert_eq!(proxy.answer(), "error");
+    assert_eq!(proxy.ask(&remove("one")), "error");
 }
 
 #[test]
@@ -491,4 +511,63 @@ fn a_line_without_end_closes_the_link_only() {
     endless.try_say(b"xxxx");
     endless.ends();
     talking(&mut proxy, &mut relay, "one");
+}
+
+#[test]
+fn the_answer_to_a_call_counts_even_when_its_relay_says_so_too_late() {
+    let bed = Bed::with(short);
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    proxy.send(offer("one").as_bytes());
+    relay.serve("update", PORTS);
+    assert_eq!(proxy.answer(), PORTS);
+    proxy.send(answered("one").as_bytes());
+    let asked = relay.asked();
+    assert_eq!(proxy.answer(), "error");
+    relay.reply(&asked, PORTS);
+    relay.say(&format!("expired {}", statistics("one", "closed")));
+    assert!(bed.ended.wait_for(1)[0].end_dialog);
+    relay.settle();
+}
+
+#[test]
+fn a_removal_that_is_answered_too_late_still_ends_the_session() {
+    let bed = Bed::with(short);
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    proxy.send(remove("one").as_bytes());
+    let asked = relay.asked();
+    assert_eq!(proxy.answer(), "error");
+    assert_eq!(bed.ended.count(), 0);
+    relay.reply(&asked, &statistics("one", "closed"));
+    let ended = &bed.ended.wait_for(1)[0];
+    assert_eq!(ended.reason, Reason::Removed);
+    assert!(ended.statistics.is_some());
+    assert_eq!(proxy.ask(&remove("one")), "error", "gone");
+}
+
+#[test]
+fn a_session_that_expires_while_it_is_being_removed_is_removed() {
+    let bed = Bed::new();
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    proxy.send(remove("one").as_bytes());
+    let asked = relay.asked();
+    relay.say(&format!("expired {}", statistics("one", "closed")));
+    relay.reply(&asked, "error");
+    assert_eq!(proxy.answer(), "removed");
+    let ended = &bed.ended.wait_for(1)[0];
+    assert!(!ended.end_dialog, "the proxy has just ended it");
+    assert!(ended.statistics.is_some());
+}
+
+#[test]
+fn a_call_that_its_relay_does_not_know_is_forgotten_on_removal() {
+    let bed = Bed::new();
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    proxy.send(remove("one").as_bytes());
+    relay.serve("remove", "error");
+    assert_eq!(proxy.answer(), "error");
+    assert!(bed.ended.wait_for(1)[0].statistics.is_none());
+    assert_eq!(proxy.ask(&remove("one")), "error");
 }

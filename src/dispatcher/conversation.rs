@@ -198,10 +198,8 @@ impl Listener<'_> {
     /// Takes back a session that nobody waits for, unless the same call is on its way to this relay again.
     fn updated_late(&mut self, updating: &Updating) {
         let (link, facts) = (self.link, &updating.facts);
-        if !updating.is_new || link.is_updating(&facts.call_id) {
-            return;
-        }
-        if lock(&self.dispatcher.registry).updated_late(link.id, facts) {
+        let is_stray = lock(&self.dispatcher.registry).updated_late(link.id, facts);
+        if is_stray && updating.is_new && !link.is_updating(&facts.call_id) {
             let call_id = &facts.call_id;
             log::warn!("[session {call_id}] relay {link} took the call too late: taken back");
             link.remove(facts.removal(), true);

@@ -39,7 +39,7 @@ pub struct Finished {
     /// None where the relay had none to give, or was not there to give them.
     pub statistics: Option<Statistics>,
     pub reason: Reason,
-    /// The SIP proxy is to end the dialog (protocol.md section 7).
+    /// The SIP proxy is to end the dialog (docs/protocol.md section 7).
     pub end_dialog: bool,
     /// It ended without the proxy and the parties did not go direct.
     pub timed_out: bool,

@@ -1,4 +1,4 @@
-//! The management port and socket: `sessions`, `summary`, `version`, `quit` (protocol.md section 6).
+//! The management port and socket: `sessions`, `summary`, `version`, `quit` (docs/protocol.md section 6).
 //!
 //! One thread for each client. Relays are asked all at once; what they send goes to the client piece by
 //! piece. A client holds no lock while it reads, and one that reads slowly is closed.

@@ -40,6 +40,7 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -262,13 +263,20 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     builder.stack_size(STACK).spawn(run).map(drop)
 }
 
+/// Starts a thread that the daemon cannot do without: should it panic, it is run again.
 fn begin(
     dispatcher: &Arc<Dispatcher>,
-    name: &str,
-    run: impl FnOnce(&Arc<Dispatcher>) + Send + 'static,
+    name: &'static str,
+    run: impl Fn(&Arc<Dispatcher>) + Send + 'static,
 ) -> Result<(), String> {
     let shared = Arc::clone(dispatcher);
-    spawn(name, move || run(&shared)).map_err(|e| format!("cannot start the {name} thread: {e}"))
+    let run = move || {
+        while catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+            log::error!("internal error: the {name} thread panicked, it is started again");
+            thread::sleep(Duration::from_secs(1));
+        }
+    };
+    spawn(name, run).map_err(|e| format!("cannot start the {name} thread: {e}"))
 }
 
 /// Accepts for ever. A failure is logged and tried again a little later: it passes (a full table of open

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::conversation::Conversation;
@@ -98,7 +99,11 @@ fn run_link(
     let writing = Arc::clone(&link);
     let spawned = spawn("relay writer", move || write(&writing, writer));
     let why = match (sent, spawned) {
-        (Ok(()), Ok(())) => read(dispatcher, &link, &mut reader),
+        // A fault of ours in one relay's conversation ends its link, and never leaves it half open.
+        (Ok(()), Ok(())) => {
+            let reading = AssertUnwindSafe(|| read(dispatcher, &link, &mut reader));
+            catch_unwind(reading).unwrap_or_else(|_| "internal error: a panic".to_owned())
+        }
         (Err(refused), _) => refused.to_string(),
         (_, Err(error)) => format!("no thread to write to it: {error}"),
     };

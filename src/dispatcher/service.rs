@@ -113,44 +113,32 @@ impl Dispatcher {
         let Some((turn, started)) = self.turn(call_id, arrival) else {
             return Served::error();
         };
-        let facts = Facts {
-            call_id: call_id.clone(),
-            dialog_id: dialog_id(frame),
-            from_tag: update.from_tag.clone(),
-            to_tag: update.to_tag.clone(),
-            has_media: update.media.is_some(),
-        };
         let deadline = arrival + self.settings.relay_timeout;
+        let facts = facts(frame, update);
+        let has_media = facts.has_media;
         let place = lock(&self.registry).place(call_id);
+        let is_new = matches!(place, Place::Unknown | Place::Expired);
+        let updating = Arc::new(Updating::new(facts, is_new));
         let answered = match place {
-            Place::Unknown | Place::Expired => {
-                let updating = Arc::new(Updating::new(facts, true));
-                self.place_call(frame, Arc::clone(&updating), started, deadline)
-                    .map(|(link, answer)| (Arc::clone(&link), answer, Some((link, updating))))
-            }
-            Place::On(_, link) => {
-                let updating = Arc::new(Updating::new(facts, false));
-                self.update_call(frame, &updating, &link, started, deadline)
-                    .map(|answer| (link, answer, None))
-            }
+            Place::Unknown | Place::Expired => self.place_call(frame, &updating, started, deadline),
+            Place::On(_, link) => self
+                .update_call(frame, &updating, &link, started, deadline)
+                .map(|answer| (link, answer)),
             Place::Away(relay) => {
                 log::warn!("[session {call_id}] update: its relay {relay} is not connected");
                 None
             }
         };
-        let Some((link, answer, made)) = answered else {
+        let turn = Some(turn);
+        let Some((link, answer)) = answered else {
             return Served {
-                turn: Some(turn),
+                turn,
                 ..Served::error()
             };
         };
-        log_update(update, &link, &answer, made.is_some());
-        let made = made.filter(|(_, updating)| updating.facts.has_media);
-        Served {
-            answer,
-            turn: Some(turn),
-            made,
-        }
+        log_update(update, &link, &answer, is_new);
+        let made = (is_new && has_media).then_some((link, updating));
+        Served { answer, turn, made }
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
@@ -173,7 +161,7 @@ impl Dispatcher {
     fn place_call(
         &self,
         frame: &Frame,
-        updating: Arc<Updating>,
+        updating: &Arc<Updating>,
         started: Duration,
         deadline: Duration,
     ) -> Option<(Arc<Link>, String)> {
@@ -185,7 +173,7 @@ impl Dispatcher {
         let mut placing = Placing {
             dispatcher: self,
             frame,
-            updating: Arc::clone(&updating),
+            updating: Arc::clone(updating),
             deadline,
             tried: Vec::new(),
             silent: Vec::new(),
@@ -400,6 +388,16 @@ fn ask_update(
     link.send(since, ask, |out, sequence, compatibility| {
         write_command(out, frame, sequence, compatibility)
     })
+}
+
+fn facts(frame: &Frame, update: &Update) -> Facts {
+    Facts {
+        call_id: update.call_id.clone(),
+        dialog_id: dialog_id(frame),
+        from_tag: update.from_tag.clone(),
+        to_tag: update.to_tag.clone(),
+        has_media: update.media.is_some(),
+    }
 }
 
 fn log_update(update: &Update, link: &Link, answer: &str, is_new: bool) {

@@ -1,5 +1,5 @@
 //! What relays say about sessions, as JSON, read as little as possible: `expired`, `remove` and `sessions`
-//! carry statistics that are stored and shown as they came (protocol.md section 5).
+//! carry statistics that are stored and shown as they came (docs/protocol.md section 5).
 //!
 //! A list of sessions may be megabytes: [`each`] walks it element by element and never makes a value of it.
 

@@ -31,42 +31,54 @@ impl<L: Clone> Registry<L> {
         let Some(relay) = self.links.get(&link).and_then(|link| link.relay) else {
             return;
         };
-        let answered = facts.to_tag.is_some();
-        let serial = self.next_serial();
-        if let Some(session) = self.sessions.get_mut(&facts.call_id) {
-            if session.relay == relay && session.state != SessionState::Expired {
-                session.serial = serial;
-                session.state = SessionState::Live;
-                session.answered |= answered;
-                if facts.dialog_id.is_some() {
-                    session.dialog_id.clone_from(&facts.dialog_id);
-                }
-                return;
-            }
-        }
-        if !facts.has_media {
+        if self.confirm(link, facts) || !facts.has_media {
             return;
         }
         self.forget(&facts.call_id);
         let session = Session {
             relay,
             dialog_id: facts.dialog_id.clone(),
-            answered,
-            serial,
+            answered: facts.to_tag.is_some(),
+            serial: self.next_serial(),
             state: SessionState::Live,
         };
         self.add(facts.call_id.clone(), session);
     }
 
-    /// A relay has given ports for an update that nobody waits for any more. True when it made a session
-    /// there that is not ours: to be removed.
+    /// The same for a call that its relay has already: what the update tells of it. False when it is not there.
+    fn confirm(&mut self, link: LinkId, facts: &Facts) -> bool {
+        let serial = self.next_serial();
+        let relay = self.links.get(&link).and_then(|link| link.relay);
+        let Some(session) = self.sessions.get_mut(&facts.call_id) else {
+            return false;
+        };
+        if Some(session.relay) != relay || session.state == SessionState::Expired {
+            return false;
+        }
+        session.serial = serial;
+        session.state = SessionState::Live;
+        session.answered |= facts.to_tag.is_some();
+        if facts.dialog_id.is_some() {
+            session.dialog_id.clone_from(&facts.dialog_id);
+        }
+        true
+    }
+
+    /// A relay has given ports for an update that nobody waits for any more. True when it may have made a
+    /// session there that is not ours: to be removed.
     pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> bool {
         let relay = self.links.get(&link).and_then(|link| link.relay);
-        let session = self.sessions.get(&facts.call_id);
-        let ours = session.is_some_and(|session| {
+        let session = self.sessions.get_mut(&facts.call_id);
+        let ours = session.filter(|session| {
             Some(session.relay) == relay && session.state != SessionState::Expired
         });
-        facts.has_media && !ours
+        match ours {
+            Some(session) => {
+                session.answered |= facts.to_tag.is_some();
+                false
+            }
+            None => facts.has_media,
+        }
     }
 
     /// The proxy has removed a call that its relay ended before. True when that was so.

@@ -417,7 +417,9 @@ fn a_late_success_is_removed_unless_the_session_is_there_by_now() {
     assert!(registry.updated_late(a, &facts("one")));
     registry.updated(b, &facts("one"));
     assert!(registry.updated_late(a, &facts("one")), "it is on b");
-    assert!(!registry.updated_late(b, &facts("one")));
+    assert!(!registry.updated_late(b, &answered("one")));
+    let ended = registry.expire(b, statistics("one", "closed"), at(1));
+    assert!(ended.unwrap().end_dialog, "the late answer counts");
     let mut none = facts("two");
     none.has_media = false;
     assert!(!registry.updated_late(a, &none), "nothing was made");

@@ -1,7 +1,7 @@
 //! Which call is on which relay, and which relays can take one. Pure: no socket, clock or thread; the time
 //! and random numbers are passed in.
 //!
-//! Read protocol.md section 2 for the rules. `relays` keeps links and the relays behind them, `calls` the
+//! Read docs/protocol.md section 2 for the rules. `relays` keeps links and the relays behind them, `calls` the
 //! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
 
 mod calls;
