@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Dispatcher;
-use super::link::{Ask, Link, Removal};
+use super::link::{Ask, Link, Removal, Shown};
 use super::sparse::Sparse;
 use super::statistics::{Statistics, call_ids};
 use super::waiting::{Failure, Updating, lock};
@@ -38,11 +38,12 @@ struct Listener<'a> {
 }
 
 /// What a line means for the reading of those after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Same,
     /// The relay is one of ours.
     LongLines,
+    /// Somebody wants to have it, from this byte on.
+    Keep(usize, Arc<Shown>),
 }
 
 impl<'a> Conversation<'a> {
@@ -62,8 +63,10 @@ impl<'a> Conversation<'a> {
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
         self.lines.extend(bytes);
         while let Some(line) = self.lines.next_line()? {
-            if self.listener.hear(line) == Next::LongLines {
-                self.lines.set_limit(RELAY_LINE);
+            match self.listener.hear(line) {
+                Next::Same => {}
+                Next::LongLines => self.lines.set_limit(RELAY_LINE),
+                Next::Keep(skip, slot) => slot.put(Some(self.lines.take_given(skip))),
             }
         }
         Ok(())
@@ -82,7 +85,11 @@ impl Listener<'_> {
         match said {
             FromRelay::Ping => self.ping(),
             FromRelay::Expired(json) => self.expired(json),
-            FromRelay::Reply(sequence, result) => self.reply(sequence, result),
+            FromRelay::Reply(sequence, result) => {
+                if let Some(slot) = self.reply(sequence, result) {
+                    return Next::Keep(line.len() - result.len(), slot);
+                }
+            }
             FromRelay::Unknown(line) => self.odd("unexpected line", line),
             FromRelay::Hello(_) => {}
         }
@@ -153,7 +160,8 @@ impl Listener<'_> {
         self.dispatcher.finish(finished);
     }
 
-    fn reply(&mut self, sequence: Sequence, result: &[u8]) {
+    /// Acts on a reply; what the management port has asked for is to be put there.
+    fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Option<Arc<Shown>> {
         let now = clock::mono();
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
@@ -167,9 +175,10 @@ impl Listener<'_> {
                 log::info!("[session {call_id}] taken back from relay {}", self.link);
             }
             Some(Ask::Purge) => self.listed(result, now),
-            Some(Ask::Show(slot)) => slot.put(Some(result.to_vec())),
+            Some(Ask::Show(slot)) => return Some(slot),
             None => self.odd("a reply that nobody waits for", result),
         }
+        None
     }
 
     fn updated(&mut self, updating: &Arc<Updating>, result: &[u8]) {

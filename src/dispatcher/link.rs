@@ -37,6 +37,9 @@ pub enum Removal {
     LinkLost,
 }
 
+/// A result for the management port, as it came; none when the link was lost.
+pub type Shown = Slot<Option<Vec<u8>>>;
+
 /// What a relay has been asked, with whom to tell.
 #[derive(Debug)]
 pub enum Ask {
@@ -47,8 +50,8 @@ pub enum Ask {
     TakeBack(CallId),
     /// All sessions of a relay that has just connected.
     Purge,
-    /// `sessions` or `summary` for the management port: the result as it came, none when the link was lost.
-    Show(Arc<Slot<Option<Vec<u8>>>>),
+    /// `sessions` or `summary` for the management port.
+    Show(Arc<Shown>),
 }
 
 /// Why a link does not take a request.

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 
 use super::gate::{Gate, Pass};
-use super::link::Ask;
-use super::registry::RelayKey;
+use super::link::{Ask, Link, Shown};
+use super::registry::{self, RelayKey};
 use super::sparse::Sparse;
 use super::statistics::each;
 use super::waiting::{Slot, lock};
@@ -287,7 +287,7 @@ impl<'a, 'b> List<'a, 'b> {
 /// What a relay was asked for the management port.
 struct Answer {
     /// None where it could not be asked.
-    slot: Option<Arc<Slot<Option<Vec<u8>>>>>,
+    slot: Option<Arc<Shown>>,
     deadline: Duration,
 }
 
@@ -305,7 +305,7 @@ impl Dispatcher {
         let relays = lock(&self.registry).connected();
         let now = clock::mono();
         let deadline = now + self.settings.relay_timeout;
-        let ask = |connected: super::registry::Connected<Arc<super::link::Link>>| {
+        let ask = |connected: registry::Connected<Arc<Link>>| {
             let slot = Arc::new(Slot::new());
             let ask = Ask::Show(Arc::clone(&slot));
             let sent = connected.handle.send(now, ask, |out, sequence, _| {
