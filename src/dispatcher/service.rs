@@ -3,6 +3,7 @@
 //! A new call goes to one relay after the other under one deadline; the first that gives ports has it. The
 //! threads that read from relays make and end sessions in the registry, before anybody is told.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -288,11 +289,7 @@ impl Dispatcher {
 
 impl Placing<'_> {
     /// Asks relay after relay until one gives ports, none is left or the deadline comes.
-    fn run(
-        &mut self,
-        preferred: Option<std::net::IpAddr>,
-        started: Duration,
-    ) -> Option<(Arc<Link>, String)> {
+    fn run(&mut self, preferred: Option<IpAddr>, started: Duration) -> Option<(Arc<Link>, String)> {
         let mut since = started;
         let mut next_try = started;
         loop {
@@ -323,7 +320,7 @@ impl Placing<'_> {
     }
 
     /// Asks the next relay whose queue has room; false when there is none.
-    fn ask_next(&mut self, preferred: Option<std::net::IpAddr>, since: Duration) -> bool {
+    fn ask_next(&mut self, preferred: Option<IpAddr>, since: Duration) -> bool {
         loop {
             let random = self.dispatcher.random();
             let chosen = lock(&self.dispatcher.registry).choose(preferred, &self.tried, random);
