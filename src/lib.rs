@@ -13,6 +13,7 @@
 //! ```
 
 pub mod config;
+pub mod dispatcher;
 pub mod moment;
 pub mod proto;
 pub mod session;
