@@ -14,6 +14,7 @@
 
 pub mod moment;
 pub mod proto;
+pub mod relay;
 pub mod session;
 pub mod sys;
 pub mod tls;
