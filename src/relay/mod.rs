@@ -57,6 +57,9 @@ const OTHER_FILES: u64 = 128;
 /// How long ended sessions may take to be reported at the end.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How long a dispatcher may take to read the last of it: closing earlier could lose that.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// What the relay has to know; the configuration keys have the same names.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -225,8 +228,10 @@ impl Running {
             }
             link.outbox.finish();
         }
+        // A dispatcher that has read everything closes its end, too.
+        let deadline = deadline.min(clock::mono() + LINGER);
         for link in &links {
-            link.outbox.wait_ended(deadline);
+            link.outbox.wait_closed(deadline);
         }
         for worker in &self.shared.workers {
             let _ = worker.send(Message::Quit);

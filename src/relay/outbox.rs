@@ -69,7 +69,7 @@ pub struct Outbox {
     state: Mutex<State>,
     /// Something to write, or the end.
     work: Condvar,
-    /// Something was written, or the link ended.
+    /// Something was written, or the connection ended.
     progress: Condvar,
 }
 
@@ -311,7 +311,6 @@ impl Outbox {
     /// The link's thread is over.
     pub fn set_ended(&self) {
         self.lock().ended = true;
-        self.progress.notify_all();
     }
 
     /// The link is wanted again. False while its thread is not over.
@@ -345,9 +344,9 @@ impl Outbox {
         state.queue.iter().filter(|piece| is_notice(piece)).count()
     }
 
-    /// Waits until the link's thread is over, or until `deadline`.
-    pub fn wait_ended(&self, deadline: Duration) {
-        drop(self.wait_until(deadline, |state| !state.ended));
+    /// Waits until there is no connection, or until `deadline`.
+    pub fn wait_closed(&self, deadline: Duration) {
+        drop(self.wait_until(deadline, |state| state.connection.is_some()));
     }
 
     /// What the connected dispatcher showed.
