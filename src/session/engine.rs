@@ -242,6 +242,22 @@ impl Engine {
         self.calls.values().map(Vec::len).sum()
     }
 
+    /// Sessions that are live or not yet reported, counted without looking at them.
+    pub fn held(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// The call of a session that is not yet reported.
+    pub fn call_id(&self, session: SessionKey) -> Option<&CallId> {
+        self.entry(session).map(|entry| &entry.session.call_id)
+    }
+
+    /// Sessions that are not yet reported, to be reported to this dispatcher.
+    pub fn owned_by(&self, owner: Owner) -> usize {
+        let entries = self.entries.iter().filter_map(|(_, entry)| entry.as_ref());
+        entries.filter(|entry| entry.session.owner == owner).count()
+    }
+
     /// Whether a call is here.
     pub fn has_call(&self, call_id: &CallId) -> bool {
         self.calls.contains_key(call_id)
