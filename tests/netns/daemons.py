@@ -191,16 +191,18 @@ class Daemons:
         settings.update(keys)
         write_config(folder, {'Relay': {k: v for k, v in settings.items() if v is not None},
                               'TLS': {'certs_path': self.options.certificates}})
-        before = self.connected()
         process = self.lab.start(host, [self.program('media-relay'), '--no-fork', '--config-dir', folder, '--runtime-dir', folder],
                                  name + '.log')
         process.host = host
         self.relays[name] = process
         if wait:
-            self.lab.loop.until(lambda: process.poll() is not None or self.connected() > before, 8, 'the relay to reach the dispatcher')
+            self.lab.loop.until(lambda: process.poll() is not None or self.connected() == self.alive(), 8, 'the relay to reach the dispatcher')
         if process.poll() is not None:
             raise TimedOut('the relay ended with status %s' % process.returncode)
         return process
+
+    def alive(self):
+        return sum(1 for relay in self.relays.values() if relay.poll() is None)
 
     def summary(self):
         try:

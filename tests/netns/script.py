@@ -173,6 +173,8 @@ class Writer:
                   'Call-ID: [call_id]', 'CSeq: %d %s' % (cseq, method)]
         if method == 'INVITE':
             lines.append('Contact: <sip:%s@[local_ip]:[local_port]>' % self.me)
+        if initial and 'relay' in self.call.rules:
+            lines.append('X-Media-Relay: ' + self.call.rules['relay'])  # kamailio.cfg asks the dispatcher for this one
         lines += ['Max-Forwards: 70', 'User-Agent: test-%s/1' % self.me]
         self.send(lines, media, reliable=method != 'ACK')
 

@@ -179,6 +179,8 @@ class Standin:
             if session:
                 session.head['to_tag'] = h['to_tag']
             return self.ip + '\r\n'
+        if '::' in h['media']:
+            return 'error\r\n'  # IPv6 is not relayed
         if session is None:
             session = self.sessions[h['call_id']] = Session(self, h)
         return session.update(h) + '\r\n'
