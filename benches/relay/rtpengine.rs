@@ -68,9 +68,11 @@ impl Rtpengine {
         socket
             .set_read_timeout(Some(Duration::from_secs(2)))
             .map_err(told)?;
+        let port = socket.local_addr().map_err(told)?.port();
         Ok(Client {
             socket,
-            cookie: 0,
+            name: port,
+            number: 0,
             buffer: vec![0; 65536],
         })
     }
@@ -93,15 +95,17 @@ impl Drop for Rtpengine {
 /// A client that waits for each answer.
 pub struct Client {
     socket: UdpSocket,
-    cookie: u64,
+    /// Two clients with the same cookie would get each other's answers.
+    name: u16,
+    number: u64,
     buffer: Vec<u8>,
 }
 
 impl Client {
     /// The answer, a dictionary in bencode, without its cookie. `result` must not be `error`.
     fn ask(&mut self, request: &str) -> Result<String, String> {
-        self.cookie += 1;
-        let cookie = format!("{} ", self.cookie);
+        self.number += 1;
+        let cookie = format!("{}_{} ", self.name, self.number);
         let message = format!("{cookie}{request}");
         self.socket
             .send(message.as_bytes())
