@@ -12,6 +12,7 @@
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //! ```
 
+pub mod dispatcher;
 pub mod moment;
 pub mod proto;
 pub mod session;
