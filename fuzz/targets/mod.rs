@@ -1,6 +1,7 @@
 //! What is fuzzed: each target takes any bytes and panics where a promise of the code does not hold. Shared
 //! by main.rs, which feeds them from libFuzzer, and by tests/fuzz_seeds.rs, which feeds them the seeds.
 
+mod dispatcher;
 mod engine;
 mod proto;
 mod tls;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     target("proxy_requests", proto::proxy_requests),
     target("ranges", proto::ranges),
     target("revocations", tls::revocations),
+    target("statistics", dispatcher::statistics),
 ];
 
 /// Log lines are formatted, so that what they make of the input is fuzzed as well, and thrown away.
