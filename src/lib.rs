@@ -12,6 +12,7 @@
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //! ```
 
+pub mod config;
 pub mod dispatcher;
 pub mod moment;
 pub mod proto;
