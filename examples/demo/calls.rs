@@ -37,6 +37,8 @@ pub struct Call {
     pub title: &'static str,
     caller: &'static str,
     callee: &'static str,
+    /// Of caller and callee.
+    uris: [String; 2],
     cseq: u32,
     streams: Vec<Stream>,
     /// So many of the streams are in use.
@@ -78,6 +80,7 @@ pub fn all() -> io::Result<Vec<Call>> {
             title,
             caller,
             callee,
+            uris: [caller, callee].map(|name| format!("{name}@example.com")),
             cseq: 0,
             streams,
             in_use,
@@ -227,8 +230,8 @@ impl Call {
             kind,
             call_id: &self.call_id,
             cseq: self.cseq,
-            from: (self.caller, from_tag),
-            to: (self.callee, to_tag),
+            from: (&self.uris[0], from_tag),
+            to: (&self.uris[1], to_tag),
             user_agent: "demo phone",
             media,
         }

@@ -82,8 +82,10 @@ impl Screen {
             "   {:<20} {:<6} {:<8} {:>8} {:>8} {:>9}  {:<10} {}",
             "session", "stream", "status", "caller", "callee", "kbit/s", "codec", "relay's ports"
         )];
-        for session in sessions {
-            let session: Value = serde_json::from_str(session).unwrap_or_default();
+        let sessions = sessions.iter().flat_map(|line| serde_json::from_str(line));
+        let mut sessions: Vec<Value> = sessions.collect();
+        sessions.sort_by(|a, b| text(&a["call_id"]).cmp(text(&b["call_id"])));
+        for session in &sessions {
             let call = text(&session["call_id"]);
             let streams = session["streams"].as_array().map_or(&[][..], Vec::as_slice);
             for (index, stream) in streams.iter().enumerate() {
