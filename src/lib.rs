@@ -14,9 +14,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod dispatcher;
 pub mod logging;
 pub mod moment;
 pub mod proto;
+pub mod relay;
 pub mod session;
 pub mod sys;
 pub mod tls;

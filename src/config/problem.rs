@@ -15,10 +15,15 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Control characters in the text are escaped: names of sections and keys come from the file.
     pub fn new(line: impl Into<Option<usize>>, text: impl Into<String>) -> Problem {
+        let mut text = text.into();
+        if text.contains(char::is_control) {
+            text = escaped(&text);
+        }
         Problem {
             line: line.into(),
-            text: text.into(),
+            text,
         }
     }
 
@@ -76,11 +81,16 @@ pub fn quoted(text: &str) -> String {
 /// A text from the file: control characters escaped, cut where it is long.
 pub fn shown(text: &str) -> String {
     const LONGEST: usize = 80;
-    let mut shown = String::new();
-    for (index, c) in text.chars().enumerate() {
-        if index == LONGEST {
-            return shown + "...";
-        }
+    let cut = text.char_indices().nth(LONGEST);
+    match cut.and_then(|(end, _)| text.get(..end)) {
+        Some(start) => format!("{}...", escaped(start)),
+        None => escaped(text),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
         match c {
             '\n' => shown.push(' '),
             c if c.is_control() => shown.push_str(&format!("\\x{:02x}", u32::from(c))),
@@ -108,6 +118,15 @@ mod tests {
         assert_eq!(messages[1], "/c.ini:1: bad");
         assert_eq!(messages[50], "/c.ini: 11 more of these");
         assert_eq!(error.to_string().lines().count(), 51);
+    }
+
+    #[test]
+    fn names_from_the_file_forge_nothing() {
+        let problem = Problem::new(3, "[Re\x1b[2Jlay\r] unknown");
+        assert_eq!(
+            problem.show("c.ini"),
+            "c.ini:3: [Re\\x1b[2Jlay\\x0d] unknown"
+        );
     }
 
     #[test]
