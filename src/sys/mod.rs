@@ -4,3 +4,14 @@
 //! descriptors by `OwnedFd`; nothing unsafe is visible to callers.
 
 pub mod clock;
+mod fork;
+pub mod limits;
+pub mod local_time;
+pub mod notify;
+mod pid_file;
+pub mod process;
+#[cfg(test)]
+pub mod scratch;
+pub mod signals;
+pub mod stderr;
+pub mod users;
