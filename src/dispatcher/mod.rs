@@ -19,6 +19,7 @@
 
 mod control;
 mod conversation;
+pub mod daemon;
 pub mod finished;
 mod gate;
 mod link;
@@ -53,7 +54,7 @@ use finished::{Finished, FinishedSink};
 use gate::Gate;
 use link::Link;
 use registry::{Patience, Registry};
-pub use settings::Settings;
+pub use settings::{Group, Settings};
 use turns::Turns;
 use waiting::lock;
 
@@ -165,6 +166,12 @@ impl Running {
         if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
             log::info!("certificates have not changed");
         }
+    }
+
+    /// One line on how it goes.
+    pub fn status(&self) -> String {
+        let (relays, sessions) = lock(&self.dispatcher.registry).counts();
+        format!("{relays} relay(s) connected, {sessions} session(s)")
     }
 
     /// Requests that wait for an earlier one of their call.
