@@ -15,7 +15,7 @@
 //!  upkeep            one thread: time-outs, clean-up, certificates                 upkeep
 //! ```
 //!
-//! Lock order: an update under way, then the registry; a link's queue alone.
+//! Lock order: an update under way, then the registry, then a link's queue.
 
 mod control;
 mod conversation;
@@ -144,11 +144,20 @@ impl Dispatcher {
         ended.into_iter().for_each(|ended| (self.finished)(ended));
     }
 
-    fn mark_timed_out(&self, link: &Link, now: Duration) {
-        if lock(&self.registry).timed_out(link.id, now) {
+    /// Marks a relay that owes an answer for longer than `relay_timeout`. Looks and marks under the registry's
+    /// lock: a ping that comes meanwhile counts as later, and clears the mark.
+    fn look_for_silence(&self, link: &Link, now: Duration) {
+        let timeout = self.settings.relay_timeout;
+        let Some(limit) = now.checked_sub(timeout) else {
+            return;
+        };
+        let mut registry = lock(&self.registry);
+        let is_news = link.is_overdue(limit) && registry.timed_out(link.id, now);
+        drop(registry);
+        if is_news {
             log::warn!(
                 "relay {link} has not answered for {} s: no new calls until its next ping",
-                self.settings.relay_timeout.as_secs_f32()
+                timeout.as_secs_f32()
             );
         }
     }
