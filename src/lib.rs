@@ -18,6 +18,7 @@ pub mod dispatcher;
 pub mod logging;
 pub mod moment;
 pub mod proto;
+pub mod relay;
 pub mod session;
 pub mod sys;
 pub mod tls;

@@ -1,6 +1,8 @@
 //! What is fuzzed: each target takes any bytes and panics where a promise of the code does not hold. Shared
 //! by main.rs, which feeds them from libFuzzer, and by tests/fuzz_seeds.rs, which feeds them the seeds.
 
+mod config;
+mod dispatcher;
 mod engine;
 mod proto;
 mod tls;
@@ -21,6 +23,7 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 /// All there are.
 pub const TARGETS: &[Target] = &[
     target("certificate", tls::certificate),
+    target("config", config::run),
     target("demux", proto::demux),
     target("engine", engine::run),
     target("from_dispatcher", proto::from_dispatcher),
@@ -30,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     target("proxy_requests", proto::proxy_requests),
     target("ranges", proto::ranges),
     target("revocations", tls::revocations),
+    target("statistics", dispatcher::statistics),
 ];
 
 /// Log lines are formatted, so that what they make of the input is fuzzed as well, and thrown away.
