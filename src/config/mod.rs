@@ -123,7 +123,11 @@ fn load<T>(
                 _ => "",
             };
             let text = format!("cannot be read: {error}{hint}");
-            return Err(ConfigError::new(&path, vec![Problem::new(None, text)]));
+            return Err(ConfigError::new(
+                &path,
+                vec![Problem::new(None, text)],
+                warnings,
+            ));
         }
     };
     understand((dir, path), &bytes, warnings, sections, read)
@@ -171,10 +175,10 @@ fn understand<T>(
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded {
             config,
-            warnings: ConfigError::new(&path, warnings).messages(),
+            warnings: problem::listed(&path, warnings),
             path,
         }),
-        _ => Err(ConfigError::new(&path, errors)),
+        _ => Err(ConfigError::new(&path, errors, warnings)),
     }
 }
 
