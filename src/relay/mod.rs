@@ -215,8 +215,11 @@ impl Running {
     }
 
     /// Ends all sessions, waits until each is reported to its dispatcher, 5 s at most, then closes the links and
-    /// ends the threads.
+    /// ends the threads. Once is enough.
     pub fn stop(&self) {
+        if self.shared.pause(Duration::ZERO) {
+            return;
+        }
         let deadline = clock::mono() + GOODBYE;
         self.shared.draining.store(true, Ordering::Relaxed);
         self.end_sessions(deadline);
@@ -246,6 +249,7 @@ impl Running {
         for worker in &self.shared.workers {
             let _ = worker.send(Message::EndAll(done.clone()));
         }
+        drop(done);
         for _ in &self.shared.workers {
             let left = deadline.saturating_sub(clock::mono());
             if all_done.recv_timeout(left).is_err() {

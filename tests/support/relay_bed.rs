@@ -57,6 +57,18 @@ impl Bed {
     pub fn link(&self) -> FakeLink {
         self.dispatchers[0].link()
     }
+
+    /// Stops the relay while its calls still stand; returns how many the dispatcher was told of.
+    pub fn end(&self, mut link: FakeLink) -> usize {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.running.stop());
+            while let Some(line) = link.next_line() {
+                link.unasked.push(line);
+            }
+        });
+        let lines = link.unasked.iter();
+        lines.filter(|line| line.starts_with("expired ")).count()
+    }
 }
 
 impl Drop for Bed {
