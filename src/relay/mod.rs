@@ -414,3 +414,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<thread::
         }
     })
 }
+
+#[cfg(test)]
+mod tests;
