@@ -12,6 +12,9 @@
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //! ```
 
+pub mod cli;
+pub mod config;
+pub mod logging;
 pub mod moment;
 pub mod proto;
 pub mod relay;

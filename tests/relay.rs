@@ -441,6 +441,6 @@ fn what_cannot_work_is_said_at_start() {
     };
     let why = fail(&|s| s.relay_ip = Some("192.0.2.1".parse().unwrap()));
     assert!(why.starts_with("relay_ip = 192.0.2.1:"), "{why}");
-    let why = fail(&|s| s.forwarding = mediaproxy::relay::forwarding::Mode::Kernel);
+    let why = fail(&|s| s.forwarding = mediaproxy::config::Forwarding::Kernel);
     assert!(why.contains("forwarding = kernel"), "{why}");
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use mediaproxy::relay::discovery::{Directory, Host, System, Target};
+use mediaproxy::config::{DispatcherEntry, Host};
+use mediaproxy::relay::discovery::{Directory, System};
 
 const NAME: &str = "names_are_found_through_real_name_servers";
 
@@ -112,7 +113,7 @@ fn names_are_found_through_real_name_servers() {
     let serving = Arc::clone(&broken);
     thread::spawn(move || serve(&server, &serving));
 
-    let target = |name: &str| Target {
+    let target = |name: &str| DispatcherEntry {
         host: Host::Name(name.to_owned()),
         port: 25060,
     };

@@ -7,6 +7,7 @@ use super::*;
 use crate::proto::control::{self, LINK_LIMITS, Requests};
 use crate::proto::link::Sequence;
 
+#[allow(clippy::duplicate_mod, reason = "the tests of tls have it to themselves")]
 #[path = "../../tests/support/certs.rs"]
 mod certs;
 
@@ -22,7 +23,7 @@ fn settings() -> Settings {
         reconnect_delay: Duration::from_millis(20),
         traffic_sampling_period: Duration::ZERO,
         verify_interval: Duration::from_secs(300),
-        forwarding: forwarding::Mode::UserSpace,
+        forwarding: Forwarding::Userspace,
         session: session::Settings {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(90),

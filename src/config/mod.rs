@@ -1,0 +1,218 @@
+//! `config.ini`: from text to typed settings, checked once, every error with file, line, what was read and
+//! what is allowed.
+//!
+//! ```text
+//!  load_relay, load_dispatcher    the file, what it says beyond our keys, the settings
+//!  RelayConfig, DispatcherConfig  the settings, and the rules between them     relay, dispatcher, shared
+//!  Section                        a key's value or its default                 section
+//!  KEYS                           every key: default, unit, meaning            keys
+//!  values, database               a value from text to type
+//!  ini, problem                   lines; errors and warnings
+//! ```
+//!
+//! One file serves both daemons. Each reads its own sections and the shared ones; that a line can be read at
+//! all and that no key is given twice is asked of the whole file. `conf/config.ini` is the sample.
+
+mod database;
+mod dispatcher;
+mod ini;
+mod keys;
+mod problem;
+mod relay;
+mod section;
+mod shared;
+mod values;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use database::{DatabaseUri, Password, ServerKind};
+pub use dispatcher::DispatcherConfig;
+use ini::Section as Lines;
+pub use keys::{KEYS, Key};
+pub use problem::ConfigError;
+use problem::{Problem, quoted};
+pub use relay::RelayConfig;
+pub use shared::{
+    DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
+};
+pub use values::{
+    Backend, DispatcherEntry, Forwarding, Host, LogLevel, MANAGEMENT_PORT, ManagementFormat,
+    PortRange, RELAY_LINK_PORT, SocketGroup,
+};
+
+/// The file's name in the configuration directory.
+pub const FILE_NAME: &str = "config.ini";
+
+/// A larger file is no configuration.
+const LARGEST: u64 = 1024 * 1024;
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    pub config: T,
+    /// The file that it was read from.
+    pub path: PathBuf,
+    /// What is odd in it, each as `file:line: text`, in the order of the lines.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the relay's settings from `config.ini` in `dir`.
+///
+/// # Errors
+/// All that keeps it from being used, a missing file included: there is no default for `dispatchers`.
+pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
+    load(dir, &["Relay", "TLS"], true, relay::read)
+}
+
+/// Reads the dispatcher's settings from `config.ini` in `dir`. Without that file all defaults hold, which is
+/// a warning.
+///
+/// # Errors
+/// All that keeps it from being used.
+pub fn load_dispatcher(dir: &Path) -> Result<Loaded<DispatcherConfig>, ConfigError> {
+    let sections = [
+        "Dispatcher",
+        "TLS",
+        "Database",
+        "Radius",
+        "OpenSIPS",
+        "Kamailio",
+        "File",
+    ];
+    load(dir, &sections, false, dispatcher::read)
+}
+
+/// What the readers of sections are given.
+struct Source<'a> {
+    dir: &'a Path,
+    file: &'a [Lines],
+    errors: &'a mut Vec<Problem>,
+    warnings: &'a mut Vec<Problem>,
+}
+
+impl Source<'_> {
+    fn section(&mut self, name: &'static str) -> section::Section<'_> {
+        section::Section::new(name, self.file, self.errors)
+    }
+}
+
+fn load<T>(
+    dir: &Path,
+    sections: &[&str],
+    required: bool,
+    read: impl Fn(&mut Source) -> Option<T>,
+) -> Result<Loaded<T>, ConfigError> {
+    let path = dir.join(FILE_NAME);
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let bytes = match contents(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
+            warnings.push(Problem::new(None, "not found: all defaults hold"));
+            Vec::new()
+        }
+        Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
+                _ => "",
+            };
+            let text = format!("cannot be read: {error}{hint}");
+            return Err(ConfigError::new(&path, vec![Problem::new(None, text)]));
+        }
+    };
+    let file = ini::parse(&bytes, &mut errors);
+    refuse_repetitions(&file, &mut errors);
+    warn_of_unknown(&file, sections, &mut warnings);
+    let config = read(&mut Source {
+        dir,
+        file: &file,
+        errors: &mut errors,
+        warnings: &mut warnings,
+    });
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded {
+            config,
+            warnings: ConfigError::new(&path, warnings).messages(),
+            path,
+        }),
+        _ => Err(ConfigError::new(&path, errors)),
+    }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_end(&mut bytes)?;
+    if read as u64 > LARGEST {
+        return Err(io::Error::other(
+            "larger than 1 MiB; allowed: a configuration file",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
+    let mut first_lines: HashMap<(String, &str), usize> = HashMap::new();
+    for section in file {
+        let name = keys::section(&section.name).unwrap_or(&section.name);
+        for entry in &section.entries {
+            let key = (name.to_lowercase(), entry.key.as_str());
+            let first = *first_lines.entry(key).or_insert(entry.line);
+            if first != entry.line {
+                let text = format!(
+                    "[{name}] {}: given a second time, first in line {first}; allowed: once",
+                    entry.key
+                );
+                errors.push(Problem::new(entry.line, text));
+            }
+        }
+    }
+}
+
+/// What is in the file and has no effect. `ours` are the sections that this daemon reads.
+fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
+    for section in file {
+        let ignored = keys::IGNORED_SECTIONS
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
+        let text = match (keys::section(&section.name), ignored) {
+            (Some(name), _) => {
+                if ours.contains(&name) {
+                    let unknown = section.entries.iter();
+                    warnings.extend(unknown.filter_map(|entry| key_warning(name, entry)));
+                }
+                continue;
+            }
+            (None, Some((name, why))) => format!("[{name}] has no effect: {why}"),
+            (None, None) => {
+                let meant = keys::section_suggestion(&section.name)
+                    .map_or(String::new(), |name| format!("; is [{name}] meant?"));
+                let name = quoted(&section.name);
+                format!("unknown section {name}, ignored with all its keys{meant}")
+            }
+        };
+        warnings.push(Problem::new(section.line, text));
+    }
+}
+
+fn key_warning(section: &str, entry: &ini::Entry) -> Option<Problem> {
+    let text = match keys::find(section, &entry.key) {
+        Some(key) => {
+            let why = key.ignored?;
+            format!("[{section}] {}: has no effect: {why}", key.name)
+        }
+        None => {
+            let meant = match keys::suggestion(section, &entry.key) {
+                Some(key) if key.section == section => format!("; is {} meant?", key.name),
+                Some(key) => format!("; it belongs to [{}]", key.section),
+                None => String::new(),
+            };
+            let name = quoted(&entry.key);
+            format!("[{section}] unknown key {name}, ignored{meant}")
+        }
+    };
+    Some(Problem::new(entry.line, text))
+}

@@ -1,0 +1,122 @@
+//! The sections beside those of the daemons: certificates, and what the dispatcher hands finished calls to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Source;
+use super::database::{self, DatabaseUri};
+use super::values;
+
+/// `[TLS]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSection {
+    /// The directory of the certificates.
+    pub certs_path: PathBuf,
+    /// How often the certificates of connected peers are checked again.
+    pub verify_interval: Duration,
+}
+
+/// `[Database]`: the names go into SQL as they are; letters, digits and underscores only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseSection {
+    pub dburi: Option<DatabaseUri>,
+    pub sessions_table: String,
+    pub callid_column: String,
+    pub fromtag_column: String,
+    pub totag_column: String,
+    pub info_column: String,
+}
+
+/// `[Radius]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RadiusSection {
+    /// In the form of radiusclient: server, secret, dictionary.
+    pub config_file: PathBuf,
+    /// Read after the dictionary that `config_file` names.
+    pub additional_dictionary: PathBuf,
+}
+
+/// `[OpenSIPS]`, or `[OpenSER]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenSipsSection {
+    /// Its management interface's datagram socket.
+    pub socket_path: PathBuf,
+}
+
+/// `[Kamailio]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KamailioSection {
+    /// The datagram socket of its jsonrpcs module; none: dialogs are not ended that way.
+    pub socket_path: Option<PathBuf>,
+}
+
+/// `[File]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSection {
+    pub path: PathBuf,
+}
+
+pub fn tls(source: &mut Source) -> Option<TlsSection> {
+    let dir = source.dir;
+    let mut section = source.section("TLS");
+    let certs_path = section.value("certs_path", values::path(dir));
+    let verify_interval = section.value("verify_interval", values::seconds(1));
+    Some(TlsSection {
+        certs_path: certs_path?,
+        verify_interval: verify_interval?,
+    })
+}
+
+pub fn database(source: &mut Source) -> Option<DatabaseSection> {
+    let mut section = source.section("Database");
+    let dburi = section.optional("dburi", database::parse);
+    let sessions_table = section.value("sessions_table", values::table);
+    let callid_column = section.value("callid_column", values::column);
+    let fromtag_column = section.value("fromtag_column", values::column);
+    let totag_column = section.value("totag_column", values::column);
+    let info_column = section.value("info_column", values::column);
+    Some(DatabaseSection {
+        dburi: dburi?,
+        sessions_table: sessions_table?,
+        callid_column: callid_column?,
+        fromtag_column: fromtag_column?,
+        totag_column: totag_column?,
+        info_column: info_column?,
+    })
+}
+
+pub fn radius(source: &mut Source) -> Option<RadiusSection> {
+    let dir = source.dir;
+    let mut section = source.section("Radius");
+    let config_file = section.value("config_file", values::path(dir));
+    let additional_dictionary = section.value("additional_dictionary", values::path(dir));
+    Some(RadiusSection {
+        config_file: config_file?,
+        additional_dictionary: additional_dictionary?,
+    })
+}
+
+pub fn opensips(source: &mut Source) -> Option<OpenSipsSection> {
+    let dir = source.dir;
+    let mut section = source.section("OpenSIPS");
+    let socket_path = section.value("socket_path", values::path(dir));
+    Some(OpenSipsSection {
+        socket_path: socket_path?,
+    })
+}
+
+pub fn kamailio(source: &mut Source) -> Option<KamailioSection> {
+    let dir = source.dir;
+    let mut section = source.section("Kamailio");
+    let socket_path = section.optional("socket_path", values::path(dir));
+    Some(KamailioSection {
+        socket_path: socket_path?,
+    })
+}
+
+pub fn file(source: &mut Source) -> Option<FileSection> {
+    let dir = source.dir;
+    let mut section = source.section("File");
+    let path = section.value("path", values::path(dir));
+    Some(FileSection { path: path? })
+}

@@ -1,0 +1,441 @@
+//! Values of `config.ini` from text to types. Every parser answers a bad text by what is allowed, to follow
+//! the words "allowed:".
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::session::address::Range;
+use crate::tls::Passport;
+
+/// Of dispatchers and of the dispatcher's own `listen`.
+pub const RELAY_LINK_PORT: u16 = 25060;
+/// Of `listen_management`.
+pub const MANAGEMENT_PORT: u16 = 25061;
+
+/// A parsed value, or what is allowed.
+pub type Parsed<T> = Result<T, String>;
+
+/// Longest time that can be set, in seconds: some 30 years.
+const LONGEST: u64 = 1_000_000_000;
+
+/// Least severe message that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Critical,
+    Error,
+    Warning,
+    Info,
+    Debug,
+}
+
+impl LogLevel {
+    /// CRITICAL shows errors too: what ends a daemon is logged as an error.
+    pub fn filter(self) -> LevelFilter {
+        match self {
+            LogLevel::Critical | LogLevel::Error => LevelFilter::Error,
+            LogLevel::Warning => LevelFilter::Warn,
+            LogLevel::Info => LevelFilter::Info,
+            LogLevel::Debug => LevelFilter::Debug,
+        }
+    }
+}
+
+/// Who forwards media that flows both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// The kernel where it can, else the relay.
+    Auto,
+    /// The kernel; the relay does not start without it.
+    Kernel,
+    /// The relay.
+    Userspace,
+}
+
+/// How the management port answers `sessions` and `summary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManagementFormat {
+    /// One JSON object a line, then an empty line.
+    Lines,
+    /// One JSON array on one line, as MediaProxy 4 does.
+    Array,
+}
+
+/// A place where finished sessions are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    File,
+    Database,
+    Radius,
+}
+
+/// Group of the SIP proxy's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketGroup {
+    /// The first that exists of [`SocketGroup::USUAL`].
+    Auto,
+    Named(String),
+}
+
+impl SocketGroup {
+    /// The groups of the SIP proxies, in the order in which `auto` looks for them.
+    pub const USUAL: [&'static str; 3] = ["kamailio", "opensips", "openser"];
+}
+
+/// Where a dispatcher is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DispatcherEntry {
+    pub host: Host,
+    /// Of the relay link; an SRV record's port does not replace it.
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    Address(IpAddr),
+    /// A host name, or a domain with SRV records: only DNS can tell. In lower case, no dot at its end.
+    Name(String),
+}
+
+/// UDP ports for media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// Even.
+    pub start: u16,
+    /// Even, up to 65536; not included.
+    pub end: u32,
+}
+
+impl PortRange {
+    /// How many ports there are.
+    pub fn count(self) -> u32 {
+        self.end.saturating_sub(u32::from(self.start))
+    }
+}
+
+pub fn boolean(text: &str) -> Parsed<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" | "true" | "1" => Ok(true),
+        "no" | "off" | "false" | "0" => Ok(false),
+        _ => Err("yes or no".into()),
+    }
+}
+
+/// Whole seconds, `least` or more.
+pub fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
+    move |text| {
+        number(text)
+            .filter(|seconds| (least..=LONGEST).contains(seconds))
+            .map(Duration::from_secs)
+            .ok_or_else(|| format!("whole seconds from {least} to {LONGEST}"))
+    }
+}
+
+/// Seconds with up to three decimals, from a thousandth on.
+pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
+    let allowed = || format!("seconds such as 5 or 0.15, from 0.001 to {LONGEST}");
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let milliseconds = Some(decimals)
+        .filter(|decimals| (1..=3).contains(&decimals.len()))
+        .and_then(|decimals| number(&format!("{decimals:0<3}")));
+    let whole = number(whole).filter(|&whole| whole < LONGEST);
+    match (whole, milliseconds) {
+        (Some(whole), Some(milliseconds)) if whole + milliseconds > 0 => {
+            Ok(Duration::from_millis(whole * 1000 + milliseconds))
+        }
+        _ => Err(allowed()),
+    }
+}
+
+/// Digits only: `+5`, which Rust would take, is a typing error more often than not.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// Names of a fixed set, in any case.
+pub fn one_of<T: Copy>(names: &'static [(&'static str, T)]) -> impl Fn(&str) -> Parsed<T> {
+    move |text| {
+        let found = names
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found.map(|&(_, value)| value).ok_or_else(|| choice(names))
+    }
+}
+
+fn choice<T>(names: &[(&str, T)]) -> String {
+    let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+/// By name, or by the number that Python gives to it; numbers between stand for the next level above.
+pub fn log_level(text: &str) -> Parsed<LogLevel> {
+    const NAMES: &[(&str, LogLevel)] = &[
+        ("CRITICAL", LogLevel::Critical),
+        ("ERROR", LogLevel::Error),
+        ("WARNING", LogLevel::Warning),
+        ("INFO", LogLevel::Info),
+        ("DEBUG", LogLevel::Debug),
+    ];
+    match number(text) {
+        Some(1..=10) => Ok(LogLevel::Debug),
+        Some(11..=20) => Ok(LogLevel::Info),
+        Some(21..=30) => Ok(LogLevel::Warning),
+        Some(31..=40) => Ok(LogLevel::Error),
+        Some(41..=50) => Ok(LogLevel::Critical),
+        _ => one_of(NAMES)(text)
+            .map_err(|names| format!("{names}, or a number from 10 (DEBUG) to 50 (CRITICAL)")),
+    }
+}
+
+pub fn forwarding(text: &str) -> Parsed<Forwarding> {
+    one_of(&[
+        ("auto", Forwarding::Auto),
+        ("kernel", Forwarding::Kernel),
+        ("userspace", Forwarding::Userspace),
+    ])(text)
+}
+
+pub fn management_format(text: &str) -> Parsed<ManagementFormat> {
+    one_of(&[
+        ("lines", ManagementFormat::Lines),
+        ("array", ManagementFormat::Array),
+    ])(text)
+}
+
+/// The items of a list: separated by commas, blanks or both.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|item| !item.is_empty())
+}
+
+/// Each item once, in the order written.
+fn list<T: PartialEq>(text: &str, parse: impl Fn(&str) -> Parsed<T>) -> Parsed<Vec<T>> {
+    let mut list = Vec::new();
+    for item in items(text) {
+        let value = parse(item).map_err(|allowed| at_item(text, item, allowed))?;
+        if !list.contains(&value) {
+            list.push(value);
+        }
+    }
+    Ok(list)
+}
+
+/// Which item it is, where there are several.
+fn at_item(text: &str, item: &str, allowed: String) -> String {
+    if item == text {
+        return allowed;
+    }
+    format!("{allowed} (not {})", super::problem::quoted(item))
+}
+
+pub fn backends(text: &str) -> Parsed<Vec<Backend>> {
+    let names = &[
+        ("file", Backend::File),
+        ("database", Backend::Database),
+        ("radius", Backend::Radius),
+    ];
+    list(text, |item| {
+        one_of(names)(item).map_err(|_| "a list of file, database, radius".into())
+    })
+}
+
+pub fn ranges(text: &str) -> Parsed<Vec<Range>> {
+    list(text, |item| {
+        item.parse()
+            .map_err(|_| "a list of IPv4 ranges such as 10.0.0.0/8".into())
+    })
+}
+
+pub fn dispatchers(text: &str) -> Parsed<Vec<DispatcherEntry>> {
+    let list = list(text, |item| {
+        dispatcher(item).ok_or_else(|| {
+            "a list of host[:port] where host is an address (IPv6 in brackets), a name or a domain".into()
+        })
+    })?;
+    if list.is_empty() {
+        return Err("at least one host[:port]".into());
+    }
+    Ok(list)
+}
+
+fn dispatcher(text: &str) -> Option<DispatcherEntry> {
+    if let Some(address) = address_and_port(text, RELAY_LINK_PORT) {
+        let usable = !address.ip().is_unspecified() && !address.ip().is_multicast();
+        return usable.then(|| DispatcherEntry {
+            host: Host::Address(address.ip()),
+            port: address.port(),
+        });
+    }
+    let (name, port) = match text.split_once(':') {
+        Some((name, port)) => (name, self::port(port)?),
+        None => (text, RELAY_LINK_PORT),
+    };
+    let host = Host::Name(host_name(name)?);
+    Some(DispatcherEntry { host, port })
+}
+
+/// The form of RFC 1123, with the underscores that are seen in the wild. A last label of digits alone is an
+/// address with a typing error.
+fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label_fits = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let fits = name.len() <= 253
+        && name.split('.').all(label_fits)
+        && !last.bytes().all(|byte| byte.is_ascii_digit());
+    fits.then(|| name.to_ascii_lowercase())
+}
+
+/// Where to listen: `ip[:port]` or `any[:port]`.
+pub fn listen(default_port: u16) -> impl Fn(&str) -> Parsed<SocketAddr> {
+    move |text| {
+        let (host, port) = text.split_once(':').unwrap_or((text, ""));
+        let address = if host.eq_ignore_ascii_case("any") {
+            let port = if text.contains(':') {
+                self::port(port)
+            } else {
+                Some(default_port)
+            };
+            port.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+        } else {
+            address_and_port(text, default_port)
+        };
+        address.ok_or_else(|| {
+            "ip[:port] with an address of this host (IPv6 in brackets), or any[:port]".into()
+        })
+    }
+}
+
+fn address_and_port(text: &str, default_port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(SocketAddr::new(address, default_port));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']')?;
+        let address: Ipv6Addr = address.parse().ok()?;
+        let port = match rest {
+            "" => default_port,
+            _ => port(rest.strip_prefix(':')?)?,
+        };
+        return Some(SocketAddr::from((address, port)));
+    }
+    let (address, port) = text.split_once(':')?;
+    let address: Ipv4Addr = address.parse().ok()?;
+    Some(SocketAddr::from((address, self::port(port)?)))
+}
+
+fn port(text: &str) -> Option<u16> {
+    number(text)?.try_into().ok().filter(|&port| port > 0)
+}
+
+/// An address of one host: where media comes and goes.
+pub fn ipv4(text: &str) -> Parsed<Ipv4Addr> {
+    let address = text.parse().ok().filter(|address: &Ipv4Addr| {
+        !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast()
+    });
+    address.ok_or_else(|| "the IPv4 address of one host".into())
+}
+
+pub fn port_range(text: &str) -> Parsed<PortRange> {
+    let allowed = "start:end, both even, from 1024 to 65536, end at least 4 above start";
+    let range = text.split_once(':').and_then(|(start, end)| {
+        let (start, end) = (number(start.trim())?, number(end.trim())?);
+        let range = PortRange {
+            start: start.try_into().ok()?,
+            end: end.try_into().ok().filter(|&end: &u32| end <= 65536)?,
+        };
+        let even = start % 2 == 0 && end % 2 == 0;
+        (even && start >= 1024 && end >= start + 4).then_some(range)
+    });
+    range.ok_or_else(|| allowed.into())
+}
+
+/// A conntrack mark or its mask.
+pub fn mark(text: &str) -> Parsed<u32> {
+    let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let value = match hexadecimal {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            u32::from_str_radix(digits, 16).ok()
+        }
+        Some(_) => None,
+        None => number(text).and_then(|value| value.try_into().ok()),
+    };
+    value
+        .filter(|&value| value != 0)
+        .ok_or_else(|| "a number from 1 to 0xffffffff, hexadecimal (0x...) or decimal".into())
+}
+
+/// Permissions of a socket.
+pub fn mode(text: &str) -> Parsed<u32> {
+    let digits =
+        (3..=4).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten();
+    mode.filter(|&mode| mode <= 0o777)
+        .ok_or_else(|| "octal permissions such as 0660".into())
+}
+
+pub fn group(text: &str) -> Parsed<SocketGroup> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(SocketGroup::Auto);
+    }
+    let fits = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b':' | b',' | b'/'));
+    match fits {
+        true => Ok(SocketGroup::Named(text.to_owned())),
+        false => Err("auto, or the name of a group".into()),
+    }
+}
+
+/// A path; a relative one is under `base`.
+pub fn path(base: &Path) -> impl Fn(&str) -> Parsed<PathBuf> {
+    move |text| {
+        if text.chars().any(char::is_control) {
+            return Err("a path on one line".into());
+        }
+        Ok(base.join(text))
+    }
+}
+
+/// None is written as no value at all, which never comes here.
+pub fn passport(text: &str) -> Parsed<Option<Passport>> {
+    let allowed = "AN:value[, AN:value...] with AN one of O, OU, CN, C, L, ST or EMAIL, or None";
+    Passport::parse(&text.replace('\n', " ")).map_err(|_| allowed.into())
+}
+
+/// A column's name, which goes into SQL as it is.
+pub fn column(text: &str) -> Parsed<String> {
+    let fits = (1..=64).contains(&text.len())
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    match fits {
+        true => Ok(text.to_owned()),
+        false => Err("a name of letters, digits and underscores".into()),
+    }
+}
+
+/// A table's name; its schema may stand before it.
+pub fn table(text: &str) -> Parsed<String> {
+    let (schema, table) = text.split_once('.').unwrap_or((text, text));
+    column(schema)?;
+    column(table)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;
