@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Problems beyond this many are only counted: a file that is no configuration has one in each line.
-const SHOWN: usize = 50;
+pub const SHOWN: usize = 50;
 
 /// One error or one warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl ConfigError {
         let mut messages: Vec<String> = shown.map(|problem| problem.show(&file)).collect();
         let more = self.problems.len().saturating_sub(SHOWN);
         if more > 0 {
-            messages.push(format!("{file}: {more} more errors"));
+            messages.push(format!("{file}: {more} more of these"));
         }
         messages
     }
@@ -73,13 +73,18 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// A text from the file in quotes: control characters escaped, cut where it is long.
+/// A text from the file in quotes, fit to be shown.
 pub fn quoted(text: &str) -> String {
+    format!("\"{}\"", shown(text))
+}
+
+/// A text from the file: control characters escaped, cut where it is long.
+pub fn shown(text: &str) -> String {
     const LONGEST: usize = 80;
     let cut = text.char_indices().nth(LONGEST);
-    match cut {
-        Some((end, _)) => format!("\"{}...\"", escaped(&text[..end])),
-        None => format!("\"{}\"", escaped(text)),
+    match cut.and_then(|(end, _)| text.get(..end)) {
+        Some(start) => format!("{}...", escaped(start)),
+        None => escaped(text),
     }
 }
 
@@ -111,7 +116,7 @@ mod tests {
         assert_eq!(messages.len(), 51);
         assert_eq!(messages[0], "/c.ini: missing");
         assert_eq!(messages[1], "/c.ini:1: bad");
-        assert_eq!(messages[50], "/c.ini: 11 more errors");
+        assert_eq!(messages[50], "/c.ini: 11 more of these");
         assert_eq!(error.to_string().lines().count(), 51);
     }
 
