@@ -16,6 +16,7 @@ pub mod config;
 pub mod dispatcher;
 pub mod moment;
 pub mod proto;
+pub mod relay;
 pub mod session;
 pub mod sys;
 pub mod tls;

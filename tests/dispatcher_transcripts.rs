@@ -16,7 +16,7 @@ mod bed;
 mod certs;
 
 use bed::{Bed, FakeRelay, Proxy};
-use mediaproxy::dispatcher::ManagementFormat;
+use mediaproxy::config::ManagementFormat;
 
 enum Actor {
     Relay(Box<FakeRelay>),

@@ -26,6 +26,7 @@ mod management;
 pub mod registry;
 mod relays;
 mod service;
+mod settings;
 mod sparse;
 pub mod statistics;
 mod turns;
@@ -41,18 +42,18 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::sys::clock;
-use crate::tls::{Passport, Store};
+use crate::tls::Store;
 use finished::{Finished, FinishedSink};
 use gate::Gate;
 use link::Link;
 use registry::{Patience, Registry};
+pub use settings::Settings;
 use turns::Turns;
 use waiting::lock;
 
@@ -61,38 +62,6 @@ const STACK: usize = 256 * 1024;
 
 /// Clients that may list sessions at once: each listing is megabytes for a moment.
 const LISTINGS: usize = 4;
-
-/// What `sessions` and `summary` look like on the management port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ManagementFormat {
-    /// One object a line, then an empty line.
-    Lines,
-    /// One array on one line and no empty line.
-    Array,
-}
-
-/// What the dispatcher has to know; the configuration keys have the same names.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub socket_path: PathBuf,
-    pub socket_mode: u32,
-    /// Group of both sockets' files, by number; none leaves them the daemon's own.
-    pub socket_group: Option<u32>,
-    /// The management port's UNIX socket.
-    pub management_path: PathBuf,
-    pub listen: SocketAddr,
-    pub listen_management: SocketAddr,
-    pub management_use_tls: bool,
-    pub management_format: ManagementFormat,
-    pub passport: Option<Passport>,
-    pub management_passport: Option<Passport>,
-    pub relay_timeout: Duration,
-    pub relay_retry: Duration,
-    pub relay_recover_interval: Duration,
-    pub cleanup_dead_relays_after: Duration,
-    pub cleanup_expired_sessions_after: Duration,
-    pub verify_interval: Duration,
-}
 
 /// What all its threads share.
 pub struct Dispatcher {

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use mediaproxy::config::ManagementFormat;
 use mediaproxy::dispatcher::finished::Finished;
-use mediaproxy::dispatcher::{Dispatcher, ManagementFormat, Running, Settings};
+use mediaproxy::dispatcher::{Dispatcher, Running, Settings};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
 

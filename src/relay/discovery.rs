@@ -1,0 +1,252 @@
+//! Which dispatchers there are: addresses as they stand, names and domains looked up again and again.
+//!
+//! A domain's SRV records for `_sip._udp` win over the addresses of the same name (RFC 2782); only their
+//! targets count, since their port is the SIP proxy's. What cannot be looked up stays as it was. A dispatcher
+//! that is no longer named keeps its link until its sessions are over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use simple_dns::Packet;
+use simple_dns::rdata::RData;
+
+use super::Shared;
+use super::link::Link;
+use super::worker::Message;
+use crate::sys::dns::{self, Failure};
+
+/// The record type (RFC 2782).
+const SRV: u16 = 33;
+
+/// How long the workers may take to count a dispatcher's sessions.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
+
+/// One entry of `dispatchers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub host: Host,
+    pub port: u16,
+}
+
+/// An address, or a host name or domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    Address(IpAddr),
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Address(address) => address.fmt(f),
+            Host::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// What asks the name servers; another one in tests.
+pub trait Resolver {
+    /// The targets of a name's SRV records.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    fn srv_targets(&mut self, name: &str) -> Result<Vec<String>, Failure>;
+
+    /// The addresses of a host.
+    ///
+    /// # Errors
+    /// Why there are none, for the log.
+    fn addresses(&mut self, host: &str) -> Result<Vec<IpAddr>, String>;
+}
+
+/// The C library's resolver.
+pub struct System;
+
+impl Resolver for System {
+    fn srv_targets(&mut self, name: &str) -> Result<Vec<String>, Failure> {
+        parse_srv(&dns::query(name, SRV)?).ok_or(Failure::TryAgain)
+    }
+
+    fn addresses(&mut self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let found = (host, 0u16).to_socket_addrs();
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(found.map(|address| address.ip()).collect())
+    }
+}
+
+/// The targets in an answer; none where it is not an answer at all.
+fn parse_srv(answer: &[u8]) -> Option<Vec<String>> {
+    let packet = Packet::parse(answer).ok()?;
+    let targets = packet
+        .answers
+        .iter()
+        .filter_map(|record| match &record.rdata {
+            RData::SRV(srv) => Some(srv.target.to_string()),
+            _ => None,
+        });
+    // A target of the root says that there is no such service (RFC 2782).
+    Some(targets.filter(|target| !target.is_empty()).collect())
+}
+
+/// What the configuration's names stand for, as far as it is known.
+pub struct Directory {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    target: Target,
+    known: BTreeSet<IpAddr>,
+    /// The last failure, said once.
+    failure: Option<String>,
+}
+
+impl Directory {
+    pub fn new(targets: &[Target]) -> Directory {
+        let entry = |target: &Target| Entry {
+            target: target.clone(),
+            known: match target.host {
+                Host::Address(address) => BTreeSet::from([address]),
+                Host::Name(_) => BTreeSet::new(),
+            },
+            failure: None,
+        };
+        Directory {
+            entries: targets.iter().map(entry).collect(),
+        }
+    }
+
+    /// Whether everything is named by its address.
+    pub fn is_fixed(&self) -> bool {
+        let mut entries = self.entries.iter();
+        entries.all(|entry| matches!(entry.target.host, Host::Address(_)))
+    }
+
+    /// Looks all names up.
+    pub fn refresh(&mut self, resolver: &mut impl Resolver) {
+        for entry in &mut self.entries {
+            if let Host::Name(name) = &entry.target.host {
+                match look_up(name, !entry.known.is_empty(), resolver) {
+                    Ok(found) => {
+                        entry.known = found;
+                        if entry.failure.take().is_some() {
+                            info!("dispatchers: {name} is found again");
+                        }
+                    }
+                    Err(why) => {
+                        if entry.failure.as_ref() != Some(&why) {
+                            let rest = match entry.known.len() {
+                                0 => "",
+                                _ => "; what is known of it stays",
+                            };
+                            warn!("dispatchers: {name}: {why}{rest}");
+                            entry.failure = Some(why);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// All dispatchers, with the name that each goes by.
+    pub fn dispatchers(&self) -> BTreeMap<SocketAddr, String> {
+        let mut all = BTreeMap::new();
+        for entry in &self.entries {
+            for address in &entry.known {
+                let address = SocketAddr::new(*address, entry.target.port);
+                all.entry(address)
+                    .or_insert_with(|| entry.target.host.to_string());
+            }
+        }
+        all
+    }
+}
+
+/// The addresses behind a name. Where its SRV records cannot be asked for, the name itself counts only if
+/// nothing better is known.
+fn look_up(
+    name: &str,
+    is_known: bool,
+    resolver: &mut impl Resolver,
+) -> Result<BTreeSet<IpAddr>, String> {
+    match resolver.srv_targets(&format!("_sip._udp.{name}")) {
+        Ok(targets) if !targets.is_empty() => {
+            let mut found = BTreeSet::new();
+            for target in targets {
+                found.extend(of_one_family(resolver.addresses(&target)?));
+            }
+            Ok(found)
+        }
+        Err(failure) if is_known && failure != Failure::NoSuchRecord => {
+            Err(format!("SRV records: {failure}"))
+        }
+        _ => {
+            let found = of_one_family(resolver.addresses(name)?);
+            if found.is_empty() {
+                return Err("it has no address".to_owned());
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// The IPv4 addresses, or the others where there are none: a host with both is one dispatcher, not two.
+fn of_one_family(addresses: Vec<IpAddr>) -> BTreeSet<IpAddr> {
+    let (v4, v6): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+        addresses.into_iter().partition(IpAddr::is_ipv4);
+    if v4.is_empty() { v6 } else { v4 }
+}
+
+/// The discovery thread.
+pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: impl Resolver) {
+    loop {
+        directory.refresh(&mut resolver);
+        apply(shared, &directory.dispatchers());
+        if shared.pause(shared.settings.dns_check_interval) {
+            return;
+        }
+    }
+}
+
+/// Makes a link for each dispatcher that is new, and ends those that are named no more and have no sessions.
+pub(super) fn apply(shared: &Arc<Shared>, wanted: &BTreeMap<SocketAddr, String>) {
+    for (address, name) in wanted {
+        if let Err(why) = shared.ensure_link(*address, name) {
+            error!("dispatcher {name} ({address}): {why}");
+        }
+    }
+    for link in shared.all_links() {
+        if wanted.contains_key(&link.address) || link.outbox.is_finishing() {
+            continue;
+        }
+        match sessions_of(shared, &link) {
+            Some(0) => {
+                info!("{link}: no longer named, and its sessions are over: closed");
+                link.outbox.finish();
+            }
+            Some(count) => info!("{link}: no longer named; kept for {count} sessions"),
+            None => {}
+        }
+    }
+}
+
+/// Sessions that a dispatcher is to be told of; none where the workers do not answer.
+fn sessions_of(shared: &Shared, link: &Link) -> Option<usize> {
+    let (answer, answers) = crossbeam_channel::unbounded();
+    for worker in &shared.workers {
+        let message = Message::Owned(link.owner, answer.clone());
+        worker.send(message).ok()?;
+    }
+    let mut sum = 0;
+    for _ in &shared.workers {
+        sum += answers.recv_timeout(COUNT_LIMIT).ok()?;
+    }
+    Some(sum)
+}
+
+#[cfg(test)]
+#[path = "discovery_tests.rs"]
+mod tests;

@@ -1,0 +1,256 @@
+//! One worker's sockets and what its engine asks of the host: ports, addresses, random bits.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::{error, warn};
+
+use super::sparse::Sparse;
+use crate::proto::Component;
+use crate::session::ports::PortPool;
+use crate::session::{Host, Place};
+use crate::sys::epoll::{Epoll, Trigger};
+use crate::sys::udp::MediaSocket;
+use crate::sys::{clock, random, route};
+
+/// Descriptors that one stream needs: a pair for each side.
+pub const FILES_PER_STREAM: u64 = 4;
+
+/// Where media is bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub relay_ip: Ipv4Addr,
+    /// Whether each party gets the address that the route to it leaves from.
+    pub auto_detect: bool,
+}
+
+/// The port pairs that all workers share.
+#[derive(Debug)]
+pub struct SharedPorts {
+    /// First RTP port, and the end, which is not included.
+    pub range: (u16, u32),
+    pool: Mutex<PortPool>,
+}
+
+impl SharedPorts {
+    pub fn new(range: (u16, u32)) -> SharedPorts {
+        let pool = Mutex::new(PortPool::new(range.0, range.1));
+        SharedPorts { range, pool }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut PortPool) -> T) -> T {
+        act(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An RTP socket and its RTCP socket.
+#[derive(Debug)]
+pub struct Pair {
+    /// Of the RTP socket.
+    place: Place,
+    sockets: [MediaSocket; 2],
+    /// The worker's round in which each was read last.
+    rounds: [u64; 2],
+    /// Something could not be sent; said once.
+    pub has_failed: bool,
+}
+
+/// See the module.
+pub struct Machine {
+    addresses: Addresses,
+    ports: Arc<SharedPorts>,
+    epoll: Arc<Epoll>,
+    /// By port: half of its distance from the first.
+    pairs: Vec<Option<Box<Pair>>>,
+    refused: Sparse,
+    exhausted: Sparse,
+    unrouted: Sparse,
+}
+
+impl Machine {
+    pub fn new(addresses: Addresses, ports: Arc<SharedPorts>, epoll: Arc<Epoll>) -> Machine {
+        let (start, end) = ports.range;
+        let count = end.saturating_sub(u32::from(start)) / 2;
+        Machine {
+            addresses,
+            ports,
+            epoll,
+            pairs: (0..count).map(|_| None).collect(),
+            refused: Sparse::default(),
+            exhausted: Sparse::default(),
+            unrouted: Sparse::default(),
+        }
+    }
+
+    /// The pair that a port belongs to, if it is bound by this worker.
+    pub fn pair(&mut self, port: u16) -> Option<&mut Pair> {
+        let offset = port.checked_sub(self.ports.range.0)?;
+        self.pairs.get_mut(usize::from(offset / 2))?.as_deref_mut()
+    }
+
+    /// Closes a pair, by its RTP port.
+    pub fn close(&mut self, port: u16) {
+        let Some(offset) = port.checked_sub(self.ports.range.0) else {
+            return;
+        };
+        let slot = self.pairs.get_mut(usize::from(offset / 2));
+        if slot.and_then(Option::take).is_some() {
+            self.ports.with(|pool| pool.give_back(port, clock::mono()));
+        }
+    }
+
+    /// Sends from one of the bound ports.
+    ///
+    /// # Errors
+    /// As of [`MediaSocket::send`].
+    pub fn send(
+        &mut self,
+        from_port: u16,
+        to: SocketAddrV4,
+        data: &[u8],
+        dscp: u8,
+    ) -> io::Result<()> {
+        match self.pair(from_port) {
+            Some(pair) => pair.socket(from_port).send(data, to, dscp),
+            None => Ok(()),
+        }
+    }
+
+    fn bind_and_watch(&self, address: Ipv4Addr, port: u16) -> io::Result<[MediaSocket; 2]> {
+        let bind = |port: u16| {
+            let socket = MediaSocket::bind(SocketAddrV4::new(address, port))?;
+            self.epoll.add(&socket, u64::from(port), Trigger::Level)?;
+            Ok::<MediaSocket, io::Error>(socket)
+        };
+        Ok([bind(port)?, bind(port | 1)?])
+    }
+
+    fn keep(&mut self, port: u16, place: Place, sockets: [MediaSocket; 2]) {
+        let offset = usize::from(port.saturating_sub(self.ports.range.0) / 2);
+        if let Some(slot) = self.pairs.get_mut(offset) {
+            *slot = Some(Box::new(Pair {
+                place,
+                sockets,
+                rounds: [0; 2],
+                has_failed: false,
+            }));
+        }
+    }
+
+    fn say_refused(&mut self, address: Ipv4Addr, error: &io::Error) {
+        let Some(left_out) = self.refused.due() else {
+            return;
+        };
+        let hint = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                "; raise the limit on open files (LimitNOFILE), or calls beyond it are refused"
+            }
+            Some(libc::EADDRNOTAVAIL) => "; this host does not have that address",
+            _ => "",
+        };
+        error!("no media sockets on {address}: {error}{hint}{left_out}");
+    }
+}
+
+impl Pair {
+    /// What a port of this pair belongs to.
+    pub fn place(&self, port: u16) -> Place {
+        let component = component_of(port);
+        Place {
+            component,
+            ..self.place
+        }
+    }
+
+    /// The socket of a port of this pair.
+    pub fn socket(&mut self, port: u16) -> &mut MediaSocket {
+        let [rtp, rtcp] = &mut self.sockets;
+        match component_of(port) {
+            Component::Rtp => rtp,
+            Component::Rtcp => rtcp,
+        }
+    }
+
+    /// Notes that a port is read in this round; whether it was in the round before, too: a flood.
+    pub fn is_flood(&mut self, port: u16, round: u64) -> bool {
+        let [rtp, rtcp] = &mut self.rounds;
+        let last = match component_of(port) {
+            Component::Rtp => rtp,
+            Component::Rtcp => rtcp,
+        };
+        let before = std::mem::replace(last, round);
+        before + 1 == round
+    }
+}
+
+/// RTP ports are even, each RTCP port is one above (RFC 3550 section 11).
+fn component_of(port: u16) -> Component {
+    if port % 2 == 0 {
+        Component::Rtp
+    } else {
+        Component::Rtcp
+    }
+}
+
+/// Whether a pair cannot be bound because of the ports themselves: some other program has them, or they are
+/// reserved. Anything else would be the same with every other pair.
+fn is_bad_port(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
+}
+
+impl Host for Machine {
+    fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
+        let now = clock::mono();
+        let mut tries = self.ports.with(|pool| pool.unused());
+        while tries > 0 {
+            tries -= 1;
+            let random = random::bits() as u64;
+            let port = self.ports.with(|pool| pool.take(random, now))?;
+            match self.bind_and_watch(address, port) {
+                Ok(sockets) => {
+                    self.keep(port, place, sockets);
+                    return Some(port);
+                }
+                Err(error) if is_bad_port(&error) => self.ports.with(|pool| pool.put_aside(port)),
+                Err(error) => {
+                    self.ports.with(|pool| pool.give_back(port, now));
+                    self.say_refused(address, &error);
+                    return None;
+                }
+            }
+        }
+        if let Some(left_out) = self.exhausted.due() {
+            let (start, end) = self.ports.range;
+            warn!("no port pair is left: all of port_range = {start}:{end} are in use{left_out}");
+        }
+        None
+    }
+
+    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
+        let usual = self.addresses.relay_ip;
+        let Some(towards) = towards.filter(|_| self.addresses.auto_detect) else {
+            return usual;
+        };
+        match route::source_towards(towards) {
+            Ok(address) => address,
+            Err(error) => {
+                if let Some(left_out) = self.unrouted.due() {
+                    warn!("no route to {towards}: {error}; {usual} is used for it{left_out}");
+                }
+                usual
+            }
+        }
+    }
+
+    fn random(&mut self) -> u128 {
+        random::bits()
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

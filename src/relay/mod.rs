@@ -1,0 +1,412 @@
+//! The relay: takes dispatchers' commands over TLS and relays the media of their calls.
+//!
+//! ```text
+//!  dispatcher --TLS--> link reader --mailbox--> worker   an engine, its sockets and timers    worker, machine
+//!             <--TLS-- link writer <--outbox----/        answers, notices, pings              link, outbox
+//!                                     gather             lists and summaries of all workers
+//!  discovery   one thread: names to addresses, links come and go
+//!  upkeep      one thread: traffic samples, certificates again
+//!  forwarding  who forwards: the kernel or the workers
+//! ```
+//!
+//! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
+//! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
+
+pub mod discovery;
+pub mod forwarding;
+mod gather;
+mod link;
+mod machine;
+mod outbox;
+mod sparse;
+mod upkeep;
+mod worker;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+use self::discovery::{Directory, Target};
+use self::gather::{Share, Summary};
+use self::link::Link;
+use self::machine::{Addresses, FILES_PER_STREAM, SharedPorts};
+use self::outbox::owner_of;
+use self::worker::{Message, Meter, Worker};
+use crate::proto::link::Hello;
+use crate::session::{self, Ended, Owner, ReplyTo};
+use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
+use crate::sys::udp::MediaSocket;
+use crate::sys::{clock, limits, route};
+use crate::tls::{Passport, Store};
+
+/// Messages that may wait for one worker before those who send more wait themselves.
+const MAILBOX: usize = 1024;
+
+/// Links that there can ever be; each name server's answer can bring new ones.
+const LINKS: usize = 256;
+
+/// Open files beside media sockets.
+const OTHER_FILES: u64 = 128;
+
+/// How long ended sessions may take to be reported at the end.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How long a dispatcher may take to read the last of it: closing earlier could lose that.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What the relay has to know; the configuration keys have the same names.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub dispatchers: Vec<Target>,
+    pub passport: Option<Passport>,
+    /// None is the address of the interface with the default route.
+    pub relay_ip: Option<Ipv4Addr>,
+    pub auto_detect_interfaces: bool,
+    /// First port and the end, which is not included; both even.
+    pub port_range: (u16, u32),
+    pub dns_check_interval: Duration,
+    pub keepalive_interval: Duration,
+    pub reconnect_delay: Duration,
+    /// Zero switches sampling off.
+    pub traffic_sampling_period: Duration,
+    pub verify_interval: Duration,
+    pub forwarding: forwarding::Mode,
+    /// Time limits and addresses of calls; whether the kernel forwards is decided at start.
+    pub session: session::Settings,
+    /// Threads that relay; none is one for each processor, four at most.
+    pub workers: Option<usize>,
+}
+
+/// What all threads share.
+struct Shared {
+    settings: Settings,
+    store: Arc<Store>,
+    relay_ip: Ipv4Addr,
+    /// The line that opens each connection.
+    hello: Vec<u8>,
+    ports: Arc<SharedPorts>,
+    workers: Vec<Postbox<Message>>,
+    meters: Vec<Meter>,
+    /// By owner.
+    links: RwLock<Vec<Arc<Link>>>,
+    started: Duration,
+    bps: AtomicU64,
+    draining: AtomicBool,
+    /// Discovery and upkeep are to end.
+    stopping: (Mutex<bool>, Condvar),
+}
+
+/// A relay at work. Dropping it does not stop it; [`Running::stop`] does.
+pub struct Running {
+    shared: Arc<Shared>,
+}
+
+/// Starts all threads of a relay.
+///
+/// # Errors
+/// A sentence that names the setting and what is wrong.
+pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
+    let kernel = forwarding::choose(settings.forwarding)?;
+    let relay_ip = relay_ip(&settings)?;
+    allow_files(&settings);
+    let count = settings.workers.unwrap_or_else(default_workers).max(1);
+    let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
+    let mut workers = Vec::new();
+    let mut mailboxes = Vec::new();
+    for _ in 0..count {
+        let (postbox, mailbox) = mailbox(MAILBOX).map_err(no_mailbox)?;
+        workers.push(postbox);
+        mailboxes.push(mailbox);
+    }
+    let shared = Arc::new(Shared {
+        hello: hello(relay_ip, &settings),
+        ports: Arc::new(SharedPorts::new(settings.port_range)),
+        meters: (0..count).map(|_| Meter::default()).collect(),
+        settings,
+        store,
+        relay_ip,
+        workers,
+        links: RwLock::default(),
+        started: clock::mono(),
+        bps: AtomicU64::new(0),
+        draining: AtomicBool::new(false),
+        stopping: (Mutex::new(false), Condvar::new()),
+    });
+    start_workers(&shared, mailboxes, kernel)?;
+    start_helpers(&shared)?;
+    let (start, end) = shared.settings.port_range;
+    info!(
+        "relaying on {relay_ip}, ports {start} to {}, {count} workers",
+        end - 1
+    );
+    Ok(Running { shared })
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    mailboxes: Vec<Mailbox<Message>>,
+    kernel: bool,
+) -> Result<(), String> {
+    let addresses = Addresses {
+        relay_ip: shared.relay_ip,
+        auto_detect: shared.settings.auto_detect_interfaces,
+    };
+    for (index, mailbox) in mailboxes.into_iter().enumerate() {
+        let session = session::Settings {
+            kernel,
+            ..shared.settings.session.clone()
+        };
+        let worker = Worker::new(index, Arc::clone(shared), mailbox, session, addresses);
+        let worker = worker.map_err(|error| format!("cannot set up a worker: {error}"))?;
+        start_thread("worker", move || worker.run())?;
+    }
+    Ok(())
+}
+
+fn start_helpers(shared: &Arc<Shared>) -> Result<(), String> {
+    let upkeep = Arc::clone(shared);
+    start_thread("upkeep", move || upkeep::run(&upkeep))?;
+    let directory = Directory::new(&shared.settings.dispatchers);
+    for (address, name) in directory.dispatchers() {
+        shared.ensure_link(address, &name)?;
+    }
+    if !directory.is_fixed() {
+        let shared = Arc::clone(shared);
+        start_thread("discovery", move || {
+            discovery::run(&shared, directory, discovery::System);
+        })?;
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Takes no new calls from now on; see [`Running::is_drained`].
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        for worker in &self.shared.workers {
+            // One that does not read its mailbox any more takes no calls either.
+            let _ = worker.send(Message::Drain);
+        }
+    }
+
+    /// Whether no new call can come any more and the last one is over.
+    pub fn is_drained(&self) -> bool {
+        let mut meters = self.shared.meters.iter();
+        meters.all(|meter| {
+            meter.drained.load(Ordering::Acquire) && meter.sessions.load(Ordering::Relaxed) == 0
+        })
+    }
+
+    /// Sessions that are not over and reported.
+    pub fn sessions(&self) -> usize {
+        let meters = self.shared.meters.iter();
+        meters.map(|m| m.sessions.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Reads changed certificates now; what is connected stays connected.
+    pub fn reload(&self) {
+        self.shared.store.reload_if_changed();
+    }
+
+    /// Ends all sessions, waits until each is reported to its dispatcher, 5 s at most, then closes the links and
+    /// ends the threads.
+    pub fn stop(&self) {
+        let deadline = clock::mono() + GOODBYE;
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.end_sessions(deadline);
+        let links = self.shared.all_links();
+        for link in &links {
+            match link.outbox.wait_written(deadline) {
+                0 => {}
+                left => warn!("{link}: {left} ended calls could not be reported to it"),
+            }
+            link.outbox.finish();
+        }
+        // A dispatcher that has read everything closes its end, too.
+        let deadline = deadline.min(clock::mono() + LINGER);
+        for link in &links {
+            link.outbox.wait_closed(deadline);
+        }
+        for worker in &self.shared.workers {
+            let _ = worker.send(Message::Quit);
+        }
+        let (stopping, wake) = &self.shared.stopping;
+        *stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        wake.notify_all();
+    }
+
+    fn end_sessions(&self, deadline: Duration) {
+        let (done, all_done) = crossbeam_channel::unbounded();
+        for worker in &self.shared.workers {
+            let _ = worker.send(Message::EndAll(done.clone()));
+        }
+        for _ in &self.shared.workers {
+            let left = deadline.saturating_sub(clock::mono());
+            if all_done.recv_timeout(left).is_err() {
+                warn!("a worker did not end its sessions in time");
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn all_links(&self) -> Vec<Arc<Link>> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.clone()
+    }
+
+    fn with_link(&self, owner: Owner, act: impl FnOnce(&Link)) {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get(owner.0 as usize) {
+            act(link);
+        }
+    }
+
+    /// Sees to it that there is a link to a dispatcher.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    fn ensure_link(self: &Arc<Self>, address: SocketAddr, name: &str) -> Result<(), String> {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        let known = links.iter().find(|link| link.address == address);
+        let link = match known {
+            Some(link) if link.outbox.revive() => Arc::clone(link),
+            Some(_) => return Ok(()),
+            None if links.len() == LINKS => {
+                return Err(format!(
+                    "there were {LINKS} dispatchers already; restart the relay"
+                ));
+            }
+            None => {
+                let owner = Owner(u32::try_from(links.len()).unwrap_or(u32::MAX));
+                let link = Arc::new(Link::new(owner, address, name));
+                links.push(Arc::clone(&link));
+                link
+            }
+        };
+        let shared = Arc::clone(self);
+        start_thread("link", move || link::run(&shared, &link))
+    }
+
+    fn reply(&self, to: ReplyTo, result: &[u8]) {
+        self.with_link(owner_of(to), |link| link.outbox.reply(to, result));
+    }
+
+    fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
+        self.with_link(owner_of(to), |link| link.outbox.reply_in_pieces(to, pieces));
+    }
+
+    /// Tells a dispatcher that a session of its has ended.
+    fn notify(&self, owner: Owner, ended: &Ended) {
+        self.with_link(owner, |link| {
+            let dropped = link.outbox.notify(&ended.statistics);
+            if dropped > 0 {
+                let call_id = &ended.call_id;
+                error!(
+                    "[session {call_id}] {link}: no room for more ended calls, {dropped} given up"
+                );
+            }
+        });
+    }
+
+    fn summary(&self, share: Share) -> Vec<u8> {
+        let is_draining = self.draining.load(Ordering::Relaxed);
+        let summary = Summary {
+            ip: self.relay_ip,
+            version: env!("CARGO_PKG_VERSION"),
+            status: if is_draining { "halting" } else { "active" },
+            uptime: clock::mono().saturating_sub(self.started).as_secs(),
+            session_count: share.sessions,
+            stream_count: share.streams,
+            bps_relayed: self.bps.load(Ordering::Relaxed),
+            unsent_packets: share.unsent,
+        };
+        // It holds nothing that JSON cannot say.
+        serde_json::to_vec(&summary).unwrap_or_else(|_| b"error".to_vec())
+    }
+
+    /// Bytes relayed since the start.
+    fn bytes(&self) -> u64 {
+        let meters = self.meters.iter();
+        meters.map(|m| m.bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Waits this long; true when the relay ends.
+    fn pause(&self, limit: Duration) -> bool {
+        let (stopping, wake) = &self.stopping;
+        let guard = stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = wake.wait_timeout_while(guard, limit, |stopping| !*stopping);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+fn relay_ip(settings: &Settings) -> Result<Ipv4Addr, String> {
+    let Some(address) = settings.relay_ip else {
+        return route::default_address().map_err(|error| {
+            format!(
+                "there is no default route to take the relay's address from ({error}): set relay_ip"
+            )
+        });
+    };
+    MediaSocket::bind(SocketAddrV4::new(address, 0))
+        .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}"))?;
+    Ok(address)
+}
+
+/// Raises the limit on open files to fit the port range, and says what fits where it may not.
+fn allow_files(settings: &Settings) {
+    let (start, end) = settings.port_range;
+    let ports = u64::from(end.saturating_sub(u32::from(start)));
+    match limits::raise_open_files(ports + OTHER_FILES) {
+        Ok(limit) if limit < ports + OTHER_FILES => {
+            let fit = limit.saturating_sub(OTHER_FILES) / FILES_PER_STREAM;
+            let all = ports / FILES_PER_STREAM;
+            warn!(
+                "{limit} files may be open: {fit} streams fit, port_range has room for {all}; \
+                 calls beyond that are refused (raise LimitNOFILE)"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => warn!("the limit on open files cannot be read: {error}"),
+    }
+}
+
+/// The name tells relays behind one address apart, and stays the same over restarts.
+fn hello(relay_ip: Ipv4Addr, settings: &Settings) -> Vec<u8> {
+    let hello = Hello {
+        name: Some(format!("{relay_ip}:{}", settings.port_range.0)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
+    format!("hello {json}\r\n").into_bytes()
+}
+
+fn default_workers() -> usize {
+    thread::available_parallelism().map_or(1, |count| count.get().min(4))
+}
+
+fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let started = spawn(name, run);
+    started
+        .map(drop)
+        .map_err(|error| format!("cannot start the {name} thread: {error}"))
+}
+
+/// Starts a thread whose panic ends the process: see the module.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    let name = name.to_owned();
+    builder.spawn(move || {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            error!("the {name} thread has failed: the process ends, to be started again");
+            std::process::abort();
+        }
+    })
+}

@@ -1,0 +1,483 @@
+//! What is to be sent to one dispatcher: filled by the workers, emptied by the link's writing thread.
+//!
+//! Lives as long as the dispatcher is known, over any number of connections. Answers go to the connection
+//! that asked, or nowhere. Notices of ended sessions wait for the dispatcher in the order in which they
+//! came, go back to the front when they could not be written, and leave before anything that was asked
+//! later. All of it is bounded; nobody but the writing thread ever waits.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::proto::link::{OLD_DISPATCHER_LINE, RELAY_LINE};
+use crate::session::{Owner, ReplyTo};
+use crate::sys::clock;
+use crate::tls::{Closer, PeerCertificates};
+
+/// Bytes that a dispatcher may leave unread before it asks more; one answer beyond that still fits.
+const BACKLOG: usize = 8 << 20;
+
+/// Bytes of notices that are kept for a dispatcher; the oldest go first.
+const NOTICES: usize = 32 << 20;
+
+/// Answers are put together up to this size, bytes.
+const TEXT: usize = 16 * 1024;
+
+/// Bytes in one write.
+const TOGETHER: usize = 64 * 1024;
+
+/// Pings that may go unanswered in a row (docs/protocol.md section 2).
+const UNANSWERED: u32 = 3;
+
+/// Lists of sessions that one connection may have in the making.
+const LISTINGS: u32 = 4;
+
+/// Something to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// For the connection that asked.
+    Text(Vec<u8>),
+    /// An `expired` line: for the dispatcher, whatever its connection.
+    Notice(Vec<u8>),
+}
+
+impl Piece {
+    /// The line, where it is a notice.
+    pub fn notice(self) -> Option<Vec<u8>> {
+        match self {
+            Piece::Notice(line) => Some(line),
+            Piece::Text(_) => None,
+        }
+    }
+}
+
+/// What the writing thread is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Task {
+    Write,
+    /// All is written: say goodbye.
+    Finish,
+    /// The connection is over.
+    Stop,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outbox {
+    owner: Owner,
+    state: Mutex<State>,
+    /// Something to write, or the end.
+    work: Condvar,
+    /// Something was written, or the connection ended.
+    progress: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Connection>,
+    /// Connections so far.
+    serial: u32,
+    /// Why the last connection was closed from this side.
+    reason: Option<String>,
+    queue: VecDeque<Piece>,
+    /// Bytes in the queue and in the writing thread's hands; the latter alone.
+    queued: usize,
+    in_hand: usize,
+    /// Bytes of notices in the queue.
+    notices: usize,
+    finishing: bool,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    number: u64,
+    closer: Option<Closer>,
+    certificates: Option<PeerCertificates>,
+    is_ours: bool,
+    next_ping: Duration,
+    unanswered: u32,
+    listings: u32,
+    writer_waits: bool,
+}
+
+/// The dispatcher that asked.
+pub fn owner_of(reply_to: ReplyTo) -> Owner {
+    Owner((reply_to.link >> 32) as u32)
+}
+
+impl Outbox {
+    pub fn new(owner: Owner) -> Outbox {
+        Outbox {
+            owner,
+            state: Mutex::default(),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+        }
+    }
+
+    /// A connection is there: `hello` leaves first, then the notices that were kept. Returns its number, which no
+    /// other connection has.
+    pub fn open(
+        &self,
+        hello: &[u8],
+        closer: Option<Closer>,
+        certificates: Option<PeerCertificates>,
+        first_ping: Duration,
+    ) -> u64 {
+        let mut state = self.lock();
+        state.serial = state.serial.wrapping_add(1);
+        let number = u64::from(self.owner.0) << 32 | u64::from(state.serial);
+        state.reason = None;
+        state.queued += hello.len();
+        state.queue.push_front(Piece::Text(hello.to_vec()));
+        state.connection = Some(Connection {
+            number,
+            closer,
+            certificates,
+            is_ours: false,
+            next_ping: first_ping,
+            unanswered: 0,
+            listings: 0,
+            writer_waits: false,
+        });
+        number
+    }
+
+    /// The connection is over: what only it could use is dropped, notices stay. Returns why it was closed from
+    /// this side, if it was.
+    pub fn lost(&self) -> Option<String> {
+        let mut state = self.lock();
+        state.connection = None;
+        state.queue.retain(is_notice);
+        state.queued = state.notices;
+        state.in_hand = 0;
+        self.work.notify_all();
+        self.progress.notify_all();
+        state.reason.take()
+    }
+
+    /// The dispatcher has said hello.
+    pub fn set_ours(&self) {
+        if let Some(connection) = &mut self.lock().connection {
+            connection.is_ours = true;
+        }
+    }
+
+    /// The dispatcher has answered a ping.
+    pub fn pong(&self) {
+        if let Some(connection) = &mut self.lock().connection {
+            connection.unanswered = 0;
+        }
+    }
+
+    /// Answers a command, if the connection that asked still stands.
+    pub fn reply(&self, to: ReplyTo, result: &[u8]) {
+        let mut state = self.lock();
+        if !state.is_at(to.link) {
+            return;
+        }
+        let sequence = format!("{} ", to.sequence);
+        if state.queued > BACKLOG {
+            self.close_locked(&mut state, "it does not read its answers");
+        } else if sequence.len() + result.len() > state.line_limit() {
+            state.push_text(sequence.as_bytes());
+            state.push_text(b"error\r\n");
+        } else {
+            state.push_text(sequence.as_bytes());
+            state.push_text(result);
+            state.push_text(b"\r\n");
+        }
+        self.wake(&mut state);
+    }
+
+    /// Answers a command by a line in many pieces, or by `error` where there are none, where they are more than the
+    /// dispatcher can read, or where what was answered before is not read.
+    pub fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
+        let mut state = self.lock();
+        if !state.is_at(to.link) {
+            return;
+        }
+        if let Some(connection) = &mut state.connection {
+            connection.listings = connection.listings.saturating_sub(1);
+        }
+        let sequence = format!("{} ", to.sequence);
+        let length = pieces.iter().map(Vec::len).sum::<usize>();
+        let fits = sequence.len() + length <= state.line_limit() && state.queued <= BACKLOG;
+        state.push_text(sequence.as_bytes());
+        if fits && length > 0 {
+            state.queued += length;
+            state.queue.extend(pieces.into_iter().map(Piece::Text));
+            state.push_text(b"\r\n");
+        } else {
+            state.push_text(b"error\r\n");
+        }
+        self.wake(&mut state);
+    }
+
+    /// Whether the connection may have one more list of sessions made; [`Outbox::reply_in_pieces`] ends it.
+    pub fn begin_listing(&self) -> bool {
+        match &mut self.lock().connection {
+            Some(connection) if connection.listings < LISTINGS => {
+                connection.listings += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The longest answer that the dispatcher can read, bytes; 0 when the connection is gone.
+    pub fn line_limit(&self, to: ReplyTo) -> usize {
+        let state = self.lock();
+        if state.is_at(to.link) {
+            state.line_limit()
+        } else {
+            0
+        }
+    }
+
+    /// A session ended by itself. Returns how many notices were given up: older ones to make room, or this one
+    /// because no dispatcher could read it.
+    pub fn notify(&self, statistics: &[u8]) -> u64 {
+        let mut line = Vec::with_capacity(statistics.len() + 10);
+        line.extend_from_slice(b"expired ");
+        line.extend_from_slice(statistics);
+        line.extend_from_slice(b"\r\n");
+        if line.len() > OLD_DISPATCHER_LINE {
+            return 1;
+        }
+        let mut state = self.lock();
+        let dropped = state.make_room(line.len());
+        state.queued += line.len();
+        state.notices += line.len();
+        state.queue.push_back(Piece::Notice(line));
+        self.wake(&mut state);
+        dropped
+    }
+
+    /// Waits for something to write, and moves it to `batch`; says a ping when it is time.
+    pub fn next_task(&self, number: u64, keepalive: Duration, batch: &mut VecDeque<Piece>) -> Task {
+        let mut state = self.lock();
+        state.queued = state.queued.saturating_sub(state.in_hand);
+        state.in_hand = 0;
+        self.progress.notify_all();
+        while state.is_at(number) {
+            let now = clock::mono();
+            let Some(wait) = state.keep_alive(keepalive, now) else {
+                self.close_locked(&mut state, "three pings in a row went unanswered");
+                return Task::Stop;
+            };
+            if !state.queue.is_empty() {
+                std::mem::swap(&mut state.queue, batch);
+                state.in_hand = state.queued;
+                state.notices = 0;
+                return Task::Write;
+            }
+            if state.finishing {
+                return Task::Finish;
+            }
+            if let Some(connection) = &mut state.connection {
+                connection.writer_waits = true;
+            }
+            let waited = self.work.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Task::Stop
+    }
+
+    /// Notices that could not be written, in order: they leave first on the next connection.
+    pub fn put_back(&self, unsent: impl DoubleEndedIterator<Item = Vec<u8>>) {
+        let mut state = self.lock();
+        for line in unsent.rev() {
+            state.queued += line.len();
+            state.notices += line.len();
+            state.queue.push_front(Piece::Notice(line));
+        }
+        state.make_room(0);
+    }
+
+    /// Ends the connection; the link makes a new one.
+    pub fn close(&self, reason: &str) {
+        self.close_locked(&mut self.lock(), reason);
+    }
+
+    /// Ends the link: the connection when all is written, the thread at once when there is none.
+    pub fn finish(&self) {
+        self.lock().finishing = true;
+        self.work.notify_all();
+    }
+
+    /// The link's thread is over.
+    pub fn set_ended(&self) {
+        self.lock().ended = true;
+    }
+
+    /// The link is wanted again. False while its thread is not over.
+    pub fn revive(&self) -> bool {
+        let mut state = self.lock();
+        if state.ended {
+            state.ended = false;
+            state.finishing = false;
+            return true;
+        }
+        false
+    }
+
+    /// Whether the link is to end.
+    pub fn is_finishing(&self) -> bool {
+        self.lock().finishing
+    }
+
+    /// Waits this long, or until the link is to end.
+    pub fn pause(&self, limit: Duration) {
+        let state = self.lock();
+        let waited = self
+            .work
+            .wait_timeout_while(state, limit, |state| !state.finishing);
+        drop(waited);
+    }
+
+    /// Waits until everything is written, or until `deadline`. Returns the notices that are left.
+    pub fn wait_written(&self, deadline: Duration) -> usize {
+        let state = self.wait_until(deadline, |state| state.queued > 0);
+        state.queue.iter().filter(|piece| is_notice(piece)).count()
+    }
+
+    /// Waits until there is no connection, or until `deadline`.
+    pub fn wait_closed(&self, deadline: Duration) {
+        drop(self.wait_until(deadline, |state| state.connection.is_some()));
+    }
+
+    /// What the connected dispatcher showed.
+    pub fn certificates(&self) -> Option<PeerCertificates> {
+        self.lock().connection.as_ref()?.certificates.clone()
+    }
+
+    fn wait_until(
+        &self,
+        deadline: Duration,
+        waiting: impl FnMut(&mut State) -> bool,
+    ) -> MutexGuard<'_, State> {
+        let limit = deadline.saturating_sub(clock::mono());
+        let state = self.lock();
+        let waited = self.progress.wait_timeout_while(state, limit, waiting);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn close_locked(&self, state: &mut State, reason: &str) {
+        let Some(connection) = &state.connection else {
+            return;
+        };
+        if let Some(closer) = &connection.closer {
+            closer.close();
+        }
+        state.reason.get_or_insert_with(|| reason.to_owned());
+    }
+
+    fn wake(&self, state: &mut State) {
+        if let Some(connection) = &mut state.connection {
+            if std::mem::take(&mut connection.writer_waits) {
+                self.work.notify_all();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_at(&self, number: u64) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.number == number)
+    }
+
+    fn line_limit(&self) -> usize {
+        match &self.connection {
+            Some(connection) if connection.is_ours => RELAY_LINE,
+            _ => OLD_DISPATCHER_LINE,
+        }
+    }
+
+    /// Says a ping when it is time; how long until the next one, or none where too many went unanswered.
+    fn keep_alive(&mut self, interval: Duration, now: Duration) -> Option<Duration> {
+        let connection = self.connection.as_mut()?;
+        if now < connection.next_ping || self.finishing {
+            return Some(connection.next_ping.saturating_sub(now));
+        }
+        if connection.unanswered >= UNANSWERED {
+            return None;
+        }
+        connection.unanswered += 1;
+        connection.next_ping = now + interval;
+        self.push_text(b"ping\r\n");
+        Some(interval)
+    }
+
+    fn push_text(&mut self, text: &[u8]) {
+        self.queued += text.len();
+        match self.queue.back_mut() {
+            Some(Piece::Text(last)) if last.len() + text.len() <= TEXT => {
+                last.extend_from_slice(text);
+            }
+            _ => self.queue.push_back(Piece::Text(text.to_vec())),
+        }
+    }
+
+    /// Gives up the oldest notices until `more` bytes of them fit; returns how many.
+    fn make_room(&mut self, more: usize) -> u64 {
+        let mut dropped = 0;
+        while self.notices + more > NOTICES {
+            let oldest = self.queue.iter().position(is_notice);
+            let Some(Piece::Notice(line)) = oldest.and_then(|index| self.queue.remove(index))
+            else {
+                break;
+            };
+            self.queued = self.queued.saturating_sub(line.len());
+            self.notices = self.notices.saturating_sub(line.len());
+            dropped += 1;
+        }
+        dropped
+    }
+}
+
+fn is_notice(piece: &Piece) -> bool {
+    matches!(piece, Piece::Notice(_))
+}
+
+/// Writes a batch, what is small put together, and empties it. Notices that were not certainly written
+/// stay in `unsent`.
+///
+/// # Errors
+/// As of `write`.
+pub fn write_batch(
+    batch: &mut VecDeque<Piece>,
+    unsent: &mut Vec<Vec<u8>>,
+    buffer: &mut Vec<u8>,
+    mut write: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    while let Some(piece) = batch.pop_front() {
+        let (bytes, is_notice) = match piece {
+            Piece::Text(bytes) => (bytes, false),
+            Piece::Notice(bytes) => (bytes, true),
+        };
+        buffer.extend_from_slice(&bytes);
+        unsent.extend(is_notice.then_some(bytes));
+        let next = batch.front().map_or(0, |piece| match piece {
+            Piece::Text(bytes) | Piece::Notice(bytes) => bytes.len(),
+        });
+        if batch.is_empty() || buffer.len() + next > TOGETHER {
+            write(buffer)?;
+            buffer.clear();
+            buffer.shrink_to(TEXT);
+            unsent.clear();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -1,0 +1,180 @@
+//! Tests of the outbox without any connection: what leaves, what stays, what is bounded.
+
+use super::*;
+use crate::proto::link::Sequence;
+
+const HELLO: &[u8] = b"hello {}\r\n";
+const LATER: Duration = Duration::from_secs(3600);
+
+fn outbox() -> Outbox {
+    Outbox::new(Owner(7))
+}
+
+fn open(outbox: &Outbox) -> u64 {
+    outbox.open(HELLO, None, None, clock::mono() + LATER)
+}
+
+fn to(link: u64, sequence: u64) -> ReplyTo {
+    ReplyTo {
+        link,
+        sequence: Sequence(sequence),
+    }
+}
+
+/// What the writing thread would write now, in its writes.
+fn written(outbox: &Outbox, number: u64) -> Vec<String> {
+    let (mut batch, mut writes) = (VecDeque::new(), Vec::new());
+    assert_eq!(outbox.next_task(number, LATER, &mut batch), Task::Write);
+    write_batch(&mut batch, &mut Vec::new(), &mut Vec::new(), |bytes| {
+        writes.push(String::from_utf8(bytes.to_vec()).unwrap());
+        Ok(())
+    })
+    .unwrap();
+    writes
+}
+
+#[test]
+fn what_is_due_together_leaves_in_one_write() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    assert_eq!(owner_of(to(number, 1)), Owner(7));
+    outbox.reply(to(number, 1), b"error");
+    outbox.notify(b"{}");
+    outbox.reply(to(number, 2), b"192.0.2.1 40000");
+    let expected = "hello {}\r\n1 error\r\nexpired {}\r\n2 192.0.2.1 40000\r\n";
+    assert_eq!(written(&outbox, number), [expected]);
+}
+
+#[test]
+fn notices_wait_for_the_dispatcher_and_come_before_answers() {
+    let outbox = outbox();
+    outbox.notify(b"1");
+    let number = open(&outbox);
+    outbox.notify(b"2");
+    outbox.reply(to(number, 9), b"gone with its connection");
+    outbox.lost();
+    outbox.notify(b"3");
+    let number = open(&outbox);
+    outbox.reply_in_pieces(to(number, 1), vec![b"[]".to_vec()]);
+    let expected = "hello {}\r\nexpired 1\r\nexpired 2\r\nexpired 3\r\n1 []\r\n";
+    assert_eq!(written(&outbox, number), [expected]);
+}
+
+#[test]
+fn an_answer_never_goes_to_a_later_connection() {
+    let outbox = outbox();
+    let first = open(&outbox);
+    outbox.lost();
+    let second = open(&outbox);
+    assert_ne!(first, second);
+    outbox.reply(to(first, 1), b"late");
+    outbox.reply_in_pieces(to(first, 2), vec![b"late".to_vec()]);
+    assert_eq!(outbox.line_limit(to(first, 1)), 0);
+    assert_eq!(written(&outbox, second), ["hello {}\r\n"]);
+    let mut batch = VecDeque::new();
+    assert_eq!(outbox.next_task(first, LATER, &mut batch), Task::Stop);
+}
+
+#[test]
+fn what_could_not_be_written_comes_again_in_order() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    outbox.notify(b"1");
+    outbox.notify(b"2");
+    let (mut batch, mut unsent) = (VecDeque::new(), Vec::new());
+    assert_eq!(outbox.next_task(number, LATER, &mut batch), Task::Write);
+    let broken = |_: &[u8]| Err(io::ErrorKind::BrokenPipe.into());
+    let result = write_batch(&mut batch, &mut unsent, &mut Vec::new(), broken);
+    assert!(result.is_err());
+    outbox.notify(b"3");
+    outbox.put_back(unsent.into_iter());
+    outbox.lost();
+    assert_eq!(outbox.wait_written(clock::mono()), 3);
+    let number = open(&outbox);
+    let expected = "hello {}\r\nexpired 1\r\nexpired 2\r\nexpired 3\r\n";
+    assert_eq!(written(&outbox, number), [expected]);
+}
+
+#[test]
+fn an_older_dispatcher_gets_no_line_that_it_cannot_read() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    let long = || vec![vec![b'x'; OLD_DISPATCHER_LINE / 2]; 3];
+    outbox.reply_in_pieces(to(number, 1), long());
+    assert_eq!(written(&outbox, number), ["hello {}\r\n1 error\r\n"]);
+    outbox.set_ours();
+    outbox.reply_in_pieces(to(number, 2), long());
+    let sizes: Vec<usize> = written(&outbox, number).iter().map(String::len).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), OLD_DISPATCHER_LINE / 2 * 3 + 4);
+    assert_eq!(outbox.notify(&vec![b'x'; OLD_DISPATCHER_LINE]), 1);
+}
+
+#[test]
+fn a_dispatcher_that_does_not_read_is_bounded() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    let answer = vec![b'x'; 100_000];
+    let mut count = 0;
+    while outbox.lock().reason.is_none() {
+        outbox.reply(to(number, count), &answer);
+        count += 1;
+        assert!(count < 200);
+    }
+    assert!(outbox.lost().unwrap().contains("does not read"));
+}
+
+#[test]
+fn lists_in_the_making_are_counted() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    let begun = (0..10).filter(|_| outbox.begin_listing()).count();
+    assert_eq!(begun, LISTINGS as usize);
+    outbox.reply_in_pieces(to(number, 1), Vec::new());
+    assert!(outbox.begin_listing());
+    assert!(!outbox.begin_listing());
+}
+
+#[test]
+fn kept_notices_are_bounded_and_the_oldest_go_first() {
+    let outbox = outbox();
+    let notice = |n: u32| format!("{n} {}", "x".repeat(1 << 20));
+    let dropped: u64 = (0..40).map(|n| outbox.notify(notice(n).as_bytes())).sum();
+    assert_eq!(dropped, 9);
+    let number = open(&outbox);
+    let all = written(&outbox, number).concat();
+    let first = all.lines().nth(1).unwrap();
+    assert!(first.starts_with("expired 9 "), "{}", &first[..20]);
+    assert!(all.contains("expired 39 "));
+}
+
+#[test]
+fn three_unanswered_pings_end_the_connection() {
+    let outbox = outbox();
+    let number = outbox.open(HELLO, None, None, Duration::ZERO);
+    let mut batch = VecDeque::new();
+    // An interval of nothing: each look says one.
+    let mut task = || outbox.next_task(number, Duration::ZERO, &mut batch);
+    assert_eq!([task(), task()], [Task::Write, Task::Write]);
+    outbox.pong();
+    assert_eq!(
+        [task(), task(), task()],
+        [Task::Write, Task::Write, Task::Write]
+    );
+    assert_eq!(task(), Task::Stop);
+    assert!(outbox.lost().unwrap().contains("pings"));
+}
+
+#[test]
+fn finishing_writes_what_there_is_first() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    outbox.notify(b"1");
+    outbox.finish();
+    assert_eq!(written(&outbox, number), ["hello {}\r\nexpired 1\r\n"]);
+    let mut batch = VecDeque::new();
+    assert_eq!(outbox.next_task(number, LATER, &mut batch), Task::Finish);
+    assert!(!outbox.revive(), "its thread is not over");
+    outbox.set_ended();
+    assert!(outbox.revive());
+    assert!(!outbox.is_finishing());
+}

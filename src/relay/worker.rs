@@ -1,0 +1,372 @@
+//! One worker: a thread that owns an engine, its sockets and its timers, and never blocks but in epoll.
+//!
+//! A turn of its loop reads at most one batch from each ready socket, handles at most a few dozen commands and
+//! writes at most one piece of a list, so that none of them holds up the others.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use log::{error, warn};
+
+use super::Shared;
+use super::forwarding;
+use super::gather::{Listing, Share, Summing};
+use super::machine::{Addresses, Machine};
+use super::outbox::owner_of;
+use super::sparse::Sparse;
+use crate::moment::Now;
+use crate::proto::control::{Remove, Update};
+use crate::session::{Action, Engine, Owner, ReplyTo, Settings, Verdict};
+use crate::sys::clock;
+use crate::sys::epoll::{Epoll, Events, Trigger};
+use crate::sys::mailbox::Mailbox;
+use crate::sys::udp::{BATCH, Datagrams};
+
+/// Commands handled in one turn.
+const COMMANDS: usize = 64;
+
+/// Sessions written into a list in one turn.
+const LISTED: usize = 64;
+
+/// The mailbox among the watched descriptors; sockets have their ports.
+const MAILBOX: u64 = u64::MAX;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Message {
+    Update(Box<Update>, ReplyTo),
+    Remove(Remove, ReplyTo),
+    Sessions(Arc<Listing>),
+    Summary(Arc<Summing>),
+    /// How many sessions are to be reported to a dispatcher.
+    Owned(Owner, Sender<usize>),
+    /// No new sessions from now on.
+    Drain,
+    /// End all sessions, and tell when they are reported.
+    EndAll(Sender<()>),
+    Quit,
+}
+
+/// What others see of a worker; written after each turn.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Sessions that are not yet over and reported.
+    pub sessions: AtomicUsize,
+    /// Bytes relayed since the start, with IP headers.
+    pub bytes: AtomicU64,
+    /// Takes no new sessions any more.
+    pub drained: AtomicBool,
+}
+
+/// See the module.
+pub struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    mailbox: Mailbox<Message>,
+    engine: Engine,
+    machine: Machine,
+    epoll: Arc<Epoll>,
+    datagrams: Datagrams,
+    /// Of a flood, what goes out of one socket with one DSCP: which of the datagrams, and where to.
+    group: Vec<(usize, SocketAddrV4)>,
+    /// Lists in the making, and where each goes on.
+    listings: VecDeque<(Arc<Listing>, usize)>,
+    round: u64,
+    unsent: u64,
+    unreadable: Sparse,
+    running: bool,
+}
+
+impl Worker {
+    /// A worker that is not running yet.
+    ///
+    /// # Errors
+    /// When no epoll descriptor can be had.
+    pub fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        mailbox: Mailbox<Message>,
+        settings: Settings,
+        addresses: Addresses,
+    ) -> io::Result<Worker> {
+        let epoll = Arc::new(Epoll::new()?);
+        epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
+        let ports = Arc::clone(&shared.ports);
+        Ok(Worker {
+            index,
+            shared,
+            mailbox,
+            engine: Engine::new(settings),
+            machine: Machine::new(addresses, ports, Arc::clone(&epoll)),
+            epoll,
+            datagrams: Datagrams::new(),
+            group: Vec::with_capacity(BATCH),
+            listings: VecDeque::new(),
+            round: 0,
+            unsent: 0,
+            unreadable: Sparse::default(),
+            running: true,
+        })
+    }
+
+    /// Works until it is told to quit.
+    pub fn run(mut self) {
+        let mut events = Events::new();
+        while self.running {
+            if let Err(error) = self.epoll.wait(&mut events, self.time_left()) {
+                // Only a closed or wrong descriptor: nothing that this process could go on with.
+                error!("worker {}: epoll_wait: {error}", self.index);
+                std::process::abort();
+            }
+            self.round += 1;
+            let now = clock::now();
+            for index in 0..events.len() {
+                match events.token(index).map(u16::try_from) {
+                    Some(Ok(port)) => self.read_socket(port, now),
+                    Some(Err(_)) => self.mailbox.listen(),
+                    None => {}
+                }
+            }
+            self.take_messages(now);
+            if self
+                .engine
+                .next_deadline()
+                .is_some_and(|due| due <= now.mono)
+            {
+                self.engine.tick(now);
+                self.act(now);
+            }
+            self.go_on_listing(now);
+            self.publish();
+        }
+    }
+
+    /// How long there is nothing to do but what comes.
+    fn time_left(&self) -> Option<Duration> {
+        if !self.listings.is_empty() || !self.mailbox.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let due = self.engine.next_deadline()?;
+        Some(due.saturating_sub(clock::mono()))
+    }
+
+    fn publish(&self) {
+        if let Some(meter) = self.shared.meters.get(self.index) {
+            let bytes = self.engine.relayed().bytes;
+            meter.bytes.store(bytes, Ordering::Relaxed);
+            meter.sessions.store(self.engine.held(), Ordering::Relaxed);
+        }
+    }
+
+    fn read_socket(&mut self, port: u16, now: Now) {
+        // It may have been closed in this very round.
+        let Some(pair) = self.machine.pair(port) else {
+            return;
+        };
+        let flood = pair.is_flood(port, self.round);
+        let socket = pair.socket(port);
+        let received = if flood {
+            self.datagrams.receive_many(socket)
+        } else {
+            self.datagrams.receive_one(socket)
+        };
+        if let Err(error) = received {
+            if let Some(left_out) = self.unreadable.due() {
+                warn!("port {port} cannot be read: {error}{left_out}");
+            }
+            return;
+        }
+        if flood {
+            self.relay_many(port, now);
+        } else {
+            self.relay_one(port, now);
+        }
+        self.act(now);
+    }
+
+    fn relay_one(&mut self, port: u16, now: Now) {
+        let Some(pair) = self.machine.pair(port) else {
+            return;
+        };
+        let place = pair.place(port);
+        let Some(datagram) = self.datagrams.get(0) else {
+            return;
+        };
+        let verdict = self
+            .engine
+            .packet(place, datagram.from, datagram.data, now.mono);
+        if let Verdict::Forward { from_port, to } = verdict {
+            let sent = self
+                .machine
+                .send(from_port, to, datagram.data, datagram.dscp);
+            if let Err(error) = sent {
+                self.note_unsent(from_port, 1, &error);
+            }
+        }
+    }
+
+    /// As [`Worker::relay_one`] for each of a batch; what goes the same way goes in one system call.
+    fn relay_many(&mut self, port: u16, now: Now) {
+        let Some(pair) = self.machine.pair(port) else {
+            return;
+        };
+        let place = pair.place(port);
+        let mut way = None;
+        for index in 0..self.datagrams.len() {
+            let Some(datagram) = self.datagrams.get(index) else {
+                break;
+            };
+            let dscp = datagram.dscp;
+            let verdict = self
+                .engine
+                .packet(place, datagram.from, datagram.data, now.mono);
+            if let Verdict::Forward { from_port, to } = verdict {
+                if way != Some((from_port, dscp)) {
+                    self.send_group(way);
+                    way = Some((from_port, dscp));
+                }
+                self.group.push((index, to));
+            }
+        }
+        self.send_group(way);
+    }
+
+    fn send_group(&mut self, way: Option<(u16, u8)>) {
+        let Some((from_port, dscp)) = way else {
+            return;
+        };
+        if let Some(pair) = self.machine.pair(from_port) {
+            let socket = pair.socket(from_port);
+            let unsent = socket.send_many(&self.datagrams, &self.group, dscp);
+            if let Some(error) = unsent.error {
+                self.note_unsent(from_port, unsent.count, &error);
+            }
+        }
+        self.group.clear();
+    }
+
+    /// Counts what could not be sent, and says so once for each pair of ports.
+    fn note_unsent(&mut self, from_port: u16, count: u64, error: &io::Error) {
+        self.unsent += count;
+        let Some(pair) = self.machine.pair(from_port) else {
+            return;
+        };
+        if std::mem::replace(&mut pair.has_failed, true) {
+            return;
+        }
+        let place = pair.place(from_port);
+        if let Some(call_id) = self.engine.call_id(place.session) {
+            let (party, component) = (place.party, place.component);
+            warn!(
+                "[session {call_id}] {component} to the {party} cannot be sent from port {from_port}: {error}"
+            );
+        }
+    }
+
+    fn take_messages(&mut self, now: Now) {
+        for _ in 0..COMMANDS {
+            let Some(message) = self.mailbox.take() else {
+                break;
+            };
+            self.handle(message, now);
+            self.act(now);
+        }
+    }
+
+    fn handle(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Update(update, reply_to) => {
+                let owner = owner_of(reply_to);
+                let reply = self.engine.update(&update, owner, &mut self.machine, now);
+                self.act(now);
+                self.reply(reply_to, reply.to_string().as_bytes());
+            }
+            Message::Remove(remove, reply_to) => {
+                if !self.engine.remove(&remove, reply_to, now) {
+                    self.reply(reply_to, b"error");
+                }
+            }
+            Message::Sessions(listing) => self.listings.push_back((listing, 0)),
+            Message::Summary(summing) => self.add_share(&summing),
+            Message::Owned(owner, answer) => {
+                // Who asked may have given up waiting.
+                let _ = answer.send(self.engine.owned_by(owner));
+            }
+            Message::Drain => {
+                self.engine.drain();
+                if let Some(meter) = self.shared.meters.get(self.index) {
+                    // What was begun before is counted before.
+                    self.publish();
+                    meter.drained.store(true, Ordering::Release);
+                }
+            }
+            Message::EndAll(done) => {
+                self.engine.drain();
+                self.engine.end_all(now);
+                self.act(now);
+                let _ = done.send(());
+            }
+            Message::Quit => self.running = false,
+        }
+    }
+
+    fn add_share(&self, summing: &Summing) {
+        let share = Share {
+            sessions: self.engine.session_count(),
+            streams: self.engine.stream_counts(),
+            unsent: self.unsent,
+        };
+        if let Some(sum) = summing.add(share) {
+            let summary = self.shared.summary(sum);
+            self.reply(summing.reply_to, &summary);
+        }
+    }
+
+    /// Writes the next piece of the first list.
+    fn go_on_listing(&mut self, now: Now) {
+        let Some((listing, cursor)) = self.listings.pop_front() else {
+            return;
+        };
+        let mut piece = Vec::new();
+        let next = self.engine.write_sessions(&mut piece, cursor, LISTED, now);
+        let is_wanted = listing.add(piece);
+        if let Some(next) = next.filter(|_| is_wanted) {
+            // Lists take turns, too.
+            self.listings.push_back((listing, next));
+        } else if let Some(pieces) = listing.finish_one() {
+            self.shared.reply_in_pieces(listing.reply_to, pieces);
+        }
+    }
+
+    /// Does what the engine wants done.
+    fn act(&mut self, now: Now) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::Close { port } => self.machine.close(port),
+                Action::Send {
+                    from_port,
+                    to,
+                    data,
+                } => {
+                    if let Err(error) = self.machine.send(from_port, to, &data, 0) {
+                        self.note_unsent(from_port, 1, &error);
+                    }
+                }
+                Action::Removed { reply_to, ended } => self.reply(reply_to, &ended.statistics),
+                Action::Expired { owner, ended } => self.shared.notify(owner, &ended),
+                Action::Install { .. } | Action::Withdraw(_) => {
+                    forwarding::execute(&mut self.engine, &action, now);
+                }
+            }
+        }
+    }
+
+    fn reply(&self, to: ReplyTo, result: &[u8]) {
+        self.shared.reply(to, result);
+    }
+}

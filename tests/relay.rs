@@ -1,0 +1,441 @@
+//! The relay as dispatchers and phones see it: TLS links, commands, media, ends. The dispatchers are
+//! scripted, the parties are sockets on loopback.
+
+#[path = "support/certs.rs"]
+mod certs;
+#[path = "support/relay_bed.rs"]
+mod relay_bed;
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+
+use relay_bed::*;
+
+const MEDIA: &str = "audio:127.0.0.1:4000:sendrecv:ice=no";
+
+/// A call that is up: the relay's RTP ports that the callee and the caller send to.
+fn call(link: &mut FakeLink, call_id: &str, parties: (&Party, &Party)) -> (u16, u16) {
+    let for_callee = offer(call_id, &parties.0.audio()).ports(link);
+    let for_caller = answer(call_id, &parties.1.audio()).ports(link);
+    (for_callee[0], for_caller[0])
+}
+
+#[test]
+fn a_call_with_media_both_ways() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let (caller, callee) = (Party::new(), Party::new());
+    let (for_callee, for_caller) = call(&mut link, "c@example", (&caller, &callee));
+    for n in 0..20 {
+        send(&caller.rtp, for_caller, &rtp(8, n));
+        assert_eq!(receive(&callee.rtp), (rtp(8, n), for_callee));
+        send(&callee.rtp, for_callee, &rtp(0, n));
+        assert_eq!(receive(&caller.rtp), (rtp(0, n), for_caller));
+    }
+    send(&caller.rtcp, for_caller + 1, &rtcp());
+    assert_eq!(receive(&callee.rtcp), (rtcp(), for_callee + 1));
+    send(&callee.rtcp, for_callee + 1, &rtcp());
+    assert_eq!(receive(&caller.rtcp), (rtcp(), for_caller + 1));
+
+    let listed = link.json("sessions");
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(listed[0]["call_id"], "c@example");
+    let summary = link.json("summary");
+    assert_eq!(summary["ip"], "127.0.0.1");
+    assert_eq!(summary["status"], "active");
+    assert_eq!(summary["session_count"], 1);
+    assert_eq!(summary["stream_count"]["audio"], 1);
+
+    let statistics = remove(&mut link, "c@example");
+    let stream = &statistics["streams"][0];
+    assert_eq!(stream["caller_packets"], 21);
+    assert_eq!(stream["callee_bytes"], 20 * (172 + 28) + 8 + 28);
+    assert_eq!(stream["caller_codec"], "G711a");
+    assert_eq!(stream["callee_codec"], "G711u");
+    assert_eq!(stream["status"], "closed");
+    for port in [for_callee, for_callee + 1, for_caller, for_caller + 1] {
+        assert!(UdpSocket::bind((LOCAL, port)).is_ok(), "{port} is closed");
+    }
+    assert_eq!(link.json("sessions"), serde_json::json!([]));
+}
+
+#[test]
+fn a_flood_of_any_size_of_packets_arrives_whole_and_in_order() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let (caller, callee) = (Party::new(), Party::new());
+    let (_, for_caller) = call(&mut link, "flood", (&caller, &callee));
+    // Less than the sockets' buffers hold: nothing may be lost.
+    for round in 0..20 {
+        for n in 0..40 {
+            send(&caller.rtp, for_caller, &rtp(8, round * 40 + n));
+        }
+        for n in 0..40 {
+            assert_eq!(receive(&callee.rtp).0, rtp(8, round * 40 + n));
+        }
+    }
+    let mut longest = rtp(8, 1);
+    longest.resize(60_000, 7);
+    send(&caller.rtp, for_caller, &longest);
+    assert_eq!(receive(&callee.rtp).0, longest);
+}
+
+#[test]
+fn several_streams_and_a_rejected_one() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let offered = "audio:127.0.0.1:4000:sendrecv:ice=no,video:127.0.0.1:4002:sendrecv:ice=no";
+    let answered = "audio:127.0.0.1:5000:sendrecv:ice=no,video:127.0.0.1:0:sendrecv:ice=no";
+    let ports = offer("av", offered).ports(&mut link);
+    assert!(ports.len() == 2 && ports.iter().all(|port| *port != 0));
+    let ports = answer("av", answered).ports(&mut link);
+    assert!(ports[0] != 0 && ports[1] == 0, "{ports:?}");
+    let statistics = remove(&mut link, "av");
+    assert_eq!(statistics["streams"][1]["status"], "rejected");
+}
+
+#[test]
+fn malformed_commands_are_answered_and_the_link_goes_on() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let cases: [&[u8]; 9] = [
+        b"update 900\r\n\r\n",
+        b"update 900\r\ncall_id: c\r\nno colon here\r\n\r\n",
+        b"update 900\ncall_id: c\nfrom_tag: f\nfrom_uri: a\nto_uri: b\ncseq: many\nuser_agent: u\ntype: request\n\n",
+        b"remove 900\r\ncall_id: c\r\n\r\n",
+        b"remove 900\r\ncall_id: unknown\r\nfrom_tag: f\r\n\r\n",
+        b"remove 900\r\n: \r\n\r\n",
+        b"dance 900\r\n\r\n",
+        b"pong\r\ndance 900\r\n\r\n",
+        b"stored 1234\r\nnonsense\r\n\r\n\r\n\xff\xfe\r\n\r\ndance 900\r\n\r\n",
+    ];
+    for case in cases {
+        link.say_bytes(case);
+        let shown = String::from_utf8_lossy(case);
+        assert_eq!(link.answer(900), "error", "{shown}");
+    }
+    let bad_media = offer("c", "audio:127.0.0.1:99999:sendrecv:ice=no").ask(&mut link);
+    assert_eq!(bad_media, "error");
+    // A reply without media for an unknown call: the relay's address alone.
+    assert_eq!(answer("c", "").ask(&mut link), "127.0.0.1");
+    assert_eq!(link.json("summary")["session_count"], 0);
+}
+
+#[test]
+fn a_line_without_end_ends_the_link_and_a_new_one_comes() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    link.say_bytes(&vec![b'x'; 20_000]);
+    assert_eq!(link.next_line(), None);
+    let mut link = bed.link();
+    assert_eq!(link.json("sessions"), serde_json::json!([]));
+}
+
+#[test]
+fn each_dispatcher_hears_of_its_own_calls() {
+    let bed = Bed::with(2, |settings| {
+        settings.session.setup_timeout = Duration::from_millis(300);
+    });
+    let mut links = [bed.dispatchers[0].link(), bed.dispatchers[1].link()];
+    for (link, call_id) in links.iter_mut().zip(["first", "second"]) {
+        offer(call_id, MEDIA).ports(link);
+    }
+    for (link, call_id) in links.iter_mut().zip(["first", "second"]) {
+        assert_eq!(link.expired()["call_id"], call_id);
+    }
+    for link in &mut links {
+        assert_eq!(link.json("sessions"), serde_json::json!([]));
+        assert!(link.unasked.is_empty(), "{:?}", link.unasked);
+    }
+}
+
+#[test]
+fn an_absent_dispatcher_hears_of_ended_calls_before_the_list() {
+    let mut bed = Bed::with(1, |settings| {
+        settings.session.setup_timeout = Duration::from_millis(200);
+    });
+    let mut link = bed.link();
+    bed.dispatchers[0].down();
+    for call_id in ["one", "two", "three"] {
+        offer(call_id, MEDIA).ports(&mut link);
+    }
+    drop(link);
+    wait_until("the calls have ended", || bed.running.sessions() == 0);
+    bed.dispatchers[0].up();
+    let mut link = bed.link();
+    assert_eq!(link.json("sessions"), serde_json::json!([]));
+    let mut ended: Vec<String> = link
+        .unasked
+        .iter()
+        .map(|line| {
+            let json = line.strip_prefix("expired ").expect("nothing else");
+            let json: serde_json::Value = serde_json::from_str(json).unwrap();
+            json["call_id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    ended.sort();
+    assert_eq!(ended, ["one", "three", "two"]);
+}
+
+#[test]
+fn calls_outlive_their_dispatchers_link() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let (caller, callee) = (Party::new(), Party::new());
+    let (_, for_caller) = call(&mut link, "stays", (&caller, &callee));
+    drop(link);
+    send(&caller.rtp, for_caller, &rtp(8, 1));
+    assert_eq!(receive(&callee.rtp).0, rtp(8, 1));
+    let mut link = bed.link();
+    assert_eq!(link.json("sessions")[0]["call_id"], "stays");
+    assert_eq!(
+        remove(&mut link, "stays")["streams"][0]["caller_packets"],
+        1
+    );
+}
+
+#[test]
+fn the_end_reports_every_call_and_closes_every_link() {
+    let bed = Bed::with(2, |_| ());
+    let mut links = [bed.dispatchers[0].link(), bed.dispatchers[1].link()];
+    for n in 0..20 {
+        let call_id = format!("call-{n}");
+        offer(&call_id, MEDIA).ports(&mut links[n % 2]);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| bed.running.stop());
+        for (index, mut link) in links.into_iter().enumerate() {
+            let mut ended = Vec::new();
+            while let Some(line) = link.next_line() {
+                let json = line.strip_prefix("expired ").expect("nothing else");
+                let json: serde_json::Value = serde_json::from_str(json).unwrap();
+                ended.push(json["call_id"].as_str().unwrap().to_owned());
+            }
+            let mut expected: Vec<String> = (0..20)
+                .filter(|n| n % 2 == index)
+                .map(|n| format!("call-{n}"))
+                .collect();
+            ended.sort();
+            expected.sort();
+            assert_eq!(ended, expected);
+        }
+    });
+    assert_eq!(bed.running.sessions(), 0);
+}
+
+#[test]
+fn a_draining_relay_keeps_its_calls_and_takes_no_new_ones() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let (caller, callee) = (Party::new(), Party::new());
+    let (_, for_caller) = call(&mut link, "old", (&caller, &callee));
+    bed.running.drain();
+    assert_eq!(offer("new", MEDIA).ask(&mut link), "halting");
+    assert_eq!(link.json("summary")["status"], "halting");
+    assert!(!bed.running.is_drained());
+    send(&caller.rtp, for_caller, &rtp(8, 1));
+    assert_eq!(receive(&callee.rtp).0, rtp(8, 1));
+    remove(&mut link, "old");
+    wait_until("it is drained", || bed.running.is_drained());
+}
+
+#[test]
+fn unanswered_pings_end_a_link_and_answered_ones_keep_it() {
+    let bed = Bed::with(1, |settings| {
+        settings.keepalive_interval = Duration::from_millis(30);
+    });
+    let mut link = bed.link();
+    for _ in 0..8 {
+        assert_eq!(link.next_line().as_deref(), Some("ping"));
+        link.say("pong");
+    }
+    for _ in 0..3 {
+        assert_eq!(link.next_line().as_deref(), Some("ping"));
+    }
+    assert_eq!(link.next_line(), None);
+    let mut link = bed.link();
+    assert_eq!(link.next_line().as_deref(), Some("ping"));
+}
+
+#[test]
+fn an_older_dispatcher_never_says_hello() {
+    let bed = Bed::new();
+    let mut link = bed.dispatchers[0].accept();
+    assert_eq!(link.json("sessions"), serde_json::json!([]));
+    assert_eq!(link.unasked.len(), 1, "our hello: {:?}", link.unasked);
+    let ports = offer("c", MEDIA).ports(&mut link);
+    assert_ne!(ports[0], 0);
+}
+
+#[test]
+fn answers_come_for_every_command_in_a_pile() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let mut pile = String::new();
+    for n in 0..500 {
+        pile.push_str(&format!(
+            "update {n}\r\ntype: request\r\ncall_id: c{n}\r\ncseq: 1\r\nfrom_uri: a\r\nto_uri: b\r\nfrom_tag: f\r\n\
+             user_agent: u\r\nmedia: {MEDIA}\r\n\r\npong\r\nremove {}\r\ncall_id: c{n}\r\nfrom_tag: f\r\n\r\n",
+            n + 1000
+        ));
+    }
+    link.say_bytes(pile.as_bytes());
+    let mut answers = std::collections::BTreeMap::new();
+    while answers.len() < 1000 {
+        let line = link.next_line().unwrap();
+        let (sequence, result) = line.split_once(' ').unwrap();
+        let sequence: u64 = sequence.parse().unwrap();
+        assert!(
+            answers.insert(sequence, result.to_owned()).is_none(),
+            "{line}"
+        );
+    }
+    for n in 0..500u64 {
+        assert!(answers[&n].starts_with("127.0.0.1 "), "{}", answers[&n]);
+        assert!(
+            answers[&(n + 1000)].starts_with('{'),
+            "{}",
+            answers[&(n + 1000)]
+        );
+    }
+}
+
+#[test]
+fn c9_when_no_pair_is_left_nothing_of_a_request_is_kept() {
+    let bed = Bed::with(1, |settings| settings.port_range = range(3));
+    let mut link = bed.link();
+    let ports = offer("one", MEDIA).ports(&mut link);
+    assert_eq!(offer("two", MEDIA).ask(&mut link), "error");
+    assert_eq!(link.json("summary")["session_count"], 1);
+    let again = offer("one", MEDIA).ports(&mut link);
+    assert_eq!(again, ports);
+    remove(&mut link, "one");
+    offer("two", MEDIA).ports(&mut link);
+}
+
+#[test]
+fn two_thousand_calls_are_listed_while_others_go_on() {
+    let bed = Bed::with(1, |settings| settings.port_range = range(4000));
+    let mut link = bed.link();
+    let sequences: Vec<u64> = (0..1990)
+        .map(|n| offer(&format!("call-{n}"), MEDIA).send(&mut link))
+        .collect();
+    for sequence in sequences {
+        let result = link.answer_any_order(sequence);
+        assert!(result.starts_with("127.0.0.1 "), "{result}");
+    }
+    let list = link.send("sessions", &[]);
+    let more: Vec<u64> = (0..5)
+        .map(|n| offer(&format!("more-{n}"), MEDIA).send(&mut link))
+        .collect();
+    let listed = link.answer_any_order(list);
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    let names: std::collections::HashSet<&str> = listed
+        .iter()
+        .map(|s| s["call_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.len(), listed.len(), "each once");
+    assert!((0..1990).all(|n| names.contains(format!("call-{n}").as_str())));
+    for sequence in more {
+        assert!(link.answer_any_order(sequence).starts_with("127.0.0.1 "));
+    }
+}
+
+/// Runs one test of this program in a process of its own, since it changes what all tests share.
+fn in_a_process_of_its_own(test: &str, shell: &str) {
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        &format!("{shell}; exec \"$0\" --exact {test} --nocapture"),
+    ]);
+    let output = command
+        .arg(program)
+        .env("RELAY_TEST_INNER", test)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn is_inner(test: &str) -> bool {
+    std::env::var("RELAY_TEST_INNER").is_ok_and(|inner| inner == test)
+}
+
+#[test]
+fn without_files_left_calls_are_refused_and_come_back() {
+    const NAME: &str = "without_files_left_calls_are_refused_and_come_back";
+    if !is_inner(NAME) {
+        return in_a_process_of_its_own(NAME, "ulimit -S -n 200");
+    }
+    let bed = Bed::with(1, |settings| settings.port_range = range(10));
+    let mut link = bed.link();
+    let mut files = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        files.push(file);
+    }
+    assert!(files.len() < 200, "the limit is in force");
+    files.truncate(files.len() - 3);
+    assert_eq!(offer("one", MEDIA).ask(&mut link), "error");
+    assert_eq!(link.json("summary")["session_count"], 0);
+    drop(files);
+    for n in 0..5 {
+        // All ten pairs are there still.
+        offer(&format!("call-{n}"), MEDIA).ports(&mut link);
+    }
+}
+
+#[test]
+fn a_dispatcher_whose_certificate_is_revoked_is_left() {
+    let bed = Bed::with(1, |settings| {
+        settings.verify_interval = Duration::from_millis(100);
+    });
+    let mut link = bed.link();
+    assert_eq!(link.json("sessions"), serde_json::json!([]));
+    bed.certs.script(&[], &["revoke", "dispatcher"]);
+    while let Some(line) = link.next_line() {
+        assert_eq!(line, "ping");
+    }
+}
+
+#[test]
+fn a_dispatcher_without_the_passport_is_not_talked_to() {
+    use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, accept};
+    let certs = certs::Certs::new();
+    let listener = std::net::TcpListener::bind((LOCAL, 0)).unwrap();
+    let mut settings = settings(&[listener.local_addr().unwrap()]);
+    settings.passport = Passport::parse("O:Somebody else").unwrap();
+    let store = mediaproxy::tls::Store::open(certs.path(), "relay").unwrap();
+    let running = mediaproxy::relay::start(settings, store.into()).unwrap();
+    let context = Context::load(certs.path(), "dispatcher").unwrap().0;
+    for _ in 0..2 {
+        let socket = listener.accept().unwrap().0;
+        if let Ok((mut reader, _, _)) = accept(socket, &context, None, HANDSHAKE_LIMIT) {
+            assert_eq!(reader.read(&mut [0; 100]).unwrap_or(0), 0, "no hello");
+        }
+    }
+    running.stop();
+}
+
+#[test]
+fn what_cannot_work_is_said_at_start() {
+    let certs = certs::Certs::new();
+    let fail = |change: &dyn Fn(&mut mediaproxy::relay::Settings)| {
+        let mut settings = settings(&[]);
+        change(&mut settings);
+        let store = mediaproxy::tls::Store::open(certs.path(), "relay").unwrap();
+        match mediaproxy::relay::start(settings, store.into()) {
+            Ok(_) => panic!("it started"),
+            Err(why) => why,
+        }
+    };
+    let why = fail(&|s| s.relay_ip = Some("192.0.2.1".parse().unwrap()));
+    assert!(why.starts_with("relay_ip = 192.0.2.1:"), "{why}");
+    let why = fail(&|s| s.forwarding = mediaproxy::relay::forwarding::Mode::Kernel);
+    assert!(why.contains("forwarding = kernel"), "{why}");
+}
