@@ -12,8 +12,10 @@
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //! ```
 
+pub mod cli;
 pub mod config;
 pub mod dispatcher;
+pub mod logging;
 pub mod moment;
 pub mod proto;
 pub mod relay;

@@ -6,11 +6,21 @@
 pub mod clock;
 pub mod dns;
 pub mod epoll;
+mod fork;
 pub mod limits;
+pub mod local_time;
 pub mod mailbox;
+pub mod notify;
+mod pid_file;
+pub mod process;
 pub mod random;
 pub mod route;
+#[cfg(test)]
+pub mod scratch;
+pub mod signals;
+pub mod stderr;
 pub mod udp;
+pub mod users;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -1,0 +1,129 @@
+//! Lines on standard error: for people at a terminal, or with priorities for systemd's journal (sd-daemon(3)).
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+
+use log::Level;
+
+use super::Sink;
+use super::syslog::severity;
+use crate::sys::clock;
+use crate::sys::local_time::{LocalTime, local_time};
+use crate::sys::stderr;
+
+/// Time, level, text; in colour where a person looks at it.
+pub struct Terminal {
+    colour: bool,
+}
+
+impl Terminal {
+    /// Colour only on a terminal, and not where `NO_COLOR` is set to anything (no-color.org).
+    pub fn new() -> Terminal {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Terminal {
+            colour: !unwanted && io::stderr().is_terminal(),
+        }
+    }
+}
+
+impl Sink for Terminal {
+    fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
+        let line = TerminalLine {
+            time: local_time(clock::now().unix),
+            level,
+            text,
+            colour: self.colour,
+        };
+        stderr::write(line.to_string().as_bytes())
+    }
+}
+
+struct TerminalLine<'a> {
+    time: LocalTime,
+    level: Level,
+    text: &'a str,
+    colour: bool,
+}
+
+impl fmt::Display for TerminalLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = &self.time;
+        let (before, after) = match (self.colour, self.level) {
+            (true, Level::Error) => ("\x1b[31m", "\x1b[0m"),
+            (true, Level::Warn) => ("\x1b[33m", "\x1b[0m"),
+            (true, Level::Debug | Level::Trace) => ("\x1b[2m", "\x1b[0m"),
+            _ => ("", ""),
+        };
+        writeln!(
+            f,
+            "{}-{:02}-{:02} {:02}:{:02}:{:02}.{:03} {before}{:7} {}{after}",
+            t.year,
+            t.month,
+            t.day,
+            t.hour,
+            t.minute,
+            t.second,
+            t.millisecond,
+            name(self.level),
+            self.text
+        )
+    }
+}
+
+/// As in the configuration's `log_level`.
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::Error => "ERROR",
+        Level::Warn => "WARNING",
+        Level::Info => "INFO",
+        Level::Debug => "DEBUG",
+        Level::Trace => "TRACE",
+    }
+}
+
+/// A priority and the text: the journal knows the time.
+pub struct Journal;
+
+impl Sink for Journal {
+    fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
+        stderr::write(format!("<{}>{text}\n", severity(level)).as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_for_people() {
+        let line = |level, colour| {
+            TerminalLine {
+                time: LocalTime {
+                    year: 2024,
+                    month: 2,
+                    day: 9,
+                    hour: 7,
+                    minute: 5,
+                    second: 3,
+                    millisecond: 42,
+                },
+                level,
+                text: "[session abc] ends",
+                colour,
+            }
+            .to_string()
+        };
+        assert_eq!(
+            line(Level::Info, true),
+            "2024-02-09 07:05:03.042 INFO    [session abc] ends\n"
+        );
+        assert_eq!(
+            line(Level::Warn, false),
+            "2024-02-09 07:05:03.042 WARNING [session abc] ends\n"
+        );
+        assert_eq!(
+            line(Level::Error, true),
+            "2024-02-09 07:05:03.042 \x1b[31mERROR   [session abc] ends\x1b[0m\n"
+        );
+    }
+}
