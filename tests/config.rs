@@ -242,8 +242,8 @@ fn a_file_that_is_none() {
         "{error}"
     );
     assert_eq!(
-        errors(config::load_dispatcher, vec![b'\n'; 1024 * 1024 + 1]),
-        ["cannot be read: larger than 1 MiB; allowed: a configuration file"]
+        errors(config::load_dispatcher, vec![b'\n'; 256 * 1024 + 1]),
+        ["cannot be read: larger than 256 KiB; allowed: a configuration file"]
     );
 }
 
@@ -365,6 +365,13 @@ fn errors_of_the_dispatcher() {
             ],
         ),
         (
+            "[a\x1b]\n\x1b = 1\n\x1b = %(x)s",
+            &[
+                "4: [a\\x1b] \\x1b: refers to another key by %(...)s; allowed: the value itself, with %% for a percent sign",
+                "4: [a\\x1b] \\x1b: given a second time, first in line 3; allowed: once",
+            ],
+        ),
+        (
             "[OpenSER]\nsocket_path = /a\n[OpenSIPS]\nsocket_path = /b",
             &["5: [OpenSIPS] socket_path: given a second time, first in line 3; allowed: once"],
         ),
@@ -372,6 +379,24 @@ fn errors_of_the_dispatcher() {
     for (text, expected) in table {
         let text = format!("[Dispatcher]\n{text}");
         assert_eq!(errors(config::load_dispatcher, &text), *expected, "{text}");
+    }
+}
+
+/// As much as a file may hold, of what costs most: bounded in time and in words.
+#[test]
+fn full_of_nonsense() {
+    for piece in [
+        "a=1\n",
+        "[x]\n",
+        "[Relay]\n",
+        "bcdefg = 1\n ;\n",
+        "x\n",
+        "\u{ff} = 1\n",
+        "[Relay]\nport_rang=\n",
+    ] {
+        let text = format!("[Relay]\n{}", piece.repeat(256 * 1024 / piece.len()));
+        let error = config::parse_relay(Path::new("/etc"), text.as_bytes()).unwrap_err();
+        assert!(error.messages().len() <= 51);
     }
 }
 

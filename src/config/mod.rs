@@ -5,7 +5,7 @@
 //!  load_relay, load_dispatcher    the file, what it says beyond our keys, the settings
 //!  RelayConfig, DispatcherConfig  the settings, and the rules between them     relay, dispatcher, shared
 //!  Section                        a key's value or its default                 section
-//!  KEYS                           every key: default, unit, meaning            keys
+//!  KEYS                           every key: default, unit, meaning            keys, suggest
 //!  values, database               a value from text to type
 //!  ini, problem                   lines; errors and warnings
 //! ```
@@ -21,6 +21,7 @@ mod problem;
 mod relay;
 mod section;
 mod shared;
+mod suggest;
 mod values;
 
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ pub use dispatcher::DispatcherConfig;
 use ini::Section as Lines;
 pub use keys::{KEYS, Key};
 pub use problem::ConfigError;
-use problem::{Problem, quoted};
+use problem::{Problem, quoted, shown};
 pub use relay::RelayConfig;
 pub use shared::{
     DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
@@ -47,19 +48,7 @@ pub use values::{
 pub const FILE_NAME: &str = "config.ini";
 
 /// A larger file is no configuration.
-const LARGEST: u64 = 1024 * 1024;
-
-/// What each daemon reads.
-const RELAY_SECTIONS: &[&str] = &["Relay", "TLS"];
-const DISPATCHER_SECTIONS: &[&str] = &[
-    "Dispatcher",
-    "TLS",
-    "Database",
-    "Radius",
-    "OpenSIPS",
-    "Kamailio",
-    "File",
-];
+const LARGEST: u64 = 256 * 1024;
 
 /// A configuration that can be used.
 #[derive(Debug)]
@@ -76,7 +65,17 @@ pub struct Loaded<T> {
 /// # Errors
 /// All that keeps it from being used, a missing file included: there is no default for `dispatchers`.
 pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
-    load(dir, RELAY_SECTIONS, true, relay::read)
+    let path = dir.join(FILE_NAME);
+    match contents(&path) {
+        Ok(bytes) => parse_relay(dir, &bytes),
+        Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
+                _ => "",
+            };
+            Err(unreadable(&path, format!("{error}{hint}")))
+        }
+    }
 }
 
 /// Reads the dispatcher's settings from `config.ini` in `dir`. Without that file all defaults hold, which is
@@ -85,7 +84,47 @@ pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
 /// # Errors
 /// All that keeps it from being used.
 pub fn load_dispatcher(dir: &Path) -> Result<Loaded<DispatcherConfig>, ConfigError> {
-    load(dir, DISPATCHER_SECTIONS, false, dispatcher::read)
+    let path = dir.join(FILE_NAME);
+    match contents(&path) {
+        Ok(bytes) => parse_dispatcher(dir, &bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut loaded = parse_dispatcher(dir, b"")?;
+            let missing = Problem::new(None, "not found: all defaults hold");
+            loaded.warnings.insert(0, missing.show(path.display()));
+            Ok(loaded)
+        }
+        Err(error) => Err(unreadable(&path, error.to_string())),
+    }
+}
+
+/// The relay's settings from the text of a `config.ini` that stands in `dir`.
+///
+/// # Errors
+/// All that keeps it from being used.
+pub fn parse_relay(dir: &Path, text: &[u8]) -> Result<Loaded<RelayConfig>, ConfigError> {
+    parse(dir, text, &["Relay", "TLS"], relay::read)
+}
+
+/// The dispatcher's settings from the text of a `config.ini` that stands in `dir`.
+///
+/// # Errors
+/// All that keeps it from being used.
+pub fn parse_dispatcher(dir: &Path, text: &[u8]) -> Result<Loaded<DispatcherConfig>, ConfigError> {
+    let sections = [
+        "Dispatcher",
+        "TLS",
+        "Database",
+        "Radius",
+        "OpenSIPS",
+        "Kamailio",
+        "File",
+    ];
+    parse(dir, text, &sections, dispatcher::read)
+}
+
+fn unreadable(path: &Path, error: String) -> ConfigError {
+    let text = format!("cannot be read: {error}");
+    ConfigError::new(path, vec![Problem::new(None, text)])
 }
 
 /// What the readers of sections are given.
@@ -102,63 +141,16 @@ impl Source<'_> {
     }
 }
 
-fn load<T>(
+/// `sections` are those that this daemon reads.
+fn parse<T>(
     dir: &Path,
+    text: &[u8],
     sections: &[&str],
-    required: bool,
     read: impl Fn(&mut Source) -> Option<T>,
 ) -> Result<Loaded<T>, ConfigError> {
     let path = dir.join(FILE_NAME);
-    let mut warnings = Vec::new();
-    let bytes = match contents(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
-            warnings.push(Problem::new(None, "not found: all defaults hold"));
-            Vec::new()
-        }
-        Err(error) => {
-            let hint = match error.kind() {
-                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
-                _ => "",
-            };
-            let text = format!("cannot be read: {error}{hint}");
-            return Err(ConfigError::new(&path, vec![Problem::new(None, text)]));
-        }
-    };
-    understand((dir, path), &bytes, warnings, sections, read)
-}
-
-/// The same of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
-#[doc(hidden)]
-pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
-    let relay = understand(
-        (dir, dir.join(FILE_NAME)),
-        text,
-        Vec::new(),
-        RELAY_SECTIONS,
-        relay::read,
-    );
-    let dispatcher = understand(
-        (dir, dir.join(FILE_NAME)),
-        text,
-        Vec::new(),
-        DISPATCHER_SECTIONS,
-        dispatcher::read,
-    );
-    (relay, dispatcher)
-}
-
-type Outcome<T> = Result<Loaded<T>, ConfigError>;
-
-fn understand<T>(
-    (dir, path): (&Path, PathBuf),
-    bytes: &[u8],
-    mut warnings: Vec<Problem>,
-    sections: &[&str],
-    read: impl Fn(&mut Source) -> Option<T>,
-) -> Outcome<T> {
-    let mut errors = Vec::new();
-    let file = ini::parse(bytes, &mut errors);
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let file = ini::parse(text, &mut errors);
     refuse_repetitions(&file, &mut errors);
     warn_of_unknown(&file, sections, &mut warnings);
     let config = read(&mut Source {
@@ -184,7 +176,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
         .read_to_end(&mut bytes)?;
     if read as u64 > LARGEST {
         return Err(io::Error::other(
-            "larger than 1 MiB; allowed: a configuration file",
+            "larger than 256 KiB; allowed: a configuration file",
         ));
     }
     Ok(bytes)
@@ -199,8 +191,9 @@ fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
             let first = *first_lines.entry(key).or_insert(entry.line);
             if first != entry.line {
                 let text = format!(
-                    "[{name}] {}: given a second time, first in line {first}; allowed: once",
-                    entry.key
+                    "[{}] {}: given a second time, first in line {first}; allowed: once",
+                    shown(name),
+                    shown(&entry.key)
                 );
                 errors.push(Problem::new(entry.line, text));
             }
@@ -211,20 +204,26 @@ fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
 /// What is in the file and has no effect. `ours` are the sections that this daemon reads.
 fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
     for section in file {
+        // What nobody will read is not thought about: a file may be full of it.
+        let suggesting = warnings.len() < problem::SHOWN;
         let ignored = keys::IGNORED_SECTIONS
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
         let text = match (keys::section(&section.name), ignored) {
             (Some(name), _) => {
                 if ours.contains(&name) {
-                    let unknown = section.entries.iter();
-                    warnings.extend(unknown.filter_map(|entry| key_warning(name, entry)));
+                    for entry in &section.entries {
+                        let suggesting = warnings.len() < problem::SHOWN;
+                        warnings.extend(key_warning(name, entry, suggesting));
+                    }
                 }
                 continue;
             }
             (None, Some((name, why))) => format!("[{name}] has no effect: {why}"),
             (None, None) => {
-                let meant = keys::section_suggestion(&section.name)
+                let suggestion = suggesting.then(|| suggest::section(&section.name));
+                let meant = suggestion
+                    .flatten()
                     .map_or(String::new(), |name| format!("; is [{name}] meant?"));
                 let name = quoted(&section.name);
                 format!("unknown section {name}, ignored with all its keys{meant}")
@@ -234,14 +233,15 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
     }
 }
 
-fn key_warning(section: &str, entry: &ini::Entry) -> Option<Problem> {
+fn key_warning(section: &str, entry: &ini::Entry, suggesting: bool) -> Option<Problem> {
     let text = match keys::find(section, &entry.key) {
         Some(key) => {
             let why = key.ignored?;
             format!("[{section}] {}: has no effect: {why}", key.name)
         }
         None => {
-            let meant = match keys::suggestion(section, &entry.key) {
+            let suggestion = suggesting.then(|| suggest::key(section, &entry.key));
+            let meant = match suggestion.flatten() {
                 Some(key) if key.section == section => format!("; is {} meant?", key.name),
                 Some(key) => format!("; it belongs to [{}]", key.section),
                 None => String::new(),

@@ -14,6 +14,7 @@ mod stderr;
 mod syslog;
 
 use std::io;
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -48,7 +49,26 @@ pub fn start(mode: Mode, program: &'static str, level: LevelFilter) {
     };
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         set_level(level);
-        std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+        std::panic::set_hook(Box::new(log_panic));
+    }
+}
+
+/// A daemon's standard error may lead nowhere; the log must have it.
+fn log_panic(panic: &PanicHookInfo) {
+    let payload = panic.payload();
+    let message = match (
+        payload.downcast_ref::<&str>(),
+        payload.downcast_ref::<String>(),
+    ) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text.as_str(),
+        (None, None) => "no message",
+    };
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    match panic.location() {
+        Some(place) => log::error!("thread {name} panicked at {place}: {message}"),
+        None => log::error!("thread {name} panicked: {message}"),
     }
 }
 

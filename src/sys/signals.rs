@@ -51,18 +51,18 @@ impl SignalWaiter {
             set.assume_init()
         };
         for (number, _) in Signal::ALL {
-            // SAFETY: the set is initialised. The default action replaces one that was inherited (nohup
-            // ignores SIGHUP): an ignored signal would never be seen by sigwaitinfo.
-            unsafe {
-                libc::sigaddset(&mut set, number);
-                libc::signal(number, libc::SIG_DFL);
-            }
+            // SAFETY: the set is initialised.
+            unsafe { libc::sigaddset(&mut set, number) };
         }
-        // SAFETY: plain values; the set lives through the call, which fails only where SIG_BLOCK is unknown.
-        unsafe {
-            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+        // SAFETY: the set lives through the call, which fails only where SIG_BLOCK is unknown.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
+        for (number, _) in Signal::ALL {
+            // SAFETY: plain values. The default action replaces one that was inherited (nohup ignores SIGHUP):
+            // an ignored signal would never be seen by sigwaitinfo.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
         }
+        // SAFETY: plain values.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         SignalWaiter { set }
     }
 
