@@ -79,6 +79,7 @@ fn a_flood_of_any_size_of_packets_arrives_whole_and_in_order() {
     longest.resize(60_000, 7);
     send(&caller.rtp, for_caller, &longest);
     assert_eq!(receive(&callee.rtp).0, longest);
+    assert_eq!(bed.end(link), 1);
 }
 
 #[test]
@@ -266,6 +267,7 @@ fn an_older_dispatcher_never_says_hello() {
     assert_eq!(link.unasked.len(), 1, "our hello: {:?}", link.unasked);
     let ports = offer("c", MEDIA).ports(&mut link);
     assert_ne!(ports[0], 0);
+    assert_eq!(bed.end(link), 1);
 }
 
 #[test]
@@ -312,6 +314,7 @@ fn c9_when_no_pair_is_left_nothing_of_a_request_is_kept() {
     assert_eq!(again, ports);
     remove(&mut link, "one");
     offer("two", MEDIA).ports(&mut link);
+    assert_eq!(bed.end(link), 1);
 }
 
 #[test]
@@ -340,6 +343,7 @@ fn two_thousand_calls_are_listed_while_others_go_on() {
     for sequence in more {
         assert!(link.answer_any_order(sequence).starts_with("127.0.0.1 "));
     }
+    assert_eq!(bed.end(link), 1995);
 }
 
 /// Runs one test of this program in a process of its own, since it changes what all tests share.
@@ -388,6 +392,7 @@ fn without_files_left_calls_are_refused_and_come_back() {
         // All ten pairs are there still.
         offer(&format!("call-{n}"), MEDIA).ports(&mut link);
     }
+    assert_eq!(bed.end(link), 5);
 }
 
 #[test]
@@ -436,6 +441,6 @@ fn what_cannot_work_is_said_at_start() {
     };
     let why = fail(&|s| s.relay_ip = Some("192.0.2.1".parse().unwrap()));
     assert!(why.starts_with("relay_ip = 192.0.2.1:"), "{why}");
-    let why = fail(&|s| s.forwarding = mediaproxy::relay::forwarding::Mode::Kernel);
+    let why = fail(&|s| s.forwarding = mediaproxy::config::Forwarding::Kernel);
     assert!(why.contains("forwarding = kernel"), "{why}");
 }

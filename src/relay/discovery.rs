@@ -5,7 +5,6 @@
 //! that is no longer named keeps its link until its sessions are over.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use simple_dns::rdata::RData;
 use super::Shared;
 use super::link::Link;
 use super::worker::Message;
+use crate::config::{DispatcherEntry, Host};
 use crate::sys::dns::{self, Failure};
 
 /// The record type (RFC 2782).
@@ -24,29 +24,6 @@ const SRV: u16 = 33;
 
 /// How long the workers may take to count a dispatcher's sessions.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
-
-/// One entry of `dispatchers`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub host: Host,
-    pub port: u16,
-}
-
-/// An address, or a host name or domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    Address(IpAddr),
-    Name(String),
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Host::Address(address) => address.fmt(f),
-            Host::Name(name) => name.fmt(f),
-        }
-    }
-}
 
 /// What asks the name servers; another one in tests.
 pub trait Resolver {
@@ -98,15 +75,15 @@ pub struct Directory {
 }
 
 struct Entry {
-    target: Target,
+    target: DispatcherEntry,
     known: BTreeSet<IpAddr>,
     /// The last failure, said once.
     failure: Option<String>,
 }
 
 impl Directory {
-    pub fn new(targets: &[Target]) -> Directory {
-        let entry = |target: &Target| Entry {
+    pub fn new(targets: &[DispatcherEntry]) -> Directory {
+        let entry = |target: &DispatcherEntry| Entry {
             target: target.clone(),
             known: match target.host {
                 Host::Address(address) => BTreeSet::from([address]),
@@ -157,8 +134,11 @@ impl Directory {
         for entry in &self.entries {
             for address in &entry.known {
                 let address = SocketAddr::new(*address, entry.target.port);
-                all.entry(address)
-                    .or_insert_with(|| entry.target.host.to_string());
+                let name = match &entry.target.host {
+                    Host::Address(address) => address.to_string(),
+                    Host::Name(name) => name.clone(),
+                };
+                all.entry(address).or_insert(name);
             }
         }
         all

@@ -42,7 +42,7 @@ impl Resolver for Script {
 }
 
 fn directory(names: &[&str]) -> Directory {
-    let target = |name: &&str| Target {
+    let target = |name: &&str| DispatcherEntry {
         host: match name.parse() {
             Ok(address) => Host::Address(address),
             Err(_) => Host::Name((*name).to_owned()),

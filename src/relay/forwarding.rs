@@ -2,34 +2,25 @@
 
 use log::info;
 
+use crate::config::Forwarding;
 use crate::moment::Now;
 use crate::session::{Action, Counters, Engine};
-
-/// The `forwarding` setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The kernel where it can.
-    Auto,
-    /// The kernel, or nothing starts.
-    Kernel,
-    UserSpace,
-}
 
 /// Decides at start whether components are handed to the kernel.
 ///
 /// # Errors
 /// Where the kernel is demanded and cannot be had.
-pub fn choose(mode: Mode) -> Result<bool, String> {
-    match mode {
-        Mode::Kernel => Err(
+pub fn choose(setting: Forwarding) -> Result<bool, String> {
+    match setting {
+        Forwarding::Kernel => Err(
             "forwarding = kernel: this version forwards in user space only; allowed: auto, userspace"
                 .to_owned(),
         ),
-        Mode::Auto => {
+        Forwarding::Auto => {
             info!("media is relayed in user space (forwarding = auto)");
             Ok(false)
         }
-        Mode::UserSpace => Ok(false),
+        Forwarding::Userspace => Ok(false),
     }
 }
 
@@ -50,9 +41,9 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_demanded_and_not_there_is_an_error() {
-        let message = choose(Mode::Kernel).unwrap_err();
+        let message = choose(Forwarding::Kernel).unwrap_err();
         assert!(message.contains("forwarding = kernel"), "{message}");
-        assert_eq!(choose(Mode::Auto), Ok(false));
-        assert_eq!(choose(Mode::UserSpace), Ok(false));
+        assert_eq!(choose(Forwarding::Auto), Ok(false));
+        assert_eq!(choose(Forwarding::Userspace), Ok(false));
     }
 }

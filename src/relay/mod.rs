@@ -7,13 +7,15 @@
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
 //!  forwarding  who forwards: the kernel or the workers
+//!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
 //! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
+pub mod daemon;
 pub mod discovery;
-pub mod forwarding;
+mod forwarding;
 mod gather;
 mod link;
 mod machine;
@@ -32,12 +34,13 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
-use self::discovery::{Directory, Target};
+use self::discovery::Directory;
 use self::gather::{Share, Summary};
 use self::link::Link;
 use self::machine::{Addresses, FILES_PER_STREAM, SharedPorts};
 use self::outbox::owner_of;
 use self::worker::{Message, Meter, Worker};
+use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
 use crate::proto::link::Hello;
 use crate::session::{self, Ended, Owner, ReplyTo};
 use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
@@ -63,7 +66,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What the relay has to know; the configuration keys have the same names.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub dispatchers: Vec<Target>,
+    pub dispatchers: Vec<DispatcherEntry>,
     pub passport: Option<Passport>,
     /// None is the address of the interface with the default route.
     pub relay_ip: Option<Ipv4Addr>,
@@ -76,11 +79,38 @@ pub struct Settings {
     /// Zero switches sampling off.
     pub traffic_sampling_period: Duration,
     pub verify_interval: Duration,
-    pub forwarding: forwarding::Mode,
+    pub forwarding: Forwarding,
     /// Time limits and addresses of calls; whether the kernel forwards is decided at start.
     pub session: session::Settings,
     /// Threads that relay; none is one for each processor, four at most.
     pub workers: Option<usize>,
+}
+
+impl From<&RelayConfig> for Settings {
+    fn from(config: &RelayConfig) -> Settings {
+        Settings {
+            dispatchers: config.dispatchers.clone(),
+            passport: config.passport.clone(),
+            relay_ip: config.relay_ip,
+            auto_detect_interfaces: config.auto_detect_interfaces,
+            port_range: (config.port_range.start, config.port_range.end),
+            dns_check_interval: config.dns_check_interval,
+            keepalive_interval: config.keepalive_interval,
+            reconnect_delay: config.reconnect_delay,
+            traffic_sampling_period: config.traffic_sampling_period.unwrap_or_default(),
+            verify_interval: config.tls.verify_interval,
+            forwarding: config.forwarding,
+            session: session::Settings {
+                stream_timeout: config.stream_timeout,
+                on_hold_timeout: config.on_hold_timeout,
+                setup_timeout: config.setup_timeout,
+                advertised_ip: config.advertised_ip,
+                routable_private_ranges: config.routable_private_ranges.clone(),
+                kernel: false,
+            },
+            workers: None,
+        }
+    }
 }
 
 /// What all threads share.
@@ -209,14 +239,12 @@ impl Running {
         meters.map(|m| m.sessions.load(Ordering::Relaxed)).sum()
     }
 
-    /// Reads changed certificates now; what is connected stays connected.
-    pub fn reload(&self) {
-        self.shared.store.reload_if_changed();
-    }
-
     /// Ends all sessions, waits until each is reported to its dispatcher, 5 s at most, then closes the links and
-    /// ends the threads.
+    /// ends the threads. Once is enough.
     pub fn stop(&self) {
+        if self.shared.pause(Duration::ZERO) {
+            return;
+        }
         let deadline = clock::mono() + GOODBYE;
         self.shared.draining.store(true, Ordering::Relaxed);
         self.end_sessions(deadline);
@@ -246,6 +274,7 @@ impl Running {
         for worker in &self.shared.workers {
             let _ = worker.send(Message::EndAll(done.clone()));
         }
+        drop(done);
         for _ in &self.shared.workers {
             let left = deadline.saturating_sub(clock::mono());
             if all_done.recv_timeout(left).is_err() {
@@ -410,3 +439,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<thread::
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

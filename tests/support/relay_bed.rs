@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use mediaproxy::config::{DispatcherEntry, Forwarding, Host};
 use mediaproxy::proto::line::Lines;
-use mediaproxy::relay::discovery::{Host, Target};
-use mediaproxy::relay::{Running, Settings, forwarding, start};
+use mediaproxy::relay::{Running, Settings, start};
 use mediaproxy::session;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Reader, Store, Writer, accept};
 
@@ -57,6 +57,18 @@ impl Bed {
     pub fn link(&self) -> FakeLink {
         self.dispatchers[0].link()
     }
+
+    /// Stops the relay while its calls still stand; returns how many the dispatcher was told of.
+    pub fn end(&self, mut link: FakeLink) -> usize {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.running.stop());
+            while let Some(line) = link.next_line() {
+                link.unasked.push(line);
+            }
+        });
+        let lines = link.unasked.iter();
+        lines.filter(|line| line.starts_with("expired ")).count()
+    }
 }
 
 impl Drop for Bed {
@@ -67,7 +79,7 @@ impl Drop for Bed {
 
 /// The usual settings, but for what would make tests slow.
 pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
-    let target = |address: &SocketAddr| Target {
+    let target = |address: &SocketAddr| DispatcherEntry {
         host: Host::Address(address.ip()),
         port: address.port(),
     };
@@ -82,7 +94,7 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
         reconnect_delay: Duration::from_millis(50),
         traffic_sampling_period: Duration::from_secs(15),
         verify_interval: Duration::from_secs(300),
-        forwarding: forwarding::Mode::Auto,
+        forwarding: Forwarding::Auto,
         session: session::Settings {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),

@@ -1,0 +1,131 @@
+//! Tests of what no dispatcher sees: links that come and go with names.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use super::*;
+use crate::proto::control::{self, LINK_LIMITS, Requests};
+use crate::proto::link::Sequence;
+
+#[allow(clippy::duplicate_mod, reason = "the tests of tls have it to themselves")]
+#[path = "../../tests/support/certs.rs"]
+mod certs;
+
+fn settings() -> Settings {
+    Settings {
+        dispatchers: Vec::new(),
+        passport: None,
+        relay_ip: Some(Ipv4Addr::LOCALHOST),
+        auto_detect_interfaces: false,
+        port_range: (32_000, 32_040),
+        dns_check_interval: Duration::from_secs(60),
+        keepalive_interval: Duration::from_secs(10),
+        reconnect_delay: Duration::from_millis(20),
+        traffic_sampling_period: Duration::ZERO,
+        verify_interval: Duration::from_secs(300),
+        forwarding: Forwarding::Userspace,
+        session: session::Settings {
+            stream_timeout: Duration::from_secs(90),
+            on_hold_timeout: Duration::from_secs(90),
+            setup_timeout: Duration::from_secs(90),
+            advertised_ip: None,
+            routable_private_ranges: Vec::new(),
+            kernel: false,
+        },
+        workers: Some(1),
+    }
+}
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+fn named(addresses: &[SocketAddr]) -> BTreeMap<SocketAddr, String> {
+    let names = addresses.iter().map(|a| (*a, "example.com".to_owned()));
+    names.collect()
+}
+
+const HEADERS: &str = "type: request\r\ncall_id: c\r\ncseq: 1\r\nfrom_uri: a\r\nto_uri: b\r\n\
+    from_tag: f\r\nuser_agent: u\r\nmedia: audio:192.0.2.1:4000:sendrecv:ice=no\r\n\r\n";
+
+fn ask(running: &Running, word: &str) {
+    let mut requests = Requests::new(LINK_LIMITS, &[]);
+    requests.extend(format!("{word}\r\n{HEADERS}").as_bytes());
+    let frame = requests.next_request().unwrap().unwrap().unwrap();
+    let reply_to = ReplyTo {
+        link: 1,
+        sequence: Sequence(1),
+    };
+    let message = match word {
+        "update" => {
+            let update = control::Update::parse(frame).unwrap();
+            Message::Update(Box::new(update), reply_to)
+        }
+        _ => Message::Remove(control::Remove::parse(frame).unwrap(), reply_to),
+    };
+    running.shared.workers[0].send(message).unwrap();
+}
+
+fn wait_for_sessions(running: &Running, count: usize) {
+    for _ in 0..1000 {
+        if running.sessions() == count {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("never {count} sessions");
+}
+
+#[test]
+fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
+    let certs = certs::Certs::new();
+    let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
+    let running = start(settings(), store).unwrap();
+    let shared = &running.shared;
+    let (old, new) = (nobody(), nobody());
+    discovery::apply(shared, &named(&[old]));
+    discovery::apply(shared, &named(&[old]));
+    assert_eq!(shared.all_links().len(), 1);
+    ask(&running, "update");
+    wait_for_sessions(&running, 1);
+
+    discovery::apply(shared, &named(&[new]));
+    let links = shared.all_links();
+    assert_eq!(links.len(), 2);
+    assert!(!links[0].outbox.is_finishing(), "it has a session");
+    ask(&running, "remove");
+    wait_for_sessions(&running, 0);
+    discovery::apply(shared, &named(&[new]));
+    assert!(links[0].outbox.is_finishing());
+    assert!(!links[1].outbox.is_finishing());
+
+    // Named again: the same link, the same owner, as soon as its thread is over.
+    for _ in 0..1000 {
+        discovery::apply(shared, &named(&[old, new]));
+        if !links[0].outbox.is_finishing() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!links[0].outbox.is_finishing());
+    assert_eq!(shared.all_links().len(), 2);
+    running.stop();
+}
+
+#[test]
+fn there_is_an_end_to_links() {
+    let certs = certs::Certs::new();
+    let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
+    let mut settings = settings();
+    settings.reconnect_delay = Duration::from_secs(60);
+    let running = start(settings, store).unwrap();
+    let address = |n: usize| SocketAddr::from(([127, 0, 1 + (n >> 8) as u8, n as u8], 1));
+    let results: Vec<bool> = (0..LINKS + 2)
+        .map(|n| running.shared.ensure_link(address(n), "many").is_ok())
+        .collect();
+    assert_eq!(results.iter().filter(|ok| **ok).count(), LINKS);
+    assert!(!results[LINKS]);
+    running.stop();
+}
