@@ -7,7 +7,10 @@ use super::*;
 use crate::proto::control::{self, LINK_LIMITS, Requests};
 use crate::proto::link::Sequence;
 
-#[allow(clippy::duplicate_mod, reason = "the tests of tls have it to themselves")]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "the tests of tls have it to themselves"
+)]
 #[path = "../../tests/support/certs.rs"]
 mod certs;
 
