@@ -50,6 +50,18 @@ pub const FILE_NAME: &str = "config.ini";
 /// A larger file is no configuration.
 const LARGEST: u64 = 256 * 1024;
 
+/// What each daemon reads.
+const RELAY_SECTIONS: &[&str] = &["Relay", "TLS"];
+const DISPATCHER_SECTIONS: &[&str] = &[
+    "Dispatcher",
+    "TLS",
+    "Database",
+    "Radius",
+    "OpenSIPS",
+    "Kamailio",
+    "File",
+];
+
 /// A configuration that can be used.
 #[derive(Debug)]
 pub struct Loaded<T> {
@@ -65,17 +77,7 @@ pub struct Loaded<T> {
 /// # Errors
 /// All that keeps it from being used, a missing file included: there is no default for `dispatchers`.
 pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
-    let path = dir.join(FILE_NAME);
-    match contents(&path) {
-        Ok(bytes) => parse_relay(dir, &bytes),
-        Err(error) => {
-            let hint = match error.kind() {
-                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
-                _ => "",
-            };
-            Err(unreadable(&path, format!("{error}{hint}")))
-        }
-    }
+    load(dir, RELAY_SECTIONS, true, relay::read)
 }
 
 /// Reads the dispatcher's settings from `config.ini` in `dir`. Without that file all defaults hold, which is
@@ -84,47 +86,7 @@ pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
 /// # Errors
 /// All that keeps it from being used.
 pub fn load_dispatcher(dir: &Path) -> Result<Loaded<DispatcherConfig>, ConfigError> {
-    let path = dir.join(FILE_NAME);
-    match contents(&path) {
-        Ok(bytes) => parse_dispatcher(dir, &bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut loaded = parse_dispatcher(dir, b"")?;
-            let missing = Problem::new(None, "not found: all defaults hold");
-            loaded.warnings.insert(0, missing.show(path.display()));
-            Ok(loaded)
-        }
-        Err(error) => Err(unreadable(&path, error.to_string())),
-    }
-}
-
-/// The relay's settings from the text of a `config.ini` that stands in `dir`.
-///
-/// # Errors
-/// All that keeps it from being used.
-pub fn parse_relay(dir: &Path, text: &[u8]) -> Result<Loaded<RelayConfig>, ConfigError> {
-    parse(dir, text, &["Relay", "TLS"], relay::read)
-}
-
-/// The dispatcher's settings from the text of a `config.ini` that stands in `dir`.
-///
-/// # Errors
-/// All that keeps it from being used.
-pub fn parse_dispatcher(dir: &Path, text: &[u8]) -> Result<Loaded<DispatcherConfig>, ConfigError> {
-    let sections = [
-        "Dispatcher",
-        "TLS",
-        "Database",
-        "Radius",
-        "OpenSIPS",
-        "Kamailio",
-        "File",
-    ];
-    parse(dir, text, &sections, dispatcher::read)
-}
-
-fn unreadable(path: &Path, error: String) -> ConfigError {
-    let text = format!("cannot be read: {error}");
-    ConfigError::new(path, vec![Problem::new(None, text)])
+    load(dir, DISPATCHER_SECTIONS, false, dispatcher::read)
 }
 
 /// What the readers of sections are given.
@@ -141,16 +103,67 @@ impl Source<'_> {
     }
 }
 
-/// `sections` are those that this daemon reads.
-fn parse<T>(
+fn load<T>(
     dir: &Path,
-    text: &[u8],
     sections: &[&str],
+    required: bool,
     read: impl Fn(&mut Source) -> Option<T>,
 ) -> Result<Loaded<T>, ConfigError> {
     let path = dir.join(FILE_NAME);
-    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-    let file = ini::parse(text, &mut errors);
+    let mut warnings = Vec::new();
+    let bytes = match contents(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
+            warnings.push(Problem::new(None, "not found: all defaults hold"));
+            Vec::new()
+        }
+        Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
+                _ => "",
+            };
+            let text = format!("cannot be read: {error}{hint}");
+            return Err(ConfigError::new(
+                &path,
+                vec![Problem::new(None, text)],
+                warnings,
+            ));
+        }
+    };
+    understand((dir, path), &bytes, warnings, sections, read)
+}
+
+/// The same of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
+#[doc(hidden)]
+pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
+    let relay = understand(
+        (dir, dir.join(FILE_NAME)),
+        text,
+        Vec::new(),
+        RELAY_SECTIONS,
+        relay::read,
+    );
+    let dispatcher = understand(
+        (dir, dir.join(FILE_NAME)),
+        text,
+        Vec::new(),
+        DISPATCHER_SECTIONS,
+        dispatcher::read,
+    );
+    (relay, dispatcher)
+}
+
+type Outcome<T> = Result<Loaded<T>, ConfigError>;
+
+fn understand<T>(
+    (dir, path): (&Path, PathBuf),
+    bytes: &[u8],
+    mut warnings: Vec<Problem>,
+    sections: &[&str],
+    read: impl Fn(&mut Source) -> Option<T>,
+) -> Outcome<T> {
+    let mut errors = Vec::new();
+    let file = ini::parse(bytes, &mut errors);
     refuse_repetitions(&file, &mut errors);
     warn_of_unknown(&file, sections, &mut warnings);
     let config = read(&mut Source {
@@ -162,10 +175,10 @@ fn parse<T>(
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded {
             config,
-            warnings: ConfigError::new(&path, warnings).messages(),
+            warnings: problem::listed(&path, warnings),
             path,
         }),
-        _ => Err(ConfigError::new(&path, errors)),
+        _ => Err(ConfigError::new(&path, errors, warnings)),
     }
 }
 

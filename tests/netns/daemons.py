@@ -167,7 +167,7 @@ class Daemons:
 
     def start_dispatcher(self, host, **keys):
         write_config(self.runtime, {
-            'Dispatcher': dict({'listen': '0.0.0.0', 'listen_management': '127.0.0.1', 'log_level': 'DEBUG'}, **keys),
+            'Dispatcher': dict({'listen': '0.0.0.0', 'listen_management': '127.0.0.1', 'state_dir': self.runtime, 'log_level': 'DEBUG'}, **keys),
             'TLS': {'certs_path': self.options.certificates}, 'Kamailio': {'socket_path': self.rpc}})
         self.dispatcher = self.lab.start(host, [self.program('media-dispatcher'), '--no-fork', '--config-dir', self.runtime,
                                                 '--runtime-dir', self.runtime], 'dispatcher.log')

@@ -148,7 +148,7 @@ class Judge:
             for place, number in sorted(lost.items()):
                 if call.rules.get('complete', True):
                     self.fail('lost: %d packets of stream %d.%d from the %s', number, *place, party.name)
-        least = call.rules.get('least', 60 if self.answered(call) else 0)
+        least = call.rules.get('least', 100 if self.answered(call) else 0)
         if count < least:
             self.fail('only %d packets passed in call %d, at least %d should have', count, call.number, least)
 

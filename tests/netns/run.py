@@ -7,6 +7,7 @@ Each scenario runs in a process of its own with its own namespaces, daemons and 
 """
 import argparse
 import ctypes
+import glob
 import os
 import shutil
 import signal
@@ -73,6 +74,8 @@ def missing(options):
     tools = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
     if tools:
         return 'not installed: ' + ' '.join(tools)
+    if not any(glob.glob(folder + '/kamailio/modules/mediaproxy.so') for folder in ('/usr/lib*', '/usr/lib/*', '/usr/local/lib*')):
+        return "Kamailio's mediaproxy module is not installed"
     if not options.standin:
         absent = [n for n in ('media-dispatcher', 'media-relay') if not os.access(os.path.join(options.bin, n), os.X_OK)]
         if absent:
@@ -90,9 +93,9 @@ def job(options):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner passes it on as TERM
     prefix, scratch = options.job
     name, _, mode = options.scenario[0].partition('/')
-    scene = None
+    scene = Scene(options, mode, prefix, scratch)
     try:
-        scene = Scene(options, mode, prefix, scratch)
+        scene.open()
         said = scenarios.ALL[name].run(scene)
     except scenarios.Skip as reason:
         print(reason)
@@ -107,19 +110,21 @@ def job(options):
         return PASSED
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on it is being cleaned up
-        if scene:
-            scene.close()
-    if scene:
-        for pair in scene.parties:
-            for party in pair:
-                print('  %s:' % party.name)
-                for sdp in party.passed:
-                    print('    %.3f %s %s %s' % (sdp.time % 1000, 'sent' if sdp.out else 'got ', sdp.carrier,
-                                                 ' '.join('%s %s:%d %s' % line for line in sdp.lines)))
-        for command in scene.tap.commands if scene.tap else ():
-            print('  ' + str(command))
-    print('\n'.join(daemons.tails(scratch)))
+        scene.close()
+    tell(scene)
     return FAILED
+
+
+def tell(scene):
+    """What passed in a failed scenario, and the ends of the logs."""
+    for party in (party for pair in scene.parties for party in pair):
+        print('  %s:' % party.name)
+        for sdp in party.passed:
+            print('    %.3f %s %s %s' % (sdp.time % 1000, 'sent' if sdp.out else 'got ', sdp.carrier,
+                                         ' '.join('%s %s:%d %s' % line for line in sdp.lines)))
+    for command in scene.tap.commands if scene.tap else ():
+        print('  ' + str(command))
+    print('\n'.join(daemons.tails(scene.scratch)))
 
 
 # All of them
