@@ -7,9 +7,7 @@ use mediaproxy::config::{self, ConfigError};
 use super::visible;
 
 pub fn run(data: &[u8]) {
-    let directory = Path::new("/etc/mediaproxy");
-    let relay = config::parse_relay(directory, data);
-    let dispatcher = config::parse_dispatcher(directory, data);
+    let (relay, dispatcher) = config::read_text(Path::new("/etc/mediaproxy"), data);
     match relay {
         Ok(loaded) => {
             let config = loaded.config;
