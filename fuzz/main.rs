@@ -19,10 +19,7 @@ fn choose() -> fn(&[u8]) {
         Some(target) => target.run,
         None => {
             let names: Vec<&str> = targets::TARGETS.iter().map(|target| target.name).collect();
-            eprintln!(
-                "FUZZ_TARGET is \"{name}\"; there are: {}",
-                names.join(" ")
-            );
+            eprintln!("FUZZ_TARGET is \"{name}\"; there are: {}", names.join(" "));
             std::process::exit(2);
         }
     }

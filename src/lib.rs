@@ -14,6 +14,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod dispatcher;
 pub mod logging;
 pub mod moment;
 pub mod proto;

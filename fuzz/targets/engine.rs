@@ -90,7 +90,7 @@ struct Machine {
     streams: HashMap<(SessionKey, u16), Tally>,
     /// A refused session's key goes to the next one.
     sessions: HashMap<SessionKey, SessionId>,
-    /// A session was named and has bound nothing yet.
+    /// The update in hand made a session that has bound nothing yet.
     is_new: bool,
 }
 
@@ -204,6 +204,7 @@ impl Lab {
     }
 
     fn ask(&mut self, update: &Update) -> UpdateReply {
+        self.machine.is_new = false;
         let now = self.moment();
         let reply = self.engine.update(update, Owner(0), &mut self.machine, now);
         self.act();

@@ -1,8 +1,11 @@
 //! What is fuzzed: each target takes any bytes and panics where a promise of the code does not hold. Shared
 //! by main.rs, which feeds them from libFuzzer, and by tests/fuzz_seeds.rs, which feeds them the seeds.
 
+mod config;
+mod dispatcher;
 mod engine;
 mod proto;
+mod tls;
 
 use std::io::Write;
 
@@ -19,13 +22,18 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
 
 /// All there are.
 pub const TARGETS: &[Target] = &[
+    target("certificate", tls::certificate),
+    target("config", config::run),
     target("demux", proto::demux),
     target("engine", engine::run),
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),
     target("media", proto::media),
+    target("passport", tls::passport),
     target("proxy_requests", proto::proxy_requests),
     target("ranges", proto::ranges),
+    target("revocations", tls::revocations),
+    target("statistics", dispatcher::statistics),
 ];
 
 /// Log lines are formatted, so that what they make of the input is fuzzed as well, and thrown away.
@@ -54,6 +62,11 @@ pub fn start() {
     if log::set_logger(&Discard).is_ok() {
         log::set_max_level(log::LevelFilter::Debug);
     }
+}
+
+/// What is logged of a peer's input cannot forge a line or steer a terminal.
+fn visible(text: &str) {
+    assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
 /// Reads choices out of a fuzzer's bytes. Digits stand for small numbers and blanks are skipped, so that a

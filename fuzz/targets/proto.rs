@@ -14,6 +14,8 @@ use mediaproxy::proto::media::parse_list;
 use mediaproxy::proto::{control, media as media_header};
 use mediaproxy::session::address::Range;
 
+use super::visible;
+
 /// So small that a few bytes reach every limit.
 const SMALL: Limits = Limits {
     line: 40,
@@ -218,9 +220,4 @@ pub fn ranges(data: &[u8]) {
     if let Ok(range) = text.parse::<Range>() {
         assert_eq!(range.to_string().parse::<Range>().ok(), Some(range));
     }
-}
-
-/// What is logged of a peer's input cannot forge a line or steer a terminal.
-fn visible(text: &str) {
-    assert!(!text.chars().any(char::is_control), "{text:?}");
 }

@@ -49,6 +49,18 @@ pub const FILE_NAME: &str = "config.ini";
 /// A larger file is no configuration.
 const LARGEST: u64 = 1024 * 1024;
 
+/// What each daemon reads.
+const RELAY_SECTIONS: &[&str] = &["Relay", "TLS"];
+const DISPATCHER_SECTIONS: &[&str] = &[
+    "Dispatcher",
+    "TLS",
+    "Database",
+    "Radius",
+    "OpenSIPS",
+    "Kamailio",
+    "File",
+];
+
 /// A configuration that can be used.
 #[derive(Debug)]
 pub struct Loaded<T> {
@@ -64,7 +76,7 @@ pub struct Loaded<T> {
 /// # Errors
 /// All that keeps it from being used, a missing file included: there is no default for `dispatchers`.
 pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
-    load(dir, &["Relay", "TLS"], true, relay::read)
+    load(dir, RELAY_SECTIONS, true, relay::read)
 }
 
 /// Reads the dispatcher's settings from `config.ini` in `dir`. Without that file all defaults hold, which is
@@ -73,16 +85,7 @@ pub fn load_relay(dir: &Path) -> Result<Loaded<RelayConfig>, ConfigError> {
 /// # Errors
 /// All that keeps it from being used.
 pub fn load_dispatcher(dir: &Path) -> Result<Loaded<DispatcherConfig>, ConfigError> {
-    let sections = [
-        "Dispatcher",
-        "TLS",
-        "Database",
-        "Radius",
-        "OpenSIPS",
-        "Kamailio",
-        "File",
-    ];
-    load(dir, &sections, false, dispatcher::read)
+    load(dir, DISPATCHER_SECTIONS, false, dispatcher::read)
 }
 
 /// What the readers of sections are given.
@@ -106,7 +109,7 @@ fn load<T>(
     read: impl Fn(&mut Source) -> Option<T>,
 ) -> Result<Loaded<T>, ConfigError> {
     let path = dir.join(FILE_NAME);
-    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let mut warnings = Vec::new();
     let bytes = match contents(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {
@@ -122,7 +125,40 @@ fn load<T>(
             return Err(ConfigError::new(&path, vec![Problem::new(None, text)]));
         }
     };
-    let file = ini::parse(&bytes, &mut errors);
+    understand((dir, path), &bytes, warnings, sections, read)
+}
+
+/// The same of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
+#[doc(hidden)]
+pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
+    let relay = understand(
+        (dir, dir.join(FILE_NAME)),
+        text,
+        Vec::new(),
+        RELAY_SECTIONS,
+        relay::read,
+    );
+    let dispatcher = understand(
+        (dir, dir.join(FILE_NAME)),
+        text,
+        Vec::new(),
+        DISPATCHER_SECTIONS,
+        dispatcher::read,
+    );
+    (relay, dispatcher)
+}
+
+type Outcome<T> = Result<Loaded<T>, ConfigError>;
+
+fn understand<T>(
+    (dir, path): (&Path, PathBuf),
+    bytes: &[u8],
+    mut warnings: Vec<Problem>,
+    sections: &[&str],
+    read: impl Fn(&mut Source) -> Option<T>,
+) -> Outcome<T> {
+    let mut errors = Vec::new();
+    let file = ini::parse(bytes, &mut errors);
     refuse_repetitions(&file, &mut errors);
     warn_of_unknown(&file, sections, &mut warnings);
     let config = read(&mut Source {

@@ -15,10 +15,15 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Control characters in the text are escaped: names of sections and keys come from the file.
     pub fn new(line: impl Into<Option<usize>>, text: impl Into<String>) -> Problem {
+        let mut text = text.into();
+        if text.contains(char::is_control) {
+            text = escaped(&text);
+        }
         Problem {
             line: line.into(),
-            text: text.into(),
+            text,
         }
     }
 
@@ -71,18 +76,23 @@ impl std::error::Error for ConfigError {}
 /// A text from the file in quotes: control characters escaped, cut where it is long.
 pub fn quoted(text: &str) -> String {
     const LONGEST: usize = 80;
-    let mut shown = String::from("\"");
-    for (index, c) in text.chars().enumerate() {
-        if index == LONGEST {
-            return shown + "...\"";
-        }
+    let cut = text.char_indices().nth(LONGEST);
+    match cut {
+        Some((end, _)) => format!("\"{}...\"", escaped(&text[..end])),
+        None => format!("\"{}\"", escaped(text)),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
         match c {
             '\n' => shown.push(' '),
             c if c.is_control() => shown.push_str(&format!("\\x{:02x}", u32::from(c))),
             c => shown.push(c),
         }
     }
-    shown + "\""
+    shown
 }
 
 #[cfg(test)]
@@ -103,6 +113,15 @@ mod tests {
         assert_eq!(messages[1], "/c.ini:1: bad");
         assert_eq!(messages[50], "/c.ini: 11 more errors");
         assert_eq!(error.to_string().lines().count(), 51);
+    }
+
+    #[test]
+    fn names_from_the_file_forge_nothing() {
+        let problem = Problem::new(3, "[Re\x1b[2Jlay\r] unknown");
+        assert_eq!(
+            problem.show("c.ini"),
+            "c.ini:3: [Re\\x1b[2Jlay\\x0d] unknown"
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A line ends in LF, with or without a CR before it. The buffer never holds more than one read beyond the
 //! longest line allowed, whatever the peer sends.
 
+use std::ops::Range;
+
 /// A peer sent a line longer than it may; nothing after it can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong {
@@ -27,6 +29,8 @@ pub struct Lines {
     start: usize,
     /// Up to here no LF was found.
     scanned: usize,
+    /// Where the line that was given out last stands, its end not counted.
+    given: Range<usize>,
     limit: usize,
 }
 
@@ -37,6 +41,7 @@ impl Lines {
             buffer: Vec::new(),
             start: 0,
             scanned: 0,
+            given: 0..0,
             limit,
         }
     }
@@ -56,7 +61,24 @@ impl Lines {
         }
         self.scanned -= self.start;
         self.start = 0;
+        self.given = 0..0;
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The line that was given out last, from `skip` on, to keep. Where it is long and nothing follows it, that
+    /// is the buffer itself: a line of megabytes is not there twice.
+    pub fn take_given(&mut self, skip: usize) -> Vec<u8> {
+        let given = (self.given.start + skip).min(self.given.end)..self.given.end;
+        if given.len() <= KEPT || self.start < self.buffer.len() {
+            return self.buffer.get(given).unwrap_or_default().to_vec();
+        }
+        let mut line = std::mem::take(&mut self.buffer);
+        self.start = 0;
+        self.scanned = 0;
+        self.given = 0..0;
+        line.truncate(given.end);
+        line.drain(..given.start);
+        line
     }
 
     /// The next whole line without its end, or none until more is read.
@@ -74,6 +96,7 @@ impl Lines {
         let end = self.scanned + offset;
         let line = &self.buffer[self.start..end];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.given = self.start..self.start + line.len();
         self.start = end + 1;
         self.scanned = self.start;
         if line.len() > self.limit {
@@ -121,6 +144,22 @@ mod tests {
         assert_eq!(lines.next_line(), Ok(None));
         lines.extend(b"5");
         assert_eq!(lines.next_line(), Err(TooLong { limit: 4 }));
+    }
+
+    #[test]
+    fn a_line_can_be_kept() {
+        let long = "x".repeat(KEPT + 1);
+        for (input, first) in [("7 one\r\ntwo\n", "one"), (&format!("7 {long}\r\n"), &long)] {
+            let mut lines = Lines::new(1 << 20);
+            lines.extend(b"before\n");
+            assert_eq!(lines.next_line().unwrap(), Some(b"before".as_slice()));
+            lines.extend(input.as_bytes());
+            lines.next_line().unwrap().unwrap();
+            assert_eq!(lines.take_given(2), first.as_bytes());
+            assert!(lines.take_given(1 << 30).is_empty());
+            lines.extend(b"last\n");
+            assert_eq!(all(&mut lines).last().unwrap(), "last");
+        }
     }
 
     #[test]

@@ -7,15 +7,14 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::call::{Context, Line, Refusal, Session, send_waiting};
+use super::flows::offer_to_kernel;
 use super::report::{self, Counters};
-use super::stream::{self, Path, Relay, Status};
-use super::{
-    Action, Drop, Ended, FlowId, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
-};
+use super::stream::{self, Relay, Status, Stream};
+use super::{Action, Drop, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Remove, Update};
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, Party, demux};
+use crate::proto::{CallId, demux};
 
 /// Where the end of a session is reported, once the kernel has given its last counters.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ pub struct Engine {
     timers: BTreeSet<(Duration, SessionKey)>,
     actions: VecDeque<Action>,
     draining: bool,
-    relayed: Counters,
+    pub(super) relayed: Counters,
 }
 
 impl Engine {
@@ -192,6 +191,16 @@ impl Engine {
         }
     }
 
+    /// A datagram that was to be forwarded could not be sent after all: it was not relayed. `place` is where it
+    /// arrived, `length` its payload's.
+    pub fn unsent(&mut self, place: Place, length: usize) {
+        let bytes = length as u64 + stream::HEADERS;
+        if let Some(stream) = self.stream_mut(place.session, place.stream) {
+            stream.leg_mut(place.party).user_space.take_back(1, bytes);
+            self.relayed.take_back(1, bytes);
+        }
+    }
+
     /// Ends what has been silent too long.
     pub fn tick(&mut self, now: Now) {
         while let Some(&(due, key)) = self.timers.first() {
@@ -302,57 +311,9 @@ impl Engine {
         None
     }
 
-    /// The kernel has taken a flow over, or cannot.
-    pub fn flow_installed(&mut self, flow: FlowId, taken: bool) {
-        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
-            return;
-        };
-        let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) else {
-            return;
-        };
-        let is_current = stream.turns[flow.component as usize] == flow.turn;
-        let path = &mut stream.paths[flow.component as usize];
-        if is_current && *path == Path::Installing {
-            *path = if taken { Path::Kernel } else { Path::Refused };
-        }
-    }
-
-    /// The kernel has relayed this much more of a flow, by party.
-    pub fn flow_traffic(&mut self, flow: FlowId, more: [Counters; 2], now: Duration) {
-        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
-            return;
-        };
-        let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) else {
-            return;
-        };
-        for party in [Party::Caller, Party::Callee] {
-            let more = more[party as usize];
-            stream.on_kernel_traffic(party, flow.component, more, now);
-            self.relayed += more;
-        }
-    }
-
-    /// Somebody deleted a flow's entry, or the kernel did: the next packets bring it back.
-    pub fn flow_lost(&mut self, flow: FlowId) {
-        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
-            return;
-        };
-        let stream = entry.session.streams.get_mut(usize::from(flow.stream));
-        if let Some(stream) = stream.filter(|s| s.turns[flow.component as usize] == flow.turn) {
-            stream.paths[flow.component as usize] = Path::UserSpace;
-        }
-    }
-
-    /// A flow that was to be withdrawn is gone; `last` is what it relayed since it was last asked.
-    pub fn flow_withdrawn(&mut self, flow: FlowId, last: [Counters; 2], now: Now) {
-        self.flow_traffic(flow, last, now.mono);
-        let Some(entry) = entry_mut(&mut self.entries, flow.session) else {
-            return;
-        };
-        if let Some(stream) = entry.session.streams.get_mut(usize::from(flow.stream)) {
-            stream.withdrawing = stream.withdrawing.saturating_sub(1);
-        }
-        self.report_end(flow.session, now);
+    pub(super) fn stream_mut(&mut self, session: SessionKey, stream: u16) -> Option<&mut Stream> {
+        let entry = entry_mut(&mut self.entries, session)?;
+        entry.session.streams.get_mut(usize::from(stream))
     }
 
     fn find(&self, call_id: &CallId, is_it: impl Fn(&Session) -> bool) -> Option<SessionKey> {
@@ -450,7 +411,7 @@ impl Engine {
     }
 
     /// Reports a session that is over, as soon as none of its flows is still to be withdrawn.
-    fn report_end(&mut self, key: SessionKey, now: Now) {
+    pub(super) fn report_end(&mut self, key: SessionKey, now: Now) {
         let is_done = |entry: &Entry| {
             let mut streams = entry.session.streams.iter();
             entry.ending.is_some() && streams.all(|stream| stream.withdrawing == 0)
@@ -492,21 +453,6 @@ impl Engine {
 fn entry_mut(entries: &mut [(u32, Option<Entry>)], key: SessionKey) -> Option<&mut Entry> {
     let (generation, entry) = entries.get_mut(key.slot as usize)?;
     entry.as_mut().filter(|_| *generation == key.generation)
-}
-
-/// M4: once both parties have shown where they are, the kernel can forward.
-fn offer_to_kernel(stream: &mut stream::Stream, place: Place, actions: &mut VecDeque<Action>) {
-    if let Some(ends) = stream.ready_for_kernel(place.component) {
-        stream.paths[place.component as usize] = Path::Installing;
-        stream.turns[place.component as usize] += 1;
-        let flow = FlowId {
-            session: place.session,
-            stream: place.stream,
-            component: place.component,
-            turn: stream.turns[place.component as usize],
-        };
-        actions.push_back(Action::Install { flow, ends });
-    }
 }
 
 /// The answer to an update, and its log line.

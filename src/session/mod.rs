@@ -2,12 +2,13 @@
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
 //! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers, `stream` one m=
-//! line, `latch` what a port has learned, `ports` the pairs, `report` the statistics, `address` what an SDP's
+//! line, `latch` what a port has learned, `flows` what the kernel forwards, `ports` the pairs, `report` the statistics, `address` what an SDP's
 //! address is worth.
 
 pub mod address;
 mod call;
 mod engine;
+mod flows;
 mod latch;
 mod negotiation;
 pub mod ports;

@@ -24,6 +24,12 @@ impl Counters {
         self.packets += packets;
         self.bytes += bytes;
     }
+
+    /// What was counted and did not happen.
+    pub fn take_back(&mut self, packets: u64, bytes: u64) {
+        self.packets = self.packets.saturating_sub(packets);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 impl std::ops::Add for Counters {

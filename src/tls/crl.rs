@@ -101,7 +101,7 @@ impl Crl {
     }
 
     /// Number of revoked certificates.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.revoked.len()
     }
 

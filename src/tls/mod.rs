@@ -10,6 +10,7 @@
 //! ```
 //!
 //! Both sides show certificates. There is no host name, no session resumption and no SNI.
+//! What is hidden from the documentation is public for the fuzz targets alone.
 
 mod context;
 mod crl;
@@ -30,6 +31,8 @@ mod x509;
 mod tests;
 
 pub use context::{Context, PeerCertificates};
+#[doc(hidden)]
+pub use crl::Crl;
 pub use error::{Error, Reason};
 pub use files::LoadError;
 pub use handshake::{HANDSHAKE_LIMIT, accept, connect};
@@ -37,3 +40,5 @@ pub use passport::Passport;
 pub use reload::{Reload, Store};
 pub use stream::{Closer, Peer, Reader, WRITE_LIMIT, Writer, plain_tcp, plain_unix};
 pub use subject::{Attribute, Subject};
+#[doc(hidden)]
+pub use x509::Certificate;

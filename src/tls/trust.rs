@@ -150,7 +150,7 @@ impl Trust {
 
     /// Number of revoked certificates in all lists.
     pub fn revoked(&self) -> usize {
-        self.lists.iter().map(|list| list.crl.len()).sum()
+        self.lists.iter().map(|list| list.crl.count()).sum()
     }
 
     /// Judges a chain, the peer's own certificate first, at a time in seconds since 1970.

@@ -351,3 +351,17 @@ fn every_relayed_packet_counts_rtp_and_rtcp() {
     assert_eq!(stream["status"], "closed");
     assert_eq!(stream["timeout_wait"], 0);
 }
+
+#[test]
+fn what_could_not_be_sent_was_not_relayed() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.rtp(CALLER, caller_side);
+    lab.rtp(CALLER, caller_side);
+    let place = lab.host.bound[&caller_side];
+    lab.engine.unsent(place, rtp(8).len());
+    let statistics = lab.statistics();
+    assert_eq!(statistics["streams"][0]["caller_packets"], 1);
+    assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
+    assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
+}

@@ -1,0 +1,101 @@
+//! `make bench`: call set-up, listing, memory and forwarding in user space, beside Debian's rtpengine in the same
+//! run, as ratios that hold on any machine. Everything on loopback, bounded in time; root is not needed but for
+//! the count of system calls (perf).
+//!
+//! The argument is the directory of the binaries. Exit status: 0 when every bound holds, 1 otherwise.
+
+#[path = "../tests/support/daemons.rs"]
+mod daemons;
+#[path = "relay/flows.rs"]
+mod flows;
+#[path = "relay/listing.rs"]
+mod listing;
+#[path = "../tests/support/management.rs"]
+mod management;
+#[path = "relay/processes.rs"]
+mod processes;
+#[path = "../tests/support/proxy.rs"]
+mod proxy;
+#[path = "relay/rtpengine.rs"]
+mod rtpengine;
+#[path = "relay/setup.rs"]
+mod setup;
+#[path = "relay/sides.rs"]
+mod sides;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Claims, each with its bound, and whether all hold.
+pub struct Verdicts {
+    all_hold: bool,
+}
+
+impl Verdicts {
+    /// Prints one claim. `holds` is None where it could not be measured, which counts as not held.
+    pub fn claim(&mut self, what: &str, holds: Option<bool>) {
+        let word = match holds {
+            Some(true) => "PASS",
+            Some(false) => "FAIL",
+            None => "NOT MEASURED",
+        };
+        println!("  {word}: {what}");
+        self.all_hold &= holds == Some(true);
+    }
+}
+
+fn main() -> ExitCode {
+    // cargo bench adds "--bench".
+    let mut arguments = std::env::args_os().skip(1);
+    let directory = arguments.find(|argument| argument != "--bench");
+    let Some(binaries) = directory.map(PathBuf::from) else {
+        eprintln!(
+            "usage: cargo bench --bench relay -- DIRECTORY (of the daemons; `make bench` knows)"
+        );
+        return ExitCode::from(2);
+    };
+    let mut verdicts = Verdicts { all_hold: true };
+    let parts = [setup::run, listing::run, flows::run];
+    for part in parts {
+        if let Err(why) = part(&binaries, &mut verdicts) {
+            eprintln!("bench: {why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    match verdicts.all_hold {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// The middle, the smallest and the largest of some measurements.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
+}
+
+impl Spread {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        Spread {
+            median: values.get(values.len() / 2).copied().unwrap_or_default(),
+            least: values.first().copied().unwrap_or_default(),
+            most: values.last().copied().unwrap_or_default(),
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits = f.precision().unwrap_or(2);
+        let Spread {
+            median,
+            least,
+            most,
+        } = self;
+        write!(f, "{median:.digits$} ({least:.digits$} to {most:.digits$})")
+    }
+}

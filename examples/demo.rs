@@ -1,0 +1,167 @@
+//! `make demo`: a few calls through both daemons on loopback, without root, with phones that exchange RTP and
+//! RTCP and notice every packet that is lost, doubled or delivered to the wrong call.
+//!
+//! The argument is the directory of the binaries. Exit status: 0 when every packet arrived once, 1 otherwise.
+
+#[path = "demo/calls.rs"]
+mod calls;
+#[path = "../tests/support/daemons.rs"]
+mod daemons;
+#[path = "../tests/support/management.rs"]
+mod management;
+#[path = "../tests/support/phones.rs"]
+mod phones;
+#[path = "../tests/support/proxy.rs"]
+mod proxy;
+#[path = "demo/show.rs"]
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use mediaproxy::sys::clock;
+
+use calls::{Call, Step};
+use daemons::{Daemons, PortRange, Scratch};
+use management::Management;
+use phones::Phones;
+use proxy::Proxy;
+use show::Screen;
+
+/// How long the calls last.
+const LENGTH: Duration = Duration::from_secs(9);
+/// Longest wait for packets that are under way when the phones have gone quiet.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Ports for the relay: four for each stream, with room for those that are taken.
+const PORTS: u16 = 400;
+
+/// Somebody wants us to end: everything is put away before we do.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let Some(binaries) = std::env::args_os().nth(1).map(PathBuf::from) else {
+        eprintln!(
+            "usage: demo DIRECTORY (where media-dispatcher and media-relay are; `make demo` knows)"
+        );
+        return ExitCode::from(2);
+    };
+    match run(&binaries) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            eprintln!("demo: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The whole of it; whether nothing was lost.
+fn run(binaries: &Path) -> Result<bool, String> {
+    watch_for_interrupts()?;
+    let scratch = Scratch::new("mediaproxy-demo")?;
+    let directory = scratch.path();
+    println!(
+        "Everything of this demo is in {} and goes away with it.\n",
+        directory.display()
+    );
+    println!(
+        "1. Certificates. Dispatcher and relay meet over TLS and each proves who it is, so that nobody"
+    );
+    println!("   else can hand calls to your relay. (tls/make-certs.sh makes them.)");
+    daemons::make_certificates(directory)?;
+    println!(
+        "2. media-dispatcher listens for the SIP proxy on a UNIX socket; media-relay connects to it, and"
+    );
+    println!("   phones will send their packets through it.");
+    let ports = PortRange::find(PORTS)?;
+    daemons::write_config(directory, ports)?;
+    let daemons = Daemons::start(binaries, directory)?;
+    println!(
+        "3. Four calls. For each SDP that passes, the SIP proxy asks for ports and writes them into it in"
+    );
+    println!(
+        "   place of the phones' own, so both phones talk to the relay. That is what we do now.\n"
+    );
+    let outcome = place_calls(&daemons);
+    let ended = daemons.stop();
+    let clean = outcome?;
+    ended?;
+    println!("\nBoth daemons ended as asked, the scratch directory is removed.");
+    Ok(clean)
+}
+
+/// Ctrl-C and TERM end the demo in good order.
+fn watch_for_interrupts() -> Result<(), String> {
+    Ok(())
+}
+
+fn interrupted() -> Result<(), String> {
+    match INTERRUPTED.load(Ordering::Relaxed) {
+        true => Err("interrupted".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// The calls from the first offer to the last word on them.
+fn place_calls(daemons: &Daemons) -> Result<bool, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let mut calls = calls::all().map_err(told)?;
+    let phones = Phones::start(calls.iter().flat_map(Call::legs).collect()).map_err(told)?;
+    let mut proxy = Proxy::connect(&daemons.control_socket()).map_err(told)?;
+    let mut management = Management::connect(&daemons.management_socket()).map_err(told)?;
+    let mut screen = Screen::new();
+    let mut script: Vec<(Duration, usize, Step)> = calls::script();
+    let start = clock::mono();
+    while clock::mono() - start < LENGTH {
+        interrupted()?;
+        let passed = clock::mono() - start;
+        while script.first().is_some_and(|(when, _, _)| *when <= passed) {
+            let (_, index, step) = script.remove(0);
+            let told = calls[index].take_step(step, &mut proxy, &phones)?;
+            screen.event(passed, &told);
+        }
+        screen.update(passed, || management.ask("sessions").map_err(told))?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    settle(&calls);
+    screen.finish();
+    let sessions = management.ask("sessions").map_err(told)?;
+    let summary = management.ask("summary").map_err(told)?;
+    for call in &mut calls {
+        call.hang_up(&mut proxy)?;
+    }
+    let left = management.ask("sessions").map_err(told)?;
+    println!(
+        "4. All have hung up. The dispatcher's management socket had answered `sessions` and `summary` by:\n"
+    );
+    sessions
+        .iter()
+        .chain(&summary)
+        .for_each(|line| println!("{line}\n"));
+    if !left.is_empty() {
+        return Err(format!("sessions are left after hanging up: {left:?}"));
+    }
+    Ok(show::totals(&calls, &sessions))
+}
+
+/// Quiet, until what is under way has arrived.
+fn settle(calls: &[Call]) {
+    calls
+        .iter()
+        .flat_map(Call::legs)
+        .for_each(|leg| leg.be_quiet());
+    let start = clock::mono();
+    // A packet may have left just as its phone went quiet: look twice.
+    let mut arrived = 0;
+    while arrived < 2 && clock::mono() - start < SETTLE {
+        thread::sleep(Duration::from_millis(50));
+        let all = calls
+            .iter()
+            .flat_map(Call::sums)
+            .all(|(_, sum)| sum.is_clean());
+        arrived = if all { arrived + 1 } else { 0 };
+    }
+}

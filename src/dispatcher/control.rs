@@ -1,0 +1,112 @@
+//! The SIP proxy's socket: one thread for each connection, its requests served in order, each answer in one
+//! write (the proxy's module looks for a whole line in each read).
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::gate::Gate;
+use super::service::{ERROR, Served};
+use super::sparse::Sparse;
+use super::{Dispatcher, accept_all, spawn};
+use crate::proto::Visible;
+use crate::proto::control::{PROXY_LIMITS, Requests};
+use crate::sys::clock;
+
+/// Connections at once; a proxy has one for each of its processes.
+const MAX_CONNECTIONS: usize = 1000;
+
+/// How long a proxy may leave an answer unread before its connection is closed.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bytes read at a time.
+const READ_SIZE: usize = 8 * 1024;
+
+/// The accepting thread.
+pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
+    let gate = Gate::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
+    let mut refused = Sparse::default();
+    accept_all(
+        "the SIP proxy's socket",
+        || listener.accept(),
+        |(socket, _)| {
+            let Some(pass) = gate.enter(None) else {
+                if let Some(skipped) = refused.due() {
+                    log::error!(
+                        "SIP proxy: a connection was closed, {MAX_CONNECTIONS} are open{skipped}"
+                    );
+                }
+                return;
+            };
+            let dispatcher = Arc::clone(dispatcher);
+            let run = move || {
+                talk(&dispatcher, &socket);
+                drop(pass);
+            };
+            if let Err(error) = spawn("proxy", run) {
+                log::error!("SIP proxy: no thread for its connection: {error}");
+            }
+        },
+    );
+}
+
+fn talk(dispatcher: &Dispatcher, socket: &UnixStream) {
+    log::debug!("SIP proxy: a connection");
+    match socket
+        .set_write_timeout(Some(WRITE_LIMIT))
+        .and_then(|()| serve(dispatcher, socket))
+    {
+        Ok(()) => log::debug!("SIP proxy: a connection was closed"),
+        Err(error) => log::warn!("SIP proxy: a connection is lost: {error}"),
+    }
+}
+
+/// Serves until the proxy closes the connection or it breaks.
+fn serve(dispatcher: &Dispatcher, mut socket: &UnixStream) -> io::Result<()> {
+    let mut requests = Requests::new(PROXY_LIMITS, &[]);
+    let mut buffer = vec![0; READ_SIZE];
+    loop {
+        let count = match socket.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let arrival = clock::mono();
+        requests.extend(buffer.get(..count).unwrap_or_default());
+        loop {
+            match requests.next_request() {
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => {
+                    let served = dispatcher.serve(frame, arrival);
+                    answer(dispatcher, socket, served)?;
+                }
+                Ok(Some(Err(bad))) => {
+                    let command = Visible(bad.command);
+                    log::warn!("bad request \"{command}\" from the SIP proxy: {}", bad.why);
+                    write_line(socket, ERROR)?;
+                }
+                Err(broken) => {
+                    write_line(socket, ERROR)?;
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        broken.to_string(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn answer(dispatcher: &Dispatcher, socket: &UnixStream, served: Served<'_>) -> io::Result<()> {
+    let written = write_line(socket, &served.answer);
+    if written.is_err() {
+        dispatcher.undo(served);
+    }
+    written
+}
+
+fn write_line(mut socket: &UnixStream, line: &str) -> io::Result<()> {
+    socket.write_all(format!("{line}\r\n").as_bytes())
+}

@@ -1,0 +1,282 @@
+//! What a relay says: replies to requests, and lines that it was not asked for.
+//!
+//! Runs on the link's reading thread. Sessions are made and ended here, before anybody is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Dispatcher;
+use super::link::{Ask, Link, Removal, Shown};
+use super::sparse::Sparse;
+use super::statistics::{Statistics, call_ids};
+use super::waiting::{Failure, Updating, lock};
+use crate::proto::line::{Lines, TooLong};
+use crate::proto::link::{
+    FromRelay, Hello, OLD_DISPATCHER_LINE, RELAY_LINE, Sequence, UpdateReply,
+};
+use crate::proto::{CallId, Visible};
+use crate::sys::clock;
+
+/// Characters in a relay's name.
+const MAX_NAME: usize = 128;
+
+/// Bytes of an odd line that the log shows.
+const SHOWN: usize = 200;
+
+/// One relay's lines, in the order in which they come.
+pub struct Conversation<'a> {
+    lines: Lines,
+    listener: Listener<'a>,
+}
+
+struct Listener<'a> {
+    dispatcher: &'a Dispatcher,
+    link: &'a Arc<Link>,
+    /// Its first line has told who it is.
+    is_known: bool,
+    odd: Sparse,
+}
+
+/// What a line means for the reading of those after it.
+enum Next {
+    Same,
+    /// The relay is one of ours.
+    LongLines,
+    /// Somebody wants to have it, from this byte on.
+    Keep(usize, Arc<Shown>),
+}
+
+impl<'a> Conversation<'a> {
+    pub fn new(dispatcher: &'a Dispatcher, link: &'a Arc<Link>) -> Self {
+        Conversation {
+            lines: Lines::new(OLD_DISPATCHER_LINE),
+            listener: Listener {
+                dispatcher,
+                link,
+                is_known: false,
+                odd: Sparse::default(),
+            },
+        }
+    }
+
+    /// Acts on all lines that end in these bytes.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+        self.lines.extend(bytes);
+        while let Some(line) = self.lines.next_line()? {
+            match self.listener.hear(line) {
+                Next::Same => {}
+                Next::LongLines => self.lines.set_limit(RELAY_LINE),
+                Next::Keep(skip, slot) => slot.put(Some(self.lines.take_given(skip))),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Listener<'_> {
+    fn hear(&mut self, line: &[u8]) -> Next {
+        let said = FromRelay::parse(line);
+        if let FromRelay::Hello(json) = said {
+            return self.hello(json);
+        }
+        if !self.is_known {
+            self.identify(None);
+        }
+        match said {
+            FromRelay::Ping => self.ping(),
+            FromRelay::Expired(json) => self.expired(json),
+            FromRelay::Reply(sequence, result) => {
+                if let Some(slot) = self.reply(sequence, result) {
+                    return Next::Keep(line.len() - result.len(), slot);
+                }
+            }
+            FromRelay::Unknown(line) => self.odd("unexpected line", line),
+            FromRelay::Hello(_) => {}
+        }
+        Next::Same
+    }
+
+    fn hello(&mut self, json: &[u8]) -> Next {
+        let hello: Hello = match serde_json::from_slice(json) {
+            Ok(hello) => hello,
+            Err(error) => {
+                self.odd(&format!("hello that cannot be read ({error})"), json);
+                return Next::Same;
+            }
+        };
+        let name = hello.name.as_deref().filter(|name| !name.is_empty());
+        let usable = name.filter(|name| name.chars().count() <= MAX_NAME);
+        if name != usable {
+            log::warn!(
+                "relay {}: its name is over {MAX_NAME} characters and ignored",
+                self.link
+            );
+        }
+        self.link.set_ours();
+        self.identify(usable);
+        let ours = Hello {
+            name: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        if let Ok(ours) = serde_json::to_string(&ours) {
+            self.link.say(&format!("hello {ours}"));
+        }
+        Next::LongLines
+    }
+
+    fn identify(&mut self, name: Option<&str>) {
+        let identified = lock(&self.dispatcher.registry).identify(self.link.id, name);
+        let Some((relay, replaced)) = identified else {
+            return;
+        };
+        if !self.is_known {
+            self.link.set_label(relay.to_string());
+            log::info!("relay {relay}: up, from port {}", self.link.peer.port());
+        }
+        self.is_known = true;
+        if let Some(replaced) = replaced {
+            log::warn!("relay {relay}: its new link replaces the one before");
+            replaced.close("replaced by a new link");
+        }
+    }
+
+    fn ping(&mut self) {
+        self.link.say("pong");
+        if lock(&self.dispatcher.registry).ping(self.link.id) {
+            log::info!("relay {}: answers again", self.link);
+        }
+    }
+
+    fn expired(&mut self, json: &[u8]) {
+        let statistics = match Statistics::parse(json) {
+            Ok(statistics) => statistics,
+            Err(error) => {
+                self.odd(&format!("expired that cannot be read ({error})"), json);
+                return;
+            }
+        };
+        let now = clock::mono();
+        let finished = lock(&self.dispatcher.registry).expire(self.link.id, statistics, now);
+        self.dispatcher.finish(finished);
+    }
+
+    /// Acts on a reply; what the management port has asked for is to be put there.
+    fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Option<Arc<Shown>> {
+        let now = clock::mono();
+        match self.link.answered(sequence) {
+            Some(Ask::Update(updating)) => self.updated(&updating, result),
+            Some(Ask::Remove(call_id, slot)) => {
+                let removal = self.removed(&call_id, result, now);
+                if let Some(slot) = slot {
+                    slot.put(removal);
+                }
+            }
+            Some(Ask::TakeBack(call_id)) => {
+                log::info!("[session {call_id}] taken back from relay {}", self.link);
+            }
+            Some(Ask::Purge) => self.listed(result, now),
+            Some(Ask::Show(slot)) => return Some(slot),
+            None => self.odd("a reply that nobody waits for", result),
+        }
+        None
+    }
+
+    fn updated(&mut self, updating: &Arc<Updating>, result: &[u8]) {
+        let (link, registry) = (self.link, &self.dispatcher.registry);
+        if updating.is_new {
+            lock(registry).attempt_over(link.id);
+        }
+        let reply = UpdateReply::parse(result);
+        match reply {
+            UpdateReply::Ports(..) => {
+                let commit = || lock(registry).updated(link.id, &updating.facts);
+                if !updating.succeed(link.id, reply.to_string(), commit) {
+                    self.updated_late(updating);
+                }
+            }
+            UpdateReply::Halting => {
+                if lock(registry).halting(link.id) {
+                    log::info!("relay {link}: halting, it gets no new calls");
+                }
+                updating.fail(link.id, Failure::Halting);
+            }
+            UpdateReply::Error => updating.fail(link.id, Failure::Error),
+        }
+    }
+
+    /// Takes back a session that nobody waits for, unless the same call is on its way to this relay again.
+    fn updated_late(&mut self, updating: &Updating) {
+        let (link, facts) = (self.link, &updating.facts);
+        let is_stray = lock(&self.dispatcher.registry).updated_late(link.id, facts);
+        if is_stray && updating.is_new && !link.is_updating(&facts.call_id) {
+            let call_id = &facts.call_id;
+            log::warn!("[session {call_id}] relay {link} took the call too late: taken back");
+            link.remove(facts.removal(), true);
+        }
+    }
+
+    fn removed(&mut self, call_id: &CallId, result: &[u8], now: Duration) -> Removal {
+        let statistics = match result {
+            b"error" => None,
+            json => match Statistics::parse(json) {
+                Ok(statistics) => Some(statistics),
+                Err(error) => {
+                    self.odd(
+                        &format!("[session {call_id}] statistics that cannot be read ({error})"),
+                        json,
+                    );
+                    None
+                }
+            },
+        };
+        let was_there = result != b"error";
+        let mut registry = lock(&self.dispatcher.registry);
+        let finished = registry.removed(self.link.id, call_id, statistics, now);
+        drop(registry);
+        // Without an end here the session has expired since it was asked for.
+        let removed = was_there || finished.is_none();
+        self.dispatcher.finish(finished);
+        match removed {
+            true => Removal::Removed,
+            false => Removal::Error,
+        }
+    }
+
+    fn listed(&mut self, result: &[u8], now: Duration) {
+        let listed = match call_ids(result) {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.odd(&format!("sessions that cannot be read ({error})"), result);
+                return;
+            }
+        };
+        let mut registry = lock(&self.dispatcher.registry);
+        let purge = registry.listed(self.link.id, &listed, now);
+        drop(registry);
+        let (all, gone) = (listed.len(), purge.finished.len());
+        log::info!(
+            "relay {}: has {all} session(s); {gone} of ours are gone",
+            self.link
+        );
+        for remove in purge.owed {
+            log::info!(
+                "[session {}] removed while relay {} was away: removed there now",
+                remove.call_id,
+                self.link
+            );
+            self.link.remove(remove, false);
+        }
+        self.dispatcher.finish(purge.finished);
+    }
+
+    fn odd(&mut self, what: &str, line: &[u8]) {
+        if let Some(skipped) = self.odd.due() {
+            let shown = line.get(..SHOWN).unwrap_or(line);
+            log::warn!(
+                "relay {}: {what}: \"{}\"{skipped}",
+                self.link,
+                Visible(shown)
+            );
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! One relay's connection as the other threads see it: what is to be sent, and who waits for what.
+//!
+//! Requests are put together in one buffer that the link's writing thread takes whole, so that what is queued
+//! together leaves in one TLS write. The buffer and the number of open requests are bounded: a relay that
+//! does not read makes [`Link::send`] fail and blocks nobody.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::registry::LinkId;
+use super::waiting::{Slot, Updating, lock};
+use super::wire::write_remove;
+use crate::proto::CallId;
+use crate::proto::control::Remove;
+use crate::proto::link::{Compatibility, Sequence};
+use crate::sys::clock;
+use crate::tls::PeerCertificates;
+
+/// Bytes that may wait to be sent to one relay.
+const MAX_QUEUED: usize = 1 << 20;
+
+/// Requests that one relay may owe an answer to.
+const MAX_OPEN: usize = 10_000;
+
+/// Capacity that a buffer keeps once a rush is over, bytes.
+const KEPT: usize = 64 * 1024;
+
+/// What became of a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    Removed,
+    Error,
+    LinkLost,
+}
+
+/// A result for the management port, as it came; none when the link was lost.
+pub type Shown = Slot<Option<Vec<u8>>>;
+
+/// What a relay has been asked, with whom to tell.
+#[derive(Debug)]
+pub enum Ask {
+    Update(Arc<Updating>),
+    /// The removal of a session; some do not wait for it.
+    Remove(CallId, Option<Arc<Slot<Removal>>>),
+    /// The removal of a session that is not in the registry.
+    TakeBack(CallId),
+    /// All sessions of a relay that has just connected.
+    Purge,
+    /// `sessions` or `summary` for the management port.
+    Show(Arc<Shown>),
+}
+
+/// Why a link does not take a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Closed,
+    Full,
+    /// The relay could not read it.
+    Unwritable,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::Closed => "its link is closed",
+            Refused::Full => "its queue is full",
+            Refused::Unwritable => "a header is longer than the relay can read",
+        })
+    }
+}
+
+/// What the link's age has brought about.
+#[derive(Debug, Default)]
+pub struct Overdue {
+    /// A request has gone unanswered for `relay_timeout`.
+    pub timed_out: bool,
+    /// Requests that are not waited for any more, new calls among them.
+    pub forgotten: Vec<Ask>,
+}
+
+/// One relay's connection.
+pub struct Link {
+    pub id: LinkId,
+    pub peer: SocketAddr,
+    /// What the relay showed, to be judged again.
+    pub certificates: Option<PeerCertificates>,
+    /// Address and name for the log, once known.
+    label: OnceLock<String>,
+    state: Mutex<State>,
+    work: Condvar,
+    written: Slot<()>,
+    shutdown: Box<dyn Fn() + Send + Sync>,
+}
+
+struct State {
+    open: bool,
+    /// Why it was closed from this side.
+    reason: Option<String>,
+    compatibility: Compatibility,
+    queue: Vec<u8>,
+    writer_waits: bool,
+    asked: HashMap<u64, Asked>,
+    next: u64,
+}
+
+struct Asked {
+    since: Duration,
+    ask: Ask,
+    /// It has been found overdue before.
+    is_late: bool,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({}, {self})", self.id.0)
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.label.get() {
+            Some(label) => f.write_str(label),
+            None => self.peer.ip().fmt(f),
+        }
+    }
+}
+
+impl Link {
+    /// An open link to a peer that is taken for an older relay until it says more. `shutdown` ends both
+    /// directions of its connection and may be called more than once.
+    pub fn new(
+        id: LinkId,
+        peer: SocketAddr,
+        certificates: Option<PeerCertificates>,
+        shutdown: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let state = State {
+            open: true,
+            reason: None,
+            compatibility: Compatibility::Older,
+            queue: Vec::new(),
+            writer_waits: false,
+            asked: HashMap::new(),
+            next: 1,
+        };
+        Link {
+            id,
+            peer,
+            certificates,
+            label: OnceLock::new(),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            written: Slot::new(),
+            shutdown,
+        }
+    }
+
+    /// What the log calls it from now on.
+    pub fn set_label(&self, label: String) {
+        // Who a link is never changes.
+        let _ = self.label.set(label);
+    }
+
+    /// The relay is one of ours.
+    pub fn set_ours(&self) {
+        lock(&self.state).compatibility = Compatibility::Ours;
+    }
+
+    /// Queues a request that was begun at `since`; `write` puts it at the buffer's end, or returns false.
+    pub fn send(
+        &self,
+        since: Duration,
+        ask: Ask,
+        write: impl FnOnce(&mut Vec<u8>, Sequence, Compatibility) -> bool,
+    ) -> Result<(), Refused> {
+        let mut state = lock(&self.state);
+        if !state.open {
+            return Err(Refused::Closed);
+        }
+        if state.queue.len() > MAX_QUEUED || state.asked.len() >= MAX_OPEN {
+            return Err(Refused::Full);
+        }
+        let (sequence, compatibility) = (state.next, state.compatibility);
+        if !write(&mut state.queue, Sequence(sequence), compatibility) {
+            return Err(Refused::Unwritable);
+        }
+        state.next += 1;
+        let asked = Asked {
+            since,
+            ask,
+            is_late: false,
+        };
+        state.asked.insert(sequence, asked);
+        self.wake_writer(state);
+        Ok(())
+    }
+
+    /// Queues a line that nobody answers. A full queue drops it.
+    pub fn say(&self, line: &str) {
+        let mut state = lock(&self.state);
+        if state.open && state.queue.len() <= MAX_QUEUED {
+            state.queue.extend_from_slice(line.as_bytes());
+            state.queue.extend_from_slice(b"\r\n");
+            self.wake_writer(state);
+        }
+    }
+
+    /// Queues a removal that nobody waits for; `take_back` is for a session that is not in the registry.
+    pub fn remove(&self, remove: Remove, take_back: bool) {
+        let call_id = remove.call_id.clone();
+        let ask = match take_back {
+            true => Ask::TakeBack(call_id),
+            false => Ask::Remove(call_id, None),
+        };
+        let sent = self.send(clock::mono(), ask, |out, sequence, compatibility| {
+            write_remove(out, &remove, sequence, compatibility)
+        });
+        if let Err(refused) = sent {
+            let call_id = &remove.call_id;
+            log::warn!("[session {call_id}] cannot be removed from relay {self}: {refused}");
+        }
+    }
+
+    fn wake_writer(&self, mut state: std::sync::MutexGuard<'_, State>) {
+        let waits = std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if waits {
+            self.work.notify_one();
+        }
+    }
+
+    /// The request that a reply belongs to; each is given out once.
+    pub fn answered(&self, sequence: Sequence) -> Option<Ask> {
+        let asked = lock(&self.state).asked.remove(&sequence.0);
+        asked.map(|asked| asked.ask)
+    }
+
+    /// Whether an update for this call is under way here.
+    pub fn is_updating(&self, call_id: &CallId) -> bool {
+        let state = lock(&self.state);
+        state.asked.values().any(|asked| match &asked.ask {
+            Ask::Update(updating) => updating.facts.call_id == *call_id,
+            _ => false,
+        })
+    }
+
+    /// Looks for requests that were begun before `timed_out` and not found by that before, and gives back those
+    /// from before `forgotten`.
+    pub fn overdue(&self, timed_out: Duration, forgotten: Option<Duration>) -> Overdue {
+        let mut state = lock(&self.state);
+        let mut overdue = Overdue::default();
+        let mut old = Vec::new();
+        for (sequence, asked) in &mut state.asked {
+            if asked.since <= timed_out && !asked.is_late {
+                asked.is_late = true;
+                overdue.timed_out = true;
+            }
+            if forgotten.is_some_and(|limit| asked.since <= limit) {
+                old.push(*sequence);
+            }
+        }
+        for sequence in old {
+            let asked = state.asked.remove(&sequence);
+            overdue.forgotten.extend(asked.map(|asked| asked.ask));
+        }
+        overdue
+    }
+
+    /// Closes the connection from this side; its reading thread does the rest.
+    pub fn close(&self, reason: &str) {
+        let mut state = lock(&self.state);
+        state.reason.get_or_insert_with(|| reason.to_owned());
+        state.open = false;
+        self.wake_writer(state);
+        (self.shutdown)();
+    }
+
+    /// Takes nothing more; what is queued is still written.
+    pub fn finish(&self) {
+        let mut state = lock(&self.state);
+        state
+            .reason
+            .get_or_insert_with(|| "this daemon ends".to_owned());
+        state.open = false;
+        self.wake_writer(state);
+    }
+
+    /// The writing thread has ended.
+    pub fn note_written(&self) {
+        self.written.put(());
+    }
+
+    /// Waits for the writing thread's end.
+    pub fn wait_written(&self, deadline: Duration) {
+        self.written.take_until(deadline);
+    }
+
+    /// Ends the link and returns the requests that will never be answered, and why this side closed it.
+    pub fn end(&self) -> (Vec<Ask>, Option<String>) {
+        let mut state = lock(&self.state);
+        state.open = false;
+        let asked = std::mem::take(&mut state.asked);
+        let reason = state.reason.clone();
+        self.wake_writer(state);
+        (self.shutdown)();
+        (asked.into_values().map(|a| a.ask).collect(), reason)
+    }
+
+    /// The writing thread: everything that is queued, in order, until the link ends.
+    pub fn write_to(&self, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut batch = Vec::new();
+        while self.take_queue(&mut batch) {
+            write(&batch)?;
+            batch.clear();
+            batch.shrink_to(KEPT);
+        }
+        Ok(())
+    }
+
+    /// Swaps the queue for an empty one, waiting until it has something; false at the link's end.
+    fn take_queue(&self, batch: &mut Vec<u8>) -> bool {
+        let mut state = lock(&self.state);
+        while state.open && state.queue.is_empty() {
+            state.writer_waits = true;
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.writer_waits = false;
+        std::mem::swap(&mut state.queue, batch);
+        !batch.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> Link {
+        let peer = "192.0.2.1:5000".parse().unwrap();
+        Link::new(LinkId(1), peer, None, Box::new(|| ()))
+    }
+
+    fn ask(link: &Link, text: &str) -> Result<(), Refused> {
+        link.send(Duration::ZERO, Ask::Purge, |out, sequence, _| {
+            out.extend_from_slice(format!("{text} {sequence}\r\n").as_bytes());
+            true
+        })
+    }
+
+    #[test]
+    fn what_is_queued_together_leaves_together() {
+        let link = link();
+        ask(&link, "one").unwrap();
+        ask(&link, "two").unwrap();
+        link.say("pong");
+        let mut written = Vec::new();
+        let result = link.write_to(|bytes| {
+            written.push(String::from_utf8(bytes.to_vec()).unwrap());
+            Err(io::ErrorKind::BrokenPipe.into())
+        });
+        assert!(result.is_err());
+        assert_eq!(written, ["one 1\r\ntwo 2\r\npong\r\n"]);
+        assert!(link.answered(Sequence(2)).is_some());
+        assert!(link.answered(Sequence(2)).is_none(), "given out once");
+    }
+
+    #[test]
+    fn a_relay_that_does_not_read_fills_its_own_queue_only() {
+        let link = link();
+        let long = "x".repeat(1000);
+        let sent = (0..).take_while(|_| ask(&link, &long).is_ok()).count();
+        assert!((1000..1100).contains(&sent), "{sent}");
+        assert_eq!(ask(&link, "more"), Err(Refused::Full));
+    }
+
+    #[test]
+    fn open_requests_are_bounded() {
+        let link = link();
+        let sent = (0..).take_while(|_| ask(&link, "x").is_ok()).count();
+        assert_eq!(sent, MAX_OPEN);
+        assert!(link.overdue(Duration::ZERO, None).timed_out);
+        let overdue = link.overdue(Duration::ZERO, Some(Duration::ZERO));
+        assert!(!overdue.timed_out, "no news");
+        assert_eq!(overdue.forgotten.len(), MAX_OPEN);
+        assert_eq!(ask(&link, "x"), Ok(()));
+    }
+
+    #[test]
+    fn what_a_relay_cannot_read_is_not_asked() {
+        let link = link();
+        let refused = link.send(Duration::ZERO, Ask::Purge, |_, _, _| false);
+        assert_eq!(refused, Err(Refused::Unwritable));
+        assert!(link.answered(Sequence(1)).is_none());
+    }
+
+    #[test]
+    fn a_closed_link_takes_nothing_and_frees_who_waits() {
+        let link = link();
+        ask(&link, "one").unwrap();
+        link.close("told to");
+        assert_eq!(ask(&link, "two"), Err(Refused::Closed));
+        let (asked, reason) = link.end();
+        assert_eq!(asked.len(), 1);
+        assert_eq!(reason.as_deref(), Some("told to"));
+        assert!(link.write_to(|_| Ok(())).is_ok(), "the writer ends");
+    }
+}

@@ -1,0 +1,267 @@
+//! The dispatcher: takes the SIP proxy's requests, spreads calls over relays, keeps track of both.
+//!
+//! ```text
+//!  SIP proxy --UNIX--> control   one thread per connection: parse, wait for the turn, ask, wait, answer
+//!                        |  service, turns, waiting
+//!                        v
+//!                      Link      queue and open requests of one relay; bounded, never blocks
+//!                      |    ^
+//!                writer|    |reader: makes and ends sessions, wakes who waits      relays, conversation
+//!                      v    |
+//!                      relay (TLS)
+//!
+//!  Mutex<Registry>   calls, relays, links; pure; never held across a socket call   registry
+//!  management        one thread per client                                         management
+//!  upkeep            one thread: time-outs, clean-up, certificates                 upkeep
+//! ```
+//!
+//! Lock order: an update under way, then the registry; a link's queue alone.
+
+mod control;
+mod conversation;
+pub mod finished;
+mod gate;
+mod link;
+mod management;
+pub mod registry;
+mod relays;
+mod service;
+mod settings;
+mod sparse;
+pub mod statistics;
+mod turns;
+mod unix;
+mod upkeep;
+mod waiting;
+mod wire;
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::sys::clock;
+use crate::tls::Store;
+use finished::{Finished, FinishedSink};
+use gate::Gate;
+use link::Link;
+use registry::{Patience, Registry};
+pub use settings::Settings;
+use turns::Turns;
+use waiting::lock;
+
+/// Threads need little: a parsed request, a line of JSON.
+const STACK: usize = 256 * 1024;
+
+/// Clients that may list sessions at once: each listing is megabytes for a moment.
+const LISTINGS: usize = 4;
+
+/// What all its threads share.
+pub struct Dispatcher {
+    settings: Settings,
+    store: Arc<Store>,
+    registry: Mutex<Registry<Arc<Link>>>,
+    turns: Turns,
+    finished: FinishedSink,
+    /// Answers to `sessions` that are being read by a client.
+    listings: Arc<Gate>,
+    random: (RandomState, AtomicU64),
+    stopping: AtomicBool,
+}
+
+/// A dispatcher at work. Dropping it does not stop it; [`Running::stop`] does.
+pub struct Running {
+    dispatcher: Arc<Dispatcher>,
+    /// Where relays connect.
+    pub relay_address: SocketAddr,
+    /// Where management clients connect.
+    pub management_address: SocketAddr,
+}
+
+impl Dispatcher {
+    /// Listens everywhere, then starts the threads. `finished` gets every session that ends.
+    ///
+    /// # Errors
+    /// A sentence that names what cannot be listened on and why.
+    pub fn start(
+        settings: Settings,
+        store: Arc<Store>,
+        finished: FinishedSink,
+    ) -> Result<Running, String> {
+        let listeners = Listeners::open(&settings)?;
+        let address = |l: &TcpListener| l.local_addr().map_err(|e| e.to_string());
+        let relay_address = address(&listeners.relays)?;
+        let management_address = address(&listeners.management)?;
+        let patience = Patience {
+            relay_recover_interval: settings.relay_recover_interval,
+            cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
+            cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
+        };
+        let dispatcher = Arc::new(Dispatcher {
+            settings,
+            store,
+            registry: Mutex::new(Registry::new(patience)),
+            turns: Turns::default(),
+            finished,
+            listings: Gate::new(LISTINGS, LISTINGS),
+            random: (RandomState::new(), AtomicU64::new(0)),
+            stopping: AtomicBool::new(false),
+        });
+        let Listeners {
+            relays,
+            management,
+            local,
+            proxies,
+        } = listeners;
+        begin(&dispatcher, "upkeep", upkeep::run)?;
+        begin(&dispatcher, "relays", move |d| relays::accept(d, &relays))?;
+        begin(&dispatcher, "management", move |d| {
+            management::accept_tcp(d, &management);
+        })?;
+        begin(&dispatcher, "local clients", move |d| {
+            management::accept_unix(d, &local);
+        })?;
+        begin(&dispatcher, "proxies", move |d| {
+            control::accept(d, &proxies);
+        })?;
+        Ok(Running {
+            dispatcher,
+            relay_address,
+            management_address,
+        })
+    }
+
+    /// Hands over ended sessions. No lock is held here.
+    fn finish(&self, ended: impl IntoIterator<Item = Finished>) {
+        ended.into_iter().for_each(|ended| (self.finished)(ended));
+    }
+
+    fn mark_timed_out(&self, link: &Link, now: Duration) {
+        if lock(&self.registry).timed_out(link.id, now) {
+            log::warn!(
+                "relay {link} has not answered for {} s: no new calls until its next ping",
+                self.settings.relay_timeout.as_secs_f32()
+            );
+        }
+    }
+
+    /// Unpredictable enough to spread calls.
+    fn random(&self) -> u64 {
+        let (state, count) = &self.random;
+        state.hash_one(count.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Running {
+    /// Looks for changed certificates; what is connected stays connected.
+    pub fn reload(&self) {
+        if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
+            log::info!("certificates have not changed");
+        }
+    }
+
+    /// Requests that wait for an earlier one of their call.
+    pub fn queued(&self) -> usize {
+        self.dispatcher.turns.queued()
+    }
+
+    /// Ends cleanly: no new connections, links are closed once what is queued has left (1 s at most), socket
+    /// files are removed. Calls stay on their relays.
+    pub fn stop(&self) {
+        self.dispatcher.stopping.store(true, Ordering::Relaxed);
+        remove_file(&self.dispatcher.settings.socket_path);
+        remove_file(&self.dispatcher.settings.management_path);
+        let links = lock(&self.dispatcher.registry).links();
+        links.iter().for_each(|link| link.finish());
+        let deadline = clock::mono() + Duration::from_secs(1);
+        for link in links {
+            link.wait_written(deadline);
+        }
+    }
+}
+
+/// Everything that is listened on.
+struct Listeners {
+    relays: TcpListener,
+    management: TcpListener,
+    local: UnixListener,
+    proxies: UnixListener,
+}
+
+impl Listeners {
+    fn open(settings: &Settings) -> Result<Listeners, String> {
+        let relays = tcp(settings.listen, "listen")?;
+        let management = tcp(settings.listen_management, "listen_management")?;
+        let group = settings.socket_group;
+        let local = unix::listen(&settings.management_path, 0o660, group)?;
+        let proxies = unix::listen(&settings.socket_path, settings.socket_mode, group);
+        let proxies = proxies.inspect_err(|_| remove_file(&settings.management_path))?;
+        Ok(Listeners {
+            relays,
+            management,
+            local,
+            proxies,
+        })
+    }
+}
+
+/// For the log: connections end because this daemon does.
+fn is_stopping(dispatcher: &Dispatcher) -> bool {
+    dispatcher.stopping.load(Ordering::Relaxed)
+}
+
+fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).map_err(|error| format!("{key} = {address}: cannot listen: {error}"))
+}
+
+fn remove_file(path: &std::path::Path) {
+    if let Err(error) = fs::remove_file(path) {
+        log::warn!("{}: cannot be removed: {error}", path.display());
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.stack_size(STACK).spawn(run).map(drop)
+}
+
+/// Starts a thread that the daemon cannot do without: should it panic, it is run again.
+fn begin(
+    dispatcher: &Arc<Dispatcher>,
+    name: &'static str,
+    run: impl Fn(&Arc<Dispatcher>) + Send + 'static,
+) -> Result<(), String> {
+    let shared = Arc::clone(dispatcher);
+    let run = move || {
+        while catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+            log::error!("internal error: the {name} thread panicked, it is started again");
+            thread::sleep(Duration::from_secs(1));
+        }
+    };
+    spawn(name, run).map_err(|e| format!("cannot start the {name} thread: {e}"))
+}
+
+/// Accepts for ever. A failure is logged and tried again a little later: it passes (a full table of open
+/// files) or comes with one connection only.
+fn accept_all<C>(what: &str, accept: impl Fn() -> io::Result<C>, mut admit: impl FnMut(C)) {
+    let mut failures = sparse::Sparse::default();
+    loop {
+        match accept() {
+            Ok(connection) => admit(connection),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if let Some(skipped) = failures.due() {
+                    log::error!("{what}: cannot accept a connection: {error}{skipped}");
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Which call is on which relay, and which relays can take one. Pure: no socket, clock or thread; the time
+//! and random numbers are passed in.
+//!
+//! Read docs/protocol.md section 2 for the rules. `relays` keeps links and the relays behind them, `calls` the
+//! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
+
+mod calls;
+mod relays;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::finished::Finished;
+use crate::proto::control::Remove;
+use crate::proto::{CallId, DialogId, Tag};
+
+/// Ended sessions that are kept until the proxy's `remove`: beyond this the oldest are forgotten.
+const MAX_EXPIRED: usize = 20_000;
+
+/// How long things are waited for, from the configuration keys of these names.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub relay_recover_interval: Duration,
+    pub cleanup_dead_relays_after: Duration,
+    pub cleanup_expired_sessions_after: Duration,
+}
+
+/// One connection of a relay; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// What tells relays apart: the address that the link comes from, and the name in `hello` where there is one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RelayKey {
+    pub address: IpAddr,
+    pub name: Option<Arc<str>>,
+}
+
+impl fmt::Display for RelayKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} ({})", self.address, name.escape_debug()),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+/// What the registry has to know of an `update`.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub call_id: CallId,
+    pub dialog_id: Option<DialogId>,
+    pub from_tag: Tag,
+    /// Given once the callee has finally answered.
+    pub to_tag: Option<Tag>,
+    /// It has media, so that its success makes a session.
+    pub has_media: bool,
+}
+
+impl Facts {
+    /// What takes back a session that this update has made.
+    pub fn removal(&self) -> Remove {
+        Remove {
+            call_id: self.call_id.clone(),
+            from_tag: self.from_tag.clone(),
+            to_tag: self.to_tag.clone(),
+        }
+    }
+}
+
+/// Where a call is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place<L> {
+    /// On no relay.
+    Unknown,
+    /// Its relay has ended it; the proxy has not removed it yet.
+    Expired,
+    On(LinkId, L),
+    /// On a relay that is not connected.
+    Away(RelayKey),
+}
+
+/// What has to be done after a relay has listed its sessions.
+#[derive(Debug, Default)]
+pub struct Purge {
+    pub finished: Vec<Finished>,
+    /// Removals that the relay missed while it was away.
+    pub owed: Vec<Remove>,
+}
+
+/// What time brought about.
+#[derive(Debug)]
+pub struct Elapsed<L> {
+    pub finished: Vec<Finished>,
+    /// Links of relays that did not recover: to be closed.
+    pub dead: Vec<(LinkId, L)>,
+}
+
+/// A relay as the management port and the log see it.
+#[derive(Clone, Debug)]
+pub struct Connected<L> {
+    pub relay: RelayKey,
+    pub handle: L,
+}
+
+/// Sessions, relays and links.
+#[derive(Debug)]
+pub struct Registry<L> {
+    patience: Patience,
+    sessions: HashMap<CallId, Session>,
+    /// What relays may call those call-ids that are not UTF-8.
+    aliases: HashMap<String, CallId>,
+    /// Ended sessions, oldest first, with the serial that they had then.
+    expired: VecDeque<(Duration, CallId, u64)>,
+    relays: BTreeMap<u64, Relay>,
+    links: BTreeMap<LinkId, Link<L>>,
+    /// Counts changes to sessions, relays and links: what is known when is a comparison.
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    relay: u64,
+    dialog_id: Option<DialogId>,
+    /// A to_tag was seen in an update.
+    answered: bool,
+    /// When it was last made or confirmed by its relay.
+    serial: u64,
+    state: SessionState,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum SessionState {
+    Live,
+    /// The proxy has removed it, its relay has not been told or has not answered.
+    Owed(Remove),
+    Expired,
+}
+
+#[derive(Debug)]
+struct Relay {
+    key: RelayKey,
+    link: Option<LinkId>,
+    /// Since when there is no link.
+    away: Option<Duration>,
+    /// Sessions that its relay should have.
+    live: usize,
+    /// Sessions of any state.
+    total: usize,
+}
+
+#[derive(Debug)]
+struct Link<L> {
+    handle: L,
+    address: IpAddr,
+    /// None until its first line has told who it is.
+    relay: Option<u64>,
+    /// The serial when it was asked for its sessions.
+    asked: u64,
+    halting: bool,
+    timed_out: Option<Duration>,
+    /// New calls that it has been asked to take and has not answered.
+    attempts: usize,
+}
+
+impl<L: Clone> Registry<L> {
+    /// Knows nothing yet.
+    pub fn new(patience: Patience) -> Self {
+        Registry {
+            patience,
+            sessions: HashMap::new(),
+            aliases: HashMap::new(),
+            expired: VecDeque::new(),
+            relays: BTreeMap::new(),
+            links: BTreeMap::new(),
+            serial: 0,
+        }
+    }
+
+    /// What is due at this time; to be called every second or so.
+    pub fn tick(&mut self, now: Duration) -> Elapsed<L> {
+        self.forget_expired(now);
+        let finished = self.give_up_relays(now);
+        let limit = self.patience.relay_recover_interval;
+        let is_dead = |link: &Link<L>| link.timed_out.is_some_and(|since| now >= since + limit);
+        let dead = self.links.iter().filter(|(_, link)| is_dead(link));
+        let dead = dead.map(|(id, link)| (*id, link.handle.clone())).collect();
+        Elapsed { finished, dead }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}

@@ -1,0 +1,273 @@
+//! Sessions: how requests, relays and time make and end them.
+
+use std::time::Duration;
+
+use super::{Facts, LinkId, MAX_EXPIRED, Place, Registry, Session, SessionState};
+use crate::dispatcher::finished::{Finished, Reason};
+use crate::dispatcher::statistics::Statistics;
+use crate::proto::CallId;
+use crate::proto::control::Remove;
+
+impl<L: Clone> Registry<L> {
+    /// Where a call is to be asked for.
+    pub fn place(&self, call_id: &CallId) -> Place<L> {
+        let Some(session) = self.sessions.get(call_id) else {
+            return Place::Unknown;
+        };
+        if session.state == SessionState::Expired {
+            return Place::Expired;
+        }
+        let Some(relay) = self.relays.get(&session.relay) else {
+            return Place::Unknown;
+        };
+        match relay.link.and_then(|id| self.links.get_key_value(&id)) {
+            Some((id, link)) => Place::On(*id, link.handle.clone()),
+            None => Place::Away(relay.key.clone()),
+        }
+    }
+
+    /// A relay has given ports for an update that somebody waits for. Without media it makes no session.
+    pub fn updated(&mut self, link: LinkId, facts: &Facts) {
+        let Some(relay) = self.links.get(&link).and_then(|link| link.relay) else {
+            return;
+        };
+        if self.confirm(link, facts) || !facts.has_media {
+            return;
+        }
+        self.forget(&facts.call_id);
+        let session = Session {
+            relay,
+            dialog_id: facts.dialog_id.clone(),
+            answered: facts.to_tag.is_some(),
+            serial: self.next_serial(),
+            state: SessionState::Live,
+        };
+        self.add(facts.call_id.clone(), session);
+    }
+
+    /// The same for a call that its relay has already: what the update tells of it. False when it is not there.
+    fn confirm(&mut self, link: LinkId, facts: &Facts) -> bool {
+        let serial = self.next_serial();
+        let relay = self.links.get(&link).and_then(|link| link.relay);
+        let Some(session) = self.sessions.get_mut(&facts.call_id) else {
+            return false;
+        };
+        if Some(session.relay) != relay || session.state == SessionState::Expired {
+            return false;
+        }
+        session.serial = serial;
+        session.state = SessionState::Live;
+        session.answered |= facts.to_tag.is_some();
+        if facts.dialog_id.is_some() {
+            session.dialog_id.clone_from(&facts.dialog_id);
+        }
+        true
+    }
+
+    /// A relay has given ports for an update that nobody waits for any more. True when it may have made a
+    /// session there that is not ours: to be removed.
+    pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> bool {
+        let relay = self.links.get(&link).and_then(|link| link.relay);
+        let session = self.sessions.get_mut(&facts.call_id);
+        let ours = session.filter(|session| {
+            Some(session.relay) == relay && session.state != SessionState::Expired
+        });
+        match ours {
+            Some(session) => {
+                session.answered |= facts.to_tag.is_some();
+                false
+            }
+            None => facts.has_media,
+        }
+    }
+
+    /// The proxy has removed a call that its relay ended before. True when that was so.
+    pub fn remove_expired(&mut self, call_id: &CallId) -> bool {
+        let session = self.sessions.get(call_id);
+        let expired = session.is_some_and(|session| session.state == SessionState::Expired);
+        if expired {
+            self.forget(call_id);
+        }
+        expired
+    }
+
+    /// The proxy has removed a call and its relay has to be told, now or when it is back.
+    pub fn owe(&mut self, remove: Remove) {
+        if let Some(session) = self.sessions.get_mut(&remove.call_id) {
+            if session.state == SessionState::Live {
+                session.state = SessionState::Owed(remove);
+            }
+        }
+    }
+
+    /// A relay has answered a removal, with statistics where it had the session.
+    pub fn removed(
+        &mut self,
+        link: LinkId,
+        call_id: &CallId,
+        statistics: Option<Statistics>,
+        now: Duration,
+    ) -> Option<Finished> {
+        let relay = self.links.get(&link)?.relay?;
+        let session = self.sessions.get(call_id)?;
+        if session.relay != relay || session.state == SessionState::Expired {
+            return None;
+        }
+        self.end(call_id, Reason::Removed, statistics, now)
+    }
+
+    /// A relay has ended a session by itself. One that is not known is finished all the same: its relay may
+    /// have it from before this dispatcher's start.
+    pub fn expire(
+        &mut self,
+        link: LinkId,
+        statistics: Statistics,
+        now: Duration,
+    ) -> Option<Finished> {
+        let link = self.links.get(&link)?;
+        let known = self.aliases.get(&statistics.call_id);
+        let call_id = known.cloned();
+        let call_id = call_id.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
+        let session = self.sessions.get(&call_id);
+        let live = session.is_some_and(|session| {
+            Some(session.relay) == link.relay && session.state != SessionState::Expired
+        });
+        if live {
+            return self.end(&call_id, Reason::Expired, Some(statistics), now);
+        }
+        Some(Finished {
+            call_id,
+            dialog_id: None,
+            reason: Reason::Expired,
+            end_dialog: false,
+            timed_out: !statistics.all_streams_ice,
+            all_streams_ice: statistics.all_streams_ice,
+            relay_ip: link.address,
+            statistics: Some(statistics),
+        })
+    }
+
+    /// Ends a live session. It stays known as expired where the proxy has yet to remove it.
+    pub(super) fn end(
+        &mut self,
+        call_id: &CallId,
+        reason: Reason,
+        statistics: Option<Statistics>,
+        now: Duration,
+    ) -> Option<Finished> {
+        let session = self.sessions.get(call_id)?;
+        let relay_ip = self.relays.get(&session.relay)?.key.address;
+        if session.state == SessionState::Expired {
+            if reason == Reason::LostRelay {
+                self.forget(call_id);
+            }
+            return None;
+        }
+        let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
+        let proxy_knows = matches!(session.state, SessionState::Owed(_));
+        let ice = statistics.as_ref().is_some_and(|s| s.all_streams_ice);
+        let finished = Finished {
+            call_id: call_id.clone(),
+            dialog_id: session.dialog_id.clone(),
+            end_dialog: by_relay
+                && !proxy_knows
+                && session.dialog_id.is_some()
+                && session.answered
+                && !ice,
+            timed_out: reason == Reason::Expired && !proxy_knows && !ice,
+            all_streams_ice: ice,
+            relay_ip,
+            statistics,
+            reason: if proxy_knows { Reason::Removed } else { reason },
+        };
+        if by_relay && !proxy_knows {
+            self.keep_expired(call_id, now);
+        } else {
+            self.forget(call_id);
+        }
+        Some(finished)
+    }
+
+    fn keep_expired(&mut self, call_id: &CallId, now: Duration) {
+        let Some(session) = self.sessions.get_mut(call_id) else {
+            return;
+        };
+        session.state = SessionState::Expired;
+        let (relay, serial) = (session.relay, session.serial);
+        if let Some(relay) = self.relays.get_mut(&relay) {
+            relay.live = relay.live.saturating_sub(1);
+        }
+        self.expired.push_back((now, call_id.clone(), serial));
+        if self.expired.len() > MAX_EXPIRED {
+            if let Some((_, call_id, serial)) = self.expired.pop_front() {
+                self.forget_if(&call_id, serial);
+            }
+        }
+    }
+
+    /// Forgets ended sessions that the proxy never removed.
+    pub(super) fn forget_expired(&mut self, now: Duration) {
+        let limit = self.patience.cleanup_expired_sessions_after;
+        while let Some((since, ..)) = self.expired.front() {
+            if now < *since + limit {
+                break;
+            }
+            if let Some((_, call_id, serial)) = self.expired.pop_front() {
+                self.forget_if(&call_id, serial);
+            }
+        }
+    }
+
+    /// The entry may be of an earlier session of this call-id.
+    fn forget_if(&mut self, call_id: &CallId, serial: u64) {
+        let session = self.sessions.get(call_id);
+        if session.is_some_and(|s| s.serial == serial && s.state == SessionState::Expired) {
+            self.forget(call_id);
+        }
+    }
+
+    fn add(&mut self, call_id: CallId, session: Session) {
+        if let Some(relay) = self.relays.get_mut(&session.relay) {
+            relay.live += 1;
+            relay.total += 1;
+        }
+        if std::str::from_utf8(call_id.0.as_bytes()).is_err() {
+            for spelling in spellings(&call_id) {
+                self.aliases.insert(spelling, call_id.clone());
+            }
+        }
+        self.sessions.insert(call_id, session);
+    }
+
+    fn forget(&mut self, call_id: &CallId) {
+        let Some(session) = self.sessions.remove(call_id) else {
+            return;
+        };
+        if std::str::from_utf8(call_id.0.as_bytes()).is_err() {
+            for spelling in spellings(call_id) {
+                self.aliases.remove(&spelling);
+            }
+        }
+        let Some(relay) = self.relays.get_mut(&session.relay) else {
+            return;
+        };
+        relay.total = relay.total.saturating_sub(1);
+        if session.state != SessionState::Expired {
+            relay.live = relay.live.saturating_sub(1);
+        }
+        if relay.total == 0 && relay.link.is_none() {
+            self.relays.remove(&session.relay);
+        }
+    }
+}
+
+/// How relays write a call-id that is not UTF-8 into JSON: ours, and older ones that were given `?` instead.
+pub(super) fn spellings(call_id: &CallId) -> [String; 2] {
+    let bytes = call_id.0.as_bytes();
+    let mut asked = String::new();
+    for chunk in bytes.utf8_chunks() {
+        asked.push_str(chunk.valid());
+        asked.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    [String::from_utf8_lossy(bytes).into_owned(), asked]
+}

@@ -1,0 +1,242 @@
+//! Links and the relays behind them: who is connected, who can take a new call, who stayed away.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Connected, Link, LinkId, Purge, Registry, Relay, RelayKey, SessionState};
+use crate::dispatcher::finished::{Finished, Reason};
+use crate::proto::CallId;
+
+impl<L: Clone> Registry<L> {
+    /// A relay has connected and is being asked for its sessions. It takes no calls until
+    /// [`Registry::identify`].
+    pub fn link_up(&mut self, address: IpAddr, make_handle: impl FnOnce(LinkId) -> L) -> L {
+        let id = LinkId(self.next_serial());
+        let handle = make_handle(id);
+        let link = Link {
+            handle: handle.clone(),
+            address,
+            relay: None,
+            asked: self.serial,
+            halting: false,
+            timed_out: None,
+            attempts: 0,
+        };
+        self.links.insert(id, link);
+        handle
+    }
+
+    /// The link's first line tells who it is; a later `hello` may say it again. The link that it replaces
+    /// is returned, to be closed.
+    pub fn identify(&mut self, id: LinkId, name: Option<&str>) -> Option<(RelayKey, Option<L>)> {
+        let link = self.links.get_mut(&id)?;
+        link.halting = false;
+        let key = RelayKey {
+            address: link.address,
+            name: name.map(Arc::from),
+        };
+        if let Some(relay) = link.relay.and_then(|relay| self.relays.get(&relay)) {
+            return Some((relay.key.clone(), None));
+        }
+        let known = self.relays.iter().find(|(_, relay)| relay.key == key);
+        let relay_id = match known {
+            Some((relay_id, _)) => *relay_id,
+            None => self.add_relay(key.clone()),
+        };
+        let relay = self.relays.get_mut(&relay_id)?;
+        relay.away = None;
+        let replaced = relay.link.replace(id);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.relay = Some(relay_id);
+        }
+        let replaced = replaced.and_then(|old| self.links.remove(&old));
+        Some((key, replaced.map(|old| old.handle)))
+    }
+
+    fn add_relay(&mut self, key: RelayKey) -> u64 {
+        let id = self.next_serial();
+        let relay = Relay {
+            key,
+            link: None,
+            away: None,
+            live: 0,
+            total: 0,
+        };
+        self.relays.insert(id, relay);
+        id
+    }
+
+    /// The link is gone. Returns the relay when that leaves it without one.
+    pub fn link_lost(&mut self, id: LinkId, now: Duration) -> Option<RelayKey> {
+        let link = self.links.remove(&id)?;
+        let relay_id = link.relay?;
+        let relay = self.relays.get_mut(&relay_id)?;
+        relay.link = None;
+        relay.away = Some(now);
+        let key = relay.key.clone();
+        if relay.total == 0 {
+            self.relays.remove(&relay_id);
+        }
+        Some(key)
+    }
+
+    /// Who a link is, once it is known.
+    pub fn relay_of(&self, id: LinkId) -> Option<&RelayKey> {
+        let relay = self.links.get(&id)?.relay?;
+        self.relays.get(&relay).map(|relay| &relay.key)
+    }
+
+    /// A `ping` has come. True when the relay had been timed out.
+    pub fn ping(&mut self, id: LinkId) -> bool {
+        let link = self.links.get_mut(&id);
+        link.is_some_and(|link| link.timed_out.take().is_some())
+    }
+
+    /// A request was not answered within `relay_timeout`. True when that is news.
+    pub fn timed_out(&mut self, id: LinkId, now: Duration) -> bool {
+        let link = self.links.get_mut(&id).filter(|l| l.timed_out.is_none());
+        link.map(|link| link.timed_out = Some(now)).is_some()
+    }
+
+    /// The relay drains. True when that is news.
+    pub fn halting(&mut self, id: LinkId) -> bool {
+        let link = self.links.get_mut(&id).filter(|link| !link.halting);
+        link.map(|link| link.halting = true).is_some()
+    }
+
+    /// Chooses a relay for a new call and counts it there until [`Registry::attempt_over`]: the preferred one
+    /// where it can take calls, else the one with the fewest, by `random` where several have as few.
+    pub fn choose(
+        &mut self,
+        preferred: Option<IpAddr>,
+        tried: &[LinkId],
+        random: u64,
+    ) -> Option<(LinkId, L)> {
+        let wanted = |link: &Link<L>| preferred == Some(link.address);
+        let chosen = self.least_loaded(tried, random, wanted);
+        let chosen = chosen.or_else(|| self.least_loaded(tried, random, |_| true))?;
+        let link = self.links.get_mut(&chosen)?;
+        link.attempts += 1;
+        Some((chosen, link.handle.clone()))
+    }
+
+    /// Whether [`Registry::choose`] would find another one.
+    pub fn has_other(&self, tried: &[LinkId]) -> bool {
+        self.links.iter().any(|(id, link)| usable(*id, link, tried))
+    }
+
+    fn least_loaded(
+        &self,
+        tried: &[LinkId],
+        random: u64,
+        wanted: impl Fn(&Link<L>) -> bool,
+    ) -> Option<LinkId> {
+        let links = self.links.iter();
+        let usable = links.filter(|(id, link)| usable(**id, link, tried) && wanted(link));
+        let mut least = usize::MAX;
+        let mut found = Vec::new();
+        for (id, link) in usable {
+            let live = link.relay.and_then(|relay| self.relays.get(&relay));
+            let load = live.map_or(0, |relay| relay.live) + link.attempts;
+            if load < least {
+                least = load;
+                found.clear();
+            }
+            if load == least {
+                found.push(*id);
+            }
+        }
+        let count = u64::try_from(found.len()).unwrap_or(u64::MAX);
+        let index = usize::try_from(random.checked_rem(count)?).unwrap_or(0);
+        found.get(index).copied()
+    }
+
+    /// A relay has answered for a new call, or nobody waits for that any more.
+    pub fn attempt_over(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.attempts = link.attempts.saturating_sub(1);
+        }
+    }
+
+    /// A new link's relay has told the call-ids of its sessions: what it should have and lacks is over.
+    pub fn listed(&mut self, id: LinkId, listed: &HashSet<String>, now: Duration) -> Purge {
+        let mut purge = Purge::default();
+        let Some(link) = self.links.get(&id) else {
+            return purge;
+        };
+        let (asked, Some(relay)) = (link.asked, link.relay) else {
+            return purge;
+        };
+        let mut gone: Vec<CallId> = Vec::new();
+        for (call_id, session) in &self.sessions {
+            if session.relay != relay || session.serial > asked {
+                continue;
+            }
+            if !is_listed(listed, call_id) {
+                gone.push(call_id.clone());
+            } else if let SessionState::Owed(remove) = &session.state {
+                purge.owed.push(remove.clone());
+            }
+        }
+        let gone = gone.into_iter();
+        purge.finished = gone
+            .filter_map(|call_id| self.end(&call_id, Reason::Purged, None, now))
+            .collect();
+        purge
+    }
+
+    /// Relays that are connected and known, in the order of their addresses and names.
+    pub fn connected(&self) -> Vec<Connected<L>> {
+        let mut found: Vec<Connected<L>> = Vec::new();
+        for link in self.links.values() {
+            if let Some(relay) = link.relay.and_then(|relay| self.relays.get(&relay)) {
+                let (relay, handle) = (relay.key.clone(), link.handle.clone());
+                found.push(Connected { relay, handle });
+            }
+        }
+        found.sort_by(|a, b| a.relay.cmp(&b.relay));
+        found
+    }
+
+    /// All links, known or not.
+    pub fn links(&self) -> Vec<L> {
+        self.links.values().map(|l| l.handle.clone()).collect()
+    }
+
+    /// Ends the sessions of relays that stayed away too long.
+    pub(super) fn give_up_relays(&mut self, now: Duration) -> Vec<Finished> {
+        let limit = self.patience.cleanup_dead_relays_after;
+        let is_lost = |relay: &Relay| relay.away.is_some_and(|since| now >= since + limit);
+        let lost = self.relays.iter().filter(|(_, relay)| is_lost(relay));
+        let lost: HashSet<u64> = lost.map(|(id, _)| *id).collect();
+        if lost.is_empty() {
+            return Vec::new();
+        }
+        let sessions = self.sessions.iter();
+        let calls = sessions.filter(|(_, session)| lost.contains(&session.relay));
+        let calls: Vec<CallId> = calls.map(|(call_id, _)| call_id.clone()).collect();
+        let calls = calls.into_iter();
+        let finished = calls
+            .filter_map(|call_id| self.end(&call_id, Reason::LostRelay, None, now))
+            .collect();
+        self.relays.retain(|id, _| !lost.contains(id));
+        finished
+    }
+}
+
+fn usable<L>(id: LinkId, link: &Link<L>, tried: &[LinkId]) -> bool {
+    let open = link.relay.is_some() && !link.halting && link.timed_out.is_none();
+    open && !tried.contains(&id)
+}
+
+/// Relays replace what is not UTF-8, each kind in its own way.
+fn is_listed(listed: &HashSet<String>, call_id: &CallId) -> bool {
+    match std::str::from_utf8(call_id.0.as_bytes()) {
+        Ok(text) => listed.contains(text),
+        Err(_) => super::calls::spellings(call_id)
+            .iter()
+            .any(|text| listed.contains(text)),
+    }
+}

@@ -1,0 +1,440 @@
+//! Every rule of the registry on a virtual clock.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::dispatcher::finished::Reason;
+use crate::dispatcher::statistics::Statistics;
+
+const PATIENCE: Patience = Patience {
+    relay_recover_interval: Duration::from_secs(60),
+    cleanup_dead_relays_after: Duration::from_secs(43_200),
+    cleanup_expired_sessions_after: Duration::from_secs(86_400),
+};
+
+fn ip(last: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, last])
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn call(id: &str) -> CallId {
+    CallId(id.into())
+}
+
+fn facts(id: &str) -> Facts {
+    Facts {
+        call_id: call(id),
+        dialog_id: Some(DialogId("1:2".into())),
+        from_tag: Tag("f".into()),
+        to_tag: None,
+        has_media: true,
+    }
+}
+
+fn answered(id: &str) -> Facts {
+    Facts {
+        to_tag: Some(Tag("t".into())),
+        ..facts(id)
+    }
+}
+
+fn statistics(id: &str, status: &str) -> Statistics {
+    let json = serde_json::json!({"call_id": id, "streams": [{"status": status}]});
+    Statistics::parse(json.to_string().as_bytes()).unwrap()
+}
+
+fn list(ids: &[&str]) -> HashSet<String> {
+    ids.iter().map(|id| (*id).to_owned()).collect()
+}
+
+/// The handle is the link's own number.
+type Links = Registry<u64>;
+
+fn registry() -> Links {
+    Registry::new(PATIENCE)
+}
+
+fn up(registry: &mut Links, address: IpAddr, name: Option<&str>) -> LinkId {
+    let id = LinkId(registry.link_up(address, |id| id.0));
+    registry.identify(id, name);
+    id
+}
+
+fn choose(registry: &mut Links, preferred: Option<IpAddr>, tried: &[LinkId]) -> Option<LinkId> {
+    let (id, _) = registry.choose(preferred, tried, 0)?;
+    registry.attempt_over(id);
+    Some(id)
+}
+
+#[test]
+fn a_link_takes_calls_once_it_is_known() {
+    let mut registry = registry();
+    let id = LinkId(registry.link_up(ip(1), |id| id.0));
+    assert_eq!(choose(&mut registry, None, &[]), None);
+    assert!(registry.connected().is_empty());
+    registry.identify(id, None);
+    assert_eq!(choose(&mut registry, None, &[]), Some(id));
+    assert_eq!(registry.connected().len(), 1);
+}
+
+#[test]
+fn the_preferred_relay_if_usable_else_the_least_loaded() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    registry.updated(a, &facts("one"));
+    assert_eq!(choose(&mut registry, None, &[]), Some(b));
+    assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(a));
+    assert_eq!(choose(&mut registry, Some(ip(9)), &[]), Some(b));
+    assert_eq!(choose(&mut registry, Some(ip(1)), &[a]), Some(b));
+    assert!(registry.halting(a));
+    assert!(!registry.halting(a), "no news");
+    assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(b));
+    assert_eq!(choose(&mut registry, None, &[b]), None);
+}
+
+#[test]
+fn calls_under_way_count_as_load_and_ties_are_spread() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    assert_eq!(registry.choose(None, &[], 6).unwrap().0, a);
+    assert_eq!(registry.choose(None, &[], 6).unwrap().0, b, "a has one");
+    assert_eq!(registry.choose(None, &[], 7).unwrap().0, b, "a tie");
+    registry.attempt_over(b);
+    registry.attempt_over(b);
+    assert_eq!(registry.choose(None, &[], 0).unwrap().0, b);
+}
+
+#[test]
+fn a_call_stays_on_its_relay() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &facts("one"));
+    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    let key = registry.link_lost(a, at(1)).unwrap();
+    assert_eq!(registry.place(&call("one")), Place::Away(key));
+    up(&mut registry, ip(2), None);
+    let again = up(&mut registry, ip(1), None);
+    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
+    assert_eq!(registry.place(&call("two")), Place::Unknown);
+}
+
+#[test]
+fn an_update_without_media_makes_no_session() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let mut none = facts("one");
+    none.has_media = false;
+    registry.updated(a, &none);
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    registry.updated(a, &facts("one"));
+    none.to_tag = Some(Tag("t".into()));
+    registry.updated(a, &none);
+    let finished = registry.expire(a, statistics("one", "closed"), at(1));
+    assert!(finished.unwrap().end_dialog, "the 200 without SDP counted");
+}
+
+#[test]
+fn an_expired_session_waits_for_its_removal() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &answered("one"));
+    let stats = statistics("one", "no-traffic timeout");
+    let finished = registry.expire(a, stats.clone(), at(1)).unwrap();
+    assert_eq!(finished.reason, Reason::Expired);
+    assert!(finished.end_dialog && finished.timed_out);
+    assert_eq!(finished.relay_ip, ip(1));
+    assert_eq!(finished.dialog_id, Some(DialogId("1:2".into())));
+    assert_eq!(registry.place(&call("one")), Place::Expired);
+    let again = registry.expire(a, stats, at(1)).unwrap();
+    assert!(!again.end_dialog, "told twice");
+    assert!(registry.remove_expired(&call("one")));
+    assert!(!registry.remove_expired(&call("one")));
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
+}
+
+#[test]
+fn an_expired_session_without_removal_is_forgotten_in_time() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &facts("one"));
+    registry.expire(a, statistics("one", "closed"), at(10));
+    registry.tick(at(86_409));
+    assert_eq!(registry.place(&call("one")), Place::Expired);
+    registry.tick(at(86_410));
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
+}
+
+#[test]
+fn an_update_for_an_expired_call_is_a_new_call() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    registry.updated(a, &answered("one"));
+    registry.expire(a, statistics("one", "closed"), at(10));
+    registry.updated(b, &facts("one"));
+    assert_eq!(registry.place(&call("one")), Place::On(b, b.0));
+    assert_eq!(choose(&mut registry, None, &[]), Some(a), "a has none left");
+    registry.tick(at(90_000));
+    let place = registry.place(&call("one"));
+    assert_eq!(place, Place::On(b, b.0), "the old end is not the new one's");
+    let finished = registry.expire(b, statistics("one", "closed"), at(90_000));
+    assert!(
+        !finished.unwrap().end_dialog,
+        "the new call was not answered"
+    );
+}
+
+#[test]
+fn a_dialog_is_ended_for_answered_calls_that_did_not_go_direct() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let mut end = |update: Facts, status| {
+        registry.updated(a, &update);
+        registry
+            .expire(a, statistics("one", status), at(1))
+            .unwrap()
+    };
+    assert!(end(answered("one"), "closed").end_dialog);
+    assert!(!end(facts("one"), "closed").end_dialog, "it only rang");
+    let direct = end(answered("one"), "unselected ICE candidate");
+    assert!(!direct.end_dialog && direct.all_streams_ice && !direct.timed_out);
+    let mut no_dialog = answered("one");
+    no_dialog.dialog_id = None;
+    assert!(!end(no_dialog, "closed").end_dialog);
+}
+
+#[test]
+fn a_removal_ends_a_session_with_or_without_statistics() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &answered("one"));
+    let stats = Some(statistics("one", "closed"));
+    let finished = registry.removed(a, &call("one"), stats, at(1)).unwrap();
+    assert_eq!(finished.reason, Reason::Removed);
+    assert!(!finished.end_dialog && !finished.timed_out);
+    assert!(registry.removed(a, &call("one"), None, at(1)).is_none());
+    registry.updated(a, &answered("two"));
+    let finished = registry.removed(a, &call("two"), None, at(1)).unwrap();
+    assert!(finished.statistics.is_none());
+    assert_eq!(registry.place(&call("two")), Place::Unknown);
+}
+
+#[test]
+fn what_expires_unknown_is_still_finished_and_harms_no_other() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    registry.updated(a, &answered("one"));
+    let finished = registry
+        .expire(b, statistics("one", "closed"), at(1))
+        .unwrap();
+    assert_eq!((finished.relay_ip, finished.end_dialog), (ip(2), false));
+    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert!(registry.removed(b, &call("one"), None, at(1)).is_none());
+    let unknown = registry.expire(b, statistics("two", "closed"), at(1));
+    assert_eq!(unknown.unwrap().call_id, call("two"));
+}
+
+#[test]
+fn a_removal_that_the_relay_missed_is_owed() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    for id in ["one", "two", "three"] {
+        registry.updated(a, &answered(id));
+    }
+    registry.link_lost(a, at(1));
+    for id in ["one", "two", "three"] {
+        registry.owe(answered(id).removal());
+    }
+    let again = up(&mut registry, ip(1), None);
+    let ended = registry
+        .expire(again, statistics("three", "closed"), at(2))
+        .unwrap();
+    assert_eq!(ended.reason, Reason::Removed, "the proxy has long ended it");
+    assert_eq!(registry.place(&call("three")), Place::Unknown);
+    let purge = registry.listed(again, &list(&["one", "other dispatcher's"]), at(2));
+    assert_eq!(purge.owed, [answered("one").removal()]);
+    assert_eq!(purge.finished.len(), 1);
+    assert_eq!(purge.finished[0].reason, Reason::Removed);
+    assert!(!purge.finished[0].end_dialog);
+    assert_eq!(registry.place(&call("two")), Place::Unknown);
+}
+
+#[test]
+fn a_purge_drops_only_what_was_known_when_it_was_asked_for() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    for id in ["kept", "lost"] {
+        registry.updated(a, &answered(id));
+    }
+    registry.updated(b, &answered("elsewhere"));
+    registry.link_lost(a, at(1));
+    let again = up(&mut registry, ip(1), None);
+    registry.updated(again, &answered("later"));
+    let purge = registry.listed(again, &list(&["kept", "not ours"]), at(2));
+    assert!(purge.owed.is_empty());
+    let [finished] = purge.finished.as_slice() else {
+        panic!("{purge:?}")
+    };
+    assert_eq!(finished.call_id, call("lost"));
+    assert_eq!(finished.reason, Reason::Purged);
+    assert!(finished.end_dialog);
+    assert_eq!(registry.place(&call("lost")), Place::Expired);
+    for (id, link) in [("kept", again), ("later", again), ("elsewhere", b)] {
+        assert_eq!(registry.place(&call(id)), Place::On(link, link.0), "{id}");
+    }
+}
+
+#[test]
+fn call_ids_that_are_not_utf8_are_recognised_in_json() {
+    let odd = CallId(b"caf\xe9".as_slice().into());
+    let mut registry = registry();
+    let update = Facts {
+        call_id: odd.clone(),
+        ..facts("x")
+    };
+    for spelling in ["caf\u{fffd}", "caf?"] {
+        let a = up(&mut registry, ip(1), None);
+        registry.updated(a, &update);
+        registry.link_lost(a, at(1));
+        let a = up(&mut registry, ip(1), None);
+        assert!(
+            registry
+                .listed(a, &list(&[spelling]), at(1))
+                .finished
+                .is_empty()
+        );
+        let ended = registry
+            .expire(a, statistics(spelling, "closed"), at(1))
+            .unwrap();
+        assert_eq!(ended.call_id, odd);
+        assert!(registry.remove_expired(&odd));
+        registry.link_lost(a, at(1));
+    }
+    assert!(registry.aliases.is_empty());
+    assert!(registry.relays.is_empty(), "gone and without sessions");
+}
+
+#[test]
+fn a_second_link_replaces_the_first_of_the_same_relay() {
+    let mut registry = registry();
+    let first = up(&mut registry, ip(1), None);
+    registry.updated(first, &facts("one"));
+    let second = LinkId(registry.link_up(ip(1), |id| id.0));
+    assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
+    let (key, replaced) = registry.identify(second, None).unwrap();
+    assert_eq!((key.address, replaced), (ip(1), Some(first.0)));
+    assert_eq!(registry.link_lost(first, at(1)), None, "already replaced");
+    assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+}
+
+#[test]
+fn relays_behind_one_address_are_told_apart_by_name() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), Some("a"));
+    let b = up(&mut registry, ip(1), Some("b"));
+    let old = up(&mut registry, ip(1), None);
+    assert_eq!(registry.connected().len(), 3);
+    registry.updated(a, &facts("one"));
+    registry.updated(b, &facts("two"));
+    assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(old));
+    registry.link_lost(a, at(1));
+    let again = up(&mut registry, ip(1), Some("a"));
+    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
+    assert_eq!(registry.place(&call("two")), Place::On(b, b.0));
+}
+
+#[test]
+fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &facts("one"));
+    assert!(registry.timed_out(a, at(10)));
+    assert!(!registry.timed_out(a, at(11)), "no news");
+    assert_eq!(choose(&mut registry, None, &[]), None);
+    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert!(registry.ping(a));
+    assert!(!registry.ping(a));
+    assert_eq!(choose(&mut registry, None, &[]), Some(a));
+    registry.timed_out(a, at(20));
+    assert!(registry.tick(at(79)).dead.is_empty());
+    assert_eq!(registry.tick(at(80)).dead, [(a, a.0)]);
+}
+
+#[test]
+fn a_relay_that_says_hello_again_drains_no_more() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.halting(a);
+    assert_eq!(choose(&mut registry, None, &[]), None);
+    let (_, replaced) = registry.identify(a, Some("a")).unwrap();
+    assert_eq!(replaced, None);
+    assert_eq!(choose(&mut registry, None, &[]), Some(a));
+}
+
+#[test]
+fn sessions_of_a_relay_that_stays_away_are_given_up() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &answered("one"));
+    registry.updated(a, &answered("two"));
+    registry.expire(a, statistics("two", "closed"), at(1));
+    registry.link_lost(a, at(10));
+    assert!(registry.tick(at(43_209)).finished.is_empty());
+    let finished = registry.tick(at(43_210)).finished;
+    assert_eq!(finished.len(), 1, "the expired one has been told");
+    assert_eq!(finished[0].reason, Reason::LostRelay);
+    assert!(!finished[0].end_dialog, "its media may well flow");
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("two")), Place::Unknown);
+    assert!(registry.relays.is_empty());
+}
+
+#[test]
+fn a_relay_that_comes_back_in_time_keeps_its_sessions() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &facts("one"));
+    registry.link_lost(a, at(10));
+    let again = up(&mut registry, ip(1), None);
+    assert!(registry.tick(at(50_000)).finished.is_empty());
+    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
+}
+
+#[test]
+fn a_late_success_is_removed_unless_the_session_is_there_by_now() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    assert!(registry.updated_late(a, &facts("one")));
+    registry.updated(b, &facts("one"));
+    assert!(registry.updated_late(a, &facts("one")), "it is on b");
+    assert!(!registry.updated_late(b, &answered("one")));
+    let ended = registry.expire(b, statistics("one", "closed"), at(1));
+    assert!(ended.unwrap().end_dialog, "the late answer counts");
+    let mut none = facts("two");
+    none.has_media = false;
+    assert!(!registry.updated_late(a, &none), "nothing was made");
+}
+
+#[test]
+fn ended_sessions_are_bounded() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    for n in 0..MAX_EXPIRED + 10 {
+        let id = n.to_string();
+        registry.updated(a, &facts(&id));
+        registry.expire(a, statistics(&id, "closed"), at(1));
+    }
+    assert_eq!(registry.sessions.len(), MAX_EXPIRED);
+    assert_eq!(registry.place(&call("0")), Place::Unknown);
+    assert_eq!(registry.place(&call("10")), Place::Expired);
+}

@@ -1,0 +1,158 @@
+//! The relays' port: TLS handshakes, each on its own thread, then a reading and a writing thread for each
+//! link.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::conversation::Conversation;
+use super::gate::{Gate, Pass};
+use super::link::{Ask, Link, Removal};
+use super::sparse::Sparse;
+use super::waiting::{Failure, lock};
+use super::wire::write_plain;
+use super::{Dispatcher, accept_all, is_stopping, spawn};
+use crate::sys::clock;
+use crate::tls::{self, HANDSHAKE_LIMIT, Peer, Reader, Writer};
+
+/// Handshakes at once, in all and from one address.
+const HANDSHAKES: (usize, usize) = (64, 16);
+
+/// Links at once, in all and from one address.
+const LINKS: (usize, usize) = (512, 128);
+
+/// Bytes read at a time.
+const READ_SIZE: usize = 16 * 1024;
+
+/// The accepting thread.
+pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
+    let handshakes = Gate::new(HANDSHAKES.0, HANDSHAKES.1);
+    let links = Gate::new(LINKS.0, LINKS.1);
+    let mut refused = Sparse::default();
+    accept_all(
+        "the relays' port",
+        || listener.accept(),
+        |(socket, address)| {
+            let Some(pass) = handshakes.enter(Some(address.ip())) else {
+                if let Some(skipped) = refused.due() {
+                    log::warn!("relay {address}: too many handshakes at once{skipped}");
+                }
+                return;
+            };
+            let (dispatcher, links) = (Arc::clone(dispatcher), Arc::clone(&links));
+            let run = move || shake_hands(&dispatcher, &links, socket, address, pass);
+            if let Err(error) = spawn("relay", run) {
+                log::error!("relay {address}: no thread for it: {error}");
+            }
+        },
+    );
+}
+
+fn shake_hands(
+    dispatcher: &Arc<Dispatcher>,
+    links: &Arc<Gate>,
+    socket: TcpStream,
+    address: SocketAddr,
+    handshake: Pass,
+) {
+    let context = dispatcher.store.current();
+    let passport = dispatcher.settings.passport.as_ref();
+    let accepted = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT);
+    drop(context);
+    drop(handshake);
+    let (reader, writer, peer) = match accepted {
+        Ok(connection) => connection,
+        Err(error) => {
+            log::warn!("relay {address}: no connection: {error}");
+            return;
+        }
+    };
+    let Some(_pass) = links.enter(Some(address.ip())) else {
+        log::warn!("relay {address}: closed, too many links");
+        return;
+    };
+    run_link(dispatcher, reader, writer, &peer, address);
+}
+
+fn run_link(
+    dispatcher: &Arc<Dispatcher>,
+    mut reader: Reader,
+    writer: Writer,
+    peer: &Peer,
+    address: SocketAddr,
+) {
+    let closer = reader.closer();
+    let link = lock(&dispatcher.registry).link_up(address.ip().to_canonical(), |id| {
+        let shutdown = Box::new(move || closer.close());
+        let link = Link::new(id, address, peer.certificates.clone(), shutdown);
+        Arc::new(link)
+    });
+    match peer.subject() {
+        Some(subject) => log::info!("relay {address}: connected, certificate \"{subject}\""),
+        None => log::info!("relay {address}: connected"),
+    }
+    // Links without a known relay are asked too: the first line tells who it is.
+    let sent = link.send(clock::mono(), Ask::Purge, |out, sequence, _| {
+        write_plain(out, "sessions", sequence)
+    });
+    let writing = Arc::clone(&link);
+    let spawned = spawn("relay writer", move || write(&writing, writer));
+    let why = match (sent, spawned) {
+        // A fault of ours in one relay's conversation ends its link, and never leaves it half open.
+        (Ok(()), Ok(())) => {
+            let reading = AssertUnwindSafe(|| read(dispatcher, &link, &mut reader));
+            catch_unwind(reading).unwrap_or_else(|_| "internal error: a panic".to_owned())
+        }
+        (Err(refused), _) => refused.to_string(),
+        (_, Err(error)) => format!("no thread to write to it: {error}"),
+    };
+    end(dispatcher, &link, &why);
+}
+
+fn write(link: &Link, mut writer: Writer) {
+    match link.write_to(|batch| writer.write_all(batch)) {
+        Ok(()) => writer.finish(),
+        Err(error) => link.close(&format!("writing failed: {error}")),
+    }
+    link.note_written();
+}
+
+/// Reads until the link ends and says why it did.
+fn read(dispatcher: &Dispatcher, link: &Arc<Link>, reader: &mut Reader) -> String {
+    let mut conversation = Conversation::new(dispatcher, link);
+    let mut buffer = vec![0; READ_SIZE];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return "closed by the relay".to_owned(),
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default();
+                if let Err(too_long) = conversation.take(bytes) {
+                    return too_long.to_string();
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(error) => return error.to_string(),
+        }
+    }
+}
+
+/// Tells everybody who waits for this link that it is gone.
+fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
+    let (asked, reason) = link.end();
+    let lost = lock(&dispatcher.registry).link_lost(link.id, clock::mono());
+    let reason = reason.as_deref().unwrap_or(why);
+    match lost {
+        _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
+        Some(relay) => log::warn!("relay {relay}: down: {reason}"),
+        None => log::info!("relay {link}: an unused link ended: {reason}"),
+    }
+    for ask in asked {
+        match ask {
+            Ask::Update(updating) => updating.fail(link.id, Failure::LinkLost),
+            Ask::Remove(_, Some(slot)) => slot.put(Removal::LinkLost),
+            Ask::Show(slot) => slot.put(None),
+            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge => {}
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Serves the SIP proxy's requests: finds the call's relay, asks it, waits, answers.
+//!
+//! A new call goes to one relay after the other under one deadline; the first that gives ports has it. The
+//! threads that read from relays make and end sessions in the registry, before anybody is told.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Dispatcher;
+use super::link::{Ask, Link, Refused, Removal};
+use super::registry::{Facts, LinkId, Place};
+use super::turns::Turn;
+use super::waiting::{Failure, News, Slot, Updating, lock};
+use crate::proto::control::{
+    BadRequest, Frame, MessageKind, Remove, Update, dialog_id, preferred_relay,
+};
+use crate::proto::link::write_command;
+use crate::proto::{CallId, Visible};
+use crate::sys::clock;
+
+/// The answer to any failure.
+pub const ERROR: &str = "error";
+
+/// What a request came to. Its call's turn lasts until this is dropped.
+#[derive(Debug)]
+pub struct Served<'a> {
+    /// The line for the proxy, without its end.
+    pub answer: String,
+    turn: Option<Turn<'a>>,
+    /// The new call that this request has made.
+    made: Option<(Arc<Link>, Arc<Updating>)>,
+}
+
+impl Served<'_> {
+    fn error() -> Self {
+        Served {
+            answer: ERROR.to_owned(),
+            turn: None,
+            made: None,
+        }
+    }
+}
+
+/// A relay that has been asked to take a new call.
+struct Attempt {
+    link: Arc<Link>,
+    since: Duration,
+}
+
+/// A new call on its way to a relay.
+struct Placing<'a> {
+    dispatcher: &'a Dispatcher,
+    frame: &'a Frame,
+    updating: Arc<Updating>,
+    deadline: Duration,
+    tried: Vec<LinkId>,
+    silent: Vec<Attempt>,
+}
+
+impl Dispatcher {
+    /// Serves one request that was read at `arrival`; takes `relay_timeout` from then at most.
+    pub fn serve(&self, frame: &Frame, arrival: Duration) -> Served<'_> {
+        let served = match frame.command() {
+            b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
+            b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
+            other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
+        };
+        served.unwrap_or_else(|why| {
+            self.refuse(frame, &why);
+            Served::error()
+        })
+    }
+
+    fn refuse(&self, frame: &Frame, why: &BadRequest) {
+        match frame.header("call_id") {
+            Some(call_id) => log::warn!("[session {}] bad request: {why}", Visible(call_id)),
+            None => log::warn!("bad request from the SIP proxy: {why}"),
+        }
+    }
+
+    /// The proxy's connection was gone before it could be answered: a call that nobody knows of is ended,
+    /// unless a further request for it waits already.
+    pub fn undo(&self, served: Served<'_>) {
+        let Some((link, updating)) = served.made else {
+            return;
+        };
+        if served.turn.is_some_and(|turn| turn.is_waited_for()) {
+            return;
+        }
+        let remove = updating.facts.removal();
+        log::warn!(
+            "[session {}] the SIP proxy's connection is gone: taken back from relay {link}",
+            remove.call_id
+        );
+        self.remove_unwaited(remove);
+    }
+
+    /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is
+    /// when it connects again.
+    fn remove_unwaited(&self, remove: Remove) {
+        let place = {
+            let mut registry = lock(&self.registry);
+            registry.owe(remove.clone());
+            registry.place(&remove.call_id)
+        };
+        if let Place::On(_, link) = place {
+            link.remove(remove, false);
+        }
+    }
+
+    fn update(&self, frame: &Frame, update: &Update, arrival: Duration) -> Served<'_> {
+        let call_id = &update.call_id;
+        let Some((turn, started)) = self.turn(call_id, arrival) else {
+            return Served::error();
+        };
+        let deadline = arrival + self.settings.relay_timeout;
+        let facts = facts(frame, update);
+        let has_media = facts.has_media;
+        let place = lock(&self.registry).place(call_id);
+        let is_new = matches!(place, Place::Unknown | Place::Expired);
+        let updating = Arc::new(Updating::new(facts, is_new));
+        let answered = match place {
+            Place::Unknown | Place::Expired => self.place_call(frame, &updating, started, deadline),
+            Place::On(_, link) => self
+                .update_call(frame, &updating, &link, started, deadline)
+                .map(|answer| (link, answer)),
+            Place::Away(relay) => {
+                log::warn!("[session {call_id}] update: its relay {relay} is not connected");
+                None
+            }
+        };
+        let turn = Some(turn);
+        let Some((link, answer)) = answered else {
+            return Served {
+                turn,
+                ..Served::error()
+            };
+        };
+        log_update(update, &link, &answer, is_new);
+        let made = (is_new && has_media).then_some((link, updating));
+        Served { answer, turn, made }
+    }
+
+    /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
+    fn turn(&self, call_id: &CallId, arrival: Duration) -> Option<(Turn<'_>, Duration)> {
+        let deadline = arrival + self.settings.relay_timeout;
+        let turn = self.turns.enter(call_id, deadline);
+        let now = clock::mono();
+        match turn {
+            Some(turn) if now < deadline => {
+                let started = if turn.waited { now } else { arrival };
+                Some((turn, started))
+            }
+            _ => {
+                log::warn!("[session {call_id}] a request waited too long for those before it");
+                None
+            }
+        }
+    }
+
+    fn place_call(
+        &self,
+        frame: &Frame,
+        updating: &Arc<Updating>,
+        started: Duration,
+        deadline: Duration,
+    ) -> Option<(Arc<Link>, String)> {
+        let call_id = &updating.facts.call_id;
+        let preferred = preferred_relay(frame).unwrap_or_else(|why| {
+            log::warn!("[session {call_id}] preference ignored: {why}");
+            None
+        });
+        let mut placing = Placing {
+            dispatcher: self,
+            frame,
+            updating: Arc::clone(updating),
+            deadline,
+            tried: Vec::new(),
+            silent: Vec::new(),
+        };
+        placing.run(preferred, started)
+    }
+
+    fn update_call(
+        &self,
+        frame: &Frame,
+        updating: &Arc<Updating>,
+        link: &Arc<Link>,
+        started: Duration,
+        deadline: Duration,
+    ) -> Option<String> {
+        let call_id = &updating.facts.call_id;
+        if let Err(refused) = ask_update(link, frame, updating, started) {
+            log::warn!("[session {call_id}] update: relay {link}: {refused}");
+            return None;
+        }
+        match updating.next(deadline) {
+            News::Answer(_, answer) => Some(answer),
+            News::Failed(_, failure) => {
+                log::warn!("[session {call_id}] update: relay {link} {failure}");
+                None
+            }
+            News::Silence => match updating.give_up() {
+                Some((_, answer)) => Some(answer),
+                None => {
+                    log::warn!("[session {call_id}] update: relay {link} does not answer");
+                    self.note_silence(link, started);
+                    None
+                }
+            },
+        }
+    }
+
+    fn remove(&self, frame: &Frame, remove: Remove, arrival: Duration) -> Served<'_> {
+        let call_id = remove.call_id.clone();
+        let Some((turn, started)) = self.turn(&call_id, arrival) else {
+            // Nobody waits for this any more, but the call is over all the same.
+            self.remove_unwaited(remove);
+            return Served::error();
+        };
+        let place = lock(&self.registry).place(&call_id);
+        let is_removed = match place {
+            Place::Unknown => {
+                log::debug!("[session {call_id}] remove: not known");
+                false
+            }
+            Place::Expired => lock(&self.registry).remove_expired(&call_id),
+            Place::Away(relay) => {
+                log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
+                lock(&self.registry).owe(remove);
+                false
+            }
+            Place::On(_, link) => {
+                lock(&self.registry).owe(remove);
+                let deadline = arrival + self.settings.relay_timeout;
+                self.remove_call(frame, &call_id, &link, started, deadline)
+            }
+        };
+        let answer = if is_removed { "removed" } else { ERROR };
+        Served {
+            answer: answer.to_owned(),
+            turn: Some(turn),
+            made: None,
+        }
+    }
+
+    fn remove_call(
+        &self,
+        frame: &Frame,
+        call_id: &CallId,
+        link: &Arc<Link>,
+        started: Duration,
+        deadline: Duration,
+    ) -> bool {
+        let slot = Arc::new(Slot::new());
+        let ask = Ask::Remove(call_id.clone(), Some(Arc::clone(&slot)));
+        let sent = link.send(started, ask, |out, sequence, compatibility| {
+            write_command(out, frame, sequence, compatibility)
+        });
+        if let Err(refused) = sent {
+            log::warn!("[session {call_id}] remove: relay {link}: {refused}");
+            return false;
+        }
+        match slot.take_until(deadline) {
+            Some(Removal::Removed) => return true,
+            Some(Removal::Error) => {
+                log::warn!("[session {call_id}] remove: relay {link} answered error");
+            }
+            Some(Removal::LinkLost) => {
+                log::warn!("[session {call_id}] remove: relay {link} lost its link");
+            }
+            None => {
+                log::warn!("[session {call_id}] remove: relay {link} does not answer");
+                self.note_silence(link, started);
+            }
+        }
+        false
+    }
+
+    /// A relay has been asked at `since` and is not waited for any more.
+    fn note_silence(&self, link: &Link, since: Duration) {
+        let now = clock::mono();
+        if now >= since + self.settings.relay_timeout {
+            self.mark_timed_out(link, now);
+        }
+    }
+}
+
+impl Placing<'_> {
+    /// Asks relay after relay until one gives ports, none is left or the deadline comes.
+    fn run(&mut self, preferred: Option<IpAddr>, started: Duration) -> Option<(Arc<Link>, String)> {
+        let mut since = started;
+        let mut next_try = started;
+        loop {
+            if self.silent.is_empty() || clock::mono() >= next_try {
+                let asked = self.ask_next(preferred, since);
+                if !asked && self.silent.is_empty() {
+                    self.warn("no relay takes this call");
+                    return None;
+                }
+                next_try = match asked {
+                    true => clock::mono() + self.dispatcher.settings.relay_retry,
+                    false => self.deadline,
+                };
+            }
+            match self.updating.next(next_try.min(self.deadline)) {
+                News::Answer(id, answer) => return self.placed(id, answer),
+                News::Failed(id, failure) => {
+                    if !self.failed(id, failure) {
+                        return None;
+                    }
+                    next_try = clock::mono();
+                }
+                News::Silence if clock::mono() >= self.deadline => return self.give_up(),
+                News::Silence => {}
+            }
+            since = clock::mono();
+        }
+    }
+
+    /// Asks the next relay whose queue has room; false when there is none.
+    fn ask_next(&mut self, preferred: Option<IpAddr>, since: Duration) -> bool {
+        loop {
+            let random = self.dispatcher.random();
+            let chosen = lock(&self.dispatcher.registry).choose(preferred, &self.tried, random);
+            let Some((id, link)) = chosen else {
+                return false;
+            };
+            if !self.silent.is_empty() {
+                self.warn(&format!("no answer yet, trying relay {link} too"));
+            }
+            self.tried.push(id);
+            match ask_update(&link, self.frame, &self.updating, since) {
+                Ok(()) => {
+                    self.silent.push(Attempt { link, since });
+                    return true;
+                }
+                Err(refused) => {
+                    lock(&self.dispatcher.registry).attempt_over(id);
+                    self.warn(&format!("relay {link}: {refused}"));
+                }
+            }
+        }
+    }
+
+    fn placed(&mut self, id: LinkId, answer: String) -> Option<(Arc<Link>, String)> {
+        let index = self.silent.iter().position(|a| a.link.id == id)?;
+        Some((self.silent.swap_remove(index).link, answer))
+    }
+
+    /// False when asking others is of no use.
+    fn failed(&mut self, id: LinkId, failure: Failure) -> bool {
+        if let Some(index) = self.silent.iter().position(|a| a.link.id == id) {
+            let link = self.silent.swap_remove(index).link;
+            self.warn(&format!("relay {link} {failure}"));
+        }
+        // Without media nobody else knows more: older relays have no ports to give.
+        self.updating.facts.has_media || failure != Failure::Error
+    }
+
+    fn give_up(&mut self) -> Option<(Arc<Link>, String)> {
+        if let Some((id, answer)) = self.updating.give_up() {
+            return self.placed(id, answer);
+        }
+        for attempt in &self.silent {
+            self.warn(&format!("relay {} does not answer", attempt.link));
+            self.dispatcher.note_silence(&attempt.link, attempt.since);
+        }
+        None
+    }
+
+    fn warn(&self, what: &str) {
+        log::warn!("[session {}] update: {what}", self.updating.facts.call_id);
+    }
+}
+
+fn ask_update(
+    link: &Link,
+    frame: &Frame,
+    updating: &Arc<Updating>,
+    since: Duration,
+) -> Result<(), Refused> {
+    let ask = Ask::Update(Arc::clone(updating));
+    link.send(since, ask, |out, sequence, compatibility| {
+        write_command(out, frame, sequence, compatibility)
+    })
+}
+
+fn facts(frame: &Frame, update: &Update) -> Facts {
+    Facts {
+        call_id: update.call_id.clone(),
+        dialog_id: dialog_id(frame),
+        from_tag: update.from_tag.clone(),
+        to_tag: update.to_tag.clone(),
+        has_media: update.media.is_some(),
+    }
+}
+
+fn log_update(update: &Update, link: &Link, answer: &str, is_new: bool) {
+    let kind = match update.kind {
+        MessageKind::Request => "request",
+        MessageKind::Reply => "reply",
+    };
+    let streams = update.media.as_ref().map_or(0, Vec::len);
+    log::info!(
+        "[session {}] {}update by {kind}, cseq {}, {streams} stream(s): relay {link} gives {answer}",
+        update.call_id,
+        if is_new { "new call, " } else { "" },
+        update.cseq.0,
+    );
+}

@@ -1,0 +1,165 @@
+//! What relays say about sessions, as JSON, read as little as possible: `expired`, `remove` and `sessions`
+//! carry statistics that are stored and shown as they came (docs/protocol.md section 5).
+//!
+//! A list of sessions may be megabytes: [`each`] walks it element by element and never makes a value of it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// The status of a stream whose parties went direct.
+const UNSELECTED: &str = "unselected ICE candidate";
+
+/// One session's statistics as its relay sent them.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    /// The object, byte for byte.
+    pub json: Box<RawValue>,
+    /// What is not UTF-8 in a call-id was replaced by the relay.
+    pub call_id: String,
+    /// It had streams, and both parties used ICE and went direct with every one of them.
+    pub all_streams_ice: bool,
+}
+
+#[derive(Deserialize)]
+struct Seen {
+    call_id: String,
+    #[serde(default)]
+    streams: Vec<SeenStream>,
+}
+
+#[derive(Deserialize)]
+struct SeenStream {
+    #[serde(default)]
+    status: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SeenCall {
+    call_id: String,
+}
+
+impl Statistics {
+    /// Reads one object; what else it holds is kept and not looked at.
+    pub fn parse(json: &[u8]) -> Result<Statistics, serde_json::Error> {
+        let seen: Seen = serde_json::from_slice(json)?;
+        let json: Box<RawValue> = serde_json::from_slice(json)?;
+        let is_ice = |stream: &SeenStream| stream.status.as_deref() == Some(UNSELECTED);
+        Ok(Statistics {
+            json,
+            call_id: seen.call_id,
+            all_streams_ice: !seen.streams.is_empty() && seen.streams.iter().all(is_ice),
+        })
+    }
+}
+
+/// The call-ids in a relay's answer to `sessions`.
+pub fn call_ids(list: &[u8]) -> Result<HashSet<String>, serde_json::Error> {
+    let mut found = HashSet::new();
+    each(list, |element| {
+        let seen: SeenCall = serde_json::from_str(element.get())?;
+        found.insert(seen.call_id);
+        Ok::<(), serde_json::Error>(())
+    })?;
+    Ok(found)
+}
+
+/// Hands every element of a JSON array to `take`, as it stands in the text. Stops at the first failure, of
+/// the text or of `take`; the elements before it have been taken by then.
+pub fn each<E: fmt::Display>(
+    list: &[u8],
+    take: impl FnMut(&RawValue) -> Result<(), E>,
+) -> Result<(), serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(list);
+    reader.deserialize_seq(Each { take })?;
+    reader.end()
+}
+
+struct Each<F> {
+    take: F,
+}
+
+impl<'de, E: fmt::Display, F: FnMut(&RawValue) -> Result<(), E>> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an array of sessions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            (self.take)(element).map_err(serde::de::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_stay_byte_for_byte() {
+        let json = br#"{"call_id": "a\u00e9", "x":  [1, 2.50], "streams": []}"#;
+        let statistics = Statistics::parse(json).unwrap();
+        assert_eq!(statistics.json.get().as_bytes(), json);
+        assert_eq!(statistics.call_id, "a\u{e9}");
+        assert!(!statistics.all_streams_ice, "no stream, no ICE");
+    }
+
+    #[test]
+    fn all_streams_must_have_gone_direct() {
+        let with = |statuses: &[&str]| {
+            let streams: Vec<String> = statuses
+                .iter()
+                .map(|status| format!(r#"{{"status": "{status}"}}"#))
+                .collect();
+            let json = format!(r#"{{"call_id":"a","streams":[{}]}}"#, streams.join(","));
+            Statistics::parse(json.as_bytes()).unwrap().all_streams_ice
+        };
+        assert!(with(&[UNSELECTED, UNSELECTED]));
+        assert!(!with(&[UNSELECTED, "closed"]));
+    }
+
+    #[test]
+    fn what_is_no_statistics_is_an_error() {
+        for bad in ["", "[]", "{}", r#"{"call_id": 7}"#, "{\"call_id\":\"a\"} x"] {
+            assert!(Statistics::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(Statistics::parse(b"{\"call_id\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn elements_come_one_by_one_as_they_stand() {
+        let mut found = Vec::new();
+        let list = br#"[{"call_id":"a", "n": 1.0}, {"call_id":"b"}]"#;
+        each(list, |element| {
+            found.push(element.get().to_owned());
+            Ok::<(), String>(())
+        })
+        .unwrap();
+        assert_eq!(
+            found,
+            [r#"{"call_id":"a", "n": 1.0}"#, r#"{"call_id":"b"}"#]
+        );
+        let ids = call_ids(list).unwrap();
+        assert_eq!(ids, HashSet::from(["a".to_owned(), "b".to_owned()]));
+    }
+
+    #[test]
+    fn a_broken_list_is_an_error_after_what_came_before_it() {
+        let mut count = 0;
+        let result = each(b"[{\"a\":1},{", |_| {
+            count += 1;
+            Ok::<(), String>(())
+        });
+        assert!(result.is_err());
+        assert_eq!(count, 1);
+        assert!(call_ids(b"error").is_err());
+        assert!(call_ids(b"[] []").is_err());
+        assert!(call_ids(b"[{}]").is_err());
+    }
+}

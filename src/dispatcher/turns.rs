@@ -1,0 +1,142 @@
+//! One request at a time for each call: those that come meanwhile wait their turn, in the order in which they
+//! came, each under its own deadline.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::waiting::{Slot, lock};
+use crate::proto::CallId;
+
+type Waiters = VecDeque<Arc<Slot<()>>>;
+
+/// The calls that have a request under way, with those who wait for it to end.
+#[derive(Debug, Default)]
+pub struct Turns {
+    calls: Mutex<HashMap<CallId, Waiters>>,
+}
+
+/// The right to work on a call, until it is dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    call_id: CallId,
+    /// It had to be waited for.
+    pub waited: bool,
+}
+
+impl Turns {
+    /// Waits for this call's turn; none when the deadline comes first.
+    pub fn enter(&self, call_id: &CallId, deadline: Duration) -> Option<Turn<'_>> {
+        let slot = {
+            let mut calls = lock(&self.calls);
+            match calls.get_mut(call_id) {
+                None => {
+                    calls.insert(call_id.clone(), Waiters::new());
+                    None
+                }
+                Some(waiters) => {
+                    let slot = Arc::new(Slot::new());
+                    waiters.push_back(Arc::clone(&slot));
+                    Some(slot)
+                }
+            }
+        };
+        let turn = |waited| Turn {
+            turns: self,
+            call_id: call_id.clone(),
+            waited,
+        };
+        let Some(slot) = slot else {
+            return Some(turn(false));
+        };
+        if slot.take_until(deadline).is_none() && self.leave_queue(call_id, &slot) {
+            return None;
+        }
+        Some(turn(true))
+    }
+
+    /// Requests that wait for their turn.
+    pub fn queued(&self) -> usize {
+        lock(&self.calls).values().map(Waiters::len).sum()
+    }
+
+    /// False when the turn has been handed over just now.
+    fn leave_queue(&self, call_id: &CallId, slot: &Arc<Slot<()>>) -> bool {
+        let mut calls = lock(&self.calls);
+        let Some(waiters) = calls.get_mut(call_id) else {
+            return true;
+        };
+        let before = waiters.len();
+        waiters.retain(|waiter| !Arc::ptr_eq(waiter, slot));
+        waiters.len() < before
+    }
+}
+
+impl Turn<'_> {
+    /// Whether somebody waits for this turn to end.
+    pub fn is_waited_for(&self) -> bool {
+        let calls = lock(&self.turns.calls);
+        calls.get(&self.call_id).is_some_and(|w| !w.is_empty())
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut calls = lock(&self.turns.calls);
+        let next = calls.get_mut(&self.call_id).and_then(Waiters::pop_front);
+        match next {
+            Some(next) => next.put(()),
+            None => drop(calls.remove(&self.call_id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn call(id: &str) -> CallId {
+        CallId(id.into())
+    }
+
+    #[test]
+    fn requests_of_a_call_follow_one_another_in_order() {
+        let turns = Turns::default();
+        let first = turns.enter(&call("a"), LONG).unwrap();
+        assert!(!first.waited && !first.is_waited_for());
+        assert!(turns.enter(&call("b"), LONG).is_some(), "another call");
+        let (done, order) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for n in 0..3 {
+                let (done, turns) = (done.clone(), &turns);
+                scope.spawn(move || {
+                    let turn = turns.enter(&call("a"), LONG).unwrap();
+                    assert!(turn.waited);
+                    done.send(n).unwrap();
+                });
+                while turns.queued() <= n {
+                    std::thread::yield_now();
+                }
+            }
+            assert!(first.is_waited_for());
+            drop(first);
+        });
+        drop(done);
+        assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(lock(&turns.calls).is_empty());
+    }
+
+    #[test]
+    fn a_deadline_leaves_the_queue() {
+        let turns = Turns::default();
+        let first = turns.enter(&call("a"), LONG).unwrap();
+        assert!(turns.enter(&call("a"), Duration::ZERO).is_none());
+        assert!(!first.is_waited_for());
+        drop(first);
+        assert!(turns.enter(&call("a"), Duration::ZERO).is_some());
+    }
+}

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Real SIP and media through the daemons: hosts in network namespaces, Kamailio, sipp, judged packet by packet.
+
+    run.py [--bin target/debug] [-j N] [SCENARIO[/MODE] ...]
+
+Each scenario runs in a process of its own with its own namespaces, daemons and scratch folder. README.md tells the rest.
+"""
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import daemons  # noqa: E402
+import failures  # noqa: E402,F401 (they register themselves)
+import load  # noqa: E402,F401
+import odd  # noqa: E402,F401
+import readme  # noqa: E402,F401
+import scenarios  # noqa: E402
+from loop import TimedOut  # noqa: E402
+from scene import Failed, Scene  # noqa: E402
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TOOLS = ('ip', 'nft', 'kamailio', 'sipp', 'conntrack', 'openssl', 'sysctl')
+# A scenario that is not done by then is stuck, seconds.
+LONGEST = 120
+PASSED, FAILED, SKIPPED = 0, 1, 77
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description='Calls through the daemons in network namespaces; needs root.')
+    parser.add_argument('--bin', default=os.path.join(ROOT, 'target/debug'), help='directory of the built daemons and of examples/')
+    parser.add_argument('--forwarding', choices=('kernel', 'userspace', 'auto'), default='userspace', help="the relay's forwarding")
+    parser.add_argument('--readme', default=os.path.join(ROOT, 'README.md'), help='file with the Kamailio snippet')
+    parser.add_argument('--keep', action='store_true', help='keep the scratch folder and say where it is')
+    parser.add_argument('--list', action='store_true', help='list the scenarios')
+    parser.add_argument('--standin', metavar='FAULT', help='test the tests: a stand-in instead of the daemons, with this fault or `none`')
+    parser.add_argument('-j', type=int, default=4, metavar='N', help='scenarios at a time (4)')
+    parser.add_argument('scenario', nargs='*', help='NAME, NAME/engage or NAME/use; none: all')
+    parser.add_argument('--job', nargs=2, metavar=('PREFIX', 'SCRATCH'), help=argparse.SUPPRESS)
+    parser.add_argument('--certificates', help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.bin = os.path.abspath(options.bin)
+    return options
+
+
+def chosen(options):
+    """The (scenario, mode) pairs asked for, those that run alone last."""
+    pairs = [(s, m) for s in scenarios.ALL.values() for m in s.modes if s.standin or not options.standin]
+    if options.scenario:
+        unknown = [x for x in options.scenario if not any(x in (s.name, label(s, m)) for s, m in pairs)]
+        if unknown:
+            sys.exit('run.py: no such scenario: %s (--list shows them)' % ' '.join(unknown))
+        pairs = [(s, m) for s, m in pairs if s.name in options.scenario or label(s, m) in options.scenario]
+    return sorted(pairs, key=lambda pair: pair[0].alone)
+
+
+def label(scenario, mode):
+    return '%s/%s' % (scenario.name, mode) if mode else scenario.name
+
+
+def missing(options):
+    """Why nothing can run here, or None."""
+    if os.geteuid() != 0:
+        return 'needs root'
+    path = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
+    tools = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
+    if tools:
+        return 'not installed: ' + ' '.join(tools)
+    if not options.standin:
+        absent = [n for n in ('media-dispatcher', 'media-relay') if not os.access(os.path.join(options.bin, n), os.X_OK)]
+        if absent:
+            return 'not built in %s: %s' % (options.bin, ' '.join(absent))
+    return None
+
+
+# One scenario, in its own process
+
+
+def job(options):
+    """Runs the scenario, says on stdout what was wrong; the exit status tells passed, failed or skipped."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: clean up also where the runner was killed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner passes it on as TERM
+    prefix, scratch = options.job
+    name, _, mode = options.scenario[0].partition('/')
+    scene = None
+    try:
+        scene = Scene(options, mode, prefix, scratch)
+        said = scenarios.ALL[name].run(scene)
+    except scenarios.Skip as reason:
+        print(reason)
+        return SKIPPED
+    except (Failed, TimedOut) as error:
+        print(error)
+    except Exception:  # a broken test is a failed one, with its trace
+        traceback.print_exc(file=sys.stdout)
+    else:
+        if said:
+            print(said)
+        return PASSED
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on it is being cleaned up
+        if scene:
+            scene.close()
+    if scene:
+        for pair in scene.parties:
+            for party in pair:
+                print('  %s:' % party.name)
+                for sdp in party.passed:
+                    print('    %.3f %s %s %s' % (sdp.time % 1000, 'sent' if sdp.out else 'got ', sdp.carrier,
+                                                 ' '.join('%s %s:%d %s' % line for line in sdp.lines)))
+        for command in scene.tap.commands if scene.tap else ():
+            print('  ' + str(command))
+    print('\n'.join(daemons.tails(scratch)))
+    return FAILED
+
+
+# All of them
+
+
+class Runner:
+    def __init__(self, options, scratch):
+        self.options, self.scratch = options, scratch
+        self.running, self.counts, self.serial = {}, {PASSED: 0, FAILED: 0, SKIPPED: 0}, 0
+
+    def launch(self, scenario, mode):
+        self.serial += 1
+        folder = os.path.join(self.scratch, '%d-%s' % (self.serial, label(scenario, mode).replace('/', '-')))
+        os.makedirs(folder)
+        o = self.options
+        command = [sys.executable, os.path.abspath(__file__), '--bin', o.bin, '--forwarding', o.forwarding, '--readme', o.readme,
+                   '--certificates', os.path.join(self.scratch, 'tls'), '--job', 'mp%d-%d' % (os.getpid(), self.serial), folder]
+        command += (['--standin', o.standin] if o.standin else []) + [label(scenario, mode)]
+        with open(os.path.join(folder, 'report'), 'w') as report:
+            process = subprocess.Popen(command, stdout=report, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self.running[process] = (scenario, mode, folder, time.monotonic())
+
+    def reap(self):
+        """Reports those that are done; ends those that are stuck."""
+        for process, (scenario, mode, folder, started) in list(self.running.items()):
+            took = time.monotonic() - started
+            if process.poll() is None:
+                if took > LONGEST:
+                    process.terminate()
+                continue
+            del self.running[process]
+            with open(os.path.join(folder, 'report'), errors='replace') as report:
+                text = report.read().rstrip()
+            status = process.returncode if process.returncode in self.counts else FAILED
+            self.counts[status] += 1
+            word = {PASSED: 'ok', FAILED: 'FAIL', SKIPPED: 'SKIP'}[status]
+            first = ': ' + text.split('\n')[0] if text else ''
+            print('%-4s %s (%.1f s)%s' % (word, label(scenario, mode), took, first), flush=True)
+            if status == FAILED:
+                print('\n'.join('     ' + line for line in text.split('\n')[1:]), flush=True)
+
+    def run(self, pairs):
+        for scenario, mode in pairs:
+            while len(self.running) >= (1 if scenario.alone else self.options.j) or \
+                    any(s.alone for s, _, _, _ in self.running.values()) or (scenario.alone and self.running):
+                self.reap()
+                time.sleep(0.02)
+            self.launch(scenario, mode)
+        while self.running:
+            self.reap()
+            time.sleep(0.02)
+
+    def stop(self):
+        for process in self.running:
+            process.terminate()
+        for process in self.running:
+            process.wait()
+
+
+def main():
+    options = arguments()
+    if options.job:
+        return job(options)
+    pairs = chosen(options)
+    if options.list:
+        print('\n'.join(label(s, m) for s, m in pairs))
+        return 0
+    reason = missing(options)
+    if reason:
+        print('SKIP tests/netns: %s' % reason)
+        print('0 passed, 0 failed, %d skipped' % len(pairs))
+        return 0
+    os.environ['PATH'] = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
+    scratch = tempfile.mkdtemp(prefix='mediaproxy-netns.')
+    runner = Runner(options, scratch)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda n, _: sys.exit(128 + n))
+    try:
+        daemons.make_certificates(os.path.join(scratch, 'tls'))
+        runner.run(pairs)
+    finally:
+        runner.stop()
+        if options.keep:
+            print('kept: ' + scratch)
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
+    c = runner.counts
+    print('%d passed, %d failed, %d skipped' % (c[PASSED], c[FAILED], c[SKIPPED]))
+    return 1 if c[FAILED] else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,293 @@
+//! Both daemons as an administrator starts them: certificates, config.ini, own directories and free ports in a
+//! scratch directory, everything on loopback and without root. Shared by the demo, its test and the bench.
+
+#![allow(dead_code, reason = "every user needs its own part of this")]
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::management;
+
+/// Longest wait for a daemon to start or to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const STEP: Duration = Duration::from_millis(20);
+
+/// A directory that goes away with its owner.
+pub struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// An empty directory of this process's own, readable by nobody else.
+    pub fn new(name: &str) -> Result<Scratch, String> {
+        let made = Command::new("mktemp")
+            .args(["-d", "--tmpdir", &format!("{name}-XXXXXXXX")])
+            .output()
+            .map_err(|error| format!("mktemp: {error}"))?;
+        let path = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        if path.is_empty() {
+            let why = String::from_utf8_lossy(&made.stderr).trim().to_owned();
+            return Err(format!("no scratch directory: {why}"));
+        }
+        Ok(Scratch { path: path.into() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Makes a CA, a revocation list and both certificates in `DIRECTORY/tls`.
+pub fn make_certificates(directory: &Path) -> Result<(), String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tls/make-certs.sh");
+    let made = Command::new(&script)
+        .args(["--key", "ec", "--org", "MediaProxy demo", "--days", "1"])
+        .arg(directory.join("tls"))
+        .arg("all")
+        .output()
+        .map_err(|error| format!("{}: {error}", script.display()))?;
+    if !made.status.success() {
+        let why = String::from_utf8_lossy(&made.stderr).into_owned();
+        return Err(format!("{} failed: {why}", script.display()));
+    }
+    Ok(())
+}
+
+/// What the relay may use: RTP ports from a free stretch of the range below the ephemeral ports.
+#[derive(Clone, Copy, Debug)]
+pub struct PortRange {
+    pub start: u16,
+    pub end: u16,
+}
+
+impl PortRange {
+    /// A stretch of `length` ports of which every 50th can be bound now; the relay passes over single ones that
+    /// cannot. The process id spreads runs at the same time.
+    pub fn find(length: u16) -> Result<PortRange, String> {
+        let (lowest, highest) = (10_000u16, 32_000u16);
+        let places = (highest - lowest) / length;
+        if places == 0 {
+            return Err(format!("{length} ports are too many"));
+        }
+        let first = std::process::id() % u32::from(places);
+        for place in (0..places).map(|i| (i + first as u16) % places) {
+            let start = lowest + place * length;
+            let end = start + length;
+            let is_free = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+            if (start..end).step_by(50).all(is_free) {
+                return Ok(PortRange { start, end });
+            }
+        }
+        Err(format!(
+            "no {length} free UDP ports from {lowest} to {highest}"
+        ))
+    }
+}
+
+/// A TCP port that was free a moment ago.
+pub fn free_tcp_port() -> Result<u16, String> {
+    let found = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
+    found
+        .map(|address| address.port())
+        .map_err(|error| format!("no free TCP port: {error}"))
+}
+
+/// The configuration of both daemons for calls on this host.
+pub fn write_config(directory: &Path, ports: PortRange) -> Result<(), String> {
+    let (link, management) = (free_tcp_port()?, free_tcp_port()?);
+    let PortRange { start, end } = ports;
+    let state = directory.join("state");
+    let state = state.display();
+    let text = format!(
+        "; Written for one run. conf/config.ini explains every key.\n\
+         [TLS]\n\
+         certs_path = tls\n\
+         \n\
+         [Relay]\n\
+         dispatchers = 127.0.0.1:{link}\n\
+         relay_ip = 127.0.0.1\n\
+         port_range = {start}:{end}\n\
+         state_dir = {state}\n\
+         ; A relay does not send to private addresses only because an SDP names them: it waits until the\n\
+         ; party has sent and so shown where it is. Here everybody is on loopback and can be reached at once,\n\
+         ; so that the very first packet of each party already has somewhere to go.\n\
+         routable_private_ranges = 127.0.0.0/8\n\
+         forwarding = userspace\n\
+         traffic_sampling_period = 2\n\
+         log_level = INFO\n\
+         \n\
+         [Dispatcher]\n\
+         socket_path = dispatcher.sock\n\
+         listen = 127.0.0.1:{link}\n\
+         listen_management = 127.0.0.1:{management}\n\
+         management_use_tls = no\n\
+         state_dir = {state}\n\
+         log_level = INFO\n"
+    );
+    let path = directory.join("config.ini");
+    let told = |error: io::Error| format!("{}: {error}", path.display());
+    fs::create_dir_all(directory.join("state")).map_err(told)?;
+    fs::create_dir_all(directory.join("run")).map_err(told)?;
+    fs::write(&path, text).map_err(told)
+}
+
+/// One daemon that was started here. Killed when dropped without [`Daemon::stop`].
+pub struct Daemon {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `BINARIES/NAME --no-fork` with the configuration in `directory`; it logs to `DIRECTORY/NAME.log`.
+    pub fn start(binaries: &Path, name: &'static str, directory: &Path) -> Result<Daemon, String> {
+        let program = binaries.join(name);
+        let log = directory.join(format!("{name}.log"));
+        let output = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let copy = output
+            .try_clone()
+            .map_err(|error| format!("{}: {error}", log.display()))?;
+        let child = Command::new(&program)
+            .arg("--no-fork")
+            .arg("--config-dir")
+            .arg(directory)
+            .arg("--runtime-dir")
+            .arg(directory.join("run"))
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(copy)
+            // Ctrl-C is for us; we end the daemons ourselves.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        Ok(Daemon { name, child, log })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error with the end of its log where it has ended by itself.
+    pub fn check(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.ended(status)),
+            Err(error) => Err(format!("{}: {error}", self.name)),
+        }
+    }
+
+    /// Asks it to end (TERM) and waits. An error where it does not, or not with exit status 0.
+    pub fn stop(mut self) -> Result<(), String> {
+        signal(self.child.id(), "TERM")?;
+        let mut waited = Duration::ZERO;
+        while waited < PATIENCE {
+            match self.child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(self.ended(status)),
+                Ok(None) => thread::sleep(STEP),
+                Err(error) => return Err(format!("{}: {error}", self.name)),
+            }
+            waited += STEP;
+        }
+        let seconds = PATIENCE.as_secs();
+        Err(format!(
+            "{} did not end within {seconds} s of TERM",
+            self.name
+        ))
+    }
+
+    fn ended(&self, status: ExitStatus) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = &lines[lines.len().saturating_sub(15)..];
+        format!("{} ended ({status}):\n  {}", self.name, end.join("\n  "))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Sends a signal to a process that we started, by the shell's own `kill`.
+pub fn signal(pid: u32, name: &str) -> Result<(), String> {
+    let command = format!("kill -{name} {pid}");
+    match Command::new("/bin/sh").args(["-c", &command]).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command}: {status}")),
+        Err(error) => Err(format!("{command}: {error}")),
+    }
+}
+
+/// A dispatcher and a relay that has found it.
+pub struct Daemons {
+    pub dispatcher: Daemon,
+    pub relay: Daemon,
+    runtime: PathBuf,
+}
+
+impl Daemons {
+    /// Starts both with the configuration in `directory` and waits until the relay is listed.
+    pub fn start(binaries: &Path, directory: &Path) -> Result<Daemons, String> {
+        let runtime = directory.join("run");
+        let dispatcher = Daemon::start(binaries, "media-dispatcher", directory)?;
+        let relay = Daemon::start(binaries, "media-relay", directory)?;
+        let mut daemons = Daemons {
+            dispatcher,
+            relay,
+            runtime,
+        };
+        let mut waited = Duration::ZERO;
+        while !daemons.is_ready() {
+            daemons.dispatcher.check()?;
+            daemons.relay.check()?;
+            if waited >= PATIENCE {
+                let seconds = PATIENCE.as_secs();
+                return Err(format!(
+                    "the relay has not found the dispatcher in {seconds} s"
+                ));
+            }
+            thread::sleep(STEP);
+            waited += STEP;
+        }
+        Ok(daemons)
+    }
+
+    fn is_ready(&self) -> bool {
+        let summary = management::ask(&self.management_socket(), "summary");
+        summary.is_ok_and(|lines| lines.iter().any(|line| line.contains("\"active\"")))
+    }
+
+    /// Where the SIP proxy connects.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime.join("dispatcher.sock")
+    }
+
+    pub fn management_socket(&self) -> PathBuf {
+        self.runtime.join("management.sock")
+    }
+
+    /// Ends both, the relay first, so that it can still report.
+    pub fn stop(self) -> Result<(), String> {
+        let relay = self.relay.stop();
+        let dispatcher = self.dispatcher.stop();
+        relay.and(dispatcher)
+    }
+}
