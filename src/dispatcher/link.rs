@@ -73,15 +73,6 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What the link's age has brought about.
-#[derive(Debug, Default)]
-pub struct Overdue {
-    /// A request has gone unanswered for `relay_timeout`.
-    pub timed_out: bool,
-    /// Requests that are not waited for any more, new calls among them.
-    pub forgotten: Vec<Ask>,
-}
-
 /// One relay's connection.
 pub struct Link {
     pub id: LinkId,
@@ -248,26 +239,28 @@ impl Link {
         })
     }
 
-    /// Looks for requests that were begun before `timed_out` and not found by that before, and gives back those
-    /// from before `forgotten`.
-    pub fn overdue(&self, timed_out: Duration, forgotten: Option<Duration>) -> Overdue {
+    /// Whether there are requests from before `limit` that were not found by this before.
+    pub fn is_overdue(&self, limit: Duration) -> bool {
         let mut state = lock(&self.state);
-        let mut overdue = Overdue::default();
-        let mut old = Vec::new();
-        for (sequence, asked) in &mut state.asked {
-            if asked.since <= timed_out && !asked.is_late {
+        let mut found = false;
+        for asked in state.asked.values_mut() {
+            if asked.since <= limit && !asked.is_late {
                 asked.is_late = true;
-                overdue.timed_out = true;
-            }
-            if forgotten.is_some_and(|limit| asked.since <= limit) {
-                old.push(*sequence);
+                found = true;
             }
         }
-        for sequence in old {
-            let asked = state.asked.remove(&sequence);
-            overdue.forgotten.extend(asked.map(|asked| asked.ask));
-        }
-        overdue
+        found
+    }
+
+    /// Gives back the requests from before `limit`: their answers are not waited for any more.
+    pub fn forget(&self, limit: Duration) -> Vec<Ask> {
+        let mut state = lock(&self.state);
+        let old = |(sequence, asked): (&u64, &Asked)| (asked.since <= limit).then_some(*sequence);
+        let old: Vec<u64> = state.asked.iter().filter_map(old).collect();
+        old.iter()
+            .filter_map(|sequence| state.asked.remove(sequence))
+            .map(|asked| asked.ask)
+            .collect()
     }
 
     /// Closes the connection from this side; its reading thread does the rest.
@@ -384,10 +377,9 @@ mod tests {
         let link = link();
         let sent = (0..).take_while(|_| ask(&link, "x").is_ok()).count();
         assert_eq!(sent, MAX_OPEN);
-        assert!(link.overdue(Duration::ZERO, None).timed_out);
-        let overdue = link.overdue(Duration::ZERO, Some(Duration::ZERO));
-        assert!(!overdue.timed_out, "no news");
-        assert_eq!(overdue.forgotten.len(), MAX_OPEN);
+        assert!(link.is_overdue(Duration::ZERO));
+        assert!(!link.is_overdue(Duration::ZERO), "no news");
+        assert_eq!(link.forget(Duration::ZERO).len(), MAX_OPEN);
         assert_eq!(ask(&link, "x"), Ok(()));
     }
 

@@ -15,10 +15,11 @@
 //!  upkeep            one thread: time-outs, clean-up, certificates                 upkeep
 //! ```
 //!
-//! Lock order: an update under way, then the registry; a link's queue alone.
+//! Lock order: an update under way, then the registry, then a link's queue.
 
 mod control;
 mod conversation;
+pub mod daemon;
 pub mod finished;
 mod gate;
 mod link;
@@ -53,7 +54,7 @@ use finished::{Finished, FinishedSink};
 use gate::Gate;
 use link::Link;
 use registry::{Patience, Registry};
-pub use settings::Settings;
+pub use settings::{Group, Settings};
 use turns::Turns;
 use waiting::lock;
 
@@ -143,11 +144,20 @@ impl Dispatcher {
         ended.into_iter().for_each(|ended| (self.finished)(ended));
     }
 
-    fn mark_timed_out(&self, link: &Link, now: Duration) {
-        if lock(&self.registry).timed_out(link.id, now) {
+    /// Marks a relay that owes an answer for longer than `relay_timeout`. Looks and marks under the registry's
+    /// lock: a ping that comes meanwhile counts as later, and clears the mark.
+    fn look_for_silence(&self, link: &Link, now: Duration) {
+        let timeout = self.settings.relay_timeout;
+        let Some(limit) = now.checked_sub(timeout) else {
+            return;
+        };
+        let mut registry = lock(&self.registry);
+        let is_news = link.is_overdue(limit) && registry.timed_out(link.id, now);
+        drop(registry);
+        if is_news {
             log::warn!(
                 "relay {link} has not answered for {} s: no new calls until its next ping",
-                self.settings.relay_timeout.as_secs_f32()
+                timeout.as_secs_f32()
             );
         }
     }
@@ -165,6 +175,12 @@ impl Running {
         if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
             log::info!("certificates have not changed");
         }
+    }
+
+    /// One line on how it goes.
+    pub fn status(&self) -> String {
+        let (relays, sessions) = lock(&self.dispatcher.registry).counts();
+        format!("{relays} relay(s) connected, {sessions} session(s)")
     }
 
     /// Requests that wait for an earlier one of their call.

@@ -42,12 +42,6 @@ impl Served<'_> {
     }
 }
 
-/// A relay that has been asked to take a new call.
-struct Attempt {
-    link: Arc<Link>,
-    since: Duration,
-}
-
 /// A new call on its way to a relay.
 struct Placing<'a> {
     dispatcher: &'a Dispatcher,
@@ -55,7 +49,8 @@ struct Placing<'a> {
     updating: Arc<Updating>,
     deadline: Duration,
     tried: Vec<LinkId>,
-    silent: Vec<Attempt>,
+    /// Asked, and not answered yet.
+    silent: Vec<Arc<Link>>,
 }
 
 impl Dispatcher {
@@ -205,7 +200,7 @@ impl Dispatcher {
                 Some((_, answer)) => Some(answer),
                 None => {
                     log::warn!("[session {call_id}] update: relay {link} does not answer");
-                    self.note_silence(link, started);
+                    self.look_for_silence(link, clock::mono());
                     None
                 }
             },
@@ -272,18 +267,10 @@ impl Dispatcher {
             }
             None => {
                 log::warn!("[session {call_id}] remove: relay {link} does not answer");
-                self.note_silence(link, started);
+                self.look_for_silence(link, clock::mono());
             }
         }
         false
-    }
-
-    /// A relay has been asked at `since` and is not waited for any more.
-    fn note_silence(&self, link: &Link, since: Duration) {
-        let now = clock::mono();
-        if now >= since + self.settings.relay_timeout {
-            self.mark_timed_out(link, now);
-        }
     }
 }
 
@@ -333,7 +320,7 @@ impl Placing<'_> {
             self.tried.push(id);
             match ask_update(&link, self.frame, &self.updating, since) {
                 Ok(()) => {
-                    self.silent.push(Attempt { link, since });
+                    self.silent.push(link);
                     return true;
                 }
                 Err(refused) => {
@@ -345,14 +332,14 @@ impl Placing<'_> {
     }
 
     fn placed(&mut self, id: LinkId, answer: String) -> Option<(Arc<Link>, String)> {
-        let index = self.silent.iter().position(|a| a.link.id == id)?;
-        Some((self.silent.swap_remove(index).link, answer))
+        let index = self.silent.iter().position(|link| link.id == id)?;
+        Some((self.silent.swap_remove(index), answer))
     }
 
     /// False when asking others is of no use.
     fn failed(&mut self, id: LinkId, failure: Failure) -> bool {
-        if let Some(index) = self.silent.iter().position(|a| a.link.id == id) {
-            let link = self.silent.swap_remove(index).link;
+        if let Some(index) = self.silent.iter().position(|link| link.id == id) {
+            let link = self.silent.swap_remove(index);
             self.warn(&format!("relay {link} {failure}"));
         }
         // Without media nobody else knows more: older relays have no ports to give.
@@ -363,9 +350,9 @@ impl Placing<'_> {
         if let Some((id, answer)) = self.updating.give_up() {
             return self.placed(id, answer);
         }
-        for attempt in &self.silent {
-            self.warn(&format!("relay {} does not answer", attempt.link));
-            self.dispatcher.note_silence(&attempt.link, attempt.since);
+        for link in &self.silent {
+            self.warn(&format!("relay {link} does not answer"));
+            self.dispatcher.look_for_silence(link, clock::mono());
         }
         None
     }

@@ -10,13 +10,22 @@ use crate::tls::Passport;
 /// The management socket's file in the runtime directory.
 const MANAGEMENT_SOCKET: &str = "management.sock";
 
+/// A group for the sockets' files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its number.
+    pub id: u32,
+    /// Without the right to give files to it the daemon does not start; else it warns.
+    pub is_required: bool,
+}
+
 /// The configuration keys have the same names.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub socket_path: PathBuf,
     pub socket_mode: u32,
-    /// Group of both sockets' files, by number; none leaves them the daemon's own.
-    pub socket_group: Option<u32>,
+    /// Group of both sockets' files; none leaves them the daemon's own.
+    pub socket_group: Option<Group>,
     /// The management port's UNIX socket.
     pub management_path: PathBuf,
     pub listen: SocketAddr,
@@ -35,7 +44,7 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of a daemon that keeps its sockets in this directory, for this group.
-    pub fn new(config: &DispatcherConfig, runtime_dir: &Path, socket_group: Option<u32>) -> Self {
+    pub fn new(config: &DispatcherConfig, runtime_dir: &Path, socket_group: Option<Group>) -> Self {
         Settings {
             socket_path: runtime_dir.join(&config.socket_path),
             socket_mode: config.socket_mode,

@@ -6,12 +6,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use super::settings::Group;
+
 /// Listens on a socket file with this mode and group.
 ///
 /// # Errors
 /// A sentence that names the file: somebody listens there, it is something else than a socket, or it cannot
 /// be made.
-pub fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener, String> {
+pub fn listen(path: &Path, mode: u32, group: Option<Group>) -> Result<UnixListener, String> {
     let shown = path.display();
     check_free(path)?;
     // The file appears with its mode and group set: the proxy never finds one that it may not use.
@@ -24,9 +26,16 @@ pub fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener
     let listener = UnixListener::bind(&fresh).map_err(|e| failed("listen", e))?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
         .map_err(|e| failed(&format!("set mode {mode:04o}"), e))?;
-    if let Some(group) = group {
-        chown(&fresh, None, Some(group))
-            .map_err(|e| failed(&format!("give it to group {group}"), e))?;
+    if let Some(Group { id, is_required }) = group {
+        match chown(&fresh, None, Some(id)) {
+            Ok(()) => {}
+            Err(error) if is_required => {
+                return Err(failed(&format!("give it to group {id}"), error));
+            }
+            Err(error) => log::warn!(
+                "socket {shown}: cannot be given to group {id}: {error}; it keeps the daemon's own"
+            ),
+        }
     }
     fs::rename(&fresh, path).map_err(|e| failed("put it in place", e))?;
     Ok(listener)

@@ -30,18 +30,16 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
 
 fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
     let settings = &dispatcher.settings;
-    let Some(timed_out) = now.checked_sub(settings.relay_timeout) else {
-        return;
-    };
-    let forgotten = timed_out.checked_sub(settings.relay_recover_interval);
+    let patience = settings.relay_timeout + settings.relay_recover_interval;
     let links = lock(&dispatcher.registry).links();
     for link in links {
-        let overdue = link.overdue(timed_out, forgotten);
-        if overdue.timed_out {
-            dispatcher.mark_timed_out(&link, now);
-        }
+        dispatcher.look_for_silence(&link, now);
+        let Some(limit) = now.checked_sub(patience) else {
+            continue;
+        };
         let is_attempt = |ask: &Ask| matches!(ask, Ask::Update(updating) if updating.is_new);
-        for _ in overdue.forgotten.iter().filter(|ask| is_attempt(ask)) {
+        let forgotten = link.forget(limit);
+        for _ in forgotten.iter().filter(|ask| is_attempt(ask)) {
             lock(&dispatcher.registry).attempt_over(link.id);
         }
     }

@@ -200,6 +200,13 @@ impl<L: Clone> Registry<L> {
         found
     }
 
+    /// Connected relays, and sessions that relays should have.
+    pub fn counts(&self) -> (usize, usize) {
+        let connected = self.relays.values().filter(|relay| relay.link.is_some());
+        let live = self.relays.values().map(|relay| relay.live);
+        (connected.count(), live.sum())
+    }
+
     /// All links, known or not.
     pub fn links(&self) -> Vec<L> {
         self.links.values().map(|l| l.handle.clone()).collect()

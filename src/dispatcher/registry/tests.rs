@@ -117,8 +117,10 @@ fn a_call_stays_on_its_relay() {
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &facts("one"));
     assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.counts(), (1, 1));
     let key = registry.link_lost(a, at(1)).unwrap();
     assert_eq!(registry.place(&call("one")), Place::Away(key));
+    assert_eq!(registry.counts(), (0, 1));
     up(&mut registry, ip(2), None);
     let again = up(&mut registry, ip(1), None);
     assert_eq!(registry.place(&call("one")), Place::On(again, again.0));

@@ -1,0 +1,296 @@
+//! The program itself: its start, its end, its signals, and what it says when it cannot start.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+#[path = "support/bed.rs"]
+mod bed;
+#[path = "support/certs.rs"]
+mod certs;
+
+use bed::{FakeRelay, LONG, Proxy, fresh_directory, offer};
+use certs::Certs;
+
+/// Where one daemon lives.
+struct Home {
+    certs: Certs,
+    config: PathBuf,
+    runtime: PathBuf,
+    port: u16,
+}
+
+/// A daemon in the foreground; killed if the test fails.
+struct Daemon {
+    child: Child,
+}
+
+impl Home {
+    fn new(name: &str) -> Home {
+        let certs = Certs::new();
+        let directory = fresh_directory(name);
+        let (config, runtime) = (directory.join("etc"), directory.join("run"));
+        fs::create_dir_all(&config).unwrap();
+        let (port, management) = (free_port(), free_port());
+        let home = Home {
+            certs,
+            config,
+            runtime,
+            port,
+        };
+        home.configure(&format!(
+            "[Dispatcher]\nlisten = 127.0.0.1:{port}\nlisten_management = 127.0.0.1:{management}\n\
+             [TLS]\ncerts_path = {}\n",
+            home.certs.path().display()
+        ));
+        home
+    }
+
+    fn configure(&self, text: &str) {
+        fs::write(self.config.join("config.ini"), text).unwrap();
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_media-dispatcher"));
+        command.arg("--config-dir").arg(&self.config);
+        command.arg("--runtime-dir").arg(&self.runtime);
+        command.args(more).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs to the end.
+    fn output(&self, more: &[&str]) -> Output {
+        self.command(more).output().unwrap()
+    }
+
+    /// Starts in the foreground and waits until the proxy's socket answers.
+    fn start(&self) -> Daemon {
+        let mut command = self.command(&["--no-fork"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut daemon = Daemon {
+            child: command.spawn().unwrap(),
+        };
+        wait_for("the proxy's socket", || {
+            assert!(daemon.child.try_wait().unwrap().is_none(), "it ended");
+            UnixStream::connect(self.socket()).is_ok()
+        });
+        daemon
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.runtime.join("dispatcher.sock")
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(directory) = self.config.parent() {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+impl Daemon {
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_for("the end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    fn log(&mut self) -> String {
+        let mut text = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let pause = Duration::from_millis(5);
+    let mut waited = Duration::ZERO;
+    while !is_there() {
+        assert!(waited < LONG, "waited for {what}");
+        thread::sleep(pause);
+        waited += pause;
+    }
+}
+
+#[test]
+fn it_serves_until_it_is_told_to_end() {
+    for signal in ["TERM", "INT"] {
+        let home = Home::new(&format!("serves-{signal}"));
+        let mut daemon = home.start();
+        let mut relay =
+            FakeRelay::connect(home.certs.path(), (Ipv4Addr::LOCALHOST, home.port).into());
+        relay.list("[]");
+        let mut proxy = Proxy::connect(&home.socket());
+        proxy.send(offer("one").as_bytes());
+        relay.serve("update", "192.0.2.1 40000");
+        assert_eq!(proxy.answer(), "192.0.2.1 40000");
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code(), Some(0));
+        relay.ends();
+        let left: Vec<_> = fs::read_dir(&home.runtime)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        let log = daemon.log();
+        assert!(log.contains("[session one]"), "{log}");
+    }
+}
+
+#[test]
+fn hup_and_usr1_cut_nothing() {
+    let home = Home::new("hup");
+    let mut daemon = home.start();
+    let mut relay = FakeRelay::connect(home.certs.path(), (Ipv4Addr::LOCALHOST, home.port).into());
+    relay.list("[]");
+    let mut proxy = Proxy::connect(&home.socket());
+    for signal in ["HUP", "USR1"] {
+        daemon.signal(signal);
+    }
+    relay.settle();
+    assert_eq!(proxy.ask("nonsense\r\n\r\n"), "error");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_one_is_refused_and_a_crashed_one_replaced() {
+    let home = Home::new("second");
+    let mut first = home.start();
+    let second = home.output(&["--no-fork"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(!second.stderr.is_empty());
+    let mut proxy = Proxy::connect(&home.socket());
+    assert_eq!(proxy.ask("nonsense\r\n\r\n"), "error", "the first goes on");
+    first.signal("KILL");
+    first.wait();
+    assert!(home.socket().exists(), "left behind");
+    let mut third = home.start();
+    third.signal("TERM");
+    assert_eq!(third.wait().code(), Some(0));
+}
+
+#[test]
+fn it_forks_and_says_when_it_cannot_start() {
+    let home = Home::new("forks");
+    let started = home.output(&[]);
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert_eq!(started.status.code(), Some(0), "{said}");
+    let mut proxy = Proxy::connect(&home.socket());
+    assert_eq!(proxy.ask("nonsense\r\n\r\n"), "error");
+    let again = home.output(&[]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(!again.stderr.is_empty());
+    let pid = fs::read_dir(&home.runtime)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "pid"))
+        .expect("a pid file");
+    let number = fs::read_to_string(&pid).unwrap();
+    let sent = Command::new("kill")
+        .args(["-s", "TERM", number.trim()])
+        .status();
+    assert!(sent.unwrap().success());
+    wait_for("its end", || !pid.exists() && !home.socket().exists());
+}
+
+#[test]
+fn the_configuration_is_checked_without_a_start() {
+    let home = Home::new("check");
+    assert_eq!(home.output(&["--check-config"]).status.code(), Some(0));
+    assert!(!home.socket().exists());
+    home.configure("[Dispatcher]\nlisten = nowhere at all\n");
+    for arguments in [["--check-config"], ["--no-fork"]] {
+        let checked = home.output(&arguments);
+        assert_eq!(checked.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(said.contains("config.ini:2"), "{said}");
+    }
+    home.configure("[Dispatcher]\npassport = nonsense\n");
+    let checked = home.output(&["--check-config"]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert_eq!(home.output(&["--no-such-option"]).status.code(), Some(2));
+}
+
+#[test]
+fn missing_certificates_are_named() {
+    let home = Home::new("certificates");
+    fs::remove_file(home.certs.file("dispatcher.key")).unwrap();
+    let started = home.output(&["--no-fork"]);
+    assert_eq!(started.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(said.contains("dispatcher.key"), "{said}");
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_and_when_it_ends() {
+    let home = Home::new("systemd");
+    let path = home.config.join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    let mut command = home.command(&["--systemd"]);
+    command.env("NOTIFY_SOCKET", &path);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut daemon = Daemon {
+        child: command.spawn().unwrap(),
+    };
+    let heard = |what: &str| {
+        let mut buffer = [0; 1000];
+        loop {
+            let count = socket.recv(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if text.lines().any(|line| line == what) {
+                return;
+            }
+        }
+    };
+    heard("READY=1");
+    assert!(UnixStream::connect(home.socket()).is_ok());
+    daemon.signal("TERM");
+    heard("STOPPING=1");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_in_mid_request_does_not_hold_up_the_end() {
+    let home = Home::new("busy");
+    let mut daemon = home.start();
+    let mut relay = FakeRelay::connect(home.certs.path(), (Ipv4Addr::LOCALHOST, home.port).into());
+    relay.list("[]");
+    let mut proxy = Proxy::connect(&home.socket());
+    proxy.send(offer("one").as_bytes());
+    relay.asked();
+    let mut half = UnixStream::connect(home.socket()).unwrap();
+    half.write_all(b"update\r\ntype: ").unwrap();
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
+}
