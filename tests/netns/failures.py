@@ -126,7 +126,7 @@ def dispatcher_killed(scene):
     caller, callee = scene.two_phones()
     scene.start()
     steps = [Setup(A, B), Talk(5500), Reinvite(CALLER, hold(A, 'sendonly'), hold(B, 'recvonly'), {0: 'keep'}), TALK,
-             Reinvite(CALLEE, B, A, {0: 'keep'}), LAST, Bye(CALLEE)]
+             Reinvite(CALLEE, B, A, {0: 'keep'}), Talk(3700), Bye(CALLEE)]
     scene.place(scene.call(caller, callee, steps), seconds=3)
     scene.until_flowing()
     scene.daemons.dispatcher.kill()
