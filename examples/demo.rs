@@ -23,6 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::sys::clock;
+use mediaproxy::sys::signals::SignalWaiter;
 
 use calls::{Call, Step};
 use daemons::{Daemons, PortRange, Scratch};
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
 
 /// The whole of it; whether nothing was lost.
 fn run(binaries: &Path) -> Result<bool, String> {
-    watch_for_interrupts()?;
+    watch_for_interrupts();
     let scratch = Scratch::new("mediaproxy-demo")?;
     let directory = scratch.path();
     println!(
@@ -93,9 +94,13 @@ fn run(binaries: &Path) -> Result<bool, String> {
     Ok(clean)
 }
 
-/// Ctrl-C and TERM end the demo in good order.
-fn watch_for_interrupts() -> Result<(), String> {
-    Ok(())
+/// Ctrl-C and TERM end the demo in good order. To be called before any thread is started.
+fn watch_for_interrupts() {
+    let signals = SignalWaiter::block();
+    thread::spawn(move || {
+        signals.wait();
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    });
 }
 
 fn interrupted() -> Result<(), String> {

@@ -34,7 +34,7 @@ impl Dir {
     }
 
     /// Messages with the file's path left out.
-    fn short(&self, messages: Vec<String>) -> Vec<String> {
+    fn short(&self, messages: &[String]) -> Vec<String> {
         let path = self.0.join("config.ini").display().to_string();
         messages
             .iter()
@@ -67,7 +67,7 @@ fn errors<T>(
     let dir = Dir::with(text);
     match load(&dir.0) {
         Ok(_) => Vec::new(),
-        Err(error) => dir.short(error.messages()),
+        Err(error) => dir.short(&error.messages()),
     }
 }
 
@@ -185,7 +185,7 @@ fn a_file_in_use() {
     assert_eq!(config.traffic_sampling_period, None);
     assert_eq!(config.tls.certs_path, Path::new("/srv/100%/tls"));
     assert_eq!(
-        dir.short(loaded.warnings),
+        dir.short(&loaded.warnings),
         [
             "12: [Relay] unknown key \"routeable\", ignored",
             "14: [Relay] userspace_transmit_every: has no effect: every packet is sent",
@@ -223,13 +223,16 @@ fn a_missing_file() {
     let dir = Dir::new();
     let error = config::load_relay(&dir.0).unwrap_err();
     assert_eq!(
-        dir.short(error.messages()),
+        dir.short(&error.messages()),
         [
             "cannot be read: No such file or directory (os error 2); it must say at least [Relay] dispatchers"
         ]
     );
     let loaded = config::load_dispatcher(&dir.0).unwrap();
-    assert_eq!(dir.short(loaded.warnings), ["not found: all defaults hold"]);
+    assert_eq!(
+        dir.short(&loaded.warnings),
+        ["not found: all defaults hold"]
+    );
 }
 
 #[test]
@@ -242,8 +245,8 @@ fn a_file_that_is_none() {
         "{error}"
     );
     assert_eq!(
-        errors(config::load_dispatcher, vec![b'\n'; 1024 * 1024 + 1]),
-        ["cannot be read: larger than 1 MiB; allowed: a configuration file"]
+        errors(config::load_dispatcher, vec![b'\n'; 256 * 1024 + 1]),
+        ["cannot be read: larger than 256 KiB; allowed: a configuration file"]
     );
 }
 
@@ -365,6 +368,13 @@ fn errors_of_the_dispatcher() {
             ],
         ),
         (
+            "[a\x1b]\n\x1b = 1\n\x1b = %(x)s",
+            &[
+                "4: [a\\x1b] \\x1b: refers to another key by %(...)s; allowed: the value itself, with %% for a percent sign",
+                "4: [a\\x1b] \\x1b: given a second time, first in line 3; allowed: once",
+            ],
+        ),
+        (
             "[OpenSER]\nsocket_path = /a\n[OpenSIPS]\nsocket_path = /b",
             &["5: [OpenSIPS] socket_path: given a second time, first in line 3; allowed: once"],
         ),
@@ -372,6 +382,24 @@ fn errors_of_the_dispatcher() {
     for (text, expected) in table {
         let text = format!("[Dispatcher]\n{text}");
         assert_eq!(errors(config::load_dispatcher, &text), *expected, "{text}");
+    }
+}
+
+/// As much as a file may hold, of what costs most: bounded in time and in words.
+#[test]
+fn full_of_nonsense() {
+    for piece in [
+        "a=1\n",
+        "[x]\n",
+        "[Relay]\n",
+        "bcdefg = 1\n ;\n",
+        "x\n",
+        "\u{ff} = 1\n",
+        "[Relay]\nport_rang=\n",
+    ] {
+        let text = format!("[Relay]\n{}", piece.repeat(256 * 1024 / piece.len()));
+        let messages = errors(config::load_relay, text);
+        assert!((1..=51).contains(&messages.len()));
     }
 }
 
@@ -398,6 +426,23 @@ fn every_key_is_read() {
     }
 }
 
+/// What is missing may stand there under a wrong name.
+#[test]
+fn warnings_beside_errors() {
+    let dir = Dir::with("[Relay]\ndispatcher = a\n");
+    let error = config::load_relay(&dir.0).unwrap_err().to_string();
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].contains("[Relay] dispatchers: not set"), "{error}");
+    assert!(lines[1].starts_with("warning: "), "{error}");
+    assert!(
+        lines[1].ends_with(
+            "config.ini:2: [Relay] unknown key \"dispatcher\", ignored; is dispatchers meant?"
+        ),
+        "{error}"
+    );
+}
+
 #[test]
 fn warnings() {
     let dir = Dir::with(
@@ -405,7 +450,7 @@ fn warnings() {
     );
     let loaded = config::load_dispatcher(&dir.0).unwrap();
     assert_eq!(
-        dir.short(loaded.warnings),
+        dir.short(&loaded.warnings),
         [
             "2: [Dispatcher] management_use_tls: no, and 0.0.0.0:25061 is no loopback address: whoever reaches that port sees all calls",
             "3: [Dispatcher] relay_retry: not below relay_timeout: a call whose relay is silent gets no other one",

@@ -5,12 +5,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
+use log::LevelFilter;
+use mediaproxy::logging;
 use mediaproxy::sys::process::{self, Mode, Process};
 use mediaproxy::sys::signals::{Signal, SignalWaiter};
 
@@ -32,6 +35,7 @@ const TESTS: &[Test] = &[
     ("no_runtime_directory", no_runtime_directory),
     ("systemd", systemd),
     ("foreground", foreground),
+    ("journal", journal),
 ];
 
 fn main() -> ExitCode {
@@ -64,7 +68,7 @@ fn main() -> ExitCode {
 /// The daemon of a test, in the role that it names.
 fn daemon(role: &str, dir: &Path) -> ExitCode {
     let mode = match role {
-        "systemd" => Mode::Systemd,
+        "systemd" | "journal" => Mode::Systemd,
         "foreground" | "foreground_fails" => Mode::Foreground,
         _ => Mode::Background,
     };
@@ -87,6 +91,7 @@ fn daemon(role: &str, dir: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         "panics" => panic!("on purpose"),
+        "journal" => log_much(&dir.join("news")),
         _ => serve(process, &signals, &dir.join("news")),
     }
 }
@@ -123,6 +128,25 @@ fn serve(mut process: Process, signals: &SignalWaiter, news: &Path) -> ExitCode 
             return ExitCode::SUCCESS;
         }
     }
+}
+
+/// More than a journal that does not read takes; more again when it has read.
+fn log_much(news: &Path) -> ExitCode {
+    logging::start(Mode::Systemd, NAME, LevelFilter::Info);
+    let mut news = UnixStream::connect(news).unwrap();
+    log::warn!("one\ntwo");
+    for number in 0..4000 {
+        log::warn!("{number} {}", "x".repeat(500));
+    }
+    writeln!(news, "behind").unwrap();
+    BufReader::new(news).read_line(&mut String::new()).unwrap();
+    let worker = std::thread::Builder::new().name("worker".into());
+    let panics = worker.spawn(|| panic!("on purpose")).unwrap();
+    assert!(panics.join().is_err());
+    log::debug!("not at this level");
+    assert!(logging::toggle_debug());
+    assert!(!logging::toggle_debug());
+    ExitCode::SUCCESS
 }
 
 fn shell_kill(signal: &str, pid: u32) {
@@ -397,4 +421,51 @@ fn foreground(bed: &Bed) {
     daemon.line();
     daemon.ends_by("TERM");
     assert!(child.wait().unwrap().success());
+}
+
+fn journal(bed: &Bed) {
+    let (mut reader, stderr) = UnixStream::pair().unwrap();
+    let mut command = bed.command("journal");
+    command
+        .env_remove("NOTIFY_SOCKET")
+        .stderr(OwnedFd::from(stderr));
+    let mut child = command.spawn().unwrap();
+    // The command keeps a copy of the other end.
+    drop(command);
+    let (mut news, _) = bed.listener.accept().unwrap();
+    news.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut line = String::new();
+    BufReader::new(news.try_clone().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "behind\n");
+
+    reader.set_nonblocking(true).unwrap();
+    let mut text = Vec::new();
+    assert!(
+        reader.read_to_end(&mut text).is_err(),
+        "the daemon is still there"
+    );
+    news.write_all(b"go\n").unwrap();
+    reader.set_nonblocking(false).unwrap();
+    reader.read_to_end(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+
+    let text = String::from_utf8(text).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "<4>one\\x0atwo");
+    let whole = format!(" {}", "x".repeat(500));
+    let numbered = lines.iter().filter(|line| line.ends_with(&whole)).count();
+    let lost = format!(
+        "<4>{} log lines were lost: the log daemon did not take them",
+        4000 - numbered
+    );
+    let rest = &lines[1 + numbered..];
+    assert_eq!(rest[0], lost);
+    assert!(
+        rest[1].starts_with("<3>thread worker panicked at tests/daemonize.rs:"),
+        "{rest:?}"
+    );
+    assert!(rest[1].ends_with(": on purpose"), "{rest:?}");
+    assert_eq!(rest.len(), 2);
 }

@@ -12,7 +12,7 @@ fn the_demo_loses_nothing_and_leaves_nothing() {
     let demo = binaries.join("examples/demo");
     assert!(
         demo.exists(),
-        "{}: cargo builds examples before tests",
+        "{}: build it by `cargo build --example demo` (a plain `cargo test` does)",
         demo.display()
     );
     let scratch = std::env::temp_dir().join(format!("mediaproxy-demo-test-{}", std::process::id()));

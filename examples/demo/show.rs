@@ -79,8 +79,8 @@ impl Screen {
 
     fn table(&mut self, passed: Duration, sessions: &[String]) -> Vec<String> {
         let mut lines = vec![format!(
-            "   {:<20} {:<6} {:<8} {:>8} {:>8} {:>9}  {:<10} {}",
-            "session", "stream", "status", "caller", "callee", "kbit/s", "codec", "relay's ports"
+            " {:<17} {:<5} {:<8} {:>6} {:>6} {:>6}  {:<11} {}",
+            "session", "media", "status", "caller", "callee", "kbit/s", "codec", "relay ports"
         )];
         let sessions = sessions.iter().flat_map(|line| serde_json::from_str(line));
         let mut sessions: Vec<Value> = sessions.collect();
@@ -106,7 +106,7 @@ impl Screen {
         let rate = bytes.saturating_sub(old) as f64 * 8.0 / seconds / 1000.0;
         let port = |name: &str| text(&stream[name]).rsplit(':').next().unwrap_or("");
         format!(
-            "   {:<20} {:<6} {:<8} {:>8} {:>8} {:>9.0}  {:<10} {} {}",
+            " {:<17} {:<5} {:<8} {:>6} {:>6} {:>6.0}  {:<11} {:>5} {:>5}",
             call,
             text(&stream["media_type"]),
             text(&stream["status"]),
@@ -127,25 +127,17 @@ fn text(value: &Value) -> &str {
 /// The books of all flows. Whether everything arrived once, and the relay counted what was sent.
 pub fn totals(calls: &[Call], sessions: &[String]) -> bool {
     println!(
-        "{:<24} {:<30} {:>6} {:>8} {:>5} {:>7} {:>7} {:>9} {:>9}",
-        "call",
-        "direction",
-        "sent",
-        "received",
-        "lost",
-        "doubled",
-        "crossed",
-        "median ms",
-        "max ms"
+        "{:<28} {:>5} {:>8} {:>4} {:>7} {:>7} {:>6} {:>7}",
+        "Packets", "sent", "received", "lost", "doubled", "crossed", "median", "max ms"
     );
     let mut clean = true;
     let mut all = (0, 0);
     for call in calls {
         let sums = call.sums();
+        println!("{}", call.title);
         for (direction, sum) in &sums {
             println!(
-                "{:<24} {direction:<30} {:>6} {:>8} {:>5} {:>7} {:>7} {:>9.3} {:>9.3}",
-                call.title,
+                "  {direction:<26} {:>5} {:>8} {:>4} {:>7} {:>7} {:>6.3} {:>7.3}",
                 sum.sent,
                 sum.received,
                 sum.lost,

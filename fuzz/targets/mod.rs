@@ -5,6 +5,7 @@ mod config;
 mod dispatcher;
 mod engine;
 mod proto;
+mod relay;
 mod tls;
 
 use std::io::Write;
@@ -25,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     target("certificate", tls::certificate),
     target("config", config::run),
     target("demux", proto::demux),
+    target("dns", relay::dns),
     target("engine", engine::run),
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),

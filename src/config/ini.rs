@@ -9,7 +9,7 @@
 //! Read as bytes: comments may be in any character set, what counts must be UTF-8. What sections and keys
 //! mean is not known here.
 
-use super::problem::{Problem, quoted};
+use super::problem::{Problem, quoted, shown};
 
 /// One `[Name]` with its keys. A section that is opened twice stands here twice.
 #[derive(Debug, PartialEq, Eq)]
@@ -159,7 +159,8 @@ fn unescape_values(section: &mut Section, problems: &mut Vec<Problem>) {
         if plain.contains("%(") {
             let text = format!(
                 "[{}] {}: refers to another key by %(...)s; allowed: the value itself, with %% for a percent sign",
-                section.name, entry.key
+                shown(&section.name),
+                shown(&entry.key)
             );
             problems.push(Problem::new(entry.line, text));
         }

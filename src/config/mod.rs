@@ -5,7 +5,7 @@
 //!  load_relay, load_dispatcher    the file, what it says beyond our keys, the settings
 //!  RelayConfig, DispatcherConfig  the settings, and the rules between them     relay, dispatcher, shared
 //!  Section                        a key's value or its default                 section
-//!  KEYS                           every key: default, unit, meaning            keys
+//!  KEYS                           every key: default, unit, meaning            keys, suggest
 //!  values, database               a value from text to type
 //!  ini, problem                   lines; errors and warnings
 //! ```
@@ -21,6 +21,7 @@ mod problem;
 mod relay;
 mod section;
 mod shared;
+mod suggest;
 mod values;
 
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ pub use dispatcher::DispatcherConfig;
 use ini::Section as Lines;
 pub use keys::{KEYS, Key};
 pub use problem::ConfigError;
-use problem::{Problem, quoted};
+use problem::{Problem, quoted, shown};
 pub use relay::RelayConfig;
 pub use shared::{
     DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
@@ -47,7 +48,7 @@ pub use values::{
 pub const FILE_NAME: &str = "config.ini";
 
 /// A larger file is no configuration.
-const LARGEST: u64 = 1024 * 1024;
+const LARGEST: u64 = 256 * 1024;
 
 /// What each daemon reads.
 const RELAY_SECTIONS: &[&str] = &["Relay", "TLS"];
@@ -122,7 +123,11 @@ fn load<T>(
                 _ => "",
             };
             let text = format!("cannot be read: {error}{hint}");
-            return Err(ConfigError::new(&path, vec![Problem::new(None, text)]));
+            return Err(ConfigError::new(
+                &path,
+                vec![Problem::new(None, text)],
+                warnings,
+            ));
         }
     };
     understand((dir, path), &bytes, warnings, sections, read)
@@ -170,10 +175,10 @@ fn understand<T>(
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded {
             config,
-            warnings: ConfigError::new(&path, warnings).messages(),
+            warnings: problem::listed(&path, warnings),
             path,
         }),
-        _ => Err(ConfigError::new(&path, errors)),
+        _ => Err(ConfigError::new(&path, errors, warnings)),
     }
 }
 
@@ -184,7 +189,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
         .read_to_end(&mut bytes)?;
     if read as u64 > LARGEST {
         return Err(io::Error::other(
-            "larger than 1 MiB; allowed: a configuration file",
+            "larger than 256 KiB; allowed: a configuration file",
         ));
     }
     Ok(bytes)
@@ -199,8 +204,9 @@ fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
             let first = *first_lines.entry(key).or_insert(entry.line);
             if first != entry.line {
                 let text = format!(
-                    "[{name}] {}: given a second time, first in line {first}; allowed: once",
-                    entry.key
+                    "[{}] {}: given a second time, first in line {first}; allowed: once",
+                    shown(name),
+                    shown(&entry.key)
                 );
                 errors.push(Problem::new(entry.line, text));
             }
@@ -211,20 +217,26 @@ fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
 /// What is in the file and has no effect. `ours` are the sections that this daemon reads.
 fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
     for section in file {
+        // What nobody will read is not thought about: a file may be full of it.
+        let suggesting = warnings.len() < problem::SHOWN;
         let ignored = keys::IGNORED_SECTIONS
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
         let text = match (keys::section(&section.name), ignored) {
             (Some(name), _) => {
                 if ours.contains(&name) {
-                    let unknown = section.entries.iter();
-                    warnings.extend(unknown.filter_map(|entry| key_warning(name, entry)));
+                    for entry in &section.entries {
+                        let suggesting = warnings.len() < problem::SHOWN;
+                        warnings.extend(key_warning(name, entry, suggesting));
+                    }
                 }
                 continue;
             }
             (None, Some((name, why))) => format!("[{name}] has no effect: {why}"),
             (None, None) => {
-                let meant = keys::section_suggestion(&section.name)
+                let suggestion = suggesting.then(|| suggest::section(&section.name));
+                let meant = suggestion
+                    .flatten()
                     .map_or(String::new(), |name| format!("; is [{name}] meant?"));
                 let name = quoted(&section.name);
                 format!("unknown section {name}, ignored with all its keys{meant}")
@@ -234,14 +246,15 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
     }
 }
 
-fn key_warning(section: &str, entry: &ini::Entry) -> Option<Problem> {
+fn key_warning(section: &str, entry: &ini::Entry, suggesting: bool) -> Option<Problem> {
     let text = match keys::find(section, &entry.key) {
         Some(key) => {
             let why = key.ignored?;
             format!("[{section}] {}: has no effect: {why}", key.name)
         }
         None => {
-            let meant = match keys::suggestion(section, &entry.key) {
+            let suggestion = suggesting.then(|| suggest::key(section, &entry.key));
+            let meant = match suggestion.flatten() {
                 Some(key) if key.section == section => format!("; is {} meant?", key.name),
                 Some(key) => format!("; it belongs to [{}]", key.section),
                 None => String::new(),

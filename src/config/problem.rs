@@ -1,10 +1,10 @@
 //! What is wrong, or odd, in a configuration: with file and line, in words for the administrator.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Problems beyond this many are only counted: a file that is no configuration has one in each line.
-const SHOWN: usize = 50;
+pub const SHOWN: usize = 50;
 
 /// One error or one warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,50 +36,65 @@ impl Problem {
     }
 }
 
-/// Everything that keeps a configuration from being used; displayed one a line.
+/// Everything that keeps a configuration from being used. Displayed one a line, warnings after the errors: a
+/// key that is missing may stand there under a wrong name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    file: PathBuf,
-    problems: Vec<Problem>,
+    messages: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl ConfigError {
-    pub fn new(file: &Path, mut problems: Vec<Problem>) -> ConfigError {
-        problems.sort_by_key(|problem| problem.line);
+    pub fn new(file: &Path, errors: Vec<Problem>, warnings: Vec<Problem>) -> ConfigError {
         ConfigError {
-            file: file.to_owned(),
-            problems,
+            messages: listed(file, errors),
+            warnings: listed(file, warnings),
         }
     }
 
     /// Each error as `file:line: what was read; what is allowed`, in the order of the lines.
     pub fn messages(&self) -> Vec<String> {
-        let file = self.file.display();
-        let shown = self.problems.iter().take(SHOWN);
-        let mut messages: Vec<String> = shown.map(|problem| problem.show(&file)).collect();
-        let more = self.problems.len().saturating_sub(SHOWN);
-        if more > 0 {
-            messages.push(format!("{file}: {more} more errors"));
-        }
-        messages
+        self.messages.clone()
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.messages().join("\n"))
+        f.write_str(&self.messages.join("\n"))?;
+        for warning in &self.warnings {
+            write!(f, "\nwarning: {warning}")?;
+        }
+        Ok(())
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// A text from the file in quotes: control characters escaped, cut where it is long.
+/// Each as `file:line: text`, in the order of the lines.
+pub fn listed(file: &Path, mut problems: Vec<Problem>) -> Vec<String> {
+    problems.sort_by_key(|problem| problem.line);
+    let file = file.display();
+    let shown = problems.iter().take(SHOWN);
+    let mut list: Vec<String> = shown.map(|problem| problem.show(&file)).collect();
+    let more = problems.len().saturating_sub(SHOWN);
+    if more > 0 {
+        list.push(format!("{file}: {more} more of these"));
+    }
+    list
+}
+
+/// A text from the file in quotes, fit to be shown.
 pub fn quoted(text: &str) -> String {
+    format!("\"{}\"", shown(text))
+}
+
+/// A text from the file: control characters escaped, cut where it is long.
+pub fn shown(text: &str) -> String {
     const LONGEST: usize = 80;
     let cut = text.char_indices().nth(LONGEST);
-    match cut {
-        Some((end, _)) => format!("\"{}...\"", escaped(&text[..end])),
-        None => format!("\"{}\"", escaped(text)),
+    match cut.and_then(|(end, _)| text.get(..end)) {
+        Some(start) => format!("{}...", escaped(start)),
+        None => escaped(text),
     }
 }
 
@@ -106,13 +121,15 @@ mod tests {
             .map(|line| Problem::new(line, "bad"))
             .collect();
         problems.push(Problem::new(None, "missing"));
-        let error = ConfigError::new(Path::new("/c.ini"), problems);
+        let error = ConfigError::new(Path::new("/c.ini"), problems, vec![Problem::new(7, "odd")]);
         let messages = error.messages();
         assert_eq!(messages.len(), 51);
         assert_eq!(messages[0], "/c.ini: missing");
         assert_eq!(messages[1], "/c.ini:1: bad");
-        assert_eq!(messages[50], "/c.ini: 11 more errors");
-        assert_eq!(error.to_string().lines().count(), 51);
+        assert_eq!(messages[50], "/c.ini: 11 more of these");
+        let shown = error.to_string();
+        assert_eq!(shown.lines().count(), 52);
+        assert!(shown.ends_with("\nwarning: /c.ini:7: odd"), "{shown}");
     }
 
     #[test]

@@ -55,8 +55,9 @@ impl Resolver for System {
     }
 }
 
-/// The targets in an answer; none where it is not an answer at all.
-fn parse_srv(answer: &[u8]) -> Option<Vec<String>> {
+/// The targets in an answer; none where it is not an answer at all. Public for the fuzz targets alone.
+#[doc(hidden)]
+pub fn parse_srv(answer: &[u8]) -> Option<Vec<String>> {
     let packet = Packet::parse(answer).ok()?;
     let targets = packet
         .answers

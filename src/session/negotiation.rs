@@ -133,6 +133,11 @@ impl Session {
         context: &mut Context<'_>,
     ) -> Result<(), Refusal> {
         let first_fresh = self.streams.len();
+        if first_fresh == 0 {
+            // Most sessions never have more than these, and a stream is large: no room for others.
+            let wanted = media.iter().filter(|line| line.port != 0).count();
+            self.streams.reserve_exact(wanted.min(STREAMS_KEPT));
+        }
         let mut slots = Vec::with_capacity(media.len());
         for (line, description) in media.iter().enumerate() {
             let stream = if description.port == 0 {

@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use super::check;
+
 /// On which side of the fork one is.
 pub enum Forked {
     Parent(Child),
@@ -46,8 +48,7 @@ pub fn fork() -> io::Result<Forked> {
     }
     io::stdout().flush()?;
     // SAFETY: one thread: the child may go on as any process may.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
+    match check(unsafe { libc::fork() })? {
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(Child(pid))),
     }
@@ -60,13 +61,10 @@ pub fn fork() -> io::Result<Forked> {
 /// # Errors
 /// `/dev/null` or `/` is missing, or the process leads a group already.
 pub fn detach() -> io::Result<()> {
-    // SAFETY: plain calls without pointers.
-    unsafe {
-        if libc::setsid() == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        libc::umask(0o022);
-    }
+    // SAFETY: a plain call without pointers.
+    check(unsafe { libc::setsid() })?;
+    // SAFETY: as above; never fails.
+    unsafe { libc::umask(0o022) };
     std::env::set_current_dir("/")?;
     let null = null()?;
     replace(libc::STDIN_FILENO, &null)?;
@@ -87,8 +85,6 @@ fn null() -> io::Result<File> {
 
 fn replace(descriptor: libc::c_int, file: &File) -> io::Result<()> {
     // SAFETY: both descriptors are open or to be replaced; standard ones belong to nobody.
-    match unsafe { libc::dup2(file.as_raw_fd(), descriptor) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    check(unsafe { libc::dup2(file.as_raw_fd(), descriptor) })?;
+    Ok(())
 }

@@ -123,10 +123,10 @@ def relay_ended(scene):
 @scenario('dispatcher-killed', standin=False)
 def dispatcher_killed(scene):
     """The dispatcher dies and is started again: the media does not notice, the call can be changed and ended."""
-    caller, callee = scene.two_phones()
-    scene.start()
+    # The relay tries again after a second, and each second after that where the dispatcher is not up by then.
+    caller, callee = limited(scene, reconnect_delay=1)
     steps = [Setup(A, B), Talk(5500), Reinvite(CALLER, hold(A, 'sendonly'), hold(B, 'recvonly'), {0: 'keep'}), TALK,
-             Reinvite(CALLEE, B, A, {0: 'keep'}), LAST, Bye(CALLEE)]
+             Reinvite(CALLEE, B, A, {0: 'keep'}), Talk(3700), Bye(CALLEE)]
     scene.place(scene.call(caller, callee, steps), seconds=3)
     scene.until_flowing()
     scene.daemons.dispatcher.kill()
@@ -169,7 +169,7 @@ def broken_connections(path):
             left.append(sock)
         else:
             sock.close()
-    for junk, closes in (('\r\n\r\n', False), ('nonsense\r\n\r\n', False), ('update\r\nno colon\r\n\r\n', False), ('remove\r\n\r\n', False),
+    for junk, closes in (('nonsense\r\n\r\n', False), ('update\r\nno colon\r\n\r\n', False), ('remove\r\n\r\n', False),
                          ('update\r\nx: ' + 'y' * 70000 + '\r\n\r\n', True)):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(2)
@@ -180,7 +180,7 @@ def broken_connections(path):
             rest = sock.recv(100) if closes else b''
         except (BrokenPipeError, ConnectionResetError):
             answer, rest = b'error\r\n', b''
-        if junk.strip() and answer != b'error\r\n' or rest:
+        if answer != b'error\r\n' or rest:
             raise Failed('the dispatcher answered %r, then %r, to %r' % (answer, rest, junk[:40]))
         sock.close()
     return left
@@ -282,7 +282,7 @@ def ended_by_proxy(scene):
     """An operator ends the call at the SIP proxy, by dlg.end_dlg."""
     caller, callee = scene.two_phones()
     scene.start()
-    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()]), seconds=0.6)
+    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()], least=50), seconds=0.6)
     scene.until_flowing()
     party = scene.parties[0][0]
     scene.loop.until(lambda: not any(p.sending() for p in scene.parties[0]), 5, 'the phones to fall silent')

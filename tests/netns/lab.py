@@ -44,8 +44,8 @@ class Lab:
     def host(self, role):
         """A namespace for this role; its name."""
         name = '%s-%s' % (self.prefix, role)
+        self.namespaces.append(name)  # first: a signal may come in between
         run('ip', 'netns', 'add', name)
-        self.namespaces.append(name)
         run('ip', '-n', name, 'link', 'set', 'lo', 'up')
         self.interfaces[name] = 0
         return name
@@ -136,5 +136,15 @@ class Lab:
                 process.kill()
                 process.wait()
         for name in self.namespaces:
-            subprocess.run(['ip', 'netns', 'del', name], stderr=subprocess.DEVNULL, check=False)
+            self.clear(name)
         self.namespaces = []
+
+    def clear(self, name):
+        """Takes a namespace away with whatever still runs in it: children whose parent was killed."""
+        left = subprocess.run(['ip', 'netns', 'pids', name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+        for pid in left.stdout.split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        subprocess.run(['ip', 'netns', 'del', name], stderr=subprocess.DEVNULL, check=False)

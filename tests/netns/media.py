@@ -61,6 +61,20 @@ def header(head, name):
     return found.group(1) if found else ''
 
 
+def recording(path, packets, payload_type, ssrc):
+    """A pcap of RTP and RTCP for sipp to play: what matters is the payloads and the distance of the ports."""
+    with open(path, 'wb') as f:
+        f.write(struct.pack('<IHHiIII', 0xa1b2c3d4, 2, 4, 0, 0, 65535, 1))
+        for number in range(packets):
+            rtp = struct.pack('!BBHII', 0x80, payload_type, number, number * 160, ssrc).ljust(PAYLOAD, b'.')
+            report = struct.pack('!BBHIII', 0x81, 201, 2, ssrc, number, 0)
+            for port, data in [(6000, rtp)] + [(6001, report)] * (number % RTCP_EVERY == 0):
+                udp = struct.pack('!HHHH', port, port, 8 + len(data), 0) + data
+                ip = struct.pack('!BBHHHBBH8x', 0x45, 0, 20 + len(udp), number, 0, 64, 17, 0) + udp
+                frame = bytes(12) + b'\x08\x00' + ip
+                f.write(struct.pack('<IIII', 1000 + number // 50, number % 50 * 20000, len(frame), len(frame)) + frame)
+
+
 class Capture:
     """All IPv4 UDP datagrams on one interface of a host, in both directions, with the kernel's time."""
 

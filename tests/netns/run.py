@@ -7,6 +7,7 @@ Each scenario runs in a process of its own with its own namespaces, daemons and 
 """
 import argparse
 import ctypes
+import glob
 import os
 import shutil
 import signal
@@ -30,7 +31,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TOOLS = ('ip', 'nft', 'kamailio', 'sipp', 'conntrack', 'openssl', 'sysctl')
 # A scenario that is not done by then is stuck, seconds.
 LONGEST = 120
-PASSED, FAILED, SKIPPED = 0, 1, 77
+PASSED, FAILED, SKIPPED, STALLED = 0, 1, 77, 75
+# A failure is not the daemons' when nothing ran on this machine for so long (Kamailio waits 500 ms for an answer): such a
+# scenario is run once more.
+STALL = 0.2
 
 
 def arguments():
@@ -73,6 +77,8 @@ def missing(options):
     tools = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
     if tools:
         return 'not installed: ' + ' '.join(tools)
+    if not any(glob.glob(folder + '/kamailio/modules/mediaproxy.so') for folder in ('/usr/lib*', '/usr/lib/*', '/usr/local/lib*')):
+        return "Kamailio's mediaproxy module is not installed"
     if not options.standin:
         absent = [n for n in ('media-dispatcher', 'media-relay') if not os.access(os.path.join(options.bin, n), os.X_OK)]
         if absent:
@@ -90,9 +96,9 @@ def job(options):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner passes it on as TERM
     prefix, scratch = options.job
     name, _, mode = options.scenario[0].partition('/')
-    scene = None
+    scene = Scene(options, mode, prefix, scratch)
     try:
-        scene = Scene(options, mode, prefix, scratch)
+        scene.open()
         said = scenarios.ALL[name].run(scene)
     except scenarios.Skip as reason:
         print(reason)
@@ -107,19 +113,24 @@ def job(options):
         return PASSED
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on it is being cleaned up
-        if scene:
-            scene.close()
-    if scene:
-        for pair in scene.parties:
-            for party in pair:
-                print('  %s:' % party.name)
-                for sdp in party.passed:
-                    print('    %.3f %s %s %s' % (sdp.time % 1000, 'sent' if sdp.out else 'got ', sdp.carrier,
-                                                 ' '.join('%s %s:%d %s' % line for line in sdp.lines)))
-        for command in scene.tap.commands if scene.tap else ():
-            print('  ' + str(command))
-    print('\n'.join(daemons.tails(scratch)))
+        scene.close()
+    tell(scene)
+    if scene.loop.stalled > STALL:
+        print('the machine stood still for %.2f s' % scene.loop.stalled)
+        return STALLED
     return FAILED
+
+
+def tell(scene):
+    """What passed in a failed scenario, and the ends of the logs."""
+    for party in (party for pair in scene.parties for party in pair):
+        print('  %s:' % party.name)
+        for sdp in party.passed:
+            print('    %.3f %s %s %s' % (sdp.time % 1000, 'sent' if sdp.out else 'got ', sdp.carrier,
+                                         ' '.join('%s %s:%d %s' % line for line in sdp.lines)))
+    for command in scene.tap.commands if scene.tap else ():
+        print('  ' + str(command))
+    print('\n'.join(daemons.tails(scene.scratch)))
 
 
 # All of them
@@ -129,6 +140,7 @@ class Runner:
     def __init__(self, options, scratch):
         self.options, self.scratch = options, scratch
         self.running, self.counts, self.serial = {}, {PASSED: 0, FAILED: 0, SKIPPED: 0}, 0
+        self.again = []
 
     def launch(self, scenario, mode):
         self.serial += 1
@@ -153,6 +165,10 @@ class Runner:
             del self.running[process]
             with open(os.path.join(folder, 'report'), errors='replace') as report:
                 text = report.read().rstrip()
+            if process.returncode == STALLED and (scenario, mode) not in self.again:
+                print('rerun %s: %s' % (label(scenario, mode), text.split('\n')[-1]), flush=True)
+                self.again.append((scenario, mode))
+                continue
             status = process.returncode if process.returncode in self.counts else FAILED
             self.counts[status] += 1
             word = {PASSED: 'ok', FAILED: 'FAIL', SKIPPED: 'SKIP'}[status]
@@ -162,6 +178,10 @@ class Runner:
                 print('\n'.join('     ' + line for line in text.split('\n')[1:]), flush=True)
 
     def run(self, pairs):
+        self.run_all(pairs)
+        self.run_all(list(self.again))
+
+    def run_all(self, pairs):
         for scenario, mode in pairs:
             while len(self.running) >= (1 if scenario.alone else self.options.j) or \
                     any(s.alone for s, _, _, _ in self.running.values()) or (scenario.alone and self.running):

@@ -3,9 +3,11 @@
 A scenario is a function of a Scene. Times are short but for the last `Talk` before the end, in which the phones fall silent
 so that the statistics can be compared with what was sent. Failures of the parts are in failures.py, load in load.py.
 """
+import os
 from collections import namedtuple
 
-from script import CALLEE, CALLER, Bye, Busy, Call, Cancel, Media, Phone, Reinvite, Setup, Talk
+from media import recording
+from script import CALLEE, CALLER, Bye, Busy, Cancel, Media, Phone, Reinvite, Setup, Talk
 
 # modes: with engage_media_proxy(), with use_media_proxy(); standin: also runs with the stand-in; alone: nothing beside it.
 Scenario = namedtuple('Scenario', 'name run modes standin alone')
@@ -80,6 +82,20 @@ simple('move-in-answer', [Setup(A, B), TALK, Reinvite(CALLER, A, [Media('audio',
 simple('t38', [Setup(A, B), TALK, Reinvite(CALLEE, [Media('image', 7200)], [Media('image', 6200)], {0: 'fresh'}), LAST, Bye(CALLER)])
 
 
+@scenario('sipp-media')
+def sipp_media(scene):
+    """A plain call whose RTP and RTCP sipp plays itself from recordings, each end when it likes."""
+    caller, callee = scene.two_phones()
+    recordings = {}
+    for ssrc, (role, payload_type) in enumerate(((CALLER, 8), (CALLEE, 0)), 1):
+        recordings[role] = os.path.join(scene.scratch, role + '.pcap')
+        recording(recordings[role], 60, payload_type, ssrc)
+    scene.start()
+    steps = [Setup([Media('audio', 6000)], [Media('audio', 6000)]), LAST, Bye(CALLER)]
+    scene.place(scene.call(caller, callee, steps, recordings=recordings), silent=(CALLER, CALLEE))
+    scene.finish()
+
+
 @scenario('move-network')
 def move_network(scene):
     """The caller goes on from another address, as a phone does that changes its network."""
@@ -150,6 +166,7 @@ def one_interface(scene):
 def two_interfaces(scene):
     """auto_detect_interfaces: each party is told the relay's address on its own side."""
     caller, callee = scene.two_phones()
+    scene.lab.route(scene.router, 'default', caller.ip)
     scene.relay_ips = {CALLER: {'10.11.0.1'}, CALLEE: {'10.12.0.1'}}
     scene.start(relays=[lambda: scene.daemons.start_relay(scene.router, '127.0.0.1', auto_detect_interfaces='yes', relay_ip=None)],
                 defines=('SIGNALING_IP',))

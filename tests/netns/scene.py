@@ -32,7 +32,12 @@ class Scene:
         self.captures, self.parties, self.sipps, self.bad = {}, [], [], []
         self.tap = self.management = None
         self.relay_ips = {CALLER: {PROXY}, CALLEE: {PROXY}}
+        # Parts of Kamailio's error lines that belong to the scenario.
         self.proxy_errors = ()
+        self.router = None
+
+    def open(self):
+        """Makes the router. From here on close() has to be called."""
         self.router = self.lab.host('router')
         self.lab.forwarding(self.router)
 

@@ -17,7 +17,7 @@ def other(party):
 Media = namedtuple('Media', 'kind port direction ip', defaults=('sendrecv', None))
 
 # offer and answer are lists of Media. early: the SDP of a 183 (None: a plain 180). answer None with early: a 200
-# without SDP. late: the INVITE has no SDP, the callee's 200 is the offer. invalid ends the call before it starts.
+# without SDP. late: the INVITE has no SDP, the callee's 200 is the offer.
 Setup = namedtuple('Setup', 'offer answer early late', defaults=(None, False))
 # A while of conversation, in milliseconds; counted by the party that does the next step.
 Talk = namedtuple('Talk', 'milliseconds')
@@ -86,12 +86,14 @@ class Writer:
             self.parts.append(OPTIONAL + '<recv response="183"%s/>\n' % ('' if step.early else ' optional="true"'))
             self.parts.append('<recv response="200" rrs="true"/>\n')
             self.request('ACK', cseq, step.answer if step.late else None)
+            self.play()
             return
         self.parts.append('<recv request="INVITE" rrs="true"/>\n')
         self.response('183 Session Progress' if step.early else '180 Ringing', step.early, tag=True)
         self.pause(700 if step.early else 100)
         self.response('200 OK', step.offer if step.late else step.answer, tag=True)
         self.parts.append('<recv request="ACK"/>\n')
+        self.play()
 
     def reinvite(self, step):
         cseq = self.next(step.by)
@@ -149,6 +151,10 @@ class Writer:
         self.response('486 Busy Here', tag=True)
         self.parts.append('<recv request="ACK"/>\n')
 
+    def play(self):
+        if 'recordings' in self.call.rules:
+            self.parts.append('<nop><action><exec play_pcap_audio="%s"/></action></nop>\n' % self.call.rules['recordings'][self.me])
+
     # Messages
 
     def next(self, party):
@@ -200,7 +206,9 @@ class Writer:
         lines = ['v=0', 'o=%s 1000 %d IN IP4 %s' % (self.me, self.version, ip), 's=-', 'c=IN IP4 ' + ip, 't=0 0']
         for m in media:
             transport, formats, maps = FORMATS[m.kind]
-            lines.append('m=%s %d %s %s' % (m.kind, m.port, transport, formats))
+            # sipp plays from the port that it has put in by itself.
+            port = '[media_port]' if 'recordings' in self.call.rules else m.port
+            lines.append('m=%s %s %s %s' % (m.kind, port, transport, formats))
             if m.ip:
                 lines.append('c=IN IP4 ' + m.ip)
             lines += ['a=rtpmap:' + x for x in maps]
@@ -209,7 +217,7 @@ class Writer:
         return lines
 
 
-def start_sipp(lab, call, party, extra=(), seconds=40):
+def start_sipp(lab, call, party, seconds=25):
     """Starts this party's sipp on its host; the callee has to listen before the caller starts."""
     phone = call.phones[party]
     base = 'sipp-%d-%s' % (call.number, party)
@@ -218,9 +226,10 @@ def start_sipp(lab, call, party, extra=(), seconds=40):
         f.write(call.xml(party))
     target = [call.proxy + ':5060'] if party == CALLER else []
     # sipp binds media ports of its own even where it sends none: out of the way of those in the SDP.
-    command = ['sipp'] + target + ['-sf', path, '-i', phone.ip, '-p', phone.sip_port, '-mi', phone.ip, '-mp', 20000 + 10 * call.number,
+    media_port = 6000 if 'recordings' in call.rules else 20000 + 10 * call.number
+    command = ['sipp'] + target + ['-sf', path, '-i', phone.ip, '-p', phone.sip_port, '-mi', phone.ip, '-mp', media_port,
                '-m', 1, '-nostdin', '-timeout', '%ds' % seconds, '-timeout_error', '-trace_err', '-trace_msg',
-               '-error_file', base + '.err', '-message_file', base + '.msg', '-cid_str', call.call_id] + list(extra)
+               '-error_file', base + '.err', '-message_file', base + '.msg', '-cid_str', call.call_id]
     process = lab.start(phone.host, command, base + '.log')
     process.label = '%s of call %d' % (party, call.number)
     return process

@@ -3,7 +3,8 @@
     standin.py RUNTIME_DIR RELAY_IP FIRST_PORT FAULT
 
 Faults: none, lose (a packet now and then), duplicate, source (sends from a wrong port), leak (a removed session stays listed),
-miscount (one packet too many in the statistics), moved-port (a new port for an unchanged stream), far-end (gives the far end's port).
+miscount (one packet too many in the statistics), moved-port (a new port for an unchanged stream), stale (the old ports for a moved
+one), cross (a packet now and then to another call's party), far-end (gives the far end's port).
 It knows nothing of time-outs, TLS, several relays: the scenarios that need these cannot run with it.
 """
 import json
@@ -56,6 +57,9 @@ class Stream:
         self.bytes[leg] += len(data) + 28
         if fault == 'lose' and now:
             return
+        self.relay.targets.add(target)
+        if fault == 'cross' and self.relay.count % 7 == 0:
+            target = min(t for t in self.relay.targets if t[1] % 2 == component)
         out = self.sockets[(leg if fault == 'source' and now else peer, component)]
         for _ in range(2 if fault == 'duplicate' and now else 1):
             out.sendto(data, target)
@@ -100,7 +104,7 @@ class Session:
             self.streams = [self.offer(i, party, *m) for i, m in enumerate(media)]
         elif party != self.offerer:
             self.answer(party, media)
-        shift = {'far-end': lambda s: s.sdp[party][1], 'none': lambda s: s.ports[receiver]}
+        shift = {'far-end': lambda s: s.sdp.get(party, ('', 0))[1], 'none': lambda s: s.ports[receiver]}
         port = shift.get(self.relay.fault, shift['none'])
         return ' '.join([self.relay.ip] + [str(port(s) if s and s.sockets else 0) for s in self.streams])
 
@@ -110,7 +114,8 @@ class Session:
             if old and old.sockets:
                 old.close('closed')
             return None
-        same = old and old.sockets and old.kind == kind and (old.sdp.get(party) == (ip, int(port)) or ip == '0.0.0.0')
+        same = old and old.sockets and old.kind == kind and (
+            old.sdp.get(party) == (ip, int(port)) or ip == '0.0.0.0' or self.relay.fault == 'stale')
         if not same or self.relay.fault == 'moved-port':
             old = Stream(self.relay, kind)
             self.all.append(old)
@@ -140,7 +145,7 @@ class Session:
 
 class Standin:
     def __init__(self, folder, ip, first, fault):
-        self.ip, self.next_port, self.fault = ip, int(first), fault
+        self.ip, self.next_port, self.fault, self.targets = ip, int(first), fault, set()
         self.selector, self.sessions, self.count, self.texts = selectors.DefaultSelector(), {}, 0, {}
         for name, answer in (('dispatcher.sock', self.command), ('management.sock', self.manage)):
             listener = socket.socket(socket.AF_UNIX)

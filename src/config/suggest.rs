@@ -1,0 +1,87 @@
+//! What the author of an unknown name may have meant.
+
+use super::keys::{KEYS, Key};
+
+/// The key, in that section or in another.
+pub fn key(section: &str, name: &str) -> Option<&'static Key> {
+    let near = |limit: usize| {
+        KEYS.iter()
+            .filter(move |key| key.section == section)
+            .map(|key| (distance(key.name, name), key))
+            .filter(move |(distance, _)| *distance <= limit)
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, key)| key)
+    };
+    let elsewhere = || KEYS.iter().find(|key| key.name == name);
+    near(0)
+        .or_else(elsewhere)
+        .or_else(|| near(if name.len() < 6 { 1 } else { 2 }))
+}
+
+/// The section whose name is nearly that.
+pub fn section(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    KEYS.iter()
+        .map(|key| key.section)
+        .find(|known| distance(&known.to_lowercase(), &name) <= if name.len() < 5 { 1 } else { 2 })
+}
+
+/// How many letters must be changed, added or removed (Levenshtein). Long names are not compared: they are
+/// near to none of ours, and a file may hold anything.
+fn distance(a: &str, b: &str) -> usize {
+    const LONGEST: usize = 64;
+    if b.len() > LONGEST {
+        return LONGEST;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cb, above) in b.iter().zip(row.iter_mut().skip(1)) {
+            let cost = (diagonal + usize::from(ca != *cb))
+                .min(*above + 1)
+                .min(left + 1);
+            diagonal = *above;
+            *above = cost;
+            left = cost;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [
+            ("listen", "listen", 0),
+            ("listen", "lisen", 1),
+            ("listen", "listen_", 1),
+            ("listen", "Listne", 3),
+            ("abc", "", 3),
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn suggestions() {
+        let near = |section, name| key(section, name).map(|key| (key.section, key.name));
+        assert_eq!(near("Relay", "port_rnage"), Some(("Relay", "port_range")));
+        assert_eq!(near("Relay", "listen"), Some(("Dispatcher", "listen")));
+        assert_eq!(near("Relay", "colour"), None);
+        assert_eq!(near("Relay", &"x".repeat(9999)), None);
+        assert_eq!(super::section("relays"), Some("Relay"));
+        assert_eq!(super::section("TSL"), None);
+        assert_eq!(super::section("TL"), Some("TLS"));
+        assert_eq!(super::section("Accounting"), None);
+    }
+}
