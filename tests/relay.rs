@@ -467,3 +467,29 @@ fn what_cannot_be_sent_is_counted_and_not_relayed() {
     assert_eq!(statistics["streams"][0]["caller_packets"], 0);
     assert_eq!(statistics["streams"][0]["caller_bytes"], 0);
 }
+
+#[test]
+fn media_keeps_its_dscp() {
+    use mediaproxy::sys::udp::{Datagrams, MediaSocket};
+    use std::net::SocketAddrV4;
+    let bed = Bed::new();
+    let mut link = bed.link();
+    // The usual sockets of the standard library cannot mark what they send.
+    let (port, _) = range(2);
+    let bind = |port| MediaSocket::bind(SocketAddrV4::new(LOCAL, port)).unwrap();
+    let (mut caller, callee) = (bind(port), bind(port + 2));
+    let audio = |port: u16| format!("audio:127.0.0.1:{port}:sendrecv:ice=no");
+    offer("marked", &audio(port)).ports(&mut link);
+    let ports = answer("marked", &audio(port + 2)).ports(&mut link);
+    let mut datagrams = Datagrams::new();
+    for dscp in [0xb8, 0xb8, 0x88, 0] {
+        let to = SocketAddrV4::new(LOCAL, ports[0]);
+        caller.send(&rtp(8, 1), to, dscp).unwrap();
+        wait_until("it arrives", || {
+            datagrams.receive_one(&callee).unwrap();
+            !datagrams.is_empty()
+        });
+        assert_eq!(datagrams.get(0).unwrap().dscp, dscp);
+    }
+    remove(&mut link, "marked");
+}

@@ -265,3 +265,30 @@ fn a_dead_dispatcher_is_found_again() {
     let mut link = site.dispatcher.link();
     assert_eq!(link.json("sessions"), serde_json::json!([]));
 }
+
+#[test]
+fn without_a_default_route_it_says_what_to_set() {
+    let site = Site::new("");
+    let text = String::from_utf8(site.certs.read("config.ini")).unwrap();
+    let text = text.replace("relay_ip = 127.0.0.1\n", "");
+    site.certs.write("config.ini", text.as_bytes());
+    let mut command = Command::new("unshare");
+    command.args(["--net", PROGRAM, "--no-fork", "--config-dir"]);
+    command
+        .arg(site.certs.path())
+        .arg("--runtime-dir")
+        .arg(site.runtime_dir());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains("unshare failed") {
+        // Not by a macro, whose output is only shown of tests that fail.
+        let skip = "SKIP: without_a_default_route_it_says_what_to_set: needs root\n";
+        std::io::Write::write_all(&mut std::io::stderr(), skip.as_bytes()).unwrap();
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("no default route") && text.contains("set relay_ip"),
+        "{text}"
+    );
+}

@@ -378,15 +378,31 @@ impl Shared {
 
 fn relay_ip(settings: &Settings) -> Result<Ipv4Addr, String> {
     let Some(address) = settings.relay_ip else {
-        return route::default_address().map_err(|error| {
-            format!(
-                "there is no default route to take the relay's address from ({error}): set relay_ip"
-            )
-        });
+        return default_ip(settings.auto_detect_interfaces);
     };
     MediaSocket::bind(SocketAddrV4::new(address, 0))
         .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}"))?;
     Ok(address)
+}
+
+/// The address of the interface with the default route. A relay that takes each party's own can do without that
+/// route: any address will do where nothing is known of a party.
+fn default_ip(auto_detect: bool) -> Result<Ipv4Addr, String> {
+    let error = match route::default_address() {
+        Ok(address) => return Ok(address),
+        Err(error) => error,
+    };
+    if auto_detect {
+        if let Ok(Some(address)) = route::first_address() {
+            warn!(
+                "there is no default route: {address} is used where no route to a party is known"
+            );
+            return Ok(address);
+        }
+    }
+    Err(format!(
+        "there is no default route to take the relay's address from ({error}): set relay_ip"
+    ))
 }
 
 /// Raises the limit on open files to fit the port range, and says what fits where it may not.

@@ -1,8 +1,13 @@
-//! Which of this host's addresses the kernel would send from. Asks by connecting a UDP socket, which sends
-//! nothing and honours policy routing.
+//! Which of this host's addresses the kernel would send from, and which there are. Routes are asked for by
+//! connecting a UDP socket, which sends nothing and honours policy routing.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ptr;
+
+use libc::c_int;
+
+use super::check;
 
 /// A host far away that no local route is for (a root name server).
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
@@ -31,9 +36,45 @@ pub fn default_address() -> io::Result<Ipv4Addr> {
     source_towards(FAR_AWAY)
 }
 
+/// The first IPv4 address of an interface that is up, loopback left out (getifaddrs(3)).
+///
+/// # Errors
+/// When the interfaces cannot be listed.
+pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
+    let mut list: *mut libc::ifaddrs = ptr::null_mut();
+    // SAFETY: the library stores the head of a list that is freed below, once.
+    check(unsafe { libc::getifaddrs(&raw mut list) })?;
+    let mut found = None;
+    let mut next = list;
+    // SAFETY: each entry is alive until the list is freed, its address null or as its family says; a socket
+    // address of IPv4 is read only where the family is AF_INET.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        let is_up = entry.ifa_flags & libc::IFF_UP as u32 != 0;
+        let is_loopback = entry.ifa_flags & libc::IFF_LOOPBACK as u32 != 0;
+        let family = unsafe { entry.ifa_addr.as_ref() }.map(|name| c_int::from(name.sa_family));
+        if is_up && !is_loopback && family == Some(libc::AF_INET) {
+            let name = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+            found = Some(Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes()));
+            break;
+        }
+        next = entry.ifa_next;
+    }
+    // SAFETY: from getifaddrs, and not used any more.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_address_is_ours_and_not_loopback() {
+        if let Some(address) = first_address().unwrap() {
+            assert!(!address.is_loopback());
+            UdpSocket::bind((address, 0)).unwrap();
+        }
+    }
 
     #[test]
     fn loopback_is_reached_from_loopback() {
