@@ -444,3 +444,26 @@ fn what_cannot_work_is_said_at_start() {
     let why = fail(&|s| s.forwarding = mediaproxy::config::Forwarding::Kernel);
     assert!(why.contains("forwarding = kernel"), "{why}");
 }
+
+#[test]
+fn what_cannot_be_sent_is_counted_and_not_relayed() {
+    let bed = Bed::with(1, |settings| {
+        // Sending there is forbidden without a socket option that no relay sets.
+        let everybody = "255.255.255.255".parse().unwrap();
+        settings.session.routable_private_ranges.push(everybody);
+    });
+    let mut link = bed.link();
+    let caller = Party::new();
+    offer("lost", &caller.audio()).ports(&mut link);
+    let ports = answer("lost", "audio:255.255.255.255:4000:sendrecv:ice=no").ports(&mut link);
+    // One at a time and as a flood.
+    for n in 0..50 {
+        send(&caller.rtp, ports[0], &rtp(8, n));
+    }
+    wait_until("all are counted", || {
+        link.json("summary")["unsent_packets"] == 50
+    });
+    let statistics = remove(&mut link, "lost");
+    assert_eq!(statistics["streams"][0]["caller_packets"], 0);
+    assert_eq!(statistics["streams"][0]["caller_bytes"], 0);
+}

@@ -115,6 +115,9 @@ pub struct Registry<L> {
     sessions: HashMap<CallId, Session>,
     /// What relays may call those call-ids that are not UTF-8.
     aliases: HashMap<String, CallId>,
+    /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
+    /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
+    found: HashMap<CallId, LinkId>,
     /// Ended sessions, oldest first, with the serial that they had then.
     expired: VecDeque<(Duration, CallId, u64)>,
     relays: BTreeMap<u64, Relay>,
@@ -175,6 +178,7 @@ impl<L: Clone> Registry<L> {
             patience,
             sessions: HashMap::new(),
             aliases: HashMap::new(),
+            found: HashMap::new(),
             expired: VecDeque::new(),
             relays: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -191,6 +195,12 @@ impl<L: Clone> Registry<L> {
         let dead = self.links.iter().filter(|(_, link)| is_dead(link));
         let dead = dead.map(|(id, link)| (*id, link.handle.clone())).collect();
         Elapsed { finished, dead }
+    }
+
+    /// Takes a link out of the table, with what was found by it.
+    fn drop_link(&mut self, id: LinkId) -> Option<Link<L>> {
+        self.found.retain(|_, link| *link != id);
+        self.links.remove(&id)
     }
 
     fn next_serial(&mut self) -> u64 {

@@ -81,10 +81,10 @@ fn serve(process: &Process, signals: &SignalWaiter, running: &Running) {
         match signal {
             None => {}
             Some(Signal::Hangup) => {
-                let count = running.sessions();
-                info!("HUP: no new calls from now on; ends when the last of {count} is over");
                 running.drain();
                 is_draining = true;
+                let count = running.sessions();
+                info!("HUP: no new calls from now on; ends when the last of {count} is over");
             }
             Some(Signal::User1) => {
                 let on = logging::toggle_debug();

@@ -132,3 +132,21 @@ fn there_is_an_end_to_links() {
     assert!(!results[LINKS]);
     running.stop();
 }
+
+#[test]
+fn a_thread_that_panics_ends_the_process() {
+    const INNER: &str = "RELAY_TEST_PANIC";
+    if std::env::var_os(INNER).is_some() {
+        spawn("doomed", || panic!("on purpose")).unwrap();
+        thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = "relay::tests::a_thread_that_panics_ends_the_process";
+    let output = command.args(["--exact", name]).env(INNER, "1").output();
+    let status = output.unwrap().status;
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(6)
+    );
+}

@@ -21,7 +21,7 @@ use super::outbox::owner_of;
 use super::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
-use crate::session::{Action, Engine, Owner, ReplyTo, Settings, Verdict};
+use crate::session::{Action, Engine, Owner, Place, ReplyTo, Settings, Verdict};
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -205,6 +205,7 @@ impl Worker {
                 .machine
                 .send(from_port, to, datagram.data, datagram.dscp);
             if let Err(error) = sent {
+                self.engine.unsent(place, datagram.data.len());
                 self.note_unsent(from_port, 1, &error);
             }
         }
@@ -227,24 +228,28 @@ impl Worker {
                 .packet(place, datagram.from, datagram.data, now.mono);
             if let Verdict::Forward { from_port, to } = verdict {
                 if way != Some((from_port, dscp)) {
-                    self.send_group(way);
+                    self.send_group(place, way);
                     way = Some((from_port, dscp));
                 }
                 self.group.push((index, to));
             }
         }
-        self.send_group(way);
+        self.send_group(place, way);
     }
 
-    fn send_group(&mut self, way: Option<(u16, u8)>) {
+    fn send_group(&mut self, arrived: Place, way: Option<(u16, u8)>) {
         let Some((from_port, dscp)) = way else {
             return;
         };
         if let Some(pair) = self.machine.pair(from_port) {
             let socket = pair.socket(from_port);
             let unsent = socket.send_many(&self.datagrams, &self.group, dscp);
+            let lost = unsent.indices.iter().filter_map(|i| self.datagrams.get(*i));
+            for datagram in lost {
+                self.engine.unsent(arrived, datagram.data.len());
+            }
             if let Some(error) = unsent.error {
-                self.note_unsent(from_port, unsent.count, &error);
+                self.note_unsent(from_port, unsent.indices.len() as u64, &error);
             }
         }
         self.group.clear();

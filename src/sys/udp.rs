@@ -54,8 +54,9 @@ pub struct Datagrams {
 /// What became of several datagrams that were to be sent.
 #[derive(Debug, Default)]
 pub struct Unsent {
-    pub count: u64,
-    /// Why the last of them could not be sent.
+    /// Which of them could not be sent.
+    pub indices: Vec<usize>,
+    /// Why the last of these could not.
     pub error: Option<io::Error>,
 }
 
@@ -152,8 +153,10 @@ impl MediaSocket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     // The first of them failed; go on with the one after it.
+                    unsent
+                        .indices
+                        .extend(which.get(done).map(|(index, _)| index));
                     done += 1;
-                    unsent.count += 1;
                     unsent.error = Some(error);
                 }
             }
@@ -380,131 +383,5 @@ fn set_option(fd: &OwnedFd, option: c_int, value: c_int) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::epoll::{Epoll, Events, Trigger};
-    use super::*;
-    use std::time::Duration;
-
-    const LOCAL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
-
-    fn socket() -> (MediaSocket, SocketAddrV4) {
-        let socket = MediaSocket::bind(LOCAL).unwrap();
-        let std = std::net::UdpSocket::from(socket.fd.try_clone().unwrap());
-        match std.local_addr().unwrap() {
-            std::net::SocketAddr::V4(address) => (socket, address),
-            other => panic!("{other}"),
-        }
-    }
-
-    fn wait_for(socket: &MediaSocket) {
-        let epoll = Epoll::new().unwrap();
-        epoll.add(socket, 1, Trigger::Level).unwrap();
-        let mut events = Events::new();
-        epoll
-            .wait(&mut events, Some(Duration::from_secs(5)))
-            .unwrap();
-        assert_eq!(events.token(0), Some(1), "nothing arrived");
-    }
-
-    #[test]
-    fn dscp_is_kept_by_both_ways_of_sending_and_receiving() {
-        let ((mut a, at_a), (b, at_b)) = (socket(), socket());
-        let mut datagrams = Datagrams::new();
-        for dscp in [0xb8, 0x88, 0] {
-            a.send(b"media", at_b, dscp).unwrap();
-            wait_for(&b);
-            datagrams.receive_one(&b).unwrap();
-            let one = Datagram {
-                from: at_a,
-                dscp,
-                data: b"media",
-            };
-            assert_eq!(datagrams.get(0), Some(one));
-            let (mut c, at_c) = socket();
-            let unsent = c.send_many(&datagrams, &[(0, at_b), (0, at_b)], dscp);
-            assert_eq!(unsent.count, 0);
-            wait_for(&b);
-            datagrams.receive_many(&b).unwrap();
-            assert_eq!(datagrams.len(), 2);
-            let one = Datagram { from: at_c, ..one };
-            assert_eq!(datagrams.get(1), Some(one));
-        }
-    }
-
-    #[test]
-    fn congestion_bits_are_not_passed_on() {
-        let ((mut a, _), (b, at_b)) = (socket(), socket());
-        set_option(&a.fd, libc::IP_TOS, 0xb9).unwrap();
-        a.dscp = 0xb8;
-        a.send(b"x", at_b, 0xb8).unwrap();
-        wait_for(&b);
-        let mut datagrams = Datagrams::new();
-        datagrams.receive_one(&b).unwrap();
-        assert_eq!(datagrams.get(0).unwrap().dscp, 0xb8);
-    }
-
-    #[test]
-    fn nothing_is_cut() {
-        let ((mut a, _), (b, at_b)) = (socket(), socket());
-        let longest = vec![0x5a; 65_507];
-        let mut datagrams = Datagrams::new();
-        a.send(&longest, at_b, 0).unwrap();
-        wait_for(&b);
-        datagrams.receive_one(&b).unwrap();
-        assert_eq!(datagrams.get(0).unwrap().data, longest);
-        a.send(&longest, at_b, 0).unwrap();
-        a.send(b"", at_b, 0).unwrap();
-        wait_for(&b);
-        datagrams.receive_many(&b).unwrap();
-        assert_eq!(datagrams.get(0).unwrap().data, longest);
-        assert_eq!(datagrams.get(1).unwrap().data, b"");
-        assert_eq!(datagrams.get(2), None);
-    }
-
-    #[test]
-    fn a_flood_comes_in_batches_and_in_order() {
-        let ((mut a, _), (b, at_b)) = (socket(), socket());
-        for n in 0..50u8 {
-            a.send(&[n], at_b, 0).unwrap();
-        }
-        let mut datagrams = Datagrams::new();
-        let mut seen = Vec::new();
-        let mut calls = 0;
-        while seen.len() < 50 {
-            wait_for(&b);
-            datagrams.receive_many(&b).unwrap();
-            calls += 1;
-            seen.extend((0..datagrams.len()).map(|i| datagrams.get(i).unwrap().data[0]));
-        }
-        assert_eq!(seen, (0..50).collect::<Vec<u8>>());
-        assert!(calls <= 3, "{calls}");
-        datagrams.receive_many(&b).unwrap();
-        assert!(datagrams.is_empty());
-        datagrams.receive_one(&b).unwrap();
-        assert!(datagrams.is_empty());
-    }
-
-    #[test]
-    fn one_that_cannot_be_sent_does_not_hold_up_the_others() {
-        let ((mut a, at_a), (b, at_b)) = (socket(), socket());
-        a.send(b"x", at_b, 0).unwrap();
-        wait_for(&b);
-        let mut datagrams = Datagrams::new();
-        datagrams.receive_one(&b).unwrap();
-        let nowhere = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
-        let unsent = a.send_many(&datagrams, &[(0, nowhere), (0, at_b), (0, nowhere)], 0);
-        assert_eq!(unsent.count, 2, "{unsent:?}");
-        assert!(unsent.error.is_some());
-        wait_for(&b);
-        datagrams.receive_many(&b).unwrap();
-        assert_eq!(datagrams.len(), 1);
-        assert_eq!(datagrams.get(0).unwrap().from, at_a);
-    }
-
-    #[test]
-    fn an_address_that_is_taken_is_refused() {
-        let (_a, at_a) = socket();
-        let error = MediaSocket::bind(at_a).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    }
-}
+#[path = "udp_tests.rs"]
+mod tests;

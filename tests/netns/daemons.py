@@ -70,15 +70,17 @@ class Management:
     def __init__(self, loop, path):
         self.loop, self.path = loop, path
         self.samples, self.sock, self.text, self.closed = [], None, b'', False
+        self.asking = False
         self.tick()
 
     def tick(self):
+        """Asks unless an answer is outstanding or nobody listens; the one timer of this object."""
         if self.closed:
             return
-        if self.sock is None and not self.connect():
-            self.loop.after(SAMPLE_EVERY, self.tick)
+        self.loop.after(SAMPLE_EVERY, self.tick)
+        if self.asking or (self.sock is None and not self.connect()):
             return
-        self.asked, self.text = time.time(), b''
+        self.asking, self.asked, self.text = True, time.time(), b''
         try:
             self.sock.sendall(b'sessions\r\n')
         except OSError:
@@ -98,8 +100,7 @@ class Management:
     def drop(self):
         self.loop.remove(self.sock)
         self.sock.close()
-        self.sock = None
-        self.loop.after(SAMPLE_EVERY, self.tick)
+        self.sock, self.asking = None, False
 
     def read(self):
         try:
@@ -112,7 +113,7 @@ class Management:
         if self.text == b'\r\n' or self.text.endswith(b'\r\n\r\n'):
             lines = self.text.decode().split('\r\n')[:-2]
             self.samples.append((self.asked, [json.loads(line) for line in lines]))
-            self.loop.after(SAMPLE_EVERY, self.tick)
+            self.asking = False
 
     def last_with(self, call_id, before=None):
         """The last sample that lists the call: (time asked, its statistics), or None."""
@@ -131,8 +132,7 @@ class Management:
     def close(self):
         self.closed = True
         if self.sock:
-            self.loop.remove(self.sock)
-            self.sock.close()
+            self.drop()
 
 
 def ask(path, command, seconds=2):

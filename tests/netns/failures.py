@@ -123,10 +123,10 @@ def relay_ended(scene):
 @scenario('dispatcher-killed', standin=False)
 def dispatcher_killed(scene):
     """The dispatcher dies and is started again: the media does not notice, the call can be changed and ended."""
-    caller, callee = scene.two_phones()
-    scene.start()
+    # The relay tries again after a second, and each second after that where the dispatcher is not up by then.
+    caller, callee = limited(scene, reconnect_delay=1)
     steps = [Setup(A, B), Talk(5500), Reinvite(CALLER, hold(A, 'sendonly'), hold(B, 'recvonly'), {0: 'keep'}), TALK,
-             Reinvite(CALLEE, B, A, {0: 'keep'}), LAST, Bye(CALLEE)]
+             Reinvite(CALLEE, B, A, {0: 'keep'}), Talk(3700), Bye(CALLEE)]
     scene.place(scene.call(caller, callee, steps), seconds=3)
     scene.until_flowing()
     scene.daemons.dispatcher.kill()

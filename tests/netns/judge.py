@@ -137,17 +137,18 @@ class Judge:
         for party, peer in (pair, pair[::-1]):
             first = self.first_from(peer)
             windows = self.windows(party, peer)
-            lost = defaultdict(int)
+            lost = defaultdict(list)
             for sent in (s for s in self.sent.values() if s.party is party):
                 arrivals = self.received.get(sent.packet.data, [])
                 count += len(arrivals)
                 if len(arrivals) > 1:
                     self.fail('duplicated: stream %d.%d of the %s', sent.position, sent.component, party.name)
                 if not arrivals and not self.excused(sent, peer, first, windows):
-                    lost[(sent.position, sent.component)] += 1
-            for place, number in sorted(lost.items()):
+                    lost[(sent.position, sent.component)].append(sent.packet.time)
+            for place, times in sorted(lost.items()):
                 if call.rules.get('complete', True):
-                    self.fail('lost: %d packets of stream %d.%d from the %s', number, *place, party.name)
+                    self.fail('lost: %d packets of stream %d.%d from the %s, sent from %.3f to %.3f', len(times), *place, party.name,
+                              min(times) % 1000, max(times) % 1000)
         least = call.rules.get('least', 100 if self.answered(call) else 0)
         if count < least:
             self.fail('only %d packets passed in call %d, at least %d should have', count, call.number, least)

@@ -21,6 +21,8 @@ class Loop:
         self.selector = selectors.DefaultSelector()
         self.timers = []
         self.order = itertools.count()
+        # The longest that this process had to wait for a processor, seconds.
+        self.stalled = 0
 
     def add(self, sock, on_readable):
         self.selector.register(sock, selectors.EVENT_READ, on_readable)
@@ -45,7 +47,10 @@ class Loop:
             heapq.heappop(self.timers)[2]()
         if self.timers:
             longest = max(0, min(longest, self.timers[0][0] - time.monotonic()))
-        for key, _ in self.selector.select(longest):
+        asleep = time.monotonic()
+        ready = self.selector.select(longest)
+        self.stalled = max(self.stalled, time.monotonic() - asleep - longest)
+        for key, _ in ready:
             key.data()
 
     def until(self, condition, seconds, what):

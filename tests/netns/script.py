@@ -217,7 +217,7 @@ class Writer:
         return lines
 
 
-def start_sipp(lab, call, party, extra=(), seconds=40):
+def start_sipp(lab, call, party, seconds=25):
     """Starts this party's sipp on its host; the callee has to listen before the caller starts."""
     phone = call.phones[party]
     base = 'sipp-%d-%s' % (call.number, party)
@@ -229,7 +229,7 @@ def start_sipp(lab, call, party, extra=(), seconds=40):
     media_port = 6000 if 'recordings' in call.rules else 20000 + 10 * call.number
     command = ['sipp'] + target + ['-sf', path, '-i', phone.ip, '-p', phone.sip_port, '-mi', phone.ip, '-mp', media_port,
                '-m', 1, '-nostdin', '-timeout', '%ds' % seconds, '-timeout_error', '-trace_err', '-trace_msg',
-               '-error_file', base + '.err', '-message_file', base + '.msg', '-cid_str', call.call_id] + list(extra)
+               '-error_file', base + '.err', '-message_file', base + '.msg', '-cid_str', call.call_id]
     process = lab.start(phone.host, command, base + '.log')
     process.label = '%s of call %d' % (party, call.number)
     return process

@@ -12,7 +12,7 @@ impl<L: Clone> Registry<L> {
     /// Where a call is to be asked for.
     pub fn place(&self, call_id: &CallId) -> Place<L> {
         let Some(session) = self.sessions.get(call_id) else {
-            return Place::Unknown;
+            return self.found_on(call_id);
         };
         if session.state == SessionState::Expired {
             return Place::Expired;
@@ -23,6 +23,15 @@ impl<L: Clone> Registry<L> {
         match relay.link.and_then(|id| self.links.get_key_value(&id)) {
             Some((id, link)) => Place::On(*id, link.handle.clone()),
             None => Place::Away(relay.key.clone()),
+        }
+    }
+
+    fn found_on(&self, call_id: &CallId) -> Place<L> {
+        let id = self.found.get(call_id);
+        let link = id.and_then(|id| self.links.get_key_value(id));
+        match link {
+            Some((id, link)) => Place::On(*id, link.handle.clone()),
+            None => Place::Unknown,
         }
     }
 
@@ -109,6 +118,10 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay?;
+        if self.found.remove(call_id).is_some() {
+            let statistics = statistics?;
+            return self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics);
+        }
         let session = self.sessions.get(call_id)?;
         if session.relay != relay || session.state == SessionState::Expired {
             return None;
@@ -124,26 +137,39 @@ impl<L: Clone> Registry<L> {
         statistics: Statistics,
         now: Duration,
     ) -> Option<Finished> {
-        let link = self.links.get(&link)?;
+        let relay = self.links.get(&link)?.relay;
         let known = self.aliases.get(&statistics.call_id);
         let call_id = known.cloned();
         let call_id = call_id.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
         let session = self.sessions.get(&call_id);
         let live = session.is_some_and(|session| {
-            Some(session.relay) == link.relay && session.state != SessionState::Expired
+            Some(session.relay) == relay && session.state != SessionState::Expired
         });
         if live {
             return self.end(&call_id, Reason::Expired, Some(statistics), now);
         }
+        self.found.remove(&call_id);
+        self.finish_unknown(link, call_id, Reason::Expired, statistics)
+    }
+
+    /// A session that this dispatcher did not make is finished by it all the same.
+    fn finish_unknown(
+        &self,
+        link: LinkId,
+        call_id: CallId,
+        reason: Reason,
+        statistics: Statistics,
+    ) -> Option<Finished> {
+        let ice = statistics.all_streams_ice;
         Some(Finished {
             call_id,
             dialog_id: None,
-            reason: Reason::Expired,
             end_dialog: false,
-            timed_out: !statistics.all_streams_ice,
-            all_streams_ice: statistics.all_streams_ice,
-            relay_ip: link.address,
+            timed_out: reason == Reason::Expired && !ice,
+            all_streams_ice: ice,
+            relay_ip: self.links.get(&link)?.address,
             statistics: Some(statistics),
+            reason,
         })
     }
 
@@ -227,6 +253,7 @@ impl<L: Clone> Registry<L> {
     }
 
     fn add(&mut self, call_id: CallId, session: Session) {
+        self.found.remove(&call_id);
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             relay.live += 1;
             relay.total += 1;

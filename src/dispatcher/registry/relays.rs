@@ -51,7 +51,7 @@ impl<L: Clone> Registry<L> {
         if let Some(link) = self.links.get_mut(&id) {
             link.relay = Some(relay_id);
         }
-        let replaced = replaced.and_then(|old| self.links.remove(&old));
+        let replaced = replaced.and_then(|old| self.drop_link(old));
         Some((key, replaced.map(|old| old.handle)))
     }
 
@@ -70,7 +70,7 @@ impl<L: Clone> Registry<L> {
 
     /// The link is gone. Returns the relay when that leaves it without one.
     pub fn link_lost(&mut self, id: LinkId, now: Duration) -> Option<RelayKey> {
-        let link = self.links.remove(&id)?;
+        let link = self.drop_link(id)?;
         let relay_id = link.relay?;
         let relay = self.relays.get_mut(&relay_id)?;
         relay.link = None;
@@ -160,7 +160,8 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// A new link's relay has told the call-ids of its sessions: what it should have and lacks is over.
+    /// A new link's relay has told the call-ids of its sessions: what it should have and lacks is over, and what it
+    /// has beyond that is where to ask for those calls.
     pub fn listed(&mut self, id: LinkId, listed: &HashSet<String>, now: Duration) -> Purge {
         let mut purge = Purge::default();
         let Some(link) = self.links.get(&id) else {
@@ -179,6 +180,10 @@ impl<L: Clone> Registry<L> {
             } else if let SessionState::Owed(remove) = &session.state {
                 purge.owed.push(remove.clone());
             }
+        }
+        let unknown = listed.iter().map(|text| CallId(text.as_str().into()));
+        for call_id in unknown.filter(|call_id| !self.sessions.contains_key(call_id)) {
+            self.found.insert(call_id, id);
         }
         let gone = gone.into_iter();
         purge.finished = gone

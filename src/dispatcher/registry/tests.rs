@@ -296,6 +296,40 @@ fn a_purge_drops_only_what_was_known_when_it_was_asked_for() {
 }
 
 #[test]
+fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    registry.listed(a, &list(&["old", "older"]), at(1));
+    registry.listed(b, &list(&[]), at(1));
+    assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
+    registry.updated(a, &answered("old"));
+    assert_eq!(registry.counts(), (2, 1), "from here on it is ours");
+    let finished = registry.removed(
+        a,
+        &call("older"),
+        Some(statistics("older", "closed")),
+        at(2),
+    );
+    assert_eq!(finished.unwrap().reason, Reason::Removed);
+    assert_eq!(registry.place(&call("older")), Place::Unknown);
+}
+
+#[test]
+fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.listed(a, &list(&["theirs"]), at(1));
+    let again = up(&mut registry, ip(1), None);
+    assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+    let purge = registry.listed(again, &list(&[]), at(2));
+    assert!(purge.finished.is_empty(), "another dispatcher's call");
+    registry.listed(again, &list(&["theirs"]), at(3));
+    registry.link_lost(again, at(4));
+    assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+}
+
+#[test]
 fn call_ids_that_are_not_utf8_are_recognised_in_json() {
     let odd = CallId(b"caf\xe9".as_slice().into());
     let mut registry = registry();

@@ -1,0 +1,267 @@
+//! `media-relay` as a process: its start, its signals, its end.
+
+#[path = "support/certs.rs"]
+mod certs;
+#[path = "support/relay_bed.rs"]
+mod relay_bed;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use certs::Certs;
+use relay_bed::*;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_media-relay");
+const MEDIA: &str = "audio:127.0.0.1:4000:sendrecv:ice=no";
+
+/// A directory with a configuration and certificates, and a dispatcher that listens.
+struct Site {
+    certs: Certs,
+    dispatcher: FakeDispatcher,
+}
+
+impl Site {
+    /// With more lines in `[Relay]`.
+    fn new(more: &str) -> Site {
+        let certs = Certs::new();
+        let dispatcher = FakeDispatcher::new(certs.path());
+        let (start, end) = range(20);
+        let text = format!(
+            "[Relay]\ndispatchers = {}\nrelay_ip = 127.0.0.1\nport_range = {start}:{end}\n\
+             reconnect_delay = 1\nroutable_private_ranges = 127.0.0.0/8\n{more}\n[TLS]\ncerts_path = {}\n",
+            dispatcher.address,
+            certs.path().display()
+        );
+        certs.write("config.ini", text.as_bytes());
+        Site { certs, dispatcher }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("--config-dir").arg(self.certs.path());
+        command.arg("--runtime-dir").arg(self.runtime_dir());
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn runtime_dir(&self) -> PathBuf {
+        self.certs.file("run")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn start(&self) -> Daemon {
+        let mut command = self.command(&["--no-fork"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Daemon { child, log }
+    }
+}
+
+/// A relay in the foreground and its log. Ended when dropped.
+struct Daemon {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Daemon {
+    fn signal(&self, name: &str) {
+        signal(name, self.child.id());
+    }
+
+    /// Reads the log until a line has this text.
+    fn says(&mut self, text: &str) -> String {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            if line.contains(text) {
+                return line;
+            }
+            line.clear();
+        }
+        panic!("its log ended without \"{text}\"");
+    }
+
+    /// Its exit status.
+    fn ends(&mut self) -> Option<i32> {
+        let mut status = None;
+        wait_until("the relay ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    let pid = pid.to_string();
+    let status = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(status.success());
+}
+
+/// The call-ids of the `expired` lines up to the end of the link.
+fn expired_until_the_end(link: &mut FakeLink) -> Vec<String> {
+    let mut ended = Vec::new();
+    while let Some(line) = link.next_line() {
+        if let Some(json) = line.strip_prefix("expired ") {
+            let json: serde_json::Value = serde_json::from_str(json).unwrap();
+            ended.push(json["call_id"].as_str().unwrap().to_owned());
+        }
+    }
+    ended.sort();
+    ended
+}
+
+#[test]
+fn term_reports_every_call_and_ends_with_0() {
+    for name in ["-TERM", "-INT"] {
+        let site = Site::new("");
+        let mut daemon = site.start();
+        let mut link = site.dispatcher.link();
+        for call_id in ["one", "two"] {
+            offer(call_id, MEDIA).ports(&mut link);
+        }
+        daemon.signal(name);
+        assert_eq!(expired_until_the_end(&mut link), ["one", "two"]);
+        drop(link);
+        assert_eq!(daemon.ends(), Some(0));
+        daemon.says("has ended");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut site = Site::new("");
+    let mut daemon = site.start();
+    let mut link = site.dispatcher.link();
+    offer("one", MEDIA).ports(&mut link);
+    // Nobody to report to: the end would wait for that.
+    site.dispatcher.down();
+    drop(link);
+    daemon.says("lost");
+    daemon.signal("-TERM");
+    daemon.says("ending with 1 calls");
+    daemon.signal("-TERM");
+    daemon.says("second signal");
+    assert_eq!(daemon.ends(), Some(0));
+}
+
+#[test]
+fn hup_drains_and_ends_with_the_last_call() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    let mut link = site.dispatcher.link();
+    offer("old", MEDIA).ports(&mut link);
+    daemon.signal("-HUP");
+    daemon.says("no new calls");
+    assert_eq!(offer("new", MEDIA).ask(&mut link), "halting");
+    assert_eq!(link.json("summary")["status"], "halting");
+    assert!(daemon.child.try_wait().unwrap().is_none());
+    let statistics = remove(&mut link, "old");
+    assert_eq!(statistics["call_id"], "old");
+    assert!(expired_until_the_end(&mut link).is_empty());
+    assert_eq!(daemon.ends(), Some(0));
+}
+
+#[test]
+fn usr1_switches_debug_lines() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    drop(site.dispatcher.link());
+    daemon.says("lost");
+    daemon.signal("-USR1");
+    daemon.says("debug lines are on");
+    daemon.signal("-USR1");
+    daemon.says("debug lines are off");
+}
+
+#[test]
+fn lines_about_a_call_carry_its_call_id() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    let mut link = site.dispatcher.link();
+    let (caller, callee) = (Party::new(), Party::new());
+    offer("a@example", &caller.audio()).ports(&mut link);
+    let ports = answer("a@example", &callee.audio()).ports(&mut link);
+    send(&caller.rtp, ports[0], &rtp(8, 1));
+    receive(&callee.rtp);
+    remove(&mut link, "a@example");
+    for text in ["request 1 of the caller", "RTP is at", "removed"] {
+        let line = daemon.says(text);
+        assert!(line.contains("[session a@example]"), "{line}");
+    }
+}
+
+#[test]
+fn the_configuration_is_checked_without_starting() {
+    let site = Site::new("");
+    let output = site.run(&["--check-config"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!site.runtime_dir().exists());
+    let site = Site::new("stream_timeout = soon");
+    let output = site.run(&["--check-config"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("config.ini:7: ") && text.contains("soon"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_cannot_start_says_why_and_ends_with_1() {
+    let site = Site::new("");
+    fs::remove_file(site.certs.file("relay.key")).unwrap();
+    // In the foreground and in the background, where the reason reaches the terminal all the same.
+    for arguments in [&["--no-fork"][..], &[]] {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("relay.key"), "{text}");
+    }
+    assert_eq!(site.run(&["--dance"]).status.code(), Some(2));
+    let site = Site::new("forwarding = kernel");
+    let output = site.run(&["--no-fork"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("forwarding = kernel"), "{text}");
+}
+
+#[test]
+fn in_the_background_it_is_ready_when_the_command_returns() {
+    let site = Site::new("");
+    let output = site.run(&[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let file = site.runtime_dir().join("media-relay.pid");
+    let pid: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    let mut link = site.dispatcher.link();
+    offer("one", MEDIA).ports(&mut link);
+    signal("-TERM", pid);
+    assert_eq!(expired_until_the_end(&mut link), ["one"]);
+    drop(link);
+    wait_until("the pid file is gone", || !file.exists());
+}
+
+#[test]
+fn a_dead_dispatcher_is_found_again() {
+    let mut site = Site::new("keepalive_interval = 1");
+    let mut daemon = site.start();
+    let link = site.dispatcher.link();
+    site.dispatcher.down();
+    drop(link);
+    daemon.says("no connection");
+    site.dispatcher.up();
+    let mut link = site.dispatcher.link();
+    assert_eq!(link.json("sessions"), serde_json::json!([]));
+}
