@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use super::dialog::{self, Enders};
 use super::finished::Finished;
 use super::settings::{Group, Settings};
 use super::{Dispatcher, Running};
@@ -55,6 +56,7 @@ pub fn run(name: &'static str, options: &Options, loaded: Loaded<DispatcherConfi
     serve(&process, &signals, &running);
     process.stopping();
     stop(&signals, running);
+    dialog::remove_sockets(&options.runtime_dir);
     log::info!("{name} has ended");
     ExitCode::SUCCESS
 }
@@ -71,7 +73,14 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String
     let group = socket_group(&config.socket_group)?;
     let settings = Settings::new(config, &options.runtime_dir, group);
     let socket = settings.socket_path.display().to_string();
-    let finished = Arc::new(|finished: Finished| log::info!("{finished}"));
+    let kamailio = config.kamailio.socket_path.as_deref();
+    let enders = Enders::start(&config.opensips.socket_path, kamailio, &options.runtime_dir)?;
+    let finished = Arc::new(move |finished: Finished| {
+        log::info!("{finished}");
+        if let Some(dialog_id) = finished.dialog_id.as_ref().filter(|_| finished.end_dialog) {
+            enders.end(&finished.call_id, dialog_id);
+        }
+    });
     let running = Dispatcher::start(settings, Arc::new(store), finished)?;
     log::info!(
         "ready: SIP proxy at {socket}, relays at {}, management at {}",

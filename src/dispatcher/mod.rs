@@ -12,6 +12,7 @@
 //!
 //!  Mutex<Registry>   calls, relays, links; pure; never held across a socket call   registry
 //!  management        one thread per client                                         management
+//!  dialog            one thread per kind of proxy: asks it to end dead calls
 //!  upkeep            one thread: time-outs, clean-up, certificates                 upkeep
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod control;
 mod conversation;
 pub mod daemon;
+mod dialog;
 pub mod finished;
 mod gate;
 mod link;

@@ -1,0 +1,441 @@
+//! Ends dialogs whose media has died, so that both phones get a BYE: JSON-RPC 2.0 over the SIP proxy's datagram
+//! socket (docs/protocol.md section 7). OpenSIPS takes a dialog by its number, Kamailio by the two halves of
+//! `h_entry:h_id`; the form of the dialog-id tells which proxy it comes from.
+//!
+//! One thread for each proxy that sends and waits by itself: while Kamailio handles the request, it asks this
+//! daemon for `remove` and waits for the answer.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::{Value, json};
+
+use super::sparse::Sparse;
+use super::spawn;
+use crate::proto::{CallId, DialogId, Visible};
+use crate::sys::clock;
+
+/// How long an answer may take; then the request is sent once more.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// How often a request is sent.
+const TRIES: u32 = 2;
+/// Requests that wait for an answer at a time: the proxy handles one after the other.
+const WINDOW: usize = 32;
+/// Dialogs that wait to be asked for; those beyond are only logged.
+const WAITING: usize = 10_000;
+/// How long to look for answers before what is new is sent.
+const TURN: Duration = Duration::from_millis(50);
+/// The longest answer that is read, bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// Our own sockets in the runtime directory.
+const OPENSIPS_SOCKET: &str = "opensips.sock";
+const KAMAILIO_SOCKET: &str = "kamailio.sock";
+
+/// The proxies that dialogs can be ended at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    OpenSips,
+    Kamailio,
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Proxy::OpenSips => "OpenSIPS",
+            Proxy::Kamailio => "Kamailio",
+        })
+    }
+}
+
+/// A dialog to be ended.
+#[derive(Clone, Debug)]
+struct Dialog {
+    call_id: CallId,
+    dialog_id: DialogId,
+}
+
+/// Where dialogs are handed over to be ended.
+pub struct Enders {
+    opensips: Sender<Dialog>,
+    kamailio: Option<Sender<Dialog>>,
+}
+
+impl Enders {
+    /// Starts the threads. `opensips` and `kamailio` are the proxies' sockets; answers come to sockets of our own
+    /// in the runtime directory.
+    ///
+    /// # Errors
+    /// A socket of our own cannot be made, or a thread.
+    pub fn start(
+        opensips: &Path,
+        kamailio: Option<&Path>,
+        runtime_dir: &Path,
+    ) -> Result<Enders, String> {
+        let begin = |proxy: Proxy, path: &Path, own: &str| {
+            let own = runtime_dir.join(own);
+            let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
+            let (sender, dialogs) = bounded(WAITING);
+            let ender = Ender::new(proxy, path.to_owned(), socket);
+            spawn("dialogs", move || ender.run(&dialogs)).map_err(|e| e.to_string())?;
+            Ok::<_, String>(sender)
+        };
+        Ok(Enders {
+            opensips: begin(Proxy::OpenSips, opensips, OPENSIPS_SOCKET)?,
+            kamailio: kamailio
+                .map(|path| begin(Proxy::Kamailio, path, KAMAILIO_SOCKET))
+                .transpose()?,
+        })
+    }
+
+    /// Has a dialog ended, soon; never waits.
+    pub fn end(&self, call_id: &CallId, dialog_id: &DialogId) {
+        let sender = match proxy_of(dialog_id) {
+            Proxy::OpenSips => Some(&self.opensips),
+            Proxy::Kamailio => self.kamailio.as_ref(),
+        };
+        let dialog = Dialog {
+            call_id: call_id.clone(),
+            dialog_id: dialog_id.clone(),
+        };
+        match sender.map(|sender| sender.try_send(dialog)) {
+            Some(Ok(())) => {}
+            Some(Err(_)) => log::error!(
+                "[session {call_id}] dialog {dialog_id} is not ended: too many wait for it"
+            ),
+            None => log::warn!(
+                "[session {call_id}] dialog {dialog_id} is not ended: [Kamailio] socket_path is not set"
+            ),
+        }
+    }
+}
+
+/// Removes the sockets' files at the daemon's end.
+pub fn remove_sockets(runtime_dir: &Path) {
+    for name in [OPENSIPS_SOCKET, KAMAILIO_SOCKET] {
+        let path = runtime_dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!("{}: cannot be removed: {error}", path.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Kamailio's are `h_entry:h_id`, OpenSIPS' one number.
+fn proxy_of(dialog_id: &DialogId) -> Proxy {
+    match dialog_id.0.as_bytes().contains(&b':') {
+        true => Proxy::Kamailio,
+        false => Proxy::OpenSips,
+    }
+}
+
+/// The answers' socket: the proxy, which runs as another user, has to write to it.
+fn bind(path: &Path) -> io::Result<UnixDatagram> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixDatagram::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    socket.set_read_timeout(Some(TURN))?;
+    // A proxy that does not read holds up nobody but the dialogs that wait for it.
+    socket.set_write_timeout(Some(ANSWER_LIMIT))?;
+    Ok(socket)
+}
+
+/// The request for a dialog; none where its id has not the form that the proxy gives.
+fn request(proxy: Proxy, number: u64, dialog_id: &DialogId) -> Option<String> {
+    let text = std::str::from_utf8(dialog_id.0.as_bytes()).ok()?;
+    let id = number.to_string();
+    let (method, params) = match proxy {
+        Proxy::OpenSips => ("dlg_end_dlg", json!([text])),
+        Proxy::Kamailio => {
+            let (entry, id) = text.split_once(':')?;
+            let (entry, id): (u64, u64) = (entry.parse().ok()?, id.parse().ok()?);
+            ("dlg.end_dlg", json!([entry, id]))
+        }
+    };
+    Some(json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string())
+}
+
+/// What an answer says.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Ended,
+    /// The proxy does not have it any more.
+    Gone,
+    Refused(String),
+}
+
+/// The number that an answer belongs to, and what it says; none where it is not for us. OpenSIPS may answer an
+/// error as plain text, `code message`, which belongs to no number.
+fn understand(answer: &[u8]) -> (Option<u64>, Answer) {
+    let Ok(value) = serde_json::from_slice::<Value>(answer) else {
+        return (None, refusal(answer.trim_ascii()));
+    };
+    let number = match &value["id"] {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    };
+    let Some(error) = value.get("error").filter(|error| !error.is_null()) else {
+        return (number, Answer::Ended);
+    };
+    let answer = match error["code"].as_i64() {
+        Some(404) => Answer::Gone,
+        _ => Answer::Refused(error.to_string()),
+    };
+    (number, answer)
+}
+
+fn refusal(text: &[u8]) -> Answer {
+    match text.starts_with(b"404") {
+        true => Answer::Gone,
+        false => Answer::Refused(Visible(text).to_string()),
+    }
+}
+
+/// A request without its answer.
+struct Open {
+    dialog: Dialog,
+    request: String,
+    tries: u32,
+    deadline: Duration,
+}
+
+/// One proxy's thread.
+struct Ender {
+    proxy: Proxy,
+    path: PathBuf,
+    socket: UnixDatagram,
+    open: HashMap<u64, Open>,
+    next: u64,
+    odd: Sparse,
+}
+
+impl Ender {
+    fn new(proxy: Proxy, path: PathBuf, socket: UnixDatagram) -> Self {
+        Ender {
+            proxy,
+            path,
+            socket,
+            open: HashMap::new(),
+            next: 1,
+            odd: Sparse::default(),
+        }
+    }
+
+    /// Until nobody can hand over a dialog any more.
+    fn run(mut self, dialogs: &Receiver<Dialog>) {
+        let mut buffer = vec![0; LONGEST];
+        loop {
+            if self.open.is_empty() {
+                match dialogs.recv() {
+                    Ok(dialog) => self.ask(dialog),
+                    Err(_) => return,
+                }
+            }
+            while self.open.len() < WINDOW {
+                match dialogs.try_recv() {
+                    Ok(dialog) => self.ask(dialog),
+                    Err(_) => break,
+                }
+            }
+            if let Ok(length) = self.socket.recv(&mut buffer) {
+                self.answered(buffer.get(..length).unwrap_or_default());
+            }
+            self.look_for_silence(clock::mono());
+        }
+    }
+
+    fn ask(&mut self, dialog: Dialog) {
+        let number = self.next;
+        let Some(request) = request(self.proxy, number, &dialog.dialog_id) else {
+            let Dialog { call_id, dialog_id } = dialog;
+            log::warn!(
+                "[session {call_id}] dialog {dialog_id} is not ended: not a dialog-id of {}",
+                self.proxy
+            );
+            return;
+        };
+        self.next += 1;
+        let open = Open {
+            dialog,
+            request,
+            tries: 0,
+            deadline: Duration::ZERO,
+        };
+        self.send(number, open);
+    }
+
+    /// Sends a request, for the first time or once more.
+    fn send(&mut self, number: u64, mut open: Open) {
+        open.tries += 1;
+        open.deadline = clock::mono() + ANSWER_LIMIT;
+        let sent = self.socket.send_to(open.request.as_bytes(), &self.path);
+        if let Err(error) = sent {
+            let Dialog { call_id, dialog_id } = &open.dialog;
+            log::warn!(
+                "[session {call_id}] dialog {dialog_id}: {} at {} cannot be asked to end it: {error}",
+                self.proxy,
+                self.path.display()
+            );
+        }
+        self.open.insert(number, open);
+    }
+
+    fn answered(&mut self, bytes: &[u8]) {
+        let (number, answer) = understand(bytes);
+        // A plain text is the answer to what was asked first.
+        let number = number.or_else(|| self.open.keys().min().copied());
+        let Some(open) = number.and_then(|number| self.open.remove(&number)) else {
+            if let Some(skipped) = self.odd.due() {
+                let shown = Visible(bytes.get(..200).unwrap_or(bytes));
+                log::warn!("{}: an answer to nothing: {shown}{skipped}", self.proxy);
+            }
+            return;
+        };
+        let (proxy, Dialog { call_id, dialog_id }) = (self.proxy, open.dialog);
+        match answer {
+            Answer::Ended => log::info!("[session {call_id}] dialog {dialog_id} ended by {proxy}"),
+            Answer::Gone => {
+                log::info!("[session {call_id}] dialog {dialog_id} is over already, says {proxy}");
+            }
+            Answer::Refused(why) => {
+                log::warn!("[session {call_id}] dialog {dialog_id} is not ended by {proxy}: {why}");
+            }
+        }
+    }
+
+    fn look_for_silence(&mut self, now: Duration) {
+        let overdue = self.open.iter().filter(|(_, open)| open.deadline <= now);
+        let overdue: Vec<u64> = overdue.map(|(number, _)| *number).collect();
+        for number in overdue {
+            let Some(open) = self.open.remove(&number) else {
+                continue;
+            };
+            if open.tries < TRIES {
+                self.send(number, open);
+                continue;
+            }
+            let Dialog { call_id, dialog_id } = open.dialog;
+            log::error!(
+                "[session {call_id}] dialog {dialog_id} is not ended: no answer from {} at {}",
+                self.proxy,
+                self.path.display()
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> DialogId {
+        DialogId(text.into())
+    }
+
+    #[test]
+    fn each_proxy_is_asked_in_its_own_way() {
+        let opensips: Value =
+            serde_json::from_str(&request(Proxy::OpenSips, 7, &id("123456789012")).unwrap())
+                .unwrap();
+        assert_eq!(
+            opensips,
+            json!({"jsonrpc": "2.0", "id": "7", "method": "dlg_end_dlg", "params": ["123456789012"]})
+        );
+        let kamailio: Value =
+            serde_json::from_str(&request(Proxy::Kamailio, 8, &id("4087:10127")).unwrap()).unwrap();
+        assert_eq!(
+            kamailio,
+            json!({"jsonrpc": "2.0", "id": "8", "method": "dlg.end_dlg", "params": [4087, 10127]})
+        );
+        assert_eq!(proxy_of(&id("4087:10127")), Proxy::Kamailio);
+        assert_eq!(proxy_of(&id("99")), Proxy::OpenSips);
+        for bad in ["a:1", "1:b", ":", "1:2:3", "1:-2"] {
+            assert_eq!(request(Proxy::Kamailio, 1, &id(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn answers_are_understood() {
+        let ended = br#"{"jsonrpc":"2.0","result":{},"id":"12"}"#;
+        assert_eq!(understand(ended), (Some(12), Answer::Ended));
+        let gone =
+            br#"{"jsonrpc":"2.0","error":{"code":404,"message":"Dialog not found"},"id":12}"#;
+        assert_eq!(understand(gone), (Some(12), Answer::Gone));
+        let refused =
+            br#"{"jsonrpc":"2.0","error":{"code":500,"message":"Method Not Found"},"id":"3"}"#;
+        let (number, answer) = understand(refused);
+        assert_eq!(number, Some(3));
+        assert!(matches!(answer, Answer::Refused(why) if why.contains("Method Not Found")));
+        assert_eq!(understand(b"404 Dialog not found\n"), (None, Answer::Gone));
+        let plain = understand(b"500 no\x1b");
+        assert_eq!(plain, (None, Answer::Refused("500 no\\u{1b}".into())));
+        for odd in [&b"[]"[..], b"{}", b"7", b"\xff", b""] {
+            assert_eq!(understand(odd).0, None, "{odd:?}");
+        }
+    }
+
+    /// A proxy that answers what it is told to, or nothing.
+    fn stand_in(name: &str) -> (PathBuf, UnixDatagram) {
+        let unique = format!("mediaproxy-dialog-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(unique);
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("proxy.sock");
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        (dir, socket)
+    }
+
+    fn asked(proxy: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
+        let mut buffer = [0; 1000];
+        let (length, from) = proxy.recv_from(&mut buffer).unwrap();
+        (serde_json::from_slice(&buffer[..length]).unwrap(), from)
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
+        let (dir, proxy) = stand_in("silent");
+        let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+        enders.end(&CallId("a".into()), &id("1"));
+        enders.end(&CallId("b".into()), &id("2"));
+        enders.end(&CallId("k".into()), &id("1:2"));
+        let (first, from) = asked(&proxy);
+        let (second, _) = asked(&proxy);
+        assert_eq!(
+            (&first["params"][0], &second["params"][0]),
+            (&json!("1"), &json!("2"))
+        );
+        let path = from.as_pathname().unwrap();
+        assert_eq!(path, dir.join("opensips.sock"));
+        assert_eq!(
+            fs::metadata(path).unwrap().permissions().mode() & 0o777,
+            0o666
+        );
+        proxy.send_to(b"nonsense", path).unwrap();
+        let answer = json!({"jsonrpc": "2.0", "result": "OK", "id": second["id"]}).to_string();
+        proxy.send_to(answer.as_bytes(), path).unwrap();
+        enders.end(&CallId("c".into()), &id("3"));
+        let (third, _) = asked(&proxy);
+        assert_eq!(
+            third["params"][0], "3",
+            "the first was refused by nonsense, the second answered"
+        );
+        let (again, _) = asked(&proxy);
+        assert_eq!(again, third, "once more after {ANSWER_LIMIT:?}");
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
