@@ -79,7 +79,7 @@ fn run(binaries: &Path) -> Result<bool, String> {
     println!("   phones will send their packets through it.");
     let ports = PortRange::find(PORTS)?;
     daemons::write_config(directory, ports)?;
-    let daemons = Daemons::start(binaries, directory)?;
+    let mut daemons = Daemons::start(binaries, directory)?;
     println!(
         "3. Four calls. For each SDP that passes, the SIP proxy asks for ports and writes them into it in"
     );
@@ -87,6 +87,10 @@ fn run(binaries: &Path) -> Result<bool, String> {
         "   place of the phones' own, so both phones talk to the relay. That is what we do now.\n"
     );
     let outcome = place_calls(&daemons);
+    if let Err(why) = &outcome {
+        // A daemon that is gone is the likelier cause than what was seen of it.
+        daemons.check().map_err(|cause| format!("{why}\n{cause}"))?;
+    }
     let ended = daemons.stop();
     let clean = outcome?;
     ended?;

@@ -26,7 +26,9 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
     let end = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     for number in 0..SESSIONS {
         let call_id = format!("{number:x}-84b4c76e66710@192.0.2.4");
-        caller.set_up(&call_id, [end(4000), end(4002)])?;
+        caller
+            .set_up(&call_id, [end(4000), end(4002)])
+            .map_err(|why| format!("{why} (each session takes 4 open files; see ulimit -Hn)"))?;
     }
     let told = |error: std::io::Error| format!("management.sock: {error}");
     let mut management = Management::connect(&ours.daemons.management_socket()).map_err(told)?;
@@ -51,9 +53,9 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
     );
     verdicts.claim(
         "listing 2,000 sessions takes under 50 ms",
-        Some(time.median < TIME),
+        time.median < TIME,
     );
     let holds = dispatcher + relay < MEMORY;
-    verdicts.claim("both daemons together stay under 20 MB", Some(holds));
+    verdicts.claim("both daemons together stay under 20 MB", holds);
     ours.daemons.stop()
 }

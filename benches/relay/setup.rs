@@ -81,7 +81,7 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
     let holds = rate.median >= 1.0;
     verdicts.claim(
         "set-up is no slower than rtpengine (ratio of calls/s at least 1)",
-        Some(holds),
+        holds,
     );
     drop(theirs);
     ours.daemons.stop()

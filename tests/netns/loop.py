@@ -16,13 +16,20 @@ class TimedOut(Exception):
     """What was waited for did not happen."""
 
 
+def starved():
+    """How long this process was ready to run and had no processor, seconds (/proc/self/schedstat, second field)."""
+    try:
+        with open('/proc/self/schedstat') as f:
+            return int(f.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 class Loop:
     def __init__(self):
         self.selector = selectors.DefaultSelector()
         self.timers = []
         self.order = itertools.count()
-        # The longest that this process had to wait for a processor, seconds.
-        self.stalled = 0
 
     def add(self, sock, on_readable):
         self.selector.register(sock, selectors.EVENT_READ, on_readable)
@@ -47,10 +54,7 @@ class Loop:
             heapq.heappop(self.timers)[2]()
         if self.timers:
             longest = max(0, min(longest, self.timers[0][0] - time.monotonic()))
-        asleep = time.monotonic()
-        ready = self.selector.select(longest)
-        self.stalled = max(self.stalled, time.monotonic() - asleep - longest)
-        for key, _ in ready:
+        for key, _ in self.selector.select(longest):
             key.data()
 
     def until(self, condition, seconds, what):

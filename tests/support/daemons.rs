@@ -256,8 +256,7 @@ impl Daemons {
         };
         let mut waited = Duration::ZERO;
         while !daemons.is_ready() {
-            daemons.dispatcher.check()?;
-            daemons.relay.check()?;
+            daemons.check()?;
             if waited >= PATIENCE {
                 let seconds = PATIENCE.as_secs();
                 return Err(format!(
@@ -268,6 +267,12 @@ impl Daemons {
             waited += STEP;
         }
         Ok(daemons)
+    }
+
+    /// An error with the end of its log where one of them has ended by itself.
+    pub fn check(&mut self) -> Result<(), String> {
+        self.dispatcher.check()?;
+        self.relay.check()
     }
 
     fn is_ready(&self) -> bool {
