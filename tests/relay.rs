@@ -42,7 +42,7 @@ fn a_call_with_media_both_ways() {
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["call_id"], "c@example");
     let summary = link.json("summary");
-    assert_eq!(summary["ip"], "127.0.0.1");
+    assert_eq!(summary["ip"], relay_ip().to_string());
     assert_eq!(summary["status"], "active");
     assert_eq!(summary["session_count"], 1);
     assert_eq!(summary["stream_count"]["audio"], 1);
@@ -55,7 +55,10 @@ fn a_call_with_media_both_ways() {
     assert_eq!(stream["callee_codec"], "G711u");
     assert_eq!(stream["status"], "closed");
     for port in [for_callee, for_callee + 1, for_caller, for_caller + 1] {
-        assert!(UdpSocket::bind((LOCAL, port)).is_ok(), "{port} is closed");
+        assert!(
+            UdpSocket::bind((relay_ip(), port)).is_ok(),
+            "{port} is closed"
+        );
     }
     assert_eq!(link.json("sessions"), serde_json::json!([]));
 }
@@ -119,7 +122,7 @@ fn malformed_commands_are_answered_and_the_link_goes_on() {
     let bad_media = offer("c", "audio:127.0.0.1:99999:sendrecv:ice=no").ask(&mut link);
     assert_eq!(bad_media, "error");
     // A reply without media for an unknown call: the relay's address alone.
-    assert_eq!(answer("c", "").ask(&mut link), "127.0.0.1");
+    assert!(answer("c", "").ports(&mut link).is_empty());
     assert_eq!(link.json("summary")["session_count"], 0);
 }
 
@@ -294,7 +297,7 @@ fn answers_come_for_every_command_in_a_pile() {
         );
     }
     for n in 0..500u64 {
-        assert!(answers[&n].starts_with("127.0.0.1 "), "{}", answers[&n]);
+        assert_eq!(parse_ports(&answers[&n]).len(), 1);
         assert!(
             answers[&(n + 1000)].starts_with('{'),
             "{}",
@@ -326,7 +329,7 @@ fn two_thousand_calls_are_listed_while_others_go_on() {
         .collect();
     for sequence in sequences {
         let result = link.answer_any_order(sequence);
-        assert!(result.starts_with("127.0.0.1 "), "{result}");
+        assert_eq!(parse_ports(&result).len(), 1);
     }
     let list = link.send("sessions", &[]);
     let more: Vec<u64> = (0..5)
@@ -341,7 +344,8 @@ fn two_thousand_calls_are_listed_while_others_go_on() {
     assert_eq!(names.len(), listed.len(), "each once");
     assert!((0..1990).all(|n| names.contains(format!("call-{n}").as_str())));
     for sequence in more {
-        assert!(link.answer_any_order(sequence).starts_with("127.0.0.1 "));
+        let result = link.answer_any_order(sequence);
+        assert_eq!(parse_ports(&result).len(), 1);
     }
     assert_eq!(bed.end(link), 1995);
 }
@@ -476,14 +480,14 @@ fn media_keeps_its_dscp() {
     let mut link = bed.link();
     // The usual sockets of the standard library cannot mark what they send.
     let (port, _) = range(2);
-    let bind = |port| MediaSocket::bind(SocketAddrV4::new(LOCAL, port)).unwrap();
+    let bind = |port| MediaSocket::bind(SocketAddrV4::new(relay_ip(), port)).unwrap();
     let (mut caller, callee) = (bind(port), bind(port + 2));
-    let audio = |port: u16| format!("audio:127.0.0.1:{port}:sendrecv:ice=no");
+    let audio = |port: u16| format!("audio:{}:{port}:sendrecv:ice=no", relay_ip());
     offer("marked", &audio(port)).ports(&mut link);
     let ports = answer("marked", &audio(port + 2)).ports(&mut link);
     let mut datagrams = Datagrams::new();
     for dscp in [0xb8, 0xb8, 0x88, 0] {
-        let to = SocketAddrV4::new(LOCAL, ports[0]);
+        let to = SocketAddrV4::new(relay_ip(), ports[0]);
         caller.send(&rtp(8, 1), to, dscp).unwrap();
         wait_until("it arrives", || {
             datagrams.receive_one(&callee).unwrap();

@@ -29,9 +29,10 @@ impl Site {
         let dispatcher = FakeDispatcher::new(certs.path());
         let (start, end) = range(20);
         let text = format!(
-            "[Relay]\ndispatchers = {}\nrelay_ip = 127.0.0.1\nport_range = {start}:{end}\n\
+            "[Relay]\ndispatchers = {}\nrelay_ip = {}\nport_range = {start}:{end}\n\
              reconnect_delay = 1\nroutable_private_ranges = 127.0.0.0/8\n{more}\n[TLS]\ncerts_path = {}\n",
             dispatcher.address,
+            relay_ip(),
             certs.path().display()
         );
         certs.write("config.ini", text.as_bytes());
@@ -270,7 +271,7 @@ fn a_dead_dispatcher_is_found_again() {
 fn without_a_default_route_it_says_what_to_set() {
     let site = Site::new("");
     let text = String::from_utf8(site.certs.read("config.ini")).unwrap();
-    let text = text.replace("relay_ip = 127.0.0.1\n", "");
+    let text = text.replace(&format!("relay_ip = {}\n", relay_ip()), "");
     site.certs.write("config.ini", text.as_bytes());
     let mut command = Command::new("unshare");
     command.args(["--net", PROGRAM, "--no-fork", "--config-dir"]);

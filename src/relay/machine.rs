@@ -117,6 +117,30 @@ impl Machine {
         }
     }
 
+    /// Tries pairs until one can be bound; those that some other program has are added to `bad`.
+    fn bind_any(&mut self, address: Ipv4Addr, place: Place, bad: &mut Vec<u16>) -> Option<u16> {
+        let now = clock::mono();
+        loop {
+            let random = random::bits() as u64;
+            let Some(port) = self.ports.with(|pool| pool.take(random, now)) else {
+                self.say_exhausted();
+                return None;
+            };
+            match self.bind_and_watch(address, port) {
+                Ok(sockets) => {
+                    self.keep(port, place, sockets);
+                    return Some(port);
+                }
+                Err(error) if is_bad_port(&error) => bad.push(port),
+                Err(error) => {
+                    self.ports.with(|pool| pool.give_back(port, now));
+                    self.say_refused(address, &error);
+                    return None;
+                }
+            }
+        }
+    }
+
     fn bind_and_watch(&self, address: Ipv4Addr, port: u16) -> io::Result<[MediaSocket; 2]> {
         let bind = |port: u16| {
             let socket = MediaSocket::bind(SocketAddrV4::new(address, port))?;
@@ -135,6 +159,13 @@ impl Machine {
                 rounds: [0; 2],
                 has_failed: false,
             }));
+        }
+    }
+
+    fn say_exhausted(&mut self) {
+        if let Some(left_out) = self.exhausted.due() {
+            let (start, end) = self.ports.range;
+            warn!("no port pair is left: all of port_range = {start}:{end} are in use{left_out}");
         }
     }
 
@@ -204,30 +235,14 @@ fn is_bad_port(error: &io::Error) -> bool {
 
 impl Host for Machine {
     fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
-        let now = clock::mono();
-        let mut tries = self.ports.with(|pool| pool.unused());
-        while tries > 0 {
-            tries -= 1;
-            let random = random::bits() as u64;
-            let port = self.ports.with(|pool| pool.take(random, now))?;
-            match self.bind_and_watch(address, port) {
-                Ok(sockets) => {
-                    self.keep(port, place, sockets);
-                    return Some(port);
-                }
-                Err(error) if is_bad_port(&error) => self.ports.with(|pool| pool.put_aside(port)),
-                Err(error) => {
-                    self.ports.with(|pool| pool.give_back(port, now));
-                    self.say_refused(address, &error);
-                    return None;
-                }
-            }
+        let mut bad = Vec::new();
+        let bound = self.bind_any(address, place, &mut bad);
+        // Not earlier, so that none of them was tried twice before all were tried.
+        if !bad.is_empty() {
+            self.ports
+                .with(|pool| bad.into_iter().for_each(|port| pool.put_aside(port)));
         }
-        if let Some(left_out) = self.exhausted.due() {
-            let (start, end) = self.ports.range;
-            warn!("no port pair is left: all of port_range = {start}:{end} are in use{left_out}");
-        }
-        None
+        bound
     }
 
     fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {

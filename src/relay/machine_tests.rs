@@ -1,6 +1,7 @@
 //! Tests of binding with ports that this test occupies itself.
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -53,62 +54,60 @@ fn place() -> Place {
     host.0.unwrap()
 }
 
-/// Four pairs in a row that nobody has, held by this test.
-fn four_pairs() -> (u16, Vec<UdpSocket>) {
-    for start in (20_000..32_000).step_by(8) {
-        let bound: Result<Vec<UdpSocket>, _> = (start..start + 8)
-            .map(|port| UdpSocket::bind((LOCAL, port)))
-            .collect();
-        if let Ok(sockets) = bound {
-            return (start, sockets);
-        }
-    }
-    panic!("no eight free ports in a row");
+/// The port range that all tests use, each on an address of its own.
+const START: u16 = 20_000;
+
+/// An address that no other test or process binds.
+fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(10);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, 64 | high | middle, low, count)
 }
 
 #[test]
 fn c9_pairs_that_others_have_are_put_aside_and_another_is_taken() {
-    let (start, mut sockets) = four_pairs();
-    let mut machine = machine((start, u32::from(start) + 8));
+    let here = own_address();
+    let occupy = |port| UdpSocket::bind((here, port)).unwrap();
+    let mut sockets: Vec<UdpSocket> = (START..START + 8).map(occupy).collect();
+    let mut machine = machine((START, u32::from(START) + 8));
     // Free again: both ports of the second pair, and the RTP port alone of the third.
     for offset in [4, 3, 2] {
         drop(sockets.remove(offset));
     }
-    let port = machine.bind(LOCAL, place()).unwrap();
-    assert_eq!(port, start + 2);
-    assert_eq!(machine.bind(LOCAL, place()), None);
+    let port = machine.bind(here, place()).unwrap();
+    assert_eq!(port, START + 2);
+    assert_eq!(machine.bind(here, place()), None);
     assert!(machine.pair(port).is_some());
-    assert!(UdpSocket::bind((LOCAL, port + 1)).is_err(), "RTCP is bound");
+    assert!(UdpSocket::bind((here, port + 1)).is_err(), "RTCP is bound");
     assert!(
-        UdpSocket::bind((LOCAL, start + 4)).is_ok(),
+        UdpSocket::bind((here, START + 4)).is_ok(),
         "half a pair is given back"
     );
     // What was put aside is tried again.
     drop(sockets.drain(0..2));
-    assert_eq!(machine.bind(LOCAL, place()), Some(start));
+    assert_eq!(machine.bind(here, place()), Some(START));
 }
 
 #[test]
 fn c9_a_closed_pair_can_be_bound_again() {
-    let (start, sockets) = four_pairs();
-    drop(sockets);
-    let mut machine = machine((start, u32::from(start) + 2));
-    let port = machine.bind(LOCAL, place()).unwrap();
-    assert_eq!(machine.bind(LOCAL, place()), None);
+    let here = own_address();
+    let mut machine = machine((START, u32::from(START) + 2));
+    let port = machine.bind(here, place()).unwrap();
+    assert_eq!(machine.bind(here, place()), None);
     machine.close(port);
     machine.close(port);
     assert!(machine.pair(port).is_none());
-    assert_eq!(machine.bind(LOCAL, place()), Some(port));
-    assert_eq!(machine.bind(LOCAL, place()), None, "given back once");
+    assert_eq!(machine.bind(here, place()), Some(port));
+    assert_eq!(machine.bind(here, place()), None, "given back once");
 }
 
 #[test]
 fn an_address_of_another_host_spoils_no_port() {
-    let (start, sockets) = four_pairs();
-    drop(sockets);
-    let mut machine = machine((start, u32::from(start) + 2));
+    let here = own_address();
+    let mut machine = machine((START, u32::from(START) + 2));
     assert_eq!(machine.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
-    assert_eq!(machine.bind(LOCAL, place()), Some(start));
+    assert_eq!(machine.bind(here, place()), Some(START));
 }
 
 #[test]
@@ -122,12 +121,11 @@ fn ports_outside_the_range_are_nobodys() {
 
 #[test]
 fn ports_know_their_component_and_their_rounds() {
-    let (start, sockets) = four_pairs();
-    drop(sockets);
-    let mut machine = machine((start, u32::from(start) + 2));
+    let here = own_address();
+    let mut machine = machine((START, u32::from(START) + 2));
     let mut expected = place();
     expected.party = Party::Caller;
-    let port = machine.bind(LOCAL, expected).unwrap();
+    let port = machine.bind(here, expected).unwrap();
     let pair = machine.pair(port).unwrap();
     assert_eq!(pair.place(port).component, Component::Rtp);
     assert_eq!(pair.place(port + 1).component, Component::Rtcp);

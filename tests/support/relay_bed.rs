@@ -19,8 +19,14 @@ use crate::certs::Certs;
 /// Longer than anything here takes; only a failing test waits for it.
 pub const LONG: Duration = Duration::from_secs(20);
 
-/// The relay's address, to which the parties' own are routable here.
+/// Where parties and dispatchers are.
 pub const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// Where the relay is: on this process's own address, so that no port of its range is ever taken.
+pub fn relay_ip() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | high | middle, low, 2)
+}
 
 /// A relay, its certificates and its dispatchers.
 pub struct Bed {
@@ -86,7 +92,7 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
     Settings {
         dispatchers: dispatchers.iter().map(target).collect(),
         passport: None,
-        relay_ip: Some(LOCAL),
+        relay_ip: Some(relay_ip()),
         auto_detect_interfaces: false,
         port_range: range(100),
         dns_check_interval: Duration::from_secs(60),
@@ -107,7 +113,7 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
     }
 }
 
-/// Ports for so many pairs that no other test of this process uses, below those that the kernel hands out.
+/// Ports for so many pairs that no other test of this process uses.
 pub fn range(pairs: u16) -> (u16, u32) {
     static NEXT: AtomicU16 = AtomicU16::new(10_000);
     let start = NEXT.fetch_add(2 * pairs, Ordering::Relaxed);
@@ -313,7 +319,7 @@ pub fn rtcp() -> Vec<u8> {
 }
 
 pub fn send(socket: &UdpSocket, port: u16, packet: &[u8]) {
-    socket.send_to(packet, (LOCAL, port)).unwrap();
+    socket.send_to(packet, (relay_ip(), port)).unwrap();
 }
 
 /// The next packet and the port it came from.
@@ -337,9 +343,7 @@ impl Update<'_> {
     /// The ports that the relay answers; an error is the test's end.
     pub fn ports(&self, link: &mut FakeLink) -> Vec<u16> {
         let answer = self.ask(link);
-        let mut words = answer.split(' ');
-        assert_eq!(words.next(), Some("127.0.0.1"), "{answer}");
-        words.map(|word| word.parse().unwrap()).collect()
+        parse_ports(&answer)
     }
 
     pub fn ask(&self, link: &mut FakeLink) -> String {
@@ -365,6 +369,13 @@ impl Update<'_> {
             ],
         )
     }
+}
+
+/// The ports in an answer with the relay's address.
+pub fn parse_ports(answer: &str) -> Vec<u16> {
+    let mut words = answer.split(' ');
+    assert_eq!(words.next(), Some(&*relay_ip().to_string()), "{answer}");
+    words.map(|word| word.parse().unwrap()).collect()
 }
 
 /// The caller's INVITE.
