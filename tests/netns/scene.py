@@ -13,7 +13,7 @@ from judge import GONE_WITHIN, Judge, forwarding
 from lab import Lab
 from loop import Loop, TimedOut
 from media import Capture, Party
-from script import CALLEE, CALLER, Call, Phone, start_sipp
+from script import CALLEE, CALLER, Call, Ended, Phone, start_sipp
 from tap import Tap
 
 PROXY = '10.11.0.1'
@@ -140,6 +140,9 @@ class Scene:
             self.until_flowing()
             forwarding(self.options.forwarding, conntrack, judge)
         self.loop.until(self.over, seconds, 'the phones to end their calls')
+        for party in (party for pair in self.parties for party in pair):
+            if party.ended is None and any(isinstance(s, Ended) for s in party.call.steps):
+                self.bad.append('no BYE came to the %s: the dispatcher did not have the proxy end the call' % party.name)
         for sipp in self.sipps:
             if sipp.returncode != 0:
                 self.bad.append('sipp, the %s, ended with status %d' % (sipp.label, sipp.returncode))
