@@ -6,6 +6,7 @@
 //! ```text
 //!  bin/*                      arguments, run, exit code
 //!  relay      dispatcher      threads, sockets, timers; neither imports the other
+//!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
@@ -14,6 +15,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dispatcher;
 pub mod logging;
 pub mod moment;

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use mediaproxy::cli::{self, Program};
-use mediaproxy::config;
+use mediaproxy::cli::Program;
 use mediaproxy::relay::daemon;
 
 const PROGRAM: Program = Program {
@@ -12,21 +11,5 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
-    let options = match cli::options(&PROGRAM) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    let loaded = match config::load_relay(&options.config_dir) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    if options.check_config {
-        loaded.warnings.iter().for_each(|text| eprintln!("{text}"));
-        println!("{}: can be used", loaded.path.display());
-        return ExitCode::SUCCESS;
-    }
-    daemon::run(PROGRAM.name, &options, loaded)
+    daemon::main(&PROGRAM)
 }

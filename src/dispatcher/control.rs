@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::gate::Gate;
 use super::service::{ERROR, Served};
-use super::sparse::Sparse;
 use super::{Dispatcher, accept_all, spawn};
+use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
 use crate::proto::control::{PROXY_LIMITS, Requests};
 use crate::sys::clock;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::link::{Ask, Link, Removal, Shown};
-use super::sparse::Sparse;
 use super::statistics::{Statistics, call_ids};
 use super::waiting::{Failure, Updating, lock};
+use crate::logging::sparse::Sparse;
 use crate::proto::line::{Lines, TooLong};
 use crate::proto::link::{
     FromRelay, Hello, OLD_DISPATCHER_LINE, RELAY_LINE, Sequence, UpdateReply,

@@ -1,19 +1,18 @@
-//! The dispatcher as a process: from a configuration to a running daemon, its signals, its end.
+//! The dispatcher as a process: how it starts, its signals, its end.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use super::dialog::{self, Enders};
 use super::finished::Finished;
 use super::settings::{Group, Settings};
 use super::{Dispatcher, Running};
-use crate::cli::Options;
-use crate::config::{DispatcherConfig, Loaded, SocketGroup};
-use crate::logging;
-use crate::sys::process::{self, Process};
+use crate::cli::{Options, Program};
+use crate::config::{self, DispatcherConfig, SocketGroup};
+use crate::daemon::{self, Daemon};
+use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::sys::{limits, users};
 use crate::tls::Store;
@@ -24,41 +23,28 @@ const OPEN_FILES: u64 = 4096;
 /// How often systemd is told how many calls there are.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs the daemon `name` to its end. Returns what `main` returns: 0 after a clean end, 1 when it could not
-/// start; why is said by then.
-pub fn run(name: &'static str, options: &Options, loaded: Loaded<DispatcherConfig>) -> ExitCode {
-    let (mut process, signals) = match process::start(options.mode, &options.runtime_dir, name) {
-        Ok(started) => started,
-        Err(error) => {
-            eprintln!("{name}: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let level = match options.debug {
-        true => log::LevelFilter::Debug,
-        false => loaded.config.log_level.filter(),
-    };
-    logging::start(options.mode, name, level);
-    log::info!(
-        "{name} {} with {}",
-        env!("CARGO_PKG_VERSION"),
-        loaded.path.display()
-    );
-    loaded.warnings.iter().for_each(|text| log::warn!("{text}"));
-    let running = match start(options, &loaded.config) {
-        Ok(running) => running,
-        Err(reason) => return process.failed(&reason),
-    };
-    if let Err(error) = process.ready() {
-        running.stop();
-        return process.failed(&format!("cannot say that it is ready: {error}"));
-    }
-    serve(&process, &signals, &running);
-    process.stopping();
-    stop(&signals, running);
-    dialog::remove_sockets(&options.runtime_dir);
-    log::info!("{name} has ended");
-    ExitCode::SUCCESS
+/// A dispatcher with its sockets in the runtime directory.
+struct Local {
+    running: Running,
+    runtime_dir: PathBuf,
+}
+
+/// All of `main`.
+pub fn main(program: &Program) -> ExitCode {
+    let level = |config: &DispatcherConfig| config.log_level.filter();
+    daemon::run(
+        program,
+        config::load_dispatcher,
+        level,
+        |options, config| {
+            let running = start(options, config)?;
+            let runtime_dir = options.runtime_dir.clone();
+            Ok(Local {
+                running,
+                runtime_dir,
+            })
+        },
+    )
 }
 
 fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String> {
@@ -119,45 +105,31 @@ fn socket_group(wanted: &SocketGroup) -> Result<Option<Group>, String> {
     Ok(None)
 }
 
-/// Acts on signals until one says to end.
-fn serve(process: &Process, signals: &SignalWaiter, running: &Running) {
-    let mut shown = None;
-    loop {
-        let status = running.status();
-        if shown.as_ref() != Some(&status) {
-            process.status(&status);
-            shown = Some(status);
-        }
-        match signals.wait_for(STATUS_INTERVAL) {
-            None => {}
-            Some(Signal::Hangup) => running.reload(),
-            Some(Signal::User1) => {
-                let on = logging::toggle_debug();
-                log::info!("debug lines are {}", if on { "on" } else { "off" });
+impl Daemon for Local {
+    fn serve(&self, process: &Process, signals: &SignalWaiter) {
+        let mut shown = None;
+        loop {
+            let status = self.running.status();
+            if shown.as_ref() != Some(&status) {
+                process.status(&status);
+                shown = Some(status);
             }
-            Some(signal @ (Signal::Interrupt | Signal::Terminate)) => {
-                log::info!("{signal:?}: ending");
-                return;
+            match signals.wait_for(STATUS_INTERVAL) {
+                None => {}
+                Some(Signal::Hangup) => self.running.reload(),
+                Some(Signal::User1) => {
+                    daemon::toggle_debug();
+                }
+                Some(signal @ (Signal::Interrupt | Signal::Terminate)) => {
+                    log::info!("{signal:?}: ending");
+                    return;
+                }
             }
         }
     }
-}
 
-/// Ends in good order; a second signal ends at once.
-fn stop(signals: &SignalWaiter, running: Running) {
-    let (done, is_done) = mpsc::channel::<()>();
-    let stopping = thread::spawn(move || {
-        running.stop();
-        drop(done);
-    });
-    while is_done.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
-        let again = signals.wait_for(Duration::from_millis(10));
-        if matches!(again, Some(Signal::Interrupt | Signal::Terminate)) {
-            log::warn!("a second signal: ended at once");
-            return;
-        }
-    }
-    if stopping.join().is_err() {
-        log::error!("internal error while ending");
+    fn stop(self) {
+        self.running.stop();
+        dialog::remove_sockets(&self.runtime_dir);
     }
 }

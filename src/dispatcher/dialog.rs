@@ -17,8 +17,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
 
-use super::sparse::Sparse;
 use super::spawn;
+use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId, Visible};
 use crate::sys::clock;
 

@@ -30,7 +30,6 @@ pub mod registry;
 mod relays;
 mod service;
 mod settings;
-mod sparse;
 pub mod statistics;
 mod turns;
 mod unix;
@@ -50,6 +49,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::Store;
 use finished::{Finished, FinishedSink};
@@ -269,7 +269,7 @@ fn begin(
 /// Accepts for ever. A failure is logged and tried again a little later: it passes (a full table of open
 /// files) or comes with one connection only.
 fn accept_all<C>(what: &str, accept: impl Fn() -> io::Result<C>, mut admit: impl FnMut(C)) {
-    let mut failures = sparse::Sparse::default();
+    let mut failures = Sparse::default();
     loop {
         match accept() {
             Ok(connection) => admit(connection),

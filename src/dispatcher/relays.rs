@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::conversation::Conversation;
 use super::gate::{Gate, Pass};
 use super::link::{Ask, Link, Removal};
-use super::sparse::Sparse;
 use super::waiting::{Failure, lock};
 use super::wire::write_plain;
 use super::{Dispatcher, accept_all, is_stopping, spawn};
+use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::{self, HANDSHAKE_LIMIT, Peer, Reader, Writer};
 

@@ -10,6 +10,7 @@
 //! daemon: lines that it does not take are counted, and the number is logged as soon as it takes lines again.
 
 mod line;
+pub mod sparse;
 mod stderr;
 mod syslog;
 

@@ -12,9 +12,9 @@ use log::{debug, info, warn};
 
 use super::gather::{Listing, Summing};
 use super::outbox::{Outbox, Piece, Task, write_batch};
-use super::sparse::Sparse;
 use super::worker::Message;
 use super::{Shared, spawn};
+use crate::logging::sparse::Sparse;
 use crate::proto::CallId;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};

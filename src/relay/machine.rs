@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{error, warn};
 
-use super::sparse::Sparse;
+use crate::logging::sparse::Sparse;
 use crate::proto::Component;
 use crate::session::ports::PortPool;
 use crate::session::{Host, Place};

@@ -20,7 +20,6 @@ mod gather;
 mod link;
 mod machine;
 mod outbox;
-mod sparse;
 mod upkeep;
 mod worker;
 

@@ -18,7 +18,7 @@ use super::forwarding;
 use super::gather::{Listing, Share, Summing};
 use super::machine::{Addresses, Machine};
 use super::outbox::owner_of;
-use super::sparse::Sparse;
+use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
 use crate::session::{Action, Engine, Owner, Place, ReplyTo, Settings, Verdict};

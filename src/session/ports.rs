@@ -54,11 +54,6 @@ impl PortPool {
         self.ready.len() + self.resting.len()
     }
 
-    /// Pairs that are not in use: who tries them all need not try more often.
-    pub fn unused(&self) -> usize {
-        self.free() + self.bad.len()
-    }
-
     fn wake(&mut self, now: Duration) {
         while let Some(&(since, port)) = self.resting.front() {
             if now.saturating_sub(since) < REST {

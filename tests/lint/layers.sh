@@ -33,17 +33,16 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 # shellcheck disable=SC2046 # file names here have no blanks
 {
 	pure="$(sources src/proto src/session) src/moment.rs"
-	[ ! -e src/dispatcher ] || pure="$pure $(find src/dispatcher -name 'registry*.rs' ! -path '*/tests/*')"
+	pure="$pure src/dispatcher/registry.rs $(sources src/dispatcher/registry) src/dispatcher/finished.rs src/dispatcher/statistics.rs"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
 	forbid 'proto imports from above' 'crate::(session|sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/proto)
 	forbid 'session imports from above' 'crate::(sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/session)
 	forbid 'sys imports from above' 'crate::(proto|session|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/sys)
-	for shared in tls config cli logging; do
-		[ ! -e src/$shared ] && [ ! -e src/$shared.rs ] || \
-			forbid "$shared imports a daemon" 'crate::(relay|dispatcher)\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
+	for shared in tls config cli logging daemon; do
+		forbid "$shared imports a daemon" 'crate::(relay|dispatcher)\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
 	done
-	[ ! -e src/relay ] || forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)
-	[ ! -e src/dispatcher ] || forbid 'dispatcher imports relay' 'crate::relay\b' $(sources src/dispatcher)
+	forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)
+	forbid 'dispatcher imports relay' 'crate::relay\b' $(sources src/dispatcher)
 	forbid 'unsafe outside src/sys' '\bunsafe\b' $(sources src | grep -v '^src/sys/')
 	forbid 'work left undone' 'todo!|unimplemented!|\b(TODO|FIXME|XXX)\b' $(sources src)
 }
