@@ -571,3 +571,15 @@ fn a_call_that_its_relay_does_not_know_is_forgotten_on_removal() {
     assert!(bed.ended.wait_for(1)[0].statistics.is_none());
     assert_eq!(proxy.ask(&remove("one")), "error");
 }
+
+#[test]
+fn a_listed_call_that_its_relay_does_not_know_any_more_is_not_removed() {
+    let bed = Bed::new();
+    let mut relay = bed.relay_with("a", r#"[{"call_id": "old"}]"#);
+    let mut proxy = bed.proxy();
+    proxy.send(remove("old").as_bytes());
+    relay.serve("remove", "error");
+    assert_eq!(proxy.answer(), "error");
+    assert_eq!(proxy.ask(&remove("old")), "error");
+    assert_eq!(bed.ended.count(), 0);
+}

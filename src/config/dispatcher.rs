@@ -119,7 +119,7 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         kamailio: kamailio?,
         file: file?,
     };
-    let lines = ["management_use_tls", "relay_retry"].map(|name| section.line(name));
+    let lines = ["management_use_tls", "relay_retry", "accounting"].map(|name| section.line(name));
     warn(&config, lines, source.warnings);
     Some(config)
 }
@@ -129,8 +129,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
-fn warn(config: &DispatcherConfig, lines: [Option<usize>; 2], warnings: &mut Vec<Problem>) {
-    let [use_tls_line, retry_line] = lines;
+fn warn(config: &DispatcherConfig, lines: [Option<usize>; 3], warnings: &mut Vec<Problem>) {
+    let [use_tls_line, retry_line, accounting_line] = lines;
     if !config.management_use_tls && !config.listen_management.ip().is_loopback() {
         let text = format!(
             "[Dispatcher] management_use_tls: no, and {} is no loopback address: whoever reaches that port \
@@ -143,5 +143,10 @@ fn warn(config: &DispatcherConfig, lines: [Option<usize>; 2], warnings: &mut Vec
         let text = "[Dispatcher] relay_retry: not below relay_timeout: a call whose relay is silent gets no \
                     other one";
         warnings.push(Problem::new(retry_line, text));
+    }
+    if !config.accounting.is_empty() {
+        let text = "[Dispatcher] accounting: this version records nothing; finished calls stand only in the log, \
+                    with their statistics";
+        warnings.push(Problem::new(accounting_line, text));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::link::{Ask, Link, Removal, Shown};
+use super::registry::Place;
 use super::statistics::{Statistics, call_ids};
 use super::waiting::{Failure, Updating, lock};
 use crate::logging::sparse::Sparse;
@@ -231,10 +232,12 @@ impl Listener<'_> {
         };
         let was_there = result != b"error";
         let mut registry = lock(&self.dispatcher.registry);
+        let place = registry.place(call_id);
         let finished = registry.removed(self.link.id, call_id, statistics, now);
         drop(registry);
-        // Without an end here the session has expired since it was asked for.
-        let removed = was_there || finished.is_none();
+        // What is not here any more has expired since it was asked for.
+        let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
+        let removed = was_there || !is_here;
         self.dispatcher.finish(finished);
         match removed {
             true => Removal::Removed,

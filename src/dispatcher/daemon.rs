@@ -67,7 +67,8 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String
             enders.end(&finished.call_id, dialog_id);
         }
     });
-    let running = Dispatcher::start(settings, Arc::new(store), finished)?;
+    let running = Dispatcher::start(settings, Arc::new(store), finished)
+        .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     log::info!(
         "ready: SIP proxy at {socket}, relays at {}, management at {}",
         running.relay_address,

@@ -138,8 +138,13 @@ fn proxy_of(dialog_id: &DialogId) -> Proxy {
     }
 }
 
-/// The answers' socket: the proxy, which runs as another user, has to write to it.
+/// The answers' socket: the proxy, which runs as another user, has to write to it. That of a live dispatcher is left
+/// alone: it would get no answer any more.
 fn bind(path: &Path) -> io::Result<UnixDatagram> {
+    if UnixDatagram::unbound()?.connect(path).is_ok() {
+        let text = "another process listens there; stop it first or choose another --runtime-dir";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -404,6 +409,22 @@ mod tests {
         let mut buffer = [0; 1000];
         let (length, from) = proxy.recv_from(&mut buffer).unwrap();
         (serde_json::from_slice(&buffer[..length]).unwrap(), from)
+    }
+
+    #[test]
+    fn the_socket_of_a_live_dispatcher_is_left_alone() {
+        let (dir, proxy) = stand_in("second");
+        let own = dir.join("opensips.sock");
+        let live = bind(&own).unwrap();
+        let refused = Enders::start(&dir.join("proxy.sock"), None, &dir);
+        let error = refused.map(|_| ()).unwrap_err();
+        assert!(error.contains("another process listens there"), "{error}");
+        proxy.send_to(b"answer", &own).unwrap();
+        assert_eq!(live.recv(&mut [0; 10]).unwrap(), 6, "it still gets answers");
+        drop(live);
+        assert!(own.exists(), "left by a crash");
+        drop(bind(&own).unwrap());
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The relays' port: TLS handshakes, each on its own thread, then a reading and a writing thread for each
 //! link.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -131,7 +130,7 @@ fn read(dispatcher: &Dispatcher, link: &Arc<Link>, reader: &mut Reader) -> Strin
                     return too_long.to_string();
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            // TimedOut is the network's: this reader has no limit of its own.
             Err(error) => return error.to_string(),
         }
     }

@@ -80,7 +80,9 @@ impl Dispatcher {
         let Some((link, updating)) = served.made else {
             return;
         };
-        if served.turn.is_some_and(|turn| turn.is_waited_for()) {
+        // The turn is kept: a request that came between would find the call and lose it to this.
+        let turn = served.turn;
+        if turn.as_ref().is_some_and(Turn::is_waited_for) {
             return;
         }
         let remove = updating.facts.removal();
@@ -89,6 +91,7 @@ impl Dispatcher {
             remove.call_id
         );
         self.remove_unwaited(remove);
+        drop(turn);
     }
 
     /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is

@@ -118,7 +118,7 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay?;
-        if self.found.remove(call_id).is_some() {
+        if self.forget_found(link, call_id) {
             let statistics = statistics?;
             return self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics);
         }
@@ -148,8 +148,18 @@ impl<L: Clone> Registry<L> {
         if live {
             return self.end(&call_id, Reason::Expired, Some(statistics), now);
         }
-        self.found.remove(&call_id);
+        self.forget_found(link, &call_id);
         self.finish_unknown(link, call_id, Reason::Expired, statistics)
+    }
+
+    /// A call that this link's relay listed is over there; what another relay says of a call of that name does not
+    /// count. True when it was so.
+    fn forget_found(&mut self, link: LinkId, call_id: &CallId) -> bool {
+        let is_there = self.found.get(call_id) == Some(&link);
+        if is_there {
+            self.found.remove(call_id);
+        }
+        is_there
     }
 
     /// A session that this dispatcher did not make is finished by it all the same.

@@ -316,6 +316,22 @@ fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
 }
 
 #[test]
+fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let b = up(&mut registry, ip(2), None);
+    registry.listed(a, &list(&["old"]), at(1));
+    let stray = statistics("old", "no-traffic timeout");
+    assert!(registry.expire(b, stray.clone(), at(2)).is_some());
+    assert!(
+        registry
+            .removed(b, &call("old"), Some(stray), at(2))
+            .is_none()
+    );
+    assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
+}
+
+#[test]
 fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
