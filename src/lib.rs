@@ -13,6 +13,7 @@
 //! ```
 
 pub mod moment;
+pub mod netlink;
 pub mod proto;
 pub mod session;
 pub mod sys;
