@@ -4,3 +4,33 @@
 //! descriptors by `OwnedFd`; nothing unsafe is visible to callers.
 
 pub mod clock;
+pub mod dns;
+pub mod epoll;
+pub mod limits;
+pub mod mailbox;
+pub mod random;
+pub mod route;
+pub mod udp;
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// The result of a system call that returns -1 on failure.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// A count from a system call that returns -1 on failure.
+fn count(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes over a descriptor that a system call has just returned.
+fn owned(result: RawFd) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

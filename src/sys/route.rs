@@ -1,0 +1,45 @@
+//! Which of this host's addresses the kernel would send from. Asks by connecting a UDP socket, which sends
+//! nothing and honours policy routing.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+/// A host far away that no local route is for (a root name server).
+const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
+
+/// Port 9 is for what is to be discarded (RFC 863); nothing is sent there.
+const DISCARD: u16 = 9;
+
+/// The address that packets to somebody leave from.
+///
+/// # Errors
+/// Where no route leads there.
+pub fn source_towards(destination: Ipv4Addr) -> io::Result<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(SocketAddr::from((destination, DISCARD)))?;
+    match socket.local_addr()?.ip() {
+        IpAddr::V4(address) if !address.is_unspecified() => Ok(address),
+        _ => Err(io::ErrorKind::AddrNotAvailable.into()),
+    }
+}
+
+/// The address of the interface with the default route.
+///
+/// # Errors
+/// Where there is no default route.
+pub fn default_address() -> io::Result<Ipv4Addr> {
+    source_towards(FAR_AWAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_reached_from_loopback() {
+        assert_eq!(
+            source_towards(Ipv4Addr::LOCALHOST).unwrap(),
+            Ipv4Addr::LOCALHOST
+        );
+    }
+}
