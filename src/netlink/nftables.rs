@@ -157,8 +157,16 @@ impl<'a> Batch<'a> {
         batch
     }
 
+    /// The whole batch, and the number of its last message, which the kernel is asked to acknowledge: its answer comes
+    /// after all others.
+    pub fn end_acknowledged(mut self) -> (Vec<u8>, u32) {
+        self.builder.add_flags(wire::ACK);
+        let last = self.sequence.wrapping_sub(1);
+        (self.end(), last)
+    }
+
     /// The whole batch; send it in one piece.
-    pub fn end(mut self) -> Vec<u8> {
+    fn end(mut self) -> Vec<u8> {
         let number = self.number();
         self.builder
             .message(BATCH_END, wire::REQUEST, number, NFPROTO_UNSPEC, SUBSYSTEM);

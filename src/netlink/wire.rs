@@ -67,6 +67,13 @@ impl Builder {
         self.set_length();
     }
 
+    /// Adds flags to the message that was begun last.
+    pub fn add_flags(&mut self, flags: u16) {
+        let at = self.message + 6;
+        let old = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
+        self.bytes[at..at + 2].copy_from_slice(&(old | flags).to_ne_bytes());
+    }
+
     /// An attribute with these bytes.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         let length = (ATTRIBUTE_HEADER + value.len()) as u16;

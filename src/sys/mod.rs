@@ -8,6 +8,7 @@ pub mod dns;
 pub mod epoll;
 pub mod limits;
 pub mod mailbox;
+pub mod netlink;
 pub mod random;
 pub mod route;
 pub mod udp;
