@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod dispatcher;
 pub mod logging;
 pub mod moment;
+pub mod netlink;
 pub mod proto;
 pub mod relay;
 pub mod session;

@@ -14,9 +14,12 @@ use std::path::Path;
 mod bed;
 #[path = "support/certs.rs"]
 mod certs;
+#[path = "support/script.rs"]
+mod script;
 
 use bed::{Bed, FakeRelay, Proxy};
 use mediaproxy::config::ManagementFormat;
+use script::unescape;
 
 enum Actor {
     Relay(Box<FakeRelay>),
@@ -101,36 +104,5 @@ fn send(bed: &Bed, actors: &mut HashMap<String, Actor>, who: &str, bytes: &[u8])
     match actor(bed, actors, who) {
         Actor::Relay(relay) => relay.say_bytes(bytes),
         Actor::Line(proxy) => proxy.send(bytes),
-    }
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text;
-    loop {
-        let Some(c) = rest.chars().next() else {
-            bytes.extend_from_slice(b"\r\n");
-            return bytes;
-        };
-        let repeat = rest.strip_prefix('{').and_then(|r| r.split_once('}'));
-        let repeat = repeat.and_then(|(inside, after)| {
-            let (what, count) = inside.split_once('*')?;
-            Some((what.repeat(count.parse().ok()?), after))
-        });
-        if let Some((what, after)) = repeat {
-            bytes.extend_from_slice(what.as_bytes());
-            rest = after;
-        } else if rest == "\\" {
-            return bytes;
-        } else if let Some(after) = rest.strip_prefix("\\x") {
-            bytes.push(u8::from_str_radix(&after[..2], 16).unwrap());
-            rest = &after[2..];
-        } else {
-            bytes.extend_from_slice(c.to_string().as_bytes());
-            rest = &rest[c.len_utf8()..];
-            if c == '\\' {
-                rest = rest.strip_prefix('\\').expect("\\\\, \\xNN or a last \\");
-            }
-        }
     }
 }

@@ -83,6 +83,8 @@ impl FromDispatcher {
                     return FromDispatcher::Hello(hello);
                 }
             }
+            // Nothing is kept that waits for this word.
+            b"stored" => {}
             _ => {
                 if let Some(sequence) = parse_number(rest).map(Sequence) {
                     let command = incoming.map_err(|bad| bad.why);

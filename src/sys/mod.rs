@@ -10,6 +10,7 @@ mod fork;
 pub mod limits;
 pub mod local_time;
 pub mod mailbox;
+pub mod netlink;
 pub mod notify;
 mod pid_file;
 pub mod process;

@@ -1,0 +1,21 @@
+//! What the relay says to the kernel over netlink: conntrack entries and one nftables table of its own.
+//!
+//! Every message is a header, a netfilter header and attributes, each attribute a length, a type and its value,
+//! padded to four bytes (linux/netlink.h):
+//!
+//! ```text
+//!  nlmsghdr                      nfgenmsg              nlattr             nlattr
+//!  +-----+------+-------+-----+-----+ +--------+---+------+ +-----+------+-------+ +---
+//!  | len | type | flags | seq | pid | | family | 0 | res  | | len | type | value | | ..
+//!  | u32 | u16  | u16   | u32 | u32 | | u8     | u8| be16 | | u16 | u16  |  pad  | |
+//!  +-----+------+-------+-----+-----+ +--------+---+------+ +-----+------+-------+ +---
+//! ```
+//!
+//! Headers are in the host's byte order, the values of netfilter attributes in the network's. `wire` builds and
+//! iterates, `conntrack` and `nftables` know the messages; all three are pure. `socket` sends and waits. Tested byte for byte against what
+//! `conntrack` and `nft` send; the command stands beside each vector.
+
+pub mod conntrack;
+pub mod nftables;
+pub mod socket;
+pub mod wire;

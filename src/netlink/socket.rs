@@ -1,0 +1,312 @@
+//! Requests to the kernel and their answers, matched by number, with the errno of what failed.
+
+use std::io;
+use std::time::Duration;
+
+use super::conntrack::{self, Entry};
+use super::nftables::Batch;
+use super::wire::{self, Builder, Message, Messages};
+use crate::sys::netlink::NetlinkSocket;
+
+/// The kernel answers while it handles the request: what takes longer is lost.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// More than the kernel puts in one datagram (NLMSG_GOODSIZE is at most 32 KiB for dumps).
+const DATAGRAM: usize = 64 * 1024;
+
+/// A connection to netfilter for requests.
+#[derive(Debug)]
+pub struct Netfilter {
+    socket: NetlinkSocket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// A request of a batch that the kernel refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its place in the batch; none where the batch as a whole was refused.
+    pub index: Option<usize>,
+    pub error: io::Error,
+}
+
+impl Netfilter {
+    pub fn open() -> io::Result<Netfilter> {
+        let socket = NetlinkSocket::open()?;
+        socket.set_timeout(Some(ANSWER_LIMIT))?;
+        Ok(Netfilter {
+            socket,
+            sequence: 1,
+            buffer: vec![0; DATAGRAM],
+        })
+    }
+
+    /// Sends several requests that each ask for an acknowledgement; `build` adds one under the number that it is
+    /// given. What became of each, in order; the entry where the answer repeats one.
+    pub fn requests<T>(
+        &mut self,
+        items: &[T],
+        mut build: impl FnMut(&mut Builder, u32, &T),
+    ) -> io::Result<Vec<io::Result<Option<Entry>>>> {
+        let first = self.take_numbers(items.len());
+        let mut builder = Builder::default();
+        for (number, item) in (first..).zip(items) {
+            build(&mut builder, number, item);
+        }
+        self.socket.send(builder.bytes())?;
+        let mut results: Vec<_> = items.iter().map(|_| Err(lost())).collect();
+        let mut entries = vec![None; items.len()];
+        let mut open = items.len();
+        while open > 0 {
+            self.receive(|message| {
+                let Some(index) = index_of(message.sequence, first, entries.len()) else {
+                    return Ok(());
+                };
+                if message.kind == wire::ERROR {
+                    let errno = message.errno().map_err(|_| invalid())?;
+                    results[index] = outcome(errno).map(|()| entries[index]);
+                    open -= 1;
+                } else if let Ok(entry) = conntrack::parse(message) {
+                    entries[index] = entry;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(results)
+    }
+
+    /// All conntrack entries with a mark.
+    pub fn dump(&mut self, mark: u32, mask: u32, mut each: impl FnMut(Entry)) -> io::Result<()> {
+        let number = self.take_numbers(1);
+        let mut builder = Builder::default();
+        conntrack::dump(&mut builder, number, mark, mask);
+        self.socket.send(builder.bytes())?;
+        let mut done = false;
+        while !done {
+            self.receive(|message| {
+                match message.kind {
+                    _ if message.sequence != number => {}
+                    wire::DONE => done = true,
+                    wire::ERROR => outcome(message.errno().map_err(|_| invalid())?)?,
+                    _ => conntrack::parse(message)
+                        .map_err(|_| invalid())?
+                        .into_iter()
+                        .for_each(&mut each),
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Does a transaction on a table, all of it or nothing; `fill` adds its messages.
+    pub fn transact(
+        &mut self,
+        table: &str,
+        fill: impl FnOnce(&mut Batch<'_>),
+    ) -> Result<(), Refused> {
+        let whole = |error| Refused { index: None, error };
+        let mut batch = Batch::begin(table, self.sequence);
+        fill(&mut batch);
+        let first = self.sequence;
+        let (bytes, last) = batch.end_acknowledged();
+        self.sequence = last.wrapping_add(2);
+        self.socket.send(&bytes).map_err(whole)?;
+        let mut failed: Option<Refused> = None;
+        let mut done = false;
+        while !done {
+            let received = self.receive(|message| {
+                let number = message.sequence.wrapping_sub(first);
+                if message.kind != wire::ERROR || number > last.wrapping_sub(first) {
+                    return Ok(());
+                }
+                let result = outcome(message.errno().map_err(|_| invalid())?);
+                done = number == 0 || message.sequence == last;
+                if let (Err(error), None) = (result, &failed) {
+                    let index = number.checked_sub(1).map(|index| index as usize);
+                    failed = Some(Refused { index, error });
+                }
+                Ok(())
+            });
+            received.map_err(whole)?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> io::Result<()>) -> io::Result<()> {
+        let length = self
+            .socket
+            .receive(&mut self.buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => lost(),
+                _ => error,
+            })?;
+        for message in Messages::new(self.buffer.get(..length).unwrap_or_default()) {
+            each(&message.map_err(|_| invalid())?)?;
+        }
+        Ok(())
+    }
+
+    fn take_numbers(&mut self, count: usize) -> u32 {
+        // Zero is the kernel's own.
+        if self.sequence > u32::MAX / 2 {
+            self.sequence = 1;
+        }
+        let first = self.sequence;
+        self.sequence += count as u32;
+        first
+    }
+}
+
+fn index_of(sequence: u32, first: u32, count: usize) -> Option<usize> {
+    let index = sequence.checked_sub(first)? as usize;
+    (index < count).then_some(index)
+}
+
+fn outcome(errno: i32) -> io::Result<()> {
+    match errno {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the kernel has not answered")
+}
+
+fn invalid() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "truncated netlink message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::conntrack::{End, NatEntry, Tuple};
+    use crate::netlink::nftables::{ChainKind, Hook, Step};
+    use crate::sys::netlink::enter_namespace;
+    use std::io::Write;
+
+    const TABLE: &str = "mediaproxy_test";
+    const MARK: u32 = 0x4d50_0000;
+
+    /// A thread in a network namespace of its own; none without root.
+    fn in_namespace(test: impl FnOnce(&mut Netfilter) + Send + 'static) {
+        let run = move || match enter_namespace() {
+            Ok(()) => test(&mut Netfilter::open().unwrap()),
+            Err(_) => {
+                // Past the capture of the harness, so that the runner can name it.
+                let _ = writeln!(
+                    io::stderr(),
+                    "SKIP: netlink::socket against the kernel: needs root"
+                );
+            }
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+
+    fn entry(port: u16) -> NatEntry {
+        let end = |remote: &str, local_port| End {
+            remote: remote.parse().unwrap(),
+            local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), local_port),
+        };
+        NatEntry {
+            caller: end("192.0.2.1:30000", port),
+            callee: end("192.0.2.2:31000", port + 2),
+        }
+    }
+
+    fn build_table(batch: &mut Batch<'_>) {
+        batch.table(0);
+        batch.chain("relayed", ChainKind::Filter, Hook::Forward, 0);
+        batch.chain("nat_in", ChainKind::Nat, Hook::Prerouting, -100);
+        batch.set("forwarded", 1, 0, 4);
+        batch.rule(
+            "relayed",
+            &[
+                Step::LoadConntrackMark,
+                Step::And(0xffff_0000),
+                Step::Count,
+                Step::Accept,
+            ],
+        );
+    }
+
+    #[test]
+    fn entries_are_made_listed_and_deleted_with_their_counters() {
+        in_namespace(|netfilter| {
+            let entries = [entry(40000), entry(40004), entry(40000)];
+            let made = netfilter
+                .requests(&entries, |b, n, e| conntrack::create(b, n, e, MARK, 60))
+                .unwrap();
+            assert!(made[0].is_ok() && made[1].is_ok(), "{made:?}");
+            assert_eq!(
+                made[2].as_ref().unwrap_err().raw_os_error(),
+                Some(libc::EEXIST)
+            );
+            let mut listed = Vec::new();
+            netfilter
+                .dump(MARK, 0xffff_0000, |entry| listed.push(entry))
+                .unwrap();
+            assert_eq!(listed.len(), 2);
+            assert!(
+                listed
+                    .iter()
+                    .any(|e| e.original == entry(40000).original()
+                        && e.reply == entry(40000).reply())
+            );
+            netfilter
+                .dump(1, 0xffff, |entry| panic!("{entry:?}"))
+                .unwrap();
+            let names: Vec<Tuple> = entries[..2].iter().map(NatEntry::original).collect();
+            let got = netfilter
+                .requests(&names, |b, n, t| conntrack::get(b, n, *t))
+                .unwrap();
+            assert_eq!(
+                got[1].as_ref().unwrap().unwrap().reply,
+                entry(40004).reply()
+            );
+            let gone = netfilter
+                .requests(&names, |b, n, t| conntrack::delete(b, n, *t, None))
+                .unwrap();
+            assert!(gone.iter().all(Result::is_ok), "{gone:?}");
+            let gone = netfilter
+                .requests(&names, |b, n, t| conntrack::delete(b, n, *t, None))
+                .unwrap();
+            assert_eq!(
+                gone[0].as_ref().unwrap_err().raw_os_error(),
+                Some(libc::ENOENT)
+            );
+        });
+    }
+
+    #[test]
+    fn a_transaction_is_all_or_nothing_and_says_what_failed() {
+        in_namespace(|netfilter| {
+            netfilter.transact(TABLE, build_table).unwrap();
+            netfilter
+                .transact(TABLE, |batch| batch.add("forwarded", [&[1, 2, 3, 4][..]]))
+                .unwrap();
+            let refused = netfilter.transact(TABLE, |batch| {
+                batch.remove("forwarded", [&[1, 2, 3, 4][..]]);
+                batch.remove("forwarded", [&[9, 9, 9, 9][..]]);
+            });
+            let refused = refused.unwrap_err();
+            assert_eq!(
+                (refused.index, refused.error.raw_os_error()),
+                (Some(1), Some(libc::ENOENT))
+            );
+            netfilter
+                .transact(TABLE, |batch| {
+                    batch.remove("forwarded", [&[1, 2, 3, 4][..]])
+                })
+                .unwrap();
+            netfilter
+                .transact(TABLE, |batch| batch.delete_table())
+                .unwrap();
+            assert!(
+                netfilter
+                    .transact(TABLE, |batch| batch.delete_table())
+                    .is_err()
+            );
+        });
+    }
+}
