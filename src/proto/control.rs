@@ -119,8 +119,13 @@ impl Frame {
 pub enum BadRequest {
     UnknownCommand(String),
     MissingHeader(&'static str),
-    BadHeader { name: &'static str, why: String },
+    BadHeader {
+        name: &'static str,
+        why: String,
+    },
     NotAHeader(String),
+    /// A header line with a NUL in it.
+    Nul(String),
     TooManyHeaders(usize),
 }
 
@@ -131,6 +136,7 @@ impl fmt::Display for BadRequest {
             BadRequest::MissingHeader(name) => write!(f, "no {name}"),
             BadRequest::BadHeader { name, why } => write!(f, "bad {name}: {why}"),
             BadRequest::NotAHeader(line) => write!(f, "header line without \": \": \"{line}\""),
+            BadRequest::Nul(line) => write!(f, "header line with a NUL: \"{line}\""),
             BadRequest::TooManyHeaders(limit) => write!(f, "over {limit} headers"),
         }
     }
@@ -249,7 +255,7 @@ fn stands_alone(line: &[u8], alone: &[&str]) -> bool {
 fn read_header(frame: &mut Frame, line: &[u8], limit: usize) -> Result<(), BadRequest> {
     let not_a_header = || BadRequest::NotAHeader(Visible(line).to_string());
     if line.contains(&0) {
-        return Err(not_a_header());
+        return Err(BadRequest::Nul(Visible(line).to_string()));
     }
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         let continued = frame.continue_header(line);
