@@ -11,30 +11,16 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use mediaproxy::moment::Now;
-use mediaproxy::proto::control::{MessageKind, Remove, Signaling, Update};
+use mediaproxy::proto::control::Update;
 use mediaproxy::proto::link::{Sequence, UpdateReply};
-use mediaproxy::proto::media::parse_list;
-use mediaproxy::proto::{CSeq, CallId, Component, Party, SessionId, Tag};
+use mediaproxy::proto::{Component, Party, SessionId};
 use mediaproxy::session::{
     Action, Counters, Ended, Engine, FlowId, Host, Owner, Place, ReplyTo, SessionKey, Settings,
     Verdict,
 };
 
-use super::Choices;
+use super::{Choices, words};
 
-const CALLS: [&str; 2] = ["one", "two"];
-const TAGS: [&str; 3] = ["a", "b", "c"];
-const TYPES: [&str; 3] = ["audio", "video", "image"];
-const ADDRESSES: [&str; 6] = [
-    "198.41.0.4",
-    "10.0.0.5",
-    "0.0.0.0",
-    "198.41.0.9",
-    "some.host",
-    "::5",
-];
-const PORTS: [u16; 4] = [4000, 0, 65535, 4002];
-const DIRECTIONS: [&str; 4] = ["sendrecv", "sendonly", "recvonly", "inactive"];
 const SECONDS: [u64; 9] = [0, 1, 5, 10, 60, 90, 300, 3600, 7200];
 const RELAYS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 88, 1, 1), Ipv4Addr::new(192, 88, 2, 1)];
 /// Pairs are never used twice in one run, so that a port names its stream.
@@ -187,7 +173,7 @@ impl Lab {
 
     /// An update, and the same once more.
     fn update(&mut self, choices: &mut Choices<'_>) {
-        let update = update(choices);
+        let update = words::update(choices);
         let before = self.machine.bound.clone();
         let sessions = self.engine.session_count();
         let reply = self.ask(&update);
@@ -218,11 +204,7 @@ impl Lab {
     }
 
     fn remove(&mut self, choices: &mut Choices<'_>) {
-        let remove = Remove {
-            call_id: CallId((*choices.pick(&CALLS)).into()),
-            from_tag: Tag((*choices.pick(&TAGS)).into()),
-            to_tag: to_tag(choices),
-        };
+        let remove = words::remove(choices);
         let reply_to = ReplyTo {
             link: 1,
             sequence: Sequence(7),
@@ -240,7 +222,7 @@ impl Lab {
         let component = [Component::Rtp, Component::Rtcp][index % 2];
         let place = Place { component, ..place };
         let from = SocketAddrV4::new([198, 41, 0, 4].into(), 4000 + choices.below(4) as u16);
-        let data = datagram(choices);
+        let data = words::datagram(choices);
         let verdict = self.engine.packet(place, from, &data, self.now);
         if let Verdict::Forward { from_port, to } = verdict {
             assert!(to.port() != 0 && !to.ip().is_unspecified());
@@ -447,58 +429,4 @@ fn flow_of(command: &KernelCommand) -> &FlowId {
     match command {
         KernelCommand::Install(flow) | KernelCommand::Withdraw(flow) => flow,
     }
-}
-
-fn to_tag(choices: &mut Choices<'_>) -> Option<Tag> {
-    let index = choices.below(TAGS.len() + 1);
-    let index = index.checked_sub(1)?;
-    Some(Tag(TAGS[index].into()))
-}
-
-fn update(choices: &mut Choices<'_>) -> Update {
-    let call_id = CallId((*choices.pick(&CALLS)).into());
-    let kind = *choices.pick(&[MessageKind::Request, MessageKind::Reply]);
-    let from_tag = Tag((*choices.pick(&TAGS)).into());
-    let to_tag = to_tag(choices);
-    let cseq = CSeq(choices.below(9) as u32);
-    let destination = choices.yes().then(|| [10, 0, 0, 1].into());
-    let items: Vec<String> = (0..choices.below(5)).map(|_| item(choices)).collect();
-    let media = (!items.is_empty()).then(|| items.join(","));
-    Update {
-        kind,
-        call_id,
-        cseq,
-        from_uri: "a@example.com".into(),
-        to_uri: "b@example.com".into(),
-        from_tag,
-        to_tag,
-        user_agent: "agent\r\n\u{1b}[31m".into(),
-        signaling: Signaling {
-            destination,
-            ..Signaling::default()
-        },
-        media: media.map(|list| parse_list(list.as_bytes()).expect("a good list")),
-    }
-}
-
-fn item(choices: &mut Choices<'_>) -> String {
-    let kind = *choices.pick(&TYPES);
-    let address = *choices.pick(&ADDRESSES);
-    let port = *choices.pick(&PORTS);
-    let direction = *choices.pick(&DIRECTIONS);
-    let ice = ["no", "yes"][choices.below(2)];
-    format!("{kind}:{address}:{port}:{direction}:ice={ice}")
-}
-
-fn datagram(choices: &mut Choices<'_>) -> Vec<u8> {
-    let head: &[u8] = match choices.below(5) {
-        0 => &[0x80, 8],
-        1 => &[0x80, 200],
-        2 => &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42],
-        3 => &[22, 254],
-        _ => return Vec::new(),
-    };
-    let mut data = head.to_vec();
-    data.resize(40, 0);
-    data
 }

@@ -7,6 +7,7 @@ mod engine;
 mod proto;
 mod relay;
 mod tls;
+mod words;
 
 use std::io::Write;
 

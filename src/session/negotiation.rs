@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
 
 use super::call::{Context, Line, Refusal, Session, send_waiting, withdraw};
 use super::stream::{Described, Status, Stream};
@@ -213,7 +213,7 @@ impl Session {
             return Err("no ports left");
         };
         let mut stream = Stream::new(media.media_type.clone(), context.now.mono, caller, callee);
-        describe(&mut stream, offerer, media);
+        describe(&mut stream, offerer, media, self.is_own(media, context));
         apply(&mut stream, offerer, Said::of(media));
         self.streams.push(stream);
         Ok(index)
@@ -320,6 +320,7 @@ impl Session {
         context: &mut Context<'_>,
     ) {
         let now = context.now.mono;
+        let is_own = self.is_own(answer, context);
         let stream = &mut self.streams[index];
         if !stream.is_live() {
             return;
@@ -329,7 +330,7 @@ impl Session {
         apply(stream, offerer, said);
         let leg = stream.leg(answerer);
         let moved = leg.described.is_some() && !leg.is_same(answer) && !is_zero(&answer.address);
-        describe(stream, answerer, answer);
+        describe(stream, answerer, answer, is_own);
         apply(stream, answerer, Said::of(answer));
         let first = stream.answered.is_none();
         stream.answered.get_or_insert(now);
@@ -353,6 +354,30 @@ impl Session {
                 context.actions,
             );
         }
+    }
+
+    /// Whether an SDP names ports of this session. Those of another are fine: a call may pass this relay twice.
+    fn is_own(&self, media: &MediaDescription, context: &Context<'_>) -> bool {
+        let MediaAddress::Ip(IpAddr::V4(ip)) = media.address else {
+            return false;
+        };
+        let legs = self
+            .streams
+            .iter()
+            .filter(|s| s.is_live())
+            .flat_map(|s| &s.legs);
+        let is_own = legs.into_iter().any(|leg| {
+            let is_here = ip == leg.local || context.settings.advertised_ip == Some(ip);
+            is_here && leg.port.abs_diff(media.port) <= 1
+        });
+        if is_own {
+            let port = media.port;
+            warn!(
+                "[session {}] an SDP names this session's own {ip}:{port}",
+                self.call_id
+            );
+        }
+        is_own
     }
 
     /// Whether it is over is known with the final answer: until then another branch may take the stream.
@@ -411,11 +436,12 @@ fn apply(stream: &mut Stream, party: Party, said: Said) {
 }
 
 /// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
-fn describe(stream: &mut Stream, party: Party, media: &MediaDescription) {
+fn describe(stream: &mut Stream, party: Party, media: &MediaDescription, is_own: bool) {
     if !is_zero(&media.address) {
         stream.leg_mut(party).described = Some(Described {
             address: media.address.clone(),
             port: media.port,
+            is_own,
         });
     }
 }

@@ -67,6 +67,8 @@ pub enum Relay {
 pub struct Described {
     pub address: MediaAddress,
     pub port: u16,
+    /// It names one of this very session's ports: media sent there would come back for ever.
+    pub is_own: bool,
 }
 
 /// One party's side: the relay's ports that it sends to and what is known of it.
@@ -146,7 +148,7 @@ impl Leg {
         };
         let port = described.port.checked_add(component as u16)?;
         let routable = is_routable(ip, &settings.routable_private_ranges);
-        routable.then(|| SocketAddrV4::new(ip, port))
+        (routable && !described.is_own).then(|| SocketAddrV4::new(ip, port))
     }
 
     /// Everything that was relayed from this party, by either path.

@@ -365,3 +365,23 @@ fn what_could_not_be_sent_was_not_relayed() {
     assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
     assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
 }
+
+#[test]
+fn a_party_that_names_the_relays_own_ports_makes_no_loop() {
+    let mut lab = Lab::with(Settings {
+        routable_private_ranges: vec!["10.0.0.0/8".parse().unwrap()],
+        ..settings()
+    });
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    let caller_side = ports(&lab.update("reply", 1, A, &audio(CALLEE)))[0];
+    for port in [caller_side, callee_side, callee_side + 1] {
+        lab.update("reply", 1, AB, &audio(&format!("{RELAY}:{port}")));
+        lab.now += Duration::from_secs(10);
+        let none = Verdict::Drop(Drop::NoDestination);
+        assert_eq!(lab.rtp(CALLER, caller_side), none, "{port}");
+    }
+    let elsewhere = format!("{RELAY}:{}", callee_side + 100);
+    lab.update("reply", 1, AB, &audio(&elsewhere));
+    let through_another_session = to(callee_side, &elsewhere);
+    assert_eq!(lab.rtp(CALLER, caller_side), through_another_session);
+}
