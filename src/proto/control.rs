@@ -423,16 +423,24 @@ fn parse_signaling(value: &[u8]) -> Result<Signaling, BadRequest> {
 fn parse_signaling_json(value: &[u8]) -> Result<Signaling, BadRequest> {
     #[derive(serde::Deserialize)]
     struct Object {
-        signaling_ip: Option<IpAddr>,
-        destination_ip: Option<IpAddr>,
+        signaling_ip: Option<String>,
+        destination_ip: Option<String>,
         username: Option<String>,
     }
     let object: Object =
         serde_json::from_slice(value).map_err(|error| bad("signaling_ip", &error))?;
+    // As with headers, what the proxy's script has no value for is not there.
+    let address = |text: Option<String>| match text.filter(|text| !text.is_empty()) {
+        Some(text) => match parse_ip(text.as_bytes()) {
+            Some(ip) => Ok(Some(ip)),
+            None => Err(not("signaling_ip", "an address", text.as_bytes())),
+        },
+        None => Ok(None),
+    };
     let username = object.username.filter(|name| !name.is_empty());
     Ok(Signaling {
-        source: object.signaling_ip,
-        destination: object.destination_ip,
+        source: address(object.signaling_ip)?,
+        destination: address(object.destination_ip)?,
         username: username.map(|name| name.as_str().into()),
     })
 }

@@ -65,6 +65,15 @@ fn what_a_header_may_hold() {
     );
     let none = update(&UPDATE.replace("signaling_ip: 192.0.2.4\r\n", "")).unwrap();
     assert_eq!(none.signaling, Signaling::default());
+    let empty = r#"{"signaling_ip": "192.0.2.4", "destination_ip": "", "username": ""}"#;
+    let empty = update(&UPDATE.replace("192.0.2.4", empty)).unwrap();
+    assert_eq!(empty.signaling, update(UPDATE).unwrap().signaling);
+    let bad = r#"{"destination_ip": "there"}"#;
+    let bad = update(&UPDATE.replace("192.0.2.4", bad)).unwrap_err();
+    assert_eq!(
+        bad.to_string(),
+        "bad signaling_ip: \"there\" is not an address"
+    );
 }
 
 #[test]
