@@ -158,7 +158,9 @@ impl Client<'_> {
                         return Err(io::Error::other(too_long.to_string()));
                     }
                 };
-                self.deadline = clock::mono() + ANSWER_LIMIT;
+                // Relays may take relay_timeout to answer; that is not the client's time.
+                self.deadline =
+                    clock::mono() + self.dispatcher.settings.relay_timeout + ANSWER_LIMIT;
                 match line {
                     b"quit" | b"exit" => return Ok(()),
                     b"sessions" => self.sessions()?,

@@ -119,8 +119,13 @@ impl Frame {
 pub enum BadRequest {
     UnknownCommand(String),
     MissingHeader(&'static str),
-    BadHeader { name: &'static str, why: String },
+    BadHeader {
+        name: &'static str,
+        why: String,
+    },
     NotAHeader(String),
+    /// A header line with a NUL in it.
+    Nul(String),
     TooManyHeaders(usize),
 }
 
@@ -131,6 +136,7 @@ impl fmt::Display for BadRequest {
             BadRequest::MissingHeader(name) => write!(f, "no {name}"),
             BadRequest::BadHeader { name, why } => write!(f, "bad {name}: {why}"),
             BadRequest::NotAHeader(line) => write!(f, "header line without \": \": \"{line}\""),
+            BadRequest::Nul(line) => write!(f, "header line with a NUL: \"{line}\""),
             BadRequest::TooManyHeaders(limit) => write!(f, "over {limit} headers"),
         }
     }
@@ -249,7 +255,7 @@ fn stands_alone(line: &[u8], alone: &[&str]) -> bool {
 fn read_header(frame: &mut Frame, line: &[u8], limit: usize) -> Result<(), BadRequest> {
     let not_a_header = || BadRequest::NotAHeader(Visible(line).to_string());
     if line.contains(&0) {
-        return Err(not_a_header());
+        return Err(BadRequest::Nul(Visible(line).to_string()));
     }
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         let continued = frame.continue_header(line);
@@ -417,16 +423,24 @@ fn parse_signaling(value: &[u8]) -> Result<Signaling, BadRequest> {
 fn parse_signaling_json(value: &[u8]) -> Result<Signaling, BadRequest> {
     #[derive(serde::Deserialize)]
     struct Object {
-        signaling_ip: Option<IpAddr>,
-        destination_ip: Option<IpAddr>,
+        signaling_ip: Option<String>,
+        destination_ip: Option<String>,
         username: Option<String>,
     }
     let object: Object =
         serde_json::from_slice(value).map_err(|error| bad("signaling_ip", &error))?;
+    // As with headers, what the proxy's script has no value for is not there.
+    let address = |text: Option<String>| match text.filter(|text| !text.is_empty()) {
+        Some(text) => match parse_ip(text.as_bytes()) {
+            Some(ip) => Ok(Some(ip)),
+            None => Err(not("signaling_ip", "an address", text.as_bytes())),
+        },
+        None => Ok(None),
+    };
     let username = object.username.filter(|name| !name.is_empty());
     Ok(Signaling {
-        source: object.signaling_ip,
-        destination: object.destination_ip,
+        source: address(object.signaling_ip)?,
+        destination: address(object.destination_ip)?,
         username: username.map(|name| name.as_str().into()),
     })
 }

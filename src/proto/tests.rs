@@ -65,6 +65,15 @@ fn what_a_header_may_hold() {
     );
     let none = update(&UPDATE.replace("signaling_ip: 192.0.2.4\r\n", "")).unwrap();
     assert_eq!(none.signaling, Signaling::default());
+    let empty = r#"{"signaling_ip": "192.0.2.4", "destination_ip": "", "username": ""}"#;
+    let empty = update(&UPDATE.replace("192.0.2.4", empty)).unwrap();
+    assert_eq!(empty.signaling, update(UPDATE).unwrap().signaling);
+    let bad = r#"{"destination_ip": "there"}"#;
+    let bad = update(&UPDATE.replace("192.0.2.4", bad)).unwrap_err();
+    assert_eq!(
+        bad.to_string(),
+        "bad signaling_ip: \"there\" is not an address"
+    );
 }
 
 #[test]
@@ -118,7 +127,7 @@ fn a_bad_request_is_read_to_its_end() {
     let many = format!("update\r\n{}\r\nremove\r\n\r\n", "a: b\r\n".repeat(65));
     assert_eq!(requests(many.as_bytes()).0, ["over 64 headers", "remove"]);
     let (found, _) = requests(b"update\r\na: \0\r\n\r\n");
-    assert_eq!(found, ["header line without \": \": \"a: \\u{0}\""]);
+    assert_eq!(found, ["header line with a NUL: \"a: \\u{0}\""]);
 }
 
 #[test]

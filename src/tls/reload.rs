@@ -27,6 +27,8 @@ pub enum Reload {
 pub struct Store {
     paths: Paths,
     state: Mutex<State>,
+    /// Held while the files are looked at and read: of two threads that do, the later has the later files.
+    looking: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Store {
         Ok(Store {
             paths,
             state: Mutex::new(State { current, seen }),
+            looking: Mutex::new(()),
         })
     }
 
@@ -73,6 +76,7 @@ impl Store {
 
     /// Reads the files again if one of them changed; to be called every `verify_interval` and on HUP.
     pub fn reload_if_changed(&self) -> Reload {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = Seen::look(&self.paths);
         let (old, before) = {
             let mut state = self.lock();
