@@ -40,12 +40,10 @@ impl<L: Clone> Registry<L> {
         if let Some(relay) = link.relay.and_then(|relay| self.relays.get(&relay)) {
             return Some((relay.key.clone(), None));
         }
-        let known = self.relays.iter().find(|(_, relay)| relay.key == key);
-        let relay_id = match known {
-            Some((relay_id, _)) => *relay_id,
-            None => self.add_relay(key.clone()),
-        };
+        let relay_id = self.known_as(&key);
+        let relay_id = relay_id.unwrap_or_else(|| self.add_relay(key.clone()));
         let relay = self.relays.get_mut(&relay_id)?;
+        relay.key = key.clone();
         relay.away = None;
         let replaced = relay.link.replace(id);
         if let Some(link) = self.links.get_mut(&id) {
@@ -53,6 +51,20 @@ impl<L: Clone> Registry<L> {
         }
         let replaced = replaced.and_then(|old| self.drop_link(old));
         Some((key, replaced.map(|old| old.handle)))
+    }
+
+    /// The relay of this key. One with a name may be what an older relay, which had none, was replaced by on its
+    /// host: it takes over that one's sessions, to have them purged by its first list.
+    fn known_as(&self, key: &RelayKey) -> Option<u64> {
+        let is_same = |relay: &Relay| relay.key == *key;
+        let is_older = |relay: &Relay| {
+            relay.link.is_none() && relay.key.name.is_none() && relay.key.address == key.address
+        };
+        let find = |is_it: &dyn Fn(&Relay) -> bool| {
+            let found = self.relays.iter().find(|(_, relay)| is_it(relay));
+            found.map(|(id, _)| *id)
+        };
+        find(&is_same).or_else(|| find(&is_older))
     }
 
     fn add_relay(&mut self, key: RelayKey) -> u64 {

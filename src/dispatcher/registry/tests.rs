@@ -405,6 +405,22 @@ fn relays_behind_one_address_are_told_apart_by_name() {
 }
 
 #[test]
+fn a_relay_that_replaces_an_older_one_takes_over_its_sessions() {
+    let mut registry = registry();
+    let old = up(&mut registry, ip(1), None);
+    registry.updated(old, &answered("one"));
+    registry.link_lost(old, at(1));
+    let new = up(&mut registry, ip(1), Some("a"));
+    assert_eq!(registry.place(&call("one")), Place::On(new, new.0));
+    let purge = registry.listed(new, &list(&[]), at(2));
+    assert_eq!(purge.finished.len(), 1);
+    assert!(purge.finished[0].end_dialog);
+    let other = up(&mut registry, ip(1), Some("b"));
+    assert_eq!(registry.counts().0, 2, "names tell relays apart");
+    assert_ne!(new, other);
+}
+
+#[test]
 fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
