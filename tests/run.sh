@@ -26,7 +26,7 @@ step() {
 	"$@" 2>&1 | tee "$log/out"
 	local status=${PIPESTATUS[0]}
 	count "$log/out"
-	while IFS= read -r line; do skipped+=("$line"); done < <(sed -n 's/^SKIP[: ]*//p' "$log/out")
+	while IFS= read -r line; do skipped+=("$line"); done < <(sed -n 's/^\.*SKIP[: ]*//p' "$log/out" | sort -u)
 	if [ "$status" != 0 ]; then
 		broken+=("$name")
 		[ "$failed" != "$before" ] || failed=$((failed + 1))
