@@ -23,6 +23,9 @@ echo 'fuzz: building'
 RUSTFLAGS=$flags ${CARGO:-cargo} build --locked --release --quiet --target "$triple"
 program=$PWD/target/$triple/release/fuzz
 
+echo 'fuzz: making certificates and revocation lists to begin with'
+./make-seeds.sh corpus
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed=

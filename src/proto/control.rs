@@ -124,8 +124,8 @@ pub enum BadRequest {
         why: String,
     },
     NotAHeader(String),
-    /// A header line with a NUL in it.
-    Nul(String),
+    /// A NUL, or a CR that does not end the line.
+    ForbiddenByte(String),
     TooManyHeaders(usize),
 }
 
@@ -136,7 +136,9 @@ impl fmt::Display for BadRequest {
             BadRequest::MissingHeader(name) => write!(f, "no {name}"),
             BadRequest::BadHeader { name, why } => write!(f, "bad {name}: {why}"),
             BadRequest::NotAHeader(line) => write!(f, "header line without \": \": \"{line}\""),
-            BadRequest::Nul(line) => write!(f, "header line with a NUL: \"{line}\""),
+            BadRequest::ForbiddenByte(line) => {
+                write!(f, "header line with a NUL or CR in it: \"{line}\"")
+            }
             BadRequest::TooManyHeaders(limit) => write!(f, "over {limit} headers"),
         }
     }
@@ -254,8 +256,8 @@ fn stands_alone(line: &[u8], alone: &[&str]) -> bool {
 
 fn read_header(frame: &mut Frame, line: &[u8], limit: usize) -> Result<(), BadRequest> {
     let not_a_header = || BadRequest::NotAHeader(Visible(line).to_string());
-    if line.contains(&0) {
-        return Err(BadRequest::Nul(Visible(line).to_string()));
+    if line.iter().any(|byte| matches!(byte, 0 | b'\r')) {
+        return Err(BadRequest::ForbiddenByte(Visible(line).to_string()));
     }
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         let continued = frame.continue_header(line);

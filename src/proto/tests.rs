@@ -127,7 +127,9 @@ fn a_bad_request_is_read_to_its_end() {
     let many = format!("update\r\n{}\r\nremove\r\n\r\n", "a: b\r\n".repeat(65));
     assert_eq!(requests(many.as_bytes()).0, ["over 64 headers", "remove"]);
     let (found, _) = requests(b"update\r\na: \0\r\n\r\n");
-    assert_eq!(found, ["header line with a NUL: \"a: \\u{0}\""]);
+    assert_eq!(found, ["header line with a NUL or CR in it: \"a: \\u{0}\""]);
+    let (found, _) = requests(b"update\r\na: x\rb\r\n\r\n");
+    assert_eq!(found, ["header line with a NUL or CR in it: \"a: x\\rb\""]);
 }
 
 #[test]
