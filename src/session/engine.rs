@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{debug, info};
 
-use super::call::{Context, Line, Refusal, Session, send_waiting};
+use super::call::{Context, Line, Session, send_waiting};
 use super::flows::offer_to_kernel;
 use super::report::{self, Counters};
 use super::stream::{self, Relay, Status, Stream};
 use super::{Action, Drop, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict};
 use crate::moment::Now;
-use crate::proto::control::{MessageKind, Remove, Update};
+use crate::proto::control::{Remove, Update};
 use crate::proto::link::UpdateReply;
 use crate::proto::{CallId, demux};
 
@@ -104,7 +104,7 @@ impl Engine {
         if result.is_ok() {
             session.owner = owner;
         }
-        let reply = reply(session, update, result, &self.settings);
+        let reply = report::reply(session, update, result, &self.settings);
         self.schedule(key);
         reply
     }
@@ -126,7 +126,7 @@ impl Engine {
         let mut session = Session::new(update, key, owner, &mut context);
         let result = session.update(update, &mut context);
         let accepted = result.is_ok();
-        let reply = reply(&session, update, result, &self.settings);
+        let reply = report::reply(&session, update, result, &self.settings);
         if accepted {
             self.insert(session);
             self.schedule(key);
@@ -434,7 +434,11 @@ impl Engine {
         self.free.push(key.slot);
         let mut statistics = Vec::new();
         report::write_session(&mut statistics, &session, now);
-        log_end(&session, &ending, &statistics);
+        let how = match ending {
+            Ending::Removed(_) => "removed",
+            Ending::Expired => "expired",
+        };
+        report::log_end(&session, how, &statistics);
         let ended = Ended {
             session_id: session.id,
             call_id: session.call_id,
@@ -453,55 +457,4 @@ impl Engine {
 fn entry_mut(entries: &mut [(u32, Option<Entry>)], key: SessionKey) -> Option<&mut Entry> {
     let (generation, entry) = entries.get_mut(key.slot as usize)?;
     entry.as_mut().filter(|_| *generation == key.generation)
-}
-
-/// The answer to an update, and its log line.
-fn reply(
-    session: &Session,
-    update: &Update,
-    result: Result<Vec<u16>, Refusal>,
-    settings: &Settings,
-) -> UpdateReply {
-    let sender = session.sender(update);
-    let kind = match update.kind {
-        MessageKind::Request => "request",
-        MessageKind::Reply => "reply",
-    };
-    let about = format_args!("{kind} {} of the {sender}", update.cseq.0);
-    match result {
-        Ok(ports) => {
-            let address = settings
-                .advertised_ip
-                .unwrap_or(session.local(sender.other()));
-            info!(
-                "[session {}] {about}: relay {address} ports {ports:?}",
-                session.call_id
-            );
-            UpdateReply::Ports(address, ports)
-        }
-        Err(why) => {
-            warn!("[session {}] {about} refused: {why}", session.call_id);
-            UpdateReply::Error
-        }
-    }
-}
-
-fn log_end(session: &Session, ending: &Ending, statistics: &[u8]) {
-    let how = match ending {
-        Ending::Removed(_) => "removed",
-        Ending::Expired => "expired",
-    };
-    let statistics = crate::proto::Visible(statistics);
-    info!(
-        "[session {}] {how} ({}): {statistics}",
-        session.call_id,
-        reason(session)
-    );
-}
-
-/// Why a session ended, as its last stream tells.
-fn reason(session: &Session) -> &'static str {
-    let ended = |s: &&stream::Stream| s.ended.map(|(at, _)| at);
-    let last = session.streams.iter().max_by_key(ended);
-    last.map_or("no streams", |stream| stream.status.as_str())
 }

@@ -1,16 +1,21 @@
-//! What a session tells about itself: counters, codecs, the statistics object (docs/protocol.md section 5).
+//! What a session tells about itself: counters, codecs, the statistics object (docs/protocol.md section 5), the lines
+//! in the log.
 
 use std::fmt;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use log::{info, warn};
 use serde::{Serialize, Serializer};
 
-use super::call::Session;
+use super::Settings;
+use super::call::{Refusal, Session};
 use super::stream::{Leg, Status, Stream};
 use crate::moment::Now;
+use crate::proto::control::{MessageKind, Update};
+use crate::proto::link::UpdateReply;
 use crate::proto::media::MediaType;
-use crate::proto::{CallId, Component, Party, SessionId, Tag, Text};
+use crate::proto::{CallId, Component, Party, SessionId, Tag, Text, Visible};
 
 /// Packets, and bytes with their IP and UDP headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -249,4 +254,52 @@ impl Status {
             Status::UnselectedIce => "unselected ICE candidate",
         }
     }
+}
+
+/// The answer to an update, and its log line.
+pub fn reply(
+    session: &Session,
+    update: &Update,
+    result: Result<Vec<u16>, Refusal>,
+    settings: &Settings,
+) -> UpdateReply {
+    let sender = session.sender(update);
+    let kind = match update.kind {
+        MessageKind::Request => "request",
+        MessageKind::Reply => "reply",
+    };
+    let about = format_args!("{kind} {} of the {sender}", update.cseq.0);
+    match result {
+        Ok(ports) => {
+            let address = settings
+                .advertised_ip
+                .unwrap_or(session.local(sender.other()));
+            info!(
+                "[session {}] {about}: relay {address} ports {ports:?}",
+                session.call_id
+            );
+            UpdateReply::Ports(address, ports)
+        }
+        Err(why) => {
+            warn!("[session {}] {about} refused: {why}", session.call_id);
+            UpdateReply::Error
+        }
+    }
+}
+
+/// The log line of a session's end; `how` it came about.
+pub fn log_end(session: &Session, how: &str, statistics: &[u8]) {
+    let statistics = Visible(statistics);
+    info!(
+        "[session {}] {how} ({}): {statistics}",
+        session.call_id,
+        reason(session)
+    );
+}
+
+/// Why a session ended, as its last stream tells.
+fn reason(session: &Session) -> &'static str {
+    let ended = |s: &&Stream| s.ended.map(|(at, _)| at);
+    let last = session.streams.iter().max_by_key(ended);
+    last.map_or("no streams", |stream| stream.status.as_str())
 }
