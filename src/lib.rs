@@ -8,6 +8,7 @@
 //!  relay      dispatcher      threads, sockets, timers; neither imports the other
 //!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
+//!  netlink                    messages to netfilter: the ground for forwarding in the kernel
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
