@@ -107,14 +107,17 @@ impl Directory {
     pub fn refresh(&mut self, resolver: &mut impl Resolver) {
         for entry in &mut self.entries {
             if let Host::Name(name) = &entry.target.host {
-                match look_up(name, !entry.known.is_empty(), resolver) {
-                    Ok(found) => {
+                let mut found = BTreeSet::new();
+                let looked_up = look_up(name, !entry.known.is_empty(), resolver, &mut found);
+                match looked_up {
+                    Ok(()) => {
                         entry.known = found;
                         if entry.failure.take().is_some() {
                             info!("dispatchers: {name} is found again");
                         }
                     }
                     Err(why) => {
+                        entry.known.append(&mut found);
                         if entry.failure.as_ref() != Some(&why) {
                             let rest = match entry.known.len() {
                                 0 => "",
@@ -146,30 +149,35 @@ impl Directory {
     }
 }
 
-/// The addresses behind a name. Where its SRV records cannot be asked for, the name itself counts only if
-/// nothing better is known.
+/// The addresses behind a name go to `found`; where that fails, those that it was possible to find: one target that
+/// is gone keeps nobody from the others. Where its SRV records cannot be asked for, the name itself counts only
+/// if nothing better is known.
 fn look_up(
     name: &str,
     is_known: bool,
     resolver: &mut impl Resolver,
-) -> Result<BTreeSet<IpAddr>, String> {
+    found: &mut BTreeSet<IpAddr>,
+) -> Result<(), String> {
     match resolver.srv_targets(&format!("_sip._udp.{name}")) {
         Ok(targets) if !targets.is_empty() => {
-            let mut found = BTreeSet::new();
+            let mut result = Ok(());
             for target in targets {
-                found.extend(of_one_family(resolver.addresses(&target)?));
+                match resolver.addresses(&target) {
+                    Ok(addresses) => found.extend(of_one_family(addresses)),
+                    Err(why) => result = Err(format!("{target}: {why}")),
+                }
             }
-            Ok(found)
+            result
         }
         Err(failure) if is_known && failure != Failure::NoSuchRecord => {
             Err(format!("SRV records: {failure}"))
         }
         _ => {
-            let found = of_one_family(resolver.addresses(name)?);
+            found.extend(of_one_family(resolver.addresses(name)?));
             if found.is_empty() {
                 return Err("it has no address".to_owned());
             }
-            Ok(found)
+            Ok(())
         }
     }
 }

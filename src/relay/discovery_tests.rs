@@ -117,6 +117,24 @@ fn failing_name_servers_drop_nothing() {
 }
 
 #[test]
+fn a_target_that_is_gone_keeps_nobody_from_the_others() {
+    let mut script = Script::default();
+    script.srv("example.com", &["gone", "one"]);
+    script.host("one", &["192.0.2.1"]);
+    let mut directory = directory(&["example.com"]);
+    directory.refresh(&mut script);
+    assert_eq!(found(&directory), ["192.0.2.1:25060"]);
+    script.srv("example.com", &["two", "gone"]);
+    script.host("two", &["192.0.2.2"]);
+    directory.refresh(&mut script);
+    let both = ["192.0.2.1:25060", "192.0.2.2:25060"];
+    assert_eq!(found(&directory), both, "which one is gone is not certain");
+    script.srv("example.com", &["two"]);
+    directory.refresh(&mut script);
+    assert_eq!(found(&directory), ["192.0.2.2:25060"]);
+}
+
+#[test]
 fn a_name_of_the_hosts_file_works_without_name_servers() {
     let mut script = Script::default();
     script.silence("relayhost");

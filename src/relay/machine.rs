@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{error, warn};
@@ -14,8 +15,8 @@ use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::MediaSocket;
 use crate::sys::{clock, random, route};
 
-/// Descriptors that one stream needs: a pair for each side.
-pub const FILES_PER_STREAM: u64 = 4;
+/// Descriptors that a pair needs; a stream has one for each side.
+pub const FILES_PER_PAIR: u64 = 2;
 
 /// Where media is bound.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +32,30 @@ pub struct SharedPorts {
     /// First RTP port, and the end, which is not included.
     pub range: (u16, u32),
     pool: Mutex<PortPool>,
+    /// Pairs for which there are files and that are not bound.
+    room: AtomicUsize,
 }
 
 impl SharedPorts {
-    pub fn new(range: (u16, u32)) -> SharedPorts {
+    /// All pairs of a range, of which so many may be bound at once: links and name servers need files, too.
+    pub fn new(range: (u16, u32), most: usize) -> SharedPorts {
         let pool = Mutex::new(PortPool::new(range.0, range.1));
-        SharedPorts { range, pool }
+        let room = AtomicUsize::new(most);
+        SharedPorts { range, pool, room }
+    }
+
+    /// Takes a place for one pair, if there is one.
+    fn enter(&self) -> bool {
+        let less = |room: usize| room.checked_sub(1);
+        let taken = self
+            .room
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
+    }
+
+    /// Gives it back.
+    fn leave(&self) {
+        self.room.fetch_add(1, Ordering::Relaxed);
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut PortPool) -> T) -> T {
@@ -97,6 +116,7 @@ impl Machine {
         let slot = self.pairs.get_mut(usize::from(offset / 2));
         if slot.and_then(Option::take).is_some() {
             self.ports.with(|pool| pool.give_back(port, clock::mono()));
+            self.ports.leave();
         }
     }
 
@@ -235,12 +255,19 @@ fn is_bad_port(error: &io::Error) -> bool {
 
 impl Host for Machine {
     fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
+        if !self.ports.enter() {
+            self.say_refused(address, &io::Error::from_raw_os_error(libc::EMFILE));
+            return None;
+        }
         let mut bad = Vec::new();
         let bound = self.bind_any(address, place, &mut bad);
         // Not earlier, so that none of them was tried twice before all were tried.
         if !bad.is_empty() {
             self.ports
                 .with(|pool| bad.into_iter().for_each(|port| pool.put_aside(port)));
+        }
+        if bound.is_none() {
+            self.ports.leave();
         }
         bound
     }

@@ -12,12 +12,16 @@ use crate::session::{Engine, Settings};
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 fn machine(range: (u16, u32)) -> Machine {
+    machine_with(SharedPorts::new(range, usize::MAX))
+}
+
+fn machine_with(ports: SharedPorts) -> Machine {
     let addresses = Addresses {
         relay_ip: LOCAL,
         auto_detect: false,
     };
     let epoll = Arc::new(Epoll::new().unwrap());
-    Machine::new(addresses, Arc::new(SharedPorts::new(range)), epoll)
+    Machine::new(addresses, Arc::new(ports), epoll)
 }
 
 /// A place to bind for: what an engine passes when it makes a session.
@@ -99,6 +103,24 @@ fn c9_a_closed_pair_can_be_bound_again() {
     machine.close(port);
     assert!(machine.pair(port).is_none());
     assert_eq!(machine.bind(here, place()), Some(port));
+    assert_eq!(machine.bind(here, place()), None, "given back once");
+}
+
+#[test]
+fn no_more_pairs_are_bound_than_there_are_files_for() {
+    let here = own_address();
+    let ports = SharedPorts::new((START, u32::from(START) + 20), 2);
+    let mut machine = machine_with(ports);
+    // What fails takes nobody's place.
+    for _ in 0..3 {
+        assert_eq!(machine.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
+    }
+    let first = machine.bind(here, place()).unwrap();
+    machine.bind(here, place()).unwrap();
+    assert_eq!(machine.bind(here, place()), None);
+    machine.close(first);
+    machine.close(first);
+    machine.bind(here, place()).unwrap();
     assert_eq!(machine.bind(here, place()), None, "given back once");
 }
 

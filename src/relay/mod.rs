@@ -36,7 +36,7 @@ use log::{error, info, warn};
 use self::discovery::Directory;
 use self::gather::{Share, Summary};
 use self::link::Link;
-use self::machine::{Addresses, FILES_PER_STREAM, SharedPorts};
+use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
 use self::outbox::owner_of;
 use self::worker::{Message, Meter, Worker};
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
@@ -143,7 +143,7 @@ pub struct Running {
 pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     let kernel = forwarding::choose(settings.forwarding)?;
     let relay_ip = relay_ip(&settings)?;
-    allow_files(&settings);
+    let most_pairs = allow_files(&settings);
     let count = settings.workers.unwrap_or_else(default_workers).max(1);
     let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
     let mut workers = Vec::new();
@@ -155,7 +155,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     }
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings),
-        ports: Arc::new(SharedPorts::new(settings.port_range)),
+        ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
         meters: (0..count).map(|_| Meter::default()).collect(),
         settings,
         store,
@@ -404,22 +404,25 @@ fn default_ip(auto_detect: bool) -> Result<Ipv4Addr, String> {
     ))
 }
 
-/// Raises the limit on open files to fit the port range, and says what fits where it may not.
-fn allow_files(settings: &Settings) {
+/// Raises the limit on open files to fit the port range, and says what fits where it may not. Returns how many pairs
+/// may be bound: media never takes the files that a lost link needs to come back.
+fn allow_files(settings: &Settings) -> usize {
     let (start, end) = settings.port_range;
     let ports = u64::from(end.saturating_sub(u32::from(start)));
     match limits::raise_open_files(ports + OTHER_FILES) {
         Ok(limit) if limit < ports + OTHER_FILES => {
-            let fit = limit.saturating_sub(OTHER_FILES) / FILES_PER_STREAM;
-            let all = ports / FILES_PER_STREAM;
+            let pairs = limit.saturating_sub(OTHER_FILES) / FILES_PER_PAIR;
+            let (fit, all) = (pairs / 2, ports / FILES_PER_PAIR / 2);
             warn!(
                 "{limit} files may be open: {fit} streams fit, port_range has room for {all}; \
                  calls beyond that are refused (raise LimitNOFILE)"
             );
+            return usize::try_from(pairs).unwrap_or(usize::MAX);
         }
         Ok(_) => {}
         Err(error) => warn!("the limit on open files cannot be read: {error}"),
     }
+    usize::MAX
 }
 
 /// The name tells relays behind one address apart, and stays the same over restarts.

@@ -15,7 +15,7 @@ use crate::session::{Owner, ReplyTo};
 use crate::sys::clock;
 use crate::tls::{Closer, PeerCertificates};
 
-/// Bytes that a dispatcher may leave unread before it asks more; one answer beyond that still fits.
+/// Bytes of answers that a dispatcher may leave unread before it asks more; one answer beyond that still fits.
 const BACKLOG: usize = 8 << 20;
 
 /// Bytes of notices that are kept for a dispatcher; the oldest go first.
@@ -84,8 +84,9 @@ struct State {
     /// Bytes in the queue and in the writing thread's hands; the latter alone.
     queued: usize,
     in_hand: usize,
-    /// Bytes of notices in the queue.
+    /// Bytes of notices in the queue; in the writing thread's hands.
     notices: usize,
+    notices_in_hand: usize,
     finishing: bool,
     ended: bool,
 }
@@ -153,6 +154,7 @@ impl Outbox {
         state.queue.retain(is_notice);
         state.queued = state.notices;
         state.in_hand = 0;
+        state.notices_in_hand = 0;
         self.work.notify_all();
         self.progress.notify_all();
         state.reason.take()
@@ -179,7 +181,7 @@ impl Outbox {
             return;
         }
         let sequence = format!("{} ", to.sequence);
-        if state.queued > BACKLOG {
+        if state.unread() > BACKLOG {
             self.close_locked(&mut state, "it does not read its answers");
         } else if sequence.len() + result.len() > state.line_limit() {
             state.push_text(sequence.as_bytes());
@@ -204,7 +206,7 @@ impl Outbox {
         }
         let sequence = format!("{} ", to.sequence);
         let length = pieces.iter().map(Vec::len).sum::<usize>();
-        let fits = sequence.len() + length <= state.line_limit() && state.queued <= BACKLOG;
+        let fits = sequence.len() + length <= state.line_limit() && state.unread() <= BACKLOG;
         state.push_text(sequence.as_bytes());
         if fits && length > 0 {
             state.queued += length;
@@ -261,6 +263,7 @@ impl Outbox {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(state.in_hand);
         state.in_hand = 0;
+        state.notices_in_hand = 0;
         self.progress.notify_all();
         while state.is_at(number) {
             let now = clock::mono();
@@ -271,7 +274,7 @@ impl Outbox {
             if !state.queue.is_empty() {
                 std::mem::swap(&mut state.queue, batch);
                 state.in_hand = state.queued;
-                state.notices = 0;
+                state.notices_in_hand = std::mem::take(&mut state.notices);
                 return Task::Write;
             }
             if state.finishing {
@@ -392,6 +395,13 @@ impl State {
     fn is_at(&self, number: u64) -> bool {
         let connection = self.connection.as_ref();
         connection.is_some_and(|connection| connection.number == number)
+    }
+
+    /// Bytes that were asked for and are not written yet. Notices do not count: what was kept for a dispatcher while
+    /// it was away says nothing of how it reads.
+    fn unread(&self) -> usize {
+        self.queued
+            .saturating_sub(self.notices + self.notices_in_hand)
     }
 
     fn line_limit(&self) -> usize {

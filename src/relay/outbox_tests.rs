@@ -123,6 +123,25 @@ fn a_dispatcher_that_does_not_read_is_bounded() {
     assert!(outbox.lost().unwrap().contains("does not read"));
 }
 
+/// A dispatcher that comes back after an hour has much to be told, and asks at once.
+#[test]
+fn notices_that_were_kept_do_not_make_it_one_that_does_not_read() {
+    let outbox = outbox();
+    let notice = vec![b'x'; 1 << 20];
+    (0..20).for_each(|_| assert_eq!(outbox.notify(&notice), 0));
+    let number = open(&outbox);
+    outbox.reply(to(number, 1), b"error");
+    let mut batch = VecDeque::new();
+    assert_eq!(outbox.next_task(number, LATER, &mut batch), Task::Write);
+    // They are being written while it goes on asking.
+    outbox.reply(to(number, 2), b"192.0.2.1 40000");
+    outbox.reply_in_pieces(to(number, 3), vec![b"[]".to_vec()]);
+    assert_eq!(outbox.lock().reason, None);
+    let answers = "2 192.0.2.1 40000\r\n3 []\r\n";
+    batch.clear();
+    assert_eq!(written(&outbox, number), [answers]);
+}
+
 #[test]
 fn lists_in_the_making_are_counted() {
     let outbox = outbox();

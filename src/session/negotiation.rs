@@ -36,6 +36,8 @@ pub(super) struct Slot {
     stream: Option<usize>,
     /// What the offerer said; it holds once the offer is answered.
     said: Said,
+    /// Where the offerer is, for a kept stream that was not told so far; holds likewise.
+    described: Option<Described>,
 }
 
 /// What a party says of its side besides where it is.
@@ -155,6 +157,11 @@ impl Session {
                 media_type: description.media_type.clone(),
                 stream,
                 said: Said::of(description),
+                described: stream.and_then(|index| {
+                    let untold = self.streams[index].leg(offerer).described.is_none();
+                    (untold && !is_zero(&description.address))
+                        .then(|| described(description, self.is_own(description, context)))
+                }),
             });
         }
         self.close_disabled(media, context);
@@ -299,9 +306,7 @@ impl Session {
         for (line, slot) in slots.iter().enumerate() {
             let Some(index) = slot.stream else { continue };
             match media.get(line).filter(|answer| answer.port != 0) {
-                Some(answer) => {
-                    self.accept(index, (offerer, slot.said), (answerer, answer), context)
-                }
+                Some(answer) => self.accept(index, (offerer, slot), (answerer, answer), context),
                 None => self.decline(index, context.now.mono),
             }
         }
@@ -315,7 +320,7 @@ impl Session {
     fn accept(
         &mut self,
         index: usize,
-        (offerer, said): (Party, Said),
+        (offerer, slot): (Party, &Slot),
         (answerer, answer): (Party, &MediaDescription),
         context: &mut Context<'_>,
     ) {
@@ -327,7 +332,11 @@ impl Session {
         }
         let was_on_hold = stream.on_hold();
         stream.declined = false;
-        apply(stream, offerer, said);
+        apply(stream, offerer, slot.said);
+        let offering = stream.leg_mut(offerer);
+        if offering.described.is_none() {
+            offering.described.clone_from(&slot.described);
+        }
         let leg = stream.leg(answerer);
         let moved = leg.described.is_some() && !leg.is_same(answer) && !is_zero(&answer.address);
         describe(stream, answerer, answer, is_own);
@@ -438,11 +447,15 @@ fn apply(stream: &mut Stream, party: Party, said: Said) {
 /// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
 fn describe(stream: &mut Stream, party: Party, media: &MediaDescription, is_own: bool) {
     if !is_zero(&media.address) {
-        stream.leg_mut(party).described = Some(Described {
-            address: media.address.clone(),
-            port: media.port,
-            is_own,
-        });
+        stream.leg_mut(party).described = Some(described(media, is_own));
+    }
+}
+
+fn described(media: &MediaDescription, is_own: bool) -> Described {
+    Described {
+        address: media.address.clone(),
+        port: media.port,
+        is_own,
     }
 }
 

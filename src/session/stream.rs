@@ -92,6 +92,8 @@ pub struct Leg {
     pub dropped: Dropped,
     last_media: Option<Duration>,
     last_rtcp: Option<Duration>,
+    /// Anything on the RTCP port, STUN as well.
+    rtcp_port_used: Option<Duration>,
     /// STUN for this party, by component.
     waiting: [Vec<Vec<u8>>; 2],
 }
@@ -119,6 +121,7 @@ impl Leg {
             dropped: Dropped::default(),
             last_media: None,
             last_rtcp: None,
+            rtcp_port_used: None,
             waiting: [Vec::new(), Vec::new()],
         }
     }
@@ -278,6 +281,9 @@ impl Stream {
     /// Media is life; RTCP is on hold only; STUN never is (M3, M6, M7).
     fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Duration) {
         let leg = &mut self.legs[party as usize];
+        if component == Component::Rtcp {
+            leg.rtcp_port_used = Some(now);
+        }
         match (component, kind) {
             (_, Kind::Stun) => {}
             (Component::Rtcp, _) | (Component::Rtp, Kind::Rtcp) => leg.last_rtcp = Some(now),
@@ -404,13 +410,14 @@ impl Stream {
         }
     }
 
-    /// When silent RTCP is to be forgotten; none where nothing was learned of it.
+    /// When silent RTCP is to be forgotten; none where nothing was learned of it. ICE checks keep its addresses:
+    /// they go on while there is nothing to report (RFC 7675).
     pub fn rtcp_deadline(&self, settings: &Settings) -> Option<Duration> {
         let learned = |leg: &Leg| leg.latches[Component::Rtcp as usize].address().is_some();
         if !self.legs.iter().any(learned) {
             return None;
         }
-        let last = self.legs.iter().filter_map(|leg| leg.last_rtcp).max();
+        let last = self.legs.iter().filter_map(|leg| leg.rtcp_port_used).max();
         Some(last.unwrap_or(self.created) + settings.stream_timeout)
     }
 

@@ -138,6 +138,25 @@ fn c3_a_kept_stream_keeps_its_ports() {
     assert_eq!(lab.statistics()["streams"].as_array().unwrap().len(), 1);
 }
 
+/// A call that a third party sets up begins on hold, without an address (RFC 3725 section 4.4).
+#[test]
+fn c3_an_address_that_follows_a_hold_from_the_start_is_sent_to() {
+    let mut lab = Lab::new();
+    let public = "8.8.4.4:4000";
+    let first = lab.update("request", 1, A, &audio("0.0.0.0:4000"));
+    let caller_side = ports(&lab.update("reply", 1, AB, &audio(CALLEE)))[0];
+    let again = lab.update("request", 2, AB, &audio(public));
+    assert_eq!(again, first, "the stream is kept");
+    let callee_side = ports(&first)[0];
+    let dropped = Verdict::Drop(Drop::NoDestination);
+    assert_eq!(lab.rtp(CALLEE, callee_side), dropped, "not answered yet");
+    lab.update("reply", 2, AB, &audio(CALLEE));
+    assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, public));
+    // From now on it has an address that can change.
+    let moved = lab.update("request", 3, AB, &audio("8.8.4.4:4100"));
+    assert_ne!(moved, first);
+}
+
 #[test]
 fn c3_an_added_stream_gets_its_own_ports() {
     let mut lab = Lab::new();

@@ -118,6 +118,29 @@ fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
 }
 
 #[test]
+fn m7_ice_checks_keep_what_is_learned_of_rtcp() {
+    let mut lab = Lab::new();
+    let (caller_side, callee_side) = lab.talking();
+    let (caller, callee) = ("198.18.0.1:4001", "198.18.0.2:5001");
+    lab.packet(caller, caller_side + 1, &stun());
+    lab.packet(callee, callee_side + 1, &stun());
+    for _ in 0..10 {
+        lab.pass(30);
+        lab.rtp(CALLER, caller_side);
+        let there = to(callee_side + 1, callee);
+        assert_eq!(lab.packet(caller, caller_side + 1, &stun()), there);
+        let back = to(caller_side + 1, caller);
+        assert_eq!(lab.packet(callee, callee_side + 1, &stun()), back);
+    }
+    for _ in 0..2 {
+        lab.pass(45);
+        lab.rtp(CALLER, caller_side);
+    }
+    let lost = lab.packet(caller, caller_side + 1, &rtcp());
+    assert_eq!(lost, Verdict::Drop(Drop::NoDestination), "silent at last");
+}
+
+#[test]
 fn m7_the_other_streams_go_on() {
     let mut lab = Lab::new();
     let offer = format!(
