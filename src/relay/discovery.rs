@@ -214,6 +214,11 @@ pub(super) fn apply(shared: &Arc<Shared>, wanted: &BTreeMap<SocketAddr, String>)
         match sessions_of(shared, &link) {
             Some(0) => {
                 info!("{link}: no longer named, and its sessions are over: closed");
+                // Those wait on: it may be named again.
+                match link.outbox.kept() {
+                    0 => {}
+                    left => warn!("{link}: {left} ended calls were not reported to it"),
+                }
                 link.outbox.finish();
             }
             Some(count) => info!("{link}: no longer named; kept for {count} sessions"),

@@ -274,7 +274,10 @@ impl Host for Machine {
 
     fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
         let usual = self.addresses.relay_ip;
-        let Some(towards) = towards.filter(|_| self.addresses.auto_detect) else {
+        // A dispatcher that does not know yet that we are new says 0.0.0.0 for what the proxy left out.
+        let known =
+            towards.filter(|towards| self.addresses.auto_detect && !towards.is_unspecified());
+        let Some(towards) = known else {
             return usual;
         };
         match route::source_towards(towards) {

@@ -133,6 +133,21 @@ fn an_address_of_another_host_spoils_no_port() {
 }
 
 #[test]
+fn nobodys_address_is_not_taken_for_this_host() {
+    let epoll = Arc::new(Epoll::new().unwrap());
+    let addresses = Addresses {
+        relay_ip: Ipv4Addr::new(192, 0, 2, 7),
+        auto_detect: true,
+    };
+    let ports = Arc::new(SharedPorts::new((START, u32::from(START) + 2), usize::MAX));
+    let mut machine = Machine::new(addresses, ports, epoll);
+    for unknown in [None, Some(Ipv4Addr::UNSPECIFIED)] {
+        assert_eq!(machine.local_address(unknown), addresses.relay_ip);
+    }
+    assert_eq!(machine.local_address(Some(LOCAL)), LOCAL);
+}
+
+#[test]
 fn ports_outside_the_range_are_nobodys() {
     let mut machine = machine((20_000, 20_004));
     for port in [0, 19_999, 20_000, 20_004, 65_535] {

@@ -341,6 +341,15 @@ impl Outbox {
         drop(waited);
     }
 
+    /// Notices that wait for a connection.
+    pub fn kept(&self) -> usize {
+        let state = self.lock();
+        match state.connection {
+            Some(_) => 0,
+            None => state.queue.len(),
+        }
+    }
+
     /// Waits until everything is written, or until `deadline`. Returns the notices that are left.
     pub fn wait_written(&self, deadline: Duration) -> usize {
         let state = self.wait_until(deadline, |state| state.queued > 0);

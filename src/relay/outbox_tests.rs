@@ -54,7 +54,9 @@ fn notices_wait_for_the_dispatcher_and_come_before_answers() {
     outbox.reply(to(number, 9), b"gone with its connection");
     outbox.lost();
     outbox.notify(b"3");
+    assert_eq!(outbox.kept(), 3);
     let number = open(&outbox);
+    assert_eq!(outbox.kept(), 0, "on their way");
     outbox.reply_in_pieces(to(number, 1), vec![b"[]".to_vec()]);
     let expected = "hello {}\r\nexpired 1\r\nexpired 2\r\nexpired 3\r\n1 []\r\n";
     assert_eq!(written(&outbox, number), [expected]);
