@@ -56,7 +56,10 @@ impl Latch {
             return Verdict::Straggler;
         }
         self.learned = Some((from, by));
-        self.refused = None;
+        if by == By::Media {
+            // From now on it is one wrong source among others.
+            self.refused = None;
+        }
         Verdict::Learned
     }
 
@@ -142,6 +145,17 @@ mod tests {
             latch.on_packet(at(1), By::Media, T + STRAGGLERS),
             Verdict::Learned
         );
+    }
+
+    #[test]
+    fn m5_stragglers_are_refused_after_a_check_from_the_new_source() {
+        let mut latch = Latch::default();
+        latch.on_packet(at(1), By::Media, T);
+        latch.reset(T);
+        assert_eq!(latch.on_packet(at(2), By::Stun, T), Verdict::Learned);
+        assert_eq!(latch.on_packet(at(1), By::Media, T), Verdict::Straggler);
+        assert_eq!(latch.on_packet(at(2), By::Media, T), Verdict::Learned);
+        assert_eq!(latch.on_packet(at(1), By::Media, T), Verdict::WrongSource);
     }
 
     #[test]
