@@ -145,13 +145,20 @@ impl Leg {
     }
 
     fn described_address(&self, component: Component, settings: &Settings) -> Option<SocketAddrV4> {
+        let is_own = self.described.as_ref()?.is_own;
+        let named = self.named_address(component)?;
+        let routable = is_routable(*named.ip(), &settings.routable_private_ranges);
+        (routable && !is_own).then_some(named)
+    }
+
+    /// What the SDP says, whether it can be reached or not.
+    fn named_address(&self, component: Component) -> Option<SocketAddrV4> {
         let described = self.described.as_ref()?;
         let MediaAddress::Ip(std::net::IpAddr::V4(ip)) = described.address else {
             return None;
         };
         let port = described.port.checked_add(component as u16)?;
-        let routable = is_routable(ip, &settings.routable_private_ranges);
-        (routable && !described.is_own).then(|| SocketAddrV4::new(ip, port))
+        Some(SocketAddrV4::new(ip, port))
     }
 
     /// Everything that was relayed from this party, by either path.
@@ -367,10 +374,17 @@ impl Stream {
         self.note_life(party, component, kind, now);
     }
 
-    /// A party gives another address: nothing learned of it holds (C4, M5).
+    /// A party gives another address: nothing learned of it holds (C4, M5), unless that is where it was seen all the
+    /// time: its media are no stragglers then.
     pub fn move_party(&mut self, party: Party, now: Duration) {
         let leg = self.leg_mut(party);
-        leg.latches.iter_mut().for_each(|latch| latch.reset(now));
+        for component in [Component::Rtp, Component::Rtcp] {
+            let named = leg.named_address(component);
+            let latch = &mut leg.latches[component as usize];
+            if named.is_none() || latch.address() != named {
+                latch.reset(now);
+            }
+        }
         self.watch_from(now);
     }
 

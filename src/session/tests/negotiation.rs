@@ -362,6 +362,19 @@ fn c4_a_second_answer_moves_the_party_on_the_same_ports() {
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, other));
 }
 
+/// A phone may name an inside address in its 183 and the one that its media comes from in its 200.
+#[test]
+fn c4_a_party_that_was_there_all_the_time_loses_nothing() {
+    let mut lab = Lab::new();
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    let caller_side = ports(&lab.update("reply", 1, A, &audio("10.0.0.2:5000")))[0];
+    lab.rtp(CALLER, caller_side);
+    let back = to(caller_side, CALLER);
+    assert_eq!(lab.rtp(CALLEE, callee_side), back);
+    lab.update("reply", 1, AB, &audio(CALLEE));
+    assert_eq!(lab.rtp(CALLEE, callee_side), back);
+}
+
 #[test]
 fn c4_another_media_type_is_an_error_and_changes_nothing() {
     let mut lab = Lab::new();
