@@ -273,6 +273,7 @@ fn parse_counters(value: &[u8]) -> Result<Counters, Truncated> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::vectors::bytes;
     use crate::netlink::wire::Messages;
 
     fn entry() -> NatEntry {
@@ -284,13 +285,6 @@ mod tests {
             caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
             callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
         }
-    }
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let byte =
-            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        digits.chunks(2).map(byte).collect()
     }
 
     /// `strace -xx conntrack -I -p udp -s 192.0.2.1 -d 10.0.0.1 --sport 30000 --dport 40000

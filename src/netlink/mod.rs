@@ -18,4 +18,6 @@
 pub mod conntrack;
 pub mod nftables;
 pub mod socket;
+#[cfg(test)]
+mod vectors;
 pub mod wire;

@@ -369,16 +369,10 @@ fn put_lookup(builder: &mut Builder, set: &str, id: u32, inverted: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::vectors::bytes;
     use crate::netlink::wire::Messages;
 
     const TABLE: &str = "mediaproxy_40000";
-
-    fn bytes(hex: &str) -> Vec<u8> {
-        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let byte =
-            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        digits.chunks(2).map(byte).collect()
-    }
 
     /// The bodies of the messages between the two that frame the batch.
     fn bodies(batch: Batch<'_>) -> Vec<Vec<u8>> {

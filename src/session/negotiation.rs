@@ -226,16 +226,16 @@ impl Session {
         Ok(index)
     }
 
+    /// Ends a stream by what was agreed, not by silence.
+    fn close_stream(&mut self, index: usize, status: Status, context: &mut Context<'_>) {
+        let now = context.now.mono;
+        self.end_stream(index, status, Duration::ZERO, context.actions, now);
+    }
+
     /// An offer failed half way: its streams never were.
     fn take_back(&mut self, first: usize, context: &mut Context<'_>) {
         for index in first..self.streams.len() {
-            self.end_stream(
-                index,
-                Status::Closed,
-                Duration::ZERO,
-                context.actions,
-                context.now.mono,
-            );
+            self.close_stream(index, Status::Closed, context);
         }
         self.streams.truncate(first);
     }
@@ -253,13 +253,7 @@ impl Session {
             .filter_map(disabled)
             .collect();
         for index in closed {
-            self.end_stream(
-                index,
-                Status::Closed,
-                Duration::ZERO,
-                context.actions,
-                context.now.mono,
-            );
+            self.close_stream(index, Status::Closed, context);
         }
     }
 
@@ -276,13 +270,7 @@ impl Session {
                 .chain(&self.agreed)
                 .any(|slot| slot.stream == Some(index));
             if !in_use && self.streams[index].answered.is_none() {
-                self.end_stream(
-                    index,
-                    Status::Closed,
-                    Duration::ZERO,
-                    context.actions,
-                    context.now.mono,
-                );
+                self.close_stream(index, Status::Closed, context);
             }
         }
     }
@@ -409,13 +397,7 @@ impl Session {
                 } else {
                     Status::Rejected
                 };
-                self.end_stream(
-                    index,
-                    status,
-                    Duration::ZERO,
-                    context.actions,
-                    context.now.mono,
-                );
+                self.close_stream(index, status, context);
             }
         }
     }
@@ -425,13 +407,7 @@ impl Session {
         let replaced = std::mem::replace(&mut self.agreed, slots);
         for index in replaced.iter().filter_map(|slot| slot.stream) {
             if !self.agreed.iter().any(|slot| slot.stream == Some(index)) {
-                self.end_stream(
-                    index,
-                    Status::Closed,
-                    Duration::ZERO,
-                    context.actions,
-                    context.now.mono,
-                );
+                self.close_stream(index, Status::Closed, context);
             }
         }
     }
