@@ -76,9 +76,26 @@ impl Netfilter {
 
     /// All conntrack entries with a mark.
     pub fn dump(&mut self, mark: u32, mask: u32, mut each: impl FnMut(Entry)) -> io::Result<()> {
+        self.list(
+            |builder, number| conntrack::dump(builder, number, mark, mask),
+            |message| {
+                let entry = conntrack::parse(message).map_err(|_| invalid())?;
+                entry.into_iter().for_each(&mut each);
+                Ok(())
+            },
+        )
+    }
+
+    /// A dump of any kind: `build` writes the request under the number that it is given, `each` gets every message of
+    /// the answer but its end.
+    pub fn list(
+        &mut self,
+        build: impl FnOnce(&mut Builder, u32),
+        mut each: impl FnMut(&Message<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let number = self.take_numbers(1);
         let mut builder = Builder::default();
-        conntrack::dump(&mut builder, number, mark, mask);
+        build(&mut builder, number);
         self.socket.send(builder.bytes())?;
         let mut done = false;
         while !done {
@@ -87,10 +104,7 @@ impl Netfilter {
                     _ if message.sequence != number => {}
                     wire::DONE => done = true,
                     wire::ERROR => outcome(message.errno().map_err(|_| invalid())?)?,
-                    _ => conntrack::parse(message)
-                        .map_err(|_| invalid())?
-                        .into_iter()
-                        .for_each(&mut each),
+                    _ => each(message)?,
                 }
                 Ok(())
             })?;
