@@ -252,6 +252,7 @@ impl Lab {
         let end = self.now + Duration::from_secs(seconds);
         while let Some(due) = self.engine.next_deadline().filter(|&due| due <= end) {
             self.now = self.now.max(due);
+            self.engine.flows_heard(self.now);
             self.engine.tick(self.moment());
             self.act();
             assert!(
@@ -282,7 +283,7 @@ impl Lab {
                     assert!(self.kernel);
                     self.commands.push_back(KernelCommand::Install(flow));
                 }
-                Action::Withdraw(flow) => {
+                Action::Withdraw(flow, _) => {
                     self.commands.push_back(KernelCommand::Withdraw(flow));
                 }
                 Action::Removed { ended, .. } => {
@@ -303,7 +304,12 @@ impl Lab {
                     assert!(!self.installed.contains(&flow), "installed twice");
                     self.installed.push(flow);
                 }
-                self.engine.flow_installed(flow, taken);
+                let answer = match (taken, packets) {
+                    (true, _) => Installed::Taken,
+                    (false, 0) => Installed::Never,
+                    (false, _) => Installed::NotNow,
+                };
+                self.engine.flow_installed(flow, answer, self.now);
             }
             Some(KernelCommand::Withdraw(flow)) => {
                 let index = self.installed.iter().position(|f| *f == flow);
@@ -333,7 +339,12 @@ impl Lab {
         let index = choices.below(8);
         if index < self.installed.len() {
             let flow = self.installed.swap_remove(index);
-            self.engine.flow_lost(flow);
+            let loss = match choices.yes() {
+                true => Loss::Stuck,
+                false => Loss::Deleted,
+            };
+            let last = self.counted(flow, choices.below(3) as u64);
+            self.engine.flow_lost(flow, loss, last, self.now);
             self.act();
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::gather::{Listing, Summing};
+use super::kernel::Order;
 use super::outbox::{Outbox, Piece, Task, write_batch};
 use super::worker::Message;
 use super::{Shared, spawn};
@@ -317,7 +318,18 @@ impl<'a> Conversation<'a> {
         let limit = self.link.outbox.line_limit(reply_to);
         let workers = self.shared.workers.len();
         let listing = Arc::new(Listing::new(reply_to, workers, limit));
-        self.send_all(|| Message::Sessions(Arc::clone(&listing)))
+        let Some(kernel) = &self.shared.kernel else {
+            return self.send_all(|| Message::Sessions(Arc::clone(&listing)));
+        };
+        // What the kernel has relayed comes first.
+        let shared = Arc::clone(&self.shared);
+        let list = move || {
+            for worker in &shared.workers {
+                // All of them are gone, or none.
+                let _ = worker.send(Message::Sessions(Arc::clone(&listing)));
+            }
+        };
+        kernel.send(Order::Read(Box::new(list))).is_ok()
     }
 
     fn send(&self, worker: usize, message: Message) -> bool {

@@ -6,7 +6,7 @@
 //!                                     gather             lists and summaries of all workers
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
-//!  forwarding  who forwards: the kernel or the workers
+//!  kernel      one thread: has the kernel forward what both parties were learned of
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
@@ -15,8 +15,8 @@
 
 pub mod daemon;
 pub mod discovery;
-mod forwarding;
 mod gather;
+mod kernel;
 mod link;
 mod machine;
 mod outbox;
@@ -35,6 +35,7 @@ use log::{error, info, warn};
 
 use self::discovery::Directory;
 use self::gather::{Share, Summary};
+use self::kernel::Order;
 use self::link::Link;
 use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
 use self::outbox::owner_of;
@@ -62,6 +63,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// How long a dispatcher may take to read the last of it: closing earlier could lose that.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long the kernel thread may take to remove what the relay has in the kernel.
+const KERNEL: Duration = Duration::from_secs(3);
+
 /// What the relay has to know; the configuration keys have the same names.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -79,6 +83,8 @@ pub struct Settings {
     pub traffic_sampling_period: Duration,
     pub verify_interval: Duration,
     pub forwarding: Forwarding,
+    /// The conntrack mark of what the kernel forwards, and its mask.
+    pub mark: (u32, u32),
     /// Time limits and addresses of calls; whether the kernel forwards is decided at start.
     pub session: session::Settings,
     /// Threads that relay; none is one for each processor, four at most.
@@ -99,6 +105,7 @@ impl From<&RelayConfig> for Settings {
             traffic_sampling_period: config.traffic_sampling_period.unwrap_or_default(),
             verify_interval: config.tls.verify_interval,
             forwarding: config.forwarding,
+            mark: (config.mark, config.mark_mask),
             session: session::Settings {
                 stream_timeout: config.stream_timeout,
                 on_hold_timeout: config.on_hold_timeout,
@@ -112,6 +119,18 @@ impl From<&RelayConfig> for Settings {
     }
 }
 
+impl Settings {
+    fn kernel(&self, relay_ip: Ipv4Addr) -> kernel::Settings {
+        kernel::Settings {
+            range: self.port_range,
+            relay_ip: (!self.auto_detect_interfaces).then_some(relay_ip),
+            mark: self.mark.0,
+            mark_mask: self.mark.1,
+            shortest_silence: self.session.stream_timeout.min(self.session.on_hold_timeout),
+        }
+    }
+}
+
 /// What all threads share.
 struct Shared {
     settings: Settings,
@@ -121,6 +140,8 @@ struct Shared {
     hello: Vec<u8>,
     ports: Arc<SharedPorts>,
     workers: Vec<Postbox<Message>>,
+    /// None where media is relayed in user space only.
+    kernel: Option<Postbox<Order>>,
     meters: Vec<Meter>,
     /// By owner.
     links: RwLock<Vec<Arc<Link>>>,
@@ -141,8 +162,8 @@ pub struct Running {
 /// # Errors
 /// A sentence that names the setting and what is wrong.
 pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
-    let kernel = forwarding::choose(settings.forwarding)?;
     let relay_ip = relay_ip(&settings)?;
+    let gate = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
     let most_pairs = allow_files(&settings);
     let count = settings.workers.unwrap_or_else(default_workers).max(1);
     let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
@@ -153,6 +174,10 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         workers.push(postbox);
         mailboxes.push(mailbox);
     }
+    let kernel = match gate {
+        Some(gate) => Some(kernel::start(gate, workers.clone()).map_err(no_mailbox)?),
+        None => None,
+    };
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings),
         ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
@@ -161,13 +186,14 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         store,
         relay_ip,
         workers,
+        kernel,
         links: RwLock::default(),
         started: clock::mono(),
         bps: AtomicU64::new(0),
         draining: AtomicBool::new(false),
         stopping: (Mutex::new(false), Condvar::new()),
     });
-    start_workers(&shared, mailboxes, kernel)?;
+    start_workers(&shared, mailboxes)?;
     start_helpers(&shared)?;
     let (start, end) = shared.settings.port_range;
     info!(
@@ -180,7 +206,6 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
 fn start_workers(
     shared: &Arc<Shared>,
     mailboxes: Vec<Mailbox<Message>>,
-    kernel: bool,
 ) -> Result<(), String> {
     let addresses = Addresses {
         relay_ip: shared.relay_ip,
@@ -188,7 +213,7 @@ fn start_workers(
     };
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
         let session = session::Settings {
-            kernel,
+            kernel: shared.kernel.is_some(),
             ..shared.settings.session.clone()
         };
         let worker = Worker::new(index, Arc::clone(shared), mailbox, session, addresses);
@@ -260,12 +285,25 @@ impl Running {
         for link in &links {
             link.outbox.wait_closed(deadline);
         }
+        self.leave_kernel();
         for worker in &self.shared.workers {
             let _ = worker.send(Message::Quit);
         }
         let (stopping, wake) = &self.shared.stopping;
         *stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
         wake.notify_all();
+    }
+
+    /// The kernel's part of the relay goes when the last session has gone.
+    fn leave_kernel(&self) {
+        let Some(kernel) = &self.shared.kernel else {
+            return;
+        };
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        let asked = kernel.send(Order::Quit(done));
+        if asked.is_err() || is_done.recv_timeout(KERNEL).is_err() {
+            warn!("the kernel thread did not end in time: its nftables table may stay behind");
+        }
     }
 
     fn end_sessions(&self, deadline: Duration) {
@@ -288,6 +326,14 @@ impl Shared {
     fn all_links(&self) -> Vec<Arc<Link>> {
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         links.clone()
+    }
+
+    /// Tells the kernel thread something; without one nothing of the kind is ever said.
+    fn order(&self, order: Order) {
+        if let Some(kernel) = &self.kernel {
+            // It ends after the workers' last session.
+            let _ = kernel.send(order);
+        }
     }
 
     fn with_link(&self, owner: Owner, act: impl FnOnce(&Link)) {

@@ -27,6 +27,7 @@ fn settings() -> Settings {
         traffic_sampling_period: Duration::ZERO,
         verify_interval: Duration::from_secs(300),
         forwarding: Forwarding::Userspace,
+        mark: (0x4d50_0000, 0xffff_0000),
         session: session::Settings {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(90),

@@ -14,14 +14,14 @@ use crossbeam_channel::Sender;
 use log::{error, warn};
 
 use super::Shared;
-use super::forwarding;
 use super::gather::{Listing, Share, Summing};
+use super::kernel::{self, News, Order};
 use super::machine::{Addresses, Machine};
 use super::outbox::owner_of;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
-use crate::session::{Action, Engine, Owner, Place, ReplyTo, Settings, Verdict};
+use crate::session::{Action, Engine, FlowId, Owner, Place, ReplyTo, Settings, Verdict};
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -45,6 +45,8 @@ pub enum Message {
     Summary(Arc<Summing>),
     /// How many sessions are to be reported to a dispatcher.
     Owned(Owner, Sender<usize>),
+    /// What the kernel thread tells of this worker's flows.
+    Kernel(Vec<News>),
     /// No new sessions from now on.
     Drain,
     /// End all sessions, and tell when they are reported.
@@ -79,6 +81,8 @@ pub struct Worker {
     round: u64,
     unsent: u64,
     unreadable: Sparse,
+    /// Who waits for all sessions to be reported.
+    ending: Option<Sender<()>>,
     running: bool,
 }
 
@@ -110,6 +114,7 @@ impl Worker {
             round: 0,
             unsent: 0,
             unreadable: Sparse::default(),
+            ending: None,
             running: true,
         })
     }
@@ -139,7 +144,7 @@ impl Worker {
                 .is_some_and(|due| due <= now.mono)
             {
                 self.engine.tick(now);
-                self.act(now);
+                self.act();
             }
             self.go_on_listing(now);
             self.publish();
@@ -186,7 +191,7 @@ impl Worker {
         } else {
             self.relay_one(port, now);
         }
-        self.act(now);
+        self.act();
     }
 
     fn relay_one(&mut self, port: u16, now: Now) {
@@ -279,7 +284,12 @@ impl Worker {
                 break;
             };
             self.handle(message, now);
-            self.act(now);
+            self.act();
+        }
+        if self.engine.held() == 0 {
+            if let Some(done) = self.ending.take() {
+                let _ = done.send(());
+            }
         }
     }
 
@@ -288,7 +298,7 @@ impl Worker {
             Message::Update(update, reply_to) => {
                 let owner = owner_of(reply_to);
                 let reply = self.engine.update(&update, owner, &mut self.machine, now);
-                self.act(now);
+                self.act();
                 self.reply(reply_to, reply.to_string().as_bytes());
             }
             Message::Remove(remove, reply_to) => {
@@ -302,6 +312,11 @@ impl Worker {
                 // Who asked may have given up waiting.
                 let _ = answer.send(self.engine.owned_by(owner));
             }
+            Message::Kernel(news) => {
+                for news in news {
+                    self.take_news(news, now);
+                }
+            }
             Message::Drain => {
                 self.engine.drain();
                 if let Some(meter) = self.shared.meters.get(self.index) {
@@ -313,8 +328,8 @@ impl Worker {
             Message::EndAll(done) => {
                 self.engine.drain();
                 self.engine.end_all(now);
-                self.act(now);
-                let _ = done.send(());
+                self.act();
+                self.ending = Some(done);
             }
             Message::Quit => self.running = false,
         }
@@ -330,6 +345,22 @@ impl Worker {
             let summary = self.shared.summary(sum);
             self.reply(summing.reply_to, &summary);
         }
+    }
+
+    fn take_news(&mut self, news: News, now: Now) {
+        let engine = &mut self.engine;
+        match news {
+            News::Installed(flow, answer) => engine.flow_installed(flow, answer, now.mono),
+            News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono),
+            News::Lost(flow, loss, last) => engine.flow_lost(flow, loss, last, now.mono),
+            News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
+            News::Heard(until) => engine.flows_heard(until),
+        }
+    }
+
+    fn key(&self, flow: FlowId) -> kernel::Key {
+        let worker = self.index;
+        kernel::Key { worker, flow }
     }
 
     /// Writes the next piece of the first list.
@@ -349,7 +380,7 @@ impl Worker {
     }
 
     /// Does what the engine wants done.
-    fn act(&mut self, now: Now) {
+    fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::Close { port } => self.machine.close(port),
@@ -364,8 +395,11 @@ impl Worker {
                 }
                 Action::Removed { reply_to, ended } => self.reply(reply_to, &ended.statistics),
                 Action::Expired { owner, ended } => self.shared.notify(owner, &ended),
-                Action::Install { .. } | Action::Withdraw(_) => {
-                    forwarding::execute(&mut self.engine, &action, now);
+                Action::Install { flow, ends } => {
+                    self.shared.order(Order::Install(self.key(flow), ends));
+                }
+                Action::Withdraw(flow, why) => {
+                    self.shared.order(Order::Withdraw(self.key(flow), why));
                 }
             }
         }

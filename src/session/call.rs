@@ -8,8 +8,8 @@ use std::time::Duration;
 use log::{debug, info};
 
 use super::negotiation::{Offer, Slot};
-use super::stream::{Path, Status, Stream};
-use super::{Action, FlowId, Host, Owner, SessionKey, Settings};
+use super::stream::{Status, Stream};
+use super::{Action, FlowId, Host, Owner, SessionKey, Settings, Withdrawal};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
 use crate::proto::media::{MediaAddress, MediaDescription};
@@ -206,10 +206,12 @@ impl Session {
         since + limit
     }
 
-    /// Ends what has been silent too long. True when that was the session's last stream (M7).
+    /// Ends what has been silent too long. True when that was the session's last stream (M7). What the kernel relayed
+    /// is known as of `heard`: what it has is not called silent before a later reading says so.
     pub fn expire(
         &mut self,
         settings: &Settings,
+        heard: Duration,
         actions: &mut VecDeque<Action>,
         now: Duration,
     ) -> bool {
@@ -222,6 +224,9 @@ impl Session {
                 continue;
             }
             let (limit, deadline) = stream.deadline(settings);
+            if deadline <= now && heard < deadline && stream.is_in_kernel() {
+                continue;
+            }
             if deadline <= now {
                 let status = stream.silence_status();
                 let line = Line(stream, index);
@@ -297,15 +302,16 @@ fn withdraw_component(
     (index, component): (usize, Component),
     actions: &mut VecDeque<Action>,
 ) {
-    let path = std::mem::replace(&mut stream.paths[component as usize], Path::UserSpace);
-    if matches!(path, Path::Installing | Path::Kernel) {
-        stream.withdrawing += 1;
-        actions.push_back(Action::Withdraw(FlowId {
+    let handover = &mut stream.handovers[component as usize];
+    if handover.take_back() {
+        let flow = FlowId {
             session: key,
             stream: index as u16,
             component,
-            turn: stream.turns[component as usize],
-        }));
+            turn: handover.turn,
+        };
+        stream.withdrawing += 1;
+        actions.push_back(Action::Withdraw(flow, Withdrawal::Over));
     }
 }
 

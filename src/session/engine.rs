@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::{debug, info};
 
 use super::call::{Context, Line, Session, send_waiting};
-use super::flows::offer_to_kernel;
+use super::flows::{offer_to_kernel, withdraw_bypassed};
 use super::report::{self, Counters};
 use super::stream::{self, Relay, Status, Stream};
 use super::{Action, Drop, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict};
@@ -15,6 +15,9 @@ use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
 use crate::proto::link::UpdateReply;
 use crate::proto::{CallId, demux};
+
+/// A session that was looked at in vain is not looked at again before this time.
+const SOONEST: Duration = Duration::from_millis(100);
 
 /// Where the end of a session is reported, once the kernel has given its last counters.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Engine {
     timers: BTreeSet<(Duration, SessionKey)>,
     actions: VecDeque<Action>,
     draining: bool,
+    /// When the kernel's counters were last read: what it relayed until then is known.
+    pub(super) heard: Duration,
     pub(super) relayed: Counters,
 }
 
@@ -57,6 +62,7 @@ impl Engine {
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             draining: false,
+            heard: Duration::ZERO,
             relayed: Counters::default(),
         }
     }
@@ -105,7 +111,7 @@ impl Engine {
             session.owner = owner;
         }
         let reply = report::reply(session, update, result, &self.settings);
-        self.schedule(key);
+        self.schedule(key, now.mono);
         reply
     }
 
@@ -129,7 +135,7 @@ impl Engine {
         let reply = report::reply(&session, update, result, &self.settings);
         if accepted {
             self.insert(session);
-            self.schedule(key);
+            self.schedule(key, now.mono);
         }
         reply
     }
@@ -174,12 +180,18 @@ impl Engine {
             send_waiting(stream, party, &self.settings, &mut self.actions);
         }
         if self.settings.kernel {
-            offer_to_kernel(stream, place, &mut self.actions);
+            let is_media = kind != demux::Kind::Stun && matches!(relay, Relay::To(_));
+            if is_media && stream.handovers[component as usize].is_bypassed(now) {
+                let line = Line(stream, usize::from(place.stream));
+                info!("[session {}] {line}: {component} does not reach the kernel's entry", session.call_id);
+                withdraw_bypassed(stream, place, &mut self.actions);
+            }
+            offer_to_kernel(stream, place, now, &mut self.actions);
         }
         let from_port = stream.leg(party.other()).port_of(component);
         if learned {
             // The first of its kind sets a limit of its own.
-            self.schedule(place.session);
+            self.schedule(place.session, now);
         }
         match relay {
             Relay::To(to) => {
@@ -214,11 +226,11 @@ impl Engine {
             entry.due = None;
             if entry
                 .session
-                .expire(&self.settings, &mut self.actions, now.mono)
+                .expire(&self.settings, self.heard, &mut self.actions, now.mono)
             {
                 self.finish(key, Ending::Expired, now);
             } else {
-                self.schedule(key);
+                self.schedule(key, now.mono + SOONEST);
             }
         }
     }
@@ -368,12 +380,12 @@ impl Engine {
     }
 
     /// Sets a timer where the session's deadline is earlier than the one already set; a later one is found
-    /// out when that fires.
-    fn schedule(&mut self, key: SessionKey) {
+    /// out when that fires. Not before `earliest`.
+    fn schedule(&mut self, key: SessionKey, earliest: Duration) {
         let Some(entry) = entry_mut(&mut self.entries, key) else {
             return;
         };
-        let deadline = entry.session.deadline(&self.settings);
+        let deadline = entry.session.deadline(&self.settings).max(earliest);
         if entry.due.is_none_or(|due| deadline < due) {
             if let Some(due) = entry.due.replace(deadline) {
                 self.timers.remove(&(due, key));

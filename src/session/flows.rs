@@ -5,19 +5,16 @@ use std::time::Duration;
 
 use super::engine::Engine;
 use super::report::Counters;
-use super::stream::{Path, Stream};
-use super::{Action, FlowId, Place};
+use super::stream::Stream;
+use super::{Action, FlowId, Installed, Loss, Place, Withdrawal};
 use crate::moment::Now;
 use crate::proto::Party;
 
 impl Engine {
     /// The kernel has taken a flow over, or cannot.
-    pub fn flow_installed(&mut self, flow: FlowId, taken: bool) {
+    pub fn flow_installed(&mut self, flow: FlowId, answer: Installed, now: Duration) {
         if let Some(stream) = self.handed_over(flow) {
-            let path = &mut stream.paths[flow.component as usize];
-            if *path == Path::Installing {
-                *path = if taken { Path::Kernel } else { Path::Refused };
-            }
+            stream.handovers[flow.component as usize].on_answer(answer, now);
         }
     }
 
@@ -32,10 +29,20 @@ impl Engine {
         self.relayed += more[0] + more[1];
     }
 
-    /// Somebody deleted a flow's entry, or the kernel did: the next packets bring it back.
-    pub fn flow_lost(&mut self, flow: FlowId) {
+    /// All that the kernel relayed until this time has been told.
+    pub fn flows_heard(&mut self, now: Duration) {
+        self.heard = self.heard.max(now);
+    }
+
+    /// A flow is not in the kernel any more, through no doing of the engine; `last` is what it relayed since it was
+    /// last asked. A deleted one comes back with the next packets.
+    pub fn flow_lost(&mut self, flow: FlowId, loss: Loss, last: [Counters; 2], now: Duration) {
+        self.flow_traffic(flow, last, now);
         if let Some(stream) = self.handed_over(flow) {
-            stream.paths[flow.component as usize] = Path::UserSpace;
+            let handover = &mut stream.handovers[flow.component as usize];
+            if handover.is_in_kernel() {
+                handover.lose(loss == Loss::Deleted);
+            }
         }
     }
 
@@ -51,21 +58,37 @@ impl Engine {
     /// The stream of a flow, unless this is late news of an earlier hand-over.
     fn handed_over(&mut self, flow: FlowId) -> Option<&mut Stream> {
         let stream = self.stream_mut(flow.session, flow.stream)?;
-        (stream.turns[flow.component as usize] == flow.turn).then_some(stream)
+        (stream.handovers[flow.component as usize].turn == flow.turn).then_some(stream)
     }
 }
 
 /// M4: once both parties have shown where they are, the kernel can forward.
-pub fn offer_to_kernel(stream: &mut Stream, place: Place, actions: &mut VecDeque<Action>) {
-    if let Some(ends) = stream.ready_for_kernel(place.component) {
-        stream.paths[place.component as usize] = Path::Installing;
-        stream.turns[place.component as usize] += 1;
-        let flow = FlowId {
-            session: place.session,
-            stream: place.stream,
-            component: place.component,
-            turn: stream.turns[place.component as usize],
-        };
+pub fn offer_to_kernel(
+    stream: &mut Stream,
+    place: Place,
+    now: Duration,
+    actions: &mut VecDeque<Action>,
+) {
+    if let Some(ends) = stream.ready_for_kernel(place.component, now) {
+        stream.handovers[place.component as usize].offer();
+        let flow = flow_id(stream, place);
         actions.push_back(Action::Install { flow, ends });
+    }
+}
+
+/// A flow whose packets never reach the kernel's entry is taken back for the rest of the call.
+pub fn withdraw_bypassed(stream: &mut Stream, place: Place, actions: &mut VecDeque<Action>) {
+    stream.handovers[place.component as usize].lose(false);
+    stream.withdrawing += 1;
+    let flow = flow_id(stream, place);
+    actions.push_back(Action::Withdraw(flow, Withdrawal::Bypassed));
+}
+
+fn flow_id(stream: &Stream, place: Place) -> FlowId {
+    FlowId {
+        session: place.session,
+        stream: place.stream,
+        component: place.component,
+        turn: stream.handovers[place.component as usize].turn,
     }
 }

@@ -2,13 +2,14 @@
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
 //! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers, `stream` one m=
-//! line, `latch` what a port has learned, `flows` what the kernel forwards, `ports` the pairs, `report` the statistics, `address` what an SDP's
+//! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `address` what an SDP's
 //! address is worth.
 
 pub mod address;
 mod call;
 mod engine;
 mod flows;
+mod handover;
 mod latch;
 mod negotiation;
 pub mod ports;
@@ -51,6 +52,14 @@ pub struct SessionKey {
     generation: u32,
 }
 
+#[cfg(test)]
+impl SessionKey {
+    /// A key that no engine made.
+    pub fn for_tests(slot: u32) -> SessionKey {
+        SessionKey { slot, generation: 0 }
+    }
+}
+
 /// What a bound port belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -77,6 +86,34 @@ pub struct FlowId {
 pub struct FlowEnd {
     pub remote: SocketAddrV4,
     pub local: SocketAddrV4,
+}
+
+/// What the kernel says to a flow that it was to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installed {
+    Taken,
+    /// It may be asked again after a while.
+    NotNow,
+    /// It cannot, as long as the parties are where they are.
+    Never,
+}
+
+/// Why a flow is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// The stream has ended, or a party has moved.
+    Over,
+    /// The kernel has it and its packets come to user space all the same.
+    Bypassed,
+}
+
+/// How the kernel lost a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Somebody deleted it, or its time was up.
+    Deleted,
+    /// Packets entered and did not leave.
+    Stuck,
 }
 
 /// The dispatcher that is told of a session.
@@ -118,7 +155,7 @@ pub enum Action {
     Install { flow: FlowId, ends: [FlowEnd; 2] },
     /// Take it back, also where it was refused or lost meanwhile; its last counters come by
     /// [`Engine::flow_withdrawn`], once for each of these.
-    Withdraw(FlowId),
+    Withdraw(FlowId, Withdrawal),
     /// The answer to a remove.
     Removed { reply_to: ReplyTo, ended: Ended },
     /// A session ended by itself.

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use super::address::is_routable;
+use super::handover::Handover;
 use super::latch::{By, Latch, Verdict};
 use super::report::{Codec, Counters};
 use super::{FlowEnd, Settings};
@@ -29,17 +30,6 @@ pub enum Status {
     OnHoldTimeout,
     ConntrackTimeout,
     UnselectedIce,
-}
-
-/// Who forwards a component.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    UserSpace,
-    /// The kernel was asked to; packets may come here still.
-    Installing,
-    Kernel,
-    /// The kernel could not; it is not asked again until a party moves.
-    Refused,
 }
 
 /// Why a packet was not passed on.
@@ -183,9 +173,7 @@ pub struct Stream {
     pub ended: Option<(Duration, Duration)>,
     pub first_media: Option<Duration>,
     /// By component.
-    pub paths: [Path; 2],
-    /// How often each component was handed to the kernel.
-    pub turns: [u32; 2],
+    pub handovers: [Handover; 2],
     /// Flows that are to be withdrawn, and are not yet.
     pub withdrawing: usize,
     /// Both parties' media has flowed at some time.
@@ -214,8 +202,7 @@ impl Stream {
             status: Status::Live,
             ended: None,
             first_media: None,
-            paths: [Path::UserSpace; 2],
-            turns: [0; 2],
+            handovers: [Handover::new(), Handover::new()],
             withdrawing: 0,
             flowed: false,
             watched_since: None,
@@ -342,9 +329,9 @@ impl Stream {
         Some((to, packets))
     }
 
-    /// Both ends of a component, once both have sent media from there and user space has it (M4).
-    pub fn ready_for_kernel(&self, component: Component) -> Option<[FlowEnd; 2]> {
-        if !self.is_live() || self.paths[component as usize] != Path::UserSpace {
+    /// Both ends of a component, once both have sent media from there and the kernel may be asked (M4).
+    pub fn ready_for_kernel(&self, component: Component, now: Duration) -> Option<[FlowEnd; 2]> {
+        if !self.is_live() || !self.handovers[component as usize].may_offer(now) {
             return None;
         }
         let end = |leg: &Leg| {
@@ -353,6 +340,11 @@ impl Stream {
             Some(FlowEnd { remote, local })
         };
         Some([end(&self.legs[0])?, end(&self.legs[1])?])
+    }
+
+    /// Whether user space does not see all of it.
+    pub fn is_in_kernel(&self) -> bool {
+        self.handovers.iter().any(Handover::is_in_kernel)
     }
 
     /// The kernel relayed this much more from a party.

@@ -41,11 +41,24 @@ pub struct Mailbox<T> {
 /// # Errors
 /// When no eventfd can be had.
 pub fn mailbox<T>(capacity: usize) -> io::Result<(Postbox<T>, Mailbox<T>)> {
+    with_bell(crossbeam_channel::bounded(capacity))
+}
+
+/// A mailbox for any number of messages: who sends never waits, and has to see to it that there are not too many.
+///
+/// # Errors
+/// When no eventfd can be had.
+pub fn unbounded_mailbox<T>() -> io::Result<(Postbox<T>, Mailbox<T>)> {
+    with_bell(crossbeam_channel::unbounded())
+}
+
+fn with_bell<T>(
+    (sender, receiver): (Sender<T>, Receiver<T>),
+) -> io::Result<(Postbox<T>, Mailbox<T>)> {
     // SAFETY: takes no pointers.
     let fd = owned(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
     let has_rung = AtomicBool::new(false);
     let bell = Arc::new(Bell { fd, has_rung });
-    let (sender, receiver) = crossbeam_channel::bounded(capacity);
     let postbox = Postbox {
         messages: sender,
         bell: Arc::clone(&bell),

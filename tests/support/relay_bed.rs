@@ -100,7 +100,8 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
         reconnect_delay: Duration::from_millis(50),
         traffic_sampling_period: Duration::from_secs(15),
         verify_interval: Duration::from_secs(300),
-        forwarding: Forwarding::Auto,
+        forwarding: Forwarding::Userspace,
+        mark: (0x4d50_0000, 0xffff_0000),
         session: session::Settings {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),

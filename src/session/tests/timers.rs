@@ -98,9 +98,9 @@ fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
     let withdrawn: Vec<_> = lab
         .actions
         .iter()
-        .filter(|a| matches!(a, Action::Withdraw(_)))
+        .filter(|a| matches!(a, Action::Withdraw(..)))
         .collect();
-    let [Action::Withdraw(flow)] = withdrawn[..] else {
+    let [Action::Withdraw(flow, _)] = withdrawn[..] else {
         panic!("{withdrawn:?}")
     };
     assert_eq!(flow.component, Component::Rtcp);
@@ -251,6 +251,42 @@ fn c7_silence_counts_from_the_answer_or_the_first_media() {
         serde_json::json!([]),
         "never answered: none listed"
     );
+}
+
+#[test]
+fn m7_what_the_kernel_has_is_silent_only_when_a_reading_says_so() {
+    let mut lab = Lab::with(Settings {
+        kernel: true,
+        ..settings()
+    });
+    lab.talking();
+    let flow = lab.actions.iter().find_map(|action| match action {
+        Action::Install { flow, .. } => Some(*flow),
+        _ => None,
+    });
+    let flow = flow.unwrap();
+    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    let more = [Counters {
+        packets: 1,
+        bytes: 200,
+    }; 2];
+    lab.pass(50);
+    lab.engine.flow_traffic(flow, more, lab.now);
+    lab.engine.flows_heard(lab.now);
+    lab.pass(200);
+    assert_eq!(lab.expired(), None, "nobody has looked for long");
+    lab.engine.flow_traffic(flow, more, lab.now);
+    lab.engine.flows_heard(lab.now);
+    lab.pass(89);
+    assert_eq!(lab.expired(), None);
+    lab.engine.flows_heard(lab.now + Duration::from_secs(1));
+    lab.pass(2);
+    let now = lab.moment();
+    lab.engine
+        .flow_withdrawn(flow, [Counters::default(); 2], now);
+    lab.drain_actions();
+    let expired = lab.expired().unwrap();
+    assert_eq!(expired["streams"][0]["status"], "conntrack timeout");
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! The requests themselves: what the forwarder asks for, in netlink's words.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
+use crate::proto::Party;
+use crate::session::Counters;
+
+/// The sets of the relay's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Set {
+    /// Four-tuples, as they enter, of packets that are to find an entry.
+    Forwarded,
+    /// Four-tuples as they leave, each with its counter.
+    Leaving,
+}
+
+/// A change of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Add(Set, Tuple),
+    /// What it has counted comes back.
+    Remove(Set, Tuple),
+}
+
+/// An element of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Element {
+    pub tuple: Tuple,
+    /// Nothing in a set that does not count.
+    pub counters: Counters,
+}
+
+/// What the forwarder needs of the kernel. Every method is one request, or as few as there can be.
+pub trait Netfilter {
+    /// Asks for entries that live so many seconds; one result each, EEXIST where one of its ways is in use.
+    ///
+    /// # Errors
+    /// Where it is not known what became of them.
+    fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>>;
+
+    /// Looks entries up by either of their ways.
+    fn get(&mut self, tuples: &[Tuple]) -> io::Result<Vec<io::Result<Entry>>>;
+
+    /// Deletes entries by their original way, and by their number where it is given.
+    fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) -> io::Result<Vec<io::Result<()>>>;
+
+    /// Whether an entry is this relay's: by mark, address and port.
+    fn is_ours(&self, entry: &Entry) -> bool;
+
+    /// Every entry that is this relay's.
+    fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()>;
+
+    /// Makes all these changes or none; the removed elements that count.
+    fn alter(&mut self, changes: &[Change]) -> io::Result<Vec<Element>>;
+
+    /// All elements of a set. ENOENT where there is no table.
+    fn elements(&mut self, set: Set, each: &mut dyn FnMut(Element)) -> io::Result<()>;
+
+    /// Makes the table anew with these elements, in one transaction.
+    fn rebuild(&mut self, elements: &[Change]) -> io::Result<()>;
+
+    /// The addresses of this host are these now.
+    fn set_addresses(&mut self, addresses: &[Ipv4Addr]) -> io::Result<()>;
+
+    /// Removes the table, and what entries of the relay's there are.
+    fn remove_all(&mut self) -> io::Result<()>;
+
+    /// Whether this host forwards packets at all.
+    fn is_forwarding(&self) -> bool;
+
+    /// Why this party's packets enter and do not leave, and what to do. `left`: packets that did, since the start.
+    fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String;
+
+    /// The same for a flow that was refused.
+    fn explain_refusal(&mut self, error: &io::Error) -> String;
+}
+
+// STUB
+pub struct Gate;
+pub fn open(_: &super::Settings, _: crate::config::Forwarding) -> Result<Option<Gate>, String> { Ok(None) }
+pub enum Sign { Deleted(Tuple), TableGone, Overrun, Addresses(Vec<Ipv4Addr>) }

@@ -1,0 +1,407 @@
+//! The forwarder against a kernel in memory, and every request of its failing in every way: whatever happens, each
+//! order is answered once, no packet is lost that need not be, all are counted once, and nothing is left behind.
+
+use std::time::Duration;
+
+use super::fake::{Fake, Fault, Request, Went};
+use super::forwarder::{Forwarder, LIFETIME, Wanted};
+use super::netfilter::{Netfilter, Set};
+use super::{Key, News};
+use crate::netlink::conntrack::{End, NatEntry, Tuple};
+use crate::proto::Component;
+use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
+
+const T: Duration = Duration::from_secs(100);
+
+fn second(count: u64) -> Duration {
+    T + Duration::from_secs(count)
+}
+
+/// A forwarder, its kernel, and what was counted for the two parties of each flow by news.
+struct Lab {
+    forwarder: Forwarder<Fake>,
+    /// Packets by flow, as told.
+    told: std::collections::HashMap<FlowId, [u64; 2]>,
+    news: Vec<News>,
+}
+
+fn flow(number: u32) -> FlowId {
+    FlowId {
+        session: SessionKey::for_tests(number),
+        stream: 0,
+        component: Component::Rtp,
+        turn: 1,
+    }
+}
+
+fn key(number: u32) -> Key {
+    Key {
+        worker: 0,
+        flow: flow(number),
+    }
+}
+
+fn ends(number: u32) -> [FlowEnd; 2] {
+    let port = 40000 + 4 * number as u16;
+    let end = |remote: &str, port| FlowEnd {
+        remote: remote.parse().unwrap(),
+        local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
+    };
+    [end("192.0.2.1:30000", port), end("192.0.2.2:31000", port + 2)]
+}
+
+fn entry(number: u32) -> NatEntry {
+    let end = |end: FlowEnd| End {
+        remote: end.remote,
+        local: end.local,
+    };
+    let [caller, callee] = ends(number).map(end);
+    NatEntry { caller, callee }
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let locals = vec![[10, 0, 0, 1].into(), [10, 0, 0, 7].into()];
+        Lab {
+            forwarder: Forwarder::new(Fake::default(), 1, locals),
+            told: Default::default(),
+            news: Vec::new(),
+        }
+    }
+
+    fn kernel(&mut self) -> &mut Fake {
+        &mut self.forwarder.netfilter
+    }
+
+    fn install(&mut self, numbers: impl IntoIterator<Item = u32>, now: Duration) {
+        let wanted = |number| Wanted {
+            key: key(number),
+            ends: ends(number),
+        };
+        let wanted: Vec<_> = numbers.into_iter().map(wanted).collect();
+        self.forwarder.install(&wanted, now);
+        self.hear();
+    }
+
+    fn withdraw(&mut self, numbers: impl IntoIterator<Item = u32>) {
+        let keys: Vec<_> = numbers
+            .into_iter()
+            .map(|number| (key(number), Withdrawal::Over))
+            .collect();
+        self.forwarder.withdraw(&keys, T);
+        self.hear();
+    }
+
+    fn read(&mut self, now: Duration) {
+        self.forwarder.read(now);
+        self.hear();
+    }
+
+    /// A packet of each party; whether both went on.
+    fn talk(&mut self, number: u32) -> [Went; 2] {
+        let entry = entry(number);
+        [entry.original(), entry.reply()].map(|tuple| self.kernel().packet(tuple))
+    }
+
+    fn goes_on(&mut self, number: u32) -> bool {
+        self.talk(number).iter().all(|went| matches!(went, Went::On(_)))
+    }
+
+    fn hear(&mut self) {
+        for (worker, news) in self.forwarder.take_news() {
+            assert_eq!(worker, 0);
+            if let News::Traffic(flow, more) | News::Lost(flow, _, more) | News::Withdrawn(flow, more) = news {
+                let sum = self.told.entry(flow).or_default();
+                for party in 0..2 {
+                    sum[party] += more[party].packets;
+                    assert_eq!(more[party].bytes, 200 * more[party].packets);
+                }
+            }
+            self.news.push(news);
+        }
+    }
+
+    fn told(&self, number: u32) -> [u64; 2] {
+        self.told.get(&flow(number)).copied().unwrap_or_default()
+    }
+
+    fn answers(&self, number: u32) -> Vec<Installed> {
+        let answer = |news: &News| match news {
+            News::Installed(of, answer) if *of == flow(number) => Some(*answer),
+            _ => None,
+        };
+        self.news.iter().filter_map(answer).collect()
+    }
+
+    fn withdrawn(&self, number: u32) -> usize {
+        let is_it = |news: &&News| matches!(news, News::Withdrawn(of, _) if *of == flow(number));
+        self.news.iter().filter(is_it).count()
+    }
+
+    fn losses(&self, number: u32) -> Vec<Loss> {
+        let loss = |news: &News| match news {
+            News::Lost(of, loss, _) if *of == flow(number) => Some(*loss),
+            _ => None,
+        };
+        self.news.iter().filter_map(loss).collect()
+    }
+
+    fn assert_empty(&mut self) {
+        let kernel = self.kernel();
+        assert_eq!(kernel.entry_count(), 0);
+        assert!(kernel.forwarded.is_empty(), "{:?}", kernel.forwarded);
+        assert!(kernel.leaving.is_empty(), "{:?}", kernel.leaving);
+    }
+}
+
+#[test]
+fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.talk(1), [Went::ToUserSpace; 2]);
+    lab.install([1, 2], T);
+    assert_eq!(lab.answers(1), [Installed::Taken]);
+    let [caller, callee] = lab.talk(1);
+    let leaves = |from: End| Went::On(Tuple { source: from.local, destination: from.remote });
+    assert_eq!([caller, callee], [leaves(entry(1).callee), leaves(entry(1).caller)]);
+    lab.read(T);
+    assert_eq!(lab.told(1), [1, 1]);
+    assert_eq!(lab.news.last(), Some(&News::Heard(T)));
+    lab.talk(1);
+    lab.talk(1);
+    lab.withdraw([1]);
+    assert_eq!(lab.told(1), [3, 3]);
+    assert_eq!(lab.talk(1), [Went::ToUserSpace; 2]);
+    assert!(lab.goes_on(2), "the other one is not touched");
+    lab.withdraw([2, 2, 9]);
+    assert_eq!((lab.withdrawn(2), lab.withdrawn(9)), (2, 1));
+    lab.assert_empty();
+}
+
+#[test]
+fn what_is_due_together_goes_in_one_transaction() {
+    let mut lab = Lab::new();
+    lab.install(0..50, T);
+    assert_eq!(lab.kernel().log, [Request::Create, Request::Alter]);
+    lab.kernel().log.clear();
+    lab.withdraw(0..50);
+    assert_eq!(lab.kernel().log, [Request::Alter, Request::Delete, Request::Alter]);
+    lab.install(0..1000, T);
+    assert!((0..1000).all(|number| lab.goes_on(number)));
+    lab.withdraw(0..1000);
+    assert!((0..1000).all(|number| lab.told(number) == [1, 1]));
+    lab.assert_empty();
+}
+
+#[test]
+fn a_party_on_this_host_stays_in_user_space() {
+    let mut lab = Lab::new();
+    for remote in ["10.0.0.7:4000", "127.0.0.9:4000"] {
+        let mut ends = ends(1);
+        ends[1].remote = remote.parse().unwrap();
+        lab.forwarder.install(&[Wanted { key: key(1), ends }], T);
+        lab.hear();
+        assert_eq!(lab.news.pop(), Some(News::Installed(flow(1), Installed::Never)));
+    }
+    lab.assert_empty();
+}
+
+#[test]
+fn an_entry_in_the_way_is_removed_if_it_is_the_relays_own() {
+    for blocked in [entry(1).original(), entry(1).reply()] {
+        let mut lab = Lab::new();
+        lab.kernel().occupy(blocked, true);
+        lab.install([1], T);
+        assert_eq!(lab.answers(1), [Installed::Taken]);
+        assert!(lab.goes_on(1));
+        let mut lab = Lab::new();
+        lab.kernel().occupy(blocked, false);
+        lab.install([1], T);
+        assert_eq!(lab.answers(1), [Installed::NotNow]);
+        assert_eq!(lab.kernel().entry_count(), 1, "somebody else's stays");
+        assert_eq!(lab.talk(1), [Went::ToUserSpace; 2]);
+    }
+}
+
+#[test]
+fn deleted_entries_are_noticed_and_come_back() {
+    let mut lab = Lab::new();
+    lab.install([1, 2], T);
+    lab.talk(1);
+    lab.kernel().flush_entries();
+    assert_eq!(lab.talk(1), [Went::ToUserSpace; 2], "nothing is lost");
+    lab.read(T);
+    assert_eq!(lab.losses(1), [Loss::Deleted]);
+    assert_eq!(lab.told(1), [1, 1]);
+    lab.assert_empty();
+    lab.install([1, 2], T);
+    assert!(lab.goes_on(1) && lab.goes_on(2));
+}
+
+#[test]
+fn an_entry_that_nears_its_end_is_replaced_in_time() {
+    let mut lab = Lab::new();
+    lab.install([1], T);
+    lab.kernel().age(LIFETIME - 1000);
+    lab.read(T);
+    assert_eq!(lab.losses(1), []);
+    lab.kernel().age(500);
+    lab.talk(1);
+    lab.read(T);
+    assert_eq!(lab.losses(1), [Loss::Deleted]);
+    assert_eq!(lab.told(1), [1, 1]);
+    lab.assert_empty();
+}
+
+#[test]
+fn packets_that_enter_and_do_not_leave_are_not_counted_and_the_call_is_taken_back() {
+    let mut lab = Lab::new();
+    lab.install([1, 2], T);
+    lab.talk(1);
+    lab.read(T);
+    lab.kernel().drops = true;
+    lab.talk(1);
+    lab.talk(1);
+    lab.read(T);
+    assert_eq!(lab.losses(1), [], "two packets may be an accident");
+    lab.talk(1);
+    lab.read(T);
+    assert_eq!((lab.losses(1), lab.losses(2)), (vec![Loss::Stuck], vec![]));
+    assert_eq!(lab.told(1), [1, 1]);
+    assert_eq!(lab.talk(1), [Went::ToUserSpace; 2]);
+    lab.install([3], second(1));
+    assert_eq!(lab.answers(3), [Installed::NotNow], "new ones wait");
+    lab.kernel().drops = false;
+    lab.install([4], second(16));
+    lab.install([5], second(16));
+    assert_eq!((lab.answers(4), lab.answers(5)), (vec![Installed::Taken], vec![Installed::NotNow]));
+    assert!(lab.goes_on(4));
+    lab.read(second(17));
+    lab.install([6], second(17));
+    assert_eq!(lab.answers(6), [Installed::Taken]);
+}
+
+#[test]
+fn one_destination_that_gets_nothing_does_not_stop_the_others() {
+    let mut lab = Lab::new();
+    lab.install([1, 2], T);
+    for _ in 0..3 {
+        lab.kernel().drops = true;
+        lab.talk(1);
+        lab.kernel().drops = false;
+        lab.talk(2);
+    }
+    lab.read(T);
+    assert_eq!(lab.losses(1), [Loss::Stuck]);
+    lab.install([3], T);
+    assert_eq!(lab.answers(3), [Installed::Taken]);
+}
+
+#[test]
+fn a_table_that_somebody_took_away_is_made_again_with_all_flows() {
+    let mut lab = Lab::new();
+    lab.install([1, 2], T);
+    lab.talk(1);
+    lab.read(T);
+    lab.kernel().flush_table();
+    lab.read(T);
+    assert!(lab.goes_on(1) && lab.goes_on(2));
+    lab.kernel().flush_table();
+    lab.forwarder.restore();
+    assert!(lab.goes_on(1) && lab.goes_on(2));
+    lab.withdraw([1, 2]);
+    assert_eq!(lab.told(1), [2, 2], "what was not read before is lost");
+    lab.assert_empty();
+}
+
+#[test]
+fn a_full_table_leaves_calls_in_user_space() {
+    let mut lab = Lab::new();
+    lab.kernel().most_entries = Some(1);
+    lab.install([1, 2], T);
+    assert_eq!((lab.answers(1), lab.answers(2)), (vec![Installed::Taken], vec![Installed::NotNow]));
+    assert!(lab.goes_on(1));
+    assert_eq!(lab.talk(2), [Went::ToUserSpace; 2]);
+    lab.kernel().most_entries = None;
+    lab.install([2], T);
+    assert!(lab.goes_on(2));
+}
+
+#[test]
+fn at_the_end_nothing_stays() {
+    let mut lab = Lab::new();
+    lab.install([1, 2], T);
+    lab.talk(1);
+    lab.forwarder.quit();
+    lab.hear();
+    assert_eq!(lab.told(1), [1, 1]);
+    lab.assert_empty();
+}
+
+/// Every request, in each of its first calls, fails in every way while two flows are installed, read, taken back and
+/// installed again.
+#[test]
+fn whatever_request_fails_the_call_goes_on_and_nothing_stays() {
+    let faults = [
+        Fault::Refused(libc::EPERM),
+        Fault::Refused(libc::ENOMEM),
+        Fault::Refused(libc::EEXIST),
+        Fault::Refused(libc::EBUSY),
+        Fault::Refused(libc::ENOBUFS),
+        Fault::Refused(libc::ENOENT),
+        Fault::AnswerLost,
+    ];
+    let requests = [
+        Request::Create,
+        Request::Get,
+        Request::Delete,
+        Request::Entries,
+        Request::Alter,
+        Request::Elements,
+        Request::Rebuild,
+    ];
+    for request in requests {
+        for fault in faults {
+            for call in 0..8 {
+                survive(request, fault, call);
+            }
+        }
+    }
+}
+
+fn survive(request: Request, fault: Fault, call: usize) {
+    let what = format!("{request:?} {fault:?} {call}");
+    let mut lab = Lab::new();
+    let mut script = vec![None; call];
+    script.push(Some(fault));
+    lab.kernel().faults.insert(request, script);
+    let mut relayed = [0; 2];
+    for round in 0..3 {
+        lab.install([1, 2], second(round));
+        for step in 0..4 {
+            for (index, number) in [1, 2].into_iter().enumerate() {
+                let went = lab.talk(number);
+                assert!(!went.contains(&Went::Nowhere), "{what}: lost");
+                relayed[index] += went.iter().filter(|went| matches!(went, Went::On(_))).count() as u64;
+            }
+            if step == 2 && round == 1 {
+                lab.kernel().flush_entries();
+            }
+            lab.read(second(round));
+        }
+        lab.withdraw([1, 2]);
+        assert_eq!(lab.talk(1), [Went::ToUserSpace; 2], "{what}: a stale source");
+        assert_eq!(lab.withdrawn(1), round as usize + 1, "{what}");
+    }
+    assert_eq!(lab.answers(1).len(), 3, "{what}: answered once each");
+    // What could not be undone at once is found later.
+    lab.install([3], second(9));
+    lab.read(second(9));
+    lab.read(second(9));
+    lab.withdraw([3]);
+    lab.read(second(10));
+    lab.assert_empty();
+    for (index, number) in [1, 2].into_iter().enumerate() {
+        let [caller, callee] = lab.told(number);
+        assert!(caller + callee <= relayed[index], "{what}: counted twice");
+    }
+}

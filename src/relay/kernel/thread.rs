@@ -1,0 +1,199 @@
+//! The kernel thread: waits for orders, for what others do to the kernel's tables, and for the next reading.
+
+use std::io;
+use std::time::Duration;
+
+use log::error;
+
+use super::forwarder::{Forwarder, Wanted};
+use super::netfilter::{Events, Netfilter, Sign};
+use super::{Key, News, Order};
+use crate::relay::worker::Message;
+use crate::session::Withdrawal;
+use crate::sys::clock;
+use crate::sys::epoll::{self, Epoll, Trigger};
+use crate::sys::mailbox::{Mailbox, Postbox};
+
+/// How often counters are read.
+const PERIOD: Duration = Duration::from_millis(250);
+/// How soon after a flow was handed over: that it works is to be known early.
+const EARLY: Duration = Duration::from_millis(100);
+/// A reading may take this part of the time at most, one in so many.
+const SHARE: u32 = 50;
+/// Orders handled in one go.
+const ORDERS: usize = 1024;
+
+const MAILBOX: u64 = 0;
+const EVENTS: u64 = 1;
+
+/// See the module.
+struct Thread<N> {
+    forwarder: Forwarder<N>,
+    mailbox: Mailbox<Order>,
+    workers: Vec<Postbox<Message>>,
+    events: Events,
+    /// The longest time between two readings.
+    longest: Duration,
+    /// None while the kernel has nothing.
+    next_reading: Option<Duration>,
+    /// No reading before this time: they would cost too much.
+    rest_until: Duration,
+}
+
+/// Runs the kernel thread until it is told to quit.
+pub fn run<N: Netfilter>(
+    forwarder: Forwarder<N>,
+    events: Events,
+    mailbox: Mailbox<Order>,
+    workers: Vec<Postbox<Message>>,
+    shortest_silence: Duration,
+) {
+    let mut thread = Thread {
+        forwarder,
+        mailbox,
+        workers,
+        events,
+        longest: shortest_silence / 3,
+        next_reading: None,
+        rest_until: Duration::ZERO,
+    };
+    if let Err(error) = thread.work() {
+        // Only a closed or wrong descriptor: nothing that this process could go on with.
+        error!("the kernel thread cannot wait: {error}");
+        std::process::abort();
+    }
+}
+
+impl<N: Netfilter> Thread<N> {
+    fn work(&mut self) -> io::Result<()> {
+        let epoll = Epoll::new()?;
+        epoll.add(&self.mailbox, MAILBOX, Trigger::Edge)?;
+        for source in self.events.sources() {
+            epoll.add(&source, EVENTS, Trigger::Level)?;
+        }
+        let mut ready = epoll::Events::new();
+        loop {
+            epoll.wait(&mut ready, self.time_left())?;
+            for index in 0..ready.len() {
+                match ready.token(index) {
+                    Some(MAILBOX) => self.mailbox.listen(),
+                    _ => self.take_signs(),
+                }
+            }
+            if !self.take_orders() {
+                return Ok(());
+            }
+            if self.next_reading.is_some_and(|at| clock::mono() >= at) {
+                self.read();
+            }
+            self.send_news();
+        }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        if !self.mailbox.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        Some(self.next_reading?.saturating_sub(clock::mono()))
+    }
+
+    fn take_signs(&mut self) {
+        let Thread { events, forwarder, .. } = self;
+        let mut signs = Vec::new();
+        events.take(|sign| match sign {
+            Sign::Deleted(original) if !forwarder.has_entry(&original) => {}
+            sign if signs.contains(&sign) => {}
+            Sign::Deleted(_) => signs.push(Sign::Overrun),
+            sign => signs.push(sign),
+        });
+        for sign in signs {
+            match sign {
+                Sign::TableGone => self.forwarder.restore(),
+                Sign::Addresses(locals) => self.forwarder.set_addresses(locals),
+                Sign::Deleted(_) | Sign::Overrun => self.read_soon(Duration::ZERO),
+            }
+        }
+    }
+
+    fn read_soon(&mut self, after: Duration) {
+        let soon = (clock::mono() + after).max(self.rest_until);
+        self.next_reading = Some(self.next_reading.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// False at the end.
+    fn take_orders(&mut self) -> bool {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut withdrawn: Vec<(Key, Withdrawal)> = Vec::new();
+        let mut then = Vec::new();
+        let mut quit = None;
+        for _ in 0..ORDERS {
+            match self.mailbox.take() {
+                None => break,
+                Some(Order::Install(key, ends)) => wanted.push(Wanted { key, ends }),
+                Some(Order::Withdraw(key, why)) => {
+                    // Not even begun: nothing but an answer is left of it.
+                    wanted.retain(|install| install.key != key);
+                    withdrawn.push((key, why));
+                }
+                Some(Order::Read(act)) => then.push(act),
+                Some(Order::Quit(done)) => {
+                    quit = Some(done);
+                    break;
+                }
+            }
+        }
+        let now = clock::mono();
+        if !withdrawn.is_empty() {
+            self.forwarder.withdraw(&withdrawn, now);
+            if self.forwarder.has_work() {
+                self.read_soon(PERIOD);
+            }
+        }
+        if !wanted.is_empty() {
+            self.forwarder.install(&wanted, now);
+            self.read_soon(EARLY);
+        }
+        if !then.is_empty() {
+            self.read();
+            self.send_news();
+            then.into_iter().for_each(|act| act());
+        }
+        if let Some(done) = quit {
+            self.forwarder.quit();
+            self.send_news();
+            // Who asked may have given up waiting.
+            let _ = done.send(());
+            return false;
+        }
+        true
+    }
+
+    fn read(&mut self) {
+        let start = clock::mono();
+        if self.forwarder.has_work() {
+            self.forwarder.read(start);
+        }
+        let end = clock::mono();
+        let rest = ((end - start) * SHARE).min(self.longest);
+        self.rest_until = end + rest;
+        let has_work = self.forwarder.has_work();
+        self.next_reading = has_work.then(|| end + PERIOD.min(self.longest).max(rest));
+    }
+
+    /// Each worker gets what is for it in one message, in order.
+    fn send_news(&mut self) {
+        let mut bundles: Vec<Vec<News>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for (worker, news) in self.forwarder.take_news() {
+            if let Some(bundle) = bundles.get_mut(worker) {
+                bundle.push(news);
+            }
+        }
+        for (worker, bundle) in self.workers.iter().zip(bundles) {
+            if !bundle.is_empty() {
+                // One that is gone has nothing to be told.
+                let _ = worker.send(Message::Kernel(bundle));
+            }
+        }
+    }
+}
+
