@@ -145,13 +145,6 @@ pub fn create(builder: &mut Builder, sequence: u32, entry: &NatEntry, mark: u32,
     put_nat(builder, CTA_NAT_DST, entry.callee.remote);
 }
 
-/// Sets an entry's time-out anew.
-pub fn refresh(builder: &mut Builder, sequence: u32, entry: &NatEntry, timeout: u32) {
-    builder.message(NEW, wire::REQUEST | wire::ACK, sequence, AF_INET, 0);
-    put_tuple(builder, CTA_TUPLE_ORIG, entry.original());
-    builder.put_be32(CTA_TIMEOUT, timeout);
-}
-
 /// Asks for one entry, by either of its tuples as datagrams enter.
 pub fn get(builder: &mut Builder, sequence: u32, tuple: Tuple) {
     builder.message(GET, wire::REQUEST | wire::ACK, sequence, AF_INET, 0);

@@ -16,7 +16,9 @@
 //! `conntrack` and `nft` send; the command stands beside each vector.
 
 pub mod conntrack;
+pub mod gate;
 pub mod nftables;
+pub mod rule;
 pub mod socket;
 #[cfg(test)]
 mod vectors;

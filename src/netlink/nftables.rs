@@ -1,13 +1,14 @@
-//! The relay's own nftables table, as transactions (linux/netfilter/nf_tables.h). Pure.
+//! The relay's own nftables table, as transactions and listings (linux/netfilter/nf_tables.h). Pure.
 //!
-//! A transaction is a batch of messages between two others; the kernel does all of it or nothing. A rule is a
-//! list of expressions that work on registers:
+//! A transaction is a batch of messages between two others; the kernel does all of it or nothing:
 //!
 //! ```text
-//!  BATCH_BEGIN   NEWTABLE   NEWCHAIN..   NEWSET..   NEWRULE..   NEWSETELEM..   BATCH_END
+//!  BATCH_BEGIN   NEWTABLE   NEWCHAIN..   NEWSET..   NEWSETELEM..   NEWRULE..   BATCH_END
 //! ```
 
-use super::wire::{self, Builder};
+use super::conntrack::Counters;
+use super::rule::{Step, put_counter, put_data, put_step};
+use super::wire::{self, Attributes, Builder, Message, Truncated, be64};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -16,9 +17,21 @@ const NEWTABLE: u16 = SUBSYSTEM << 8;
 const DELTABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NEWRULE: u16 = SUBSYSTEM << 8 | 6;
+const GETRULE: u16 = SUBSYSTEM << 8 | 7;
 const NEWSET: u16 = SUBSYSTEM << 8 | 9;
 const NEWSETELEM: u16 = SUBSYSTEM << 8 | 12;
+const GETSETELEM: u16 = SUBSYSTEM << 8 | 13;
 const DELSETELEM: u16 = SUBSYSTEM << 8 | 14;
+const NEWGEN: u16 = SUBSYSTEM << 8 | 15;
+
+/// Multicast group of changes to any table (NFNLGRP_NFTABLES).
+pub const GROUP_CHANGES: u32 = 7;
+
+/// Only the socket that makes or takes over the table may change it; without [`PERSIST`] it ends with that socket
+/// (NFT_TABLE_F_OWNER, Linux 5.12).
+pub const OWNER: u32 = 2;
+/// The table outlives its owner, and anybody may then change it or take it over (NFT_TABLE_F_PERSIST, Linux 6.9).
+pub const PERSIST: u32 = 4;
 
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_IPV4: u8 = 2;
@@ -39,22 +52,24 @@ const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
 const NFTA_SET_KEY_TYPE: u16 = 4;
 const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_EXPR: u16 = 17;
+const NFTA_SET_DESC_SIZE: u16 = 1;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_COUNTER_BYTES: u16 = 1;
+const NFTA_COUNTER_PACKETS: u16 = 2;
 
-/// NFT_REG_1, sixteen bytes; its four quarters are also NFT_REG32_00 to 03, numbered from 8.
-const REGISTER: u32 = 1;
-const REGISTER_VERDICT: u32 = 0;
-const NF_ACCEPT: u32 = 1;
+/// Keys in one message: an attribute's length has 16 bits, and a key of 16 bytes takes 28.
+const KEYS_AT_ONCE: usize = 2000;
 
 /// Where a chain is called (NF_INET_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,62 +88,31 @@ pub enum ChainKind {
     Nat,
 }
 
-/// What a packet's bytes are compared to.
+/// A set as it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    Equal = 0,
-    NotEqual = 1,
-    AtMost = 3,
-    AtLeast = 5,
+pub struct Set<'s> {
+    pub name: &'s str,
+    /// What rules of the same batch call it.
+    pub id: u32,
+    /// What `nft list` shows its keys by.
+    pub key_type: u32,
+    /// Bytes.
+    pub key_length: u32,
+    /// Elements at most; the kernel then takes a hash table of fixed size, and ENFILE is the answer to one more.
+    pub size: Option<u32>,
+    /// Every element counts the packets that a rule finds in the set.
+    pub counted: bool,
 }
 
-/// A field of the packet (IPv4 and UDP headers): base, offset, bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
-    Source,
-    Destination,
-    SourcePort,
-    DestinationPort,
-}
+/// A four-tuple as a key: source, source port, destination, destination port, each in four bytes.
+pub type Key = [u8; 16];
 
-impl Field {
-    fn place(self) -> (u32, u32, u32) {
-        const NETWORK: u32 = 1;
-        const TRANSPORT: u32 = 2;
-        match self {
-            Field::Source => (NETWORK, 12, 4),
-            Field::Destination => (NETWORK, 16, 4),
-            Field::SourcePort => (TRANSPORT, 0, 2),
-            Field::DestinationPort => (TRANSPORT, 2, 2),
-        }
-    }
-}
-
-/// A step of a rule. All but `Load` into a quarter work on the first register.
+/// An element of a counted set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step<'a> {
-    Load(Field),
-    /// Into one of the register's four quarters, for keys of several fields.
-    LoadQuarter(Field, u32),
-    LoadProtocol,
-    LoadConntrackState,
-    LoadConntrackMark,
-    /// Keeps the bits of `mask`, which is in the host's byte order.
-    And(u32),
-    Compare(Relation, &'a [u8]),
-    /// Goes on only if what was loaded is in the set.
-    In {
-        set: &'a str,
-        id: u32,
-    },
-    NotIn {
-        set: &'a str,
-        id: u32,
-    },
-    SetConntrackMark(u32),
-    Notrack,
-    Count,
-    Accept,
+pub struct Element {
+    pub key: Key,
+    /// Bytes with IP headers.
+    pub counters: Counters,
 }
 
 /// Builds one transaction on one table.
@@ -136,6 +120,8 @@ pub struct Batch<'a> {
     builder: Builder,
     table: &'a str,
     sequence: u32,
+    /// The number of the last message between the two that frame the batch.
+    last: Option<u32>,
 }
 
 impl<'a> Batch<'a> {
@@ -145,6 +131,7 @@ impl<'a> Batch<'a> {
             builder: Builder::default(),
             table,
             sequence,
+            last: None,
         };
         let number = batch.number();
         batch.builder.message(
@@ -157,23 +144,18 @@ impl<'a> Batch<'a> {
         batch
     }
 
-    /// The whole batch, and the number of its last message, which the kernel is asked to acknowledge: its answer comes
-    /// after all others.
-    pub fn end_acknowledged(mut self) -> (Vec<u8>, u32) {
+    /// The whole batch, to be sent in one piece, and the number of its last message, which the kernel is asked to
+    /// acknowledge: its answer comes after all others. None where nothing was added.
+    pub fn end_acknowledged(mut self) -> Option<(Vec<u8>, u32)> {
+        let last = self.last?;
         self.builder.add_flags(wire::ACK);
-        let last = self.sequence.wrapping_sub(1);
-        (self.end(), last)
-    }
-
-    /// The whole batch; send it in one piece.
-    fn end(mut self) -> Vec<u8> {
         let number = self.number();
         self.builder
             .message(BATCH_END, wire::REQUEST, number, NFPROTO_UNSPEC, SUBSYSTEM);
-        self.builder.bytes().to_vec()
+        Some((self.builder.into_bytes(), last))
     }
 
-    /// The table; `flags` are NFT_TABLE_F_*.
+    /// The table; `flags` are [`OWNER`] and [`PERSIST`].
     pub fn table(&mut self, flags: u32) {
         self.message(NEWTABLE, wire::CREATE);
         self.builder.put_name(NFTA_TABLE_NAME, self.table);
@@ -203,15 +185,23 @@ impl<'a> Batch<'a> {
         self.builder.end(nest);
     }
 
-    /// A set; `key_type` is what `nft list` shows its keys by, `id` what rules of this batch call it.
-    pub fn set(&mut self, name: &str, id: u32, key_type: u32, key_length: u32) {
+    pub fn set(&mut self, set: &Set<'_>) {
         self.message(NEWSET, wire::CREATE);
-        self.builder.put_name(NFTA_SET_TABLE, self.table);
-        self.builder.put_name(NFTA_SET_NAME, name);
-        self.builder.put_be32(NFTA_SET_FLAGS, 0);
-        self.builder.put_be32(NFTA_SET_KEY_TYPE, key_type);
-        self.builder.put_be32(NFTA_SET_KEY_LEN, key_length);
-        self.builder.put_be32(NFTA_SET_ID, id);
+        let builder = &mut self.builder;
+        builder.put_name(NFTA_SET_TABLE, self.table);
+        builder.put_name(NFTA_SET_NAME, set.name);
+        builder.put_be32(NFTA_SET_FLAGS, 0);
+        builder.put_be32(NFTA_SET_KEY_TYPE, set.key_type);
+        builder.put_be32(NFTA_SET_KEY_LEN, set.key_length);
+        builder.put_be32(NFTA_SET_ID, set.id);
+        if let Some(size) = set.size {
+            let nest = builder.begin(NFTA_SET_DESC);
+            builder.put_be32(NFTA_SET_DESC_SIZE, size);
+            builder.end(nest);
+        }
+        if set.counted {
+            put_counter(builder, NFTA_SET_EXPR);
+        }
     }
 
     /// A rule at a chain's end.
@@ -227,32 +217,47 @@ impl<'a> Batch<'a> {
     }
 
     /// Elements for a set; one that is there already is fine.
-    pub fn add<'k>(&mut self, set: &str, keys: impl IntoIterator<Item = &'k [u8]>) {
-        self.message(NEWSETELEM, wire::CREATE);
-        self.elements(set, keys);
+    pub fn add(&mut self, set: &str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        self.elements(NEWSETELEM, wire::CREATE, set, keys);
     }
 
     /// Takes elements out; one that is not there fails the whole batch (ENOENT).
-    pub fn remove<'k>(&mut self, set: &str, keys: impl IntoIterator<Item = &'k [u8]>) {
-        self.message(DELSETELEM, 0);
-        self.elements(set, keys);
+    pub fn remove(&mut self, set: &str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        self.elements(DELSETELEM, 0, set, keys);
     }
 
-    fn elements<'k>(&mut self, set: &str, keys: impl IntoIterator<Item = &'k [u8]>) {
-        let builder = &mut self.builder;
-        builder.put_name(NFTA_SET_ELEM_LIST_TABLE, self.table);
-        builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
-        let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
-        for key in keys {
-            let element = builder.begin(NFTA_LIST_ELEM);
-            put_data(builder, NFTA_SET_ELEM_KEY, key);
-            builder.end(element);
+    /// Takes elements out as [`Batch::remove`] does; the answer repeats them with their last counters.
+    pub fn remove_echoed(&mut self, set: &str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        self.elements(DELSETELEM, wire::ECHO, set, keys);
+    }
+
+    /// As many messages as the keys need: none without keys, since DELSETELEM with none empties the set.
+    fn elements(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        set: &str,
+        keys: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) {
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            self.message(kind, flags);
+            let builder = &mut self.builder;
+            builder.put_name(NFTA_SET_ELEM_LIST_TABLE, self.table);
+            builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
+            let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
+            for key in keys.by_ref().take(KEYS_AT_ONCE) {
+                let element = builder.begin(NFTA_LIST_ELEM);
+                put_data(builder, NFTA_SET_ELEM_KEY, key.as_ref());
+                builder.end(element);
+            }
+            builder.end(list);
         }
-        builder.end(list);
     }
 
     fn message(&mut self, kind: u16, flags: u16) {
         let number = self.number();
+        self.last = Some(number);
         let flags = flags | wire::REQUEST;
         self.builder.message(kind, flags, number, NFPROTO_IPV4, 0);
     }
@@ -264,231 +269,124 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn put_data(builder: &mut Builder, kind: u16, value: &[u8]) {
-    let nest = builder.begin(kind);
-    builder.put(NFTA_DATA_VALUE, value);
-    builder.end(nest);
+/// Asks for all elements of a set; ENOENT where there is no such table or set.
+pub fn dump_elements(builder: &mut Builder, sequence: u32, table: &str, set: &str) {
+    let flags = wire::REQUEST | wire::DUMP;
+    builder.message(GETSETELEM, flags, sequence, NFPROTO_IPV4, 0);
+    builder.put_name(NFTA_SET_ELEM_LIST_TABLE, table);
+    builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
 }
 
-fn put_step(builder: &mut Builder, step: &Step<'_>) {
-    match *step {
-        Step::Load(field) => put_payload(builder, field, REGISTER),
-        Step::LoadQuarter(field, quarter) => put_payload(builder, field, 8 + quarter),
-        Step::LoadProtocol => expression(builder, "meta", |b| {
-            const KEY_L4PROTO: u32 = 16;
-            b.put_be32(2, KEY_L4PROTO);
-            b.put_be32(1, REGISTER);
-        }),
-        Step::LoadConntrackState => put_conntrack_load(builder, CT_STATE),
-        Step::LoadConntrackMark => put_conntrack_load(builder, CT_MARK),
-        Step::And(mask) => expression(builder, "bitwise", |b| {
-            b.put_be32(1, REGISTER);
-            b.put_be32(2, REGISTER);
-            b.put_be32(3, 4);
-            put_data(b, 4, &mask.to_ne_bytes());
-            put_data(b, 5, &[0; 4]);
-        }),
-        Step::Compare(relation, value) => expression(builder, "cmp", |b| {
-            b.put_be32(1, REGISTER);
-            b.put_be32(2, relation as u32);
-            put_data(b, 3, value);
-        }),
-        Step::In { set, id } => put_lookup(builder, set, id, false),
-        Step::NotIn { set, id } => put_lookup(builder, set, id, true),
-        Step::SetConntrackMark(mark) => {
-            expression(builder, "immediate", |b| {
-                b.put_be32(1, REGISTER);
-                put_data(b, 2, &mark.to_ne_bytes());
-            });
-            expression(builder, "ct", |b| {
-                b.put_be32(2, CT_MARK);
-                b.put_be32(4, REGISTER);
-            });
-        }
-        Step::Notrack => {
-            let nest = builder.begin(NFTA_LIST_ELEM);
-            builder.put_name(NFTA_EXPR_NAME, "notrack");
-            builder.end(nest);
-        }
-        Step::Count => expression(builder, "counter", |_| ()),
-        Step::Accept => expression(builder, "immediate", |b| {
-            b.put_be32(1, REGISTER_VERDICT);
-            let data = b.begin(2);
-            let verdict = b.begin(NFTA_DATA_VERDICT);
-            b.put_be32(NFTA_VERDICT_CODE, NF_ACCEPT);
-            b.end(verdict);
-            b.end(data);
-        }),
+/// Asks for all rules of a chain; none come where there is no such table or chain.
+pub fn dump_rules(builder: &mut Builder, sequence: u32, table: &str, chain: &str) {
+    let flags = wire::REQUEST | wire::DUMP;
+    builder.message(GETRULE, flags, sequence, NFPROTO_IPV4, 0);
+    builder.put_name(NFTA_RULE_TABLE, table);
+    builder.put_name(NFTA_RULE_CHAIN, chain);
+}
+
+/// The elements that a dump or an echo tells of. Keys that are no four-tuples are passed over; without a counter it
+/// is zero.
+pub fn parse_elements(
+    message: &Message<'_>,
+    mut each: impl FnMut(Element),
+) -> Result<(), Truncated> {
+    if !matches!(message.kind, NEWSETELEM | DELSETELEM) {
+        return Ok(());
     }
-}
-
-/// NFT_CT_STATE and NFT_CT_MARK.
-const CT_STATE: u32 = 0;
-const CT_MARK: u32 = 3;
-
-/// The bit of a conntrack state that says that this packet makes the entry (NF_CT_STATE_BIT(IP_CT_NEW)).
-pub const STATE_NEW: u32 = 8;
-
-fn expression(builder: &mut Builder, name: &str, fill: impl FnOnce(&mut Builder)) {
-    let nest = builder.begin(NFTA_LIST_ELEM);
-    builder.put_name(NFTA_EXPR_NAME, name);
-    let data = builder.begin(NFTA_EXPR_DATA);
-    fill(builder);
-    builder.end(data);
-    builder.end(nest);
-}
-
-fn put_payload(builder: &mut Builder, field: Field, register: u32) {
-    let (base, offset, length) = field.place();
-    expression(builder, "payload", |b| {
-        b.put_be32(1, register);
-        b.put_be32(2, base);
-        b.put_be32(3, offset);
-        b.put_be32(4, length);
-    });
-}
-
-fn put_conntrack_load(builder: &mut Builder, key: u32) {
-    expression(builder, "ct", |b| {
-        b.put_be32(2, key);
-        b.put_be32(1, REGISTER);
-    });
-}
-
-fn put_lookup(builder: &mut Builder, set: &str, id: u32, inverted: bool) {
-    expression(builder, "lookup", |b| {
-        b.put_be32(2, REGISTER);
-        b.put_name(1, set);
-        b.put_be32(4, id);
-        if inverted {
-            b.put_be32(5, 1);
+    for attribute in message.attributes()? {
+        let (NFTA_SET_ELEM_LIST_ELEMENTS, list) = attribute? else {
+            continue;
+        };
+        for element in Attributes::nested(list) {
+            parse_element(element?.1)?.into_iter().for_each(&mut each);
         }
-    });
+    }
+    Ok(())
+}
+
+/// The counters of the rules that a dump tells of, in order.
+pub fn parse_rules(message: &Message<'_>, mut each: impl FnMut(Counters)) -> Result<(), Truncated> {
+    if message.kind != NEWRULE {
+        return Ok(());
+    }
+    for attribute in message.attributes()? {
+        let (NFTA_RULE_EXPRESSIONS, list) = attribute? else {
+            continue;
+        };
+        for expression in Attributes::nested(list) {
+            parse_counter(expression?.1)?
+                .into_iter()
+                .for_each(&mut each);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a message of [`GROUP_CHANGES`] tells of a change to this table or in it.
+pub fn is_change_of(message: &Message<'_>, table: &str) -> Result<bool, Truncated> {
+    let of_nftables = message.kind >> 8 == SUBSYSTEM && message.kind != NEWGEN;
+    if !of_nftables || message.body.first() != Some(&NFPROTO_IPV4) {
+        return Ok(false);
+    }
+    // All kinds of messages name their table first, by the same attribute.
+    let (kind, name) = message.attributes()?.next().ok_or(Truncated)??;
+    Ok(kind == NFTA_TABLE_NAME && name.strip_suffix(&[0]) == Some(table.as_bytes()))
+}
+
+fn parse_element(value: &[u8]) -> Result<Option<Element>, Truncated> {
+    let (mut key, mut counters) = (None, Counters::default());
+    for attribute in Attributes::nested(value) {
+        match attribute? {
+            (NFTA_SET_ELEM_KEY, value) => {
+                for data in Attributes::nested(value) {
+                    if let (NFTA_DATA_VALUE, value) = data? {
+                        key = value.try_into().ok();
+                    }
+                }
+            }
+            (NFTA_SET_ELEM_EXPR, value) => counters = parse_counter(value)?.unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Ok(key.map(|key| Element { key, counters }))
+}
+
+/// What a counter has counted; none where it is another expression.
+fn parse_counter(expression: &[u8]) -> Result<Option<Counters>, Truncated> {
+    let mut is_counter = false;
+    let mut counters = Counters::default();
+    for attribute in Attributes::nested(expression) {
+        match attribute? {
+            (NFTA_EXPR_NAME, name) => is_counter = name == b"counter\0",
+            (NFTA_EXPR_DATA, data) if is_counter => {
+                for attribute in Attributes::nested(data) {
+                    match attribute? {
+                        (NFTA_COUNTER_BYTES, value) => counters.bytes = be64(value)?,
+                        (NFTA_COUNTER_PACKETS, value) => counters.packets = be64(value)?,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(is_counter.then_some(counters))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::vectors::bytes;
-    use crate::netlink::wire::Messages;
+    use crate::netlink::vectors::{bodies, bytes};
 
     const TABLE: &str = "mediaproxy_40000";
-
-    /// The bodies of the messages between the two that frame the batch.
-    fn bodies(batch: Batch<'_>) -> Vec<Vec<u8>> {
-        let bytes = batch.end();
-        let messages: Result<Vec<_>, _> = Messages::new(&bytes).collect();
-        let messages = messages.unwrap();
-        let (first, last) = (messages.first().unwrap(), messages.last().unwrap());
-        assert_eq!((first.kind, last.kind), (BATCH_BEGIN, BATCH_END));
-        assert_eq!(first.body, [0, 0, 0, 10]);
-        messages[1..messages.len() - 1]
-            .iter()
-            .map(|m| m.body.to_vec())
-            .collect()
-    }
-
-    /// `nft -f` of a file with
-    ///
-    /// ```text
-    /// table ip mediaproxy_40000 {
-    ///   chain raw_in {
-    ///     type filter hook prerouting priority raw
-    ///     ip daddr @addresses udp dport 40000-59999 ip saddr . udp sport . ip daddr . udp dport != @forwarded notrack
-    ///   }
-    ///   chain strays {
-    ///     type filter hook prerouting priority mangle
-    ///     ip daddr @addresses udp dport 40000-59999 ct state new ct mark set 0x4d500000
-    ///   }
-    /// }
-    /// ```
-    ///
-    /// and the two sets; nft 1.0.6, what it passed to sendmsg().
-    const CHAIN: &str = "
-        02000000150001006d6564696170726f78795f3430303030000000000b0003007261775f696e00000b00070066696c74
-        6572000014000480080001000000000008000200fffffed4";
-    const RULE: &str = "
-        02000000150001006d6564696170726f78795f3430303030000000000b0002007261775f696e00006402048034000180
-        0c0001007061796c6f616400240002800800010000000001080002000000000108000300000000100800040000000004
-        340001800b0001006c6f6f6b757000002400028008000200000000010e00010061646472657373657300000008000400
-        0000000124000180090001006d6574610000000014000280080002000000001008000100000000012c00018008000100
-        636d700020000280080001000000000108000200000000000c0003800500010011000000340001800c0001007061796c
-        6f6164002400028008000100000000010800020000000002080003000000000208000400000000022c00018008000100
-        636d700020000280080001000000000108000200000000050c000380060001009c4000002c00018008000100636d7000
-        20000280080001000000000108000200000000030c00038006000100ea5f0000340001800c0001007061796c6f616400
-        2400028008000100000000010800020000000001080003000000000c0800040000000004340001800c0001007061796c
-        6f616400240002800800010000000009080002000000000208000300000000000800040000000002340001800c000100
-        7061796c6f61640024000280080001000000000a08000200000000010800030000000010080004000000000434000180
-        0c0001007061796c6f61640024000280080001000000000b080002000000000208000300000000020800040000000002
-        3c0001800b0001006c6f6f6b757000002c00028008000200000000010e000100666f7277617264656400000008000400
-        000000020800050000000001100001800c0001006e6f747261636b00";
-    const STRAYS: &str = "
-        02000000150001006d6564696170726f78795f3430303030000000000b00020073747261797300002402048034000180
-        0c0001007061796c6f616400240002800800010000000001080002000000000108000300000000100800040000000004
-        340001800b0001006c6f6f6b757000002400028008000200000000010e00010061646472657373657300000008000400
-        0000000124000180090001006d6574610000000014000280080002000000001008000100000000012c00018008000100
-        636d700020000280080001000000000108000200000000000c0003800500010011000000340001800c0001007061796c
-        6f6164002400028008000100000000010800020000000002080003000000000208000400000000022c00018008000100
-        636d700020000280080001000000000108000200000000050c000380060001009c4000002c00018008000100636d7000
-        20000280080001000000000108000200000000030c00038006000100ea5f000020000180070001006374000014000280
-        08000200000000000800010000000001440001800c000100626974776973650034000280080001000000000108000200
-        0000000108000300000000040c00048008000100080000000c00058008000100000000002c00018008000100636d7000
-        20000280080001000000000108000200000000010c00038008000100000000002c0001800e000100696d6d6564696174
-        650000001800028008000100000000010c000280080001000000504d2000018007000100637400001400028008000200
-        000000030800040000000001";
-
-    fn to_range() -> [Step<'static>; 7] {
-        [
-            Step::Load(Field::Destination),
-            Step::In {
-                set: "addresses",
-                id: 1,
-            },
-            Step::LoadProtocol,
-            Step::Compare(Relation::Equal, &[17]),
-            Step::Load(Field::DestinationPort),
-            Step::Compare(Relation::AtLeast, &[0x9c, 0x40]),
-            Step::Compare(Relation::AtMost, &[0xea, 0x5f]),
-        ]
-    }
-
-    #[test]
-    fn chains_and_rules_are_as_nft_sends_them() {
-        let mut batch = Batch::begin(TABLE, 0);
-        batch.chain("raw_in", ChainKind::Filter, Hook::Prerouting, -300);
-        let mut steps = to_range().to_vec();
-        steps.extend([
-            Step::Load(Field::Source),
-            Step::LoadQuarter(Field::SourcePort, 1),
-            Step::LoadQuarter(Field::Destination, 2),
-            Step::LoadQuarter(Field::DestinationPort, 3),
-            Step::NotIn {
-                set: "forwarded",
-                id: 2,
-            },
-            Step::Notrack,
-        ]);
-        batch.rule("raw_in", &steps);
-        let mut steps = to_range().to_vec();
-        steps.extend([
-            Step::LoadConntrackState,
-            Step::And(STATE_NEW),
-            Step::Compare(Relation::NotEqual, &[0; 4]),
-            Step::SetConntrackMark(0x4d50_0000),
-        ]);
-        batch.rule("strays", &steps);
-        let bodies = bodies(batch);
-        assert_eq!(bodies[0], bytes(CHAIN));
-        assert_eq!(bodies[1], bytes(RULE));
-        assert_eq!(bodies[2], bytes(STRAYS));
-    }
 
     /// `nft 'delete element ip mediaproxy_40000 forwarded { 192.0.2.1 . 30000 . 10.0.0.1 . 40000 }'`; nft 1.0.6.
     #[test]
     fn elements_are_taken_out_as_nft_does() {
         let key = bytes("c0000201 75300000 0a000001 9c400000");
         let mut batch = Batch::begin(TABLE, 7);
-        batch.remove("forwarded", [&key[..]]);
+        batch.remove("forwarded", [&key]);
         let want = "02000000 15000100 6d6564696170726f78795f3430303030 00000000 0e000200 666f727761726465640000 00
             20000380 1c000180 18000180 14000100 c0000201 75300000 0a000001 9c400000";
         assert_eq!(bodies(batch), [bytes(want)]);

@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use super::conntrack::{self, Entry};
-use super::nftables::Batch;
-use super::wire::{self, Builder, Message, Messages};
+use super::nftables::{self, Batch, Element};
+use super::wire::{self, Builder, Message, Messages, Truncated};
 use crate::sys::netlink::NetlinkSocket;
 
 /// The kernel answers while it handles the request: what takes longer is lost.
@@ -24,7 +24,7 @@ pub struct Netfilter {
 /// A request of a batch that the kernel refused.
 #[derive(Debug)]
 pub struct Refused {
-    /// Its place in the batch; none where the batch as a whole was refused.
+    /// Its place among the batch's messages; none where the batch as a whole was refused.
     pub index: Option<usize>,
     pub error: io::Error,
 }
@@ -62,7 +62,7 @@ impl Netfilter {
                     return Ok(());
                 };
                 if message.kind == wire::ERROR {
-                    let errno = message.errno().map_err(|_| invalid())?;
+                    let errno = message.errno().map_err(invalid)?;
                     results[index] = outcome(errno).map(|()| entries[index]);
                     open -= 1;
                 } else if let Ok(entry) = conntrack::parse(message) {
@@ -79,7 +79,7 @@ impl Netfilter {
         self.list(
             |builder, number| conntrack::dump(builder, number, mark, mask),
             |message| {
-                let entry = conntrack::parse(message).map_err(|_| invalid())?;
+                let entry = conntrack::parse(message).map_err(invalid)?;
                 entry.into_iter().for_each(&mut each);
                 Ok(())
             },
@@ -103,7 +103,7 @@ impl Netfilter {
                 match message.kind {
                     _ if message.sequence != number => {}
                     wire::DONE => done = true,
-                    wire::ERROR => outcome(message.errno().map_err(|_| invalid())?)?,
+                    wire::ERROR => outcome(message.errno().map_err(invalid)?)?,
                     _ => each(message)?,
                 }
                 Ok(())
@@ -112,28 +112,35 @@ impl Netfilter {
         Ok(())
     }
 
-    /// Does a transaction on a table, all of it or nothing; `fill` adds its messages.
+    /// Does a transaction on a table, all of it or nothing; `fill` adds its messages. The elements that the kernel
+    /// repeats (see [`Batch::remove_echoed`]).
     pub fn transact(
         &mut self,
         table: &str,
         fill: impl FnOnce(&mut Batch<'_>),
-    ) -> Result<(), Refused> {
+    ) -> Result<Vec<Element>, Refused> {
         let whole = |error| Refused { index: None, error };
-        let mut batch = Batch::begin(table, self.sequence);
+        let first = self.take_numbers(0);
+        let mut batch = Batch::begin(table, first);
         fill(&mut batch);
-        let first = self.sequence;
-        let (bytes, last) = batch.end_acknowledged();
+        let Some((bytes, last)) = batch.end_acknowledged() else {
+            return Ok(Vec::new());
+        };
         self.sequence = last.wrapping_add(2);
         self.socket.send(&bytes).map_err(whole)?;
+        let mut echoed = Vec::new();
         let mut failed: Option<Refused> = None;
         let mut done = false;
         while !done {
             let received = self.receive(|message| {
                 let number = message.sequence.wrapping_sub(first);
-                if message.kind != wire::ERROR || number > last.wrapping_sub(first) {
+                if number > last.wrapping_sub(first) {
                     return Ok(());
                 }
-                let result = outcome(message.errno().map_err(|_| invalid())?);
+                if message.kind != wire::ERROR {
+                    return nftables::parse_elements(message, |e| echoed.push(e)).map_err(invalid);
+                }
+                let result = outcome(message.errno().map_err(invalid)?);
                 done = number == 0 || message.sequence == last;
                 if let (Err(error), None) = (result, &failed) {
                     let index = number.checked_sub(1).map(|index| index as usize);
@@ -143,7 +150,7 @@ impl Netfilter {
             });
             received.map_err(whole)?;
         }
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(echoed), Err)
     }
 
     fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> io::Result<()>) -> io::Result<()> {
@@ -155,7 +162,7 @@ impl Netfilter {
                 _ => error,
             })?;
         for message in Messages::new(self.buffer.get(..length).unwrap_or_default()) {
-            each(&message.map_err(|_| invalid())?)?;
+            each(&message.map_err(invalid)?)?;
         }
         Ok(())
     }
@@ -187,7 +194,7 @@ fn lost() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the kernel has not answered")
 }
 
-fn invalid() -> io::Error {
+fn invalid(_: Truncated) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "truncated netlink message")
 }
 
@@ -195,7 +202,8 @@ fn invalid() -> io::Error {
 mod tests {
     use super::*;
     use crate::netlink::conntrack::{End, NatEntry, Tuple};
-    use crate::netlink::nftables::{ChainKind, Hook, Step};
+    use crate::netlink::nftables::{ChainKind, Hook, Set};
+    use crate::netlink::rule::Step;
     use crate::sys::netlink::enter_namespace;
     use std::io::Write;
 
@@ -232,7 +240,14 @@ mod tests {
         batch.table(0);
         batch.chain("relayed", ChainKind::Filter, Hook::Forward, 0);
         batch.chain("nat_in", ChainKind::Nat, Hook::Prerouting, -100);
-        batch.set("forwarded", 1, 0, 4);
+        batch.set(&Set {
+            name: "forwarded",
+            id: 1,
+            key_type: 0,
+            key_length: 4,
+            size: None,
+            counted: false,
+        });
         batch.rule(
             "relayed",
             &[

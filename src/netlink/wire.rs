@@ -129,6 +129,11 @@ impl Builder {
         &self.bytes
     }
 
+    /// The same, without a copy.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     fn set_length(&mut self) {
         let length = (self.bytes.len() - self.message) as u32;
         self.bytes[self.message..self.message + 4].copy_from_slice(&length.to_ne_bytes());
@@ -141,6 +146,8 @@ pub struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// The socket that asked for it or whose request brought it about; 0 is the kernel.
+    pub port: u32,
     /// All after the header.
     pub body: &'a [u8],
 }
@@ -179,6 +186,7 @@ impl<'a> Messages<'a> {
             kind: ne_u16(header, 4),
             flags: ne_u16(header, 6),
             sequence: ne_u32(header, 8),
+            port: ne_u32(header, 12),
             body,
         })
     }

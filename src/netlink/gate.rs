@@ -1,0 +1,349 @@
+//! The gate: the relay's own nftables table, which decides what of the relay's ports conntrack sees. Pure.
+//!
+//! A datagram on its way through:
+//!
+//! ```text
+//!  raw_in    prerouting, raw       a flow in `forwarded` goes on to its conntrack entry; the rest for the relay's ports
+//!                                  goes past conntrack, so that no entry clashes with ours and no flood fills the table
+//!  raw_out   output, raw           what user space sends, and what programs on this host send to the relay, too
+//!  strays    prerouting, mangle    an entry that a flow makes whose own was deleted gets our mark, to be found
+//!  relayed   forward, first        counts what comes to FORWARD, to tell a loss before it from a loss in it
+//!  leaving   postrouting, last     each flow's element counts what leaves: what was relayed
+//!  nat_in, nat_out                 no rules: they register the hooks that translate addresses
+//! ```
+//!
+//! The `ct` expressions register conntrack's own hooks in this network namespace; without them no packet ever
+//! finds its entry.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
+
+use super::conntrack::NatEntry;
+use super::nftables::{Batch, ChainKind, Hook, Key, Set};
+use super::rule::{Field, Relation, STATE_NEW, Step};
+
+/// The set of the relay's own addresses, four bytes each.
+pub const ADDRESSES: &str = "addresses";
+/// The set of the four-tuples that the kernel forwards, as they enter.
+pub const FORWARDED: &str = "forwarded";
+/// The counted set of the four-tuples that the kernel forwards, as they leave; also a chain.
+pub const LEAVING: &str = "leaving";
+/// The chain with one rule that counts what comes to FORWARD of all flows.
+pub const RELAYED: &str = "relayed";
+
+const ADDRESSES_ID: u32 = 1;
+const FORWARDED_ID: u32 = 2;
+const LEAVING_ID: u32 = 3;
+
+/// Types of keys by nft's numbers: an address, a port, and how it joins them (six bits each).
+const TYPE_ADDRESS: u32 = 7;
+const TYPE_PORT: u32 = 13;
+const TYPE_TUPLE: u32 = TYPE_ADDRESS << 18 | TYPE_PORT << 12 | TYPE_ADDRESS << 6 | TYPE_PORT;
+
+/// Priorities of hooks (NF_IP_PRI_*): the lower, the earlier.
+const RAW: i32 = -300;
+const MANGLE: i32 = -150;
+const NAT_DESTINATION: i32 = -100;
+const NAT_SOURCE: i32 = 100;
+/// After source NAT and after other tables' filters.
+const LAST: i32 = 1000;
+
+const UDP: u8 = 17;
+
+/// What the table is made of besides its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate<'a> {
+    /// The relay's ports.
+    pub ports: RangeInclusive<u16>,
+    /// The relay's own addresses.
+    pub addresses: &'a [Ipv4Addr],
+    /// The mark of our conntrack entries.
+    pub mark: u32,
+    /// The bits of a mark that tell ours from others.
+    pub mask: u32,
+    /// Four-tuples at most, in each of the two sets.
+    pub size: u32,
+}
+
+impl Gate<'_> {
+    /// Adds all that is in the table to a transaction that has made it.
+    pub fn fill(&self, batch: &mut Batch<'_>) {
+        add_chains(batch);
+        self.add_sets(batch);
+        let (first, last) = (
+            self.ports.start().to_be_bytes(),
+            self.ports.end().to_be_bytes(),
+        );
+        let ports = Ports {
+            first: &first,
+            last: &last,
+        };
+        add_gate_rules(batch, ports);
+        self.add_watch_rules(batch, ports);
+    }
+
+    fn add_sets(&self, batch: &mut Batch<'_>) {
+        batch.set(&Set {
+            name: ADDRESSES,
+            id: ADDRESSES_ID,
+            key_type: TYPE_ADDRESS,
+            key_length: 4,
+            size: None,
+            counted: false,
+        });
+        batch.add(ADDRESSES, self.addresses.iter().map(Ipv4Addr::octets));
+        let forwarded = Set {
+            name: FORWARDED,
+            id: FORWARDED_ID,
+            key_type: TYPE_TUPLE,
+            key_length: size_of::<Key>() as u32,
+            size: Some(self.size),
+            counted: false,
+        };
+        batch.set(&forwarded);
+        batch.set(&Set {
+            name: LEAVING,
+            id: LEAVING_ID,
+            counted: true,
+            ..forwarded
+        });
+    }
+
+    /// Those that mark and count.
+    fn add_watch_rules(&self, batch: &mut Batch<'_>, ports: Ports<'_>) {
+        let new = [
+            Step::LoadConntrackState,
+            Step::And(STATE_NEW),
+            Step::Compare(Relation::NotEqual, &[0; 4]),
+        ];
+        let to_ports = ports.of(Field::DestinationPort);
+        let mark = [Step::SetConntrackMark(self.mark)];
+        let parts = [&new[..], &to_ports, &ours(Field::Destination), &mark];
+        batch.rule("strays", &parts.concat());
+
+        let mark = (self.mark & self.mask).to_ne_bytes();
+        let marked = [
+            Step::LoadConntrackMark,
+            Step::And(self.mask),
+            Step::Compare(Relation::Equal, &mark),
+            Step::Count,
+        ];
+        batch.rule(RELAYED, &marked);
+
+        let from_ports = ports.of(Field::SourcePort);
+        batch.rule(
+            LEAVING,
+            &[&from_ports[..], &tuple_in(LEAVING, LEAVING_ID)].concat(),
+        );
+    }
+}
+
+/// The four-tuples of an entry's two flows as they enter, the caller's first.
+pub fn entering(entry: &NatEntry) -> [Key; 2] {
+    [
+        key(entry.caller.remote, entry.caller.local),
+        key(entry.callee.remote, entry.callee.local),
+    ]
+}
+
+/// The four-tuples of an entry's two flows as they leave, what the caller sent first.
+pub fn leaving(entry: &NatEntry) -> [Key; 2] {
+    [
+        key(entry.callee.local, entry.callee.remote),
+        key(entry.caller.local, entry.caller.remote),
+    ]
+}
+
+fn key(source: SocketAddrV4, destination: SocketAddrV4) -> Key {
+    let mut key = Key::default();
+    for (half, end) in key.chunks_exact_mut(8).zip([source, destination]) {
+        half[..4].copy_from_slice(&end.ip().octets());
+        half[4..6].copy_from_slice(&end.port().to_be_bytes());
+    }
+    key
+}
+
+fn add_chains(batch: &mut Batch<'_>) {
+    use ChainKind::{Filter, Nat};
+    batch.chain("raw_in", Filter, Hook::Prerouting, RAW);
+    batch.chain("raw_out", Filter, Hook::Output, RAW);
+    batch.chain("strays", Filter, Hook::Prerouting, MANGLE);
+    batch.chain(RELAYED, Filter, Hook::Forward, RAW);
+    batch.chain(LEAVING, Filter, Hook::Postrouting, LAST);
+    batch.chain("nat_in", Nat, Hook::Prerouting, NAT_DESTINATION);
+    batch.chain("nat_out", Nat, Hook::Postrouting, NAT_SOURCE);
+}
+
+/// Those that let flows through to conntrack and keep the rest from it.
+fn add_gate_rules(batch: &mut Batch<'_>, ports: Ports<'_>) {
+    let to_ports = ports.of(Field::DestinationPort);
+    let from_ports = ports.of(Field::SourcePort);
+    let notrack = [Step::Notrack];
+    let forwarded = tuple_in(FORWARDED, FORWARDED_ID);
+    let rules = [
+        ("raw_in", [&to_ports[..], &forwarded, &[Step::Accept]]),
+        ("raw_in", [&to_ports, &ours(Field::Destination), &notrack]),
+        ("raw_out", [&ours(Field::Source), &from_ports, &notrack]),
+        ("raw_out", [&ours(Field::Destination), &to_ports, &notrack]),
+    ];
+    for (chain, parts) in rules {
+        batch.rule(chain, &parts.concat());
+    }
+}
+
+/// The relay's ports as a packet has them.
+#[derive(Clone, Copy)]
+struct Ports<'p> {
+    first: &'p [u8; 2],
+    last: &'p [u8; 2],
+}
+
+impl<'p> Ports<'p> {
+    /// Goes on if the packet is UDP and this port of it is in the range.
+    fn of(self, field: Field) -> [Step<'p>; 5] {
+        [
+            Step::LoadProtocol,
+            Step::Compare(Relation::Equal, &[UDP]),
+            Step::Load(field),
+            Step::Compare(Relation::AtLeast, self.first),
+            Step::Compare(Relation::AtMost, self.last),
+        ]
+    }
+}
+
+/// Goes on if this address of the packet is one of the relay's.
+fn ours(field: Field) -> [Step<'static>; 2] {
+    let set = Step::In {
+        set: ADDRESSES,
+        id: ADDRESSES_ID,
+    };
+    [Step::Load(field), set]
+}
+
+/// Goes on if the packet's four-tuple is in a set.
+fn tuple_in(set: &'static str, id: u32) -> [Step<'static>; 5] {
+    [
+        Step::Load(Field::Source),
+        Step::LoadQuarter(Field::SourcePort, 1),
+        Step::LoadQuarter(Field::Destination, 2),
+        Step::LoadQuarter(Field::DestinationPort, 3),
+        Step::In { set, id },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::conntrack::End;
+    use crate::netlink::vectors::{bodies, bytes};
+    use crate::netlink::wire::Messages;
+
+    /// What `nft -f` passed to sendmsg() for the table below; nft 1.0.6. A paragraph is a message.
+    ///
+    /// ```text
+    /// table ip mediaproxy_40000 {
+    ///   set addresses { type ipv4_addr; elements = { 10.0.0.1, 127.0.0.1 }; }
+    ///   set forwarded { type ipv4_addr . inet_service . ipv4_addr . inet_service; size 8000; }
+    ///   set leaving { type ipv4_addr . inet_service . ipv4_addr . inet_service; size 8000; counter; }
+    ///   chain raw_in {
+    ///     type filter hook prerouting priority raw;
+    ///     udp dport 40000-59999 ip saddr . udp sport . ip daddr . udp dport @forwarded accept
+    ///     udp dport 40000-59999 ip daddr @addresses notrack
+    ///   }
+    ///   chain raw_out {
+    ///     type filter hook output priority raw;
+    ///     ip saddr @addresses udp sport 40000-59999 notrack
+    ///     ip daddr @addresses udp dport 40000-59999 notrack
+    ///   }
+    ///   chain strays {
+    ///     type filter hook prerouting priority mangle;
+    ///     ct state new udp dport 40000-59999 ip daddr @addresses ct mark set 0x4d500000
+    ///   }
+    ///   chain relayed {
+    ///     type filter hook forward priority raw;
+    ///     ct mark & 0xffff0000 == 0x4d500000 counter
+    ///   }
+    ///   chain leaving {
+    ///     type filter hook postrouting priority 1000;
+    ///     udp sport 40000-59999 ip saddr . udp sport . ip daddr . udp dport @leaving
+    ///   }
+    ///   chain nat_in { type nat hook prerouting priority dstnat; }
+    ///   chain nat_out { type nat hook postrouting priority srcnat; }
+    /// }
+    /// ```
+    const TABLE: &str = include_str!("gate.hex");
+
+    /// What nft adds and the kernel does not need, by message, depth and attribute: how it shows a set
+    /// (NFTA_SET_USERDATA), a set's number beside its name (NFTA_SET_ELEM_LIST_SET_ID), the usual operation of
+    /// `bitwise` (NFTA_BITWISE_OP).
+    const LEFT_OUT: [(u16, usize, u16); 3] = [(0x0a09, 0, 13), (0x0a0c, 0, 4), (0x0a06, 3, 6)];
+
+    /// The attributes of a message's body: depth, type, value of those that hold no others. nft numbers the members
+    /// of a list, which nobody reads.
+    fn attributes(message: u16, body: &[u8], depth: usize) -> Vec<(usize, u16, Vec<u8>)> {
+        let mut list = Vec::new();
+        let mut rest = body;
+        while let [low, high, kind_low, kind_high, ..] = *rest {
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            let kind = u16::from_ne_bytes([kind_low, kind_high]);
+            let value = &rest[4..length];
+            if kind & 0x8000 != 0 {
+                let kind = if depth == 1 { 1 } else { kind & 0x7fff };
+                list.push((depth, kind, Vec::new()));
+                list.extend(attributes(message, value, depth + 1));
+            } else if !LEFT_OUT.contains(&(message, depth, kind)) {
+                list.push((depth, kind, value.to_vec()));
+            }
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+        list
+    }
+
+    #[test]
+    fn the_table_is_as_nft_makes_it() {
+        let addresses = [[10, 0, 0, 1].into(), Ipv4Addr::LOCALHOST];
+        let gate = Gate {
+            ports: 40000..=59999,
+            addresses: &addresses,
+            mark: 0x4d50_0000,
+            mask: 0xffff_0000,
+            size: 8000,
+        };
+        let mut batch = Batch::begin("mediaproxy_40000", 0);
+        batch.table(0);
+        gate.fill(&mut batch);
+        let ours = bodies(batch);
+        let sent = bytes(TABLE);
+        let theirs: Vec<_> = Messages::new(&sent).map(Result::unwrap).collect();
+        let theirs = &theirs[1..theirs.len() - 1];
+        assert_eq!(ours.len(), theirs.len());
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            let shown = |body: &[u8]| attributes(theirs.kind, &body[4..], 0);
+            assert_eq!(shown(ours), shown(theirs.body));
+        }
+    }
+
+    #[test]
+    fn a_flow_is_known_by_its_tuples_as_it_enters_and_as_it_leaves() {
+        let end = |remote: &str, local: &str| End {
+            remote: remote.parse().unwrap(),
+            local: local.parse().unwrap(),
+        };
+        let entry = NatEntry {
+            caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
+            callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
+        };
+        let [from_caller, from_callee] = entering(&entry);
+        assert_eq!(
+            from_caller[..],
+            bytes("c0000201 75300000 0a000001 9c400000")
+        );
+        assert_eq!(
+            from_callee[..],
+            bytes("c0000202 79180000 0a000001 9c420000")
+        );
+        let [to_callee, to_caller] = leaving(&entry);
+        assert_eq!(to_callee[..], bytes("0a000001 9c420000 c0000202 79180000"));
+        assert_eq!(to_caller[..], bytes("0a000001 9c400000 c0000201 75300000"));
+    }
+}
