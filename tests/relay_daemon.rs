@@ -29,7 +29,7 @@ impl Site {
         let dispatcher = FakeDispatcher::new(certs.path());
         let (start, end) = range(20);
         let text = format!(
-            "[Relay]\ndispatchers = {}\nrelay_ip = {}\nport_range = {start}:{end}\n\
+            "[Relay]\ndispatchers = {}\nrelay_ip = {}\nport_range = {start}:{end}\nforwarding = userspace\n\
              reconnect_delay = 1\nroutable_private_ranges = 127.0.0.0/8\n{more}\n[TLS]\ncerts_path = {}\n",
             dispatcher.address,
             relay_ip(),

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::netfilter::{Change, Element, Netfilter, Set};
+use super::requests::{Change, Element, Requests, Set};
 use crate::netlink::conntrack::{Counters as Counted, Entry, NatEntry, Tuple};
 use crate::proto::Party;
 use crate::session::Counters;
@@ -246,7 +246,7 @@ fn with<T>(fault: Option<Fault>, act: impl FnOnce() -> io::Result<T>) -> io::Res
     }
 }
 
-impl Netfilter for Fake {
+impl Requests for Fake {
     fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {
         match self.fault(Request::Create) {
             // The first one is refused, the others are not asked about it.

@@ -1,5 +1,5 @@
 //! What is asked of the kernel, in which order, and what happens when it refuses. Does not know how it is asked
-//! (`netfilter`) nor what a call is.
+//! (`requests`) nor what a call is.
 //!
 //! Whatever fails, the call goes on in user space: a flow that cannot be installed whole is undone, and what cannot be
 //! undone is found and removed by a later reading.
@@ -13,7 +13,7 @@ use log::{info, warn};
 
 use super::book::{Book, Finding, Flow};
 use super::health::Health;
-use super::netfilter::{Change, Element, Netfilter, Set};
+use super::requests::{Change, Element, Requests, Set};
 use super::{Key, News};
 use crate::logging::sparse::Sparse;
 use crate::netlink::conntrack::{End, NatEntry, Tuple};
@@ -36,8 +36,8 @@ pub struct Wanted {
 }
 
 /// See the module.
-pub struct Forwarder<N> {
-    pub netfilter: N,
+pub struct Forwarder<R> {
+    pub requests: R,
     book: Book,
     health: Health,
     /// All addresses of this host.
@@ -55,10 +55,10 @@ pub struct Forwarder<N> {
     bypassed: Sparse,
 }
 
-impl<N: Netfilter> Forwarder<N> {
-    pub fn new(netfilter: N, workers: usize, locals: Vec<Ipv4Addr>) -> Forwarder<N> {
+impl<R: Requests> Forwarder<R> {
+    pub fn new(requests: R, workers: usize, locals: Vec<Ipv4Addr>) -> Forwarder<R> {
         Forwarder {
-            netfilter,
+            requests,
             book: Book::default(),
             health: Health::default(),
             locals: locals.into_iter().collect(),
@@ -90,7 +90,7 @@ impl<N: Netfilter> Forwarder<N> {
 
     /// This host has other addresses than before.
     pub fn set_addresses(&mut self, locals: Vec<Ipv4Addr>) {
-        if let Err(error) = self.netfilter.set_addresses(&locals) {
+        if let Err(error) = self.requests.set_addresses(&locals) {
             warn!("the addresses of this host cannot be given to the relay's table: {error}");
         }
         self.locals = locals.into_iter().collect();
@@ -122,8 +122,8 @@ impl<N: Netfilter> Forwarder<N> {
         if is_here(caller) || is_here(callee) {
             return Some(Installed::Never);
         }
-        let Forwarder { health, netfilter, .. } = self;
-        let is_admitted = health.admits(now, || netfilter.is_forwarding());
+        let Forwarder { health, requests, .. } = self;
+        let is_admitted = health.admits(now, || requests.is_forwarding());
         (!is_admitted || !self.book.has_room_for(key, flow)).then_some(Installed::NotNow)
     }
 
@@ -164,7 +164,7 @@ impl<N: Netfilter> Forwarder<N> {
 
     /// One result for each entry. What is in the way and the relay's own is removed.
     fn make_entries(&mut self, entries: &[NatEntry]) -> Vec<io::Result<()>> {
-        let mut results = each(self.netfilter.create(entries, LIFETIME), entries.len());
+        let mut results = each(self.requests.create(entries, LIFETIME), entries.len());
         let is_taken = |result: &io::Result<()>| {
             matches!(result, Err(error) if error.raw_os_error() == Some(libc::EEXIST))
         };
@@ -175,7 +175,7 @@ impl<N: Netfilter> Forwarder<N> {
         let again: Vec<NatEntry> = taken.iter().map(|&index| entries[index]).collect();
         let ways: Vec<Tuple> = again.iter().flat_map(|e| [e.original(), e.reply()]).collect();
         self.clear(&ways);
-        let made = each(self.netfilter.create(&again, LIFETIME), again.len());
+        let made = each(self.requests.create(&again, LIFETIME), again.len());
         for (index, result) in taken.into_iter().zip(made) {
             results[index] = result;
         }
@@ -185,12 +185,12 @@ impl<N: Netfilter> Forwarder<N> {
     /// Deletes entries of the relay's that are found under these tuples.
     fn clear(&mut self, tuples: &[Tuple]) {
         for some in tuples.chunks(TOGETHER) {
-            let Ok(found) = self.netfilter.get(some) else {
+            let Ok(found) = self.requests.get(some) else {
                 continue;
             };
             let found = found.into_iter().filter_map(Result::ok);
             let ours: Vec<_> = found
-                .filter(|entry| self.netfilter.is_ours(entry))
+                .filter(|entry| self.requests.is_ours(entry))
                 .map(|entry| (entry.original, Some(entry.id)))
                 .collect();
             self.delete(&ours);
@@ -246,7 +246,7 @@ impl<N: Netfilter> Forwarder<N> {
         if entries.is_empty() {
             return;
         }
-        for result in each(self.netfilter.delete(entries), entries.len()) {
+        for result in each(self.requests.delete(entries), entries.len()) {
             match result {
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => self.has_debris = true,
                 _ => {}
@@ -260,7 +260,7 @@ impl<N: Netfilter> Forwarder<N> {
         if groups.is_empty() {
             return (Vec::new(), Vec::new());
         }
-        if let Ok(told) = self.netfilter.alter(&groups.concat()) {
+        if let Ok(told) = self.requests.alter(&groups.concat()) {
             return (groups.iter().map(|_| Ok(())).collect(), told);
         }
         let mut told = Vec::new();
@@ -274,14 +274,14 @@ impl<N: Netfilter> Forwarder<N> {
     /// What is not there needs no removing.
     fn alter_one(&mut self, group: &[Change], told: &mut Vec<Element>) -> io::Result<()> {
         let mut result = Ok(());
-        match self.netfilter.alter(group) {
+        match self.requests.alter(group) {
             Ok(elements) => told.extend(elements),
             Err(error) if group.iter().any(|change| matches!(change, Change::Add(..))) => {
                 return Err(error);
             }
             Err(_) => {
                 for change in group {
-                    match self.netfilter.alter(std::slice::from_ref(change)) {
+                    match self.requests.alter(std::slice::from_ref(change)) {
                         Ok(elements) => told.extend(elements),
                         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                         Err(error) => result = Err(error),
@@ -322,16 +322,16 @@ impl<N: Netfilter> Forwarder<N> {
     /// The entries before what has left: so what is under way in between looks like more, never like a loss. Returns
     /// what is the relay's and no flow's.
     fn read_all(&mut self) -> io::Result<Strangers> {
-        let Forwarder { netfilter, book, .. } = self;
+        let Forwarder { requests, book, .. } = self;
         let mut strangers = Strangers::default();
-        netfilter.entries(&mut |entry| {
+        requests.entries(&mut |entry| {
             let counted = [entry.sent, entry.received];
             let timeout = entry.timeout.unwrap_or(LIFETIME);
             if !book.note_entry(&entry.original, &entry.reply, timeout, counted) {
                 strangers.entries.push((entry.original, Some(entry.id)));
             }
         })?;
-        netfilter.elements(Set::Leaving, &mut |element| {
+        requests.elements(Set::Leaving, &mut |element| {
             if !book.note_left(&element.tuple, element.counters) {
                 strangers.leaving.push(element.tuple);
             }
@@ -378,7 +378,7 @@ impl<N: Netfilter> Forwarder<N> {
         let is_news = !has_left && self.health.on_trouble(now);
         if let Some((entry, party)) = first {
             if has_left || is_news {
-                let (count, why) = (stuck.len(), self.netfilter.explain(&entry, party, self.left));
+                let (count, why) = (stuck.len(), self.requests.explain(&entry, party, self.left));
                 warn!("{count} flows enter the kernel and do not leave it, user space takes them over: {why}");
             }
         }
@@ -423,7 +423,7 @@ impl<N: Netfilter> Forwarder<N> {
         }
         for tuple in &strangers.leaving {
             // The next reading finds it again.
-            let _ = self.netfilter.alter(&[Change::Remove(Set::Leaving, *tuple)]);
+            let _ = self.requests.alter(&[Change::Remove(Set::Leaving, *tuple)]);
         }
         if std::mem::take(&mut self.has_debris) {
             self.has_debris = self.tidy_forwarded().is_err();
@@ -433,13 +433,13 @@ impl<N: Netfilter> Forwarder<N> {
     fn tidy_forwarded(&mut self) -> io::Result<()> {
         let wanted: HashSet<Tuple> = self.book.flows_mut().flat_map(|(_, flow)| flow.enters()).collect();
         let mut unwanted = Vec::new();
-        self.netfilter.elements(Set::Forwarded, &mut |element| {
+        self.requests.elements(Set::Forwarded, &mut |element| {
             if !wanted.contains(&element.tuple) {
                 unwanted.push(element.tuple);
             }
         })?;
         for tuple in unwanted {
-            self.netfilter.alter(&[Change::Remove(Set::Forwarded, tuple)])?;
+            self.requests.alter(&[Change::Remove(Set::Forwarded, tuple)])?;
         }
         Ok(())
     }
@@ -452,7 +452,7 @@ impl<N: Netfilter> Forwarder<N> {
             add(flow)
         }).collect();
         let count = self.book.len();
-        match self.netfilter.rebuild(&elements) {
+        match self.requests.rebuild(&elements) {
             Ok(()) => warn!(
                 "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} flows: \
                  packets that came meanwhile are lost, and counted only as far as they were read"
@@ -476,14 +476,14 @@ impl<N: Netfilter> Forwarder<N> {
     pub fn quit(&mut self) {
         let keys: Vec<_> = self.book.keys().into_iter().map(|key| (key, Withdrawal::Over)).collect();
         self.withdraw(&keys, Duration::ZERO);
-        if let Err(error) = self.netfilter.remove_all() {
+        if let Err(error) = self.requests.remove_all() {
             warn!("the relay's nftables table stays behind: {error}");
         }
     }
 
     fn say_refused(&mut self, error: &io::Error) {
         if let Some(left_out) = self.refused.due() {
-            let why = self.netfilter.explain_refusal(error);
+            let why = self.requests.explain_refusal(error);
             warn!("a flow stays in user space: {why}{left_out}");
         }
     }

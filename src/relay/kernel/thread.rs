@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::error;
 
 use super::forwarder::{Forwarder, Wanted};
-use super::netfilter::{Events, Netfilter, Sign};
+use super::requests::{Events, Requests, Sign};
 use super::{Key, News, Order};
 use crate::relay::worker::Message;
 use crate::session::Withdrawal;
@@ -27,8 +27,8 @@ const MAILBOX: u64 = 0;
 const EVENTS: u64 = 1;
 
 /// See the module.
-struct Thread<N> {
-    forwarder: Forwarder<N>,
+struct Thread<R> {
+    forwarder: Forwarder<R>,
     mailbox: Mailbox<Order>,
     workers: Vec<Postbox<Message>>,
     events: Events,
@@ -41,8 +41,8 @@ struct Thread<N> {
 }
 
 /// Runs the kernel thread until it is told to quit.
-pub fn run<N: Netfilter>(
-    forwarder: Forwarder<N>,
+pub fn run<R: Requests>(
+    forwarder: Forwarder<R>,
     events: Events,
     mailbox: Mailbox<Order>,
     workers: Vec<Postbox<Message>>,
@@ -64,7 +64,7 @@ pub fn run<N: Netfilter>(
     }
 }
 
-impl<N: Netfilter> Thread<N> {
+impl<R: Requests> Thread<R> {
     fn work(&mut self) -> io::Result<()> {
         let epoll = Epoll::new()?;
         epoll.add(&self.mailbox, MAILBOX, Trigger::Edge)?;

@@ -1,4 +1,4 @@
-//! The requests themselves: what the forwarder asks for, in netlink's words.
+//! What the forwarder asks of the kernel. `host` asks the real one, tests one in memory.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -33,7 +33,7 @@ pub struct Element {
 }
 
 /// What the forwarder needs of the kernel. Every method is one request, or as few as there can be.
-pub trait Netfilter {
+pub trait Requests {
     /// Asks for entries that live so many seconds; one result each, EEXIST where one of its ways is in use.
     ///
     /// # Errors
@@ -76,8 +76,3 @@ pub trait Netfilter {
     /// The same for a flow that was refused.
     fn explain_refusal(&mut self, error: &io::Error) -> String;
 }
-
-// STUB
-pub struct Gate;
-pub fn open(_: &super::Settings, _: crate::config::Forwarding) -> Result<Option<Gate>, String> { Ok(None) }
-pub enum Sign { Deleted(Tuple), TableGone, Overrun, Addresses(Vec<Ipv4Addr>) }

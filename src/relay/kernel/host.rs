@@ -1,0 +1,248 @@
+//! The requests of [`super::requests`] as netlink messages to this host's kernel.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::Settings;
+use super::requests::{Change, Element, Requests, Set};
+use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
+use crate::netlink::gate::{self, Gate};
+use crate::netlink::nftables::{self, Batch};
+use crate::netlink::socket::Netfilter;
+use crate::proto::Party;
+use crate::session::Counters;
+
+/// This host's kernel.
+pub struct Host {
+    netfilter: Netfilter,
+    settings: Settings,
+    table: String,
+    /// All addresses of this host.
+    locals: Vec<Ipv4Addr>,
+    /// Packets that came to FORWARD and had not left when somebody asked last.
+    missing: u64,
+}
+
+impl Host {
+    pub fn new(netfilter: Netfilter, settings: Settings, locals: Vec<Ipv4Addr>) -> Host {
+        Host {
+            netfilter,
+            table: table_name(&settings),
+            settings,
+            locals,
+            missing: 0,
+        }
+    }
+
+    /// Deletes every entry that is this relay's; how many there were. An earlier relay's calls are over.
+    pub fn sweep(&mut self) -> io::Result<usize> {
+        let mut found = Vec::new();
+        self.entries(&mut |entry| found.push((entry.original, Some(entry.id))))?;
+        for some in found.chunks(64) {
+            self.delete(some)?;
+        }
+        Ok(found.len())
+    }
+
+    /// The addresses that media may come to.
+    fn addresses(&self) -> Vec<Ipv4Addr> {
+        match self.settings.relay_ip {
+            Some(address) => vec![address],
+            None => self.locals.clone(),
+        }
+    }
+
+    fn is_own_address(&self, address: &Ipv4Addr) -> bool {
+        match self.settings.relay_ip {
+            Some(own) => own == *address,
+            None => self.locals.contains(address),
+        }
+    }
+}
+
+/// The table of a relay, by its first port: relays on one host have different ones.
+pub fn table_name(settings: &Settings) -> String {
+    format!("mediaproxy_{}", settings.range.0)
+}
+
+impl Requests for Host {
+    fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {
+        let mark = self.settings.mark;
+        let results = self.netfilter.requests(entries, |builder, number, entry| {
+            conntrack::create(builder, number, entry, mark, lifetime);
+        })?;
+        Ok(results.into_iter().map(|result| result.map(drop)).collect())
+    }
+
+    fn get(&mut self, tuples: &[Tuple]) -> io::Result<Vec<io::Result<Entry>>> {
+        let results = self.netfilter.requests(tuples, |builder, number, tuple| {
+            conntrack::get(builder, number, *tuple);
+        })?;
+        let there = |entry: Option<Entry>| entry.ok_or_else(|| io::ErrorKind::NotFound.into());
+        Ok(results.into_iter().map(|result| result.and_then(there)).collect())
+    }
+
+    fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) -> io::Result<Vec<io::Result<()>>> {
+        let results = self.netfilter.requests(entries, |builder, number, (tuple, id)| {
+            conntrack::delete(builder, number, *tuple, *id);
+        })?;
+        Ok(results.into_iter().map(|result| result.map(drop)).collect())
+    }
+
+    fn is_ours(&self, entry: &Entry) -> bool {
+        let Settings { range, mark, mark_mask, .. } = &self.settings;
+        let destination = entry.original.destination;
+        let port = destination.port();
+        entry.mark & mark_mask == mark & mark_mask
+            && port >= range.0
+            && u32::from(port) < range.1
+            && self.is_own_address(destination.ip())
+    }
+
+    fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()> {
+        let (mark, mask) = (self.settings.mark, self.settings.mark_mask);
+        let mut found = Vec::new();
+        self.netfilter.dump(mark & mask, mask, |entry| found.push(entry))?;
+        found.into_iter().filter(|entry| self.is_ours(entry)).for_each(each);
+        Ok(())
+    }
+
+    fn alter(&mut self, changes: &[Change]) -> io::Result<Vec<Element>> {
+        let told = self.netfilter.transact(&self.table, |batch| put_changes(batch, changes));
+        let told = told.map_err(|refused| refused.error)?;
+        Ok(told.iter().map(element).collect())
+    }
+
+    fn elements(&mut self, set: Set, each: &mut dyn FnMut(Element)) -> io::Result<()> {
+        self.netfilter.elements(&self.table, name(set), |found| each(element(&found)))
+    }
+
+    fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {
+        let Settings { range, mark, mark_mask, .. } = self.settings;
+        let last = u16::try_from(range.1 - 1).unwrap_or(u16::MAX);
+        let addresses = self.addresses();
+        let gate = Gate {
+            ports: range.0..=last,
+            addresses: &addresses,
+            mark,
+            mask: mark_mask,
+            // An element for each port, and room for those that could not be removed at once.
+            size: 2 * (range.1 - u32::from(range.0)),
+        };
+        self.missing = 0;
+        self.netfilter.replace_table(&self.table, |batch| {
+            gate.fill(batch);
+            put_changes(batch, elements);
+        })
+    }
+
+    fn set_addresses(&mut self, addresses: &[Ipv4Addr]) -> io::Result<()> {
+        let before = self.addresses();
+        self.locals = addresses.to_vec();
+        let now = self.addresses();
+        let gone: Vec<_> = before.iter().filter(|a| !now.contains(a)).map(Ipv4Addr::octets).collect();
+        let new: Vec<_> = now.iter().filter(|a| !before.contains(a)).map(Ipv4Addr::octets).collect();
+        let changed = self.netfilter.transact(&self.table, |batch| {
+            if !gone.is_empty() {
+                batch.remove(gate::ADDRESSES, &gone);
+            }
+            if !new.is_empty() {
+                batch.add(gate::ADDRESSES, &new);
+            }
+        });
+        changed.map(drop).map_err(|refused| refused.error)
+    }
+
+    fn remove_all(&mut self) -> io::Result<()> {
+        let swept = self.sweep();
+        let removed = self.netfilter.transact(&self.table, Batch::delete_table);
+        removed.map_err(|refused| refused.error)?;
+        swept.map(drop)
+    }
+
+    fn is_forwarding(&self) -> bool {
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
+    }
+
+    fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String {
+        let _ = (entry, party, left);
+        "packets are dropped".to_owned()
+    }
+
+    fn explain_refusal(&mut self, error: &io::Error) -> String {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM | libc::ENOBUFS | libc::ENFILE) => format!(
+                "the kernel has no room for another conntrack entry ({error}): see net.netfilter.nf_conntrack_count \
+                 and raise net.netfilter.nf_conntrack_max"
+            ),
+            Some(libc::EEXIST) => "somebody else's conntrack entry has its addresses (conntrack -L); it is tried again".to_owned(),
+            Some(libc::EPERM) => format!("{error}: the relay needs CAP_NET_ADMIN (AmbientCapabilities=CAP_NET_ADMIN)"),
+            _ => error.to_string(),
+        }
+    }
+}
+
+fn name(set: Set) -> &'static str {
+    match set {
+        Set::Forwarded => gate::FORWARDED,
+        Set::Leaving => gate::LEAVING,
+    }
+}
+
+/// Each kind of change in one message: a batch is as short as it can be.
+fn put_changes(batch: &mut Batch<'_>, changes: &[Change]) {
+    let keys = |wanted: fn(Tuple) -> Change| -> Vec<nftables::Key> {
+        let tuple = |change: &Change| match *change {
+            Change::Add(_, tuple) | Change::Remove(_, tuple) => tuple,
+        };
+        changes.iter().filter(|change| wanted(tuple(change)) == **change).map(|c| key(tuple(c))).collect()
+    };
+    let removed = keys(|tuple| Change::Remove(Set::Forwarded, tuple));
+    let told = keys(|tuple| Change::Remove(Set::Leaving, tuple));
+    let counted = keys(|tuple| Change::Add(Set::Leaving, tuple));
+    let forwarded = keys(|tuple| Change::Add(Set::Forwarded, tuple));
+    if !removed.is_empty() {
+        batch.remove(gate::FORWARDED, &removed);
+    }
+    if !told.is_empty() {
+        batch.remove_echoed(gate::LEAVING, &told);
+    }
+    if !counted.is_empty() {
+        batch.add(gate::LEAVING, &counted);
+    }
+    if !forwarded.is_empty() {
+        batch.add(gate::FORWARDED, &forwarded);
+    }
+}
+
+fn element(found: &nftables::Element) -> Element {
+    let counted = found.counters;
+    Element {
+        tuple: tuple(&found.key),
+        counters: Counters {
+            packets: counted.packets,
+            bytes: counted.bytes,
+        },
+    }
+}
+
+/// As the sets have it: source and destination, each an address, a port and two bytes of nothing.
+fn key(tuple: Tuple) -> nftables::Key {
+    let mut key = nftables::Key::default();
+    for (half, end) in key.chunks_exact_mut(8).zip([tuple.source, tuple.destination]) {
+        half[..4].copy_from_slice(&end.ip().octets());
+        half[4..6].copy_from_slice(&end.port().to_be_bytes());
+    }
+    key
+}
+
+fn tuple(key: &nftables::Key) -> Tuple {
+    let end = |at: usize| {
+        let ip = Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]);
+        SocketAddrV4::new(ip, u16::from_be_bytes([key[at + 4], key[at + 5]]))
+    };
+    Tuple {
+        source: end(0),
+        destination: end(8),
+    }
+}
