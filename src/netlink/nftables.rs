@@ -287,10 +287,7 @@ pub fn dump_rules(builder: &mut Builder, sequence: u32, table: &str, chain: &str
 
 /// The elements that a dump or an echo tells of. Keys that are no four-tuples are passed over; without a counter it
 /// is zero.
-pub fn parse_elements(
-    message: &Message<'_>,
-    mut each: impl FnMut(Element),
-) -> Result<(), Truncated> {
+pub fn parse_elements(message: &Message<'_>, found: &mut Vec<Element>) -> Result<(), Truncated> {
     if !matches!(message.kind, NEWSETELEM | DELSETELEM) {
         return Ok(());
     }
@@ -299,14 +296,14 @@ pub fn parse_elements(
             continue;
         };
         for element in Attributes::nested(list) {
-            parse_element(element?.1)?.into_iter().for_each(&mut each);
+            found.extend(parse_element(element?.1)?);
         }
     }
     Ok(())
 }
 
 /// The counters of the rules that a dump tells of, in order.
-pub fn parse_rules(message: &Message<'_>, mut each: impl FnMut(Counters)) -> Result<(), Truncated> {
+pub fn parse_rules(message: &Message<'_>, found: &mut Vec<Counters>) -> Result<(), Truncated> {
     if message.kind != NEWRULE {
         return Ok(());
     }
@@ -315,9 +312,7 @@ pub fn parse_rules(message: &Message<'_>, mut each: impl FnMut(Counters)) -> Res
             continue;
         };
         for expression in Attributes::nested(list) {
-            parse_counter(expression?.1)?
-                .into_iter()
-                .for_each(&mut each);
+            found.extend(parse_counter(expression?.1)?);
         }
     }
     Ok(())

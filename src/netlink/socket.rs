@@ -3,13 +3,17 @@
 use std::io;
 use std::time::Duration;
 
-use super::conntrack::{self, Entry};
+use super::conntrack::{self, Counters, Entry};
 use super::nftables::{self, Batch, Element};
 use super::wire::{self, Builder, Message, Messages, Truncated};
 use crate::sys::netlink::NetlinkSocket;
 
 /// The kernel answers while it handles the request: what takes longer is lost.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// A table with all its elements goes in one message, and their echoes come before anything is read.
+const BUFFERS: i32 = 8 << 20;
+/// How often a dump is tried that others' changes interrupt.
+const DUMPS: usize = 5;
 /// More than the kernel puts in one datagram (NLMSG_GOODSIZE is at most 32 KiB for dumps).
 const DATAGRAM: usize = 64 * 1024;
 
@@ -29,15 +33,49 @@ pub struct Refused {
     pub error: io::Error,
 }
 
+impl Refused {
+    fn is_of(&self, index: usize, errors: &[i32]) -> bool {
+        let code = self.error.raw_os_error();
+        self.index == Some(index) && code.is_some_and(|code| errors.contains(&code))
+    }
+}
+
+/// What keeps others from a table, as far as the kernel knows how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Nothing: any flush of the ruleset removes it.
+    None,
+    /// Only its maker changes it; it ends with its maker's socket (Linux 5.12).
+    Owned,
+    /// Only its maker changes it; it stays when its maker ends (Linux 6.9).
+    Persistent,
+}
+
+impl Protection {
+    fn flags(self) -> u32 {
+        match self {
+            Protection::None => 0,
+            Protection::Owned => nftables::OWNER,
+            Protection::Persistent => nftables::OWNER | nftables::PERSIST,
+        }
+    }
+}
+
 impl Netfilter {
     pub fn open() -> io::Result<Netfilter> {
         let socket = NetlinkSocket::open()?;
         socket.set_timeout(Some(ANSWER_LIMIT))?;
+        socket.set_buffers(BUFFERS)?;
         Ok(Netfilter {
             socket,
             sequence: 1,
             buffer: vec![0; DATAGRAM],
         })
+    }
+
+    /// This socket's number: messages that it brings about bear it (see [`super::events`]).
+    pub fn port(&self) -> io::Result<u32> {
+        self.socket.port()
     }
 
     /// Sends several requests that each ask for an acknowledgement; `build` adds one under the number that it is
@@ -74,42 +112,92 @@ impl Netfilter {
         Ok(results)
     }
 
-    /// All conntrack entries with a mark.
+    /// All conntrack entries with a mark. One may come twice, when others go while the kernel lists them; one may be
+    /// missed while somebody resizes the hash table: what is missing is to be asked for by [`conntrack::get`].
     pub fn dump(&mut self, mark: u32, mask: u32, mut each: impl FnMut(Entry)) -> io::Result<()> {
         self.list(
             |builder, number| conntrack::dump(builder, number, mark, mask),
             |message| {
-                let entry = conntrack::parse(message).map_err(invalid)?;
-                entry.into_iter().for_each(&mut each);
+                conntrack::parse(message)?.into_iter().for_each(&mut each);
                 Ok(())
             },
+        )?;
+        Ok(())
+    }
+
+    /// All elements of a counted set, as they were at one moment.
+    ///
+    /// # Errors
+    /// ENOENT: no such table or set. EINTR: the ruleset was changed again and again meanwhile.
+    pub fn elements(&mut self, table: &str, set: &str) -> io::Result<Vec<Element>> {
+        self.consistent(
+            |builder, number| nftables::dump_elements(builder, number, table, set),
+            nftables::parse_elements,
         )
     }
 
+    /// The counters of a chain's rules, in order; those without a counter left out. None where there is no such table
+    /// or chain.
+    ///
+    /// # Errors
+    /// EINTR: the ruleset was changed again and again meanwhile.
+    pub fn rule_counters(&mut self, table: &str, chain: &str) -> io::Result<Vec<Counters>> {
+        self.consistent(
+            |builder, number| nftables::dump_rules(builder, number, table, chain),
+            nftables::parse_rules,
+        )
+    }
+
+    /// A dump that is asked for again when the ruleset was changed while it ran.
+    fn consistent<T>(
+        &mut self,
+        build: impl Fn(&mut Builder, u32),
+        parse: impl Fn(&Message<'_>, &mut Vec<T>) -> Result<(), Truncated>,
+    ) -> io::Result<Vec<T>> {
+        for _ in 0..DUMPS {
+            let mut found = Vec::new();
+            if self.list(&build, |message| parse(message, &mut found))? {
+                return Ok(found);
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EINTR))
+    }
+
     /// A dump of any kind: `build` writes the request under the number that it is given, `each` gets every message of
-    /// the answer but its end.
-    pub fn list(
+    /// the answer but its end. Read to that end even where something in it is wrong: the kernel refuses another dump
+    /// (EBUSY) before. False where it was changed while it ran.
+    fn list(
         &mut self,
         build: impl FnOnce(&mut Builder, u32),
-        mut each: impl FnMut(&Message<'_>) -> io::Result<()>,
-    ) -> io::Result<()> {
+        mut each: impl FnMut(&Message<'_>) -> Result<(), Truncated>,
+    ) -> io::Result<bool> {
         let number = self.take_numbers(1);
         let mut builder = Builder::default();
         build(&mut builder, number);
         self.socket.send(builder.bytes())?;
+        let mut result = Ok(true);
         let mut done = false;
         while !done {
             self.receive(|message| {
-                match message.kind {
-                    _ if message.sequence != number => {}
-                    wire::DONE => done = true,
-                    wire::ERROR => outcome(message.errno().map_err(invalid)?)?,
-                    _ => each(message)?,
+                if message.sequence != number {
+                    return Ok(());
+                }
+                done = matches!(message.kind, wire::DONE | wire::ERROR);
+                let told = if done {
+                    message.errno().map_err(invalid).and_then(outcome)
+                } else {
+                    each(message).map_err(invalid)
+                };
+                let was_changed = message.flags & wire::DUMP_INTERRUPTED != 0;
+                match (told, &mut result) {
+                    (Err(error), Ok(_)) => result = Err(error),
+                    (Ok(()), Ok(whole)) => *whole &= !was_changed,
+                    (_, Err(_)) => {}
                 }
                 Ok(())
             })?;
         }
-        Ok(())
+        result
     }
 
     /// Does a transaction on a table, all of it or nothing; `fill` adds its messages. The elements that the kernel
@@ -138,7 +226,7 @@ impl Netfilter {
                     return Ok(());
                 }
                 if message.kind != wire::ERROR {
-                    return nftables::parse_elements(message, |e| echoed.push(e)).map_err(invalid);
+                    return nftables::parse_elements(message, &mut echoed).map_err(invalid);
                 }
                 let result = outcome(message.errno().map_err(invalid)?);
                 done = number == 0 || message.sequence == last;
@@ -151,6 +239,55 @@ impl Netfilter {
             received.map_err(whole)?;
         }
         failed.map_or(Ok(echoed), Err)
+    }
+
+    /// Makes a table in the place of the one of that name, an earlier process's or our own; all of it or nothing.
+    /// `fill` adds what is in it. With `protect` it is protected as well as this kernel can.
+    ///
+    /// # Errors
+    /// EPERM at 0: a living process owns the table. EPERM without a place: no CAP_NET_ADMIN.
+    pub fn replace_table(
+        &mut self,
+        table: &str,
+        protect: bool,
+        fill: impl Fn(&mut Batch<'_>),
+    ) -> Result<Protection, Refused> {
+        if protect {
+            for protection in [Protection::Persistent, Protection::Owned] {
+                match self.make_table(table, protection, &fill) {
+                    Err(refused) if refused.is_of(1, &[libc::EOPNOTSUPP, libc::EINVAL]) => {}
+                    other => return other,
+                }
+            }
+        }
+        self.make_table(table, Protection::None, &fill)
+    }
+
+    fn make_table(
+        &mut self,
+        table: &str,
+        protection: Protection,
+        fill: impl Fn(&mut Batch<'_>),
+    ) -> Result<Protection, Refused> {
+        let make = |batch: &mut Batch<'_>| {
+            batch.table(protection.flags());
+            fill(batch);
+        };
+        let replaced = self.transact(table, |batch| {
+            batch.delete_table();
+            make(batch);
+        });
+        let made = match replaced {
+            // There was none. Places are told as if there had been one.
+            Err(refused) if refused.is_of(0, &[libc::ENOENT]) => {
+                self.transact(table, make).map_err(|refused| Refused {
+                    index: refused.index.map(|index| index + 1),
+                    ..refused
+                })
+            }
+            other => other,
+        };
+        made.map(|_| protection)
     }
 
     fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> io::Result<()>) -> io::Result<()> {

@@ -1,5 +1,5 @@
 //! Sockets to netfilter (netlink(7)): send a request, wait for what comes, join event groups. What is said over
-//! them is `crate::netlink`'s.
+//! them is `crate::netlink`'s. And one to hear that this host's addresses have changed (rtnetlink(7)).
 
 use std::io;
 use std::mem;
@@ -20,14 +20,21 @@ impl NetlinkSocket {
     /// # Errors
     /// EPROTONOSUPPORT where the kernel has no nfnetlink.
     pub fn open() -> io::Result<NetlinkSocket> {
+        NetlinkSocket::open_as(libc::NETLINK_NETFILTER, 0)
+    }
+
+    /// One for events: [`NetlinkSocket::receive`] does not wait.
+    ///
+    /// # Errors
+    /// As [`NetlinkSocket::open`].
+    pub fn open_nonblocking() -> io::Result<NetlinkSocket> {
+        NetlinkSocket::open_as(libc::NETLINK_NETFILTER, libc::SOCK_NONBLOCK)
+    }
+
+    fn open_as(family: c_int, flags: c_int) -> io::Result<NetlinkSocket> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags;
         // SAFETY: no pointers.
-        let fd = owned(unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_NETFILTER,
-            )
-        })?;
+        let fd = owned(unsafe { libc::socket(libc::AF_NETLINK, kind, family) })?;
         let address = kernel_address();
         // SAFETY: `address` is a sockaddr_nl and its size is given.
         check(unsafe {
@@ -40,15 +47,37 @@ impl NetlinkSocket {
         Ok(NetlinkSocket { fd })
     }
 
+    /// The number that the kernel knows this socket by (nl_pid).
+    pub fn port(&self) -> io::Result<u32> {
+        let mut address = kernel_address();
+        let mut length = mem::size_of_val(&address) as socklen_t;
+        // SAFETY: both pointers are to live values, and `length` is the size of the first.
+        check(unsafe {
+            libc::getsockname(
+                self.fd.as_raw_fd(),
+                (&raw mut address).cast(),
+                &raw mut length,
+            )
+        })?;
+        Ok(address.nl_pid)
+    }
+
     /// Takes part in a multicast group.
     pub fn join(&self, group: u32) -> io::Result<()> {
         self.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
     }
 
-    /// How many bytes of messages may wait; beyond the administrator's limit where CAP_NET_ADMIN allows.
-    pub fn set_receive_buffer(&self, bytes: c_int) -> io::Result<()> {
-        self.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes)
-            .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes))
+    /// How many bytes of messages may wait, either way; beyond the administrator's limit where CAP_NET_ADMIN allows.
+    pub fn set_buffers(&self, bytes: c_int) -> io::Result<()> {
+        let options = [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ];
+        for (beyond, within) in options {
+            self.set(libc::SOL_SOCKET, beyond, &bytes)
+                .or_else(|_| self.set(libc::SOL_SOCKET, within, &bytes))?;
+        }
+        Ok(())
     }
 
     /// How long [`NetlinkSocket::receive`] waits; none for ever.
@@ -85,7 +114,7 @@ impl NetlinkSocket {
     /// Waits for one datagram of messages. Its length; the rest of a longer one is lost, which is an error.
     ///
     /// # Errors
-    /// ENOBUFS: messages were lost before this one. EAGAIN: nothing came in time.
+    /// ENOBUFS: messages were lost before this one. EAGAIN: nothing came in time, or nothing is there.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             // SAFETY: the buffer is live and its length is given; with MSG_TRUNC the result may be longer.
@@ -126,6 +155,45 @@ impl NetlinkSocket {
 impl AsFd for NetlinkSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Hears of addresses of this host (IPv4) that come and go.
+#[derive(Debug)]
+pub struct AddressChanges {
+    socket: NetlinkSocket,
+}
+
+impl AddressChanges {
+    /// Hears of what changes from now on.
+    pub fn open() -> io::Result<AddressChanges> {
+        let socket = NetlinkSocket::open_as(libc::NETLINK_ROUTE, libc::SOCK_NONBLOCK)?;
+        socket.join(libc::RTNLGRP_IPV4_IFADDR)?;
+        Ok(AddressChanges { socket })
+    }
+
+    /// Whether anything has changed since it was last asked; does not wait. Changes that were lost are changes.
+    pub fn read(&mut self) -> io::Result<bool> {
+        // What a message says is not read, so that one that is cut does not matter.
+        let mut buffer = [0; 64];
+        let mut has_changed = false;
+        loop {
+            match self.socket.receive(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(has_changed),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::ENOBUFS | libc::EMSGSIZE) => {}
+                    _ => return Err(error),
+                },
+                Ok(_) => {}
+            }
+            has_changed = true;
+        }
+    }
+}
+
+impl AsFd for AddressChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

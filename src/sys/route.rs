@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::ptr;
 
-use libc::c_int;
+use libc::{c_int, c_uint};
 
 use super::check;
 
@@ -41,21 +41,37 @@ pub fn default_address() -> io::Result<Ipv4Addr> {
 /// # Errors
 /// When the interfaces cannot be listed.
 pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
+    let up = |flags| flags & libc::IFF_UP as u32 != 0 && flags & libc::IFF_LOOPBACK as u32 == 0;
+    let found = interface_addresses()?;
+    Ok(found.iter().find(|(flags, _)| up(*flags)).map(|it| it.1))
+}
+
+/// All IPv4 addresses of this host, loopback included, in order and each once.
+///
+/// # Errors
+/// When the interfaces cannot be listed.
+pub fn addresses() -> io::Result<Vec<Ipv4Addr>> {
+    let mut found: Vec<Ipv4Addr> = interface_addresses()?.iter().map(|it| it.1).collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// The interfaces' flags and IPv4 addresses, as the kernel orders them.
+fn interface_addresses() -> io::Result<Vec<(c_uint, Ipv4Addr)>> {
     let mut list: *mut libc::ifaddrs = ptr::null_mut();
     // SAFETY: the library stores the head of a list that is freed below, once.
     check(unsafe { libc::getifaddrs(&raw mut list) })?;
-    let mut found = None;
+    let mut found = Vec::new();
     let mut next = list;
     // SAFETY: each entry is alive until the list is freed, its address null or as its family says; a socket
     // address of IPv4 is read only where the family is AF_INET.
     while let Some(entry) = unsafe { next.as_ref() } {
-        let is_up = entry.ifa_flags & libc::IFF_UP as u32 != 0;
-        let is_loopback = entry.ifa_flags & libc::IFF_LOOPBACK as u32 != 0;
         let family = unsafe { entry.ifa_addr.as_ref() }.map(|name| c_int::from(name.sa_family));
-        if is_up && !is_loopback && family == Some(libc::AF_INET) {
+        if family == Some(libc::AF_INET) {
             let name = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-            found = Some(Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes()));
-            break;
+            let address = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+            found.push((entry.ifa_flags, address));
         }
         next = entry.ifa_next;
     }
@@ -73,6 +89,7 @@ mod tests {
         if let Some(address) = first_address().unwrap() {
             assert!(!address.is_loopback());
             UdpSocket::bind((address, 0)).unwrap();
+            assert!(addresses().unwrap().contains(&address));
         }
     }
 
