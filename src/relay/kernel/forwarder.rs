@@ -444,6 +444,14 @@ impl<R: Requests> Forwarder<R> {
         Ok(())
     }
 
+    /// Somebody has changed the relay's table: makes it again where it is gone.
+    pub fn check_table(&mut self) {
+        let found = self.requests.elements(Set::Leaving, &mut |_| ());
+        if found.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+            self.restore();
+        }
+    }
+
     /// Somebody has taken the relay's table away: makes it again, with all flows, at once.
     pub fn restore(&mut self) {
         let flows = self.book.flows_mut();

@@ -8,7 +8,7 @@ use super::requests::{Change, Element, Requests, Set};
 use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
 use crate::netlink::nftables::{self, Batch};
-use crate::netlink::socket::Netfilter;
+use crate::netlink::socket::{Netfilter, Protection};
 use crate::proto::Party;
 use crate::session::Counters;
 
@@ -19,6 +19,10 @@ pub struct Host {
     table: String,
     /// All addresses of this host.
     locals: Vec<Ipv4Addr>,
+    /// Whether others are to be kept from the table.
+    protect: bool,
+    /// How well they are.
+    protection: Protection,
     /// Packets that came to FORWARD and had not left when somebody asked last.
     missing: u64,
 }
@@ -30,8 +34,19 @@ impl Host {
             table: table_name(&settings),
             settings,
             locals,
+            protect: true,
+            protection: Protection::None,
             missing: 0,
         }
+    }
+
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// How well the table is kept from others.
+    pub fn protection(&self) -> Protection {
+        self.protection
     }
 
     /// Deletes every entry that is this relay's; how many there were. An earlier relay's calls are over.
@@ -114,7 +129,9 @@ impl Requests for Host {
     }
 
     fn elements(&mut self, set: Set, each: &mut dyn FnMut(Element)) -> io::Result<()> {
-        self.netfilter.elements(&self.table, name(set), |found| each(element(&found)))
+        let found = self.netfilter.elements(&self.table, name(set))?;
+        found.iter().map(element).for_each(each);
+        Ok(())
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {
@@ -130,10 +147,12 @@ impl Requests for Host {
             size: 2 * (range.1 - u32::from(range.0)),
         };
         self.missing = 0;
-        self.netfilter.replace_table(&self.table, |batch| {
+        let made = self.netfilter.replace_table(&self.table, self.protect, |batch| {
             gate.fill(batch);
             put_changes(batch, elements);
-        })
+        });
+        self.protection = made.map_err(|refused| refused.error)?;
+        Ok(())
     }
 
     fn set_addresses(&mut self, addresses: &[Ipv4Addr]) -> io::Result<()> {
@@ -155,7 +174,7 @@ impl Requests for Host {
 
     fn remove_all(&mut self) -> io::Result<()> {
         let swept = self.sweep();
-        let removed = self.netfilter.transact(&self.table, Batch::delete_table);
+        let removed = self.netfilter.transact(&self.table, |batch| batch.delete_table());
         removed.map_err(|refused| refused.error)?;
         swept.map(drop)
     }

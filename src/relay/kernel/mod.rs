@@ -5,8 +5,8 @@
 //!  worker --orders--> thread --> forwarder     what is to be done, in which order, and what if it fails
 //!         <---news---            book          the flows that the kernel has
 //!                                health        whether the kernel's forwarding can be trusted at the moment
-//!                                netfilter     the requests themselves; a test has another one
-//!                                events        what others do to conntrack, nftables and addresses
+//!                                requests      what the forwarder asks; host asks the real kernel
+//!                     events                   what others do to conntrack, nftables and addresses
 //! ```
 //!
 //! A flow is one component of a stream, forwarded both ways by one conntrack entry. Packets find the entry only while
@@ -14,24 +14,34 @@
 //! entry, then set, to hand over; set, then entry, to take back; and at no moment is a packet lost.
 
 mod book;
-mod forwarder;
-mod health;
-mod requests;
+mod events;
 #[cfg(test)]
 mod fake;
+mod forwarder;
+mod health;
+mod host;
+mod requests;
 #[cfg(test)]
 mod tests;
-// mod thread;
+mod thread;
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use log::{info, warn};
 
-
-pub struct Gate; pub fn open(_: &Settings, _: crate::config::Forwarding) -> Result<Option<Gate>, String> { Ok(None) }
-pub fn start(_: Gate, _: Vec<crate::sys::mailbox::Postbox<super::worker::Message>>) -> std::io::Result<crate::sys::mailbox::Postbox<Order>> { Err(std::io::ErrorKind::Other.into()) }
+use self::events::Events;
+use self::forwarder::Forwarder;
+use self::host::Host;
+use self::requests::Requests;
+use super::worker::Message;
+use crate::config::Forwarding;
+use crate::netlink::socket::{Netfilter, Protection};
 use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, Withdrawal};
+use crate::sys::mailbox::{Postbox, unbounded_mailbox};
+use crate::sys::route;
 
 /// Names a flow among those of all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,4 +85,83 @@ pub struct Settings {
     pub mark_mask: u32,
     /// The shortest time after which silence ends a stream: counters are read more often than that.
     pub shortest_silence: Duration,
+}
+
+/// A kernel that is ready to forward.
+pub struct Gate {
+    host: Host,
+    events: Events,
+    locals: Vec<Ipv4Addr>,
+    shortest_silence: Duration,
+}
+
+/// Prepares the kernel, as far as the setting wants it; none where media is to be relayed in user space.
+///
+/// # Errors
+/// Where the kernel is demanded and cannot be had: why, and what to do.
+pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Option<Gate>, String> {
+    if forwarding == Forwarding::Userspace {
+        info!("media is relayed in user space (forwarding = userspace)");
+        return Ok(None);
+    }
+    match (prepare(settings), forwarding) {
+        (Ok(gate), _) => Ok(Some(gate)),
+        (Err(why), Forwarding::Kernel) => Err(format!("forwarding = kernel: {why}")),
+        (Err(why), _) => {
+            warn!("media is relayed in user space: {why}");
+            Ok(None)
+        }
+    }
+}
+
+fn prepare(settings: &Settings) -> Result<Gate, String> {
+    let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let netfilter = Netfilter::open().map_err(told("netlink"))?;
+    let events = Events::open(&netfilter, settings).map_err(told("netlink events"))?;
+    let locals = route::addresses().map_err(told("addresses of this host"))?;
+    let mut host = Host::new(netfilter, settings.clone(), locals.clone());
+    host.rebuild(&[]).map_err(told("nftables table"))?;
+    let swept = host.sweep().map_err(told("conntrack"))?;
+    if swept > 0 {
+        info!("removed {swept} conntrack entries that an earlier relay left");
+    }
+    say_protection(&host);
+    Ok(Gate {
+        host,
+        events,
+        locals,
+        shortest_silence: settings.shortest_silence,
+    })
+}
+
+fn say_protection(host: &Host) {
+    let table = host.table();
+    match host.protection() {
+        Protection::None => info!(
+            "the kernel forwards (nftables table ip {table}); it cannot protect the table: after a flush of the \
+             ruleset it is made again"
+        ),
+        Protection::Owned | Protection::Persistent => {
+            info!("the kernel forwards (nftables table ip {table}, protected from others)");
+        }
+    }
+}
+
+/// Starts the kernel thread; what it has to tell goes to the workers.
+///
+/// # Errors
+/// When there is no descriptor or no thread to be had.
+pub fn start(gate: Gate, workers: Vec<Postbox<Message>>) -> io::Result<Postbox<Order>> {
+    let (postbox, mailbox) = unbounded_mailbox()?;
+    let Gate {
+        host,
+        events,
+        locals,
+        shortest_silence,
+    } = gate;
+    let forwarder = Forwarder::new(host, workers.len(), locals);
+    super::spawn("kernel", move || {
+        thread::run(forwarder, events, mailbox, workers, shortest_silence);
+    })?;
+    Ok(postbox)
 }

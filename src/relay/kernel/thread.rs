@@ -6,13 +6,15 @@ use std::time::Duration;
 use log::error;
 
 use super::forwarder::{Forwarder, Wanted};
-use super::requests::{Events, Requests, Sign};
+use super::events::{Events, Sign};
+use super::requests::Requests;
 use super::{Key, News, Order};
 use crate::relay::worker::Message;
 use crate::session::Withdrawal;
 use crate::sys::clock;
 use crate::sys::epoll::{self, Epoll, Trigger};
 use crate::sys::mailbox::{Mailbox, Postbox};
+use crate::sys::route;
 
 /// How often counters are read.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -68,17 +70,21 @@ impl<R: Requests> Thread<R> {
     fn work(&mut self) -> io::Result<()> {
         let epoll = Epoll::new()?;
         epoll.add(&self.mailbox, MAILBOX, Trigger::Edge)?;
-        for source in self.events.sources() {
-            epoll.add(&source, EVENTS, Trigger::Level)?;
+        for source in &self.events.sources() {
+            epoll.add(source, EVENTS, Trigger::Level)?;
         }
         let mut ready = epoll::Events::new();
         loop {
             epoll.wait(&mut ready, self.time_left())?;
+            let mut has_signs = false;
             for index in 0..ready.len() {
                 match ready.token(index) {
                     Some(MAILBOX) => self.mailbox.listen(),
-                    _ => self.take_signs(),
+                    _ => has_signs = true,
                 }
+            }
+            if has_signs {
+                self.take_signs()?;
             }
             if !self.take_orders() {
                 return Ok(());
@@ -97,22 +103,28 @@ impl<R: Requests> Thread<R> {
         Some(self.next_reading?.saturating_sub(clock::mono()))
     }
 
-    fn take_signs(&mut self) {
-        let Thread { events, forwarder, .. } = self;
-        let mut signs = Vec::new();
+    /// Looks at what is said to have changed; once, however often it is said.
+    fn take_signs(&mut self) -> io::Result<()> {
+        let Thread {
+            events, forwarder, ..
+        } = self;
+        let (mut entries, mut table, mut addresses) = (false, false, false);
         events.take(|sign| match sign {
-            Sign::Deleted(original) if !forwarder.has_entry(&original) => {}
-            sign if signs.contains(&sign) => {}
-            Sign::Deleted(_) => signs.push(Sign::Overrun),
-            sign => signs.push(sign),
-        });
-        for sign in signs {
-            match sign {
-                Sign::TableGone => self.forwarder.restore(),
-                Sign::Addresses(locals) => self.forwarder.set_addresses(locals),
-                Sign::Deleted(_) | Sign::Overrun => self.read_soon(Duration::ZERO),
-            }
+            Sign::Ended(original) => entries |= forwarder.has_entry(&original),
+            Sign::Table => table = true,
+            Sign::Addresses => addresses = true,
+            Sign::Overrun => (entries, table) = (true, true),
+        })?;
+        if table {
+            forwarder.check_table();
         }
+        if addresses {
+            forwarder.set_addresses(route::addresses()?);
+        }
+        if entries {
+            self.read_soon(Duration::ZERO);
+        }
+        Ok(())
     }
 
     fn read_soon(&mut self, after: Duration) {

@@ -1,0 +1,69 @@
+//! What others do to the kernel's tables, and what the kernel does by itself: entries that end, the relay's table
+//! removed, addresses that come and go.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::Settings;
+use super::host::table_name;
+use crate::netlink::conntrack::Tuple;
+use crate::netlink::events::{Event, Events as Netlink};
+use crate::netlink::socket::Netfilter;
+use crate::sys::netlink::AddressChanges;
+
+/// Something that the forwarder should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// An entry of this name has ended, and not by the relay's doing.
+    Ended(Tuple),
+    /// Somebody has changed the relay's table; it may be gone.
+    Table,
+    /// This host's addresses have changed.
+    Addresses,
+    /// More happened than could be told.
+    Overrun,
+}
+
+/// The sockets that tell of it. Open them before the first entry is made, or nothing is told of that.
+#[derive(Debug)]
+pub struct Events {
+    entries: Netlink,
+    table: Netlink,
+    addresses: AddressChanges,
+}
+
+impl Events {
+    /// `netfilter` is the socket whose own doing is not told.
+    pub fn open(netfilter: &Netfilter, settings: &Settings) -> io::Result<Events> {
+        let own = netfilter.port()?;
+        Ok(Events {
+            entries: Netlink::of_entries(own, settings.mark, settings.mark_mask)?,
+            table: Netlink::of_table(own, &table_name(settings))?,
+            addresses: AddressChanges::open()?,
+        })
+    }
+
+    /// What to wait on, level-triggered.
+    pub fn sources(&self) -> [BorrowedFd<'_>; 3] {
+        [
+            self.entries.as_fd(),
+            self.table.as_fd(),
+            self.addresses.as_fd(),
+        ]
+    }
+
+    /// Tells what has happened since this was asked last; does not wait.
+    pub fn take(&mut self, mut each: impl FnMut(Sign)) -> io::Result<()> {
+        for events in [&mut self.entries, &mut self.table] {
+            events.read(|event| match event {
+                Event::Ended(entry) => each(Sign::Ended(entry.original)),
+                Event::TableChanged => each(Sign::Table),
+                Event::Overrun => each(Sign::Overrun),
+            })?;
+        }
+        if self.addresses.read()? {
+            each(Sign::Addresses);
+        }
+        Ok(())
+    }
+}
