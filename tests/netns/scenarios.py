@@ -9,8 +9,9 @@ from collections import namedtuple
 from media import recording
 from script import CALLEE, CALLER, Bye, Busy, Cancel, Media, Phone, Reinvite, Setup, Talk
 
-# modes: with engage_media_proxy(), with use_media_proxy(); standin: also runs with the stand-in; alone: nothing beside it.
-Scenario = namedtuple('Scenario', 'name run modes standin alone')
+# modes: with engage_media_proxy(), with use_media_proxy(); standin: also runs with the stand-in; alone: nothing beside it;
+# forwarding: who forwards.
+Scenario = namedtuple('Scenario', 'name run modes standin alone forwarding')
 ALL = {}
 BOTH = ('engage', 'use')
 
@@ -27,9 +28,9 @@ class Skip(Exception):
     """Why a scenario cannot run here."""
 
 
-def scenario(name, modes=BOTH, standin=True, alone=False):
+def scenario(name, modes=BOTH, standin=True, alone=False, forwarding=('userspace', 'kernel')):
     def register(function):
-        ALL[name] = Scenario(name, function, modes, standin, alone)
+        ALL[name] = Scenario(name, function, modes, standin, alone, forwarding)
         return function
     return register
 

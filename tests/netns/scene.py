@@ -24,11 +24,11 @@ class Failed(Exception):
 
 
 class Scene:
-    def __init__(self, options, mode, prefix, scratch):
-        self.options, self.mode, self.scratch = options, mode, scratch
+    def __init__(self, options, mode, forwarding, prefix, scratch):
+        self.options, self.mode, self.forwarding, self.scratch = options, mode, forwarding, scratch
         self.loop = Loop()
         self.lab = Lab(prefix, scratch, self.loop)
-        self.daemons = d.Daemons(self.lab, options)
+        self.daemons = d.Daemons(self.lab, options, forwarding)
         self.captures, self.parties, self.sipps, self.bad = {}, [], [], []
         self.tap = self.management = None
         self.relay_ips = {CALLER: {PROXY}, CALLEE: {PROXY}}
@@ -138,7 +138,7 @@ class Scene:
         judge = Judge(self.parties, list(self.captures.values()), self.tap, self.management, self.relay_ips)
         if conntrack:
             self.until_flowing()
-            forwarding(self.options.forwarding, conntrack, judge)
+            forwarding(self.forwarding, conntrack, judge)
         self.loop.until(self.over, seconds, 'the phones to end their calls')
         for party in (party for pair in self.parties for party in pair):
             if party.ended is None and any(isinstance(s, Ended) for s in party.call.steps):
