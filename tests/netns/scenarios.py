@@ -19,8 +19,8 @@ A = [Media('audio', 6000)]
 B = [Media('audio', 7000)]
 AV_A = A + [Media('video', 6002)]
 AV_B = B + [Media('video', 7002)]
-# The phones send for 1.2 s after each answer; this leaves about half a second of silence.
-LAST = Talk(1900)
+# The phones send for 1.2 s after each answer; this leaves a second of silence, in which the kernel's counters are read.
+LAST = Talk(2200)
 TALK = Talk(800)
 
 
