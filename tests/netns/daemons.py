@@ -153,8 +153,8 @@ def ask(path, command, seconds=2):
 class Daemons:
     """The dispatcher, its relays and Kamailio of one scenario."""
 
-    def __init__(self, lab, options):
-        self.lab, self.options = lab, options
+    def __init__(self, lab, options, forwarding):
+        self.lab, self.options, self.forwarding = lab, options, forwarding
         self.runtime = os.path.join(lab.scratch, 'dispatcher')
         self.socket = os.path.join(self.runtime, 'dispatcher.sock')
         self.management = os.path.join(self.runtime, 'management.sock')
@@ -186,7 +186,7 @@ class Daemons:
     def start_relay(self, host, dispatcher_ip, name='relay', wait=True, **keys):
         """keys: those of [Relay]; one that is None stays unset."""
         folder = os.path.join(self.lab.scratch, name)
-        settings = {'dispatchers': dispatcher_ip, 'port_range': '%d:%d' % PORTS, 'forwarding': self.options.forwarding,
+        settings = {'dispatchers': dispatcher_ip, 'port_range': '%d:%d' % PORTS, 'forwarding': self.forwarding,
                     'routable_private_ranges': '10.0.0.0/8', 'state_dir': folder, 'log_level': 'DEBUG'}
         settings.update(keys)
         write_config(folder, {'Relay': {k: v for k, v in settings.items() if v is not None},

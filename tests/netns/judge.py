@@ -4,12 +4,12 @@ Media: every packet that a phone sent comes out at the other phone, once, from t
 and nothing else comes. Lost may be only
 - what was sent towards a party that nobody could know yet: behind a NAT, before anything of it came through;
 - what was on its way while a stream was closed, moved or proposed anew (`Window`).
+Which path it took is judged in paths.py.
 """
 from collections import defaultdict, namedtuple
 
+import paths
 from daemons import PORTS
-from lab import run
-from media import SIP_PORTS
 from script import CALLER, CALLEE, Busy, Cancel, Reinvite, Setup, other
 
 # What may still sit in a socket's queue when its stream is closed, seconds.
@@ -40,10 +40,10 @@ def local_line(party, address, time):
 
 
 class Judge:
-    def __init__(self, parties, captures, tap, samples, relay_ips):
+    def __init__(self, parties, captures, tap, samples, relay_ips, forwarding):
         """parties: pairs (caller, callee) of media.Party; relay_ips: the addresses that each role may be told."""
         self.calls, self.captures, self.tap, self.samples = parties, captures, tap, samples
-        self.relay_ips = relay_ips
+        self.relay_ips, self.forwarding = relay_ips, forwarding
         self.bad, self.sent, self.received = [], {}, defaultdict(list)
 
     def fail(self, text, *values):
@@ -51,7 +51,8 @@ class Judge:
         if line not in self.bad:
             self.bad.append(line)
 
-    def judge(self):
+    def judge(self, relay_logs):
+        """relay_logs: the text of all relays' logs."""
         for capture in self.captures:
             if capture.lost:
                 self.fail('the capture on %s itself lost %d packets', capture.host, capture.lost)
@@ -62,8 +63,12 @@ class Judge:
             self.relay_ports(pair)
             self.delivery(pair)
             self.commands(pair[0].call, pair)
-            if pair[0].call.rules.get('statistics', True):
-                self.statistics(pair)
+            windows = paths.learning(self, pair)
+            for text in paths.order(self, pair, windows):
+                self.fail('%s', text)
+            if pair[0].call.rules.get('statistics', True) and self.answered(pair[0].call):
+                self.statistics(pair, windows)
+                self.last_words(pair, windows, relay_logs)
         for complaint in self.tap.complaints:
             self.fail('proxy socket: %s', complaint)
         return self.bad
@@ -175,16 +180,21 @@ class Judge:
         from the answer (from the offer where that closes it) until it has reached the other side."""
         windows = defaultdict(list)
         for before, commit in zip(party.commits, party.commits[1:]):
-            ordinal = [c for c in party.commits if c.exchange == commit.exchange].index(commit)
-            theirs = [c for c in peer.commits if c.exchange == commit.exchange][ordinal:ordinal + 1]
-            times = [c.time for c in [commit] + theirs]
-            offered = party.exchanges[commit.exchange].time
+            theirs = self.counterpart_commit(party, peer, commit)
+            times = [c.time for c in (commit, theirs) if c]
+            offered = min(p.exchanges[commit.exchange].time for p in (party, peer) if commit.exchange in p.exchanges)
             for position in range(max(len(before.local), len(commit.local))):
                 new = self.places(commit, position)
                 if self.places(before, position) != new:
                     closed = new is None or not new[0].port or not new[1].port
                     windows[position].append(Window((offered if closed else min(times)) - IN_FLIGHT, max(times)))
         return windows
+
+    def counterpart_commit(self, party, peer, commit):
+        """The peer's commit of the same offer and answer, or None."""
+        ordinal = [c for c in party.commits if c.exchange == commit.exchange].index(commit)
+        theirs = [c for c in peer.commits if c.exchange == commit.exchange]
+        return theirs[ordinal] if ordinal < len(theirs) else None
 
     def places(self, commit, position):
         if position >= len(commit.local) or position >= len(commit.remote):
@@ -276,18 +286,14 @@ class Judge:
         if slow > 0.5:
             self.fail('the dispatcher took %.2f s to answer', slow)
 
-    def statistics(self, pair):
+    def statistics(self, pair, windows):
         """The last sample before the end, taken when the phones were silent, agrees with what arrived at both ends."""
-        caller, callee = pair
-        call = caller.call
-        if not self.answered(call):
-            return
+        call = pair[0].call
         sample = self.samples.last_with(call.call_id)
         if sample is None:
             return self.fail('`sessions` never listed call %d', call.number)
         asked, session = sample
-        arrived = [(s.party, p) for data, packets in self.received.items() for s in [self.sent[data]] for p in packets if s.party.call is call]
-        if any(p.time > asked for _, p in arrived):
+        if any(p.time > asked for _, p in self.arrived(call)):
             return self.fail('no sample of `sessions` after the last media of call %d', call.number)
         # The proxy names the callee's tag only with a final answer, and not every proxy script tells of one without SDP.
         told = any(c.headers.get('to_tag', '').strip() for c in self.tap.of(call.call_id) if c.name == 'update')
@@ -296,11 +302,31 @@ class Judge:
                       session['from_tag'], session['to_tag'], session['start_time'])
         if (session['caller_ua'], session['callee_ua']) != ('test-caller/1', 'test-callee/1'):
             self.fail('`sessions` shows the user agents %r and %r', session['caller_ua'], session['callee_ua'])
-        claimed = set()
+        for stream in session['streams']:
+            for party in pair:
+                self.addresses(stream, party)
+        self.figures(pair, session, windows)
+
+    def last_words(self, pair, windows, relay_logs):
+        """What the relay says of the call when it has ended agrees too."""
+        session = paths.last_words(relay_logs, pair[0].call.call_id)
+        if session is None:
+            return self.fail("the relay's log does not tell the end of call %d", pair[0].call.number)
+        self.figures(pair, session, windows)
+
+    def arrived(self, call):
+        return [(sent, packet) for sent, packets in ((self.sent[data], packets) for data, packets in self.received.items())
+                for packet in packets if sent.party.call is call]
+
+    def figures(self, pair, session, windows):
+        call, claimed = pair[0].call, set()
+        arrived = self.arrived(call)
         for stream in session['streams']:
             for party, peer in (pair, pair[::-1]):
-                self.counters(stream, party, [p for s, p in arrived if s is party and self.through(p, stream, peer)], claimed)
-                self.addresses(stream, party)
+                through = [(s, p) for s, p in arrived if s.party is party and self.through(p, stream, peer)]
+                self.counters(stream, party, [p for _, p in through], claimed)
+                for text in paths.shares(self.forwarding, stream, party, [s for s, _ in through], windows):
+                    self.fail('%s', text)
         if len(claimed) != len(arrived):
             self.fail('%d of the %d packets of call %d came through ports that `sessions` does not list',
                       len(arrived) - len(claimed), len(arrived), call.number)
@@ -332,17 +358,3 @@ class Judge:
         codec = CODECS.get((stream['media_type'], party.role), 'Unknown') if rtp else 'Unknown'
         if stream[party.role + '_codec'] != codec and not party.call.rules.get('any_codec'):
             self.fail('`sessions` shows codec %s of the %s, not %s', stream[party.role + '_codec'], party.name, codec)
-
-
-def forwarding(mode, relay_host, judge):
-    """What conntrack shows on the relay's host while the calls are up, for a forwarding mode; called by the runner in mid-call.
-
-    In user space nothing of the media may be in the connection tracking table; in the kernel every stream's entry has to be."""
-    table = run('ip', 'netns', 'exec', relay_host, 'conntrack', '-L', '-p', 'udp')
-    ours = [line for line in table.splitlines() if any(
-        PORTS[0] <= int(field.partition('=')[2]) < PORTS[1] for field in line.split() if field.startswith(('sport=', 'dport=')))]
-    if mode == 'userspace' and ours:
-        judge.fail('conntrack has %d entries of the relay although it forwards in user space: %s', len(ours), ours[0].strip())
-    if mode == 'kernel' and not ours:
-        judge.fail('conntrack has no entry of the relay although it forwards in the kernel')
-    return ours

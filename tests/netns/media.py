@@ -195,6 +195,7 @@ class Stream:
     def __init__(self, party, position):
         self.party, self.position = party, position
         self.sockets, self.count, self.until = {}, itertools.count(), None
+        self.sent = [0, 0]
         self.ticking = False
         self.local = self.remote = self.kind = None
 
@@ -228,6 +229,7 @@ class Stream:
     def send(self, component, data):
         try:
             self.sockets[(self.local[0], self.local[1] + component)].sendto(data, (self.remote[0], self.remote[1] + component))
+            self.sent[component] += 1
         except OSError as error:
             raise RuntimeError('%s cannot send to %s: %s' % (self.party.name, self.remote, error))
 

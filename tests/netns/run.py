@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real SIP and media through the daemons: hosts in network namespaces, Kamailio, sipp, judged packet by packet.
 
-    run.py [--bin target/debug] [-j N] [SCENARIO[/MODE] ...]
+    run.py [--bin target/debug] [-j N] [SCENARIO[/MODE][/FORWARDING] ...]
 
 Each scenario runs in a process of its own with its own namespaces, daemons and scratch folder. README.md tells the rest.
 """
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import namedtuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import daemons  # noqa: E402
@@ -28,6 +29,7 @@ from loop import TimedOut, starved  # noqa: E402
 from scene import Failed, Scene  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+FORWARDINGS = ('userspace', 'kernel')
 TOOLS = ('ip', 'nft', 'kamailio', 'sipp', 'conntrack', 'openssl', 'sysctl')
 # A scenario that is not done by then is stuck, seconds.
 LONGEST = 120
@@ -40,33 +42,43 @@ HUNGER = 1.0
 def arguments():
     parser = argparse.ArgumentParser(description='Calls through the daemons in network namespaces; needs root.')
     parser.add_argument('--bin', default=os.path.join(ROOT, 'target/debug'), help='directory of the built daemons and of examples/')
-    parser.add_argument('--forwarding', choices=('kernel', 'userspace', 'auto'), default='userspace', help="the relay's forwarding")
+    parser.add_argument('--forwarding', choices=FORWARDINGS, action='append', help="the relay's forwarding; both where it is not given")
     parser.add_argument('--readme', default=os.path.join(ROOT, 'README.md'), help='file with the Kamailio snippet')
     parser.add_argument('--keep', action='store_true', help='keep the scratch folder and say where it is')
     parser.add_argument('--list', action='store_true', help='list the scenarios')
     parser.add_argument('--standin', metavar='FAULT', help='test the tests: a stand-in instead of the daemons, with this fault or `none`')
     parser.add_argument('-j', type=int, default=4, metavar='N', help='scenarios at a time (4)')
-    parser.add_argument('scenario', nargs='*', help='NAME, NAME/engage or NAME/use; none: all')
+    parser.add_argument('scenario', nargs='*', help='NAME, with /engage or /use, with /userspace or /kernel; none: all')
     parser.add_argument('--job', nargs=2, metavar=('PREFIX', 'SCRATCH'), help=argparse.SUPPRESS)
     parser.add_argument('--certificates', help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.bin = os.path.abspath(options.bin)
+    options.forwarding = options.forwarding or list(FORWARDINGS)
     return options
 
 
+class Job(namedtuple('Job', 'scenario mode forwarding')):
+    """One scenario as it is run: with engage_media_proxy() or use_media_proxy(), and who forwards."""
+
+    def __str__(self):
+        return '/'.join(part for part in (self.scenario.name, self.mode, self.forwarding) if part)
+
+    def fits(self, wish):
+        """Is this one asked for by NAME, NAME/MODE, NAME/FORWARDING or all three?"""
+        name, *rest = wish.split('/')
+        return name == self.scenario.name and all(part in (self.mode, self.forwarding) for part in rest)
+
+
 def chosen(options):
-    """The (scenario, mode) pairs asked for, those that run alone last."""
-    pairs = [(s, m) for s in scenarios.ALL.values() for m in s.modes if s.standin or not options.standin]
+    """What is asked for, those that run alone last."""
+    jobs = [Job(s, m, f) for f in options.forwarding for s in scenarios.ALL.values() for m in s.modes
+            if f in s.forwarding and (s.standin or not options.standin)]
+    unknown = [wish for wish in options.scenario if not any(job.fits(wish) for job in jobs)]
+    if unknown:
+        sys.exit('run.py: no such scenario: %s (--list shows them)' % ' '.join(unknown))
     if options.scenario:
-        unknown = [x for x in options.scenario if not any(x in (s.name, label(s, m)) for s, m in pairs)]
-        if unknown:
-            sys.exit('run.py: no such scenario: %s (--list shows them)' % ' '.join(unknown))
-        pairs = [(s, m) for s, m in pairs if s.name in options.scenario or label(s, m) in options.scenario]
-    return sorted(pairs, key=lambda pair: pair[0].alone)
-
-
-def label(scenario, mode):
-    return '%s/%s' % (scenario.name, mode) if mode else scenario.name
+        jobs = [job for job in jobs if any(job.fits(wish) for wish in options.scenario)]
+    return sorted(jobs, key=lambda job: job.scenario.alone)
 
 
 def missing(options):
@@ -89,17 +101,17 @@ def missing(options):
 # One scenario, in its own process
 
 
-def job(options):
+def run_one(options):
     """Runs the scenario, says on stdout what was wrong; the exit status tells passed, failed or skipped."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: clean up also where the runner was killed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(FAILED))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner passes it on as TERM
     prefix, scratch = options.job
-    name, _, mode = options.scenario[0].partition('/')
-    scene = Scene(options, mode, prefix, scratch)
+    job, = chosen(options)
+    scene = Scene(options, job.mode, job.forwarding, prefix, scratch)
     try:
         scene.open()
-        said = scenarios.ALL[name].run(scene)
+        said = job.scenario.run(scene)
     except scenarios.Skip as reason:
         print(reason)
         return SKIPPED
@@ -142,21 +154,21 @@ class Runner:
         self.running, self.counts, self.serial = {}, {PASSED: 0, FAILED: 0, SKIPPED: 0}, 0
         self.again = []
 
-    def launch(self, scenario, mode):
+    def launch(self, job):
         self.serial += 1
-        folder = os.path.join(self.scratch, '%d-%s' % (self.serial, label(scenario, mode).replace('/', '-')))
+        folder = os.path.join(self.scratch, '%d-%s' % (self.serial, str(job).replace('/', '-')))
         os.makedirs(folder)
         o = self.options
-        command = [sys.executable, os.path.abspath(__file__), '--bin', o.bin, '--forwarding', o.forwarding, '--readme', o.readme,
+        command = [sys.executable, os.path.abspath(__file__), '--bin', o.bin, '--forwarding', job.forwarding, '--readme', o.readme,
                    '--certificates', os.path.join(self.scratch, 'tls'), '--job', 'mp%d-%d' % (os.getpid(), self.serial), folder]
-        command += (['--standin', o.standin] if o.standin else []) + [label(scenario, mode)]
+        command += (['--standin', o.standin] if o.standin else []) + [str(job)]
         with open(os.path.join(folder, 'report'), 'w') as report:
             process = subprocess.Popen(command, stdout=report, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        self.running[process] = (scenario, mode, folder, time.monotonic())
+        self.running[process] = (job, folder, time.monotonic())
 
     def reap(self):
         """Reports those that are done; ends those that are stuck."""
-        for process, (scenario, mode, folder, started) in list(self.running.items()):
+        for process, (job, folder, started) in list(self.running.items()):
             took = time.monotonic() - started
             if process.poll() is None:
                 if took > LONGEST:
@@ -165,32 +177,32 @@ class Runner:
             del self.running[process]
             with open(os.path.join(folder, 'report'), errors='replace') as report:
                 text = report.read().rstrip()
-            if process.returncode == STARVED and (scenario, mode) not in self.again:
+            if process.returncode == STARVED and job not in self.again:
                 lines = text.split('\n')
-                print('rerun %s: %s (%s)' % (label(scenario, mode), lines[-1], lines[0]), flush=True)
-                self.again.append((scenario, mode))
+                print('rerun %s: %s (%s)' % (job, lines[-1], lines[0]), flush=True)
+                self.again.append(job)
                 continue
             status = process.returncode if process.returncode in self.counts else FAILED
             self.counts[status] += 1
             word = {PASSED: 'ok', FAILED: 'FAIL', SKIPPED: 'SKIP'}[status]
             first = ': ' + text.split('\n')[0] if text else ''
-            print('%-4s %s (%.1f s)%s' % (word, label(scenario, mode), took, first), flush=True)
+            print('%-4s %s (%.1f s)%s' % (word, job, took, first), flush=True)
             if status != FAILED and not self.options.keep:
                 shutil.rmtree(folder, ignore_errors=True)
             if status == FAILED:
                 print('\n'.join('     ' + line for line in text.split('\n')[1:]), flush=True)
 
-    def run(self, pairs):
-        self.run_all(pairs, self.options.j)
+    def run(self, jobs):
+        self.run_all(jobs, self.options.j)
         self.run_all(list(self.again), 1)
 
-    def run_all(self, pairs, jobs):
-        for scenario, mode in pairs:
-            while len(self.running) >= jobs or \
-                    any(s.alone for s, _, _, _ in self.running.values()) or (scenario.alone and self.running):
+    def run_all(self, jobs, at_once):
+        for job in jobs:
+            while len(self.running) >= at_once or (job.scenario.alone and self.running) or \
+                    any(running.scenario.alone for running, _, _ in self.running.values()):
                 self.reap()
                 time.sleep(0.02)
-            self.launch(scenario, mode)
+            self.launch(job)
         while self.running:
             self.reap()
             time.sleep(0.02)
@@ -205,15 +217,15 @@ class Runner:
 def main():
     options = arguments()
     if options.job:
-        return job(options)
-    pairs = chosen(options)
+        return run_one(options)
+    jobs = chosen(options)
     if options.list:
-        print('\n'.join(label(s, m) for s, m in pairs))
+        print('\n'.join(map(str, jobs)))
         return 0
     reason = missing(options)
     if reason:
         print('SKIP tests/netns: %s' % reason)
-        print('0 passed, 0 failed, %d skipped' % len(pairs))
+        print('0 passed, 0 failed, %d skipped' % len(jobs))
         return 0
     os.environ['PATH'] = os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
     # In memory where that can be: a disk that stalls would stop whoever writes a log.
@@ -224,7 +236,7 @@ def main():
         signal.signal(number, lambda n, _: sys.exit(128 + n))
     try:
         daemons.make_certificates(os.path.join(scratch, 'tls'))
-        runner.run(pairs)
+        runner.run(jobs)
     finally:
         runner.stop()
         if options.keep:

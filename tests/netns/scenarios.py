@@ -9,8 +9,9 @@ from collections import namedtuple
 from media import recording
 from script import CALLEE, CALLER, Bye, Busy, Cancel, Media, Phone, Reinvite, Setup, Talk
 
-# modes: with engage_media_proxy(), with use_media_proxy(); standin: also runs with the stand-in; alone: nothing beside it.
-Scenario = namedtuple('Scenario', 'name run modes standin alone')
+# modes: with engage_media_proxy(), with use_media_proxy(); standin: also runs with the stand-in; alone: nothing beside it;
+# forwarding: who forwards.
+Scenario = namedtuple('Scenario', 'name run modes standin alone forwarding')
 ALL = {}
 BOTH = ('engage', 'use')
 
@@ -18,8 +19,8 @@ A = [Media('audio', 6000)]
 B = [Media('audio', 7000)]
 AV_A = A + [Media('video', 6002)]
 AV_B = B + [Media('video', 7002)]
-# The phones send for 1.2 s after each answer; this leaves about half a second of silence.
-LAST = Talk(1900)
+# The phones send for 1.2 s after each answer; this leaves a second of silence, in which the kernel's counters are read.
+LAST = Talk(2200)
 TALK = Talk(800)
 
 
@@ -27,9 +28,9 @@ class Skip(Exception):
     """Why a scenario cannot run here."""
 
 
-def scenario(name, modes=BOTH, standin=True, alone=False):
+def scenario(name, modes=BOTH, standin=True, alone=False, forwarding=('userspace', 'kernel')):
     def register(function):
-        ALL[name] = Scenario(name, function, modes, standin, alone)
+        ALL[name] = Scenario(name, function, modes, standin, alone, forwarding)
         return function
     return register
 

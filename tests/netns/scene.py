@@ -9,10 +9,12 @@ import sys
 import time
 
 import daemons as d
-from judge import GONE_WITHIN, Judge, forwarding
+import paths
+from judge import GONE_WITHIN, Judge
 from lab import Lab
 from loop import Loop, TimedOut
 from media import Capture, Party
+from netfilter import Bystander
 from script import CALLEE, CALLER, Call, Ended, Phone, start_sipp
 from tap import Tap
 
@@ -24,17 +26,18 @@ class Failed(Exception):
 
 
 class Scene:
-    def __init__(self, options, mode, prefix, scratch):
-        self.options, self.mode, self.scratch = options, mode, scratch
+    def __init__(self, options, mode, forwarding, prefix, scratch):
+        self.options, self.mode, self.forwarding, self.scratch = options, mode, forwarding, scratch
         self.loop = Loop()
         self.lab = Lab(prefix, scratch, self.loop)
-        self.daemons = d.Daemons(self.lab, options)
+        self.daemons = d.Daemons(self.lab, options, forwarding)
         self.captures, self.parties, self.sipps, self.bad = {}, [], [], []
         self.tap = self.management = None
         self.relay_ips = {CALLER: {PROXY}, CALLEE: {PROXY}}
         # Parts of Kamailio's error lines that belong to the scenario.
         self.proxy_errors = ()
         self.router = None
+        self.bystanders = []
 
     def open(self):
         """Makes the router. From here on close() has to be called."""
@@ -86,19 +89,30 @@ class Scene:
         """Dispatcher, relays and Kamailio. relays: functions that start them; None: one on the router."""
         if self.options.standin:
             self.start_standin()
+            self.stand_by(self.router)
         else:
             self.daemons.start_dispatcher(self.router, **(dispatcher or {}))
             for start in relays or [lambda: self.daemons.start_relay(self.router, '127.0.0.1', relay_ip=PROXY)]:
                 start()
+            for host in self.relay_hosts():
+                self.stand_by(host)
         self.tap = Tap(self.loop, os.path.join(self.scratch, 'tap.sock'), self.daemons.socket)
         self.management = d.Management(self.loop, self.daemons.management)
         self.daemons.start_kamailio(self.router, PROXY, os.path.join(self.scratch, 'tap.sock'), self.mode == 'engage', config, defines)
+
+    def stand_by(self, host):
+        """Puts other programs' netfilter objects on a relay's host, which have to be there at the end."""
+        if self.forwarding == 'kernel':
+            self.bystanders.append(Bystander(host))
 
     def start_standin(self):
         os.makedirs(self.daemons.runtime)
         here = os.path.dirname(os.path.abspath(__file__))
         self.daemons.dispatcher = self.lab.start(self.router, [
-            sys.executable, os.path.join(here, 'standin.py'), self.daemons.runtime, PROXY, d.PORTS[0], self.options.standin], 'standin.log')
+            sys.executable, os.path.join(here, 'standin.py'), self.daemons.runtime, PROXY, d.PORTS[0], self.options.standin,
+            self.forwarding], 'standin.log')
+        self.daemons.dispatcher.host = self.router
+        self.daemons.relays['standin'] = self.daemons.dispatcher
         self.loop.until(self.daemons.answers, 5, 'the stand-in to listen')
 
     # Calls
@@ -135,10 +149,10 @@ class Scene:
         """Waits for the phones, then that the sessions are gone; ends everything and judges. Raises Failed.
 
         conntrack: the host of the relay, whose connection tracking is judged in mid-call."""
-        judge = Judge(self.parties, list(self.captures.values()), self.tap, self.management, self.relay_ips)
+        judge = Judge(self.parties, list(self.captures.values()), self.tap, self.management, self.relay_ips, self.forwarding)
         if conntrack:
             self.until_flowing()
-            forwarding(self.options.forwarding, conntrack, judge)
+            paths.mid_call(self, conntrack, self.bad.append)
         self.loop.until(self.over, seconds, 'the phones to end their calls')
         for party in (party for pair in self.parties for party in pair):
             if party.ended is None and any(isinstance(s, Ended) for s in party.call.steps):
@@ -147,10 +161,12 @@ class Scene:
             if sipp.returncode != 0:
                 self.bad.append('sipp, the %s, ended with status %d' % (sipp.label, sipp.returncode))
         self.gone()
+        for host in self.relay_hosts():
+            self.bad += paths.emptied(self, host)
         for capture in self.captures.values():
             capture.close()
         self.stop_daemons()
-        self.bad += judge.judge()
+        self.bad += judge.judge(''.join(self.daemons.log(name) for name in self.daemons.relays))
         if self.bad:
             raise Failed('\n'.join(self.bad))
         return judge
@@ -178,6 +194,14 @@ class Scene:
                 if status != 0:
                     self.bad.append('%s ended with status %s on TERM' % (process.label, status))
         self.logs()
+        for host in self.relay_hosts():
+            self.bad += paths.after_the_daemons(host)
+        for bystander in self.bystanders:
+            self.bad += bystander.missing()
+
+    def relay_hosts(self):
+        """Where relays run or ended by themselves; one that was killed leaves what it had."""
+        return {relay.host for relay in self.daemons.relays.values() if not relay.poll()}
 
     def logs(self):
         for process in [self.daemons.dispatcher] + list(self.daemons.relays.values()):

@@ -1,10 +1,13 @@
 """A stand-in for both daemons in one process, to test the tests: it relays simple calls, and one fault can be asked for.
 
-    standin.py RUNTIME_DIR RELAY_IP FIRST_PORT FAULT
+    standin.py RUNTIME_DIR RELAY_IP FIRST_PORT FAULT FORWARDING
 
 Faults: none, lose (a packet now and then), duplicate, source (sends from a wrong port), leak (a removed session stays listed),
 miscount (one packet too many in the statistics), moved-port (a new port for an unchanged stream), stale (the old ports for a moved
-one), cross (a packet now and then to another call's party), far-end (gives the far end's port).
+one), cross (a packet now and then to another call's party), far-end (gives the far end's port), overtake (two packets change places).
+With forwarding `kernel` (standin_kernel.py) also: never (all in user space), unmarked (entries without the mark), one-way (entries that
+only count: the elements of one direction are missing), slow (the hand-over comes late), entry-left, element-left, table-left (when all is
+over), trample (takes what other programs have).
 It knows nothing of time-outs, TLS, several relays: the scenarios that need these cannot run with it.
 """
 import json
@@ -13,6 +16,8 @@ import selectors
 import signal
 import socket
 import sys
+
+from standin_kernel import Kernel, NoKernel
 
 CALLER, CALLEE = 'caller', 'callee'
 CODEC = {0: 'G711u', 8: 'G711a', 34: 'H263'}
@@ -23,7 +28,8 @@ class Stream:
 
     def __init__(self, relay, kind):
         self.relay, self.kind, self.status = relay, kind, 'active'
-        self.sdp, self.learned = {}, {}
+        self.sdp, self.learned, self.flows, self.held = {}, {}, {}, None
+        self.kernel = {CALLER: [0, 0], CALLEE: [0, 0]}
         self.packets, self.bytes = {CALLER: 0, CALLEE: 0}, {CALLER: 0, CALLEE: 0}
         self.codec = {CALLER: 'Unknown', CALLEE: 'Unknown'}
         self.ports, self.sockets = {}, {}
@@ -44,11 +50,32 @@ class Stream:
         target = self.learned.get((peer, component))
         if target is None and self.sdp.get(peer, ('', 0))[0].startswith('10.'):
             target = (self.sdp[peer][0], self.sdp[peer][1] + component)
-        if target is None:
-            return
         if component == 0 and self.kind != 'image':
             self.codec[leg] = CODEC.get(data[1] & 127, 'Unknown')
+        if target is None:
+            return
         self.forward(leg, peer, component, data, target)
+        self.hand_over(component)
+
+    def hand_over(self, component):
+        """To the kernel, where both are known and nobody has to be waited for."""
+        ends = [self.learned.get((leg, component)) for leg in (CALLER, CALLEE)]
+        if None in ends or self.flows.get(component):
+            return
+        caller, callee = (end + (self.relay.ip, self.ports[leg] + component) for leg, end in zip((CALLER, CALLEE), ends))
+        self.flows[component] = self.relay.kernel.install(caller, callee)
+
+    def take_back(self):
+        """From the kernel, with the last counters."""
+        for flow in self.flows.values():
+            for leg, counted in zip((CALLER, CALLEE), self.relay.kernel.withdraw(flow)):
+                self.kernel[leg] = [a + b for a, b in zip(self.kernel[leg], counted)]
+        self.flows = {}
+
+    def by_path(self, leg):
+        """[packets, bytes] in user space, and in the kernel."""
+        running = [self.relay.kernel.counters(flow)[leg == CALLEE] for flow in self.flows.values()]
+        return [self.packets[leg], self.bytes[leg]], [sum(column) for column in zip(self.kernel[leg], *running)]
 
     def forward(self, leg, peer, component, data, target):
         fault, self.relay.count = self.relay.fault, self.relay.count + 1
@@ -61,16 +88,24 @@ class Stream:
         if fault == 'cross' and self.relay.count % 7 == 0:
             target = min(t for t in self.relay.targets if t[1] % 2 == component)
         out = self.sockets[(leg if fault == 'source' and now else peer, component)]
+        if fault == 'overtake' and now and component == 0:
+            self.held = out, data, target
+            return
         for _ in range(2 if fault == 'duplicate' and now else 1):
             out.sendto(data, target)
+        if self.held and self.held[0] is out:
+            out.sendto(*self.held[1:])
+            self.held = None
 
     def set(self, party, address):
         if self.sdp.get(party) not in (None, address):
+            self.take_back()
             self.learned = {k: v for k, v in self.learned.items() if k[0] != party}
         self.sdp[party] = address
 
     def close(self, status):
         self.status = status
+        self.take_back()
         for sock in self.sockets.values():
             self.relay.selector.unregister(sock)
             sock.close()
@@ -79,8 +114,11 @@ class Stream:
     def json(self):
         out = {'media_type': self.kind, 'status': self.status}
         for leg in (CALLER, CALLEE):
-            remote = self.learned.get((leg, 0))
-            out.update({leg + '_packets': self.packets[leg], leg + '_bytes': self.bytes[leg], leg + '_codec': self.codec[leg],
+            remote, paths = self.learned.get((leg, 0)), self.by_path(leg)
+            for name, (packets, size) in zip(('user_space', 'kernel'), paths):
+                out.setdefault(name, {})[leg] = {'packets': packets, 'bytes': size}
+            packets, size = (sum(column) for column in zip(*paths))
+            out.update({leg + '_packets': packets, leg + '_bytes': size, leg + '_codec': self.codec[leg],
                         leg + '_local': '%s:%d' % (self.relay.ip, self.ports[leg]), leg + '_remote': '%s:%d' % remote if remote else 'Unknown'})
         return out
 
@@ -144,7 +182,8 @@ class Session:
 
 
 class Standin:
-    def __init__(self, folder, ip, first, fault):
+    def __init__(self, folder, ip, first, fault, forwarding):
+        self.kernel = NoKernel() if forwarding == 'userspace' or fault == 'never' else Kernel(ip, int(first), fault)
         self.ip, self.next_port, self.fault, self.targets = ip, int(first), fault, set()
         self.selector, self.sessions, self.count, self.texts = selectors.DefaultSelector(), {}, 0, {}
         for name, answer in (('dispatcher.sock', self.command), ('management.sock', self.manage)):
@@ -177,6 +216,7 @@ class Standin:
             if session is None:
                 return 'error\r\n'
             session.close()
+            print('[session %s] removed (closed): %s' % (h['call_id'], json.dumps(session.json())), flush=True)
             if self.fault != 'leak':
                 del self.sessions[h['call_id']]
             return 'removed\r\n'
@@ -206,4 +246,8 @@ class Standin:
 
 if __name__ == '__main__':
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Standin(*sys.argv[1:5]).run()
+    standin = Standin(*sys.argv[1:6])
+    try:
+        standin.run()
+    finally:
+        standin.kernel.close()
