@@ -151,7 +151,8 @@ pub fn get(builder: &mut Builder, sequence: u32, tuple: Tuple) {
     put_tuple(builder, CTA_TUPLE_ORIG, tuple);
 }
 
-/// Deletes an entry by the tuple that names it; the answer repeats it with its last counters.
+/// Deletes an entry by the tuple that names it. The answer repeats it with its last counters, but, with
+/// `nf_conntrack_events` = 2, only if somebody in this network namespace listened to events when it was made.
 pub fn delete(builder: &mut Builder, sequence: u32, tuple: Tuple, id: Option<u32>) {
     let flags = wire::REQUEST | wire::ACK | wire::ECHO;
     builder.message(DELETE, flags, sequence, AF_INET, 0);
@@ -168,8 +169,11 @@ pub fn dump(builder: &mut Builder, sequence: u32, mark: u32, mask: u32) {
     builder.put_be32(CTA_MARK_MASK, mask);
 }
 
-/// Reads an entry from an answer or an event; none where it is not IPv4 or has no ports.
+/// Reads an entry from an answer or an event; none where it is another subsystem's, not IPv4 or has no ports.
 pub fn parse(message: &Message<'_>) -> Result<Option<Entry>, Truncated> {
+    if message.kind >> 8 != SUBSYSTEM {
+        return Ok(None);
+    }
     let (mut original, mut reply) = (None, None);
     let (mut mark, mut id, mut timeout) = (0, 0, None);
     let (mut sent, mut received) = (None, None);

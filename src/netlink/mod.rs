@@ -19,6 +19,8 @@
 pub mod conntrack;
 pub mod events;
 pub mod gate;
+#[cfg(test)]
+mod kernel_tests;
 pub mod nftables;
 pub mod rule;
 pub mod socket;

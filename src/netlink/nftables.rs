@@ -21,7 +21,8 @@ const GETRULE: u16 = SUBSYSTEM << 8 | 7;
 const NEWSET: u16 = SUBSYSTEM << 8 | 9;
 const NEWSETELEM: u16 = SUBSYSTEM << 8 | 12;
 const GETSETELEM: u16 = SUBSYSTEM << 8 | 13;
-const DELSETELEM: u16 = SUBSYSTEM << 8 | 14;
+/// Of echoes.
+pub const DELSETELEM: u16 = SUBSYSTEM << 8 | 14;
 const NEWGEN: u16 = SUBSYSTEM << 8 | 15;
 
 /// Multicast group of changes to any table (NFNLGRP_NFTABLES).
