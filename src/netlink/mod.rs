@@ -12,9 +12,11 @@
 //! ```
 //!
 //! Headers are in the host's byte order, the values of netfilter attributes in the network's. `wire` builds and
-//! iterates, `conntrack` and `nftables` know the messages; all three are pure. `socket` sends and waits. Tested byte for byte against what
-//! `conntrack` and `nft` send; the command stands beside each vector.
+//! iterates; `conntrack`, `nftables` and `chains` (what others' tables hold) know the messages; all of these are
+//! pure. `socket` sends and waits. Tested byte for byte against what `conntrack` and `nft` send; the command stands
+//! beside each vector.
 
+pub mod chains;
 pub mod conntrack;
 pub mod nftables;
 pub mod socket;

@@ -3,11 +3,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::ptr;
 
-use libc::c_int;
-
-use super::check;
+use super::interfaces;
 
 /// A host far away that no local route is for (a root name server).
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
@@ -36,32 +33,14 @@ pub fn default_address() -> io::Result<Ipv4Addr> {
     source_towards(FAR_AWAY)
 }
 
-/// The first IPv4 address of an interface that is up, loopback left out (getifaddrs(3)).
+/// The first IPv4 address of an interface that is up, loopback left out.
 ///
 /// # Errors
 /// When the interfaces cannot be listed.
 pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
-    let mut list: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: the library stores the head of a list that is freed below, once.
-    check(unsafe { libc::getifaddrs(&raw mut list) })?;
-    let mut found = None;
-    let mut next = list;
-    // SAFETY: each entry is alive until the list is freed, its address null or as its family says; a socket
-    // address of IPv4 is read only where the family is AF_INET.
-    while let Some(entry) = unsafe { next.as_ref() } {
-        let is_up = entry.ifa_flags & libc::IFF_UP as u32 != 0;
-        let is_loopback = entry.ifa_flags & libc::IFF_LOOPBACK as u32 != 0;
-        let family = unsafe { entry.ifa_addr.as_ref() }.map(|name| c_int::from(name.sa_family));
-        if is_up && !is_loopback && family == Some(libc::AF_INET) {
-            let name = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-            found = Some(Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes()));
-            break;
-        }
-        next = entry.ifa_next;
-    }
-    // SAFETY: from getifaddrs, and not used any more.
-    unsafe { libc::freeifaddrs(list) };
-    Ok(found)
+    let found = interfaces::list()?;
+    let mut usable = found.iter().filter(|one| one.is_up && !one.is_loopback);
+    Ok(usable.find_map(|one| one.addresses.first().copied()))
 }
 
 #[cfg(test)]
