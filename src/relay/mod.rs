@@ -7,13 +7,16 @@
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
 //!  forwarding  who forwards: the kernel or the workers
+//!  checks      what the host must have, before the start; diagnosis: why the kernel drops media, while it runs
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
 //! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
+pub mod checks;
 pub mod daemon;
+pub mod diagnosis;
 pub mod discovery;
 mod forwarding;
 mod gather;
