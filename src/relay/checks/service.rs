@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::host::PROC_NET;
+use super::sysctl;
 use super::{Finding, Need, Verdict, Wanted};
 use crate::config::{DispatcherEntry, Host, Loaded, RelayConfig};
 use crate::relay::discovery::{self, System};
@@ -18,6 +19,9 @@ use crate::relay::machine::FILES_PER_PAIR;
 use crate::relay::{OTHER_FILES, Settings, relay_ip};
 use crate::sys::{clock, limits, range_lock};
 use crate::tls::{Context, Validity};
+
+/// No process may have more files than that.
+const MOST_FILES: &str = "fs.nr_open";
 
 /// A certificate that ends sooner is worth a warning.
 const SOON: i64 = 14 * 24 * 3600;
@@ -62,14 +66,16 @@ pub fn certificates(directory: &Path) -> Vec<Finding> {
     };
     let warnings = warnings.iter();
     let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
-    let file = directory.join("relay.crt").display().to_string();
-    findings.extend(context.own_validity().map(|end| validity(&file, &end)));
+    let validity = context.own_validity();
+    findings.extend(validity.map(|validity| validity_of(directory, &validity)));
     findings
 }
 
-fn validity(file: &str, Validity { seconds_left, end }: &Validity) -> Finding {
+fn validity_of(directory: &Path, Validity { seconds_left, end }: &Validity) -> Finding {
     let subject = "certificates";
-    let renew = "make-certs.sh DIR renew relay, or ask who runs your CA";
+    let file = directory.join("relay.crt").display().to_string();
+    let directory = directory.display();
+    let renew = format!("make-certs.sh {directory} renew relay, or ask who runs your CA");
     match *seconds_left {
         left if left < 0 => problem(
             subject,
@@ -104,9 +110,8 @@ pub fn ports(wanted: &Wanted) -> Vec<Finding> {
         _ => others(wanted, &bound_udp_ports(wanted.relay_ip)),
     };
     let needed = u64::from(wanted.ports()) + OTHER_FILES;
-    let limit = limits::raise_open_files(needed);
-    let files = match limit {
-        Ok(limit) => files(limit, wanted),
+    let files = match limits::raise_open_files(needed) {
+        Ok(limit) => files(limit, sysctl::number(MOST_FILES), wanted),
         Err(error) => warning("open files", format!("the limit cannot be read: {error}")),
     };
     vec![taken, files]
@@ -150,7 +155,7 @@ fn parse_udp(table: &str, addresses: &[String]) -> BTreeSet<u16> {
     table.lines().skip(1).filter_map(local).collect()
 }
 
-fn files(limit: u64, wanted: &Wanted) -> Finding {
+fn files(limit: u64, most: Option<u32>, wanted: &Wanted) -> Finding {
     let subject = "open files";
     let ports = u64::from(wanted.ports());
     let needed = ports + OTHER_FILES;
@@ -158,8 +163,12 @@ fn files(limit: u64, wanted: &Wanted) -> Finding {
         return fine(subject, format!("{limit} may be open, {needed} are enough"));
     }
     let streams = |files: u64| files / FILES_PER_PAIR / 2;
+    let raise = match most {
+        Some(most) if u64::from(most) < needed => format!("sysctl -w {MOST_FILES}={needed}, and "),
+        _ => String::new(),
+    };
     let text = format!(
-        "{limit} may be open: {} streams fit, port_range has room for {}: LimitNOFILE={needed} in the relay's \
+        "{limit} may be open: {} streams fit, port_range has room for {}: {raise}LimitNOFILE={needed} in the relay's \
          systemd unit, or ulimit -n {needed}",
         streams(limit.saturating_sub(OTHER_FILES)),
         streams(ports)
@@ -290,7 +299,7 @@ mod tests {
     fn certificates_end() {
         let judged = |seconds_left| {
             let end = "2026-11-23 21:00:00 UTC".to_owned();
-            validity("relay.crt", &Validity { seconds_left, end })
+            validity_of(Path::new("tls"), &Validity { seconds_left, end })
         };
         assert_eq!(judged(SOON).verdict, Verdict::Fine);
         assert_eq!(judged(SOON - 1).verdict, Verdict::Warning);
@@ -330,11 +339,21 @@ mod tests {
 
     #[test]
     fn files_that_do_not_suffice() {
-        assert_eq!(files(100 + OTHER_FILES, &wanted()).verdict, Verdict::Fine);
-        let finding = files(40 + OTHER_FILES, &wanted());
+        assert_eq!(
+            files(100 + OTHER_FILES, None, &wanted()).verdict,
+            Verdict::Fine
+        );
+        let finding = files(40 + OTHER_FILES, Some(1_000_000), &wanted());
         assert!(
             finding.text.contains("10 streams fit") && finding.text.contains("room for 25"),
             "{finding:?}"
+        );
+        assert!(!finding.text.contains("sysctl"), "{finding:?}");
+        let finding = files(40 + OTHER_FILES, Some(99), &wanted());
+        assert!(
+            finding
+                .text
+                .contains("sysctl -w fs.nr_open=228, and LimitNOFILE=228")
         );
     }
 
