@@ -1,6 +1,7 @@
 //! The command line of both daemons: arguments to typed options, `--help`, `--version`.
 //!
-//! Another option is a line in [`HELP`] and an arm in `parse`.
+//! Another option is a line in [`HELP`] and an arm in `parse`; one that not both daemons have is listed by its
+//! [`Program`].
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,7 +19,18 @@ pub struct Program {
     pub name: &'static str,
     /// What it does, in one line.
     pub about: &'static str,
+    /// Options that it has beyond those of both.
+    pub own: &'static [Line],
 }
+
+/// An option and what it means, as `--help` lists it.
+pub type Line = (&'static str, &'static str);
+
+/// See [`Options::check`].
+pub const CHECK: Line = (
+    "--check",
+    "look at all that a relay needs on this host, say what is wrong, and end with 0 or 1",
+);
 
 /// What the administrator asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +44,8 @@ pub struct Options {
     pub debug: bool,
     /// Read the configuration, say what is wrong, and end.
     pub check_config: bool,
+    /// Look at the host, too; only of a program that lists [`CHECK`].
+    pub check: bool,
 }
 
 const CONFIG_DIR: &str = "/etc/mediaproxy";
@@ -40,8 +54,8 @@ const RUNTIME_DIR: &str = "/run/mediaproxy";
 /// Exit status of a command line that cannot be understood.
 const USAGE: u8 = 2;
 
-/// Options and what they mean, as `--help` lists them.
-const HELP: &[(&str, &str)] = &[
+/// The options of both.
+const HELP: &[Line] = &[
     (
         "--no-fork",
         "stay in the foreground and log to the terminal",
@@ -91,7 +105,7 @@ impl From<lexopt::Error> for UsageError {
 /// # Errors
 /// Exit status 0 or 2; everything is said already.
 pub fn options(program: &Program) -> Result<Options, ExitCode> {
-    match parse(std::env::args_os().skip(1)) {
+    match parse(program, std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => Ok(options),
         Ok(Command::Help) => {
             print!("{}", Help(program));
@@ -109,13 +123,17 @@ pub fn options(program: &Program) -> Result<Options, ExitCode> {
     }
 }
 
-fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+fn parse(
+    program: &Program,
+    arguments: impl Iterator<Item = OsString>,
+) -> Result<Command, UsageError> {
     let mut options = Options {
         mode: Mode::Background,
         config_dir: CONFIG_DIR.into(),
         runtime_dir: RUNTIME_DIR.into(),
         debug: false,
         check_config: false,
+        check: false,
     };
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -130,6 +148,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, UsageErro
             // MediaProxy's; there is nothing of that kind to debug here.
             Arg::Long("debug-memory") => {}
             Arg::Long("check-config") => options.check_config = true,
+            Arg::Long("check") if program.own.contains(&CHECK) => options.check = true,
             Arg::Long("version") | Arg::Short('V') => return Ok(Command::Version),
             Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
             other => return Err(other.unexpected().into()),
@@ -157,9 +176,10 @@ impl fmt::Display for Help<'_> {
         let Help(program) = self;
         writeln!(f, "{}: {}\n", program.name, program.about)?;
         writeln!(f, "usage: {} [OPTIONS]\n", program.name)?;
-        let width = HELP.iter().map(|(option, _)| option.len()).max();
+        let lines = || program.own.iter().chain(HELP);
+        let width = lines().map(|(option, _)| option.len()).max();
         let width = width.unwrap_or_default();
-        for (option, meaning) in HELP {
+        for (option, meaning) in lines() {
             writeln!(f, "  {option:width$}  {meaning}")?;
         }
         writeln!(
@@ -177,15 +197,22 @@ impl fmt::Display for Help<'_> {
 mod tests {
     use super::*;
 
+    const PROGRAM: Program = Program {
+        name: "media-test",
+        about: "tests things",
+        own: &[],
+    };
+
     fn run(arguments: &[&str]) -> Options {
-        match parse(arguments.iter().map(OsString::from)) {
+        match parse(&PROGRAM, arguments.iter().map(OsString::from)) {
             Ok(Command::Run(options)) => options,
             other => panic!("{other:?}"),
         }
     }
 
     fn wrong(arguments: &[&str]) -> String {
-        parse(arguments.iter().map(OsString::from)).unwrap_err().0
+        let arguments = arguments.iter().map(OsString::from);
+        parse(&PROGRAM, arguments).unwrap_err().0
     }
 
     #[test]
@@ -224,13 +251,9 @@ mod tests {
             ("--version", Command::Version),
             ("-V", Command::Version),
         ] {
-            assert_eq!(parse([argument.into()].into_iter()), Ok(command));
+            assert_eq!(parse(&PROGRAM, [argument.into()].into_iter()), Ok(command));
         }
-        let program = Program {
-            name: "media-test",
-            about: "tests things",
-        };
-        let help = Help(&program).to_string();
+        let help = Help(&PROGRAM).to_string();
         assert!(help.starts_with("media-test: tests things\n\nusage: media-test [OPTIONS]\n"));
         let columns: Vec<_> = HELP
             .iter()
@@ -250,8 +273,26 @@ mod tests {
     fn help_lists_what_there_is() {
         for (option, _) in HELP {
             let arguments = option.split(' ').map(OsString::from);
-            assert!(parse(arguments).is_ok(), "{option}");
+            assert!(parse(&PROGRAM, arguments).is_ok(), "{option}");
         }
+    }
+
+    #[test]
+    fn an_option_of_one_program_is_none_of_the_other() {
+        assert_eq!(wrong(&["--check"]), "invalid option '--check'");
+        assert!(!Help(&PROGRAM).to_string().contains("--check "));
+        let program = Program {
+            own: &[CHECK],
+            ..PROGRAM
+        };
+        let arguments = ["--check", "--config-dir", "/a"].map(OsString::from);
+        match parse(&program, arguments.into_iter()) {
+            Ok(Command::Run(options)) => assert!(options.check),
+            other => panic!("{other:?}"),
+        }
+        let help = Help(&program).to_string();
+        assert!(help.contains("  --check "), "{help}");
+        assert!(help.lines().all(|line| line.len() <= 110), "{help}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What both daemons are as processes: the command line, the configuration, the start in the wanted mode, signals,
+//! What both daemons are as processes: the configuration, the start in the wanted mode, signals,
 //! the end. What they do in between is `relay`'s and `dispatcher`'s.
 
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use log::{LevelFilter, info, warn};
 
-use crate::cli::{self, Options, Program};
+use crate::cli::{Options, Program};
 use crate::config::{ConfigError, Loaded};
 use crate::logging;
 use crate::sys::process::{self, Process};
@@ -26,18 +26,15 @@ pub trait Daemon: Send + 'static {
 }
 
 /// Runs a daemon to its end: `load` reads its configuration, `level` is the log level in it, `start` begins its
-/// work or says why it cannot. Returns what `main` returns: 0 after a clean end, 1 when it could not start, 2 for a
-/// wrong command line; why is said by then.
+/// work or says why it cannot. Returns what `main` returns: 0 after a clean end, 1 when it could not start; why is
+/// said by then.
 pub fn run<C, D: Daemon>(
     program: &Program,
+    options: &Options,
     load: impl FnOnce(&std::path::Path) -> Result<Loaded<C>, ConfigError>,
     level: impl FnOnce(&C) -> LevelFilter,
     start: impl FnOnce(&Options, &C) -> Result<D, String>,
 ) -> ExitCode {
-    let options = match cli::options(program) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
     let loaded = match load(&options.config_dir) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -54,7 +51,7 @@ pub fn run<C, D: Daemon>(
         true => LevelFilter::Debug,
         false => level(&loaded.config),
     };
-    live(program.name, &options, &loaded, level, start)
+    live(program.name, options, &loaded, level, start)
 }
 
 fn live<C, D: Daemon>(

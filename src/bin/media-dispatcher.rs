@@ -8,6 +8,7 @@ use mediaproxy::dispatcher::daemon;
 const PROGRAM: Program = Program {
     name: "media-dispatcher",
     about: "spreads the calls of a SIP proxy over media relays",
+    own: &[],
 };
 
 fn main() -> ExitCode {

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use mediaproxy::cli::Program;
+use mediaproxy::cli::{CHECK, Program};
 use mediaproxy::relay::daemon;
 
 const PROGRAM: Program = Program {
     name: "media-relay",
     about: "relays the media of calls for media-dispatcher",
+    own: &[CHECK],
 };
 
 fn main() -> ExitCode {

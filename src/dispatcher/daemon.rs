@@ -9,7 +9,7 @@ use super::dialog::{self, Enders};
 use super::finished::Finished;
 use super::settings::{Group, Settings};
 use super::{Dispatcher, Running};
-use crate::cli::{Options, Program};
+use crate::cli::{self, Options, Program};
 use crate::config::{self, DispatcherConfig, SocketGroup};
 use crate::daemon::{self, Daemon};
 use crate::sys::process::Process;
@@ -31,20 +31,18 @@ struct Local {
 
 /// All of `main`.
 pub fn main(program: &Program) -> ExitCode {
+    let options = match cli::options(program) {
+        Ok(options) => options,
+        Err(status) => return status,
+    };
     let level = |config: &DispatcherConfig| config.log_level.filter();
-    daemon::run(
-        program,
-        config::load_dispatcher,
-        level,
-        |options, config| {
-            let running = start(options, config)?;
-            let runtime_dir = options.runtime_dir.clone();
-            Ok(Local {
-                running,
-                runtime_dir,
-            })
-        },
-    )
+    let begin = |options: &Options, config: &_| {
+        Ok(Local {
+            running: start(options, config)?,
+            runtime_dir: options.runtime_dir.clone(),
+        })
+    };
+    daemon::run(program, &options, config::load_dispatcher, level, begin)
 }
 
 fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String> {

@@ -3,8 +3,9 @@
 //! A datagram on its way through:
 //!
 //! ```text
-//!  raw_in    prerouting, raw       a flow in `forwarded` goes on to its conntrack entry; the rest for the relay's ports
-//!                                  goes past conntrack, so that no entry clashes with ours and no flood fills the table
+//!  raw_in    prerouting, raw       a flow in `forwarded` goes on to its conntrack entry, but for STUN; the rest for the
+//!                                  relay's ports goes past conntrack, so that no entry clashes with ours and no flood
+//!                                  fills the table
 //!  raw_out   output, raw           what user space sends, and what programs on this host send to the relay, too
 //!  strays    prerouting, mangle    an entry that a flow makes whose own was deleted gets our mark, to be found
 //!  relayed   forward, first        counts what comes to FORWARD, to tell a loss before it from a loss in it
@@ -49,6 +50,9 @@ const NAT_SOURCE: i32 = 100;
 const LAST: i32 = 1000;
 
 const UDP: u8 = 17;
+
+/// The magic cookie of STUN (RFC 8489 section 5). Checks go by user space, which knows them from media.
+const STUN: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 /// What the table is made of besides its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,10 +183,15 @@ fn add_gate_rules(batch: &mut Batch<'_>, ports: Ports<'_>) {
     let to_ports = ports.of(Field::DestinationPort);
     let from_ports = ports.of(Field::SourcePort);
     let notrack = [Step::Notrack];
+    let not_stun = [
+        Step::Load(Field::Cookie),
+        Step::Compare(Relation::NotEqual, &STUN),
+    ];
     let forwarded = tuple_in(FORWARDED, FORWARDED_ID);
+    let pass = [&to_ports[..], &not_stun, &forwarded, &[Step::Accept]];
+    batch.rule("raw_in", &pass.concat());
     let rules = [
-        ("raw_in", [&to_ports[..], &forwarded, &[Step::Accept]]),
-        ("raw_in", [&to_ports, &ours(Field::Destination), &notrack]),
+        ("raw_in", [&to_ports[..], &ours(Field::Destination), &notrack]),
         ("raw_out", [&ours(Field::Source), &from_ports, &notrack]),
         ("raw_out", [&ours(Field::Destination), &to_ports, &notrack]),
     ];
@@ -247,7 +256,8 @@ mod tests {
     ///   set leaving { type ipv4_addr . inet_service . ipv4_addr . inet_service; size 8000; counter; }
     ///   chain raw_in {
     ///     type filter hook prerouting priority raw;
-    ///     udp dport 40000-59999 ip saddr . udp sport . ip daddr . udp dport @forwarded accept
+    ///     udp dport 40000-59999 @th,96,32 != 0x2112a442 \
+    ///       ip saddr . udp sport . ip daddr . udp dport @forwarded accept
     ///     udp dport 40000-59999 ip daddr @addresses notrack
     ///   }
     ///   chain raw_out {

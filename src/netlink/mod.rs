@@ -12,10 +12,11 @@
 //! ```
 //!
 //! Headers are in the host's byte order, the values of netfilter attributes in the network's. `wire` builds and
-//! iterates, `conntrack` and `nftables` know the messages, `rule` what rules are made of, `gate` the relay's table;
-//! all of them are pure. `socket` asks and waits, `events` hears. Tested byte for byte against what `conntrack` and
-//! `nft` send; the command stands beside each vector.
+//! iterates; `conntrack`, `nftables` and `chains` (what others' tables hold) know the messages, `rule` what rules are
+//! made of, `gate` the relay's table; all of them are pure. `socket` asks and waits, `events` hears. Tested byte for
+//! byte against what `conntrack` and `nft` send; the command stands beside each vector.
 
+pub mod chains;
 pub mod conntrack;
 pub mod events;
 pub mod gate;

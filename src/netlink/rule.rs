@@ -39,6 +39,8 @@ pub enum Field {
     Destination,
     SourcePort,
     DestinationPort,
+    /// Four bytes of a datagram where STUN has its magic cookie (RFC 8489 section 5); a rule ends where it is shorter.
+    Cookie,
 }
 
 impl Field {
@@ -50,6 +52,7 @@ impl Field {
             Field::Destination => (NETWORK, 16, 4),
             Field::SourcePort => (TRANSPORT, 0, 2),
             Field::DestinationPort => (TRANSPORT, 2, 2),
+            Field::Cookie => (TRANSPORT, 12, 4),
         }
     }
 }

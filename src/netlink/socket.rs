@@ -168,7 +168,7 @@ impl Netfilter {
     /// A dump of any kind: `build` writes the request under the number that it is given, `each` gets every message of
     /// the answer but its end. Read to that end even where something in it is wrong: the kernel refuses another dump
     /// (EBUSY) before. False where it was changed while it ran.
-    fn list(
+    pub fn list(
         &mut self,
         build: impl FnOnce(&mut Builder, u32),
         mut each: impl FnMut(&Message<'_>) -> Result<(), Truncated>,

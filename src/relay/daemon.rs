@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use log::info;
 
-use super::{Running, Settings, start};
-use crate::cli::Program;
+use super::{Running, Settings, checks, start};
+use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
 use crate::daemon::{self, Daemon};
 use crate::sys::process::Process;
@@ -22,10 +22,16 @@ const DRAINING: Duration = Duration::from_millis(100);
 
 /// All of `main`.
 pub fn main(program: &Program) -> ExitCode {
+    let options = match cli::options(program) {
+        Ok(options) => options,
+        Err(status) => return status,
+    };
+    if options.check {
+        return checks::main(&options);
+    }
     let level = |config: &RelayConfig| config.log_level.filter();
-    daemon::run(program, config::load_relay, level, |_, config| {
-        begin(config)
-    })
+    let begin = |_: &_, config: &_| begin(config);
+    daemon::run(program, &options, config::load_relay, level, begin)
 }
 
 fn begin(config: &RelayConfig) -> Result<Running, String> {

@@ -152,7 +152,7 @@ impl Directory {
 /// The addresses behind a name go to `found`; where that fails, those that it was possible to find: one target that
 /// is gone keeps nobody from the others. Where its SRV records cannot be asked for, the name itself counts only
 /// if nothing better is known.
-fn look_up(
+pub(super) fn look_up(
     name: &str,
     is_known: bool,
     resolver: &mut impl Resolver,

@@ -7,13 +7,16 @@
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
+//!  checks      what the host must have, before the start; diagnosis: why the kernel drops media, while it runs
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
 //! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
+pub mod checks;
 pub mod daemon;
+pub mod diagnosis;
 pub mod discovery;
 mod gather;
 mod kernel;
@@ -122,10 +125,13 @@ impl From<&RelayConfig> for Settings {
 impl Settings {
     fn kernel(&self, relay_ip: Ipv4Addr) -> kernel::Settings {
         kernel::Settings {
-            range: self.port_range,
-            relay_ip: (!self.auto_detect_interfaces).then_some(relay_ip),
-            mark: self.mark.0,
-            mark_mask: self.mark.1,
+            wanted: checks::Wanted {
+                relay_ip,
+                auto_detect: self.auto_detect_interfaces,
+                port_range: self.port_range,
+                mark: self.mark.0,
+                mark_mask: self.mark.1,
+            },
             shortest_silence: self.session.stream_timeout.min(self.session.on_hold_timeout),
         }
     }

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod dns;
 pub mod epoll;
 mod fork;
+pub mod interfaces;
 pub mod limits;
 pub mod local_time;
 pub mod mailbox;
@@ -15,11 +16,13 @@ pub mod notify;
 mod pid_file;
 pub mod process;
 pub mod random;
+pub mod range_lock;
 pub mod route;
 #[cfg(test)]
 pub mod scratch;
 pub mod signals;
 pub mod stderr;
+pub mod terminal;
 pub mod udp;
 pub mod users;
 

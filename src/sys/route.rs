@@ -3,11 +3,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::ptr;
 
-use libc::{c_int, c_uint};
-
-use super::check;
+use super::interfaces;
 
 /// A host far away that no local route is for (a root name server).
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
@@ -36,14 +33,14 @@ pub fn default_address() -> io::Result<Ipv4Addr> {
     source_towards(FAR_AWAY)
 }
 
-/// The first IPv4 address of an interface that is up, loopback left out (getifaddrs(3)).
+/// The first IPv4 address of an interface that is up, loopback left out.
 ///
 /// # Errors
 /// When the interfaces cannot be listed.
 pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
-    let up = |flags| flags & libc::IFF_UP as u32 != 0 && flags & libc::IFF_LOOPBACK as u32 == 0;
-    let found = interface_addresses()?;
-    Ok(found.iter().find(|(flags, _)| up(*flags)).map(|it| it.1))
+    let found = interfaces::list()?;
+    let mut usable = found.iter().filter(|one| one.is_up && !one.is_loopback);
+    Ok(usable.find_map(|one| one.addresses.first().copied()))
 }
 
 /// All IPv4 addresses of this host, loopback included, in order and each once.
@@ -51,32 +48,10 @@ pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
 /// # Errors
 /// When the interfaces cannot be listed.
 pub fn addresses() -> io::Result<Vec<Ipv4Addr>> {
-    let mut found: Vec<Ipv4Addr> = interface_addresses()?.iter().map(|it| it.1).collect();
+    let interfaces = interfaces::list()?;
+    let mut found: Vec<Ipv4Addr> = interfaces.into_iter().flat_map(|one| one.addresses).collect();
     found.sort_unstable();
     found.dedup();
-    Ok(found)
-}
-
-/// The interfaces' flags and IPv4 addresses, as the kernel orders them.
-fn interface_addresses() -> io::Result<Vec<(c_uint, Ipv4Addr)>> {
-    let mut list: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: the library stores the head of a list that is freed below, once.
-    check(unsafe { libc::getifaddrs(&raw mut list) })?;
-    let mut found = Vec::new();
-    let mut next = list;
-    // SAFETY: each entry is alive until the list is freed, its address null or as its family says; a socket
-    // address of IPv4 is read only where the family is AF_INET.
-    while let Some(entry) = unsafe { next.as_ref() } {
-        let family = unsafe { entry.ifa_addr.as_ref() }.map(|name| c_int::from(name.sa_family));
-        if family == Some(libc::AF_INET) {
-            let name = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-            let address = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
-            found.push((entry.ifa_flags, address));
-        }
-        next = entry.ifa_next;
-    }
-    // SAFETY: from getifaddrs, and not used any more.
-    unsafe { libc::freeifaddrs(list) };
     Ok(found)
 }
 

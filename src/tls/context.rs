@@ -10,6 +10,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
+use super::date;
 use super::error::Reason;
 use super::files::{LoadError, load_pair, load_trust};
 use super::passport::Passport;
@@ -81,6 +82,17 @@ impl Context {
         ))
     }
 
+    /// Until when our own certificate and those between it and the CA are valid.
+    pub fn own_validity(&self) -> Option<Validity> {
+        let chain = self.pair.cert.iter();
+        let ends = chain.filter_map(|cert| Some(Certificate::parse(cert).ok()?.not_after));
+        let end = ends.min()?;
+        Some(Validity {
+            seconds_left: end - now(),
+            end: date::show(end),
+        })
+    }
+
     /// One line for the log: what was loaded.
     pub fn describe(&self) -> String {
         let own = PeerCertificates::new(self.pair.cert.clone());
@@ -134,6 +146,15 @@ impl Context {
         let algorithms = self.provider.signature_verification_algorithms;
         Arc::new(Verifier::new(self.trust.clone(), algorithms))
     }
+}
+
+/// Until when something is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// Negative when it is over.
+    pub seconds_left: i64,
+    /// The date, for people.
+    pub end: String,
 }
 
 /// The certificates that a peer showed, kept to judge them again.

@@ -30,7 +30,7 @@ mod x509;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Context, PeerCertificates};
+pub use context::{Context, PeerCertificates, Validity};
 #[doc(hidden)]
 pub use crl::Crl;
 pub use error::{Error, Reason};

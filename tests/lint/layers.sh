@@ -34,7 +34,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 {
 	pure="$(sources src/proto src/session) src/moment.rs"
 	pure="$pure src/dispatcher/registry.rs $(sources src/dispatcher/registry) src/dispatcher/finished.rs src/dispatcher/statistics.rs"
-	pure="$pure src/netlink/wire.rs src/netlink/conntrack.rs src/netlink/nftables.rs"
+	pure="$pure src/netlink/wire.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
 	forbid 'proto imports from above' 'crate::(session|sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/proto)
 	forbid 'session imports from above' 'crate::(sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/session)

@@ -37,7 +37,7 @@ impl Events {
     pub fn open(netfilter: &Netfilter, settings: &Settings) -> io::Result<Events> {
         let own = netfilter.port()?;
         Ok(Events {
-            entries: Netlink::of_entries(own, settings.mark, settings.mark_mask)?,
+            entries: Netlink::of_entries(own, settings.wanted.mark, settings.wanted.mark_mask)?,
             table: Netlink::of_table(own, &table_name(settings))?,
             addresses: AddressChanges::open()?,
         })

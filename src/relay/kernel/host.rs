@@ -4,6 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Settings;
+use crate::relay::checks::{self, Wanted};
+use crate::relay::diagnosis::{self, Stuck};
 use super::requests::{Change, Element, Requests, Set};
 use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
@@ -59,30 +61,39 @@ impl Host {
         Ok(found.len())
     }
 
+    /// Whether packets that have not left have come as far as FORWARD, since this was asked last. `left`: those that
+    /// did leave, since the start.
+    fn reached_forward(&mut self, left: u64) -> Option<bool> {
+        let counters = self.netfilter.rule_counters(&self.table, gate::RELAYED).ok()?;
+        let missing = counters.first()?.packets.saturating_sub(left);
+        let before = std::mem::replace(&mut self.missing, missing);
+        Some(missing > before)
+    }
+
     /// The addresses that media may come to.
     fn addresses(&self) -> Vec<Ipv4Addr> {
-        match self.settings.relay_ip {
-            Some(address) => vec![address],
-            None => self.locals.clone(),
+        match self.settings.wanted.auto_detect {
+            true => self.locals.clone(),
+            false => vec![self.settings.wanted.relay_ip],
         }
     }
 
     fn is_own_address(&self, address: &Ipv4Addr) -> bool {
-        match self.settings.relay_ip {
-            Some(own) => own == *address,
-            None => self.locals.contains(address),
+        match self.settings.wanted.auto_detect {
+            true => self.locals.contains(address),
+            false => self.settings.wanted.relay_ip == *address,
         }
     }
 }
 
 /// The table of a relay, by its first port: relays on one host have different ones.
 pub fn table_name(settings: &Settings) -> String {
-    format!("mediaproxy_{}", settings.range.0)
+    format!("mediaproxy_{}", settings.wanted.port_range.0)
 }
 
 impl Requests for Host {
     fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {
-        let mark = self.settings.mark;
+        let mark = self.settings.wanted.mark;
         let results = self.netfilter.requests(entries, |builder, number, entry| {
             conntrack::create(builder, number, entry, mark, lifetime);
         })?;
@@ -105,7 +116,7 @@ impl Requests for Host {
     }
 
     fn is_ours(&self, entry: &Entry) -> bool {
-        let Settings { range, mark, mark_mask, .. } = &self.settings;
+        let Wanted { port_range: range, mark, mark_mask, .. } = &self.settings.wanted;
         let destination = entry.original.destination;
         let port = destination.port();
         entry.mark & mark_mask == mark & mark_mask
@@ -115,7 +126,7 @@ impl Requests for Host {
     }
 
     fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()> {
-        let (mark, mask) = (self.settings.mark, self.settings.mark_mask);
+        let (mark, mask) = (self.settings.wanted.mark, self.settings.wanted.mark_mask);
         let mut found = Vec::new();
         self.netfilter.dump(mark & mask, mask, |entry| found.push(entry))?;
         found.into_iter().filter(|entry| self.is_ours(entry)).for_each(each);
@@ -135,7 +146,7 @@ impl Requests for Host {
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {
-        let Settings { range, mark, mark_mask, .. } = self.settings;
+        let Wanted { port_range: range, mark, mark_mask, .. } = self.settings.wanted;
         let last = u16::try_from(range.1 - 1).unwrap_or(u16::MAX);
         let addresses = self.addresses();
         let gate = Gate {
@@ -180,12 +191,22 @@ impl Requests for Host {
     }
 
     fn is_forwarding(&self) -> bool {
-        std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1")
+        checks::number(checks::IP_FORWARD) == Some(1)
     }
 
     fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String {
-        let _ = (entry, party, left);
-        "packets are dropped".to_owned()
+        let (sender, receiver) = match party {
+            Party::Caller => (entry.caller, entry.callee),
+            Party::Callee => (entry.callee, entry.caller),
+        };
+        let stuck = Stuck {
+            from: sender.remote,
+            local: sender.local,
+            to: receiver.remote,
+            reached_forward: self.reached_forward(left),
+        };
+        let Wanted { mark, mark_mask, .. } = self.settings.wanted;
+        diagnosis::explain(&stuck, mark, mark_mask)
     }
 
     fn explain_refusal(&mut self, error: &io::Error) -> String {

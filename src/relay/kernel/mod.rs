@@ -36,11 +36,13 @@ use self::events::Events;
 use self::forwarder::Forwarder;
 use self::host::Host;
 use self::requests::Requests;
+use super::checks::{self, Wanted};
 use super::worker::Message;
 use crate::config::Forwarding;
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, Withdrawal};
 use crate::sys::mailbox::{Postbox, unbounded_mailbox};
+use crate::sys::range_lock::{self, RangeLock};
 use crate::sys::route;
 
 /// Names a flow among those of all workers.
@@ -77,12 +79,7 @@ pub enum News {
 /// What the kernel's part has to know of the relay.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// First port and the end, which is not included.
-    pub range: (u16, u32),
-    /// None: all addresses of this host.
-    pub relay_ip: Option<Ipv4Addr>,
-    pub mark: u32,
-    pub mark_mask: u32,
+    pub wanted: Wanted,
     /// The shortest time after which silence ends a stream: counters are read more often than that.
     pub shortest_silence: Duration,
 }
@@ -92,6 +89,7 @@ pub struct Gate {
     host: Host,
     events: Events,
     locals: Vec<Ipv4Addr>,
+    lock: RangeLock,
     shortest_silence: Duration,
 }
 
@@ -115,6 +113,19 @@ pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Option<Gate>,
 }
 
 fn prepare(settings: &Settings) -> Result<Gate, String> {
+    let wanted = &settings.wanted;
+    let first_port = wanted.port_range.0;
+    let lock = range_lock::lock(first_port).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!("another relay on this host has a port_range that begins with {first_port}"),
+        _ => format!("the lock on port_range: {error}"),
+    })?;
+    let findings = checks::prepare(wanted);
+    if let Some(why) = checks::problems_for_kernel(&findings) {
+        return Err(why);
+    }
+    for finding in checks::warnings(&findings) {
+        warn!("{}", finding.text);
+    }
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let netfilter = Netfilter::open().map_err(told("netlink"))?;
     let events = Events::open(&netfilter, settings).map_err(told("netlink events"))?;
@@ -130,6 +141,7 @@ fn prepare(settings: &Settings) -> Result<Gate, String> {
         host,
         events,
         locals,
+        lock,
         shortest_silence: settings.shortest_silence,
     })
 }
@@ -157,10 +169,12 @@ pub fn start(gate: Gate, workers: Vec<Postbox<Message>>) -> io::Result<Postbox<O
         host,
         events,
         locals,
+        lock,
         shortest_silence,
     } = gate;
     let forwarder = Forwarder::new(host, workers.len(), locals);
     super::spawn("kernel", move || {
+        let _lock = lock;
         thread::run(forwarder, events, mailbox, workers, shortest_silence);
     })?;
     Ok(postbox)

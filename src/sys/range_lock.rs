@@ -1,0 +1,37 @@
+//! The lock on a relay's port range: an abstract UNIX socket (unix(7)), which exists once in each network namespace
+//! and goes away with its process, however that ends.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Held as long as it lives.
+#[derive(Debug)]
+pub struct RangeLock {
+    _socket: UnixDatagram,
+}
+
+/// Takes the lock of the range that begins with this port.
+///
+/// # Errors
+/// `AddrInUse` where another relay in this network namespace holds it.
+pub fn lock(first_port: u16) -> io::Result<RangeLock> {
+    let address = SocketAddr::from_abstract_name(format!("mediaproxy-relay-{first_port}"))?;
+    let _socket = UnixDatagram::bind_addr(&address)?;
+    Ok(RangeLock { _socket })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_once_for_each_range_until_dropped() {
+        // No relay begins at these: ranges are even.
+        let held = lock(1025).unwrap();
+        assert_eq!(lock(1025).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        lock(1027).unwrap();
+        drop(held);
+        lock(1025).unwrap();
+    }
+}
