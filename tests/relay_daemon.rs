@@ -231,11 +231,6 @@ fn what_cannot_start_says_why_and_ends_with_1() {
         assert!(text.contains("relay.key"), "{text}");
     }
     assert_eq!(site.run(&["--dance"]).status.code(), Some(2));
-    let site = Site::new("forwarding = kernel");
-    let output = site.run(&["--no-fork"]);
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("forwarding = kernel"), "{text}");
 }
 
 #[test]

@@ -15,8 +15,8 @@ use mediaproxy::proto::control::Update;
 use mediaproxy::proto::link::{Sequence, UpdateReply};
 use mediaproxy::proto::{Component, Party, SessionId};
 use mediaproxy::session::{
-    Action, Counters, Ended, Engine, FlowId, Host, Owner, Place, ReplyTo, SessionKey, Settings,
-    Verdict,
+    Action, Counters, Ended, Engine, FlowId, Host, Installed, Loss, Owner, Place, ReplyTo,
+    SessionKey, Settings, Verdict,
 };
 
 use super::{Choices, words};

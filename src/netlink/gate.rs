@@ -191,7 +191,10 @@ fn add_gate_rules(batch: &mut Batch<'_>, ports: Ports<'_>) {
     let pass = [&to_ports[..], &not_stun, &forwarded, &[Step::Accept]];
     batch.rule("raw_in", &pass.concat());
     let rules = [
-        ("raw_in", [&to_ports[..], &ours(Field::Destination), &notrack]),
+        (
+            "raw_in",
+            [&to_ports[..], &ours(Field::Destination), &notrack],
+        ),
         ("raw_out", [&ours(Field::Source), &from_ports, &notrack]),
         ("raw_out", [&ours(Field::Destination), &to_ports, &notrack]),
     ];

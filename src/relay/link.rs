@@ -322,7 +322,7 @@ impl<'a> Conversation<'a> {
             return self.send_all(|| Message::Sessions(Arc::clone(&listing)));
         };
         // What the kernel has relayed comes first.
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(self.shared);
         let list = move || {
             for worker in &shared.workers {
                 // All of them are gone, or none.

@@ -132,7 +132,10 @@ impl Settings {
                 mark: self.mark.0,
                 mark_mask: self.mark.1,
             },
-            shortest_silence: self.session.stream_timeout.min(self.session.on_hold_timeout),
+            shortest_silence: self
+                .session
+                .stream_timeout
+                .min(self.session.on_hold_timeout),
         }
     }
 }
@@ -209,10 +212,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     Ok(Running { shared })
 }
 
-fn start_workers(
-    shared: &Arc<Shared>,
-    mailboxes: Vec<Mailbox<Message>>,
-) -> Result<(), String> {
+fn start_workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Result<(), String> {
     let addresses = Addresses {
         relay_ip: shared.relay_ip,
         auto_detect: shared.settings.auto_detect_interfaces,

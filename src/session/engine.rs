@@ -183,7 +183,10 @@ impl Engine {
             let is_media = kind != demux::Kind::Stun && matches!(relay, Relay::To(_));
             if is_media && stream.handovers[component as usize].is_bypassed(now) {
                 let line = Line(stream, usize::from(place.stream));
-                info!("[session {}] {line}: {component} does not reach the kernel's entry", session.call_id);
+                info!(
+                    "[session {}] {line}: {component} does not reach the kernel's entry",
+                    session.call_id
+                );
                 withdraw_bypassed(stream, place, &mut self.actions);
             }
             offer_to_kernel(stream, place, now, &mut self.actions);

@@ -56,7 +56,10 @@ pub struct SessionKey {
 impl SessionKey {
     /// A key that no engine made.
     pub fn for_tests(slot: u32) -> SessionKey {
-        SessionKey { slot, generation: 0 }
+        SessionKey {
+            slot,
+            generation: 0,
+        }
     }
 }
 

@@ -49,7 +49,10 @@ pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
 /// When the interfaces cannot be listed.
 pub fn addresses() -> io::Result<Vec<Ipv4Addr>> {
     let interfaces = interfaces::list()?;
-    let mut found: Vec<Ipv4Addr> = interfaces.into_iter().flat_map(|one| one.addresses).collect();
+    let mut found: Vec<Ipv4Addr> = interfaces
+        .into_iter()
+        .flat_map(|one| one.addresses)
+        .collect();
     found.sort_unstable();
     found.dedup();
     Ok(found)

@@ -210,7 +210,6 @@ impl View {
     }
 }
 
-
 impl Wall {
     /// The command that lets media with this mark pass.
     pub fn remedy(&self, mark: u32, mask: u32) -> String {

@@ -176,10 +176,6 @@ impl Book {
         self.by_original.contains_key(original)
     }
 
-    pub fn has_leaving(&self, leaving: &Tuple) -> bool {
-        self.by_leaving.contains_key(leaving)
-    }
-
     /// Notes an entry of a reading. False where it is no flow's: only a flow's has its translated reply.
     pub fn note_entry(
         &mut self,

@@ -73,11 +73,6 @@ impl Fake {
         self.entries.len()
     }
 
-    /// The next request of a kind fails so.
-    pub fn fail(&mut self, request: Request, fault: Fault) {
-        self.faults.entry(request).or_default().push(Some(fault));
-    }
-
     /// Somebody's `conntrack -F`.
     pub fn flush_entries(&mut self) {
         self.entries.clear();
@@ -169,7 +164,10 @@ impl Fake {
         if is_used(&original) || is_used(&reply) {
             return Err(io::Error::from_raw_os_error(libc::EEXIST));
         }
-        if self.most_entries.is_some_and(|most| self.entries.len() >= most) {
+        if self
+            .most_entries
+            .is_some_and(|most| self.entries.len() >= most)
+        {
             return Err(io::Error::from_raw_os_error(libc::ENOMEM));
         }
         let id = self.next_id();
@@ -188,7 +186,12 @@ impl Fake {
 
     fn tell(&self, original: &Tuple) -> Option<Entry> {
         let tracked = self.entries.get(original)?;
-        let counted = |packets| Some(Counted { packets, bytes: 200 * packets });
+        let counted = |packets| {
+            Some(Counted {
+                packets,
+                bytes: 200 * packets,
+            })
+        };
         Some(Entry {
             original: *original,
             reply: tracked.reply,
@@ -252,11 +255,19 @@ impl Requests for Fake {
             // The first one is refused, the others are not asked about it.
             Some(Fault::Refused(code)) => {
                 let mut results = vec![Err(io::Error::from_raw_os_error(code))];
-                results.extend(entries.iter().skip(1).map(|entry| self.create_one(entry, lifetime)));
+                results.extend(
+                    entries
+                        .iter()
+                        .skip(1)
+                        .map(|entry| self.create_one(entry, lifetime)),
+                );
                 Ok(results)
             }
             fault => with(fault, || {
-                Ok(entries.iter().map(|entry| self.create_one(entry, lifetime)).collect())
+                Ok(entries
+                    .iter()
+                    .map(|entry| self.create_one(entry, lifetime))
+                    .collect())
             }),
         }
     }
@@ -266,7 +277,8 @@ impl Requests for Fake {
         let find = |tuple: &Tuple| {
             let by_reply = self.entries.iter().find(|(_, t)| t.reply == *tuple);
             let original = by_reply.map_or(tuple, |(original, _)| original);
-            self.tell(original).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+            self.tell(original)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
         };
         with(fault, || Ok(tuples.iter().map(find).collect()))
     }
@@ -289,7 +301,10 @@ impl Requests for Fake {
 
     fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()> {
         let fault = self.fault(Request::Entries);
-        let told = self.entries.keys().filter_map(|original| self.tell(original));
+        let told = self
+            .entries
+            .keys()
+            .filter_map(|original| self.tell(original));
         with(fault, || {
             told.filter(|entry| entry.mark == 1).for_each(each);
             Ok(())
@@ -309,8 +324,16 @@ impl Requests for Fake {
             }
             let none = Counters::default();
             match set {
-                Set::Forwarded => self.forwarded.iter().for_each(|&tuple| each(Element { tuple, counters: none })),
-                Set::Leaving => self.leaving.iter().for_each(|(&tuple, &counters)| each(Element { tuple, counters })),
+                Set::Forwarded => self.forwarded.iter().for_each(|&tuple| {
+                    each(Element {
+                        tuple,
+                        counters: none,
+                    })
+                }),
+                Set::Leaving => self
+                    .leaving
+                    .iter()
+                    .for_each(|(&tuple, &counters)| each(Element { tuple, counters })),
             }
             Ok(())
         })

@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::warn;
 
-use super::book::{Book, Finding, Flow};
+use super::book::{Book, Flow};
 use super::health::Health;
 use super::requests::{Change, Element, Requests, Set};
 use super::{Key, News};
@@ -22,11 +22,9 @@ use crate::session::{Counters, FlowEnd, Installed, Loss, Withdrawal};
 
 /// How long an entry lives without this relay, seconds.
 pub const LIFETIME: u32 = 3600;
-/// One that has fewer seconds left is replaced: the kernel does not prolong one whose time is fixed.
-const RENEWED: u32 = 600;
 
 /// Flows in one request; the answers to more would not fit into a socket's buffer.
-const TOGETHER: usize = 64;
+pub const TOGETHER: usize = 64;
 
 /// A flow that is to be installed.
 #[derive(Clone, Copy, Debug)]
@@ -38,21 +36,21 @@ pub struct Wanted {
 /// See the module.
 pub struct Forwarder<R> {
     pub requests: R,
-    book: Book,
-    health: Health,
+    pub(super) book: Book,
+    pub(super) health: Health,
     /// All addresses of this host.
     locals: HashSet<Ipv4Addr>,
-    workers: usize,
+    pub(super) workers: usize,
     /// What workers are to be told, in order.
-    news: Vec<(usize, News)>,
+    pub(super) news: Vec<(usize, News)>,
     /// Something could not be taken back: the sets have to be gone through.
-    has_debris: bool,
+    pub(super) has_debris: bool,
     /// Left by the kernel since the start, packets.
-    left: u64,
+    pub(super) left: u64,
     refused: Sparse,
-    unread: Sparse,
-    deleted: Sparse,
-    bypassed: Sparse,
+    pub(super) unread: Sparse,
+    pub(super) deleted: Sparse,
+    pub(super) bypassed: Sparse,
 }
 
 impl<R: Requests> Forwarder<R> {
@@ -117,12 +115,15 @@ impl<R: Requests> Forwarder<R> {
     /// Why a flow is not handed over.
     fn objection(&mut self, key: &Key, flow: &Flow, now: Duration) -> Option<Installed> {
         let NatEntry { caller, callee } = flow.entry;
-        let is_here = |end: End| end.remote.ip().is_loopback() || self.locals.contains(end.remote.ip());
+        let is_here =
+            |end: End| end.remote.ip().is_loopback() || self.locals.contains(end.remote.ip());
         // Such packets take another way through the kernel, where no entry of ours turns them round.
         if is_here(caller) || is_here(callee) {
             return Some(Installed::Never);
         }
-        let Forwarder { health, requests, .. } = self;
+        let Forwarder {
+            health, requests, ..
+        } = self;
         let is_admitted = health.admits(now, || requests.is_forwarding());
         (!is_admitted || !self.book.has_room_for(key, flow)).then_some(Installed::NotNow)
     }
@@ -131,7 +132,8 @@ impl<R: Requests> Forwarder<R> {
     fn install_some(&mut self, flows: &[(Key, Flow)]) {
         let entries: Vec<NatEntry> = flows.iter().map(|(_, flow)| flow.entry).collect();
         let made = self.make_entries(&entries);
-        let (good, bad): (Vec<_>, Vec<_>) = flows.iter().zip(made).partition(|(_, made)| made.is_ok());
+        let (good, bad): (Vec<_>, Vec<_>) =
+            flows.iter().zip(made).partition(|(_, made)| made.is_ok());
         let groups: Vec<Vec<Change>> = good.iter().map(|((_, flow), _)| add(flow)).collect();
         let (counted, _) = self.alter_each(&groups);
         let mut undone: Vec<&Flow> = Vec::new();
@@ -165,15 +167,18 @@ impl<R: Requests> Forwarder<R> {
     /// One result for each entry. What is in the way and the relay's own is removed.
     fn make_entries(&mut self, entries: &[NatEntry]) -> Vec<io::Result<()>> {
         let mut results = each(self.requests.create(entries, LIFETIME), entries.len());
-        let is_taken = |result: &io::Result<()>| {
-            matches!(result, Err(error) if error.raw_os_error() == Some(libc::EEXIST))
-        };
-        let taken: Vec<usize> = (0..results.len()).filter(|&i| is_taken(&results[i])).collect();
+        let is_taken = |result: &io::Result<()>| matches!(result, Err(error) if error.raw_os_error() == Some(libc::EEXIST));
+        let taken: Vec<usize> = (0..results.len())
+            .filter(|&i| is_taken(&results[i]))
+            .collect();
         if taken.is_empty() {
             return results;
         }
         let again: Vec<NatEntry> = taken.iter().map(|&index| entries[index]).collect();
-        let ways: Vec<Tuple> = again.iter().flat_map(|e| [e.original(), e.reply()]).collect();
+        let ways: Vec<Tuple> = again
+            .iter()
+            .flat_map(|e| [e.original(), e.reply()])
+            .collect();
         self.clear(&ways);
         let made = each(self.requests.create(&again, LIFETIME), again.len());
         for (index, result) in taken.into_iter().zip(made) {
@@ -219,17 +224,25 @@ impl<R: Requests> Forwarder<R> {
 
     /// Takes flows out of the kernel; what each relayed since it was read last.
     fn take_out(&mut self, flows: &[&Flow]) -> Vec<[Counters; 2]> {
-        let remove = |set, tuples: [Tuple; 2]| tuples.map(|tuple| Change::Remove(set, tuple)).to_vec();
+        let remove =
+            |set, tuples: [Tuple; 2]| tuples.map(|tuple| Change::Remove(set, tuple)).to_vec();
         // From here on packets come to user space.
-        let barred: Vec<_> = flows.iter().map(|f| remove(Set::Forwarded, f.enters())).collect();
+        let barred: Vec<_> = flows
+            .iter()
+            .map(|f| remove(Set::Forwarded, f.enters()))
+            .collect();
         let (results, _) = self.alter_each(&barred);
         self.has_debris |= results.iter().any(Result::is_err);
         let entries: Vec<_> = flows.iter().map(|f| (f.entry.original(), None)).collect();
         self.delete(&entries);
-        let counted: Vec<_> = flows.iter().map(|f| remove(Set::Leaving, f.leaves())).collect();
+        let counted: Vec<_> = flows
+            .iter()
+            .map(|f| remove(Set::Leaving, f.leaves()))
+            .collect();
         let (results, told) = self.alter_each(&counted);
         self.has_debris |= results.iter().any(Result::is_err);
-        let told: HashMap<Tuple, Counters> = told.into_iter().map(|e| (e.tuple, e.counters)).collect();
+        let told: HashMap<Tuple, Counters> =
+            told.into_iter().map(|e| (e.tuple, e.counters)).collect();
         let last = |flow: &&Flow| {
             let leaves = flow.leaves();
             [Party::Caller, Party::Callee].map(|party| {
@@ -242,7 +255,7 @@ impl<R: Requests> Forwarder<R> {
         last
     }
 
-    fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) {
+    pub(super) fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) {
         if entries.is_empty() {
             return;
         }
@@ -292,115 +305,8 @@ impl<R: Requests> Forwarder<R> {
         result
     }
 
-    /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
-    pub fn read(&mut self, now: Duration) {
-        let strangers = match self.read_all() {
-            Ok(strangers) => strangers,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                self.restore();
-                return;
-            }
-            Err(error) => {
-                if let Some(left_out) = self.unread.due() {
-                    warn!("the kernel's counters cannot be read: {error}{left_out}");
-                }
-                return;
-            }
-        };
-        let findings = self.book.conclude(RENEWED);
-        if findings.iter().any(|(_, finding)| *finding == Finding::Uncounted) {
-            self.restore();
-            return;
-        }
-        self.act_on(&findings, now);
-        self.tidy(&strangers);
-        for worker in 0..self.workers {
-            self.news.push((worker, News::Heard(now)));
-        }
-    }
-
-    /// The entries before what has left: so what is under way in between looks like more, never like a loss. Returns
-    /// what is the relay's and no flow's.
-    fn read_all(&mut self) -> io::Result<Strangers> {
-        let Forwarder { requests, book, .. } = self;
-        let mut strangers = Strangers::default();
-        requests.entries(&mut |entry| {
-            let counted = [entry.sent, entry.received];
-            let timeout = entry.timeout.unwrap_or(LIFETIME);
-            if !book.note_entry(&entry.original, &entry.reply, timeout, counted) {
-                strangers.entries.push((entry.original, Some(entry.id)));
-            }
-        })?;
-        requests.elements(Set::Leaving, &mut |element| {
-            if !book.note_left(&element.tuple, element.counters) {
-                strangers.leaving.push(element.tuple);
-            }
-        })?;
-        Ok(strangers)
-    }
-
-    fn act_on(&mut self, findings: &[(Key, Finding)], now: Duration) {
-        let (mut gone, mut stuck) = (Vec::new(), Vec::new());
-        let mut has_left = false;
-        for (key, finding) in findings {
-            match finding {
-                Finding::Fine(more) => {
-                    let packets = more[0].packets + more[1].packets;
-                    if packets > 0 {
-                        has_left = true;
-                        self.left += packets;
-                        self.tell(key, News::Traffic(key.flow, *more));
-                    }
-                }
-                Finding::Gone => gone.push(*key),
-                Finding::Stuck(party) => stuck.push((*key, *party)),
-                Finding::Uncounted => {}
-            }
-        }
-        if has_left && self.health.on_media() {
-            info!("media leaves by the kernel again: flows are handed over as before");
-        }
-        if !stuck.is_empty() {
-            self.on_stuck(&stuck, has_left, now);
-        }
-        self.lose(&gone, Loss::Deleted);
-        if !gone.is_empty() {
-            if let Some(left_out) = self.deleted.due() {
-                let count = gone.len();
-                info!("{count} flows are not in conntrack any more: media comes by user space until they are installed again{left_out}");
-            }
-        }
-    }
-
-    /// Packets enter and do not leave: user space takes over. New flows wait where nothing leaves at all.
-    fn on_stuck(&mut self, stuck: &[(Key, Party)], has_left: bool, now: Duration) {
-        let first = stuck.first().and_then(|(key, party)| Some((self.book.get(key)?.entry, *party)));
-        let is_news = !has_left && self.health.on_trouble(now);
-        if let Some((entry, party)) = first {
-            if has_left || is_news {
-                let (count, why) = (stuck.len(), self.requests.explain(&entry, party, self.left));
-                warn!("{count} flows enter the kernel and do not leave it, user space takes them over: {why}");
-            }
-        }
-        let keys: Vec<Key> = stuck.iter().map(|(key, _)| *key).collect();
-        self.lose(&keys, Loss::Stuck);
-    }
-
-    /// Packets that should be the kernel's come to user space.
-    fn on_bypass(&mut self, now: Duration) {
-        let entered: u64 = self.book.flows_mut().map(|(_, flow)| flow.entered()).sum();
-        let is_news = entered == 0 && self.health.on_trouble(now);
-        let left_out = self.bypassed.due();
-        if let Some(left_out) = left_out.filter(|_| entered > 0 || is_news) {
-            warn!(
-                "packets of a flow do not reach its conntrack entry: some other rule of this host says notrack, \
-                 or its chain drops what is not tracked (nft list ruleset); user space relays them{left_out}"
-            );
-        }
-    }
-
     /// Takes flows out that are no good any more, and tells their workers.
-    fn lose(&mut self, keys: &[Key], loss: Loss) {
+    pub(super) fn lose(&mut self, keys: &[Key], loss: Loss) {
         for some in keys.chunks(TOGETHER) {
             let flows: Vec<(Key, Flow)> = some
                 .iter()
@@ -416,73 +322,14 @@ impl<R: Requests> Forwarder<R> {
         }
     }
 
-    /// Removes what is the relay's and no flow's: what could not be taken back, or what packets have made in between.
-    fn tidy(&mut self, strangers: &Strangers) {
-        for some in strangers.entries.chunks(TOGETHER) {
-            self.delete(some);
-        }
-        for tuple in &strangers.leaving {
-            // The next reading finds it again.
-            let _ = self.requests.alter(&[Change::Remove(Set::Leaving, *tuple)]);
-        }
-        if std::mem::take(&mut self.has_debris) {
-            self.has_debris = self.tidy_forwarded().is_err();
-        }
-    }
-
-    fn tidy_forwarded(&mut self) -> io::Result<()> {
-        let wanted: HashSet<Tuple> = self.book.flows_mut().flat_map(|(_, flow)| flow.enters()).collect();
-        let mut unwanted = Vec::new();
-        self.requests.elements(Set::Forwarded, &mut |element| {
-            if !wanted.contains(&element.tuple) {
-                unwanted.push(element.tuple);
-            }
-        })?;
-        for tuple in unwanted {
-            self.requests.alter(&[Change::Remove(Set::Forwarded, tuple)])?;
-        }
-        Ok(())
-    }
-
-    /// Somebody has changed the relay's table: makes it again where it is gone.
-    pub fn check_table(&mut self) {
-        let found = self.requests.elements(Set::Leaving, &mut |_| ());
-        if found.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-            self.restore();
-        }
-    }
-
-    /// Somebody has taken the relay's table away: makes it again, with all flows, at once.
-    pub fn restore(&mut self) {
-        let flows = self.book.flows_mut();
-        let elements: Vec<Change> = flows.flat_map(|(_, flow)| {
-            flow.restart_counting();
-            add(flow)
-        }).collect();
-        let count = self.book.len();
-        match self.requests.rebuild(&elements) {
-            Ok(()) => warn!(
-                "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} flows: \
-                 packets that came meanwhile are lost, and counted only as far as they were read"
-            ),
-            Err(error) => {
-                if let Some(left_out) = self.unread.due() {
-                    warn!("the relay's nftables table is gone and cannot be made again: {error}{left_out}");
-                }
-                self.lose_all();
-            }
-        }
-    }
-
-    /// Without the table nothing is forwarded: user space takes over.
-    fn lose_all(&mut self) {
-        let keys = self.book.keys();
-        self.lose(&keys, Loss::Deleted);
-    }
-
     /// Takes everything back and leaves nothing behind.
     pub fn quit(&mut self) {
-        let keys: Vec<_> = self.book.keys().into_iter().map(|key| (key, Withdrawal::Over)).collect();
+        let keys: Vec<_> = self
+            .book
+            .keys()
+            .into_iter()
+            .map(|key| (key, Withdrawal::Over))
+            .collect();
         self.withdraw(&keys, Duration::ZERO);
         if let Err(error) = self.requests.remove_all() {
             warn!("the relay's nftables table stays behind: {error}");
@@ -496,22 +343,17 @@ impl<R: Requests> Forwarder<R> {
         }
     }
 
-    fn tell(&mut self, key: &Key, news: News) {
+    pub(super) fn tell(&mut self, key: &Key, news: News) {
         self.news.push((key.worker, news));
     }
 }
 
-/// What is the relay's and no flow's.
-#[derive(Debug, Default)]
-struct Strangers {
-    entries: Vec<(Tuple, Option<u32>)>,
-    leaving: Vec<Tuple>,
-}
-
 /// What hands a flow's packets over.
-fn add(flow: &Flow) -> Vec<Change> {
+pub fn add(flow: &Flow) -> Vec<Change> {
     let counted = flow.leaves().map(|tuple| Change::Add(Set::Leaving, tuple));
-    let forwarded = flow.enters().map(|tuple| Change::Add(Set::Forwarded, tuple));
+    let forwarded = flow
+        .enters()
+        .map(|tuple| Change::Add(Set::Forwarded, tuple));
     counted.into_iter().chain(forwarded).collect()
 }
 
@@ -533,6 +375,5 @@ fn copy(error: &io::Error) -> io::Error {
 
 fn end(end: FlowEnd) -> End {
     let FlowEnd { remote, local } = end;
-    let _: SocketAddrV4 = remote;
     End { remote, local }
 }

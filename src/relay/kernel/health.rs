@@ -69,10 +69,6 @@ impl Health {
         }
         was_trial
     }
-
-    pub fn is_good(&self) -> bool {
-        self.state == State::Good
-    }
 }
 
 #[cfg(test)]
@@ -97,7 +93,7 @@ mod tests {
         assert!(health.admits(at(16 + 30), || true));
         assert!(health.on_media());
         assert!(!health.on_media());
-        assert!(health.is_good());
+        assert!(health.admits(at(50), || panic!("as before")));
     }
 
     #[test]

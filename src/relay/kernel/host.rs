@@ -4,14 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Settings;
-use crate::relay::checks::{self, Wanted};
-use crate::relay::diagnosis::{self, Stuck};
 use super::requests::{Change, Element, Requests, Set};
 use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
 use crate::netlink::nftables::{self, Batch};
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::proto::Party;
+use crate::relay::checks::{self, Wanted};
+use crate::relay::diagnosis::{self, Stuck};
 use crate::session::Counters;
 
 /// This host's kernel.
@@ -64,7 +64,10 @@ impl Host {
     /// Whether packets that have not left have come as far as FORWARD, since this was asked last. `left`: those that
     /// did leave, since the start.
     fn reached_forward(&mut self, left: u64) -> Option<bool> {
-        let counters = self.netfilter.rule_counters(&self.table, gate::RELAYED).ok()?;
+        let counters = self
+            .netfilter
+            .rule_counters(&self.table, gate::RELAYED)
+            .ok()?;
         let missing = counters.first()?.packets.saturating_sub(left);
         let before = std::mem::replace(&mut self.missing, missing);
         Some(missing > before)
@@ -105,18 +108,28 @@ impl Requests for Host {
             conntrack::get(builder, number, *tuple);
         })?;
         let there = |entry: Option<Entry>| entry.ok_or_else(|| io::ErrorKind::NotFound.into());
-        Ok(results.into_iter().map(|result| result.and_then(there)).collect())
+        Ok(results
+            .into_iter()
+            .map(|result| result.and_then(there))
+            .collect())
     }
 
     fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) -> io::Result<Vec<io::Result<()>>> {
-        let results = self.netfilter.requests(entries, |builder, number, (tuple, id)| {
-            conntrack::delete(builder, number, *tuple, *id);
-        })?;
+        let results = self
+            .netfilter
+            .requests(entries, |builder, number, (tuple, id)| {
+                conntrack::delete(builder, number, *tuple, *id);
+            })?;
         Ok(results.into_iter().map(|result| result.map(drop)).collect())
     }
 
     fn is_ours(&self, entry: &Entry) -> bool {
-        let Wanted { port_range: range, mark, mark_mask, .. } = &self.settings.wanted;
+        let Wanted {
+            port_range: range,
+            mark,
+            mark_mask,
+            ..
+        } = &self.settings.wanted;
         let destination = entry.original.destination;
         let port = destination.port();
         entry.mark & mark_mask == mark & mark_mask
@@ -128,13 +141,19 @@ impl Requests for Host {
     fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()> {
         let (mark, mask) = (self.settings.wanted.mark, self.settings.wanted.mark_mask);
         let mut found = Vec::new();
-        self.netfilter.dump(mark & mask, mask, |entry| found.push(entry))?;
-        found.into_iter().filter(|entry| self.is_ours(entry)).for_each(each);
+        self.netfilter
+            .dump(mark & mask, mask, |entry| found.push(entry))?;
+        found
+            .into_iter()
+            .filter(|entry| self.is_ours(entry))
+            .for_each(each);
         Ok(())
     }
 
     fn alter(&mut self, changes: &[Change]) -> io::Result<Vec<Element>> {
-        let told = self.netfilter.transact(&self.table, |batch| put_changes(batch, changes));
+        let told = self
+            .netfilter
+            .transact(&self.table, |batch| put_changes(batch, changes));
         let told = told.map_err(|refused| refused.error)?;
         Ok(told.iter().map(element).collect())
     }
@@ -146,7 +165,12 @@ impl Requests for Host {
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {
-        let Wanted { port_range: range, mark, mark_mask, .. } = self.settings.wanted;
+        let Wanted {
+            port_range: range,
+            mark,
+            mark_mask,
+            ..
+        } = self.settings.wanted;
         let last = u16::try_from(range.1 - 1).unwrap_or(u16::MAX);
         let addresses = self.addresses();
         let gate = Gate {
@@ -158,10 +182,12 @@ impl Requests for Host {
             size: 2 * (range.1 - u32::from(range.0)),
         };
         self.missing = 0;
-        let made = self.netfilter.replace_table(&self.table, self.protect, |batch| {
-            gate.fill(batch);
-            put_changes(batch, elements);
-        });
+        let made = self
+            .netfilter
+            .replace_table(&self.table, self.protect, |batch| {
+                gate.fill(batch);
+                put_changes(batch, elements);
+            });
         self.protection = made.map_err(|refused| refused.error)?;
         Ok(())
     }
@@ -170,8 +196,16 @@ impl Requests for Host {
         let before = self.addresses();
         self.locals = addresses.to_vec();
         let now = self.addresses();
-        let gone: Vec<_> = before.iter().filter(|a| !now.contains(a)).map(Ipv4Addr::octets).collect();
-        let new: Vec<_> = now.iter().filter(|a| !before.contains(a)).map(Ipv4Addr::octets).collect();
+        let gone: Vec<_> = before
+            .iter()
+            .filter(|a| !now.contains(a))
+            .map(Ipv4Addr::octets)
+            .collect();
+        let new: Vec<_> = now
+            .iter()
+            .filter(|a| !before.contains(a))
+            .map(Ipv4Addr::octets)
+            .collect();
         let changed = self.netfilter.transact(&self.table, |batch| {
             if !gone.is_empty() {
                 batch.remove(gate::ADDRESSES, &gone);
@@ -185,7 +219,9 @@ impl Requests for Host {
 
     fn remove_all(&mut self) -> io::Result<()> {
         let swept = self.sweep();
-        let removed = self.netfilter.transact(&self.table, |batch| batch.delete_table());
+        let removed = self
+            .netfilter
+            .transact(&self.table, |batch| batch.delete_table());
         removed.map_err(|refused| refused.error)?;
         swept.map(drop)
     }
@@ -205,7 +241,9 @@ impl Requests for Host {
             to: receiver.remote,
             reached_forward: self.reached_forward(left),
         };
-        let Wanted { mark, mark_mask, .. } = self.settings.wanted;
+        let Wanted {
+            mark, mark_mask, ..
+        } = self.settings.wanted;
         diagnosis::explain(&stuck, mark, mark_mask)
     }
 
@@ -235,7 +273,11 @@ fn put_changes(batch: &mut Batch<'_>, changes: &[Change]) {
         let tuple = |change: &Change| match *change {
             Change::Add(_, tuple) | Change::Remove(_, tuple) => tuple,
         };
-        changes.iter().filter(|change| wanted(tuple(change)) == **change).map(|c| key(tuple(c))).collect()
+        changes
+            .iter()
+            .filter(|change| wanted(tuple(change)) == **change)
+            .map(|c| key(tuple(c)))
+            .collect()
     };
     let removed = keys(|tuple| Change::Remove(Set::Forwarded, tuple));
     let told = keys(|tuple| Change::Remove(Set::Leaving, tuple));
@@ -269,7 +311,10 @@ fn element(found: &nftables::Element) -> Element {
 /// As the sets have it: source and destination, each an address, a port and two bytes of nothing.
 fn key(tuple: Tuple) -> nftables::Key {
     let mut key = nftables::Key::default();
-    for (half, end) in key.chunks_exact_mut(8).zip([tuple.source, tuple.destination]) {
+    for (half, end) in key
+        .chunks_exact_mut(8)
+        .zip([tuple.source, tuple.destination])
+    {
         half[..4].copy_from_slice(&end.ip().octets());
         half[4..6].copy_from_slice(&end.port().to_be_bytes());
     }

@@ -20,6 +20,7 @@ mod fake;
 mod forwarder;
 mod health;
 mod host;
+mod reading;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -116,7 +117,9 @@ fn prepare(settings: &Settings) -> Result<Gate, String> {
     let wanted = &settings.wanted;
     let first_port = wanted.port_range.0;
     let lock = range_lock::lock(first_port).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => format!("another relay on this host has a port_range that begins with {first_port}"),
+        io::ErrorKind::AddrInUse => {
+            format!("another relay on this host has a port_range that begins with {first_port}")
+        }
         _ => format!("the lock on port_range: {error}"),
     })?;
     let findings = checks::prepare(wanted);

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use super::fake::{Fake, Fault, Request, Went};
 use super::forwarder::{Forwarder, LIFETIME, Wanted};
-use super::requests::{Requests, Set};
 use super::{Key, News};
 use crate::netlink::conntrack::{End, NatEntry, Tuple};
 use crate::proto::Component;
-use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
+use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
 
 const T: Duration = Duration::from_secs(100);
 
@@ -47,7 +46,10 @@ fn ends(number: u32) -> [FlowEnd; 2] {
         remote: remote.parse().unwrap(),
         local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
     };
-    [end("192.0.2.1:30000", port), end("192.0.2.2:31000", port + 2)]
+    [
+        end("192.0.2.1:30000", port),
+        end("192.0.2.2:31000", port + 2),
+    ]
 }
 
 fn entry(number: u32) -> NatEntry {
@@ -104,13 +106,18 @@ impl Lab {
     }
 
     fn goes_on(&mut self, number: u32) -> bool {
-        self.talk(number).iter().all(|went| matches!(went, Went::On(_)))
+        self.talk(number)
+            .iter()
+            .all(|went| matches!(went, Went::On(_)))
     }
 
     fn hear(&mut self) {
         for (worker, news) in self.forwarder.take_news() {
             assert_eq!(worker, 0);
-            if let News::Traffic(flow, more) | News::Lost(flow, _, more) | News::Withdrawn(flow, more) = news {
+            if let News::Traffic(flow, more)
+            | News::Lost(flow, _, more)
+            | News::Withdrawn(flow, more) = news
+            {
                 let sum = self.told.entry(flow).or_default();
                 for party in 0..2 {
                     sum[party] += more[party].packets;
@@ -161,8 +168,16 @@ fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
     lab.install([1, 2], T);
     assert_eq!(lab.answers(1), [Installed::Taken]);
     let [caller, callee] = lab.talk(1);
-    let leaves = |from: End| Went::On(Tuple { source: from.local, destination: from.remote });
-    assert_eq!([caller, callee], [leaves(entry(1).callee), leaves(entry(1).caller)]);
+    let leaves = |from: End| {
+        Went::On(Tuple {
+            source: from.local,
+            destination: from.remote,
+        })
+    };
+    assert_eq!(
+        [caller, callee],
+        [leaves(entry(1).callee), leaves(entry(1).caller)]
+    );
     lab.read(T);
     assert_eq!(lab.told(1), [1, 1]);
     assert_eq!(lab.news.last(), Some(&News::Heard(T)));
@@ -184,7 +199,10 @@ fn what_is_due_together_goes_in_one_transaction() {
     assert_eq!(lab.kernel().log, [Request::Create, Request::Alter]);
     lab.kernel().log.clear();
     lab.withdraw(0..50);
-    assert_eq!(lab.kernel().log, [Request::Alter, Request::Delete, Request::Alter]);
+    assert_eq!(
+        lab.kernel().log,
+        [Request::Alter, Request::Delete, Request::Alter]
+    );
     lab.install(0..1000, T);
     assert!((0..1000).all(|number| lab.goes_on(number)));
     lab.withdraw(0..1000);
@@ -200,7 +218,10 @@ fn a_party_on_this_host_stays_in_user_space() {
         ends[1].remote = remote.parse().unwrap();
         lab.forwarder.install(&[Wanted { key: key(1), ends }], T);
         lab.hear();
-        assert_eq!(lab.news.pop(), Some(News::Installed(flow(1), Installed::Never)));
+        assert_eq!(
+            lab.news.pop(),
+            Some(News::Installed(flow(1), Installed::Never))
+        );
     }
     lab.assert_empty();
 }
@@ -273,7 +294,10 @@ fn packets_that_enter_and_do_not_leave_are_not_counted_and_the_call_is_taken_bac
     lab.kernel().drops = false;
     lab.install([4], second(16));
     lab.install([5], second(16));
-    assert_eq!((lab.answers(4), lab.answers(5)), (vec![Installed::Taken], vec![Installed::NotNow]));
+    assert_eq!(
+        (lab.answers(4), lab.answers(5)),
+        (vec![Installed::Taken], vec![Installed::NotNow])
+    );
     assert!(lab.goes_on(4));
     lab.read(second(17));
     lab.install([6], second(17));
@@ -318,7 +342,10 @@ fn a_full_table_leaves_calls_in_user_space() {
     let mut lab = Lab::new();
     lab.kernel().most_entries = Some(1);
     lab.install([1, 2], T);
-    assert_eq!((lab.answers(1), lab.answers(2)), (vec![Installed::Taken], vec![Installed::NotNow]));
+    assert_eq!(
+        (lab.answers(1), lab.answers(2)),
+        (vec![Installed::Taken], vec![Installed::NotNow])
+    );
     assert!(lab.goes_on(1));
     assert_eq!(lab.talk(2), [Went::ToUserSpace; 2]);
     lab.kernel().most_entries = None;
@@ -382,7 +409,10 @@ fn survive(request: Request, fault: Fault, (call, length): (usize, usize)) {
             for (index, number) in [1, 2].into_iter().enumerate() {
                 let went = lab.talk(number);
                 assert!(!went.contains(&Went::Nowhere), "{what}: lost");
-                relayed[index] += went.iter().filter(|went| matches!(went, Went::On(_))).count() as u64;
+                relayed[index] += went
+                    .iter()
+                    .filter(|went| matches!(went, Went::On(_)))
+                    .count() as u64;
             }
             if step == 2 && round == 1 {
                 lab.kernel().flush_entries();
@@ -390,7 +420,11 @@ fn survive(request: Request, fault: Fault, (call, length): (usize, usize)) {
             lab.read(second(round));
         }
         lab.withdraw([1, 2]);
-        assert_eq!(lab.talk(1), [Went::ToUserSpace; 2], "{what}: a stale source");
+        assert_eq!(
+            lab.talk(1),
+            [Went::ToUserSpace; 2],
+            "{what}: a stale source"
+        );
         assert_eq!(lab.withdrawn(1), round as usize + 1, "{what}");
     }
     assert_eq!(lab.answers(1).len(), 3, "{what}: answered once each");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use log::error;
 
-use super::forwarder::{Forwarder, Wanted};
 use super::events::{Events, Sign};
+use super::forwarder::{Forwarder, Wanted};
 use super::requests::Requests;
 use super::{Key, News, Order};
 use crate::relay::worker::Message;
@@ -208,4 +208,3 @@ impl<R: Requests> Thread<R> {
         }
     }
 }
-

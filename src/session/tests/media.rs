@@ -181,7 +181,10 @@ fn m4_both_paths_add_up_and_the_last_counters_come_before_the_report() {
     assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 21);
     assert!(lab.remove("A", "B"));
     assert_eq!(lab.removed(), None, "the kernel has not answered yet");
-    assert!(lab.actions.contains(&Action::Withdraw(flow, Withdrawal::Over)));
+    assert!(
+        lab.actions
+            .contains(&Action::Withdraw(flow, Withdrawal::Over))
+    );
     assert_eq!(lab.engine.session_count(), 0, "but the call is over");
     let now = lab.moment();
     lab.engine.flow_withdrawn(flow, [more(1), more(2)], now);
@@ -206,16 +209,14 @@ fn m4_a_refused_flow_stays_in_user_space_and_is_offered_again_later() {
     let mut lab = kernel_lab();
     let (caller_side, callee_side) = lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine
-        .flow_installed(flow, Installed::NotNow, lab.now);
+    lab.engine.flow_installed(flow, Installed::NotNow, lab.now);
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     assert_eq!(installs(&mut lab), []);
     lab.now += Duration::from_secs(1);
     lab.rtp(CALLER, caller_side);
     let again = installs(&mut lab)[0].0;
     assert_ne!(again, flow);
-    lab.engine
-        .flow_installed(again, Installed::Never, lab.now);
+    lab.engine.flow_installed(again, Installed::Never, lab.now);
     lab.now += Duration::from_secs(1000);
     lab.rtp(CALLER, caller_side);
     assert_eq!(installs(&mut lab), []);
@@ -232,7 +233,10 @@ fn m4_a_lost_flow_comes_back_unless_its_packets_got_stuck() {
         bytes: 1000,
     }; 2];
     lab.engine.flow_lost(flow, Loss::Deleted, last, lab.now);
-    assert_eq!(lab.statistics()["streams"][0]["kernel"]["caller"]["packets"], 5);
+    assert_eq!(
+        lab.statistics()["streams"][0]["kernel"]["caller"]["packets"],
+        5
+    );
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     let again = installs(&mut lab)[0].0;
     lab.engine.flow_installed(again, Installed::Taken, lab.now);
@@ -248,7 +252,10 @@ fn m4_packets_that_do_not_reach_the_kernels_entry_are_relayed_and_it_is_given_up
     let flow = installs(&mut lab)[0].0;
     lab.engine.flow_installed(flow, Installed::Taken, lab.now);
     let start = lab.now;
-    while !lab.actions.contains(&Action::Withdraw(flow, Withdrawal::Bypassed)) {
+    while !lab
+        .actions
+        .contains(&Action::Withdraw(flow, Withdrawal::Bypassed))
+    {
         assert!(lab.now < start + Duration::from_secs(4));
         lab.now += Duration::from_millis(20);
         assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
@@ -273,7 +280,10 @@ fn m5_a_moved_party_is_taken_back_from_the_kernel_and_learned_anew() {
     let flow = installs(&mut lab)[0].0;
     lab.engine.flow_installed(flow, Installed::Taken, lab.now);
     lab.update("reply", 1, AB, &audio("198.18.0.9:9000"));
-    assert!(lab.actions.contains(&Action::Withdraw(flow, Withdrawal::Over)));
+    assert!(
+        lab.actions
+            .contains(&Action::Withdraw(flow, Withdrawal::Over))
+    );
     assert_eq!(lab.rtp(CALLEE, callee_side), Verdict::Drop(Drop::Straggler));
     assert_eq!(
         lab.rtp("198.18.0.9:9000", callee_side),
@@ -295,7 +305,8 @@ fn m4_a_flow_withdrawn_for_a_move_is_waited_for_as_well() {
     let second = installs(&mut lab)[0].0;
     assert_ne!(first, second);
     lab.engine.flow_installed(first, Installed::NotNow, lab.now);
-    lab.engine.flow_lost(first, Loss::Deleted, [Counters::default(); 2], lab.now);
+    lab.engine
+        .flow_lost(first, Loss::Deleted, [Counters::default(); 2], lab.now);
     lab.rtp(CALLER, caller_side);
     assert_eq!(installs(&mut lab), [], "old news of the first hand-over");
     assert!(lab.remove("A", "B"));

@@ -1,0 +1,217 @@
+//! What readings of the kernel's counters tell: what was relayed, which flows are gone, whose packets do not leave, and
+//! what is left of flows that are no more.
+
+use std::collections::HashSet;
+use std::io;
+use std::time::Duration;
+
+use log::{info, warn};
+
+use super::book::Finding;
+use super::forwarder::{Forwarder, LIFETIME, TOGETHER, add};
+use super::requests::{Change, Requests, Set};
+use super::{Key, News};
+use crate::netlink::conntrack::Tuple;
+use crate::proto::Party;
+use crate::session::Loss;
+
+/// An entry that has fewer seconds left is replaced: the kernel does not prolong one whose time is fixed.
+const RENEWED: u32 = 600;
+
+impl<R: Requests> Forwarder<R> {
+    /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
+    pub fn read(&mut self, now: Duration) {
+        let strangers = match self.read_all() {
+            Ok(strangers) => strangers,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.restore();
+                return;
+            }
+            Err(error) => {
+                if let Some(left_out) = self.unread.due() {
+                    warn!("the kernel's counters cannot be read: {error}{left_out}");
+                }
+                return;
+            }
+        };
+        let findings = self.book.conclude(RENEWED);
+        if findings
+            .iter()
+            .any(|(_, finding)| *finding == Finding::Uncounted)
+        {
+            self.restore();
+            return;
+        }
+        self.act_on(&findings, now);
+        self.tidy(&strangers);
+        for worker in 0..self.workers {
+            self.news.push((worker, News::Heard(now)));
+        }
+    }
+
+    /// The entries before what has left: so what is under way in between looks like more, never like a loss. Returns
+    /// what is the relay's and no flow's.
+    fn read_all(&mut self) -> io::Result<Strangers> {
+        let Forwarder { requests, book, .. } = self;
+        let mut strangers = Strangers::default();
+        requests.entries(&mut |entry| {
+            let counted = [entry.sent, entry.received];
+            let timeout = entry.timeout.unwrap_or(LIFETIME);
+            if !book.note_entry(&entry.original, &entry.reply, timeout, counted) {
+                strangers.entries.push((entry.original, Some(entry.id)));
+            }
+        })?;
+        requests.elements(Set::Leaving, &mut |element| {
+            if !book.note_left(&element.tuple, element.counters) {
+                strangers.leaving.push(element.tuple);
+            }
+        })?;
+        Ok(strangers)
+    }
+
+    fn act_on(&mut self, findings: &[(Key, Finding)], now: Duration) {
+        let (mut gone, mut stuck) = (Vec::new(), Vec::new());
+        let mut has_left = false;
+        for (key, finding) in findings {
+            match finding {
+                Finding::Fine(more) => {
+                    let packets = more[0].packets + more[1].packets;
+                    if packets > 0 {
+                        has_left = true;
+                        self.left += packets;
+                        self.tell(key, News::Traffic(key.flow, *more));
+                    }
+                }
+                Finding::Gone => gone.push(*key),
+                Finding::Stuck(party) => stuck.push((*key, *party)),
+                Finding::Uncounted => {}
+            }
+        }
+        if has_left && self.health.on_media() {
+            info!("media leaves by the kernel again: flows are handed over as before");
+        }
+        if !stuck.is_empty() {
+            self.on_stuck(&stuck, has_left, now);
+        }
+        self.lose(&gone, Loss::Deleted);
+        if !gone.is_empty() {
+            if let Some(left_out) = self.deleted.due() {
+                let count = gone.len();
+                info!(
+                    "{count} flows are not in conntrack any more: media comes by user space until they are installed again{left_out}"
+                );
+            }
+        }
+    }
+
+    /// Packets enter and do not leave: user space takes over. New flows wait where nothing leaves at all.
+    fn on_stuck(&mut self, stuck: &[(Key, Party)], has_left: bool, now: Duration) {
+        let first = stuck
+            .first()
+            .and_then(|(key, party)| Some((self.book.get(key)?.entry, *party)));
+        let is_news = !has_left && self.health.on_trouble(now);
+        if let Some((entry, party)) = first {
+            if has_left || is_news {
+                let (count, why) = (stuck.len(), self.requests.explain(&entry, party, self.left));
+                warn!(
+                    "{count} flows enter the kernel and do not leave it, user space takes them over: {why}"
+                );
+            }
+        }
+        let keys: Vec<Key> = stuck.iter().map(|(key, _)| *key).collect();
+        self.lose(&keys, Loss::Stuck);
+    }
+
+    /// Packets that should be the kernel's come to user space.
+    pub(super) fn on_bypass(&mut self, now: Duration) {
+        let entered: u64 = self.book.flows_mut().map(|(_, flow)| flow.entered()).sum();
+        let is_news = entered == 0 && self.health.on_trouble(now);
+        let left_out = self.bypassed.due();
+        if let Some(left_out) = left_out.filter(|_| entered > 0 || is_news) {
+            warn!(
+                "packets of a flow do not reach its conntrack entry: some other rule of this host says notrack, \
+                 or its chain drops what is not tracked (nft list ruleset); user space relays them{left_out}"
+            );
+        }
+    }
+
+    /// Removes what is the relay's and no flow's: what could not be taken back, or what packets have made in between.
+    fn tidy(&mut self, strangers: &Strangers) {
+        for some in strangers.entries.chunks(TOGETHER) {
+            self.delete(some);
+        }
+        for tuple in &strangers.leaving {
+            // The next reading finds it again.
+            let _ = self.requests.alter(&[Change::Remove(Set::Leaving, *tuple)]);
+        }
+        if std::mem::take(&mut self.has_debris) {
+            self.has_debris = self.tidy_forwarded().is_err();
+        }
+    }
+
+    fn tidy_forwarded(&mut self) -> io::Result<()> {
+        let wanted: HashSet<Tuple> = self
+            .book
+            .flows_mut()
+            .flat_map(|(_, flow)| flow.enters())
+            .collect();
+        let mut unwanted = Vec::new();
+        self.requests.elements(Set::Forwarded, &mut |element| {
+            if !wanted.contains(&element.tuple) {
+                unwanted.push(element.tuple);
+            }
+        })?;
+        for tuple in unwanted {
+            self.requests
+                .alter(&[Change::Remove(Set::Forwarded, tuple)])?;
+        }
+        Ok(())
+    }
+
+    /// Somebody has changed the relay's table: makes it again where it is gone.
+    pub fn check_table(&mut self) {
+        let found = self.requests.elements(Set::Leaving, &mut |_| ());
+        if found.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
+            self.restore();
+        }
+    }
+
+    /// Somebody has taken the relay's table away: makes it again, with all flows, at once.
+    pub fn restore(&mut self) {
+        let flows = self.book.flows_mut();
+        let elements: Vec<Change> = flows
+            .flat_map(|(_, flow)| {
+                flow.restart_counting();
+                add(flow)
+            })
+            .collect();
+        let count = self.book.len();
+        match self.requests.rebuild(&elements) {
+            Ok(()) => warn!(
+                "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} flows: \
+                 packets that came meanwhile are lost, and counted only as far as they were read"
+            ),
+            Err(error) => {
+                if let Some(left_out) = self.unread.due() {
+                    warn!(
+                        "the relay's nftables table is gone and cannot be made again: {error}{left_out}"
+                    );
+                }
+                self.lose_all();
+            }
+        }
+    }
+
+    /// Without the table nothing is forwarded: user space takes over.
+    fn lose_all(&mut self) {
+        let keys = self.book.keys();
+        self.lose(&keys, Loss::Deleted);
+    }
+}
+
+/// What is the relay's and no flow's.
+#[derive(Debug, Default)]
+struct Strangers {
+    entries: Vec<(Tuple, Option<u32>)>,
+    leaving: Vec<Tuple>,
+}
