@@ -95,20 +95,20 @@ def lacks(host, caller, callee):
     return bad
 
 
-def left_over(host, first_port=PORTS[0], ports=PORTS):
+def left_over(host, ports):
     """Entries and elements that are still there, as texts."""
     left = ['a conntrack entry is left: %s' % (e,) for e in netfilter.of_range(host, ports)]
     for name in ('forwarded', 'leaving'):
-        left += ['an element of `%s` is left: %s' % (name, e) for e in netfilter.elements(host, first_port, name)]
+        left += ['an element of `%s` is left: %s' % (name, e) for e in netfilter.elements(host, ports[0], name)]
     return left
 
 
-def emptied(scene, host):
+def emptied(scene, host, ports=PORTS):
     """After the last call: no entry and no element is left. What is wrong, as texts."""
     left = []
 
     def none():
-        left[:] = left_over(host)
+        left[:] = left_over(host, ports)
         return not left
     try:
         scene.loop.until(none, GONE, 'the kernel to have nothing left')
@@ -119,17 +119,20 @@ def emptied(scene, host):
 
 def after_the_daemons(host):
     """What is wrong on a host whose relay has ended, as texts."""
-    return ['the table %s is left after the relay' % name for name in netfilter.tables(host)] + [
-        text for text in left_over(host) if 'conntrack' in text]
+    return ['the table %s is left after the relay' % name for name in netfilter.tables(host)]
 
 
 # The figures
 
 
+def all_last_words(log):
+    """The statistics with which the relay's log ends each call."""
+    return [json.loads(text) for text in re.findall(r'\[session \S+\] [^{\n]*(\{.*\})$', log, re.M)]
+
+
 def last_words(log, call_id):
-    """The statistics with which the relay's log ends this call, or None."""
-    found = re.findall(r'\[session %s\] [^{\n]*(\{.*\})$' % re.escape(call_id), log, re.M)
-    return json.loads(found[-1]) if found else None
+    """Those of this call, or None."""
+    return next((s for s in reversed(all_last_words(log)) if s['call_id'] == call_id), None)
 
 
 def learning(judge, pair):
