@@ -189,6 +189,8 @@ class Daemons:
         settings = {'dispatchers': dispatcher_ip, 'port_range': '%d:%d' % PORTS, 'forwarding': self.forwarding,
                     'routable_private_ranges': '10.0.0.0/8', 'state_dir': folder, 'log_level': 'DEBUG'}
         settings.update(keys)
+        if settings['forwarding'] != 'userspace':
+            self.lab.forwarding(host)
         write_config(folder, {'Relay': {k: v for k, v in settings.items() if v is not None},
                               'TLS': {'certs_path': self.options.certificates}})
         process = self.lab.start(host, [self.program('media-relay'), '--no-fork', '--config-dir', folder, '--runtime-dir', folder],

@@ -97,7 +97,7 @@ def lacks(host, caller, callee):
 
 def left_over(host, ports):
     """Entries and elements that are still there, as texts."""
-    left = ['a conntrack entry is left: %s' % (e,) for e in netfilter.of_range(host, ports)]
+    left = ['a conntrack entry is left: %s' % (e,) for e in netfilter.of_range(host, ports) if e.mark == netfilter.MARK]
     for name in ('forwarded', 'leaving'):
         left += ['an element of `%s` is left: %s' % (name, e) for e in netfilter.elements(host, ports[0], name)]
     return left
