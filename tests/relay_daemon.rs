@@ -39,6 +39,18 @@ impl Site {
         Site { certs, dispatcher }
     }
 
+    /// With this and no other setting of who forwards.
+    fn forwarding(value: &str) -> Site {
+        let site = Site::new("");
+        let text = String::from_utf8(site.certs.read("config.ini")).unwrap();
+        let others = text.lines().filter(|line| !line.starts_with("forwarding"));
+        let text: Vec<&str> = others.collect();
+        let set = format!("[Relay]\nforwarding = {value}");
+        let text = text.join("\n").replace("[Relay]", &set);
+        site.certs.write("config.ini", text.as_bytes());
+        site
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--config-dir").arg(self.certs.path());
@@ -221,7 +233,7 @@ fn the_configuration_is_checked_without_starting() {
 
 #[test]
 fn the_host_is_checked_without_starting() {
-    let site = Site::new("forwarding = userspace");
+    let site = Site::forwarding("userspace");
     let output = site.run(&["--check"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
@@ -312,7 +324,7 @@ fn what_the_kernel_path_lacks_matters_as_much_as_it_is_wanted() {
             "the relay will not start",
         ),
     ] {
-        let site = Site::new(&format!("forwarding = {forwarding}"));
+        let site = Site::forwarding(forwarding);
         let Some((code, text)) = checked_alone(&site, commands) else {
             let skip =
                 "SKIP: what_the_kernel_path_lacks_matters_as_much_as_it_is_wanted: needs root\n";
