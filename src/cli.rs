@@ -29,7 +29,7 @@ pub type Line = (&'static str, &'static str);
 /// See [`Options::check`].
 pub const CHECK: Line = (
     "--check",
-    "look at all that a relay needs on this host, say what is wrong, and end with 0 or 1",
+    "say what is wrong with this host for a relay, and end with 0 or 1",
 );
 
 /// What the administrator asked for.
@@ -292,7 +292,7 @@ mod tests {
         }
         let help = Help(&program).to_string();
         assert!(help.contains("  --check "), "{help}");
-        assert!(help.lines().all(|line| line.len() <= 110), "{help}");
+        assert!(help.lines().all(|line| line.len() <= 100), "{help}");
     }
 
     #[test]

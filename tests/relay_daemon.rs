@@ -39,6 +39,18 @@ impl Site {
         Site { certs, dispatcher }
     }
 
+    /// With this and no other setting of who forwards.
+    fn forwarding(value: &str) -> Site {
+        let site = Site::new("");
+        let text = String::from_utf8(site.certs.read("config.ini")).unwrap();
+        let others = text.lines().filter(|line| !line.starts_with("forwarding"));
+        let text: Vec<&str> = others.collect();
+        let set = format!("[Relay]\nforwarding = {value}");
+        let text = text.join("\n").replace("[Relay]", &set);
+        site.certs.write("config.ini", text.as_bytes());
+        site
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--config-dir").arg(self.certs.path());
@@ -217,6 +229,124 @@ fn the_configuration_is_checked_without_starting() {
         text.contains("config.ini:7: ") && text.contains("soon"),
         "{text}"
     );
+}
+
+#[test]
+fn the_host_is_checked_without_starting() {
+    let site = Site::forwarding("userspace");
+    let output = site.run(&["--check"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for (subject, part) in [
+        ("configuration", "config.ini"),
+        ("certificates", "relay.crt, valid to"),
+        ("relay_ip", &*relay_ip().to_string()),
+        ("ports", "are free"),
+        ("kernel", "not needed"),
+        ("dispatcher", "accepts connections"),
+    ] {
+        let row = |line: &&str| line.split_whitespace().take(2).eq(["ok", subject]);
+        let line = text
+            .lines()
+            .find(row)
+            .unwrap_or_else(|| panic!("{subject}: {text}"));
+        assert!(line.contains(part), "{line}");
+    }
+    let end = text.lines().last().unwrap();
+    assert!(end.starts_with("no problems, "), "{end}");
+    assert!(!site.runtime_dir().exists());
+
+    fs::remove_file(site.certs.file("relay.key")).unwrap();
+    let output = site.run(&["--check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("PROBLEM"));
+    assert!(line.unwrap().contains("relay.key"), "{text}");
+}
+
+/// What `--check` says in a network namespace of its own after these commands; none without root.
+fn checked_alone(site: &Site, commands: &str) -> Option<(i32, String)> {
+    let mut command = Command::new("unshare");
+    command.args([
+        "--net",
+        "sh",
+        "-ec",
+        &format!("{commands} \"$@\""),
+        "sh",
+        PROGRAM,
+    ]);
+    command
+        .args(["--check", "--config-dir"])
+        .arg(site.certs.path());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains("unshare failed") {
+        return None;
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.is_empty(), "{errors}");
+    Some((output.status.code().unwrap(), text))
+}
+
+#[test]
+fn what_the_kernel_path_lacks_matters_as_much_as_it_is_wanted() {
+    let off = "ip link set lo up; sysctl -qw net.ipv4.ip_forward=0;";
+    let on = "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1;";
+    // Root without the one right that matters.
+    let without_right = &format!("{on} setpriv --bounding-set=-net_admin --inh-caps=-net_admin");
+    for (forwarding, commands, status, row, end) in [
+        (
+            "kernel",
+            off,
+            1,
+            "PROBLEM  ip_forward ",
+            "the relay will not start",
+        ),
+        (
+            "auto",
+            off,
+            0,
+            "warning  ip_forward ",
+            "relayed in user space until",
+        ),
+        (
+            "kernel",
+            on,
+            0,
+            "ok       conntrack ",
+            "the kernel can forward media",
+        ),
+        (
+            "kernel",
+            without_right,
+            1,
+            "PROBLEM  CAP_NET_ADMIN ",
+            "the relay will not start",
+        ),
+    ] {
+        let site = Site::forwarding(forwarding);
+        let Some((code, text)) = checked_alone(&site, commands) else {
+            let skip =
+                "SKIP: what_the_kernel_path_lacks_matters_as_much_as_it_is_wanted: needs root\n";
+            std::io::Write::write_all(&mut std::io::stderr(), skip.as_bytes()).unwrap();
+            return;
+        };
+        assert_eq!(code, status, "{text}");
+        assert!(
+            text.lines().any(|line| line.starts_with(row)),
+            "{row}: {text}"
+        );
+        assert!(text.lines().last().unwrap().contains(end), "{end}: {text}");
+    }
+}
+
+#[test]
+fn only_the_relay_can_check_its_host() {
+    let mut dispatcher = Command::new(env!("CARGO_BIN_EXE_media-dispatcher"));
+    let output = dispatcher.arg("--check").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("invalid option '--check'"), "{text}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::config::{DispatcherEntry, Host, Loaded, RelayConfig};
 use crate::relay::discovery::{self, System};
 use crate::relay::machine::FILES_PER_PAIR;
 use crate::relay::{OTHER_FILES, Settings, relay_ip};
-use crate::sys::{clock, limits, range_lock};
+use crate::sys::{clock, interfaces, limits, range_lock};
 use crate::tls::{Context, Validity};
 
 /// No process may have more files than that.
@@ -91,10 +91,27 @@ fn validity_of(directory: &Path, Validity { seconds_left, end }: &Validity) -> F
 
 /// The address that media goes to, as the relay itself will find it.
 pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
-    match relay_ip(&Settings::from(config)) {
-        Ok(address) => (fine("relay_ip", address.to_string()), Some(address)),
-        Err(text) => (problem("relay_ip", text), None),
-    }
+    let subject = "relay_ip";
+    let address = match relay_ip(&Settings::from(config)) {
+        Ok(address) => address,
+        Err(text) => return (problem(subject, text), None),
+    };
+    let interfaces = interfaces::list().unwrap_or_default();
+    // Of the loopback network every address is the host's, listed or not.
+    let is_here = address.is_loopback()
+        || interfaces
+            .iter()
+            .any(|one| one.addresses.contains(&address));
+    let finding = match is_here {
+        true => fine(subject, address.to_string()),
+        false => warning(
+            subject,
+            format!(
+                "{address} is on no interface of this host, media to it does not arrive: ip addr add {address} dev IF"
+            ),
+        ),
+    };
+    (finding, Some(address))
 }
 
 /// The port range: who else has it or parts of it, and whether there are files for it.
@@ -335,6 +352,34 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         assert!(bound_udp_ports(Ipv4Addr::LOCALHOST).contains(&port));
         assert!(!bound_udp_ports(Ipv4Addr::new(127, 0, 0, 2)).contains(&port));
+    }
+
+    #[test]
+    fn a_relay_that_runs_is_named() {
+        // No relay begins at an odd port.
+        let wanted = Wanted {
+            port_range: (1029, 1031),
+            ..wanted()
+        };
+        let held = range_lock::lock(1029).unwrap();
+        let finding = &ports(&wanted)[0];
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(
+            finding
+                .text
+                .contains("a relay with ports from 1029 on runs")
+        );
+        drop(held);
+        assert_eq!(ports(&wanted)[0].verdict, Verdict::Fine);
+    }
+
+    #[test]
+    fn nobody_waits_for_ever() {
+        let (told, answers) = crossbeam_channel::unbounded();
+        told.send((1, Err("gone".to_owned()))).unwrap();
+        drop(told);
+        let found = collect(2, &answers, |_| panic!("not slow"));
+        assert!(found[0].is_none() && found[1].is_some());
     }
 
     #[test]
