@@ -132,6 +132,7 @@ impl Settings {
                 mark: self.mark.0,
                 mark_mask: self.mark.1,
             },
+            protect: true,
             shortest_silence: self
                 .session
                 .stream_timeout

@@ -21,8 +21,6 @@ pub struct Host {
     table: String,
     /// All addresses of this host.
     locals: Vec<Ipv4Addr>,
-    /// Whether others are to be kept from the table.
-    protect: bool,
     /// How well they are.
     protection: Protection,
     /// Packets that came to FORWARD and had not left when somebody asked last.
@@ -36,7 +34,6 @@ impl Host {
             table: table_name(&settings),
             settings,
             locals,
-            protect: true,
             protection: Protection::None,
             missing: 0,
         }
@@ -184,7 +181,7 @@ impl Requests for Host {
         self.missing = 0;
         let made = self
             .netfilter
-            .replace_table(&self.table, self.protect, |batch| {
+            .replace_table(&self.table, self.settings.protect, |batch| {
                 gate.fill(batch);
                 put_changes(batch, elements);
             });

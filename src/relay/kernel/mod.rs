@@ -20,6 +20,8 @@ mod fake;
 mod forwarder;
 mod health;
 mod host;
+#[cfg(test)]
+mod host_tests;
 mod reading;
 mod requests;
 #[cfg(test)]
@@ -81,6 +83,8 @@ pub enum News {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub wanted: Wanted,
+    /// Keep others from the table, as far as the kernel can; tests do as on one that cannot.
+    pub protect: bool,
     /// The shortest time after which silence ends a stream: counters are read more often than that.
     pub shortest_silence: Duration,
 }

@@ -1,0 +1,260 @@
+//! The kernel thread and the real kernel, in network namespaces of the test's own; with root only. Packets are the
+//! lab's business (tests/netns).
+
+use std::io::{self, Write};
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use crate::netlink::gate;
+use crate::proto::Component;
+use crate::session::SessionKey;
+use crate::sys::clock;
+use crate::sys::mailbox::{Mailbox, mailbox};
+use crate::sys::netlink::enter_namespace;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A thread in a network namespace of its own; none without root.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let run = move || match enter_namespace() {
+        Ok(()) => test(),
+        Err(_) => {
+            let _ = writeln!(
+                io::stderr(),
+                "SKIP: relay::kernel with the real kernel: needs root"
+            );
+        }
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+fn command(line: &str) {
+    let mut words = line.split(' ');
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+}
+
+fn settings(protect: bool) -> Settings {
+    Settings {
+        wanted: Wanted {
+            relay_ip: [10, 0, 0, 1].into(),
+            auto_detect: false,
+            port_range: (40000, 41000),
+            mark: 0x4d50_0000,
+            mark_mask: 0xffff_0000,
+        },
+        protect,
+        shortest_silence: Duration::from_secs(90),
+    }
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = clock::mono() + PATIENCE;
+    while !is_so() {
+        assert!(clock::mono() < end, "{what}: waited in vain");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// A kernel thread with one worker, and a socket to look at what it does.
+struct Lab {
+    orders: Postbox<Order>,
+    mailbox: Mailbox<Message>,
+    news: Vec<News>,
+    netfilter: Netfilter,
+}
+
+impl Lab {
+    fn new(protect: bool) -> Lab {
+        command("ip link set lo up");
+        command("sysctl -q -w net.ipv4.ip_forward=1");
+        let gate = open(&settings(protect), Forwarding::Kernel).unwrap();
+        let (postbox, mailbox) = mailbox(100).unwrap();
+        Lab {
+            orders: start(gate.unwrap(), vec![postbox]).unwrap(),
+            mailbox,
+            news: Vec::new(),
+            netfilter: Netfilter::open().unwrap(),
+        }
+    }
+
+    fn install(&mut self, number: u32) {
+        let port = 40000 + 4 * number as u16;
+        let end = |remote: &str, port| FlowEnd {
+            remote: remote.parse().unwrap(),
+            local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
+        };
+        let ends = [
+            end("192.0.2.1:30000", port),
+            end("192.0.2.2:31000", port + 2),
+        ];
+        self.orders.send(Order::Install(key(number), ends)).unwrap();
+        let taken = News::Installed(key(number).flow, Installed::Taken);
+        self.hear("the flow is installed", |news| news == taken);
+    }
+
+    fn hear(&mut self, what: &str, is_it: impl Fn(News) -> bool) {
+        let Lab { mailbox, news, .. } = self;
+        wait_until(what, || {
+            while let Some(message) = mailbox.take() {
+                match message {
+                    Message::Kernel(more) => news.extend(more),
+                    other => panic!("{other:?}"),
+                }
+            }
+            news.iter().any(|news| is_it(*news))
+        });
+    }
+
+    fn elements(&mut self) -> Option<usize> {
+        let found = self.netfilter.elements("mediaproxy_40000", gate::FORWARDED);
+        found.ok().map(|elements| elements.len())
+    }
+
+    fn entries(&mut self) -> usize {
+        let mut count = 0;
+        self.netfilter
+            .dump(0x4d50_0000, 0xffff_0000, |_| count += 1)
+            .unwrap();
+        count
+    }
+
+    fn quit(&mut self) {
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        self.orders.send(Order::Quit(done)).unwrap();
+        is_done.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((self.elements(), self.entries()), (None, 0));
+    }
+}
+
+fn key(number: u32) -> Key {
+    let flow = FlowId {
+        session: SessionKey::for_tests(number),
+        stream: 0,
+        component: Component::Rtp,
+        turn: 1,
+    };
+    Key { worker: 0, flow }
+}
+
+#[test]
+fn a_host_that_does_not_forward_is_refused_with_the_setting_that_does_it() {
+    in_namespace(|| {
+        command("ip link set lo up");
+        let why = open(&settings(true), Forwarding::Kernel).err().unwrap();
+        assert!(
+            why.contains("forwarding = kernel") && why.contains("net.ipv4.ip_forward"),
+            "{why}"
+        );
+        assert!(open(&settings(true), Forwarding::Auto).unwrap().is_none());
+        assert!(
+            open(&settings(true), Forwarding::Userspace)
+                .unwrap()
+                .is_none()
+        );
+    });
+}
+
+#[test]
+fn one_relay_for_each_range_and_others_beside_it() {
+    in_namespace(|| {
+        let mut lab = Lab::new(true);
+        let why = open(&settings(true), Forwarding::Kernel).err().unwrap();
+        assert!(
+            why.contains("another relay") && why.contains("40000"),
+            "{why}"
+        );
+        let mut beside = settings(true);
+        beside.wanted.port_range = (50000, 51000);
+        assert!(open(&beside, Forwarding::Kernel).unwrap().is_some());
+        lab.install(1);
+        assert_eq!(lab.entries(), 1);
+        lab.quit();
+    });
+}
+
+#[test]
+fn what_a_dead_relay_left_is_removed_and_nothing_else() {
+    in_namespace(|| {
+        command("ip link set lo up");
+        command("sysctl -q -w net.ipv4.ip_forward=1");
+        let mut netfilter = Netfilter::open().unwrap();
+        let tuple = "conntrack -I -p udp -s 192.0.2.7 -d 10.0.0.1 -t 60";
+        // Of the relay's mark and range; of its range; of its mark.
+        command(&format!(
+            "{tuple} --sport 1 --dport 40100 --mark 0x4d500000"
+        ));
+        command(&format!("{tuple} --sport 1 --dport 40200"));
+        command(&format!(
+            "{tuple} --sport 1 --dport 51000 --mark 0x4d500000"
+        ));
+        command("nft add table ip somebodys");
+        let gate = open(&settings(true), Forwarding::Kernel).unwrap();
+        assert!(gate.is_some());
+        let mut left = Vec::new();
+        netfilter
+            .dump(0, 0, |entry| left.push(entry.original.destination.port()))
+            .unwrap();
+        left.sort_unstable();
+        assert_eq!(left, [40200, 51000]);
+        let listed = Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        assert!(String::from_utf8_lossy(&listed.stdout).contains("somebodys"));
+    });
+}
+
+#[test]
+fn a_deleted_entry_is_told_at_once() {
+    in_namespace(|| {
+        let mut lab = Lab::new(true);
+        lab.install(1);
+        let start = clock::mono();
+        command("conntrack -F");
+        let lost = News::Lost(key(1).flow, Loss::Deleted, [Counters::default(); 2]);
+        lab.hear("the loss", |news| news == lost);
+        assert!(clock::mono() - start < Duration::from_secs(1));
+        assert_eq!(lab.elements(), Some(0));
+        lab.quit();
+    });
+}
+
+#[test]
+fn a_protected_table_outlives_a_flush_of_the_ruleset() {
+    in_namespace(|| {
+        let mut lab = Lab::new(true);
+        lab.install(1);
+        command("nft flush ruleset");
+        assert_eq!((lab.elements(), lab.entries()), (Some(2), 1));
+        lab.quit();
+    });
+}
+
+/// As on kernels that cannot protect it. One flush of five may meet a busy machine.
+#[test]
+fn an_unprotected_table_is_back_within_20_ms_with_all_its_flows() {
+    in_namespace(|| {
+        let mut lab = Lab::new(false);
+        for number in 0..50 {
+            lab.install(number);
+        }
+        let flush = |lab: &mut Lab| {
+            command("nft flush ruleset");
+            let start = clock::mono();
+            wait_until("the table is back", || lab.elements() == Some(100));
+            clock::mono() - start
+        };
+        let times: Vec<Duration> = (0..5).map(|_| flush(&mut lab)).collect();
+        assert!(
+            times.iter().min() <= Some(&Duration::from_millis(20)),
+            "{times:?}"
+        );
+        assert_eq!(lab.entries(), 50);
+        lab.quit();
+    });
+}
