@@ -40,7 +40,7 @@ fi
 step 'build' $cargo build --locked --bins --examples
 step 'tests on one host' $cargo test --locked --quiet
 if [ "$(id -u)" = 0 ]; then
-	step 'real SIP proxy, phones and media in network namespaces' python3 tests/netns/run.py --bin target/debug --forwarding userspace
+	step 'real SIP proxy, phones and media in network namespaces' python3 tests/netns/run.py --bin target/debug
 else
 	skipped+=('tests/netns (real SIP proxy, phones and media in network namespaces): needs root')
 fi

@@ -134,8 +134,8 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "forwarding",
         "auto",
-        "Who forwards media: kernel (netfilter, fastest), userspace (the relay itself), or auto: the kernel \
-         where it can.",
+        "Who forwards media: kernel (netfilter, fastest; needs CAP_NET_ADMIN and net.ipv4.ip_forward = 1), userspace \
+         (the relay itself), or auto: the kernel where it can. media-relay --check tells.",
     ),
     key(
         RELAY,
