@@ -27,11 +27,17 @@ mod tests {
 
     #[test]
     fn held_once_for_each_range_until_dropped() {
-        // No relay begins at these: ranges are even.
-        let held = lock(1025).unwrap();
-        assert_eq!(lock(1025).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        lock(1027).unwrap();
+        let [mine, other] = unused_ports();
+        let held = lock(mine).unwrap();
+        assert_eq!(lock(mine).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        lock(other).unwrap();
         drop(held);
-        lock(1025).unwrap();
+        lock(mine).unwrap();
+    }
+
+    /// Ports at which no relay's range begins, since they are odd, nor those of another run of the tests.
+    fn unused_ports() -> [u16; 2] {
+        let first = 1025 + 4 * (std::process::id() % 16_000) as u16;
+        [first, first + 2]
     }
 }
