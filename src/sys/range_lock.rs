@@ -24,14 +24,25 @@ pub fn lock(first_port: u16) -> io::Result<RangeLock> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn held_once_for_each_range_until_dropped() {
-        // No relay begins at these: ranges are even.
-        let held = lock(1025).unwrap();
-        assert_eq!(lock(1025).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        lock(1027).unwrap();
+        let [mine, other] = unused_ports();
+        let held = lock(mine).unwrap();
+        assert_eq!(lock(mine).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        lock(other).unwrap();
         drop(held);
-        lock(1025).unwrap();
+        // A program that another test starts has it, too, from its fork to its exec.
+        while let Err(error) = lock(mine) {
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            thread::yield_now();
+        }
+    }
+
+    /// Ports at which no relay's range begins, since they are odd, nor those of another run of the tests.
+    fn unused_ports() -> [u16; 2] {
+        let first = 1025 + 4 * (std::process::id() % 16_000) as u16;
+        [first, first + 2]
     }
 }
