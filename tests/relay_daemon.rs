@@ -226,7 +226,7 @@ fn the_configuration_is_checked_without_starting() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
-        text.contains("config.ini:7: ") && text.contains("soon"),
+        text.contains("config.ini:8: ") && text.contains("soon"),
         "{text}"
     );
 }
