@@ -48,6 +48,8 @@ pub struct Forwarder<R> {
     /// Left by the kernel since the start, packets.
     pub(super) left: u64,
     refused: Sparse,
+    /// Since when nothing could be read.
+    pub(super) unread_since: Option<Duration>,
     pub(super) unread: Sparse,
     pub(super) deleted: Sparse,
     pub(super) bypassed: Sparse,
@@ -65,6 +67,7 @@ impl<R: Requests> Forwarder<R> {
             has_debris: false,
             left: 0,
             refused: Sparse::default(),
+            unread_since: None,
             unread: Sparse::default(),
             deleted: Sparse::default(),
             bypassed: Sparse::default(),

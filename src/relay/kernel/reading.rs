@@ -18,6 +18,9 @@ use crate::session::Loss;
 /// An entry that has fewer seconds left is replaced: the kernel does not prolong one whose time is fixed.
 const RENEWED: u32 = 600;
 
+/// How long flows are left alone that cannot be read.
+const BLIND: Duration = Duration::from_secs(10);
+
 impl<R: Requests> Forwarder<R> {
     /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
     pub fn read(&mut self, now: Duration) {
@@ -27,13 +30,9 @@ impl<R: Requests> Forwarder<R> {
                 self.restore();
                 return;
             }
-            Err(error) => {
-                if let Some(left_out) = self.unread.due() {
-                    warn!("the kernel's counters cannot be read: {error}{left_out}");
-                }
-                return;
-            }
+            Err(error) => return self.on_unread(&error, now),
         };
+        self.unread_since = None;
         let findings = self.book.conclude(RENEWED);
         if findings
             .iter()
@@ -46,6 +45,19 @@ impl<R: Requests> Forwarder<R> {
         self.tidy(&strangers);
         for worker in 0..self.workers {
             self.news.push((worker, News::Heard(now)));
+        }
+    }
+
+    /// Without readings no silence is ever noticed: after a while user space takes over.
+    fn on_unread(&mut self, error: &io::Error, now: Duration) {
+        if let Some(left_out) = self.unread.due() {
+            warn!("the kernel's counters cannot be read: {error}{left_out}");
+        }
+        let since = *self.unread_since.get_or_insert(now);
+        if now >= since + BLIND {
+            warn!("user space takes over what cannot be watched");
+            self.health.on_trouble(now);
+            self.lose_all();
         }
     }
 

@@ -354,6 +354,25 @@ fn a_full_table_leaves_calls_in_user_space() {
 }
 
 #[test]
+fn flows_that_cannot_be_watched_are_taken_back_after_a_while() {
+    let mut lab = Lab::new();
+    lab.install([1], T);
+    let fault = Some(Fault::Refused(libc::ENOBUFS));
+    lab.kernel().faults.insert(Request::Entries, vec![fault; 3]);
+    for at in [0, 9] {
+        lab.talk(1);
+        lab.read(second(at));
+        assert_eq!(lab.losses(1), []);
+    }
+    lab.read(second(10));
+    assert_eq!(lab.losses(1), [Loss::Deleted]);
+    assert_eq!(lab.told(1), [2, 2]);
+    lab.install([2], second(10));
+    assert_eq!(lab.answers(2), [Installed::NotNow], "not at once");
+    lab.assert_empty();
+}
+
+#[test]
 fn at_the_end_nothing_stays() {
     let mut lab = Lab::new();
     lab.install([1, 2], T);
