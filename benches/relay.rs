@@ -2,7 +2,7 @@
 //! run, as ratios that hold on any machine. Everything on loopback, bounded in time; root is not needed but for
 //! the count of system calls (perf).
 //!
-//! The argument is the directory of the binaries. Exit status: 0 when every bound holds, 1 otherwise.
+//! The first argument is the directory of the binaries; more of them name the parts wanted, all by default. Exit status: 0 when every bound holds, 1 otherwise.
 
 #[path = "../tests/support/daemons.rs"]
 mod daemons;
@@ -23,7 +23,8 @@ mod setup;
 #[path = "relay/sides.rs"]
 mod sides;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Claims, each with its bound, and whether all hold.
@@ -39,19 +40,31 @@ impl Verdicts {
     }
 }
 
+type Part = fn(&Path, &mut Verdicts) -> Result<(), String>;
+
+/// What is measured, by name, in order.
+const PARTS: [(&str, Part); 3] = [
+    ("setup", setup::run),
+    ("listing", listing::run),
+    ("flows", flows::run),
+];
+
 fn main() -> ExitCode {
     // cargo bench adds "--bench".
-    let mut arguments = std::env::args_os().skip(1);
-    let directory = arguments.find(|argument| argument != "--bench");
-    let Some(binaries) = directory.map(PathBuf::from) else {
+    let arguments = std::env::args_os().skip(1);
+    let mut arguments = arguments.filter(|argument| argument != "--bench");
+    let Some(binaries) = arguments.next().map(PathBuf::from) else {
         eprintln!(
-            "usage: cargo bench --bench relay -- DIRECTORY (of the daemons; `make bench` knows)"
+            "usage: cargo bench --bench relay -- DIRECTORY (of the daemons; `make bench` knows) [PART..]"
         );
         return ExitCode::from(2);
     };
+    let wanted: Vec<OsString> = arguments.collect();
     let mut verdicts = Verdicts { all_hold: true };
-    let parts = [setup::run, listing::run, flows::run];
-    for part in parts {
+    for (name, part) in PARTS {
+        if !wanted.is_empty() && !wanted.iter().any(|part| part == name) {
+            continue;
+        }
         if let Err(why) = part(&binaries, &mut verdicts) {
             eprintln!("bench: {why}");
             return ExitCode::FAILURE;

@@ -1,7 +1,6 @@
 //! Forwarding in user space: 500 flows of 50 packets/s (250 calls, both ways), CPU time and system calls for
 //! each packet.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
@@ -16,7 +15,7 @@ use crate::sides::{Ours, Side, Theirs};
 use crate::{Spread, Verdicts, processes};
 
 const CALLS: usize = 250;
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 5;
 /// One side's part of a round.
 const LENGTH: Duration = Duration::from_secs(4);
 /// The part of that in which system calls are counted, in a round of its own.
@@ -24,11 +23,13 @@ const COUNTED: Duration = Duration::from_secs(2);
 const INTERVAL: Duration = Duration::from_millis(20);
 /// 20 ms of G.711 with its RTP header.
 const PACKET: usize = 172;
+/// How often the phones look at what has arrived.
+const LOOK: Duration = Duration::from_millis(5);
 const PORTS: u16 = 2000;
 /// Sockets on each side; calls share them, the relay's ports tell them apart.
 const SOCKETS: usize = 25;
-/// The later goal for CPU time, ours / rtpengine.
-const GOAL: f64 = 2.0 / 3.0;
+/// Bound of the CPU time, ours / rtpengine.
+const BOUND: f64 = 2.0 / 3.0;
 
 pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
     let flows = 2 * CALLS;
@@ -61,7 +62,11 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
         );
     }
     let ratio = Spread::of(rounds.iter().map(|[ours, theirs]| ours / theirs));
-    println!("  ours / rtpengine: CPU a packet {ratio} (a later goal: at most {GOAL:.2})");
+    println!("  ours / rtpengine: CPU a packet {ratio}");
+    verdicts.claim(
+        "user space takes at most two thirds of rtpengine's CPU time",
+        ratio.median <= BOUND,
+    );
     verdicts.claim("nothing is lost in user space", ours_up.lost() == 0);
     drop(theirs);
     ours.daemons.stop()
@@ -88,7 +93,7 @@ struct Load {
     sent: AtomicU64,
     received: Arc<AtomicU64>,
     ending: Arc<AtomicBool>,
-    receivers: Vec<JoinHandle<()>>,
+    receiver: Option<JoinHandle<()>>,
 }
 
 impl Load {
@@ -100,18 +105,16 @@ impl Load {
             sent: AtomicU64::new(0),
             received: Arc::default(),
             ending: Arc::default(),
-            receivers: Vec::new(),
+            receiver: None,
         };
-        let mut sockets: HashMap<usize, Arc<UdpSocket>> = HashMap::new();
-        for index in 0..2 * SOCKETS {
-            let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(told)?);
-            load.listen(&socket).map_err(told)?;
-            sockets.insert(index, socket);
-        }
+        let bind = |_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map(Arc::new);
+        let sockets: io::Result<Vec<_>> = (0..2 * SOCKETS).map(bind).collect();
+        let sockets = sockets.map_err(told)?;
+        load.count(sockets.clone()).map_err(told)?;
         let mut caller = side.caller()?;
         for call in 0..CALLS {
             let index = call % SOCKETS;
-            let ends = [sockets[&index].clone(), sockets[&(SOCKETS + index)].clone()];
+            let ends = [sockets[index].clone(), sockets[SOCKETS + index].clone()];
             let mut addresses = [SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0); 2];
             for (end, address) in ends.iter().zip(&mut addresses) {
                 address.set_port(end.local_addr().map_err(told)?.port());
@@ -125,16 +128,23 @@ impl Load {
         Ok(load)
     }
 
-    fn listen(&mut self, socket: &Arc<UdpSocket>) -> io::Result<()> {
-        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let (socket, received) = (socket.clone(), self.received.clone());
+    /// Counts what arrives, looking at each socket now and then: a reader that waits in its socket would be woken
+    /// by every packet, and that costs the relay's thread more than the sending.
+    fn count(&mut self, sockets: Vec<Arc<UdpSocket>>) -> io::Result<()> {
+        for socket in &sockets {
+            socket.set_nonblocking(true)?;
+        }
+        let received = self.received.clone();
         let ending = self.ending.clone();
-        self.receivers.push(thread::spawn(move || {
+        self.receiver = Some(thread::spawn(move || {
             let mut buffer = [0; 2048];
             while !ending.load(Ordering::Relaxed) {
-                if socket.recv(&mut buffer).is_ok() {
-                    received.fetch_add(1, Ordering::Relaxed);
+                for socket in &sockets {
+                    while socket.recv(&mut buffer).is_ok() {
+                        received.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
+                thread::sleep(LOOK);
             }
         }));
         Ok(())
@@ -183,7 +193,7 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
-        for receiver in self.receivers.drain(..) {
+        if let Some(receiver) = self.receiver.take() {
             let _ = receiver.join();
         }
     }

@@ -1,7 +1,7 @@
 //! The relay: takes dispatchers' commands over TLS and relays the media of their calls.
 //!
 //! ```text
-//!  dispatcher --TLS--> link reader --mailbox--> worker   an engine, its sockets and timers    worker, machine
+//!  dispatcher --TLS--> link reader --mailbox--> worker   an engine, its sockets and timers    worker, machine, pace
 //!             <--TLS-- link writer <--outbox----/        answers, notices, pings              link, outbox
 //!                                     gather             lists and summaries of all workers
 //!  discovery   one thread: names to addresses, links come and go
@@ -23,6 +23,7 @@ mod kernel;
 mod link;
 mod machine;
 mod outbox;
+mod pace;
 mod upkeep;
 mod worker;
 
@@ -90,7 +91,7 @@ pub struct Settings {
     pub mark: (u32, u32),
     /// Time limits and addresses of calls; whether the kernel forwards is decided at start.
     pub session: session::Settings,
-    /// Threads that relay; none is one for each processor, four at most.
+    /// Threads that relay; none is one for two processors, four at most.
     pub workers: Option<usize>,
 }
 
@@ -488,8 +489,10 @@ fn hello(relay_ip: Ipv4Addr, settings: &Settings) -> Vec<u8> {
     format!("hello {json}\r\n").into_bytes()
 }
 
+/// A worker that has many calls to itself is woken once for several packets; the kernel needs the other processors to
+/// receive them.
 fn default_workers() -> usize {
-    thread::available_parallelism().map_or(1, |count| count.get().min(4))
+    thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, 4))
 }
 
 fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {

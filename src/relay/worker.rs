@@ -1,4 +1,5 @@
-//! One worker: a thread that owns an engine, its sockets and its timers, and never blocks but in epoll.
+//! One worker: a thread that owns an engine, its sockets and its timers, and never blocks but in epoll and for the
+//! half millisecond of a rest.
 //!
 //! A turn of its loop reads at most one batch from each ready socket, handles at most a few dozen commands and
 //! writes at most one piece of a list, so that none of them holds up the others.
@@ -8,6 +9,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -18,6 +20,7 @@ use super::gather::{Listing, Share, Summing};
 use super::kernel::{self, News, Order};
 use super::machine::{Addresses, Machine};
 use super::outbox::owner_of;
+use super::pace::{Pace, REST};
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
@@ -79,6 +82,7 @@ pub struct Worker {
     /// Lists in the making, and where each goes on.
     listings: VecDeque<(Arc<Listing>, usize)>,
     round: u64,
+    pace: Pace,
     unsent: u64,
     unreadable: Sparse,
     /// Who waits for all sessions to be reported.
@@ -112,6 +116,7 @@ impl Worker {
             group: Vec::with_capacity(BATCH),
             listings: VecDeque::new(),
             round: 0,
+            pace: Pace::default(),
             unsent: 0,
             unreadable: Sparse::default(),
             ending: None,
@@ -128,27 +133,38 @@ impl Worker {
                 error!("worker {}: epoll_wait: {error}", self.index);
                 std::process::abort();
             }
-            self.round += 1;
             let now = clock::now();
-            for index in 0..events.len() {
-                match events.token(index).map(u16::try_from) {
-                    Some(Ok(port)) => self.read_socket(port, now),
-                    Some(Err(_)) => self.mailbox.listen(),
-                    None => {}
-                }
+            let read = self.turn(&events, now);
+            let has_time = self.time_left() != Some(Duration::ZERO);
+            if self.pace.rests(read, now.mono) && has_time {
+                thread::sleep(REST);
             }
-            self.take_messages(now);
-            if self
-                .engine
-                .next_deadline()
-                .is_some_and(|due| due <= now.mono)
-            {
-                self.engine.tick(now);
-                self.act();
-            }
-            self.go_on_listing(now);
-            self.publish();
         }
+    }
+
+    /// Does what is due; how many sockets were read.
+    fn turn(&mut self, events: &Events, now: Now) -> usize {
+        self.round += 1;
+        let mut read = 0;
+        for index in 0..events.len() {
+            match events.token(index).map(u16::try_from) {
+                Some(Ok(port)) => {
+                    self.read_socket(port, now);
+                    read += 1;
+                }
+                Some(Err(_)) => self.mailbox.listen(),
+                None => {}
+            }
+        }
+        self.take_messages(now);
+        let due = self.engine.next_deadline();
+        if due.is_some_and(|due| due <= now.mono) {
+            self.engine.tick(now);
+            self.act();
+        }
+        self.go_on_listing(now);
+        self.publish();
+        read
     }
 
     /// How long there is nothing to do but what comes.
