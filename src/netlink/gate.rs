@@ -9,7 +9,7 @@
 //!  raw_out   output, raw           what user space sends, and what programs on this host send to the relay, too
 //!  strays    prerouting, mangle    an entry that a flow makes whose own was deleted gets our mark, to be found
 //!  relayed   forward, first        counts what comes to FORWARD, to tell a loss before it from a loss in it
-//!  leaving   postrouting, last     each flow's element counts what leaves: what was relayed
+//!  leaving   postrouting, last     each flow's element counts what leaves of what bears our mark: what was relayed
 //!  nat_in, nat_out                 no rules: they register the hooks that translate addresses
 //! ```
 //!
@@ -130,15 +130,12 @@ impl Gate<'_> {
             Step::LoadConntrackMark,
             Step::And(self.mask),
             Step::Compare(Relation::Equal, &mark),
-            Step::Count,
         ];
-        batch.rule(RELAYED, &marked);
-
-        let from_ports = ports.of(Field::SourcePort);
-        batch.rule(
-            LEAVING,
-            &[&from_ports[..], &tuple_in(LEAVING, LEAVING_ID)].concat(),
-        );
+        batch.rule(RELAYED, &[&marked[..], &[Step::Count]].concat());
+        // What user space sends leaves by the same tuples, untracked and so without a mark.
+        let udp = [Step::LoadProtocol, Step::Compare(Relation::Equal, &[UDP])];
+        let counted = [&marked[..], &udp, &tuple_in(LEAVING, LEAVING_ID)];
+        batch.rule(LEAVING, &counted.concat());
     }
 }
 
@@ -278,7 +275,7 @@ mod tests {
     ///   }
     ///   chain leaving {
     ///     type filter hook postrouting priority 1000;
-    ///     udp sport 40000-59999 ip saddr . udp sport . ip daddr . udp dport @leaving
+    ///     ct mark & 0xffff0000 == 0x4d500000 ip saddr . udp sport . ip daddr . udp dport @leaving
     ///   }
     ///   chain nat_in { type nat hook prerouting priority dstnat; }
     ///   chain nat_out { type nat hook postrouting priority srcnat; }

@@ -21,6 +21,7 @@ from collections import namedtuple
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import daemons  # noqa: E402
 import failures  # noqa: E402,F401 (they register themselves)
+import kernel  # noqa: E402,F401
 import load  # noqa: E402,F401
 import odd  # noqa: E402,F401
 import readme  # noqa: E402,F401

@@ -1,0 +1,334 @@
+"""What must hold when the kernel forwards and something befalls it: deletions, firewalls, floods, full tables, dead relays.
+
+The calls are driven directly (direct.py). Every packet has to arrive once, but for those of a `gap` that is granted, and the
+relay's figures have to be what arrived.
+"""
+import random
+import signal
+import socket
+import struct
+import time
+
+import netfilter
+from direct import NOTICED, World
+from lab import run
+from scenarios import scenario
+from scene import PROXY, Failed
+from script import CALLEE, CALLER
+
+RANGE = '40000-40999'
+MAX = '/proc/sys/net/netfilter/nf_conntrack_max'
+
+
+def kernel(name, alone=False):
+    return scenario(name, modes=('',), standin=False, alone=alone, forwarding=('kernel',))
+
+
+def world(scene, **keys):
+    """As World, but with nothing of others on the relay's host that a flush could take away."""
+    made = World(scene, start=False)
+    made.start_relay(**keys)
+    return made
+
+
+def sysctl(host, name, value):
+    netfilter.on(host, 'sysctl', '-qw', '%s=%s' % (name, value))
+
+
+def go_on(made, calls, seconds=0.4):
+    """Lets media flow for a while; it has to come through at the end of it."""
+    end = time.monotonic() + seconds
+    made.scene.loop.until(lambda: time.monotonic() >= end, seconds + 1, 'time to pass')
+    made.until_flowing(calls)
+
+
+@kernel('conntrack-flush')
+def conntrack_flush(scene):
+    """Somebody deletes all entries, twice: nothing is lost, and they come back."""
+    made = world(scene)
+    calls = made.ready(5)
+    for again in (False, True):
+        netfilter.on(made.host, 'conntrack', '-F')
+        if not again:
+            made.until_said('not in conntrack any more')
+        go_on(made, calls)
+        made.until_in_kernel(calls)
+    made.finish()
+
+
+@kernel('flush-ruleset')
+def flush_ruleset(scene):
+    """A firewall reload: the table is the relay's, and stays."""
+    made = world(scene)
+    calls = made.ready(5)
+    netfilter.on(made.host, 'nft', 'flush', 'ruleset')
+    go_on(made, calls)
+    made.until_in_kernel(calls)
+    made.finish()
+
+
+@kernel('forward-drop')
+def forward_drop(scene):
+    """Docker comes: FORWARD drops. User space takes over, the log names the rule; new calls lose nothing."""
+    made = World(scene)
+    calls = made.ready(3)
+    made.grant()
+    netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'DROP')
+    made.until_said(r'FORWARD.*policy drop.*iptables -I FORWARD -m connmark --mark 0x4d500000/0xffff0000 -j ACCEPT')
+    made.until_in_user_space(calls)
+    new = made.place(1)
+    go_on(made, calls + new)
+    if made.in_kernel(new) == []:
+        raise Failed('a new call went to the kernel, which drops')
+    netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'ACCEPT')
+    go_on(made, calls + new)
+    made.finish()
+
+
+@kernel('forward-drops-always')
+def forward_drops_always(scene):
+    """FORWARD drops from the start, and a rule for the mark mends it."""
+    made = World(scene, start=False)
+    netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'DROP')
+    made.start_relay()
+    made.until_said(r'WARN.*FORWARD')
+    made.grant(NOTICED)
+    calls = made.place(2)
+    made.until_said('do not leave it, user space takes them over')
+    go_on(made, calls)
+    netfilter.on(made.host, 'iptables', '-I', 'FORWARD', '-m', 'connmark', '--mark', '0x4d500000/0xffff0000', '-j', 'ACCEPT')
+    made.finish()
+
+
+@kernel('forward-off')
+def forward_off(scene):
+    """ip_forward is switched off in mid-call."""
+    made = World(scene)
+    calls = made.ready(3)
+    made.grant()
+    sysctl(made.host, 'net.ipv4.ip_forward', 0)
+    made.until_said(r'ip_forward is 0.*sysctl -w net.ipv4.ip_forward=1')
+    go_on(made, calls)
+    made.finish()
+
+
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+def spoofed(destination, port):
+    """An IPv4 packet with UDP from anywhere (RFC 791, RFC 768); no UDP checksum."""
+    source = struct.pack('!I', random.randrange(0x0b000000, 0xdf000000))
+    head = struct.pack('!BBHHHBBH', 0x45, 0, 60, random.randrange(65536), 0, 64, 17, 0) + source + socket.inet_aton(destination)
+    head = head[:10] + struct.pack('!H', checksum(head)) + head[12:]
+    return head + struct.pack('!HHHH', random.randrange(1, 65536), port, 40, 0) + b'\x80\x08' + b'f' * 30
+
+
+@kernel('flood')
+def flood(scene):
+    """100,000 packets from random sources at the relay's ports: the conntrack table stays as it was, calls do not notice."""
+    made = World(scene)
+    calls = made.ready(5)
+    sysctl(made.host, 'net.ipv4.conf.all.rp_filter', 0)
+    before = len(netfilter.entries(made.host))
+    host = made.phones[CALLER][0]
+    sock = scene.lab.socket(host, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    ports = [call.now(role).remote[1] for call in calls for role in (CALLER, CALLEE)] + list(range(40000, 41000, 7))
+    packets = [spoofed(PROXY, random.choice(ports)) for _ in range(2000)]
+    sent = 0
+    while sent < 100000:
+        for packet in packets[sent % 2000:][:100]:
+            sock.sendto(packet, (PROXY, 0))
+        sent += 100
+        scene.loop.turn(0)
+    sock.close()
+    go_on(made, calls)
+    after = len(netfilter.entries(made.host))
+    if after != before:
+        raise Failed('conntrack had %d entries before the flood and has %d after it' % (before, after))
+    made.finish()
+
+
+@kernel('stranger')
+def stranger(scene):
+    """Somebody else sends to a forwarded port: nothing of it arrives."""
+    made = World(scene)
+    calls = made.ready(1)
+    host = scene.attach('stranger', 15)[0]
+    sock = scene.lab.socket(host, socket.AF_INET, socket.SOCK_DGRAM)
+    for call in calls:
+        for role in (CALLER, CALLEE):
+            for _ in range(20):
+                sock.sendto(b'\x80\x08' + b'stranger' * 20, call.now(role).remote)
+    go_on(made, calls)
+    sock.close()
+    made.finish()
+
+
+@kernel('conntrack-full', alone=True)
+def conntrack_full(scene):
+    """The machine's conntrack table is full: calls go on, new ones in user space until there is room. The limit is put back."""
+    made = World(scene)
+    calls = made.ready(2)
+    with open(MAX) as f:
+        limit = f.read()
+    try:
+        with open(MAX, 'w') as f:
+            f.write('1')
+        new = made.place(2)
+        made.until_said('nf_conntrack_max')
+        go_on(made, calls + new)
+        made.until_in_kernel(calls)
+    finally:
+        with open(MAX, 'w') as f:
+            f.write(limit)
+    made.until_in_kernel(new, 6)
+    made.finish()
+
+
+@kernel('one-nat')
+def one_nat(scene):
+    """Both phones of a call have one address."""
+    host, _, ip = scene.attach('phones', 11)
+    made = World(scene, phones={CALLER: (host, ip), CALLEE: (host, ip)})
+    calls = made.ready(3)
+    go_on(made, calls)
+    made.finish()
+
+
+@kernel('local-party')
+def local_party(scene):
+    """A media server on the relay's own host is reached in user space."""
+    far = scene.attach(CALLER, 11)
+    made = World(scene, phones={CALLER: (far[0], far[2]), CALLEE: (scene.router, PROXY)})
+    calls = made.place(2)
+    made.until_flowing(calls)
+    go_on(made, calls)
+    if netfilter.of_range(made.host, (40000, 41000)):
+        raise Failed('conntrack has an entry for a party on the relay\'s host')
+    made.finish()
+
+
+@kernel('fragments')
+def fragments(scene):
+    """Media larger than the relay's wires: fragments are put together, translated, and cut again."""
+    phones = {role: scene.attach(role, n) for role, n in ((CALLER, 11), (CALLEE, 12))}
+    for host in (scene.router, phones[CALLER][0], phones[CALLEE][0]):
+        for name in ('e0', 'e1'):
+            try:
+                run('ip', '-n', host, 'link', 'set', name, 'mtu', '1500')
+            except RuntimeError:
+                pass
+    made = World(scene, phones={role: (p[0], p[2]) for role, p in phones.items()})
+    calls = made.place(2, payload=2500)
+    made.until_in_kernel(calls)
+    go_on(made, calls)
+    made.finish()
+
+
+@kernel('firewall')
+def firewall(scene):
+    """An ordinary host firewall, which lets the port range in: in both paths."""
+    made = World(scene, start=False)
+    scene.lab.nft(made.host, '''table inet filter { chain input { type filter hook input priority 0; policy drop;
+        iif lo accept; ct state established,related accept; udp dport %s accept; }\n}\n''' % RANGE)
+    made.start_relay()
+    calls = made.ready(2)
+    go_on(made, calls)
+    netfilter.on(made.host, 'conntrack', '-F')
+    go_on(made, calls)
+    made.finish()
+
+
+@kernel('notrack')
+def notrack(scene):
+    """Somebody's rule keeps media from conntrack: it never reaches the entries. User space relays it and says so."""
+    made = World(scene, start=False)
+    scene.lab.nft(made.host, '''table ip others { chain pre { type filter hook prerouting priority -400; udp dport %s notrack; }\n}\n''' % RANGE)
+    made.start_relay()
+    calls = made.place(1)
+    made.until_flowing(calls)
+    made.until_said('do not reach its conntrack entry', seconds=6)
+    made.until_in_user_space(calls)
+    go_on(made, calls)
+    made.finish()
+
+
+@kernel('two-relays')
+def two_relays(scene):
+    """Two relays on one host: one is killed, started again and ended; the calls of the other do not notice."""
+    made = World(scene, start=False)
+    made.start_relay('one')
+    made.start_relay('two', port_range='42000:43000')
+    calls = made.place(6)
+    made.until_flowing(calls)
+    ports = {call: call.now(CALLER).remote[1] for call in calls}
+    made.scene.loop.until(lambda: len([e for e in netfilter.entries(made.host) if e.mark == netfilter.MARK]) >= 12, 3, 'all entries')
+    dead = [c for c in calls if ports[c] >= 42000]
+    alive = [c for c in calls if ports[c] < 42000]
+    if not alive or not dead:
+        raise Failed('all calls went to one relay')
+    for call in dead:
+        call.stop()
+    relay = scene.daemons.relays['two']
+    relay.send_signal(signal.SIGKILL)
+    scene.lab.wait(relay, 3)
+    go_on(made, alive)
+    made.start_relay('two', port_range='42000:43000')
+    made.until_said(r'removed \d+ conntrack entries that an earlier relay left', 'two')
+    go_on(made, alive)
+    left = [e for e in netfilter.of_range(made.host, (42000, 43000)) if e.mark == netfilter.MARK]
+    if left or netfilter.elements(made.host, 42000, 'forwarded'):
+        raise Failed('something of the dead relay is left: %s' % left)
+    scene.lab.stop(scene.daemons.relays['two'])
+    go_on(made, alive)
+    if netfilter.tables(made.host) != ['mediaproxy_40000']:
+        raise Failed('tables: %s' % netfilter.tables(made.host))
+    made.calls = alive
+    for call in dead:
+        for end in call.all_ends():
+            end.close()
+    made.finish()
+
+
+@kernel('stale-source')
+def stale_source(scene):
+    """The callee moves and the old one goes on sending: it is not heard any more, neither by the kernel nor by user space."""
+    made = World(scene)
+    [call] = made.ready(1)
+    old = call.move_callee(31000)
+    made.until_in_kernel([call])
+    since = time.monotonic()
+    go_on(made, [call], 0.6)
+    heard = [data for when, data, _, _, _ in call.now(CALLER).arrived if when > since and data in old.sent]
+    if heard:
+        raise Failed('%d packets of the old source came through' % len(heard))
+    old.stop()
+    made.gaps.append((0, time.monotonic()))
+    made.finish()
+
+
+@kernel('refused-start')
+def refused_start(scene):
+    """Without ip_forward `kernel` does not start and `auto` relays in user space; both name the setting."""
+    made = World(scene, start=False)
+    sysctl(scene.router, 'net.ipv4.ip_forward', 0)
+    keep, scene.lab.forwarding = scene.lab.forwarding, lambda host: None
+    try:
+        made.start_relay('wanted', wait=False)
+        status = scene.lab.wait(scene.daemons.relays['wanted'], 5)
+        if status != 1:
+            raise Failed('status %s' % status)
+        made.until_said('forwarding = kernel: .*net.ipv4.ip_forward', 'wanted')
+        del scene.daemons.relays['wanted']
+        made.start_relay('relay', forwarding='auto')
+        made.until_said('relayed in user space: .*net.ipv4.ip_forward')
+    finally:
+        scene.lab.forwarding = keep
+    sysctl(scene.router, 'net.ipv4.ip_forward', 1)
+    calls = made.place(1)
+    made.until_flowing(calls)
+    made.finish()
