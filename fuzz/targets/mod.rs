@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),
     target("media", proto::media),
+    target("netlink", relay::netlink),
     target("passport", tls::passport),
     target("proxy_requests", proto::proxy_requests),
     target("ranges", proto::ranges),

@@ -89,6 +89,13 @@ impl Events {
     }
 }
 
+#[cfg(test)]
+impl Events {
+    pub fn set_buffers(&self, bytes: i32) -> io::Result<()> {
+        self.socket.set_buffers(bytes)
+    }
+}
+
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -122,6 +129,48 @@ impl Of {
                 let is_ours = nftables::is_change_of(message, table)?;
                 Ok(is_ours.then_some(Event::TableChanged))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::vectors::bytes;
+
+    /// What the kernel (6.18) told `conntrack -E -e DESTROY` of an entry with the mark 77, on its deletion by the
+    /// socket 0xe0bc6c18.
+    const DESTROYED: &str = "
+        9c0000000201000000000000186cbce002000000340001801400018008000100c0000201080002000a0000011c000280
+        05000100110000000600020075300000060003009c400000340002801400018008000100c0000202080002000a000001
+        1c00028005000100110000000600020079180000060003009c42000008000c005b6f983f08000300000003b808000700
+        0000003b080008000000004d";
+
+    fn told(datagram: &[u8], own: u32, mark: u32, mask: u32) -> Vec<Event> {
+        let mut events = Vec::new();
+        let of = Of::Entries { mark, mask };
+        tell(datagram, own, &of, &mut |event| events.push(event));
+        events
+    }
+
+    #[test]
+    fn an_entry_of_our_mark_that_another_deleted_is_told() {
+        let datagram = bytes(DESTROYED);
+        let [Event::Ended(entry)] = told(&datagram, 1, 0x4d, 0xff)[..] else {
+            panic!("{:?}", told(&datagram, 1, 0x4d, 0xff));
+        };
+        assert_eq!((entry.mark, entry.sent), (0x4d, None));
+        assert_eq!(entry.original.source, "192.0.2.1:30000".parse().unwrap());
+        assert_eq!(entry.reply.source, "192.0.2.2:31000".parse().unwrap());
+        assert_eq!(told(&datagram, 1, 0x4e, 0xff), []);
+        assert_eq!(told(&datagram, 0xe0bc_6c18, 0x4d, 0xff), []);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_as_lost() {
+        let datagram = bytes(DESTROYED);
+        for end in 1..datagram.len() {
+            assert_eq!(told(&datagram[..end], 1, 0x4d, 0xff), [Event::Overrun]);
         }
     }
 }

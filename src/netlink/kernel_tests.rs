@@ -387,6 +387,34 @@ fn what_others_do_to_entries_and_table_is_told() {
 }
 
 #[test]
+fn events_that_were_lost_are_told() {
+    in_namespace(|netfilter| {
+        let mut events = Events::of_entries(0, MARK, MASK).unwrap();
+        // The kernel makes of it the least that it allows: about two kilobytes, a few events.
+        events.set_buffers(1).unwrap();
+        for port in 0..100 {
+            let entry = flow(
+                SocketAddrV4::new(CALLER, 30000 + port),
+                SocketAddrV4::new(CALLEE, 31000),
+            );
+            create(netfilter, &entry);
+            delete(netfilter, &entry);
+        }
+        let (mut ended, mut overruns) = (0, 0);
+        let count = |event| match event {
+            Event::Ended(_) => ended += 1,
+            Event::Overrun => overruns += 1,
+            Event::TableChanged => panic!("no table"),
+        };
+        events.read(count).unwrap();
+        assert!(
+            (1..100).contains(&ended) && overruns == 1,
+            "{ended} {overruns}"
+        );
+    });
+}
+
+#[test]
 fn addresses_that_come_and_go_are_told() {
     in_namespace(|_| {
         let mut changes = AddressChanges::open().unwrap();

@@ -33,6 +33,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 # shellcheck disable=SC2046 # file names here have no blanks
 {
 	pure="$(sources src/proto src/session) src/moment.rs"
+	pure="$pure src/netlink/rule.rs src/netlink/gate.rs"
 	pure="$pure src/dispatcher/registry.rs $(sources src/dispatcher/registry) src/dispatcher/finished.rs src/dispatcher/statistics.rs"
 	pure="$pure src/netlink/wire.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
