@@ -11,7 +11,7 @@ help:
 	@echo 'make demo       a few calls through both daemons on loopback, without root (under 30 s after the build)'
 	@echo 'make test       every test; as root it first installs what it needs from Debian'
 	@echo 'make lint       format, clippy with warnings denied, layers, rules'
-	@echo 'make bench      call set-up beside rtpengine, listing, memory; ratios from one run'
+	@echo 'make bench      call set-up beside rtpengine, listing, memory, what a packet costs; ratios from one run'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make static     static binaries'
 	@echo 'make install    into DESTDIR and PREFIX ($(PREFIX))'
@@ -38,7 +38,7 @@ lint:
 	tests/lint/rules.sh
 
 bench: release
-	$(CARGO) bench --locked --bench relay -- target/release
+	$(CARGO) bench --locked --bench relay -- target/release; status=$$?; python3 tests/netns/cost.py && exit $$status
 
 fuzz:
 	fuzz/run.sh $(FUZZ_SECONDS)
