@@ -6,6 +6,7 @@
 //! ```text
 //!  bin/*                      arguments, run, exit code
 //!  relay      dispatcher      threads, sockets, timers; neither imports the other
+//!  accounting                 where finished sessions are recorded; below dispatcher
 //!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
 //!  netlink                    messages to netfilter: the ground for forwarding in the kernel
@@ -14,6 +15,7 @@
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //! ```
 
+pub mod accounting;
 pub mod cli;
 pub mod config;
 pub mod daemon;
