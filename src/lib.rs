@@ -9,6 +9,7 @@
 //!  accounting                 where finished sessions are recorded; below dispatcher
 //!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
+//!  journal                    records on disk that survive a crash
 //!  netlink                    messages to netfilter: the ground for forwarding in the kernel
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dispatcher;
+pub mod journal;
 pub mod logging;
 pub mod moment;
 pub mod netlink;

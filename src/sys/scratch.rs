@@ -26,3 +26,14 @@ impl Drop for Scratch {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// Moves this thread alone into a mount namespace of its own, so that it can mount what nobody else sees; root only.
+pub fn enter_mount_namespace() -> std::io::Result<()> {
+    // SAFETY: no pointers.
+    super::check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let root = c"/".as_ptr();
+    let nothing = std::ptr::null();
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the path is a string that ends in NUL; the other pointers may be null for a change of propagation.
+    super::check(unsafe { libc::mount(nothing, root, nothing, flags, std::ptr::null()) }).map(drop)
+}

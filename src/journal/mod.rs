@@ -1,0 +1,348 @@
+//! A journal: records on disk, appended in order, that survive a crash. The dispatcher keeps finished sessions in one
+//! until every backend has them, a relay keeps those that no dispatcher has confirmed.
+//!
+//! ```text
+//!  DIR/0000000001.journal     segments, oldest first; a record a line                 line
+//!  DIR/0000000002.journal     the last one is appended to
+//!  DIR/*.damaged              copies of segments with a damaged record
+//!  Position                   segment and offset: where a reader goes on               reader
+//! ```
+//!
+//! A record is in the kernel's hands when [`Journal::append`] returns, so that the end of this process does not hurt
+//! it; the disk has it after [`Journal::sync`], which a thread calls every fraction of a second. A torn end, as a
+//! crash of the machine leaves it, is cut off at the next start. A disk that is full or a journal at its limit refuses
+//! records: whoever has them keeps them.
+
+mod line;
+mod reader;
+mod segments;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use line::{LONGEST, Unfit, text as line_text};
+pub use reader::{Found, Reader};
+use segments::Segments;
+
+/// A place in a journal, between two records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Bytes from its beginning.
+    pub offset: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.segment, self.offset)
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Position, ()> {
+        let (segment, offset) = text.split_once(':').ok_or(())?;
+        let number = |text: &str| text.parse().map_err(|_| ());
+        Ok(Position {
+            segment: number(segment)?,
+            offset: number(offset)?,
+        })
+    }
+}
+
+/// How large a journal may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// All segments together, bytes.
+    pub size: u64,
+    /// One segment, bytes; a record that begins below it may pass it.
+    pub segment: u64,
+    /// What is kept of segments that nobody needs any more, bytes: to recognise records that come a second time.
+    pub history: u64,
+}
+
+/// Why a record was not kept.
+#[derive(Debug)]
+pub enum Refused {
+    /// The journal has reached its limit.
+    Full,
+    Unfit(Unfit),
+    Io(io::Error),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Full => f.write_str("the journal has reached its size limit"),
+            Refused::Unfit(why) => why.fmt(f),
+            Refused::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+/// See the module. Shared by who appends, who reads and who syncs.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    limits: Limits,
+    state: Mutex<State>,
+    appended: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    segments: Segments,
+    /// The last segment, open for writing.
+    file: Arc<File>,
+    end: Position,
+    /// Files with something that the disk may not have yet.
+    unsynced: Vec<Arc<File>>,
+    /// Records before this are needed by nobody.
+    released: Position,
+    readers_wait: usize,
+    line: Vec<u8>,
+}
+
+impl Journal {
+    /// Opens the journal in this directory and makes what is missing. `each` gets every record that is there.
+    ///
+    /// # Errors
+    /// A sentence with the path: what cannot be read, made or repaired.
+    pub fn open(
+        dir: &Path,
+        limits: Limits,
+        mut each: impl FnMut(Position, &[u8]),
+    ) -> Result<Journal, String> {
+        let told = |error: io::Error| format!("{}: {error}", dir.display());
+        segments::make_directory(dir).map_err(told)?;
+        let mut segments = Segments::list(dir).map_err(told)?;
+        let mut end = Position::default();
+        for number in segments.numbers() {
+            let path = segments::path(dir, number);
+            let told = |error: io::Error| format!("{}: {error}", path.display());
+            let length = segments::scan(dir, number, &mut each).map_err(told)?;
+            segments.set_length(number, length);
+            end = Position {
+                segment: number,
+                offset: length,
+            };
+        }
+        let file = if end.segment == 0 {
+            end.segment = 1;
+            let file = segments::create(dir, 1).map_err(told)?;
+            segments.add(1);
+            file
+        } else {
+            segments::reopen(dir, end).map_err(told)?
+        };
+        let released = Position {
+            segment: segments.first().unwrap_or(end.segment),
+            offset: 0,
+        };
+        Ok(Journal {
+            dir: dir.to_owned(),
+            limits,
+            state: Mutex::new(State {
+                segments,
+                file: Arc::new(file),
+                end,
+                unsynced: Vec::new(),
+                released,
+                readers_wait: 0,
+                line: Vec::new(),
+            }),
+            appended: Condvar::new(),
+        })
+    }
+
+    /// Adds a record at the end; where it begins.
+    ///
+    /// # Errors
+    /// When it cannot be kept; the journal is as before.
+    pub fn append(&self, text: &[u8]) -> Result<Position, Refused> {
+        let mut state = self.lock();
+        let State { line, .. } = &mut *state;
+        line.clear();
+        line::write(line, text).map_err(Refused::Unfit)?;
+        let length = line.len() as u64;
+        if state.segments.total() + length > self.limits.size {
+            state
+                .remove_released(&self.dir, &self.limits)
+                .map_err(Refused::Io)?;
+            if state.segments.total() + length > self.limits.size {
+                return Err(Refused::Full);
+            }
+        }
+        if state.end.offset >= self.limits.segment {
+            state.begin_segment(&self.dir).map_err(Refused::Io)?;
+        }
+        let start = state.end;
+        state.write_line(&self.dir).map_err(Refused::Io)?;
+        if state.readers_wait > 0 {
+            self.appended.notify_all();
+        }
+        Ok(start)
+    }
+
+    /// Makes sure that the disk has all that was appended before. False when it had already.
+    ///
+    /// # Errors
+    /// As of fdatasync(2): what was appended may be lost by a crash of the machine.
+    pub fn sync(&self) -> io::Result<bool> {
+        let files = std::mem::take(&mut self.lock().unsynced);
+        let had_work = !files.is_empty();
+        for file in files {
+            file.sync_data()?;
+        }
+        Ok(had_work)
+    }
+
+    /// Behind the last record.
+    pub fn end(&self) -> Position {
+        self.lock().end
+    }
+
+    /// Before the first record that is there.
+    pub fn start(&self) -> Position {
+        let state = self.lock();
+        Position {
+            segment: state.segments.first().unwrap_or(state.end.segment),
+            offset: 0,
+        }
+    }
+
+    /// Bytes of all segments.
+    pub fn size(&self) -> u64 {
+        self.lock().segments.total()
+    }
+
+    /// Bytes between a position and the end.
+    pub fn distance(&self, from: Position) -> u64 {
+        self.lock().segments.bytes_from(from)
+    }
+
+    /// Waits until there is a record behind this position, or until `limit` is over. True when there is one.
+    pub fn wait_past(&self, position: Position, limit: Duration) -> bool {
+        let mut state = self.lock();
+        state.readers_wait += 1;
+        let waited = self
+            .appended
+            .wait_timeout_while(state, limit, |state| state.end <= position);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.readers_wait -= 1;
+        state.end > position
+    }
+
+    /// Wakes all who wait in [`Journal::wait_past`]: something else has happened that they look for.
+    pub fn wake(&self) {
+        self.appended.notify_all();
+    }
+
+    /// One record, by where it begins; none where it is damaged or gone.
+    pub fn read_at(&self, position: Position) -> Option<Vec<u8>> {
+        let mut reader = Reader::new(self, position);
+        reader.next_record().ok()?.and_then(|found| match found {
+            Found::Record(_, text) => Some(text),
+            Found::Damaged(..) => None,
+        })
+    }
+
+    /// Nobody needs what is before this position. Removes segments beyond the history that is kept.
+    ///
+    /// # Errors
+    /// When a segment cannot be removed; it is tried again with the next call.
+    pub fn release(&self, until: Position) -> io::Result<()> {
+        let mut state = self.lock();
+        state.released = state.released.max(until);
+        state.remove_released(&self.dir, &self.limits)
+    }
+
+    /// A record of this segment is damaged: a copy is kept when the segment goes.
+    pub fn keep_damaged(&self, segment: u64) {
+        segments::keep_damaged(&self.dir, segment);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Writes the line that is in the buffer, whole or not at all.
+    fn write_line(&mut self, dir: &Path) -> io::Result<()> {
+        let mut file = &*self.file;
+        if let Err(error) = file.write_all(&self.line) {
+            // A part may be there: what comes later must not stand behind it.
+            if self.file.set_len(self.end.offset).is_err() {
+                self.begin_segment(dir)?;
+            }
+            return Err(error);
+        }
+        let length = self.line.len() as u64;
+        self.end.offset += length;
+        self.segments.set_length(self.end.segment, self.end.offset);
+        self.note_unsynced();
+        self.line.shrink_to(64 * 1024);
+        Ok(())
+    }
+
+    fn begin_segment(&mut self, dir: &Path) -> io::Result<()> {
+        let number = self.end.segment + 1;
+        let file = segments::create(dir, number)?;
+        self.note_unsynced();
+        self.file = Arc::new(file);
+        self.segments.add(number);
+        self.end = Position {
+            segment: number,
+            offset: 0,
+        };
+        Ok(())
+    }
+
+    fn note_unsynced(&mut self) {
+        let is_same = |file: &Arc<File>| Arc::ptr_eq(file, &self.file);
+        if !self.unsynced.last().is_some_and(is_same) {
+            self.unsynced.push(Arc::clone(&self.file));
+        }
+    }
+
+    fn remove_released(&mut self, dir: &Path, limits: &Limits) -> io::Result<()> {
+        while let Some(number) = self.removable(limits) {
+            segments::remove(dir, number)?;
+            self.segments.forget(number);
+        }
+        Ok(())
+    }
+
+    /// The oldest segment, where nobody needs it and the younger ones that nobody needs are history enough, or where
+    /// the journal is near its limit.
+    fn removable(&self, limits: &Limits) -> Option<u64> {
+        let first = self.segments.first()?;
+        if first >= self.released.segment || first >= self.end.segment {
+            return None;
+        }
+        let history = self.segments.bytes_before(self.released.segment);
+        let without = history.saturating_sub(self.segments.length(first));
+        let is_tight = self.segments.total() + limits.history > limits.size;
+        (without >= limits.history || is_tight).then_some(first)
+    }
+}
+
+/// Reads a segment's file at an offset, as much as there is up to the buffer's end.
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

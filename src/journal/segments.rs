@@ -1,0 +1,167 @@
+//! The files of a journal: their names, lengths, making, repair and removal.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use log::{error, warn};
+
+use super::Position;
+use super::reader::{Found, Lines};
+
+const SUFFIX: &str = ".journal";
+
+/// Segments by number.
+#[derive(Debug, Default)]
+pub struct Segments {
+    lengths: BTreeMap<u64, u64>,
+    total: u64,
+}
+
+impl Segments {
+    /// Those in a directory, of unknown length. Other files are not looked at.
+    pub fn list(dir: &Path) -> io::Result<Segments> {
+        let mut segments = Segments::default();
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+            if let Some(number) = number.and_then(|digits| digits.parse().ok()) {
+                segments.add(number);
+            }
+        }
+        Ok(segments)
+    }
+
+    pub fn add(&mut self, number: u64) {
+        self.lengths.insert(number, 0);
+    }
+
+    pub fn numbers(&self) -> Vec<u64> {
+        self.lengths.keys().copied().collect()
+    }
+
+    pub fn first(&self) -> Option<u64> {
+        self.lengths.keys().next().copied()
+    }
+
+    pub fn length(&self, number: u64) -> u64 {
+        self.lengths.get(&number).copied().unwrap_or(0)
+    }
+
+    pub fn set_length(&mut self, number: u64, length: u64) {
+        let before = self.lengths.insert(number, length).unwrap_or(0);
+        self.total = self.total.saturating_sub(before) + length;
+    }
+
+    pub fn forget(&mut self, number: u64) {
+        let length = self.lengths.remove(&number).unwrap_or(0);
+        self.total = self.total.saturating_sub(length);
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Bytes in the segments before this one.
+    pub fn bytes_before(&self, number: u64) -> u64 {
+        self.lengths.range(..number).map(|(_, length)| length).sum()
+    }
+
+    /// Bytes from a position to the end.
+    pub fn bytes_from(&self, from: Position) -> u64 {
+        let all: u64 = self
+            .lengths
+            .range(from.segment..)
+            .map(|(_, length)| length)
+            .sum();
+        match self.lengths.contains_key(&from.segment) {
+            true => all.saturating_sub(from.offset),
+            false => all,
+        }
+    }
+}
+
+/// Copies a segment with a damaged record, for whoever wants to see what can be saved of it.
+pub fn keep_damaged(dir: &Path, number: u64) {
+    let kept = dir.join(format!("{number:010}.damaged"));
+    if kept.exists() {
+        return;
+    }
+    match fs::copy(path(dir, number), &kept) {
+        Ok(_) => error!("{}: kept for the damaged record in it", kept.display()),
+        Err(error) => error!("{}: cannot be made: {error}", kept.display()),
+    }
+}
+
+/// The file of a segment.
+pub fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:010}{SUFFIX}"))
+}
+
+/// Makes the directory, for this daemon alone: records tell who called whom.
+pub fn make_directory(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o750).create(dir)
+}
+
+/// A new segment, and its name on disk.
+pub fn create(dir: &Path, number: u64) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path(dir, number))?;
+    File::open(dir)?.sync_all()?;
+    Ok(file)
+}
+
+/// The last segment, to be appended to.
+pub fn reopen(dir: &Path, end: Position) -> io::Result<File> {
+    OpenOptions::new().append(true).open(path(dir, end.segment))
+}
+
+/// Removes a segment.
+pub fn remove(dir: &Path, number: u64) -> io::Result<()> {
+    match fs::remove_file(path(dir, number)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Hands all records of a segment to `each`, cuts off a torn end, and returns the length.
+pub fn scan(dir: &Path, number: u64, each: &mut impl FnMut(Position, &[u8])) -> io::Result<u64> {
+    let path = path(dir, number);
+    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    let length = file.metadata()?.len();
+    let start = Position {
+        segment: number,
+        offset: 0,
+    };
+    let mut lines = Lines::new(start);
+    loop {
+        let at = lines.position();
+        match lines.next(&file, length)? {
+            Some(Found::Record(_, text)) => each(at, &text),
+            Some(Found::Damaged(..)) => {
+                error!(
+                    "{}: the record at byte {} is damaged",
+                    path.display(),
+                    at.offset
+                );
+            }
+            None => break,
+        }
+    }
+    let good = lines.position().offset;
+    if good < length {
+        warn!(
+            "{}: cut off {} bytes at its end, a record that was being written when the machine stopped",
+            path.display(),
+            length - good
+        );
+        file.set_len(good)?;
+        file.sync_all()?;
+    }
+    Ok(good)
+}
