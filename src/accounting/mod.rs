@@ -1,12 +1,332 @@
 //! Accounting: every answered session is recorded once, whatever fails.
 //!
 //! ```text
-//!  Record     a finished session                                             record
-//!  Backend    where records go: file, database, radius                       backend
+//!  Accounting::take   a finished session into the journal, before any backend is tried
+//!  Record             what the journal holds and backends get                         record
+//!  delivery           one thread per backend: reads the journal from its own position  delivery, position, rejected
+//!  Backend            where records go: file, database, radius                         backend
 //! ```
+//!
+//! In `state_dir`: `accounting/journal/` holds what is not delivered everywhere yet and some history,
+//! `accounting/BACKEND.position` where each backend goes on, `accounting/rejected-BACKEND.jsonl` what it refused for
+//! good. At least once on the wire, once in the table: a backend that cannot know whether a record arrived gets it
+//! again and recognises it by its `session_id`.
 
 pub mod backend;
+mod delivery;
+mod position;
 pub mod record;
+mod rejected;
+mod taken;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::{error, info, warn};
 
 pub use backend::{Backend, Unavailable, Verdict};
+pub use delivery::Progress;
+use delivery::{Delivery, Shared};
 pub use record::Record;
+use taken::Taken;
+
+use crate::journal::{Journal, Limits, Position, Refused};
+use crate::logging::sparse::Sparse;
+use crate::sys::dir_lock::{self, DirLock};
+
+/// How often the disk is made to have what was written, and what could not be written is tried again.
+const SYNC: Duration = Duration::from_millis(250);
+
+/// One segment of the journal, bytes.
+const SEGMENT: u64 = 16 << 20;
+
+/// What is kept of delivered records, bytes at most: a relay that did not hear that its record was taken sends it
+/// again, and is recognised.
+const HISTORY: u64 = 64 << 20;
+
+/// Bytes of records that are kept in memory while the journal refuses them.
+const HELD: usize = 32 << 20;
+
+/// Threads of backends need room for their libraries.
+const STACK: usize = 1 << 20;
+
+/// What became of a finished session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// In the journal.
+    Stored,
+    /// It was there already.
+    Known,
+    /// The journal refuses it at the moment. It is held in memory and tried again, where nobody else keeps it.
+    Refused,
+}
+
+/// Whether the relay of a record sends it again until it hears that it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    Relay,
+    Nobody,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Accounting {
+    journal: Arc<Journal>,
+    state: Mutex<State>,
+    progress: Vec<Arc<Progress>>,
+    shared: Arc<Shared>,
+    syncing: (Mutex<bool>, Condvar),
+    _lock: DirLock,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: Taken,
+    /// Records that the journal refused, oldest first; bytes of them.
+    held: VecDeque<String>,
+    held_bytes: usize,
+    is_refusing: bool,
+    refusals: Sparse,
+    near_limit: Sparse,
+}
+
+/// Where accounting keeps its files, and how much of them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `state_dir` of the configuration.
+    pub state_dir: PathBuf,
+    /// Bytes that the journal may have.
+    pub journal_limit: u64,
+}
+
+impl Accounting {
+    /// Opens the journal and starts a thread for each backend.
+    ///
+    /// # Errors
+    /// A sentence that names what cannot be opened.
+    pub fn start(
+        settings: &Settings,
+        backends: Vec<Box<dyn Backend>>,
+    ) -> Result<Arc<Accounting>, String> {
+        let dir = settings.state_dir.join("accounting");
+        let lock = lock(&dir)?;
+        let limits = Limits {
+            size: settings.journal_limit,
+            segment: SEGMENT.min(settings.journal_limit / 8),
+            history: HISTORY.min(settings.journal_limit / 4),
+        };
+        let mut taken = Taken::default();
+        let mut unread = position::Unread::new(&dir, &backends)?;
+        let each = |at: Position, text: &[u8]| {
+            taken.add_record(text, at.segment);
+            unread.count(at);
+        };
+        let journal = Arc::new(Journal::open(&dir.join("journal"), limits, each)?);
+        let shared = Arc::new(Shared::default());
+        let starts = unread.finish(journal.start(), journal.end());
+        let mut progress = Vec::new();
+        let mut deliveries = Vec::new();
+        for (backend, start) in backends.into_iter().zip(starts) {
+            let delivery = Delivery::new(
+                &dir,
+                backend,
+                Arc::clone(&journal),
+                start,
+                Arc::clone(&shared),
+            )?;
+            progress.push(delivery.progress());
+            deliveries.push(delivery);
+        }
+        let accounting = Arc::new(Accounting {
+            journal,
+            state: Mutex::new(State {
+                taken,
+                ..State::default()
+            }),
+            progress,
+            shared,
+            syncing: (Mutex::new(true), Condvar::new()),
+            _lock: lock,
+        });
+        for delivery in deliveries {
+            let name = format!("to {}", delivery.name());
+            spawn(&name, move || delivery.run())?;
+        }
+        let shared = Arc::clone(&accounting);
+        spawn("journal", move || shared.keep_synced())?;
+        Ok(accounting)
+    }
+
+    /// Puts a finished session into the journal. Writes to the disk's cache, waits for nobody.
+    pub fn take(&self, info: &str, keeper: Keeper) -> Outcome {
+        let mut state = self.lock();
+        if state.taken.has_record(info) {
+            return Outcome::Known;
+        }
+        match self.journal.append(info.as_bytes()) {
+            Ok(at) => {
+                state.taken.add_record(info.as_bytes(), at.segment);
+                self.shared.count_appended();
+                Outcome::Stored
+            }
+            Err(Refused::Unfit(why)) => {
+                error!("accounting: a record cannot be kept ({why}): {info}");
+                Outcome::Stored
+            }
+            Err(why) => {
+                state.refuse(&why, info, keeper);
+                Outcome::Refused
+            }
+        }
+    }
+
+    /// Whether the session with this id has been taken.
+    pub fn has(&self, session_id: &str) -> bool {
+        self.lock().taken.has(session_id)
+    }
+
+    /// How far each backend is.
+    pub fn progress(&self) -> &[Arc<Progress>] {
+        &self.progress
+    }
+
+    /// Bytes that the journal has on disk.
+    pub fn journal_size(&self) -> u64 {
+        self.journal.size()
+    }
+
+    /// Records that wait in memory because the journal refuses them.
+    pub fn held(&self) -> usize {
+        self.lock().held.len()
+    }
+
+    /// Delivers what can be delivered until the deadline, then stops. What is left is delivered after the next
+    /// start.
+    pub fn stop(&self, deadline: Duration) {
+        self.retry_held();
+        self.shared.stop();
+        self.journal.wake();
+        self.shared.wait_ended(self.progress.len(), deadline);
+        self.sync();
+        let (running, changed) = &self.syncing;
+        *running.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        changed.notify_all();
+        let held = self.lock();
+        for info in &held.held {
+            error!("accounting: not recorded, the journal refuses it: {info}");
+        }
+    }
+
+    fn keep_synced(&self) {
+        let (running, changed) = &self.syncing;
+        loop {
+            let guard = running.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = changed.wait_timeout_while(guard, SYNC, |running| *running);
+            if !*waited.unwrap_or_else(PoisonError::into_inner).0 {
+                return;
+            }
+            self.retry_held();
+            self.sync();
+            self.release();
+        }
+    }
+
+    fn sync(&self) {
+        if let Err(error) = self.journal.sync() {
+            error!(
+                "accounting: the journal cannot be synced: {error}; a crash of this host may lose records"
+            );
+        }
+    }
+
+    fn retry_held(&self) {
+        let mut state = self.lock();
+        while let Some(info) = state.held.pop_front() {
+            match self.journal.append(info.as_bytes()) {
+                Ok(at) => {
+                    state.held_bytes = state.held_bytes.saturating_sub(info.len());
+                    state.taken.add_record(info.as_bytes(), at.segment);
+                    self.shared.count_appended();
+                }
+                Err(_) => {
+                    state.held.push_front(info);
+                    return;
+                }
+            }
+        }
+        if state.is_refusing && self.journal.has_room() {
+            state.is_refusing = false;
+            info!("accounting: the journal takes records again");
+        }
+    }
+
+    /// Gives back what every backend has.
+    fn release(&self) {
+        let positions = self.progress.iter().map(|progress| progress.position());
+        let until = positions.min().unwrap_or_else(|| self.journal.end());
+        if let Err(error) = self.journal.release(until) {
+            warn!("accounting: a journal segment cannot be removed: {error}");
+        }
+        let mut state = self.lock();
+        state.taken.forget_before(self.journal.start().segment);
+        if self.journal.is_nearly_full() {
+            if let Some(left_out) = state.near_limit.due() {
+                let size = self.journal.size() >> 20;
+                warn!(
+                    "accounting: the journal has {size} MiB, more than three quarters of journal_limit: is a \
+                     backend down?{left_out}"
+                );
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn refuse(&mut self, why: &Refused, info: &str, keeper: Keeper) {
+        self.is_refusing = true;
+        if let Some(left_out) = self.refusals.due() {
+            error!(
+                "accounting: the journal refuses records: {why}; they are kept and tried again{left_out}"
+            );
+        }
+        if keeper == Keeper::Relay || self.held.iter().any(|held| held == info) {
+            return;
+        }
+        if self.held_bytes + info.len() > HELD {
+            error!("accounting: not recorded, too much waits already: {info}");
+            return;
+        }
+        self.held_bytes += info.len();
+        self.held.push_back(info.to_owned());
+    }
+}
+
+fn lock(dir: &Path) -> Result<DirLock, String> {
+    let told = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => format!(
+            "state_dir: {}: another dispatcher uses it; allowed: one for each",
+            dir.display()
+        ),
+        _ => format!("state_dir: {}: {error}", dir.display()),
+    };
+    crate::journal::make_directory(dir).map_err(told)?;
+    dir_lock::lock(dir).map_err(told)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    let spawned = builder.stack_size(STACK).spawn(run);
+    spawned
+        .map(drop)
+        .map_err(|error| format!("cannot start the thread {name}: {error}"))
+}

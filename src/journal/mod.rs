@@ -30,6 +30,7 @@ use std::time::Duration;
 pub use line::{LONGEST, Unfit, text as line_text};
 pub use reader::{Found, Reader};
 use segments::Segments;
+pub use segments::make_directory;
 
 /// A place in a journal, between two records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -230,21 +231,39 @@ impl Journal {
         self.lock().segments.bytes_from(from)
     }
 
-    /// Waits until there is a record behind this position, or until `limit` is over. True when there is one.
-    pub fn wait_past(&self, position: Position, limit: Duration) -> bool {
+    /// Whether a longest record would be taken.
+    pub fn has_room(&self) -> bool {
+        self.size() + (LONGEST as u64) < self.limits.size
+    }
+
+    /// More than three quarters of its limit.
+    pub fn is_nearly_full(&self) -> bool {
+        self.size() > self.limits.size / 4 * 3
+    }
+
+    /// Waits until there is a record behind this position, `is_over` holds (see [`Journal::wake`]) or `limit` has
+    /// passed. True when there is one.
+    pub fn wait_past(
+        &self,
+        position: Position,
+        limit: Duration,
+        is_over: impl Fn() -> bool,
+    ) -> bool {
         let mut state = self.lock();
         state.readers_wait += 1;
-        let waited = self
-            .appended
-            .wait_timeout_while(state, limit, |state| state.end <= position);
+        let is_waiting = |state: &mut State| state.end <= position && !is_over();
+        let waited = self.appended.wait_timeout_while(state, limit, is_waiting);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.readers_wait -= 1;
         state.end > position
     }
 
-    /// Wakes all who wait in [`Journal::wait_past`]: something else has happened that they look for.
+    /// Has all who wait in [`Journal::wait_past`] look again.
     pub fn wake(&self) {
+        // Under the lock, so that nobody misses it between a look and the wait.
+        let state = self.lock();
         self.appended.notify_all();
+        drop(state);
     }
 
     /// One record, by where it begins; none where it is damaged or gone.

@@ -174,7 +174,7 @@ fn who_waits_is_woken_by_the_next_record() {
     let scratch = Scratch::new("journal");
     let (journal, _) = open(&scratch);
     let journal = Arc::new(journal);
-    assert!(!journal.wait_past(journal.end(), Duration::ZERO));
+    assert!(!journal.wait_past(journal.end(), Duration::ZERO, || false));
     let waiter = {
         let journal = Arc::clone(&journal);
         std::thread::spawn(move || {
@@ -184,6 +184,7 @@ fn who_waits_is_woken_by_the_next_record() {
                     offset: 0,
                 },
                 Duration::from_secs(10),
+                || false,
             )
         })
     };

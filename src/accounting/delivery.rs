@@ -1,0 +1,417 @@
+//! Brings records from the journal to one backend: a thread that tries again for as long as it takes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+
+use super::position::{self, Start};
+use super::rejected::Rejected;
+use super::{Backend, Record, Verdict};
+use crate::journal::{Found, Journal, Position, Reader};
+use crate::logging::sparse::Sparse;
+use crate::sys::clock;
+
+/// Records in one batch.
+const BATCH: usize = 256;
+
+/// Bytes in one batch; one record more still fits.
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// Before a delivery that failed is tried again; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// A thread with nothing to do looks around now and then.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A backend that is down is in the log again after this time.
+const REMINDER: Duration = Duration::from_secs(300);
+
+/// What all deliveries have in common.
+#[derive(Debug, Default)]
+pub struct Shared {
+    stopping: AtomicBool,
+    /// Records since the start.
+    appended: AtomicU64,
+    /// Threads that have ended.
+    ended: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// How far one backend is; for whoever asks.
+#[derive(Debug)]
+pub struct Progress {
+    name: String,
+    position: Mutex<Position>,
+    /// Records that waited at the start.
+    unread: u64,
+    settled: AtomicU64,
+    delivered: AtomicU64,
+    rejected: AtomicU64,
+    failures: AtomicU64,
+    is_down: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+/// See the module.
+pub struct Delivery {
+    backend: Box<dyn Backend>,
+    journal: Arc<Journal>,
+    position: Position,
+    file: PathBuf,
+    rejected: Rejected,
+    progress: Arc<Progress>,
+    shared: Arc<Shared>,
+    retry: Duration,
+    down: Option<Down>,
+    alarms: Sparse,
+}
+
+/// A backend that cannot be reached.
+struct Down {
+    since: Duration,
+    told: Duration,
+}
+
+/// Records, and what is too damaged to be one.
+struct Batch {
+    records: Vec<Record>,
+    /// Behind the record of the same index.
+    ends: Vec<Position>,
+    damaged: Vec<(Vec<u8>, &'static str)>,
+    end: Position,
+}
+
+impl Shared {
+    pub fn count_appended(&self) {
+        self.appended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        // Under the lock, so that nobody misses it between a look at the flag and the wait.
+        drop(self.ended.lock());
+        self.changed.notify_all();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Waits, but not while it is time to stop.
+    fn pause(&self, limit: Duration) {
+        let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(guard, limit, |_| !self.is_stopping());
+        drop(waited);
+    }
+
+    fn set_ended(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many have ended, or until the deadline.
+    pub fn wait_ended(&self, count: usize, deadline: Duration) {
+        let limit = deadline.saturating_sub(clock::mono());
+        let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(guard, limit, |ended| *ended < count);
+        drop(waited);
+    }
+}
+
+impl Progress {
+    /// The backend's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Before the first record that it has not got.
+    pub fn position(&self) -> Position {
+        *self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that it has not got yet.
+    pub fn waiting(&self) -> u64 {
+        let all = self.unread + self.shared.appended.load(Ordering::Relaxed);
+        all.saturating_sub(self.settled.load(Ordering::Relaxed))
+    }
+
+    /// Records that it got since the start.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Records that it refused for good since the start.
+    pub fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// The last attempt failed.
+    pub fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
+    }
+}
+
+impl Delivery {
+    /// # Errors
+    /// When the position cannot be written: a sentence with the file.
+    pub fn new(
+        dir: &Path,
+        backend: Box<dyn Backend>,
+        journal: Arc<Journal>,
+        start: Start,
+        shared: Arc<Shared>,
+    ) -> Result<Delivery, String> {
+        let file = position::path(dir, backend.name());
+        position::write(&file, start.position)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        if start.unread > 0 {
+            info!(
+                "accounting: {} record(s) wait for {}",
+                start.unread,
+                backend.name()
+            );
+        }
+        Ok(Delivery {
+            progress: Arc::new(Progress {
+                name: backend.name().to_owned(),
+                position: Mutex::new(start.position),
+                unread: start.unread,
+                settled: AtomicU64::new(0),
+                delivered: AtomicU64::new(0),
+                rejected: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+                is_down: AtomicBool::new(false),
+                shared: Arc::clone(&shared),
+            }),
+            rejected: Rejected::new(dir, backend.name()),
+            backend,
+            journal,
+            position: start.position,
+            file,
+            shared,
+            retry: FIRST_RETRY,
+            down: None,
+            alarms: Sparse::default(),
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        self.backend.name()
+    }
+
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Delivers until it is time to stop.
+    pub fn run(mut self) {
+        if let Err(why) = self.backend.prepare() {
+            self.failed(&why.0);
+        }
+        loop {
+            let has_work = self.wait();
+            let is_stopping = self.shared.is_stopping();
+            if is_stopping && (!has_work || self.down.is_some()) {
+                break;
+            }
+            if !has_work {
+                continue;
+            }
+            match self.deliver() {
+                Ok(()) => self.succeeded(),
+                Err(why) => {
+                    self.failed(&why);
+                    self.shared.pause(self.retry);
+                    self.retry = (self.retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+        self.shared.set_ended();
+    }
+
+    /// True when there is a record to deliver.
+    fn wait(&self) -> bool {
+        let is_over = || self.shared.is_stopping();
+        self.journal.wait_past(self.position, IDLE, is_over)
+    }
+
+    /// One batch; what is settled of it is so when this returns, whatever comes of the rest.
+    fn deliver(&mut self) -> Result<(), String> {
+        let batch = self
+            .read()
+            .map_err(|error| format!("the journal: {error}"))?;
+        let mut verdicts = Vec::with_capacity(batch.records.len());
+        let delivered = match batch.records.is_empty() {
+            true => Ok(()),
+            false => self.backend.deliver(&batch.records, &mut verdicts),
+        };
+        verdicts.truncate(batch.records.len());
+        let is_whole = verdicts.len() == batch.records.len();
+        self.settle(&batch, &verdicts, is_whole)?;
+        match delivered {
+            Err(why) => Err(why.0),
+            Ok(()) if !is_whole => Err("it has not told what became of all records".to_owned()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn read(&self) -> io::Result<Batch> {
+        let mut reader = Reader::new(&self.journal, self.position);
+        let mut batch = Batch {
+            records: Vec::new(),
+            ends: Vec::new(),
+            damaged: Vec::new(),
+            end: self.position,
+        };
+        let mut bytes = 0;
+        while batch.records.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(found) = reader.next_record()? else {
+                break;
+            };
+            let (end, text, damage) = match found {
+                Found::Record(end, text) => match std::str::from_utf8(&text).map(Record::parse) {
+                    Ok(Ok(record)) => {
+                        bytes += text.len();
+                        batch.end = end;
+                        batch.ends.push(end);
+                        batch.records.push(record);
+                        continue;
+                    }
+                    _ => (end, text, "it is no record of a session"),
+                },
+                Found::Damaged(end, bytes) => {
+                    self.journal.keep_damaged(batch.end.segment);
+                    (end, bytes, "it was damaged in the journal")
+                }
+            };
+            bytes += text.len();
+            batch.end = end;
+            batch.damaged.push((text, damage));
+        }
+        Ok(batch)
+    }
+
+    /// Rejected records go to their file first, then the position moves on.
+    fn settle(
+        &mut self,
+        batch: &Batch,
+        verdicts: &[Verdict],
+        is_whole: bool,
+    ) -> Result<(), String> {
+        let is_rejected = |verdict: &&Verdict| matches!(verdict, Verdict::Rejected(_));
+        let rejected = verdicts.iter().filter(is_rejected).count();
+        let damaged = if is_whole {
+            batch.damaged.as_slice()
+        } else {
+            &[]
+        };
+        if rejected + damaged.len() > 0 {
+            self.reject(batch.records.iter().zip(verdicts), damaged)?;
+        }
+        let end = match (is_whole, verdicts.len().checked_sub(1)) {
+            (true, _) => batch.end,
+            (false, Some(last)) => batch.ends.get(last).copied().unwrap_or(self.position),
+            (false, None) => return Ok(()),
+        };
+        position::write(&self.file, end)
+            .map_err(|error| format!("{}: {error}", self.file.display()))?;
+        self.position = end;
+        let progress = &self.progress;
+        *progress
+            .position
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = end;
+        let settled = (verdicts.len() + damaged.len()) as u64;
+        progress.settled.fetch_add(settled, Ordering::Relaxed);
+        let delivered = (verdicts.len() - rejected) as u64;
+        progress.delivered.fetch_add(delivered, Ordering::Relaxed);
+        let refused = (rejected + damaged.len()) as u64;
+        progress.rejected.fetch_add(refused, Ordering::Relaxed);
+        debug!(
+            "accounting: {}: {delivered} record(s) delivered",
+            self.name()
+        );
+        Ok(())
+    }
+
+    fn reject<'a>(
+        &mut self,
+        pairs: impl Iterator<Item = (&'a Record, &'a Verdict)>,
+        damaged: &'a [(Vec<u8>, &'static str)],
+    ) -> Result<(), String> {
+        let refused = pairs.filter_map(|(record, verdict)| match verdict {
+            Verdict::Rejected(reason) => Some((record, reason.as_str())),
+            Verdict::Delivered | Verdict::Known => None,
+        });
+        let refused: Vec<(&Record, &str)> = refused.collect();
+        let texts = refused
+            .iter()
+            .map(|(record, reason)| (record.info.as_bytes(), *reason));
+        let damaged = damaged.iter().map(|(text, why)| (text.as_slice(), *why));
+        let count = damaged.len();
+        self.rejected
+            .add(texts.chain(damaged))
+            .map_err(|error| format!("{}: {error}", self.rejected.path().display()))?;
+        let path = self.rejected.path().display().to_string();
+        for (record, reason) in refused {
+            if let Some(left_out) = self.alarms.due() {
+                error!(
+                    "[session {}] accounting: {} refuses the record: {reason}; it is in {path}{left_out}",
+                    record.call_id.escape_debug(),
+                    self.progress.name
+                );
+            }
+        }
+        if count > 0 {
+            error!("accounting: {count} damaged record(s) of the journal are in {path}");
+        }
+        Ok(())
+    }
+
+    fn succeeded(&mut self) {
+        self.retry = FIRST_RETRY;
+        self.progress.is_down.store(false, Ordering::Relaxed);
+        if let Some(down) = self.down.take() {
+            let seconds = (clock::mono() - down.since).as_secs();
+            info!(
+                "accounting: {} takes records again after {seconds} s, {} wait",
+                self.name(),
+                self.progress.waiting()
+            );
+        }
+    }
+
+    /// The first failure is in the log at once, later ones now and then.
+    fn failed(&mut self, why: &str) {
+        self.progress.failures.fetch_add(1, Ordering::Relaxed);
+        self.progress.is_down.store(true, Ordering::Relaxed);
+        let now = clock::mono();
+        let told = self.down.as_ref().map(|down| down.told);
+        if told.is_some_and(|told| now < told + REMINDER) {
+            debug!("accounting: {}: {why}", self.name());
+            return;
+        }
+        let since = self.down.as_ref().map_or(now, |down| down.since);
+        self.down = Some(Down { since, told: now });
+        warn!(
+            "accounting: {}: {why}; {} record(s) wait and are tried again, every {} s at last",
+            self.name(),
+            self.progress.waiting(),
+            LAST_RETRY.as_secs()
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! How far each backend is in the journal, over restarts: a file for each, replaced as a whole.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use log::{info, warn};
+
+use super::Backend;
+use crate::journal::Position;
+
+const SUFFIX: &str = ".position";
+
+/// Records that a backend has not got yet, counted while the journal is opened.
+pub struct Unread {
+    backends: Vec<Unsettled>,
+}
+
+/// Where a backend goes on, and how many records are behind that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub position: Position,
+    pub unread: u64,
+}
+
+struct Unsettled {
+    /// None: begins at the end.
+    position: Option<Position>,
+    unread: u64,
+}
+
+impl Unread {
+    /// Reads where each backend is. One that is new goes on where one that is no longer configured has stopped, so
+    /// that what waits for a database that was given up goes to the one in its place; else with the next record.
+    ///
+    /// # Errors
+    /// A sentence with the file that cannot be read.
+    pub fn new(dir: &Path, backends: &[Box<dyn Backend>]) -> Result<Unread, String> {
+        let left = left_behind(dir, backends).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let inherited = left.iter().filter_map(|(_, position)| *position).min();
+        let start = |backend: &Box<dyn Backend>| {
+            let path = path(dir, backend.name());
+            let position = read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            if let (None, Some(_)) = (position, inherited) {
+                info!(
+                    "accounting: {} begins with what was left undelivered when others were configured",
+                    backend.name()
+                );
+            }
+            Ok(Unsettled {
+                position: position.or(inherited),
+                unread: 0,
+            })
+        };
+        let backends: Result<Vec<Unsettled>, String> = backends.iter().map(start).collect();
+        // Without any backend the positions stay for those to come.
+        let backends = backends?;
+        if !backends.is_empty() {
+            forget(left);
+        }
+        Ok(Unread { backends })
+    }
+
+    /// A record begins here.
+    pub fn count(&mut self, at: Position) {
+        for backend in &mut self.backends {
+            if backend.position.is_some_and(|position| at >= position) {
+                backend.unread += 1;
+            }
+        }
+    }
+
+    /// All records are counted.
+    pub fn finish(self, start: Position, end: Position) -> Vec<Start> {
+        let settle = |backend: Unsettled| Start {
+            position: backend.position.unwrap_or(end).clamp(start, end),
+            unread: backend.unread,
+        };
+        self.backends.into_iter().map(settle).collect()
+    }
+}
+
+/// Positions of backends that are not configured any more.
+fn left_behind(
+    dir: &Path,
+    backends: &[Box<dyn Backend>],
+) -> io::Result<Vec<(PathBuf, Option<Position>)>> {
+    let mut left = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.and_then(|name| name.strip_suffix(SUFFIX)) else {
+            continue;
+        };
+        if backends.iter().all(|backend| backend.name() != name) {
+            let position = read(&path).unwrap_or(None);
+            left.push((path, position));
+        }
+    }
+    Ok(left)
+}
+
+fn forget(left: Vec<(PathBuf, Option<Position>)>) {
+    for (path, _) in left {
+        if let Err(error) = fs::remove_file(&path) {
+            warn!("{}: cannot be removed: {error}", path.display());
+        }
+    }
+}
+
+/// The file of a backend.
+pub fn path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}{SUFFIX}"))
+}
+
+fn read(path: &Path) -> io::Result<Option<Position>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let position = text.trim().parse().map_err(|()| {
+        io::Error::other("is no position; allowed: SEGMENT:OFFSET, or no such file")
+    })?;
+    Ok(Some(position))
+}
+
+/// Writes a position so that a crash leaves the old or the new one.
+pub fn write(path: &Path, position: Position) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{position}")?;
+    file.sync_data()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounting::{Record, Unavailable, Verdict};
+    use crate::sys::scratch::Scratch;
+
+    struct Named(&'static str);
+
+    impl Backend for Named {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn deliver(&mut self, _: &[Record], _: &mut Vec<Verdict>) -> Result<(), Unavailable> {
+            Ok(())
+        }
+    }
+
+    fn at(segment: u64, offset: u64) -> Position {
+        Position { segment, offset }
+    }
+
+    fn starts(dir: &Path, names: &[&'static str], records: &[Position]) -> Vec<Start> {
+        let named = |name: &&'static str| Box::new(Named(name)) as Box<dyn Backend>;
+        let backends: Vec<_> = names.iter().map(named).collect();
+        let mut unread = Unread::new(dir, &backends).unwrap();
+        records.iter().for_each(|at| unread.count(*at));
+        unread.finish(at(1, 0), at(2, 300))
+    }
+
+    #[test]
+    fn a_backend_goes_on_where_it_was_and_a_new_one_at_the_end() {
+        let scratch = Scratch::new("position");
+        write(&path(scratch.path(), "mysql"), at(1, 50)).unwrap();
+        let records = [at(1, 0), at(1, 50), at(2, 0)];
+        let [mysql, file] = starts(scratch.path(), &["mysql", "file"], &records)[..] else {
+            panic!();
+        };
+        assert_eq!((mysql.position, mysql.unread), (at(1, 50), 2));
+        assert_eq!((file.position, file.unread), (at(2, 300), 0));
+    }
+
+    #[test]
+    fn what_waited_for_one_that_is_gone_goes_to_the_one_in_its_place() {
+        let scratch = Scratch::new("position");
+        write(&path(scratch.path(), "mysql"), at(1, 50)).unwrap();
+        let start = starts(scratch.path(), &["postgres"], &[at(1, 0), at(1, 50)])[0];
+        assert_eq!((start.position, start.unread), (at(1, 50), 1));
+        assert!(!path(scratch.path(), "mysql").exists());
+    }
+
+    #[test]
+    fn a_position_that_the_journal_does_not_have_is_brought_into_it() {
+        let scratch = Scratch::new("position");
+        write(&path(scratch.path(), "file"), at(9, 9)).unwrap();
+        assert_eq!(
+            starts(scratch.path(), &["file"], &[])[0].position,
+            at(2, 300)
+        );
+        fs::write(path(scratch.path(), "file"), "nonsense").unwrap();
+        let backends: Vec<Box<dyn Backend>> = vec![Box::new(Named("file"))];
+        let Err(told) = Unread::new(scratch.path(), &backends) else {
+            panic!()
+        };
+        assert!(
+            told.contains("file.position") && told.contains("SEGMENT:OFFSET"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,290 @@
+//! Accounting with backends that fail as they are told to.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::*;
+use crate::sys::clock;
+use crate::sys::scratch::Scratch;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a backend does with the next calls; afterwards it delivers.
+#[derive(Clone, Debug)]
+enum Act {
+    /// Delivers so many, then is unavailable.
+    Break(usize),
+    /// Refuses the record of this call-id.
+    Reject(&'static str),
+    /// Forgets to say what became of the last one.
+    Forget,
+}
+
+#[derive(Default)]
+struct Seen {
+    records: Vec<String>,
+    acts: VecDeque<Act>,
+    /// Delivers nothing while this holds.
+    is_down: bool,
+}
+
+#[derive(Clone)]
+struct Memory(&'static str, Arc<Mutex<Seen>>);
+
+impl Memory {
+    fn new(name: &'static str, acts: &[Act]) -> Memory {
+        let seen = Seen {
+            acts: acts.iter().cloned().collect(),
+            ..Seen::default()
+        };
+        Memory(name, Arc::new(Mutex::new(seen)))
+    }
+
+    fn records(&self) -> Vec<String> {
+        self.1.lock().unwrap().records.clone()
+    }
+
+    fn set_down(&self, is_down: bool) {
+        self.1.lock().unwrap().is_down = is_down;
+    }
+}
+
+impl Backend for Memory {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn deliver(
+        &mut self,
+        records: &[Record],
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Unavailable> {
+        let mut seen = self.1.lock().unwrap();
+        if seen.is_down {
+            return Err(Unavailable("told to be down".to_owned()));
+        }
+        let act = seen.acts.pop_front();
+        for (index, record) in records.iter().enumerate() {
+            match act {
+                Some(Act::Break(count)) if index == count => {
+                    return Err(Unavailable("told to break".to_owned()));
+                }
+                Some(Act::Reject(call_id)) if call_id == record.call_id => {
+                    verdicts.push(Verdict::Rejected("told to".to_owned()));
+                    continue;
+                }
+                Some(Act::Forget) if index + 1 == records.len() => continue,
+                _ => {}
+            }
+            seen.records.push(record.call_id.clone());
+            verdicts.push(Verdict::Delivered);
+        }
+        Ok(())
+    }
+}
+
+fn start(scratch: &Scratch, backends: &[&Memory]) -> Arc<Accounting> {
+    start_with(scratch, backends, 64 << 20)
+}
+
+fn start_with(scratch: &Scratch, backends: &[&Memory], limit: u64) -> Arc<Accounting> {
+    let settings = Settings {
+        state_dir: scratch.path().to_owned(),
+        journal_limit: limit,
+    };
+    let boxed = |memory: &&Memory| Box::new((*memory).clone()) as Box<dyn Backend>;
+    Accounting::start(&settings, backends.iter().map(boxed).collect()).unwrap()
+}
+
+fn info(number: usize) -> String {
+    format!(
+        r#"{{"session_id":"00000000-0000-4000-8000-{number:012x}","call_id":"call-{number}","from_tag":"f","to_tag":"t","streams":[]}}"#
+    )
+}
+
+fn names(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| format!("call-{n}")).collect()
+}
+
+fn take(accounting: &Accounting, range: std::ops::Range<usize>) {
+    for number in range {
+        assert_eq!(
+            accounting.take(&info(number), Keeper::Nobody),
+            Outcome::Stored
+        );
+    }
+}
+
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = clock::mono() + PATIENCE;
+    while !is_so() {
+        assert!(clock::mono() < end, "{what}: waited in vain");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn stop(accounting: &Arc<Accounting>) {
+    accounting.stop(clock::mono() + PATIENCE);
+}
+
+/// The lock goes with the last thread.
+fn dropped(accounting: Arc<Accounting>) {
+    stop(&accounting);
+    wait("the threads end", || Arc::strong_count(&accounting) == 1);
+}
+
+#[test]
+fn every_backend_gets_every_record_in_order_and_once() {
+    let scratch = Scratch::new("accounting");
+    let (one, two) = (
+        Memory::new("one", &[]),
+        Memory::new("two", &[Act::Break(3), Act::Forget]),
+    );
+    let accounting = start(&scratch, &[&one, &two]);
+    take(&accounting, 0..1000);
+    wait("delivery", || {
+        accounting.progress().iter().all(|p| p.waiting() == 0)
+    });
+    assert_eq!(one.records(), names(0..1000));
+    // What was not told of came a second time: a backend recognises it by its session_id.
+    let mut two = two.records();
+    two.dedup();
+    assert_eq!(two, names(0..1000));
+    dropped(accounting);
+}
+
+#[test]
+fn one_that_is_down_holds_up_no_other_and_catches_up() {
+    let scratch = Scratch::new("accounting");
+    let (up, down) = (Memory::new("up", &[]), Memory::new("down", &[]));
+    down.set_down(true);
+    let accounting = start(&scratch, &[&up, &down]);
+    take(&accounting, 0..50);
+    wait("the one that is up", || up.records().len() == 50);
+    let progress = &accounting.progress()[1];
+    wait("the failure", || progress.is_down());
+    assert_eq!((progress.waiting(), progress.delivered()), (50, 0));
+    assert!(down.records().is_empty());
+    down.set_down(false);
+    wait("the other", || down.records() == names(0..50));
+    wait("its state", || !progress.is_down());
+    dropped(accounting);
+}
+
+#[test]
+fn what_was_not_delivered_is_after_the_next_start() {
+    let scratch = Scratch::new("accounting");
+    let (up, down) = (Memory::new("up", &[]), Memory::new("down", &[]));
+    down.set_down(true);
+    let accounting = start(&scratch, &[&up, &down]);
+    take(&accounting, 0..20);
+    wait("the one that is up", || up.records().len() == 20);
+    dropped(accounting);
+    down.set_down(false);
+    let accounting = start(&scratch, &[&up, &down]);
+    wait("the other", || down.records() == names(0..20));
+    take(&accounting, 20..21);
+    wait("the next", || {
+        up.records().len() == 21 && down.records().len() == 21
+    });
+    assert_eq!(
+        accounting.take(&info(7), Keeper::Relay),
+        Outcome::Known,
+        "over a restart"
+    );
+    assert!(accounting.has("00000000-0000-4000-8000-000000000014"));
+    dropped(accounting);
+}
+
+#[test]
+fn a_rejected_record_is_in_its_file_and_the_others_go_on() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[Act::Reject("call-0"), Act::Reject("call-1")]);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..1);
+    let progress = &accounting.progress()[0];
+    wait("the first", || progress.waiting() == 0);
+    take(&accounting, 1..3);
+    wait("the rest", || progress.waiting() == 0);
+    assert_eq!(progress.rejected() + progress.delivered(), 3);
+    let path = scratch.path().join("accounting/rejected-memory.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(
+        text.contains(r#""reason":"told to","record":{"session_id""#),
+        "{text}"
+    );
+    assert_eq!(text.lines().count() as u64, progress.rejected());
+    dropped(accounting);
+}
+
+#[test]
+fn a_damaged_record_is_rejected_and_holds_up_nothing() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.set_down(true);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..3);
+    dropped(accounting);
+    let path = scratch.path().join("accounting/journal/0000000001.journal");
+    let mut bytes = fs::read(&path).unwrap();
+    let second = bytes.iter().position(|b| *b == b'\n').unwrap() + 20;
+    bytes[second] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    memory.set_down(false);
+    let accounting = start(&scratch, &[&memory]);
+    wait("the others", || memory.records() == ["call-0", "call-2"]);
+    let rejected = scratch.path().join("accounting/rejected-memory.jsonl");
+    wait("the damaged one", || rejected.exists());
+    assert!(
+        scratch
+            .path()
+            .join("accounting/journal/0000000001.damaged")
+            .exists()
+    );
+    dropped(accounting);
+}
+
+#[test]
+fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.set_down(true);
+    let accounting = start_with(&scratch, &[&memory], 1 << 20);
+    let mut count = 0;
+    let padded = |number: usize| info(number).replace("[]", &format!("[\"{}\"]", "x".repeat(2000)));
+    while accounting.take(&padded(count), Keeper::Relay) == Outcome::Stored {
+        count += 1;
+    }
+    assert!(count > 400, "{count}");
+    assert_eq!(accounting.held(), 0, "its relay keeps it");
+    assert_eq!(
+        accounting.take(&padded(count), Keeper::Nobody),
+        Outcome::Refused
+    );
+    assert_eq!(
+        accounting.take(&padded(count), Keeper::Nobody),
+        Outcome::Refused
+    );
+    assert_eq!(accounting.held(), 1);
+    memory.set_down(false);
+    wait("all of them", || memory.records().len() == count + 1);
+    assert_eq!(memory.records(), names(0..count + 1));
+    assert_eq!(accounting.held(), 0);
+    dropped(accounting);
+}
+
+#[test]
+fn one_dispatcher_for_each_directory() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    let accounting = start(&scratch, &[&memory]);
+    let settings = Settings {
+        state_dir: scratch.path().to_owned(),
+        journal_limit: 1 << 20,
+    };
+    let told = Accounting::start(&settings, Vec::new()).unwrap_err();
+    assert!(told.contains("another dispatcher"), "{told}");
+    dropped(accounting);
+}

@@ -1,0 +1,47 @@
+//! A directory that one process alone may use: the lock goes with the process, however it ends.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::check;
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+/// Takes the lock of a directory: the file `lock` in it, by flock(2).
+///
+/// # Errors
+/// `WouldBlock` when another process, or another lock of this one, has it.
+pub fn lock(dir: &Path) -> io::Result<DirLock> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .open(dir.join("lock"))?;
+    // SAFETY: the descriptor is open, no pointers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
+    Ok(DirLock { _file: file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::scratch::Scratch;
+
+    #[test]
+    fn one_at_a_time() {
+        let scratch = Scratch::new("lock");
+        let first = lock(scratch.path()).unwrap();
+        let second = lock(scratch.path()).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        assert!(lock(scratch.path()).is_ok());
+    }
+}
