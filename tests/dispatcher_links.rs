@@ -99,7 +99,7 @@ fn a_second_dispatcher_is_refused_and_the_first_goes_on() {
     let bed = Bed::new();
     let store = std::sync::Arc::new(Store::open(bed.certs.path(), "dispatcher").unwrap());
     let settings = bed::settings(bed.certs.path());
-    let refused = Dispatcher::start(settings, store, std::sync::Arc::new(|_| ()));
+    let refused = Dispatcher::start(settings, store, std::sync::Arc::new(bed::Ended::default()));
     let error = refused.map(|_| ()).unwrap_err();
     assert!(error.contains("another process listens there"), "{error}");
     assert_eq!(bed.proxy().ask("nonsense\r\n\r\n"), "error");
@@ -113,7 +113,7 @@ fn a_port_in_use_is_named() {
     let directory = bed::fresh_directory("port");
     let mut settings = bed::settings(&directory);
     settings.listen = bed.running.relay_address;
-    let refused = Dispatcher::start(settings, store, std::sync::Arc::new(|_| ()));
+    let refused = Dispatcher::start(settings, store, std::sync::Arc::new(bed::Ended::default()));
     let error = refused.map(|_| ()).unwrap_err();
     assert!(error.starts_with("listen = 127.0.0.1:"), "{error}");
     assert_eq!(

@@ -4,7 +4,7 @@
 //! gets next; `ACTOR<` alone is the connection's end. Actors are connections: `proxy...` to the proxy's
 //! socket, `client...` to the management socket, `relay...` over TLS; each connects when it is first named. `#`
 //! begins a comment. In what is sent, `\xNN` is a byte, `\\` a backslash and `{c*n}` the character c n times;
-//! a text that ends in `\` is sent without CRLF. `{version}` stands for this program's version. What one actor sends in consecutive lines goes out at once.
+//! a text that ends in `\` is sent without CRLF. `{version}` stands for this program's version, `session_id: {new}` for that header with a UUID. What one actor sends in consecutive lines goes out at once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,6 +19,7 @@ mod script;
 
 use bed::{Bed, FakeRelay, Proxy};
 use mediaproxy::config::ManagementFormat;
+use mediaproxy::proto::SessionId;
 use script::unescape;
 
 enum Actor {
@@ -79,11 +80,22 @@ fn play(name: &str, script: &str) {
             Actor::Relay(relay) => relay.next_line(),
             Actor::Line(proxy) => proxy.line_or_end(),
         };
-        let got = got.map(|line| String::from_utf8_lossy(&line).into_owned());
+        let got = got.map(|line| shown(&String::from_utf8_lossy(&line)));
         assert_eq!(got.as_deref(), text, "{place}");
     }
     if let Some((sender, bytes)) = pending {
         send(&bed, &mut actors, &sender, &bytes);
+    }
+}
+
+/// The dispatcher makes up what sessions are called.
+fn shown(line: &str) -> String {
+    match line
+        .strip_prefix("session_id: ")
+        .map(str::parse::<SessionId>)
+    {
+        Some(Ok(_)) => "session_id: {new}".to_owned(),
+        _ => line.to_owned(),
     }
 }
 

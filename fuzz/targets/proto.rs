@@ -86,7 +86,7 @@ fn passed_on(frame: &Frame, compatibility: Compatibility, check: impl Fn(&Frame)
         return true;
     }
     let mut out = b"before".to_vec();
-    if !write_command(&mut out, frame, Sequence(u64::MAX), compatibility) {
+    if !write_command(&mut out, frame, Sequence(u64::MAX), compatibility, None) {
         assert_eq!(out, b"before");
         return false;
     }

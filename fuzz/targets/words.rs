@@ -56,6 +56,8 @@ pub fn update(choices: &mut Choices<'_>) -> Update {
             destination,
             ..Signaling::default()
         },
+        dialog_id: choices.yes().then(|| DialogId("1:2".into())),
+        session_id: None,
         media: media.map(|list| parse_list(list.as_bytes()).expect("a good list")),
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod backend;
 mod delivery;
+mod open;
 mod position;
 pub mod record;
 mod rejected;
@@ -33,6 +34,7 @@ use log::{error, info, warn};
 pub use backend::{Backend, Unavailable, Verdict};
 pub use delivery::Progress;
 use delivery::{Delivery, Shared};
+pub use open::backends;
 pub use record::Record;
 use taken::Taken;
 

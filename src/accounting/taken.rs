@@ -6,6 +6,8 @@ use std::hash::BuildHasher;
 
 use serde::Deserialize;
 
+use crate::proto::SessionId;
+
 /// Session ids of the records in the journal, with the segment that each is in.
 #[derive(Debug, Default)]
 pub struct Taken {
@@ -48,25 +50,12 @@ impl Taken {
 
     /// A UUID is its own key; anything else has a hash for one.
     fn key(&self, session_id: &str) -> u128 {
-        uuid(session_id).unwrap_or_else(|| {
+        let uuid: Result<SessionId, ()> = session_id.parse();
+        uuid.map(SessionId::bits).unwrap_or_else(|()| {
             let [high, low] = &self.other;
             u128::from(high.hash_one(session_id)) << 64 | u128::from(low.hash_one(session_id))
         })
     }
-}
-
-fn uuid(text: &str) -> Option<u128> {
-    let places = [8, 13, 18, 23];
-    let is_uuid = text.len() == 36
-        && text
-            .bytes()
-            .enumerate()
-            .all(|(at, b)| match places.contains(&at) {
-                true => b == b'-',
-                false => b.is_ascii_hexdigit(),
-            });
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    u128::from_str_radix(&digits, 16).ok().filter(|_| is_uuid)
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub struct DispatcherConfig {
     /// Each once.
     pub accounting: Vec<Backend>,
     pub state_dir: PathBuf,
+    /// Bytes.
+    pub journal_limit: u64,
     pub log_level: LogLevel,
     pub tls: TlsSection,
     pub database: DatabaseSection,
@@ -73,6 +75,7 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         section.value("cleanup_expired_sessions_after", values::seconds(0));
     let accounting = section.value("accounting", values::backends);
     let state_dir = section.value("state_dir", values::path(dir));
+    let journal_limit = section.value("journal_limit", values::mebibytes);
     let log_level = section.value("log_level", values::log_level);
 
     let needs_uri = accounting
@@ -111,6 +114,7 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         cleanup_expired_sessions_after: cleanup_expired_sessions_after?,
         accounting: accounting?,
         state_dir: state_dir?,
+        journal_limit: journal_limit?,
         log_level: log_level?,
         tls: tls?,
         database: database?,
@@ -119,7 +123,7 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         kamailio: kamailio?,
         file: file?,
     };
-    let lines = ["management_use_tls", "relay_retry", "accounting"].map(|name| section.line(name));
+    let lines = ["management_use_tls", "relay_retry"].map(|name| section.line(name));
     warn(&config, lines, source.warnings);
     Some(config)
 }
@@ -129,8 +133,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
-fn warn(config: &DispatcherConfig, lines: [Option<usize>; 3], warnings: &mut Vec<Problem>) {
-    let [use_tls_line, retry_line, accounting_line] = lines;
+fn warn(config: &DispatcherConfig, lines: [Option<usize>; 2], warnings: &mut Vec<Problem>) {
+    let [use_tls_line, retry_line] = lines;
     if !config.management_use_tls && !config.listen_management.ip().is_loopback() {
         let text = format!(
             "[Dispatcher] management_use_tls: no, and {} is no loopback address: whoever reaches that port \
@@ -143,10 +147,5 @@ fn warn(config: &DispatcherConfig, lines: [Option<usize>; 3], warnings: &mut Vec
         let text = "[Dispatcher] relay_retry: not below relay_timeout: a call whose relay is silent gets no \
                     other one";
         warnings.push(Problem::new(retry_line, text));
-    }
-    if !config.accounting.is_empty() {
-        let text = "[Dispatcher] accounting: this version records nothing; finished calls stand only in the log, \
-                    with their statistics";
-        warnings.push(Problem::new(accounting_line, text));
     }
 }

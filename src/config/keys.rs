@@ -8,7 +8,7 @@ pub struct Key {
     pub name: &'static str,
     /// As it would be written in the file; empty where there is none.
     pub default: &'static str,
-    /// Of the value: `seconds`; empty for a plain value.
+    /// Of the value: `seconds` or `MiB`; empty for a plain value.
     pub unit: &'static str,
     /// One or more sentences for the administrator.
     pub meaning: &'static str,
@@ -40,6 +40,18 @@ const fn seconds(
 ) -> Key {
     Key {
         unit: "seconds",
+        ..key(section, name, default, meaning)
+    }
+}
+
+const fn mebibytes(
+    section: &'static str,
+    name: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
+    Key {
+        unit: "MiB",
         ..key(section, name, default, meaning)
     }
 }
@@ -189,6 +201,13 @@ pub const KEYS: &[Key] = &[
         "/var/lib/mediaproxy",
         "The directory for what must survive a restart.",
     ),
+    mebibytes(
+        RELAY,
+        "journal_limit",
+        "256",
+        "What ended calls may take in state_dir while they wait to be confirmed by their dispatcher. At the \
+         limit the log says what could not be kept.",
+    ),
     key(
         RELAY,
         "log_level",
@@ -303,6 +322,13 @@ pub const KEYS: &[Key] = &[
         "state_dir",
         "/var/lib/mediaproxy",
         "The directory for what must survive a restart.",
+    ),
+    mebibytes(
+        DISPATCHER,
+        "journal_limit",
+        "1024",
+        "What finished calls may take in state_dir while they wait for a database or another backend that is \
+         down. At the limit relays keep their ended calls themselves.",
     ),
     key(
         DISPATCHER,

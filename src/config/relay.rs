@@ -37,6 +37,8 @@ pub struct RelayConfig {
     /// None: no sampling.
     pub traffic_sampling_period: Option<Duration>,
     pub state_dir: PathBuf,
+    /// Bytes.
+    pub journal_limit: u64,
     pub log_level: LogLevel,
     pub tls: TlsSection,
 }
@@ -63,6 +65,7 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
     let reconnect_delay = section.value("reconnect_delay", values::seconds(1));
     let traffic_sampling_period = section.value("traffic_sampling_period", values::seconds(0));
     let state_dir = section.value("state_dir", values::path(dir));
+    let journal_limit = section.value("journal_limit", values::mebibytes);
     let log_level = section.value("log_level", values::log_level);
 
     if matches!(
@@ -102,6 +105,7 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
         traffic_sampling_period: traffic_sampling_period
             .map(|p| Some(p).filter(|p| !p.is_zero()))?,
         state_dir: state_dir?,
+        journal_limit: journal_limit?,
         log_level: log_level?,
         tls: tls?,
     };

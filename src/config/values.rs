@@ -133,6 +133,14 @@ pub fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
     }
 }
 
+/// Mebibytes as bytes, from 16 MiB on.
+pub fn mebibytes(text: &str) -> Parsed<u64> {
+    number(text)
+        .filter(|count| (16..=1 << 20).contains(count))
+        .map(|count| count << 20)
+        .ok_or_else(|| "MiB from 16 to 1048576".to_owned())
+}
+
 /// Seconds with up to three decimals, from a thousandth on.
 pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
     let allowed = || format!("seconds such as 5 or 0.15, from 0.001 to {LONGEST}");

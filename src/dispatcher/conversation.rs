@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Dispatcher;
+use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
 use super::registry::Place;
 use super::statistics::{Statistics, call_ids};
@@ -15,7 +16,7 @@ use crate::proto::line::{Lines, TooLong};
 use crate::proto::link::{
     FromRelay, Hello, OLD_DISPATCHER_LINE, RELAY_LINE, Sequence, UpdateReply,
 };
-use crate::proto::{CallId, Visible};
+use crate::proto::{CallId, SessionId, Visible};
 use crate::sys::clock;
 
 /// Characters in a relay's name.
@@ -35,6 +36,8 @@ struct Listener<'a> {
     link: &'a Arc<Link>,
     /// Its first line has told who it is.
     is_known: bool,
+    /// It keeps ended sessions until it hears that they are recorded.
+    relay_keeps: bool,
     odd: Sparse,
 }
 
@@ -55,6 +58,7 @@ impl<'a> Conversation<'a> {
                 dispatcher,
                 link,
                 is_known: false,
+                relay_keeps: false,
                 odd: Sparse::default(),
             },
         }
@@ -85,7 +89,8 @@ impl Listener<'_> {
         }
         match said {
             FromRelay::Ping => self.ping(),
-            FromRelay::Expired(json) => self.expired(json),
+            FromRelay::Expired(json) => self.ended(json, Reason::Expired),
+            FromRelay::Removed(json) => self.ended(json, Reason::Removed),
             FromRelay::Reply(sequence, result) => {
                 if let Some(slot) = self.reply(sequence, result) {
                     return Next::Keep(line.len() - result.len(), slot);
@@ -114,10 +119,12 @@ impl Listener<'_> {
             );
         }
         self.link.set_ours();
+        self.relay_keeps = hello.stored;
         self.identify(usable);
         let ours = Hello {
             name: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            stored: true,
         };
         if let Ok(ours) = serde_json::to_string(&ours) {
             self.link.say(&format!("hello {ours}"));
@@ -148,17 +155,53 @@ impl Listener<'_> {
         }
     }
 
-    fn expired(&mut self, json: &[u8]) {
+    /// A session has ended on its relay; or it did so before, and the relay has not heard that it is recorded.
+    fn ended(&mut self, json: &[u8], reason: Reason) {
         let statistics = match Statistics::parse(json) {
             Ok(statistics) => statistics,
             Err(error) => {
-                self.odd(&format!("expired that cannot be read ({error})"), json);
+                self.odd(
+                    &format!("an ended session that cannot be read ({error})"),
+                    json,
+                );
                 return;
             }
         };
-        let now = clock::mono();
-        let finished = lock(&self.dispatcher.registry).expire(self.link.id, statistics, now);
-        self.dispatcher.finish(finished);
+        let session_id = statistics.session_id.clone();
+        if let Some(id) = &session_id {
+            if self.dispatcher.finisher.has(id) {
+                self.say_stored(id);
+                return;
+            }
+        }
+        let (link, now) = (self.link.id, clock::mono());
+        let mut registry = lock(&self.dispatcher.registry);
+        let finished = match reason {
+            Reason::Removed => registry.removed_before(link, statistics, now),
+            _ => registry.expire(link, statistics, now),
+        };
+        drop(registry);
+        self.finish(finished, session_id.as_deref());
+    }
+
+    /// Records an ended session, and tells its relay.
+    fn finish(&self, finished: Option<Finished>, session_id: Option<&str>) {
+        let is_recorded = finished.is_none_or(|ended| {
+            self.dispatcher.finisher.finish(Finished {
+                is_kept: self.relay_keeps,
+                ..ended
+            })
+        });
+        if let (true, Some(id)) = (is_recorded, session_id) {
+            self.say_stored(id);
+        }
+    }
+
+    fn say_stored(&self, session_id: &str) {
+        // It stands in a line: nothing but a UUID gets into that.
+        if let Ok(id) = session_id.parse::<SessionId>() {
+            self.link.say_to_ours(&format!("stored {id}"));
+        }
     }
 
     /// Acts on a reply; what the management port has asked for is to be put there.
@@ -173,6 +216,14 @@ impl Listener<'_> {
                 }
             }
             Some(Ask::TakeBack(call_id)) => {
+                // The proxy was given another relay: nothing of this one is accounted.
+                if let Ok(Statistics {
+                    session_id: Some(id),
+                    ..
+                }) = Statistics::parse(result)
+                {
+                    self.say_stored(&id);
+                }
                 log::info!("[session {call_id}] taken back from relay {}", self.link);
             }
             Some(Ask::Purge) => self.listed(result, now),
@@ -231,6 +282,7 @@ impl Listener<'_> {
             },
         };
         let was_there = result != b"error";
+        let session_id = statistics.as_ref().and_then(|s| s.session_id.clone());
         let mut registry = lock(&self.dispatcher.registry);
         let place = registry.place(call_id);
         let finished = registry.removed(self.link.id, call_id, statistics, now);
@@ -238,7 +290,7 @@ impl Listener<'_> {
         // What is not here any more has expired since it was asked for.
         let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
         let removed = was_there || !is_here;
-        self.dispatcher.finish(finished);
+        self.finish(finished, session_id.as_deref());
         match removed {
             true => Removal::Removed,
             false => Removal::Error,

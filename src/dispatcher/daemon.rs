@@ -6,19 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dialog::{self, Enders};
-use super::finished::Finished;
+use super::recorder::Recorder;
 use super::settings::{Group, Settings};
 use super::{Dispatcher, Running};
+use crate::accounting::{self, Accounting};
 use crate::cli::{self, Options, Program};
 use crate::config::{self, DispatcherConfig, SocketGroup};
 use crate::daemon::{self, Daemon};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
-use crate::sys::{limits, users};
+use crate::sys::{clock, limits, users};
 use crate::tls::Store;
 
 /// Connections of proxies, relays and clients, and some to spare.
 const OPEN_FILES: u64 = 4096;
+
+/// How long backends may take for the last records at the end; what is left is delivered after the next start.
+const LAST_RECORDS: Duration = Duration::from_secs(3);
 
 /// How often systemd is told how many calls there are.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -26,6 +30,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// A dispatcher with its sockets in the runtime directory.
 struct Local {
     running: Running,
+    accounting: Option<Arc<Accounting>>,
     runtime_dir: PathBuf,
 }
 
@@ -37,15 +42,19 @@ pub fn main(program: &Program) -> ExitCode {
     };
     let level = |config: &DispatcherConfig| config.log_level.filter();
     let begin = |options: &Options, config: &_| {
+        let (running, accounting) = start(options, config)?;
         Ok(Local {
-            running: start(options, config)?,
+            running,
+            accounting,
             runtime_dir: options.runtime_dir.clone(),
         })
     };
     daemon::run(program, &options, config::load_dispatcher, level, begin)
 }
 
-fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String> {
+type Started = (Running, Option<Arc<Accounting>>);
+
+fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, String> {
     match limits::raise_open_files(OPEN_FILES) {
         Ok(limit) if limit < OPEN_FILES => {
             log::warn!("no more than {limit} open files are allowed, {OPEN_FILES} would be wanted");
@@ -59,20 +68,30 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String
     let socket = settings.socket_path.display().to_string();
     let kamailio = config.kamailio.socket_path.as_deref();
     let enders = Enders::start(&config.opensips.socket_path, kamailio, &options.runtime_dir)?;
-    let finished = Arc::new(move |finished: Finished| {
-        log::info!("{finished}");
-        if let Some(dialog_id) = finished.dialog_id.as_ref().filter(|_| finished.end_dialog) {
-            enders.end(&finished.call_id, dialog_id);
-        }
-    });
-    let running = Dispatcher::start(settings, Arc::new(store), finished)
+    let accounting =
+        start_accounting(config).inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
+    let recorder = Recorder::new(accounting.clone(), enders);
+    let running = Dispatcher::start(settings, Arc::new(store), Arc::new(recorder))
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     log::info!(
         "ready: SIP proxy at {socket}, relays at {}, management at {}",
         running.relay_address,
         running.management_address
     );
-    Ok(running)
+    Ok((running, accounting))
+}
+
+/// Accounting, where any is wanted.
+fn start_accounting(config: &DispatcherConfig) -> Result<Option<Arc<Accounting>>, String> {
+    if config.accounting.is_empty() {
+        return Ok(None);
+    }
+    let backends = accounting::backends(config)?;
+    let settings = accounting::Settings {
+        state_dir: config.state_dir.clone(),
+        journal_limit: config.journal_limit,
+    };
+    Accounting::start(&settings, backends).map(Some)
 }
 
 /// The group that the SIP proxy runs in.
@@ -129,6 +148,9 @@ impl Daemon for Local {
 
     fn stop(self) {
         self.running.stop();
+        if let Some(accounting) = &self.accounting {
+            accounting.stop(clock::mono() + LAST_RECORDS);
+        }
         dialog::remove_sockets(&self.runtime_dir);
     }
 }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use super::statistics::Statistics;
-use crate::proto::{CallId, DialogId, Visible};
+use crate::moment::Now;
+use crate::proto::{CallId, DialogId, SessionId, Tag, Text, Visible};
 
 /// How the dispatcher learned that a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Finished {
     pub dialog_id: Option<DialogId>,
     /// None where the relay had none to give, or was not there to give them.
     pub statistics: Option<Statistics>,
+    /// What the proxy's requests told of it; none where its relay alone knew it.
+    pub known: Option<Known>,
     pub reason: Reason,
     /// The SIP proxy is to end the dialog (docs/protocol.md section 7).
     pub end_dialog: bool,
@@ -46,10 +51,146 @@ pub struct Finished {
     pub all_streams_ice: bool,
     /// The address that the relay's link comes or came from.
     pub relay_ip: IpAddr,
+    /// Its relay tells it again until it hears that it is recorded.
+    pub is_kept: bool,
 }
 
-/// Takes ended sessions: called by the threads that read from relays, so it must not block.
-pub type FinishedSink = Arc<dyn Fn(Finished) + Send + Sync>;
+/// What the SIP proxy's requests tell of a session: enough to account it when its relay is lost.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub session_id: SessionId,
+    pub from_tag: Tag,
+    pub to_tag: Option<Tag>,
+    pub from_uri: Text,
+    pub to_uri: Text,
+    pub caller_ua: Option<Text>,
+    pub callee_ua: Option<Text>,
+    pub username: Option<Text>,
+    /// The first answer.
+    pub started: Option<Duration>,
+    /// When it ended, as far as can be told.
+    pub ended: Option<Duration>,
+}
+
+/// Takes ended sessions. Called by the threads that read from relays, so it may write to a file but must wait for
+/// nobody.
+pub trait Finisher: Send + Sync {
+    /// A session is over. False when it could not be recorded now and is to be told again.
+    fn finish(&self, finished: Finished) -> bool;
+
+    /// Whether the session of this id has been recorded.
+    fn has(&self, session_id: &str) -> bool;
+}
+
+/// What the dispatcher adds to a relay's statistics.
+#[derive(Serialize)]
+struct Added<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_id: Option<SessionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialog_id: Option<&'a DialogId>,
+    timed_out: bool,
+    all_streams_ice: bool,
+    relay_ip: IpAddr,
+}
+
+/// A session whose relay has nothing to tell of it any more.
+#[derive(Serialize)]
+struct Lost<'a> {
+    session_id: SessionId,
+    call_id: &'a CallId,
+    from_tag: &'a Tag,
+    to_tag: Option<&'a Tag>,
+    from_uri: &'a Text,
+    to_uri: &'a Text,
+    start_time: f64,
+    duration: u64,
+    caller_ua: Agent<'a>,
+    callee_ua: Agent<'a>,
+    username: Option<&'a Text>,
+    streams: [(); 0],
+    relay_lost: bool,
+    dialog_id: Option<&'a DialogId>,
+    timed_out: bool,
+    all_streams_ice: bool,
+    relay_ip: IpAddr,
+}
+
+/// `Unknown` where none was told.
+struct Agent<'a>(&'a Option<Text>);
+
+impl Serialize for Agent<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(agent) => agent.serialize(serializer),
+            None => serializer.serialize_str("Unknown"),
+        }
+    }
+}
+
+impl Finished {
+    /// What is to be accounted, one JSON object; none for a call that was never answered. `random` names a session
+    /// that has no name yet.
+    pub fn record(&self, now: Now, random: u128) -> Option<String> {
+        match &self.statistics {
+            Some(statistics) if !statistics.is_answered => None,
+            Some(statistics) => self.completed(statistics, random),
+            None => self.lost(now),
+        }
+    }
+
+    /// The relay's statistics with what only the dispatcher knows.
+    fn completed(&self, statistics: &Statistics, random: u128) -> Option<String> {
+        let known_id = self.known.as_ref().map(|known| known.session_id);
+        let fresh = || known_id.unwrap_or_else(|| SessionId::from_random(random));
+        let added = Added {
+            session_id: statistics.session_id.is_none().then(fresh),
+            dialog_id: self
+                .dialog_id
+                .as_ref()
+                .filter(|_| statistics.dialog_id.is_none()),
+            timed_out: self.timed_out,
+            all_streams_ice: self.all_streams_ice,
+            relay_ip: self.relay_ip,
+        };
+        let added = serde_json::to_string(&added).ok()?;
+        let json = statistics.json.get().trim_end().strip_suffix('}')?;
+        let comma = if json.trim_end().ends_with('{') {
+            ""
+        } else {
+            ","
+        };
+        let more = added.strip_prefix('{')?;
+        Some(format!("{json}{comma}{more}"))
+    }
+
+    fn lost(&self, now: Now) -> Option<String> {
+        let known = self.known.as_ref()?;
+        let started = known.started?;
+        let ago = now.mono.saturating_sub(started);
+        let ended = known.ended.unwrap_or(now.mono);
+        let lost = Lost {
+            session_id: known.session_id,
+            call_id: &self.call_id,
+            from_tag: &known.from_tag,
+            to_tag: known.to_tag.as_ref(),
+            from_uri: &known.from_uri,
+            to_uri: &known.to_uri,
+            start_time: now.unix.saturating_sub(ago).as_micros() as f64 / 1e6,
+            duration: ended.saturating_sub(started).as_secs(),
+            caller_ua: Agent(&known.caller_ua),
+            callee_ua: Agent(&known.callee_ua),
+            username: known.username.as_ref(),
+            streams: [],
+            relay_lost: true,
+            dialog_id: self.dialog_id.as_ref(),
+            timed_out: self.timed_out,
+            all_streams_ice: self.all_streams_ice,
+            relay_ip: self.relay_ip,
+        };
+        serde_json::to_string(&lost).ok()
+    }
+}
 
 impl fmt::Display for Finished {
     /// The one line that a log keeps of it.
@@ -77,5 +218,101 @@ impl fmt::Display for Finished {
             }
             None => f.write_str(", no statistics"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
+
+    fn finished(statistics: Option<&str>) -> Finished {
+        Finished {
+            call_id: CallId("a".into()),
+            dialog_id: Some(DialogId("7:8".into())),
+            statistics: statistics.map(|json| Statistics::parse(json.as_bytes()).unwrap()),
+            known: Some(Known {
+                session_id: ID.parse().unwrap(),
+                from_tag: Tag("f".into()),
+                to_tag: Some(Tag("t".into())),
+                from_uri: "x@example.com".into(),
+                to_uri: "y@example.com".into(),
+                caller_ua: Some("phone".into()),
+                callee_ua: None,
+                username: None,
+                started: Some(Duration::from_secs(10)),
+                ended: Some(Duration::from_secs(40)),
+            }),
+            reason: Reason::Removed,
+            end_dialog: false,
+            timed_out: true,
+            all_streams_ice: false,
+            relay_ip: [192, 0, 2, 1].into(),
+            is_kept: false,
+        }
+    }
+
+    fn now() -> Now {
+        Now {
+            mono: Duration::from_secs(50),
+            unix: Duration::from_secs(1_000_000),
+        }
+    }
+
+    fn record(finished: &Finished) -> serde_json::Value {
+        let text = finished.record(now(), 0).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_dispatcher_adds_what_the_relay_cannot_know() {
+        let json = r#"{"call_id":"a", "start_time": 1.50, "streams":[] }"#;
+        let text = finished(Some(json)).record(now(), 0).unwrap();
+        assert!(
+            text.starts_with(r#"{"call_id":"a", "start_time": 1.50, "streams":[]"#),
+            "{text}"
+        );
+        let value = record(&finished(Some(json)));
+        assert_eq!(value["session_id"], ID, "an older relay names none");
+        assert_eq!(
+            (&value["dialog_id"], &value["timed_out"]),
+            (&"7:8".into(), &true.into())
+        );
+        assert_eq!(
+            (&value["relay_ip"], &value["all_streams_ice"]),
+            (&"192.0.2.1".into(), &false.into())
+        );
+        let named = r#"{"call_id":"a","start_time":1.5,"session_id":"mine","dialog_id":"1:2"}"#;
+        let text = finished(Some(named)).record(now(), 0).unwrap();
+        assert_eq!(text.matches("session_id").count(), 1, "{text}");
+        assert_eq!(text.matches("dialog_id").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_call_that_was_never_answered_is_not_accounted() {
+        let json = r#"{"call_id":"a","start_time":null,"streams":[]}"#;
+        assert_eq!(finished(Some(json)).record(now(), 0), None);
+        let mut lost = finished(None);
+        lost.known.as_mut().unwrap().started = None;
+        assert_eq!(lost.record(now(), 0), None);
+    }
+
+    #[test]
+    fn a_call_whose_relay_is_lost_is_accounted_with_what_is_known() {
+        let value = record(&finished(None));
+        assert_eq!(
+            (&value["session_id"], &value["relay_lost"]),
+            (&ID.into(), &true.into())
+        );
+        assert_eq!(
+            (&value["start_time"], &value["duration"]),
+            (&999_960.0.into(), &30.into())
+        );
+        assert_eq!(
+            (&value["caller_ua"], &value["callee_ua"]),
+            (&"phone".into(), &"Unknown".into())
+        );
+        assert_eq!(value["to_tag"], "t");
     }
 }

@@ -200,6 +200,14 @@ impl Link {
         }
     }
 
+    /// The same, where the relay is one of ours.
+    pub fn say_to_ours(&self, line: &str) {
+        let is_ours = lock(&self.state).compatibility == Compatibility::Ours;
+        if is_ours {
+            self.say(line);
+        }
+    }
+
     /// Queues a removal that nobody waits for; `take_back` is for a session that is not in the registry.
     pub fn remove(&self, remove: Remove, take_back: bool) {
         let call_id = remove.call_id.clone();

@@ -26,6 +26,7 @@ pub mod finished;
 mod gate;
 mod link;
 mod management;
+mod recorder;
 pub mod registry;
 mod relays;
 mod service;
@@ -52,7 +53,7 @@ use std::time::Duration;
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::Store;
-use finished::{Finished, FinishedSink};
+use finished::{Finished, Finisher};
 use gate::Gate;
 use link::Link;
 use registry::{Patience, Registry};
@@ -72,7 +73,7 @@ pub struct Dispatcher {
     store: Arc<Store>,
     registry: Mutex<Registry<Arc<Link>>>,
     turns: Turns,
-    finished: FinishedSink,
+    finisher: Arc<dyn Finisher>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     random: (RandomState, AtomicU64),
@@ -89,14 +90,14 @@ pub struct Running {
 }
 
 impl Dispatcher {
-    /// Listens everywhere, then starts the threads. `finished` gets every session that ends.
+    /// Listens everywhere, then starts the threads. `finisher` gets every session that ends.
     ///
     /// # Errors
     /// A sentence that names what cannot be listened on and why.
     pub fn start(
         settings: Settings,
         store: Arc<Store>,
-        finished: FinishedSink,
+        finisher: Arc<dyn Finisher>,
     ) -> Result<Running, String> {
         let listeners = Listeners::open(&settings)?;
         let address = |l: &TcpListener| l.local_addr().map_err(|e| e.to_string());
@@ -112,7 +113,7 @@ impl Dispatcher {
             store,
             registry: Mutex::new(Registry::new(patience)),
             turns: Turns::default(),
-            finished,
+            finisher,
             listings: Gate::new(LISTINGS, LISTINGS),
             random: (RandomState::new(), AtomicU64::new(0)),
             stopping: AtomicBool::new(false),
@@ -143,7 +144,10 @@ impl Dispatcher {
 
     /// Hands over ended sessions. No lock is held here.
     fn finish(&self, ended: impl IntoIterator<Item = Finished>) {
-        ended.into_iter().for_each(|ended| (self.finished)(ended));
+        for ended in ended {
+            // Nobody else has it: what cannot be recorded now is held there and tried again.
+            let _ = self.finisher.finish(ended);
+        }
     }
 
     /// Marks a relay that owes an answer for longer than `relay_timeout`. Looks and marks under the registry's

@@ -15,9 +15,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::finished::Finished;
+use super::finished::{Finished, Known};
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, Tag};
+use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 
 /// Ended sessions that are kept until the proxy's `remove`: beyond this the oldest are forgotten.
 const MAX_EXPIRED: usize = 20_000;
@@ -60,6 +60,16 @@ pub struct Facts {
     pub to_tag: Option<Tag>,
     /// It has media, so that its success makes a session.
     pub has_media: bool,
+    /// What a session that it makes is called.
+    pub session_id: SessionId,
+    /// It is the reply to a request of the one with the from_tag.
+    pub is_reply: bool,
+    pub from_uri: Text,
+    pub to_uri: Text,
+    pub user_agent: Text,
+    pub username: Option<Text>,
+    /// When it was read.
+    pub at: Duration,
 }
 
 impl Facts {
@@ -132,6 +142,9 @@ struct Session {
     dialog_id: Option<DialogId>,
     /// A to_tag was seen in an update.
     answered: bool,
+    known: Known,
+    /// It was made by a reply: the callee makes the offer (C8).
+    begun_by_reply: bool,
     /// When it was last made or confirmed by its relay.
     serial: u64,
     state: SessionState,

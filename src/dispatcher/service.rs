@@ -16,8 +16,8 @@ use crate::proto::control::{
     BadRequest, Frame, MessageKind, Remove, Update, dialog_id, preferred_relay,
 };
 use crate::proto::link::write_command;
-use crate::proto::{CallId, Visible};
-use crate::sys::clock;
+use crate::proto::{CallId, SessionId, Visible};
+use crate::sys::{clock, random};
 
 /// The answer to any failure.
 pub const ERROR: &str = "error";
@@ -99,7 +99,7 @@ impl Dispatcher {
     fn remove_unwaited(&self, remove: Remove) {
         let place = {
             let mut registry = lock(&self.registry);
-            registry.owe(remove.clone());
+            registry.owe(remove.clone(), clock::mono());
             registry.place(&remove.call_id)
         };
         if let Place::On(_, link) = place {
@@ -113,7 +113,8 @@ impl Dispatcher {
             return Served::error();
         };
         let deadline = arrival + self.settings.relay_timeout;
-        let facts = facts(frame, update);
+        let session_id = SessionId::from_random(random::bits());
+        let facts = facts(frame, update, session_id, arrival);
         let has_media = facts.has_media;
         let place = lock(&self.registry).place(call_id);
         let is_new = matches!(place, Place::Unknown | Place::Expired);
@@ -226,11 +227,11 @@ impl Dispatcher {
             Place::Expired => lock(&self.registry).remove_expired(&call_id),
             Place::Away(relay) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
-                lock(&self.registry).owe(remove);
+                lock(&self.registry).owe(remove, arrival);
                 false
             }
             Place::On(_, link) => {
-                lock(&self.registry).owe(remove);
+                lock(&self.registry).owe(remove, arrival);
                 let deadline = arrival + self.settings.relay_timeout;
                 self.remove_call(frame, &call_id, &link, started, deadline)
             }
@@ -254,7 +255,7 @@ impl Dispatcher {
         let slot = Arc::new(Slot::new());
         let ask = Ask::Remove(call_id.clone(), Some(Arc::clone(&slot)));
         let sent = link.send(started, ask, |out, sequence, compatibility| {
-            write_command(out, frame, sequence, compatibility)
+            write_command(out, frame, sequence, compatibility, None)
         });
         if let Err(refused) = sent {
             log::warn!("[session {call_id}] remove: relay {link}: {refused}");
@@ -372,18 +373,27 @@ fn ask_update(
     since: Duration,
 ) -> Result<(), Refused> {
     let ask = Ask::Update(Arc::clone(updating));
+    // Only a new session gets the name: the one that is there has one.
+    let session_id = updating.is_new.then_some(updating.facts.session_id);
     link.send(since, ask, |out, sequence, compatibility| {
-        write_command(out, frame, sequence, compatibility)
+        write_command(out, frame, sequence, compatibility, session_id)
     })
 }
 
-fn facts(frame: &Frame, update: &Update) -> Facts {
+fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: Duration) -> Facts {
     Facts {
         call_id: update.call_id.clone(),
         dialog_id: dialog_id(frame),
         from_tag: update.from_tag.clone(),
         to_tag: update.to_tag.clone(),
         has_media: update.media.is_some(),
+        session_id,
+        is_reply: update.kind == MessageKind::Reply,
+        from_uri: update.from_uri.clone(),
+        to_uri: update.to_uri.clone(),
+        user_agent: update.user_agent.clone(),
+        username: update.signaling.username.clone(),
+        at,
     }
 }
 

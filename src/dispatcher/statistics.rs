@@ -20,6 +20,14 @@ pub struct Statistics {
     pub json: Box<RawValue>,
     /// What is not UTF-8 in a call-id was replaced by the relay.
     pub call_id: String,
+    /// None where an older relay sent them.
+    pub session_id: Option<String>,
+    /// The SIP proxy's dialog, as a relay of ours was told it.
+    pub dialog_id: Option<String>,
+    /// It was answered, if only by a 183: it is to be accounted.
+    pub is_answered: bool,
+    /// It has a to_tag: it was finally answered.
+    pub has_to_tag: bool,
     /// It had streams, and both parties used ICE and went direct with every one of them.
     pub all_streams_ice: bool,
 }
@@ -27,6 +35,14 @@ pub struct Statistics {
 #[derive(Deserialize)]
 struct Seen {
     call_id: String,
+    #[serde(default)]
+    session_id: Option<String>,
+    #[serde(default)]
+    dialog_id: Option<String>,
+    #[serde(default)]
+    start_time: Option<f64>,
+    #[serde(default)]
+    to_tag: Option<String>,
     #[serde(default)]
     streams: Vec<SeenStream>,
 }
@@ -51,6 +67,10 @@ impl Statistics {
         Ok(Statistics {
             json,
             call_id: seen.call_id,
+            session_id: seen.session_id,
+            dialog_id: seen.dialog_id,
+            is_answered: seen.start_time.is_some(),
+            has_to_tag: seen.to_tag.is_some_and(|tag| !tag.is_empty()),
             all_streams_ice: !seen.streams.is_empty() && seen.streams.iter().all(is_ice),
         })
     }

@@ -170,7 +170,7 @@ impl Updating {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{CallId, Tag};
+    use crate::proto::{CallId, SessionId, Tag};
 
     fn updating() -> Updating {
         let facts = Facts {
@@ -179,6 +179,13 @@ mod tests {
             from_tag: Tag("f".into()),
             to_tag: None,
             has_media: true,
+            session_id: SessionId::from_random(1),
+            is_reply: false,
+            from_uri: "x@example.com".into(),
+            to_uri: "y@example.com".into(),
+            user_agent: "phone".into(),
+            username: None,
+            at: Duration::ZERO,
         };
         Updating::new(facts, true)
     }

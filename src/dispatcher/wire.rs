@@ -26,7 +26,7 @@ pub fn write_remove(
     let mut requests = Requests::new(LINK_LIMITS, &[]);
     requests.extend(&text);
     match requests.next_request() {
-        Ok(Some(Ok(frame))) => write_command(out, frame, sequence, compatibility),
+        Ok(Some(Ok(frame))) => write_command(out, frame, sequence, compatibility, None),
         _ => false,
     }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::line::{Lines, TooLong};
 use super::media::{self, MediaDescription};
-use super::{CSeq, CallId, DialogId, Tag, Text, Visible};
+use super::{CSeq, CallId, DialogId, SessionId, Tag, Text, Visible};
 
 /// What one peer may send in one request.
 #[derive(Clone, Copy, Debug)]
@@ -306,6 +306,10 @@ pub struct Update {
     pub to_tag: Option<Tag>,
     pub user_agent: Text,
     pub signaling: Signaling,
+    /// The SIP proxy's dialog, where it named one.
+    pub dialog_id: Option<DialogId>,
+    /// What the session is to be called, where this update makes one; from a dispatcher of ours.
+    pub session_id: Option<SessionId>,
     /// The m= lines in order; none for a message without SDP.
     pub media: Option<Vec<MediaDescription>>,
 }
@@ -336,6 +340,8 @@ impl Update {
                 Some(value) => parse_signaling(value)?,
                 None => Signaling::default(),
             },
+            dialog_id: dialog_id(frame),
+            session_id: frame.header(SESSION_ID).and_then(session_id),
             media,
         })
     }
@@ -360,6 +366,14 @@ pub fn call_id(frame: &Frame) -> Result<CallId, BadRequest> {
 /// The SIP proxy's dialog, where it named one.
 pub fn dialog_id(frame: &Frame) -> Option<DialogId> {
     frame.header("dialog_id").map(|id| DialogId(id.into()))
+}
+
+/// The header by which a dispatcher of ours names a session; docs/protocol.md section 9.
+pub const SESSION_ID: &str = "session_id";
+
+/// What is no UUID is no name: the relay finds its own.
+fn session_id(value: &[u8]) -> Option<SessionId> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// The relay that the SIP proxy would like for this call.

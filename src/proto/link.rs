@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Visible;
-use super::control::{BadFrame, BadRequest, Frame, Remove, Update};
+use super::control::{BadFrame, BadRequest, Frame, Remove, SESSION_ID, Update};
+use super::{SessionId, Visible};
 
 /// TCP port that relays connect to.
 pub const PORT: u16 = 25060;
@@ -53,6 +53,8 @@ pub enum FromDispatcher {
     Pong,
     /// The dispatcher is one of ours.
     Hello(Hello),
+    /// It has recorded the session of this id.
+    Stored(SessionId),
     /// A line without a sequence, of which nothing can be made.
     Unknown(String),
 }
@@ -66,6 +68,9 @@ pub struct Hello {
     pub name: Option<String>,
     #[serde(default)]
     pub version: String,
+    /// A dispatcher says `stored` for each finished session that it has recorded; a relay keeps those until then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stored: bool,
 }
 
 impl FromDispatcher {
@@ -83,8 +88,12 @@ impl FromDispatcher {
                     return FromDispatcher::Hello(hello);
                 }
             }
-            // Nothing is kept that waits for this word.
-            b"stored" => {}
+            b"stored" => {
+                let id = std::str::from_utf8(rest).ok();
+                if let Some(Ok(id)) = id.map(str::parse) {
+                    return FromDispatcher::Stored(id);
+                }
+            }
             _ => {
                 if let Some(sequence) = parse_number(rest).map(Sequence) {
                     let command = incoming.map_err(|bad| bad.why);
@@ -115,6 +124,8 @@ pub enum FromRelay<'a> {
     Hello(&'a [u8]),
     /// A session ended by itself; its statistics as JSON.
     Expired(&'a [u8]),
+    /// The same of one that was removed, said again because no `stored` came for the answer to the removal.
+    Removed(&'a [u8]),
     Reply(Sequence, &'a [u8]),
     Unknown(&'a [u8]),
 }
@@ -126,6 +137,7 @@ impl<'a> FromRelay<'a> {
             b"ping" => FromRelay::Ping,
             b"hello" => FromRelay::Hello(rest),
             b"expired" => FromRelay::Expired(rest),
+            b"removed" => FromRelay::Removed(rest),
             number => match parse_number(number) {
                 Some(sequence) => FromRelay::Reply(Sequence(sequence), rest),
                 None => FromRelay::Unknown(line),
@@ -183,17 +195,23 @@ pub enum Compatibility {
     Older,
 }
 
-/// Writes the command of a request from the SIP proxy for a relay, headers as they came. False when the relay
-/// could not read it; `out` then holds nothing of it.
+/// Writes the command of a request from the SIP proxy for a relay, headers as they came. `session_id` is what a relay
+/// of ours is to call the session that it makes. False when the relay could not read it; `out` then holds nothing of
+/// it.
 pub fn write_command(
     out: &mut Vec<u8>,
     frame: &Frame,
     sequence: Sequence,
     compatibility: Compatibility,
+    session_id: Option<SessionId>,
 ) -> bool {
     let start = out.len();
     out.extend_from_slice(frame.command());
     out.extend_from_slice(format!(" {sequence}\r\n").as_bytes());
+    if let (Some(id), Compatibility::Ours) = (session_id, compatibility) {
+        // Before what the proxy says: the first of two headers of one name counts.
+        out.extend_from_slice(format!("{SESSION_ID}: {id}\r\n").as_bytes());
+    }
     for (name, value) in frame.headers() {
         let line = out.len();
         write_text(out, name, compatibility);

@@ -170,10 +170,34 @@ impl fmt::Display for Component {
 pub struct SessionId(u128);
 
 impl SessionId {
+    /// Its 128 bits.
+    pub fn bits(self) -> u128 {
+        self.0
+    }
+
     /// A version 4 UUID of these random bits.
     pub fn from_random(bits: u128) -> Self {
         let version = (bits & !(0xf << 76)) | (0x4 << 76);
         SessionId((version & !(0x3 << 62)) | (0x2 << 62))
+    }
+}
+
+impl std::str::FromStr for SessionId {
+    type Err = ();
+
+    /// Reads what [`SessionId`] displays, in either case.
+    fn from_str(text: &str) -> Result<SessionId, ()> {
+        let dashes = [8, 13, 18, 23];
+        let is_right = |(at, byte): (usize, u8)| match dashes.contains(&at) {
+            true => byte == b'-',
+            false => byte.is_ascii_hexdigit(),
+        };
+        if text.len() != 36 || !text.bytes().enumerate().all(is_right) {
+            return Err(());
+        }
+        let digits: String = text.chars().filter(|c| *c != '-').collect();
+        let bits = u128::from_str_radix(&digits, 16).map_err(|_| ())?;
+        Ok(SessionId(bits))
     }
 }
 

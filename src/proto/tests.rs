@@ -157,7 +157,8 @@ fn a_command_for_a_relay_keeps_what_the_proxy_said() {
         &mut out,
         frame,
         Sequence(7),
-        Compatibility::Ours
+        Compatibility::Ours,
+        None
     ));
     assert_eq!(out, b"update 7\r\ncall_id: a\xe9b\r\nx-new: 1\r\n\r\n");
     out.clear();
@@ -165,7 +166,8 @@ fn a_command_for_a_relay_keeps_what_the_proxy_said() {
         &mut out,
         frame,
         Sequence(8),
-        Compatibility::Older
+        Compatibility::Older,
+        None
     ));
     let want = b"update 8\r\ncall_id: a?b\r\nx-new: 1\r\nsignaling_ip: 0.0.0.0\r\n\r\n";
     assert_eq!(out, want);
@@ -185,7 +187,8 @@ fn what_an_older_relay_cannot_read_is_not_sent() {
         &mut out,
         frame,
         Sequence(1),
-        Compatibility::Older
+        Compatibility::Older,
+        None
     ));
     assert_eq!(out, b"before");
 }
@@ -203,6 +206,7 @@ fn lines_from_a_dispatcher() {
     let hello = Hello {
         name: None,
         version: "9".into(),
+        stored: false,
     };
     assert_eq!(found[0], FromDispatcher::Pong);
     assert_eq!(found[1], FromDispatcher::Hello(hello));

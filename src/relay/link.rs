@@ -32,6 +32,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Two losses within this time count as a dispatcher that does not want us.
 const TOGETHER: Duration = Duration::from_secs(5);
 
+/// Bytes of kept records in one write.
+const GREETING: usize = 64 * 1024;
+
 /// Bytes read at a time.
 const READ_SIZE: usize = 16 * 1024;
 
@@ -140,15 +143,12 @@ fn converse(
 ) -> End {
     let closer = reader.closer();
     let first_ping = clock::mono() + shared.settings.keepalive_interval;
-    let number = link.outbox.open(
-        &shared.hello,
-        Some(closer.clone()),
-        peer.certificates.clone(),
-        first_ping,
-    );
-    let (writing, keepalive) = (Arc::clone(link), shared.settings.keepalive_interval);
+    let number = link
+        .outbox
+        .open(Some(closer.clone()), peer.certificates.clone(), first_ping);
+    let (sharing, writing) = (Arc::clone(shared), Arc::clone(link));
     let thread = spawn("link writer", move || {
-        write(&writing, number, keepalive, writer);
+        write(&sharing, &writing, number, writer);
     });
     let thread = match thread {
         Ok(thread) => thread,
@@ -170,8 +170,13 @@ fn converse(
     end
 }
 
-/// The writing thread of one connection.
-fn write(link: &Link, number: u64, keepalive: Duration, mut writer: Writer) {
+/// The writing thread of one connection: who we are, what was not confirmed before, then whatever comes. No answer
+/// may overtake a session that has ended: the dispatcher would take it for lost.
+fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
+    if let Err(error) = greet(shared, link, &mut writer) {
+        return link.outbox.close(&format!("writing failed: {error}"));
+    }
+    let keepalive = shared.settings.keepalive_interval;
     let (mut batch, mut unsent, mut buffer) = (VecDeque::new(), Vec::new(), Vec::new());
     loop {
         match link.outbox.next_task(number, keepalive, &mut batch) {
@@ -190,6 +195,31 @@ fn write(link: &Link, number: u64, keepalive: Duration, mut writer: Writer) {
             return;
         }
     }
+}
+
+fn greet(shared: &Shared, link: &Link, writer: &mut Writer) -> io::Result<()> {
+    writer.write_all(&shared.hello)?;
+    let Some(spool) = &shared.spool else {
+        return Ok(());
+    };
+    let mut together = Vec::new();
+    let unconfirmed = spool.unconfirmed(link.address);
+    if !unconfirmed.is_empty() {
+        let count = unconfirmed.len();
+        info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
+    }
+    for (id, at) in unconfirmed {
+        match spool.line(at) {
+            Some(line) => together.extend_from_slice(&line),
+            // Confirmed meanwhile, by another dispatcher; or damaged, which the spool says when it finds it.
+            None => debug!("{link}: session {id} is not on disk any more"),
+        }
+        if together.len() > GREETING {
+            writer.write_all(&together)?;
+            together.clear();
+        }
+    }
+    writer.write_all(&together)
 }
 
 /// What is read from one connection.
@@ -270,7 +300,12 @@ impl<'a> Conversation<'a> {
             FromDispatcher::Pong => self.link.outbox.pong(),
             FromDispatcher::Hello(hello) => {
                 debug!("{}: version {}", self.link, hello.version);
-                self.link.outbox.set_ours();
+                self.link.outbox.set_ours(hello.stored);
+            }
+            FromDispatcher::Stored(id) => {
+                if let Some(spool) = &self.shared.spool {
+                    spool.stored(id);
+                }
             }
             FromDispatcher::Unknown(line) if line.is_empty() => {}
             FromDispatcher::Unknown(line) => {

@@ -24,12 +24,14 @@ mod link;
 mod machine;
 mod outbox;
 mod pace;
+mod spool;
 mod upkeep;
 mod worker;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
@@ -43,6 +45,7 @@ use self::kernel::Order;
 use self::link::Link;
 use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
 use self::outbox::owner_of;
+use self::spool::{How, Spool};
 use self::worker::{Message, Meter, Worker};
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
 use crate::proto::link::Hello;
@@ -91,6 +94,10 @@ pub struct Settings {
     pub mark: (u32, u32),
     /// Time limits and addresses of calls; whether the kernel forwards is decided at start.
     pub session: session::Settings,
+    /// Where ended calls are kept until they are confirmed; none keeps them in memory.
+    pub state_dir: Option<PathBuf>,
+    /// Bytes that they may have there.
+    pub journal_limit: u64,
     /// Threads that relay; none is one for two processors, four at most.
     pub workers: Option<usize>,
 }
@@ -118,6 +125,8 @@ impl From<&RelayConfig> for Settings {
                 routable_private_ranges: config.routable_private_ranges.clone(),
                 kernel: false,
             },
+            state_dir: Some(config.state_dir.clone()),
+            journal_limit: config.journal_limit,
             workers: None,
         }
     }
@@ -151,6 +160,8 @@ struct Shared {
     hello: Vec<u8>,
     ports: Arc<SharedPorts>,
     workers: Vec<Postbox<Message>>,
+    /// None where the state directory cannot be written.
+    spool: Option<Spool>,
     /// None where media is relayed in user space only.
     kernel: Option<Postbox<Order>>,
     meters: Vec<Meter>,
@@ -189,8 +200,10 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         Some(gate) => Some(kernel::start(gate, workers.clone()).map_err(no_mailbox)?),
         None => None,
     };
+    let spool = open_spool(&settings);
     let shared = Arc::new(Shared {
-        hello: hello(relay_ip, &settings),
+        hello: hello(relay_ip, &settings, spool.is_some()),
+        spool: spool.as_ref().map(spool::Opened::spool),
         ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
         meters: (0..count).map(|_| Meter::default()).collect(),
         settings,
@@ -204,6 +217,9 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         draining: AtomicBool::new(false),
         stopping: (Mutex::new(false), Condvar::new()),
     });
+    if let Some(spool) = spool {
+        spool.start(&shared)?;
+    }
     start_workers(&shared, mailboxes)?;
     start_helpers(&shared)?;
     let (start, end) = shared.settings.port_range;
@@ -212,6 +228,21 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         end - 1
     );
     Ok(Running { shared })
+}
+
+/// Ended calls are kept in `state_dir` until they are confirmed; a relay that cannot write there relays all the same.
+fn open_spool(settings: &Settings) -> Option<spool::Opened> {
+    let dir = settings.state_dir.as_deref()?;
+    match spool::open(dir, settings.port_range.0, settings.journal_limit) {
+        Ok(spool) => Some(spool),
+        Err(why) => {
+            warn!(
+                "state_dir: {why}; calls that end while a dispatcher is away are kept in memory only, and are lost \
+                 when this relay ends"
+            );
+            None
+        }
+    }
 }
 
 fn start_workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Result<(), String> {
@@ -294,6 +325,9 @@ impl Running {
             link.outbox.wait_closed(deadline);
         }
         self.leave_kernel();
+        if let Some(spool) = &self.shared.spool {
+            spool.quit(LINGER);
+        }
         for worker in &self.shared.workers {
             let _ = worker.send(Message::Quit);
         }
@@ -331,6 +365,13 @@ impl Running {
 }
 
 impl Shared {
+    /// Those that there are links to, or should be.
+    fn dispatchers(&self) -> Vec<SocketAddr> {
+        let links = self.all_links();
+        let wanted = links.iter().filter(|link| !link.outbox.is_finishing());
+        wanted.map(|link| link.address).collect()
+    }
+
     fn all_links(&self) -> Vec<Arc<Link>> {
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         links.clone()
@@ -385,9 +426,31 @@ impl Shared {
         self.with_link(owner_of(to), |link| link.outbox.reply_in_pieces(to, pieces));
     }
 
+    /// Answers a removal.
+    fn removed(&self, to: ReplyTo, ended: &Ended) {
+        self.with_link(owner_of(to), |link| {
+            self.keep(link, How::Removed, ended);
+            link.outbox.reply(to, &ended.statistics);
+        });
+    }
+
+    /// Has a session kept until its dispatcher has recorded it. False where that is not to be, or cannot.
+    fn keep(&self, link: &Link, how: How, ended: &Ended) -> bool {
+        let Some(spool) = &self.spool else {
+            return false;
+        };
+        // A call that was never answered is not accounted.
+        let is_wanted = ended.is_answered && link.outbox.confirms();
+        is_wanted && spool.keep(link.address, how, ended.session_id, &ended.statistics)
+    }
+
     /// Tells a dispatcher that a session of its has ended.
-    fn notify(&self, owner: Owner, ended: &Ended) {
+    fn expired(&self, owner: Owner, ended: &Ended) {
         self.with_link(owner, |link| {
+            if self.keep(link, How::Expired, ended) {
+                let line = [b"expired ", ended.statistics.as_slice(), b"\r\n"].concat();
+                return link.outbox.say(&line);
+            }
             let dropped = link.outbox.notify(&ended.statistics);
             if dropped > 0 {
                 let call_id = &ended.call_id;
@@ -480,10 +543,11 @@ fn allow_files(settings: &Settings) -> usize {
 }
 
 /// The name tells relays behind one address apart, and stays the same over restarts.
-fn hello(relay_ip: Ipv4Addr, settings: &Settings) -> Vec<u8> {
+fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Vec<u8> {
     let hello = Hello {
         name: Some(format!("{relay_ip}:{}", settings.port_range.0)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        stored: keeps,
     };
     let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
     format!("hello {json}\r\n").into_bytes()

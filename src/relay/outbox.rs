@@ -80,6 +80,8 @@ struct State {
     serial: u32,
     /// Why the last connection was closed from this side.
     reason: Option<String>,
+    /// The dispatcher says `stored`.
+    confirms: bool,
     queue: VecDeque<Piece>,
     /// Bytes in the queue and in the writing thread's hands; the latter alone.
     queued: usize,
@@ -118,11 +120,10 @@ impl Outbox {
         }
     }
 
-    /// A connection is there: `hello` leaves first, then the notices that were kept. Returns its number, which no
-    /// other connection has.
+    /// A connection is there; the notices that were kept leave first. Returns its number, which no other connection
+    /// has.
     pub fn open(
         &self,
-        hello: &[u8],
         closer: Option<Closer>,
         certificates: Option<PeerCertificates>,
         first_ping: Duration,
@@ -131,8 +132,6 @@ impl Outbox {
         state.serial = state.serial.wrapping_add(1);
         let number = u64::from(self.owner.0) << 32 | u64::from(state.serial);
         state.reason = None;
-        state.queued += hello.len();
-        state.queue.push_front(Piece::Text(hello.to_vec()));
         state.connection = Some(Connection {
             number,
             closer,
@@ -150,7 +149,9 @@ impl Outbox {
     /// this side, if it was.
     pub fn lost(&self) -> Option<String> {
         let mut state = self.lock();
-        state.connection = None;
+        // One that has not said hello this time is an older one now.
+        let was_ours = state.connection.take().is_some_and(|last| last.is_ours);
+        state.confirms &= was_ours;
         state.queue.retain(is_notice);
         state.queued = state.notices;
         state.in_hand = 0;
@@ -160,10 +161,26 @@ impl Outbox {
         state.reason.take()
     }
 
-    /// The dispatcher has said hello.
-    pub fn set_ours(&self) {
-        if let Some(connection) = &mut self.lock().connection {
+    /// The dispatcher has said hello; whether it confirms what it has recorded.
+    pub fn set_ours(&self, confirms: bool) {
+        let mut state = self.lock();
+        if let Some(connection) = &mut state.connection {
             connection.is_ours = true;
+            state.confirms = confirms;
+        }
+    }
+
+    /// Whether the dispatcher confirms what it has recorded; as it was last seen while it is away.
+    pub fn confirms(&self) -> bool {
+        self.lock().confirms
+    }
+
+    /// Says a whole line on the connection that there is; where there is none it is not said.
+    pub fn say(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.connection.is_some() {
+            state.push_text(line);
+            self.wake(&mut state);
         }
     }
 

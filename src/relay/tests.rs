@@ -36,6 +36,8 @@ fn settings() -> Settings {
             routable_private_ranges: Vec::new(),
             kernel: false,
         },
+        state_dir: None,
+        journal_limit: 64 << 20,
         workers: Some(1),
     }
 }

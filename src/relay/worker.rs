@@ -409,8 +409,8 @@ impl Worker {
                         self.note_unsent(from_port, 1, &error);
                     }
                 }
-                Action::Removed { reply_to, ended } => self.reply(reply_to, &ended.statistics),
-                Action::Expired { owner, ended } => self.shared.notify(owner, &ended),
+                Action::Removed { reply_to, ended } => self.shared.removed(reply_to, &ended),
+                Action::Expired { owner, ended } => self.shared.expired(owner, &ended),
                 Action::Install { flow, ends } => {
                     self.shared.order(Order::Install(self.key(flow), ends));
                 }

@@ -13,7 +13,9 @@ use super::{Action, FlowId, Host, Owner, SessionKey, Settings, Withdrawal};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
 use crate::proto::media::{MediaAddress, MediaDescription};
-use crate::proto::{CSeq, CallId, Component, Party, SessionId, Tag, Text, control::Remove};
+use crate::proto::{
+    CSeq, CallId, Component, DialogId, Party, SessionId, Tag, Text, control::Remove,
+};
 
 /// A call through this relay.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Session {
     /// By party.
     pub user_agents: [Option<Text>; 2],
     pub username: Option<Text>,
+    /// The SIP proxy's, for the dispatcher that is told of the session's end: it may not know any more.
+    pub dialog_id: Option<DialogId>,
     /// Who is told when the session ends by itself: the dispatcher that spoke of it last.
     pub owner: Owner,
     pub created: Duration,
@@ -68,7 +72,9 @@ impl Session {
     ) -> Session {
         Session {
             key,
-            id: SessionId::from_random(context.host.random()),
+            id: update
+                .session_id
+                .unwrap_or_else(|| SessionId::from_random(context.host.random())),
             call_id: update.call_id.clone(),
             caller_tag: update.from_tag.clone(),
             callee_tag: None,
@@ -76,6 +82,7 @@ impl Session {
             to_uri: update.to_uri.clone(),
             user_agents: [None, None],
             username: update.signaling.username.clone(),
+            dialog_id: None,
             owner,
             created: context.now.mono,
             started: None,
@@ -137,6 +144,9 @@ impl Session {
     /// What every update tells, whatever it says of media.
     fn note(&mut self, update: &Update, sender: Party, context: &mut Context<'_>) {
         self.user_agents[sender as usize] = Some(update.user_agent.clone());
+        if update.dialog_id.is_some() {
+            self.dialog_id.clone_from(&update.dialog_id);
+        }
         if update.from_tag != self.caller_tag {
             self.callee_tag = Some(update.from_tag.clone());
         } else if update.to_tag.is_some() {

@@ -456,6 +456,7 @@ impl Engine {
         report::log_end(&session, how, &statistics);
         let ended = Ended {
             session_id: session.id,
+            is_answered: session.started.is_some(),
             call_id: session.call_id,
             statistics,
         };

@@ -170,6 +170,8 @@ pub enum Action {
 pub struct Ended {
     pub session_id: SessionId,
     pub call_id: CallId,
+    /// It was answered (C5), so that it is to be accounted.
+    pub is_answered: bool,
     /// The statistics object, on one line.
     pub statistics: Vec<u8>,
 }

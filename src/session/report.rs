@@ -15,7 +15,7 @@ use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
 use crate::proto::link::UpdateReply;
 use crate::proto::media::MediaType;
-use crate::proto::{CallId, Component, Party, SessionId, Tag, Text, Visible};
+use crate::proto::{CallId, Component, DialogId, Party, SessionId, Tag, Text, Visible};
 
 /// Packets, and bytes with their IP and UDP headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -113,6 +113,8 @@ struct SessionReport<'a> {
     caller_ua: OrUnknown<&'a Text>,
     callee_ua: OrUnknown<&'a Text>,
     username: Option<&'a Text>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dialog_id: Option<&'a DialogId>,
     streams: Vec<StreamReport<'a>>,
 }
 
@@ -166,6 +168,7 @@ pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
         caller_ua: OrUnknown(session.user_agents[Party::Caller as usize].as_ref()),
         callee_ua: OrUnknown(session.user_agents[Party::Callee as usize].as_ref()),
         username: session.username.as_ref(),
+        dialog_id: session.dialog_id.as_ref(),
         streams: answered
             .into_iter()
             .map(|stream| stream_report(session, stream, duration))

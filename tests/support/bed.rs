@@ -8,11 +8,12 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mediaproxy::config::ManagementFormat;
-use mediaproxy::dispatcher::finished::Finished;
+use mediaproxy::dispatcher::finished::{Finished, Finisher};
 use mediaproxy::dispatcher::{Dispatcher, Running, Settings};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
@@ -27,6 +28,27 @@ pub const LONG: Duration = Duration::from_secs(20);
 pub struct Ended {
     list: Mutex<Vec<Finished>>,
     more: Condvar,
+    /// Nothing is recorded while this holds, as with a full disk.
+    pub is_full: AtomicBool,
+}
+
+impl Finisher for Ended {
+    fn finish(&self, finished: Finished) -> bool {
+        if self.is_full.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.list.lock().unwrap().push(finished);
+        self.more.notify_all();
+        true
+    }
+
+    fn has(&self, session_id: &str) -> bool {
+        let list = self.list.lock().unwrap();
+        let mut ids = list
+            .iter()
+            .filter_map(|ended| ended.statistics.as_ref()?.session_id.as_deref());
+        ids.any(|id| id == session_id)
+    }
 }
 
 impl Ended {
@@ -69,12 +91,8 @@ impl Bed {
             settings.socket_path.clone(),
             settings.management_path.clone(),
         );
-        let sink = Arc::clone(&ended);
-        let finished = Arc::new(move |finished: Finished| {
-            sink.list.lock().unwrap().push(finished);
-            sink.more.notify_all();
-        });
-        let running = Dispatcher::start(settings, store, finished).unwrap();
+        let finisher = Arc::clone(&ended) as Arc<dyn Finisher>;
+        let running = Dispatcher::start(settings, store, finisher).unwrap();
         Bed {
             certs,
             running,

@@ -110,6 +110,8 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
             routable_private_ranges: vec!["127.0.0.0/8".parse().unwrap()],
             kernel: false,
         },
+        state_dir: None,
+        journal_limit: 64 << 20,
         workers: Some(2),
     }
 }

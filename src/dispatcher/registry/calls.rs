@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{Facts, LinkId, MAX_EXPIRED, Place, Registry, Session, SessionState};
-use crate::dispatcher::finished::{Finished, Reason};
+use crate::dispatcher::finished::{Finished, Known, Reason};
 use crate::dispatcher::statistics::Statistics;
-use crate::proto::CallId;
 use crate::proto::control::Remove;
+use crate::proto::{CallId, DialogId};
 
 impl<L: Clone> Registry<L> {
     /// Where a call is to be asked for.
@@ -48,6 +48,8 @@ impl<L: Clone> Registry<L> {
             relay,
             dialog_id: facts.dialog_id.clone(),
             answered: facts.to_tag.is_some(),
+            known: known(facts),
+            begun_by_reply: facts.is_reply,
             serial: self.next_serial(),
             state: SessionState::Live,
         };
@@ -70,6 +72,7 @@ impl<L: Clone> Registry<L> {
         if facts.dialog_id.is_some() {
             session.dialog_id.clone_from(&facts.dialog_id);
         }
+        session.learn(facts);
         true
     }
 
@@ -101,8 +104,9 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The proxy has removed a call and its relay has to be told, now or when it is back.
-    pub fn owe(&mut self, remove: Remove) {
+    pub fn owe(&mut self, remove: Remove, now: Duration) {
         if let Some(session) = self.sessions.get_mut(&remove.call_id) {
+            session.known.ended.get_or_insert(now);
             if session.state == SessionState::Live {
                 session.state = SessionState::Owed(remove);
             }
@@ -127,6 +131,26 @@ impl<L: Clone> Registry<L> {
             return None;
         }
         self.end(call_id, Reason::Removed, statistics, now)
+    }
+
+    /// A relay says again that a session was removed: the answer to the removal was not heard.
+    pub fn removed_before(
+        &mut self,
+        link: LinkId,
+        statistics: Statistics,
+        now: Duration,
+    ) -> Option<Finished> {
+        let known = self.aliases.get(&statistics.call_id).cloned();
+        let call_id = known.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
+        let relay = self.links.get(&link)?.relay;
+        let session = self.sessions.get(&call_id);
+        let is_owed = session.is_some_and(|session| {
+            Some(session.relay) == relay && matches!(session.state, SessionState::Owed(_))
+        });
+        match is_owed {
+            true => self.end(&call_id, Reason::Removed, Some(statistics), now),
+            false => self.finish_unknown(link, call_id, Reason::Removed, statistics),
+        }
     }
 
     /// A relay has ended a session by itself. One that is not known is finished all the same: its relay may
@@ -171,14 +195,19 @@ impl<L: Clone> Registry<L> {
         statistics: Statistics,
     ) -> Option<Finished> {
         let ice = statistics.all_streams_ice;
+        let dialog_id = statistics.dialog_id.as_deref();
+        let dialog_id = dialog_id.map(|id| DialogId(id.into()));
+        let by_relay = reason == Reason::Expired && !ice;
         Some(Finished {
             call_id,
-            dialog_id: None,
-            end_dialog: false,
+            end_dialog: by_relay && dialog_id.is_some() && statistics.has_to_tag,
+            dialog_id,
             timed_out: reason == Reason::Expired && !ice,
             all_streams_ice: ice,
             relay_ip: self.links.get(&link)?.address,
             statistics: Some(statistics),
+            known: None,
+            is_kept: false,
             reason,
         })
     }
@@ -192,7 +221,8 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let session = self.sessions.get(call_id)?;
-        let relay_ip = self.relays.get(&session.relay)?.key.address;
+        let relay = self.relays.get(&session.relay)?;
+        let (relay_ip, away) = (relay.key.address, relay.away);
         if session.state == SessionState::Expired {
             if reason == Reason::LostRelay {
                 self.forget(call_id);
@@ -214,6 +244,11 @@ impl<L: Clone> Registry<L> {
             all_streams_ice: ice,
             relay_ip,
             statistics,
+            known: Some(Known {
+                ended: session.known.ended.or(away).or(Some(now)),
+                ..session.known.clone()
+            }),
+            is_kept: false,
             reason: if proxy_knows { Reason::Removed } else { reason },
         };
         if by_relay && !proxy_knows {
@@ -295,6 +330,48 @@ impl<L: Clone> Registry<L> {
         if relay.total == 0 && relay.link.is_none() {
             self.relays.remove(&session.relay);
         }
+    }
+}
+
+fn known(facts: &Facts) -> Known {
+    let agent = Some(facts.user_agent.clone());
+    let (caller_ua, callee_ua) = match facts.is_reply {
+        false => (agent, None),
+        true => (None, agent),
+    };
+    Known {
+        session_id: facts.session_id,
+        from_tag: facts.from_tag.clone(),
+        to_tag: facts.to_tag.clone(),
+        from_uri: facts.from_uri.clone(),
+        to_uri: facts.to_uri.clone(),
+        caller_ua,
+        callee_ua,
+        username: facts.username.clone(),
+        started: None,
+        ended: None,
+    }
+}
+
+impl Session {
+    /// What a further update tells of the call: the first one that goes the other way is its answer (C5).
+    fn learn(&mut self, facts: &Facts) {
+        let known = &mut self.known;
+        // A later call may be on its way while the removal of the earlier one is owed.
+        known.ended = None;
+        let by_caller = facts.from_tag == known.from_tag;
+        if by_caller && facts.to_tag.is_some() {
+            known.to_tag.clone_from(&facts.to_tag);
+        }
+        let answers = facts.has_media && facts.is_reply != self.begun_by_reply;
+        if answers || facts.to_tag.is_some() {
+            known.started.get_or_insert(facts.at);
+        }
+        let agent = match by_caller != facts.is_reply {
+            true => &mut known.caller_ua,
+            false => &mut known.callee_ua,
+        };
+        agent.get_or_insert_with(|| facts.user_agent.clone());
     }
 }
 

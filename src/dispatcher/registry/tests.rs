@@ -33,6 +33,13 @@ fn facts(id: &str) -> Facts {
         from_tag: Tag("f".into()),
         to_tag: None,
         has_media: true,
+        session_id: SessionId::from_random(1),
+        is_reply: false,
+        from_uri: "x@example.com".into(),
+        to_uri: "y@example.com".into(),
+        user_agent: "phone".into(),
+        username: None,
+        at: at(0),
     }
 }
 
@@ -253,7 +260,7 @@ fn a_removal_that_the_relay_missed_is_owed() {
     }
     registry.link_lost(a, at(1));
     for id in ["one", "two", "three"] {
-        registry.owe(answered(id).removal());
+        registry.owe(answered(id).removal(), at(1));
     }
     let again = up(&mut registry, ip(1), None);
     let ended = registry

@@ -1,0 +1,481 @@
+//! Finished sessions that no dispatcher has confirmed yet (`stored`, docs/protocol.md section 9), on disk: they
+//! outlive lost links, the dispatcher's end and the relay's own.
+//!
+//! One thread owns all of it: workers and links hand it messages and wait for no disk. In its journal stand
+//! `keep DISPATCHER expired|removed STATISTICS` and `stored ID`; what was kept and not stored is open.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use log::{error, info, warn};
+
+use super::{Shared, start_thread};
+use crate::journal::{self, Journal, Limits, Position};
+use crate::logging::sparse::Sparse;
+use crate::proto::SessionId;
+use crate::sys::clock;
+use crate::sys::dir_lock::{self, DirLock};
+
+/// One segment of the journal, bytes.
+const SEGMENT: u64 = 4 << 20;
+
+/// How long what was written may wait for the disk.
+const SYNC: Duration = Duration::from_millis(250);
+
+/// A record that was sent and not confirmed is sent again after this time.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// How often that is looked after.
+const TIDY: Duration = Duration::from_secs(15);
+
+/// Bytes of records on their way to the thread; beyond that the disk is too slow to keep them.
+const IN_FLIGHT: usize = 32 << 20;
+
+/// Bytes that are sent again at once to one dispatcher.
+const AT_ONCE: usize = 256 * 1024;
+
+/// So many open records of an old segment are written again at the end, so that the segment can go.
+const MOVED: usize = 64;
+
+/// How long the list of open records may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a session ended; the word of its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Expired,
+    Removed,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            How::Expired => "expired",
+            How::Removed => "removed",
+        }
+    }
+}
+
+enum Message {
+    Keep {
+        dispatcher: SocketAddr,
+        id: SessionId,
+        line: Vec<u8>,
+    },
+    Stored(SessionId),
+    /// Tell what is open for a dispatcher.
+    Open(SocketAddr, Sender<Vec<(SessionId, Position)>>),
+    Quit(Sender<()>),
+}
+
+/// The other threads' end of it.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    messages: Sender<Message>,
+    in_flight: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+    journal: Arc<Journal>,
+}
+
+/// Not started yet.
+pub struct Opened {
+    spool: Spool,
+    messages: Receiver<Message>,
+    book: Book,
+    _lock: DirLock,
+}
+
+/// What is open, and where it stands.
+#[derive(Debug, Default)]
+struct Book {
+    records: HashMap<SessionId, Kept>,
+    by_position: BTreeMap<Position, SessionId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    position: Position,
+    dispatcher: SocketAddr,
+    /// When it was last sent.
+    sent: Duration,
+}
+
+/// Opens what this relay, or one before it, has kept. `first_port` tells relays on one host apart.
+///
+/// # Errors
+/// A sentence with the path.
+pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, String> {
+    let dir = state_dir.join(format!("relay-{first_port}"));
+    let told = |error: io::Error| format!("{}: {error}", dir.display());
+    journal::make_directory(&dir).map_err(told)?;
+    let lock = dir_lock::lock(&dir).map_err(told)?;
+    let limits = Limits {
+        size: limit,
+        segment: SEGMENT.min(limit / 8),
+        history: 0,
+    };
+    let mut book = Book::default();
+    let journal = Journal::open(&dir, limits, |at, text| book.note(at, text))?;
+    let count = book.records.len();
+    if count > 0 {
+        info!("{count} ended call(s) of an earlier run wait to be confirmed by their dispatcher");
+    }
+    let (sender, messages) = unbounded();
+    Ok(Opened {
+        spool: Spool {
+            messages: sender,
+            in_flight: Arc::default(),
+            open: Arc::new(AtomicUsize::new(count)),
+            journal: Arc::new(journal),
+        },
+        messages,
+        book,
+        _lock: lock,
+    })
+}
+
+impl Opened {
+    pub fn spool(&self) -> Spool {
+        self.spool.clone()
+    }
+
+    /// Starts the thread.
+    pub fn start(self, shared: &Arc<Shared>) -> Result<(), String> {
+        let Opened {
+            spool,
+            messages,
+            book,
+            _lock,
+        } = self;
+        let mut keeper = Keeper {
+            shared: Arc::clone(shared),
+            spool,
+            messages,
+            book,
+            refusals: Sparse::default(),
+            _lock,
+        };
+        start_thread("spool", move || keeper.run())
+    }
+}
+
+impl Spool {
+    /// Keeps a session's statistics until its dispatcher has stored them. False when there is no room.
+    pub fn keep(&self, dispatcher: SocketAddr, how: How, id: SessionId, statistics: &[u8]) -> bool {
+        let mut line = format!("keep {dispatcher} {} ", how.word()).into_bytes();
+        line.extend_from_slice(statistics);
+        let length = line.len();
+        if self.in_flight.fetch_add(length, Ordering::Relaxed) > IN_FLIGHT {
+            self.in_flight.fetch_sub(length, Ordering::Relaxed);
+            return false;
+        }
+        let message = Message::Keep {
+            dispatcher,
+            id,
+            line,
+        };
+        self.messages.send(message).is_ok()
+    }
+
+    /// A dispatcher has confirmed a session.
+    pub fn stored(&self, id: SessionId) {
+        // The thread ends after the links.
+        let _ = self.messages.send(Message::Stored(id));
+    }
+
+    /// What a dispatcher is to be told again, oldest first.
+    pub fn unconfirmed(&self, dispatcher: SocketAddr) -> Vec<(SessionId, Position)> {
+        let (answer, answered) = bounded(1);
+        let asked = self.messages.send(Message::Open(dispatcher, answer));
+        if asked.is_err() {
+            return Vec::new();
+        }
+        answered.recv_timeout(PATIENCE).unwrap_or_default()
+    }
+
+    /// The line for a dispatcher; none where it cannot be read.
+    pub fn line(&self, at: Position) -> Option<Vec<u8>> {
+        let text = self.journal.read_at(at)?;
+        let (_, rest) = split(text.strip_prefix(b"keep ")?)?;
+        let mut line = rest.to_vec();
+        line.extend_from_slice(b"\r\n");
+        Some(line)
+    }
+
+    /// Records that are not confirmed.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Bytes on disk.
+    pub fn size(&self) -> u64 {
+        self.journal.size()
+    }
+
+    /// Writes what is on its way and ends the thread.
+    pub fn quit(&self, limit: Duration) {
+        let (done, is_done) = bounded(1);
+        let asked = self.messages.send(Message::Quit(done));
+        if asked.is_err() || is_done.recv_timeout(limit).is_err() {
+            warn!("the records of ended calls could not be brought to disk in time");
+        }
+    }
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    spool: Spool,
+    messages: Receiver<Message>,
+    book: Book,
+    refusals: Sparse,
+    _lock: DirLock,
+}
+
+impl Keeper {
+    fn run(&mut self) {
+        let mut sync_at = None;
+        let mut tidy_at = clock::mono() + TIDY;
+        loop {
+            let next = sync_at.unwrap_or(tidy_at).min(tidy_at);
+            let wait = next.saturating_sub(clock::mono());
+            match self.messages.recv_timeout(wait) {
+                Ok(Message::Quit(done)) => {
+                    self.sync();
+                    let _ = done.send(());
+                    return;
+                }
+                Ok(message) => {
+                    self.take(message);
+                    sync_at.get_or_insert_with(|| clock::mono() + SYNC);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now = clock::mono();
+            if sync_at.is_some_and(|at| now >= at) {
+                self.sync();
+                sync_at = None;
+            }
+            if now >= tidy_at {
+                self.tidy(now);
+                tidy_at = now + TIDY;
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Keep {
+                dispatcher,
+                id,
+                line,
+            } => {
+                self.spool
+                    .in_flight
+                    .fetch_sub(line.len(), Ordering::Relaxed);
+                self.keep(dispatcher, id, &line);
+            }
+            Message::Stored(id) => {
+                if self.book.forget(id) {
+                    // Should this be lost, the record is sent once more, and recognised.
+                    let _ = self.spool.journal.append(format!("stored {id}").as_bytes());
+                }
+            }
+            Message::Open(dispatcher, answer) => {
+                let known = self.shared.dispatchers();
+                let open = self.book.open_for(dispatcher, &known, clock::mono());
+                let _ = answer.send(open);
+            }
+            Message::Quit(_) => {}
+        }
+        self.spool
+            .open
+            .store(self.book.records.len(), Ordering::Relaxed);
+    }
+
+    fn keep(&mut self, dispatcher: SocketAddr, id: SessionId, line: &[u8]) {
+        match self.spool.journal.append(line) {
+            Ok(position) => self.book.add(
+                id,
+                Kept {
+                    position,
+                    dispatcher,
+                    sent: clock::mono(),
+                },
+            ),
+            Err(why) => {
+                if let Some(left_out) = self.refusals.due() {
+                    error!(
+                        "an ended call cannot be kept for its dispatcher: {why}: {}{left_out}",
+                        crate::proto::Visible(line)
+                    );
+                }
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        if let Err(error) = self.spool.journal.sync() {
+            if let Some(left_out) = self.refusals.due() {
+                error!("records of ended calls cannot be brought to disk: {error}{left_out}");
+            }
+        }
+    }
+
+    /// Sends again what was not confirmed in time, and gives back disk space.
+    fn tidy(&mut self, now: Duration) {
+        for link in self.shared.all_links() {
+            if !link.outbox.confirms() {
+                continue;
+            }
+            let mut bytes = 0;
+            for (id, at) in self.book.overdue(link.address, now) {
+                let Some(line) = self.spool.line(at).filter(|_| bytes < AT_ONCE) else {
+                    continue;
+                };
+                bytes += line.len();
+                link.outbox.say(&line);
+                self.book.note_sent(id, now);
+            }
+        }
+        self.move_stragglers();
+        let end = self.spool.journal.end();
+        let oldest = self.book.by_position.keys().next().copied();
+        if let Err(error) = self.spool.journal.release(oldest.unwrap_or(end)) {
+            warn!("a segment of confirmed calls cannot be removed: {error}");
+        }
+    }
+
+    /// Writes the last few open records of the oldest segment again, at the end.
+    fn move_stragglers(&mut self) {
+        let (start, end) = (self.spool.journal.start(), self.spool.journal.end());
+        if end.segment < start.segment + 2 {
+            return;
+        }
+        let next = Position {
+            segment: start.segment + 1,
+            offset: 0,
+        };
+        let old = self.book.by_position.range(..next);
+        let old: Vec<(Position, SessionId)> = old.map(|(at, id)| (*at, *id)).collect();
+        if old.len() > MOVED {
+            return;
+        }
+        for (at, id) in old {
+            let Some(text) = self.spool.journal.read_at(at) else {
+                error!("the record of session {id} is damaged on disk and given up");
+                self.book.forget(id);
+                continue;
+            };
+            if let Ok(position) = self.spool.journal.append(&text) {
+                self.book.move_to(id, position);
+            }
+        }
+    }
+}
+
+impl Book {
+    /// What stands in the journal.
+    fn note(&mut self, position: Position, text: &[u8]) {
+        if let Some(id) = text.strip_prefix(b"stored ") {
+            if let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) {
+                self.forget(id);
+            }
+            return;
+        }
+        if let Some((dispatcher, id)) = text.strip_prefix(b"keep ").and_then(kept) {
+            self.add(
+                id,
+                Kept {
+                    position,
+                    dispatcher,
+                    sent: Duration::ZERO,
+                },
+            );
+        }
+    }
+
+    fn add(&mut self, id: SessionId, kept: Kept) {
+        self.forget(id);
+        self.by_position.insert(kept.position, id);
+        self.records.insert(id, kept);
+    }
+
+    fn forget(&mut self, id: SessionId) -> bool {
+        let kept = self.records.remove(&id);
+        if let Some(kept) = kept {
+            self.by_position.remove(&kept.position);
+        }
+        kept.is_some()
+    }
+
+    fn move_to(&mut self, id: SessionId, position: Position) {
+        if let Some(kept) = self.records.get(&id).copied() {
+            self.add(id, Kept { position, ..kept });
+        }
+    }
+
+    fn note_sent(&mut self, id: SessionId, now: Duration) {
+        if let Some(kept) = self.records.get_mut(&id) {
+            kept.sent = now;
+        }
+    }
+
+    /// What is open for a dispatcher, and what is open for one that there is no link to any more: anyone that records
+    /// calls will do for those.
+    fn open_for(
+        &mut self,
+        dispatcher: SocketAddr,
+        known: &[SocketAddr],
+        now: Duration,
+    ) -> Vec<(SessionId, Position)> {
+        let mut found = Vec::new();
+        for (position, id) in &self.by_position {
+            let Some(kept) = self.records.get_mut(id) else {
+                continue;
+            };
+            if kept.dispatcher == dispatcher || !known.contains(&kept.dispatcher) {
+                kept.sent = now;
+                found.push((*id, *position));
+            }
+        }
+        found
+    }
+
+    fn overdue(&self, dispatcher: SocketAddr, now: Duration) -> Vec<(SessionId, Position)> {
+        let is_overdue = |kept: &Kept| kept.dispatcher == dispatcher && now >= kept.sent + AGAIN;
+        let records = self.by_position.iter().filter(|(_, id)| {
+            let kept = self.records.get(*id);
+            kept.is_some_and(is_overdue)
+        });
+        records.map(|(at, id)| (*id, *at)).collect()
+    }
+}
+
+/// Whose record this is, and which session's.
+fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
+    #[derive(serde::Deserialize)]
+    struct Seen {
+        session_id: String,
+    }
+    let (dispatcher, rest) = split(text)?;
+    let (_, statistics) = split(rest)?;
+    let dispatcher = std::str::from_utf8(dispatcher).ok()?.parse().ok()?;
+    let seen: Seen = serde_json::from_slice(statistics).ok()?;
+    Some((dispatcher, seen.session_id.parse().ok()?))
+}
+
+fn split(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let blank = text.iter().position(|b| *b == b' ')?;
+    Some((text.get(..blank)?, text.get(blank + 1..)?))
+}
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;

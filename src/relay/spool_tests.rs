@@ -1,0 +1,105 @@
+//! What is open after which lines, and what is still open after a restart.
+
+use super::*;
+use crate::sys::scratch::Scratch;
+
+const LIMIT: u64 = 16 << 20;
+
+fn id(number: u128) -> SessionId {
+    SessionId::from_random(number)
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], port))
+}
+
+fn statistics(number: u128) -> String {
+    format!(
+        r#"{{"session_id":"{}","call_id":"call-{number}","streams":[]}}"#,
+        id(number)
+    )
+}
+
+fn open_for(opened: &mut Opened, port: u16, known: &[u16]) -> Vec<String> {
+    let known: Vec<SocketAddr> = known.iter().map(|port| address(*port)).collect();
+    let open = opened.book.open_for(address(port), &known, Duration::ZERO);
+    let line = |(_, at): (SessionId, Position)| opened.spool.line(at).unwrap();
+    let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
+    open.into_iter().map(line).map(text).collect()
+}
+
+fn append(opened: &Opened, text: &str) {
+    opened.spool.journal.append(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn what_was_kept_and_not_stored_is_open_after_a_restart() {
+    let scratch = Scratch::new("spool");
+    let open = || open(scratch.path(), 40_000, LIMIT).unwrap();
+    let mut opened = open();
+    assert!(open_for(&mut opened, 1, &[1]).is_empty());
+    for number in 1..=3 {
+        let how = if number == 2 { "removed" } else { "expired" };
+        append(
+            &opened,
+            &format!("keep 192.0.2.1:1 {how} {}", statistics(number)),
+        );
+    }
+    append(
+        &opened,
+        &format!("keep 192.0.2.1:2 expired {}", statistics(4)),
+    );
+    append(&opened, &format!("stored {}", id(1)));
+    append(&opened, "stored nonsense");
+    append(&opened, "what is this");
+    append(
+        &opened,
+        "keep 192.0.2.1:1 expired {\"session_id\":\"no UUID\"}",
+    );
+    drop(opened);
+    let mut opened = open();
+    assert_eq!(opened.spool.open(), 3);
+    let expected = [
+        format!("removed {}\r\n", statistics(2)),
+        format!("expired {}\r\n", statistics(3)),
+    ];
+    assert_eq!(open_for(&mut opened, 1, &[1, 2]), expected);
+    // Nobody is there for the fourth: anyone will do.
+    assert_eq!(open_for(&mut opened, 1, &[1]).len(), 3);
+}
+
+#[test]
+fn what_is_not_confirmed_in_time_is_sent_again() {
+    let mut book = Book::default();
+    let kept = |offset, port, sent| Kept {
+        position: Position { segment: 1, offset },
+        dispatcher: address(port),
+        sent: Duration::from_secs(sent),
+    };
+    book.add(id(1), kept(0, 1, 100));
+    book.add(id(2), kept(10, 1, 130));
+    book.add(id(3), kept(20, 2, 100));
+    let overdue = |book: &Book, at| {
+        let found = book.overdue(address(1), Duration::from_secs(at));
+        found.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    assert!(overdue(&book, 159).is_empty());
+    assert_eq!(overdue(&book, 160), [id(1)]);
+    book.note_sent(id(1), Duration::from_secs(160));
+    assert_eq!(overdue(&book, 190), [id(2)]);
+    assert!(book.forget(id(2)) && !book.forget(id(2)));
+    assert!(overdue(&book, 219).is_empty());
+}
+
+#[test]
+fn the_state_of_two_relays_on_one_host_does_not_mix() {
+    let scratch = Scratch::new("spool");
+    let one = open(scratch.path(), 40_000, LIMIT).unwrap();
+    assert!(open(scratch.path(), 50_000, LIMIT).is_ok());
+    assert!(
+        open(scratch.path(), 40_000, LIMIT).is_err(),
+        "one process for each"
+    );
+    drop(one);
+    assert!(open(scratch.path(), 40_000, LIMIT).is_ok());
+}
