@@ -133,7 +133,7 @@ fn dispatcher_defaults() {
         Duration::from_secs(86400)
     );
     assert_eq!(config.accounting, []);
-    assert_eq!(config.database.dburi, None);
+    assert_eq!(config.database.databases, []);
     assert_eq!(config.database.sessions_table, "media_sessions");
     assert_eq!(config.database.callid_column, "call_id");
     assert_eq!(config.database.fromtag_column, "from_tag");
@@ -221,7 +221,7 @@ fn sections_in_any_case_and_in_parts() {
         config.kamailio.socket_path.as_deref(),
         Some(Path::new("/run/kamailio/rpc"))
     );
-    assert!(config.database.dburi.is_some());
+    assert_eq!(config.database.databases.len(), 1);
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn errors_of_the_dispatcher() {
         (
             "[Database]\ndburi = oracle://u:secret@h/d\ninfo_column = a;drop",
             &[
-                "3: [Database] dburi: read \"oracle://u:***@h/d\"; allowed: mysql://user:password@host[:port]/database, the same with postgres, or sqlite:///path",
+                "3: [Database] dburi: read \"oracle://u:***@h/d\"; allowed: mysql://user:password@host[:port]/database, the same with postgres, or sqlite:///path; after ? sslmode=disable, prefer, require, verify-ca or verify-full, sslrootcert=FILE, unix_socket=PATH",
                 "4: [Database] info_column: read \"a;drop\" (a comment must stand on a line of its own); allowed: a name of letters, digits and underscores",
             ],
         ),

@@ -18,6 +18,8 @@ kamailio
 kamailio-extra-modules
 sip-tester
 rtpengine-daemon
+mariadb-server
+postgresql
 g++
 '
 [ "${1:-}" != --list ] || { echo "$packages" | sed '/^$/d'; exit 0; }

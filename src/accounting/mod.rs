@@ -4,7 +4,7 @@
 //!  Accounting::take   a finished session into the journal, before any backend is tried
 //!  Record             what the journal holds and backends get                         record
 //!  delivery           one thread per backend: reads the journal from its own position  delivery, position, rejected
-//!  Backend            where records go: file, database, radius                         backend
+//!  Backend            where records go                                                backend: file, database
 //! ```
 //!
 //! In `state_dir`: `accounting/journal/` holds what is not delivered everywhere yet and some history,
@@ -13,7 +13,10 @@
 //! again and recognises it by its `session_id`.
 
 pub mod backend;
+pub mod database;
 mod delivery;
+#[cfg(feature = "file")]
+pub mod file;
 mod open;
 mod position;
 pub mod record;

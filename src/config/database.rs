@@ -1,30 +1,54 @@
 //! `dburi`: which database, and the password to it, which no message and no log ever shows.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::problem::quoted;
 use super::values::Parsed;
 
 /// Where the table of sessions is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseUri {
-    Server {
-        kind: ServerKind,
-        user: Option<String>,
-        password: Option<Password>,
-        host: String,
-        /// None stands for the usual one.
-        port: Option<u16>,
-        database: String,
-    },
+    Server(ServerUri),
     /// A file; an absolute path.
     Sqlite(PathBuf),
+}
+
+/// A database on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUri {
+    pub kind: ServerKind,
+    pub user: Option<String>,
+    pub password: Option<Password>,
+    pub host: String,
+    /// None stands for the usual one.
+    pub port: Option<u16>,
+    pub database: String,
+    /// The server's UNIX socket, to be used instead of `host`.
+    pub unix_socket: Option<PathBuf>,
+    pub tls: TlsMode,
+    /// CAs in PEM; none stands for those of the system.
+    pub root_cert: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerKind {
     MySql,
     PostgreSql,
+}
+
+/// Whether the way to the server is encrypted, by the names that PostgreSQL gives (`sslmode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Disable,
+    /// Where the server offers it; its certificate is not looked at.
+    Prefer,
+    /// The certificate is not looked at.
+    Require,
+    /// The certificate must be of one of the CAs.
+    VerifyCa,
+    /// And for the host.
+    VerifyFull,
 }
 
 /// Shown as `***`.
@@ -44,23 +68,55 @@ impl fmt::Debug for Password {
     }
 }
 
-/// `scheme://user:password@host[:port]/database` or `sqlite:///path`. Parameters after `?`, which MediaProxy
-/// hands to its database layer, are left out: character sets and time-outs are ours to choose.
-pub fn parse(text: &str) -> Parsed<DatabaseUri> {
-    server_or_file(text).ok_or_else(|| {
-        "mysql://user:password@host[:port]/database, the same with postgres, or sqlite:///path"
-            .into()
-    })
+/// What the parameters after `?` may be.
+const PARAMETERS: &str = "sslmode, sslrootcert, unix_socket";
+
+/// One or more databases, separated by blanks: `scheme://user:password@host[:port]/database[?name=value&...]` or
+/// `sqlite:///path`. A relative path in a parameter is under `base`. Beside them, what is odd: parameters that are
+/// not ours, which MediaProxy hands to its database layer (character sets and time-outs are ours to choose).
+pub fn parse(base: &Path) -> impl Fn(&str) -> Parsed<(Vec<DatabaseUri>, Vec<String>)> {
+    move |text| {
+        let mut odd = Vec::new();
+        let uris = separate(text).map(|uri| server_or_file(&uri, base, &mut odd));
+        let uris: Option<Vec<DatabaseUri>> = uris.collect();
+        match uris {
+            Some(uris) if !uris.is_empty() => Ok((uris, odd)),
+            _ => Err(
+                "mysql://user:password@host[:port]/database, the same with postgres, or sqlite:///path; after ? \
+                 sslmode=disable, prefer, require, verify-ca or verify-full, sslrootcert=FILE, unix_socket=PATH"
+                    .into(),
+            ),
+        }
+    }
 }
 
-fn server_or_file(text: &str) -> Option<DatabaseUri> {
+/// The text at those blanks that a scheme follows: a password may have one.
+fn separate(text: &str) -> impl Iterator<Item = String> {
+    let mut uris: Vec<String> = Vec::new();
+    for word in text
+        .split([' ', '\t', '\n'])
+        .filter(|word| !word.is_empty())
+    {
+        let scheme = word.split_once("://").map(|(scheme, _)| scheme);
+        let begins = scheme.is_some_and(|scheme| scheme.bytes().all(|b| b.is_ascii_alphabetic()));
+        match uris.last_mut() {
+            Some(uri) if !begins => *uri = format!("{uri} {word}"),
+            _ => uris.push(word.to_owned()),
+        }
+    }
+    uris.into_iter()
+}
+
+fn server_or_file(text: &str, base: &Path, odd: &mut Vec<String>) -> Option<DatabaseUri> {
     if text.chars().any(char::is_control) {
         return None;
     }
-    let text = text.split_once('?').map_or(text, |(uri, _)| uri);
+    let (text, parameters) = text.split_once('?').unwrap_or((text, ""));
+    let parameters = parameters.split('&').filter(|text| !text.is_empty());
     let (scheme, rest) = text.split_once("://")?;
     let kind = match scheme.to_ascii_lowercase().as_str() {
         "sqlite" => {
+            odd.extend(parameters.map(|text| without_effect(text, "none")));
             let path = decode(rest)?;
             let usable = path.starts_with('/') && !path.ends_with('/');
             return usable.then(|| DatabaseUri::Sqlite(path.into()));
@@ -79,15 +135,60 @@ fn server_or_file(text: &str) -> Option<DatabaseUri> {
         None => (None, None),
     };
     let (host, port) = host_and_port(host)?;
-    let database = given(database)??;
-    Some(DatabaseUri::Server {
+    let mut uri = ServerUri {
         kind,
         user,
         password,
         host,
         port,
-        database,
-    })
+        database: given(database)??,
+        unix_socket: None,
+        tls: TlsMode::Prefer,
+        root_cert: None,
+    };
+    for text in parameters {
+        match set(&mut uri, text, base)? {
+            true => (),
+            false => odd.push(without_effect(text, PARAMETERS)),
+        }
+    }
+    Some(DatabaseUri::Server(uri))
+}
+
+/// Takes over `name=value`, and says whether it is known; none is a value that cannot be used.
+fn set(uri: &mut ServerUri, text: &str, base: &Path) -> Option<bool> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let value = decode(value)?;
+    let path = || {
+        Some(&value)
+            .filter(|path| !path.is_empty())
+            .map(|path| base.join(path))
+    };
+    match name {
+        "sslmode" => {
+            uri.tls = match value.as_str() {
+                "disable" => TlsMode::Disable,
+                "prefer" => TlsMode::Prefer,
+                "require" => TlsMode::Require,
+                "verify-ca" => TlsMode::VerifyCa,
+                "verify-full" => TlsMode::VerifyFull,
+                _ => return None,
+            }
+        }
+        "sslrootcert" => uri.root_cert = Some(path()?),
+        "unix_socket" => uri.unix_socket = Some(path()?),
+        _ => return Some(false),
+    }
+    Some(true)
+}
+
+/// The value is not shown: it may be a password.
+fn without_effect(parameter: &str, known: &str) -> String {
+    let name = parameter.split('=').next().unwrap_or_default();
+    format!(
+        "the parameter {} has no effect; known: {known}",
+        quoted(name)
+    )
 }
 
 fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
@@ -144,45 +245,89 @@ pub fn without_password(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn parsed(text: &str) -> Parsed<(Vec<DatabaseUri>, Vec<String>)> {
+        parse(Path::new("/etc/mediaproxy"))(text)
+    }
+
+    fn one(text: &str) -> DatabaseUri {
+        let (uris, _) = parsed(text).unwrap();
+        uris.into_iter().next().unwrap()
+    }
+
+    fn server(text: &str) -> ServerUri {
+        match one(text) {
+            DatabaseUri::Server(uri) => uri,
+            DatabaseUri::Sqlite(path) => panic!("{path:?}"),
+        }
+    }
+
     #[test]
     fn servers_and_files() {
-        let uri = parse("mysql://media:s%40cr:et@db.example.com:3307/media?charset=utf8").unwrap();
-        let DatabaseUri::Server {
-            kind,
-            user,
-            password,
-            host,
-            port,
-            database,
-        } = &uri
-        else {
-            panic!("{uri:?}");
-        };
+        let uri = server("mysql://media:s%40cr:et@db.example.com:3307/media?charset=utf8");
         assert_eq!(
-            (*kind, host.as_str()),
+            (uri.kind, uri.host.as_str()),
             (ServerKind::MySql, "db.example.com")
         );
-        assert_eq!((*port, database.as_str()), (Some(3307), "media"));
-        assert_eq!(user.as_deref(), Some("media"));
-        assert_eq!(password.as_ref().map(Password::reveal), Some("s@cr:et"));
+        assert_eq!((uri.port, uri.database.as_str()), (Some(3307), "media"));
+        assert_eq!(uri.user.as_deref(), Some("media"));
+        let password = uri.password.as_ref().map(Password::reveal);
+        assert_eq!(password, Some("s@cr:et"));
         assert!(!format!("{uri:?}").contains("cr:et"));
 
-        let uri = parse("postgresql://[2001:db8::1]/media").unwrap();
+        let uri = server("postgresql://[2001:db8::1]/media");
+        let expected = ServerUri {
+            kind: ServerKind::PostgreSql,
+            user: None,
+            password: None,
+            host: "2001:db8::1".into(),
+            port: None,
+            database: "media".into(),
+            unix_socket: None,
+            tls: TlsMode::Prefer,
+            root_cert: None,
+        };
+        assert_eq!(uri, expected);
         assert_eq!(
-            uri,
-            DatabaseUri::Server {
-                kind: ServerKind::PostgreSql,
-                user: None,
-                password: None,
-                host: "2001:db8::1".into(),
-                port: None,
-                database: "media".into()
-            }
+            one("sqlite:///var/lib/a%20b.db"),
+            DatabaseUri::Sqlite("/var/lib/a b.db".into())
         );
+    }
+
+    #[test]
+    fn parameters() {
+        let uri = server(
+            "mysql://h/d?sslmode=verify-full&sslrootcert=ca.pem&unix_socket=/run/a%26b.sock",
+        );
+        assert_eq!(uri.tls, TlsMode::VerifyFull);
+        assert_eq!(uri.root_cert, Some("/etc/mediaproxy/ca.pem".into()));
+        assert_eq!(uri.unix_socket, Some("/run/a&b.sock".into()));
+        let odd = parsed("mysql://h/d?charset=utf8&sslmode=disable&x sqlite:///d?timeout=5");
         assert_eq!(
-            parse("sqlite:///var/lib/a%20b.db"),
-            Ok(DatabaseUri::Sqlite("/var/lib/a b.db".into()))
+            odd.unwrap().1,
+            [
+                "the parameter \"charset\" has no effect; known: sslmode, sslrootcert, unix_socket",
+                "the parameter \"x\" has no effect; known: sslmode, sslrootcert, unix_socket",
+                "the parameter \"timeout\" has no effect; known: none"
+            ]
         );
+    }
+
+    #[test]
+    fn several() {
+        let (uris, odd) = parsed("mysql://u:p w@h/d  sqlite:///a\n\tpostgres://h/e").unwrap();
+        assert_eq!(odd, [""; 0]);
+        let [
+            DatabaseUri::Server(first),
+            second,
+            DatabaseUri::Server(third),
+        ] = &uris[..]
+        else {
+            panic!("{uris:?}");
+        };
+        let password = first.password.as_ref().map(Password::reveal);
+        assert_eq!(password, Some("p w"));
+        assert_eq!(*second, DatabaseUri::Sqlite("/a".into()));
+        assert_eq!(third.kind, ServerKind::PostgreSql);
     }
 
     #[test]
@@ -201,11 +346,15 @@ mod tests {
             "mysql://u:%zz@host/db",
             "mysql://u:%é@host/db",
             "mysql://u:%ff@host/db",
+            "mysql://host/db?sslmode=on",
+            "mysql://host/db?sslmode",
+            "mysql://host/db?sslrootcert=",
+            "mysql://host/db oracle://host/db",
             "sqlite://relative.db",
             "sqlite:///dir/",
-            "mysql://u:p@host/d\nb",
+            "mysql://u:p@host/d\rb",
         ] {
-            assert!(parse(bad).is_err(), "{bad}");
+            assert!(parsed(bad).is_err(), "{bad}");
         }
     }
 
@@ -217,6 +366,8 @@ mod tests {
             ("u:pass@host", "u:***@host"),
             ("mysql://u@host/db", "mysql://u@host/db"),
             ("sqlite:///db", "sqlite:///db"),
+            ("sqlite:///db mysql://u:p@h/d", "sqlite:///db mysql:***@h/d"),
+            ("mysql://u:p@h/d mysql://u:q@h/e", "mysql://u:***@h/e"),
         ] {
             assert_eq!(without_password(text), shown);
         }

@@ -84,7 +84,7 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
     if needs_uri
         && database
             .as_ref()
-            .is_some_and(|database| database.dburi.is_none())
+            .is_some_and(|database| database.databases.is_empty())
     {
         section.conflict(
             "accounting",

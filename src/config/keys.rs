@@ -356,7 +356,10 @@ pub const KEYS: &[Key] = &[
         "",
         "The database as scheme://user:password@host[:port]/database with scheme mysql or postgres, or \
          sqlite:///path. Characters of the password that have a meaning in it are written %%XX, with the \
-         hexadecimal code: %%40 is @.",
+         hexadecimal code: %%40 is @. After ? and separated by &: sslmode=disable, prefer (the default: TLS where \
+         the server has it), require, verify-ca or verify-full (the certificate is of a known CA; and for that \
+         host); sslrootcert=FILE with the CAs, else those of the system are known; unix_socket=PATH to use \
+         instead of the host. Several databases, separated by blanks, get every session each.",
     ),
     key(
         "Database",

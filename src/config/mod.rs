@@ -29,7 +29,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use database::{DatabaseUri, Password, ServerKind};
+pub use database::{DatabaseUri, Password, ServerKind, ServerUri, TlsMode};
 pub use dispatcher::DispatcherConfig;
 use ini::Section as Lines;
 pub use keys::{KEYS, Key};

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Source;
 use super::database::{self, DatabaseUri};
 use super::values;
+use super::{Problem, Source};
 
 /// `[TLS]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +16,11 @@ pub struct TlsSection {
     pub verify_interval: Duration,
 }
 
-/// `[Database]`: the names go into SQL as they are; letters, digits and underscores only.
+/// `[Database]`: the names have letters, digits and underscores only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseSection {
-    pub dburi: Option<DatabaseUri>,
+    /// Each gets every session. Empty where `dburi` is not set.
+    pub databases: Vec<DatabaseUri>,
     pub sessions_table: String,
     pub callid_column: String,
     pub fromtag_column: String,
@@ -68,15 +69,24 @@ pub fn tls(source: &mut Source) -> Option<TlsSection> {
 }
 
 pub fn database(source: &mut Source) -> Option<DatabaseSection> {
+    let dir = source.dir;
     let mut section = source.section("Database");
-    let dburi = section.optional("dburi", database::parse);
+    let dburi = section.optional("dburi", database::parse(dir));
+    let dburi_line = section.line("dburi");
     let sessions_table = section.value("sessions_table", values::table);
     let callid_column = section.value("callid_column", values::column);
     let fromtag_column = section.value("fromtag_column", values::column);
     let totag_column = section.value("totag_column", values::column);
     let info_column = section.value("info_column", values::column);
+    let (databases, odd) = dburi?.unwrap_or_default();
+    let odd = odd
+        .into_iter()
+        .map(|text| format!("[Database] dburi: {text}"));
+    source
+        .warnings
+        .extend(odd.map(|text| Problem::new(dburi_line, text)));
     Some(DatabaseSection {
-        dburi: dburi?,
+        databases,
         sessions_table: sessions_table?,
         callid_column: callid_column?,
         fromtag_column: fromtag_column?,

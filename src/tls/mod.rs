@@ -30,6 +30,7 @@ mod x509;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use context::provider;
 pub use context::{Context, PeerCertificates, Validity};
 #[doc(hidden)]
 pub use crl::Crl;

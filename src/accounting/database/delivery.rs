@@ -1,0 +1,261 @@
+//! What all kinds of databases have in common: batches, one by one where a batch fails, and what a duplicate is.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::table::{Row, Shape};
+use crate::accounting::{Backend, Record, Unavailable, Verdict};
+use crate::sys::clock;
+
+/// Nothing new is begun in a delivery that takes longer; what is under way has [`STATEMENT_LIMIT`] each.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(12);
+/// For the answer to one statement. Locks on the server are waited for shorter ([`LOCK_LIMIT`]), so that
+/// it is the server that gives up: nothing is done later behind our back.
+pub const STATEMENT_LIMIT: Duration = Duration::from_secs(6);
+pub const LOCK_LIMIT: Duration = Duration::from_secs(4);
+
+/// In one statement or transaction.
+const MOST_ROWS: usize = 100;
+/// Less than the smallest packet that servers are set to take.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// Why a statement failed, in the database's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A row with that key is there.
+    Duplicate(String),
+    /// The row itself, now and later.
+    Row(String),
+    /// Anything else: the connection is given up, and all of it comes again.
+    Unavailable(String),
+}
+
+/// One kind of database, where the configuration says.
+pub trait Driver: Send {
+    /// Connects within some 20 s, and makes the table where there is none.
+    ///
+    /// # Errors
+    /// In words for the log; no password in them.
+    fn connect(&self) -> Result<Box<dyn Link>, String>;
+}
+
+/// A connection, and the table behind it.
+pub trait Link: Send {
+    fn shape(&self) -> &Shape;
+
+    /// Whether it is still the right one, after it was not used for so long.
+    fn is_alive(&mut self, idle: Duration) -> bool;
+
+    /// Adds all rows, or none of them. Rows of a failed batch may be there where the table knows no transactions.
+    fn insert(&mut self, rows: &[Row]) -> Result<(), Failure>;
+
+    /// The statistics of some rows with the key of this one.
+    fn find(&mut self, row: &Row) -> Result<Vec<Vec<u8>>, Failure>;
+
+    /// Keeps out everybody, an earlier connection of ours included, who adds this session at the same time: it may
+    /// be working on still when we have given it up.
+    fn lock(&mut self, session_id: &str) -> Result<(), Failure>;
+
+    /// What was done since `lock` holds from now on.
+    fn unlock(&mut self) -> Result<(), Failure>;
+}
+
+/// See the module.
+pub struct Database {
+    name: String,
+    driver: Box<dyn Driver>,
+    link: Option<Box<dyn Link>>,
+    /// When the connection was last used.
+    used: Duration,
+}
+
+impl Database {
+    pub fn new(name: String, driver: Box<dyn Driver>) -> Database {
+        Database {
+            name,
+            driver,
+            link: None,
+            used: Duration::ZERO,
+        }
+    }
+
+    /// The connection, a new one where there is none or it was lost while nobody looked.
+    fn connected(&mut self) -> Result<Box<dyn Link>, Unavailable> {
+        if let Some(mut link) = self.link.take() {
+            if link.is_alive(clock::mono().saturating_sub(self.used)) {
+                return Ok(link);
+            }
+        }
+        self.driver.connect().map_err(Unavailable)
+    }
+}
+
+impl Backend for Database {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn prepare(&mut self) -> Result<(), Unavailable> {
+        self.link = Some(self.connected()?);
+        self.used = clock::mono();
+        Ok(())
+    }
+
+    fn deliver(
+        &mut self,
+        records: &[Record],
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Unavailable> {
+        let mut link = self.connected()?;
+        let end = clock::mono() + DELIVERY_LIMIT;
+        settle(&mut *link, records, verdicts, end)?;
+        self.link = Some(link);
+        self.used = clock::mono();
+        Ok(())
+    }
+}
+
+fn settle(
+    link: &mut dyn Link,
+    records: &[Record],
+    verdicts: &mut Vec<Verdict>,
+    end: Duration,
+) -> Result<(), Unavailable> {
+    let shape = link.shape().clone();
+    let mut records = records.iter().peekable();
+    while records.peek().is_some() {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        // One that must be looked for, or does not fit, is a batch of its own.
+        let single = loop {
+            let Some(record) = records.next_if(|record| {
+                batch.is_empty()
+                    || batch.len() < MOST_ROWS && bytes + record.info.len() < MOST_BYTES
+            }) else {
+                break None;
+            };
+            match shape.row(record) {
+                Ok(row) if !shape.needs_a_look(&row) => {
+                    bytes += row.info.len();
+                    batch.push(row);
+                }
+                other => break Some(other),
+            }
+        };
+        in_time(end)?;
+        add(link, &batch, verdicts, end)?;
+        match single {
+            Some(Ok(row)) => {
+                in_time(end)?;
+                verdicts.push(add_unless_there(link, &row)?);
+            }
+            Some(Err(reason)) => verdicts.push(Verdict::Rejected(reason)),
+            None => (),
+        }
+    }
+    Ok(())
+}
+
+fn in_time(end: Duration) -> Result<(), Unavailable> {
+    match clock::mono() < end {
+        true => Ok(()),
+        false => Err(Unavailable("it answers too slowly".into())),
+    }
+}
+
+/// All at once, else one by one.
+fn add(
+    link: &mut dyn Link,
+    rows: &[Row],
+    verdicts: &mut Vec<Verdict>,
+    end: Duration,
+) -> Result<(), Unavailable> {
+    if rows.len() > 1 {
+        match link.insert(rows) {
+            Ok(()) => {
+                verdicts.extend(rows.iter().map(|_| Verdict::Delivered));
+                return Ok(());
+            }
+            Err(Failure::Unavailable(why)) => return Err(Unavailable(why)),
+            Err(Failure::Duplicate(_) | Failure::Row(_)) => (),
+        }
+    }
+    for row in rows {
+        in_time(end)?;
+        let added = link.insert(std::slice::from_ref(row));
+        verdicts.push(judge(link, row, added)?);
+    }
+    Ok(())
+}
+
+fn judge(
+    link: &mut dyn Link,
+    row: &Row,
+    added: Result<(), Failure>,
+) -> Result<Verdict, Unavailable> {
+    match added {
+        Ok(()) => Ok(Verdict::Delivered),
+        Err(Failure::Duplicate(words)) => {
+            let there = link.find(row).map_err(unavailable)?;
+            Ok(compare(&there, row.session_id).unwrap_or(Verdict::Rejected(words)))
+        }
+        Err(Failure::Row(words)) => Ok(Verdict::Rejected(words)),
+        Err(Failure::Unavailable(why)) => Err(Unavailable(why)),
+    }
+}
+
+/// For a row that the database does not keep from being there twice.
+fn add_unless_there(link: &mut dyn Link, row: &Row) -> Result<Verdict, Unavailable> {
+    link.lock(row.session_id).map_err(unavailable)?;
+    let there = link.find(row).map_err(unavailable)?;
+    let verdict = match compare(&there, row.session_id) {
+        // Of calls without a final answer there may be several.
+        Some(Verdict::Rejected(_)) if row.to_tag.is_none() => None,
+        other => other,
+    };
+    let verdict = match verdict {
+        Some(verdict) => verdict,
+        None => {
+            let added = link.insert(std::slice::from_ref(row));
+            judge(link, row, added)?
+        }
+    };
+    link.unlock().map_err(unavailable)?;
+    Ok(verdict)
+}
+
+fn unavailable(failure: Failure) -> Unavailable {
+    match failure {
+        Failure::Duplicate(why) | Failure::Row(why) | Failure::Unavailable(why) => Unavailable(why),
+    }
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    session_id: String,
+}
+
+/// What it means that these statistics are in the table under the same key; none where there are none.
+fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {
+    let stored = |info: &Vec<u8>| {
+        serde_json::from_slice(info)
+            .ok()
+            .map(|Stored { session_id }| session_id)
+    };
+    let sessions: Vec<Option<String>> = there.iter().map(stored).collect();
+    let other = match sessions.first()? {
+        _ if sessions.iter().flatten().any(|other| other == session_id) => {
+            return Some(Verdict::Known);
+        }
+        Some(other) => format!("with the session {other}"),
+        None => "in a row without session_id, which another program wrote".into(),
+    };
+    Some(Verdict::Rejected(format!(
+        "its call_id, from_tag and to_tag are in the table already, {other}"
+    )))
+}
+
+#[cfg(test)]
+#[path = "delivery_tests.rs"]
+mod tests;

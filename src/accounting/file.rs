@@ -1,0 +1,345 @@
+//! Accounting to a file: one JSON object a line.
+//!
+//! The file may be rotated away at any time. What stands in it when it is opened is mended first: a crash or a full
+//! disk may have left half a line. A record is reported as delivered when it is on the disk.
+
+use std::collections::HashSet;
+use std::fs::{self, File as Handle, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use log::warn;
+use serde::Deserialize;
+
+use super::{Backend, Record, Unavailable, Verdict};
+use crate::config::FileSection;
+
+/// So much of an old file is read, in bytes: more than what can have been delivered without being known to be.
+const TAIL: u64 = 4 << 20;
+
+/// See the module.
+pub struct File {
+    path: PathBuf,
+    open: Option<Open>,
+}
+
+struct Open {
+    handle: Handle,
+    /// Device and inode, to know the file again.
+    identity: (u64, u64),
+    /// Sessions at its end. Forgotten when the first that is not among them comes: so are all that follow it.
+    recent: HashSet<String>,
+}
+
+impl File {
+    /// Nothing is opened yet.
+    pub fn new(section: &FileSection) -> File {
+        File {
+            path: section.path.clone(),
+            open: None,
+        }
+    }
+
+    fn told(&self, error: &io::Error) -> Unavailable {
+        Unavailable(format!("{}: {error}", self.path.display()))
+    }
+
+    /// The file that has the name now.
+    fn opened(&mut self) -> io::Result<Open> {
+        if let Some(open) = self.open.take() {
+            let now = fs::metadata(&self.path).map(|found| (found.dev(), found.ino()));
+            if now.is_ok_and(|now| now == open.identity) {
+                return Ok(open);
+            }
+        }
+        Open::new(&self.path)
+    }
+}
+
+impl Backend for File {
+    fn name(&self) -> &str {
+        "file"
+    }
+
+    fn prepare(&mut self) -> Result<(), Unavailable> {
+        match self.opened() {
+            Ok(open) => self.open = Some(open),
+            Err(error) => return Err(self.told(&error)),
+        }
+        Ok(())
+    }
+
+    fn deliver(
+        &mut self,
+        records: &[Record],
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), Unavailable> {
+        let delivered = self.opened().and_then(|mut open| {
+            let settled = open.write(records)?;
+            Ok((open, settled))
+        });
+        match delivered {
+            Ok((open, settled)) => {
+                verdicts.extend(settled);
+                self.open = Some(open);
+                Ok(())
+            }
+            // What was written of it is taken back; where that failed too, the next opening does it.
+            Err(error) => Err(self.told(&error)),
+        }
+    }
+}
+
+impl Open {
+    fn new(path: &Path) -> io::Result<Open> {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent)?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true).mode(0o640);
+        // A pipe that nobody reads would hold us up.
+        let handle = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+        let found = handle.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        if found.len() == 0 {
+            // The name itself shall be there after a crash of the host.
+            Handle::open(parent)?.sync_all()?;
+        }
+        let mut open = Open {
+            handle,
+            identity: (found.dev(), found.ino()),
+            recent: HashSet::new(),
+        };
+        if let Some(end) = open.read_tail(found.len())? {
+            warn!(
+                "accounting: {}: the last record was not written whole; taken out, it comes again",
+                path.display()
+            );
+            open.handle.set_len(end)?;
+        }
+        Ok(open)
+    }
+
+    /// Reads the end of the file, and ends its last line where it is whole. Returns where it must be cut: where
+    /// half a record is, or what a crashed file system made of one. Nothing after it was ever reported as delivered.
+    fn read_tail(&mut self, length: u64) -> io::Result<Option<u64>> {
+        let mut at = length.saturating_sub(TAIL);
+        self.handle.seek(SeekFrom::Start(at))?;
+        let mut reader = BufReader::new(&self.handle);
+        let mut line = Vec::new();
+        let mut ended = true;
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            ended = line.last() == Some(&b'\n');
+            let record = serde_json::from_slice(&line).ok();
+            match record {
+                Some(Written { session_id }) => drop(self.recent.insert(session_id)),
+                None if line.contains(&0) => return Ok(Some(at)),
+                // A line that is not ours is left alone.
+                None if !ended && line.first() == Some(&b'{') => return Ok(Some(at)),
+                None => (),
+            }
+            at += line.len() as u64;
+            line.clear();
+        }
+        if !ended {
+            (&self.handle).write_all(b"\n")?;
+        }
+        Ok(None)
+    }
+
+    /// All of them in one write, or nothing.
+    fn write(&mut self, records: &[Record]) -> io::Result<Vec<Verdict>> {
+        let mut verdicts = Vec::with_capacity(records.len());
+        let mut lines = String::new();
+        let mut new = HashSet::new();
+        for record in records {
+            let is_known = self.recent.contains(&record.session_id);
+            if is_known || !new.insert(&record.session_id) {
+                verdicts.push(Verdict::Known);
+                continue;
+            }
+            // Between the values of JSON, a line may end anywhere.
+            lines.extend(record.info.chars().map(|c| if c == '\n' { ' ' } else { c }));
+            lines.push('\n');
+            verdicts.push(Verdict::Delivered);
+        }
+        if lines.is_empty() {
+            return Ok(verdicts);
+        }
+        let before = self.handle.metadata()?.len();
+        let written = self.handle.write_all(lines.as_bytes());
+        if let Err(error) = written.and_then(|()| self.handle.sync_data()) {
+            self.handle.set_len(before)?;
+            return Err(error);
+        }
+        if !verdicts.contains(&Verdict::Known) {
+            self.recent = HashSet::new();
+        }
+        Ok(verdicts)
+    }
+}
+
+#[derive(Deserialize)]
+struct Written {
+    session_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::sys::scratch::Scratch;
+
+    fn record(number: u32) -> Record {
+        let info = format!(
+            r#"{{"call_id":"c{number}","from_tag":"f","to_tag":"t","session_id":"s{number}"}}"#
+        );
+        Record::parse(&info).unwrap()
+    }
+
+    fn records(numbers: std::ops::Range<u32>) -> Vec<Record> {
+        numbers.map(record).collect()
+    }
+
+    fn deliver(file: &mut File, numbers: std::ops::Range<u32>) -> Vec<Verdict> {
+        let mut verdicts = Vec::new();
+        file.deliver(&records(numbers), &mut verdicts).unwrap();
+        verdicts
+    }
+
+    fn at(path: &Path) -> File {
+        File::new(&FileSection { path: path.into() })
+    }
+
+    fn expected(numbers: std::ops::Range<u32>) -> String {
+        let lines = numbers.map(|number| format!("{}\n", record(number).info));
+        lines.collect()
+    }
+
+    #[test]
+    fn lines_in_a_new_directory_for_the_group_only() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("new/dir/sessions.jsonl");
+        let mut file = at(&path);
+        file.prepare().unwrap();
+        assert_eq!(deliver(&mut file, 0..3), vec![Verdict::Delivered; 3]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected(0..3));
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        let broken = Record {
+            info: "{\"session_id\":\n\"n\"}".into(),
+            session_id: "n".into(),
+            ..record(9)
+        };
+        file.deliver(&[broken], &mut Vec::new()).unwrap();
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .ends_with("}\n{\"session_id\": \"n\"}\n")
+        );
+    }
+
+    #[test]
+    fn rotated_away_or_removed_it_is_made_anew() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("log");
+        let old = scratch.path().join("log.1");
+        let mut file = at(&path);
+        deliver(&mut file, 0..1);
+        fs::rename(&path, &old).unwrap();
+        deliver(&mut file, 1..2);
+        assert_eq!(fs::read_to_string(&old).unwrap(), expected(0..1));
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected(1..2));
+        fs::rename(&old, &path).unwrap();
+        deliver(&mut file, 2..3);
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .ends_with(&expected(2..3))
+        );
+        // As logrotate's copytruncate does it.
+        Handle::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        deliver(&mut file, 3..4);
+        fs::remove_file(&path).unwrap();
+        deliver(&mut file, 4..5);
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected(4..5));
+    }
+
+    #[test]
+    fn a_last_record_cut_at_every_byte_is_there_once() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("log");
+        let whole = expected(0..3);
+        let first = expected(0..2).len();
+        for end in first..=whole.len() {
+            fs::write(&path, &whole[..end]).unwrap();
+            // Delivered again from the second record on: how far it had come was not known.
+            let verdicts = deliver(&mut at(&path), 1..4);
+            assert_eq!(
+                fs::read_to_string(&path).unwrap(),
+                expected(0..4),
+                "cut at {end}"
+            );
+            assert_eq!(verdicts[0], Verdict::Known);
+            let known = end + 1 >= whole.len();
+            assert_eq!(verdicts[1] == Verdict::Known, known, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn what_a_lost_write_left_is_taken_out() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("log");
+        let zeros = "\0".repeat(20);
+        fs::write(
+            &path,
+            format!("{}{{\"a\":{zeros}\n{}", expected(0..1), expected(2..3)),
+        )
+        .unwrap();
+        deliver(&mut at(&path), 1..3);
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected(0..3));
+    }
+
+    #[test]
+    fn foreign_lines_stay() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("log");
+        fs::write(&path, "written by hand").unwrap();
+        deliver(&mut at(&path), 0..1);
+        let expected = format!("written by hand\n{}", expected(0..1));
+        assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn only_the_end_of_a_large_file_is_read() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("log");
+        let filler = "x".repeat(1 << 20) + "\n";
+        fs::write(&path, expected(0..1) + &filler.repeat(5) + &expected(1..2)).unwrap();
+        let verdicts = deliver(&mut at(&path), 0..2);
+        assert_eq!(verdicts, [Verdict::Delivered, Verdict::Known]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_unavailable() {
+        let scratch = Scratch::new("file");
+        let error = at(scratch.path()).prepare().unwrap_err();
+        assert!(error.0.contains("directory"), "{error}");
+        let error = at(Path::new("/dev/full")).prepare().unwrap_err();
+        assert_eq!(error.0, "/dev/full: not a regular file");
+        let mut verdicts = Vec::new();
+        let file = scratch.path().join("file");
+        fs::write(&file, "").unwrap();
+        let refused = at(&file.join("log")).deliver(&records(0..1), &mut verdicts);
+        assert!(refused.unwrap_err().0.contains("file/log: "));
+        assert_eq!(verdicts, []);
+    }
+}

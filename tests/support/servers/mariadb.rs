@@ -1,0 +1,142 @@
+//! A MariaDB.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{PASSWORD, Process, Scratch, URI_PASSWORD, find, free_port, is_root, run, tried};
+
+/// See the module above.
+pub struct MariaDb {
+    process: Process,
+    socket: PathBuf,
+    port: u16,
+    _directory: Scratch,
+}
+
+impl MariaDb {
+    pub fn start() -> Option<MariaDb> {
+        MariaDb::start_with(&[])
+    }
+
+    /// With more options of the server.
+    pub fn start_with(options: &[&str]) -> Option<MariaDb> {
+        let server = find(&["mariadbd", "mysqld"])?;
+        let install = find(&["mariadb-install-db", "mysql_install_db"])?;
+        let directory = Scratch::new("mariadb");
+        let data = format!("--datadir={}", directory.path().join("data").display());
+        let user: &[&str] = if is_root() { &["--user=root"] } else { &[] };
+        let installing = ["--no-defaults", "--auth-root-authentication-method=normal"];
+        let small = [
+            "--skip-test-db",
+            "--innodb-log-file-size=8M",
+            "--innodb-fast-shutdown=2",
+        ];
+        run(Command::new(install)
+            .args(installing)
+            .args(small)
+            .args(user)
+            .arg(&data));
+        let port = free_port();
+        let socket = directory.path().join("socket");
+        let mut command = Command::new(server);
+        command
+            .arg("--no-defaults")
+            .arg(&data)
+            .args(user)
+            .args(options)
+            .args([
+                format!("--port={port}"),
+                format!("--socket={}", socket.display()),
+                format!("--pid-file={}", directory.path().join("pid").display()),
+                format!("--tmpdir={}", directory.path().display()),
+            ]);
+        command.args([
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            "--innodb-buffer-pool-size=8M",
+            "--innodb-log-file-size=8M",
+            // A killed process loses nothing that it has written.
+            "--innodb-flush-log-at-trx-commit=2",
+        ]);
+        let mut server = MariaDb {
+            process: Process::new(command, directory.path().join("log")),
+            socket,
+            port,
+            _directory: directory,
+        };
+        server.restart();
+        server.sql("CREATE DATABASE media");
+        server.sql(&format!("CREATE USER media IDENTIFIED BY '{PASSWORD}'"));
+        server.sql("GRANT ALL ON media.* TO media");
+        Some(server)
+    }
+
+    /// Over TCP.
+    pub fn uri(&self) -> String {
+        self.uri_of("media", URI_PASSWORD)
+    }
+
+    pub fn uri_of(&self, user: &str, password: &str) -> String {
+        format!("mysql://{user}:{password}@127.0.0.1:{}/media", self.port)
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As root, in the database `media` where there is one.
+    pub fn sql(&self, statement: &str) -> String {
+        run(&mut self.client(statement))
+    }
+
+    /// For a statement that others wait for.
+    pub fn client(&self, statement: &str) -> Command {
+        client(&self.socket, statement)
+    }
+
+    /// An orderly end.
+    pub fn stop(&mut self) {
+        self.process.end("TERM");
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// It answers nothing more; the kernel still takes connections for it.
+    pub fn freeze(&self) {
+        self.process.signal_all("STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.process.signal_all("CONT");
+    }
+
+    /// After `stop` or `kill`.
+    pub fn restart(&mut self) {
+        let socket = self.socket.clone();
+        self.process
+            .start(|| tried(&mut client(&socket, "SELECT 1")).is_ok());
+    }
+}
+
+fn client(socket: &Path, statement: &str) -> Command {
+    let mut client = Command::new("mariadb");
+    let socket = format!("--socket={}", socket.display());
+    client.args(["--no-defaults", &socket, "--user=root", "--batch", "--raw"]);
+    client.args([
+        "--default-character-set=utf8mb4",
+        "--skip-column-names",
+        "--execute",
+    ]);
+    // The database is not there from the beginning.
+    client.arg(match statement {
+        "SELECT 1" | "CREATE DATABASE media" => statement.to_owned(),
+        _ => format!("USE media; {statement}"),
+    });
+    client
+}

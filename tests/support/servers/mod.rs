@@ -1,0 +1,218 @@
+//! Database servers for tests: Debian's own programs on ports and in directories of the test's own, gone with it.
+//!
+//! ```text
+//!  let Some(mut server) = MariaDb::start() else { return };      prints why it is skipped
+//!  server.uri()                     for [Database] dburi: an empty database of the user `media`
+//!  server.sql("SELECT ...")         as the administrator; rows as lines, columns parted by tabs
+//!  server.stop() kill() freeze() thaw() restart()
+//! ```
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test uses its own part of this"
+)]
+
+mod certificates;
+mod mariadb;
+mod postgres;
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+pub use certificates::Certificates;
+pub use mariadb::MariaDb;
+pub use postgres::Postgres;
+
+/// Of the user `media`, in its database. As it stands in a URI: [`URI_PASSWORD`].
+pub const PASSWORD: &str = "s@cret pw";
+pub const URI_PASSWORD: &str = "s%40cret%20pw";
+
+/// Longest wait for a server to start or to end, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_millis(30);
+
+/// A directory that goes away with its owner.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Scratch {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mediaproxy-{name}-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).expect("a temporary directory");
+        Scratch(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn is_root() -> bool {
+    run(Command::new("id").arg("-u")).trim() == "0"
+}
+
+/// What the program printed.
+fn run(command: &mut Command) -> String {
+    tried(command).unwrap_or_else(|why| panic!("{command:?}: {why}"))
+}
+
+fn tried(command: &mut Command) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// The first of these programs that is there; the reason to skip where none is.
+fn find(names: &[&str]) -> Option<PathBuf> {
+    let directories = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+    let mut paths = names
+        .iter()
+        .flat_map(|name| directories.map(|directory| Path::new(directory).join(name)));
+    let found = paths.find(|path| path.exists());
+    if found.is_none() {
+        println!("SKIP: {} is not installed", names[0]);
+    }
+    found
+}
+
+/// A TCP port below those that the system gives away, so that it is free again after a restart.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 12_000 + (std::process::id() % 900) as u16 * 16;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 5_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A server's process, restarted with the same command.
+struct Process {
+    command: Command,
+    child: Option<Child>,
+    log: PathBuf,
+}
+
+impl Process {
+    fn new(mut command: Command, log: PathBuf) -> Process {
+        command.stdin(Stdio::null());
+        Process {
+            command,
+            child: None,
+            log,
+        }
+    }
+
+    /// Starts it and waits until `is_ready`.
+    fn start(&mut self, is_ready: impl Fn() -> bool) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .unwrap();
+        self.command.stdout(log.try_clone().unwrap()).stderr(log);
+        let mut child = self.command.spawn().unwrap();
+        let mut waited = Duration::ZERO;
+        while !is_ready() {
+            let ended = child.try_wait().unwrap();
+            if ended.is_some() || waited > PATIENCE {
+                let log = fs::read_to_string(&self.log).unwrap_or_default();
+                let _ = child.kill();
+                panic!("{:?} does not start ({ended:?}):\n{log}", self.command);
+            }
+            thread::sleep(STEP);
+            waited += STEP;
+        }
+        self.child = Some(child);
+    }
+
+    /// It, and what it has forked.
+    fn family(&self) -> Vec<u32> {
+        let Some(child) = &self.child else {
+            return Vec::new();
+        };
+        let pid = child.id();
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = fs::read_to_string(path).unwrap_or_default();
+        let children = children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok());
+        [pid].into_iter().chain(children).collect()
+    }
+
+    fn signal_all(&self, name: &str) {
+        for pid in self.family() {
+            signal(pid, name);
+        }
+    }
+
+    /// Waits until it has ended.
+    fn end(&mut self, name: &str) {
+        if let Some(child) = &mut self.child {
+            signal(child.id(), name);
+            let mut waited = Duration::ZERO;
+            while child.try_wait().unwrap().is_none() {
+                assert!(waited < PATIENCE, "{:?} does not end", self.command);
+                thread::sleep(STEP);
+                waited += STEP;
+            }
+        }
+        self.child = None;
+    }
+
+    fn kill(&mut self) {
+        let family = self.family();
+        for &pid in &family {
+            signal(pid, "KILL");
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        // The others are not ours to wait for.
+        let mut waited = Duration::ZERO;
+        while family
+            .iter()
+            .any(|pid| Path::new(&format!("/proc/{pid}/stat")).exists())
+        {
+            if waited > PATIENCE {
+                return;
+            }
+            thread::sleep(STEP);
+            waited += STEP;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// By the shell's own `kill`; the process may be gone.
+fn signal(pid: u32, name: &str) {
+    let command = format!("kill -{name} {pid}");
+    let _ = Command::new("/bin/sh")
+        .args(["-c", &command])
+        .stderr(Stdio::null())
+        .status();
+}
