@@ -13,6 +13,8 @@ from loop import TimedOut
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORTS = (40000, 41000)
+# Where the dispatcher records calls, in its folder.
+LINES, ROWS = 'sessions.jsonl', 'sessions.sqlite'
 # How often `sessions` is asked, seconds.
 SAMPLE_EVERY = 0.1
 
@@ -166,9 +168,11 @@ class Daemons:
         return os.path.join(self.options.bin, name)
 
     def start_dispatcher(self, host, **keys):
-        write_config(self.runtime, {
-            'Dispatcher': dict({'listen': '0.0.0.0', 'listen_management': '127.0.0.1', 'state_dir': self.runtime, 'log_level': 'DEBUG'}, **keys),
-            'TLS': {'certs_path': self.options.certificates}, 'Kamailio': {'socket_path': self.rpc}})
+        own = {'listen': '0.0.0.0', 'listen_management': '127.0.0.1', 'state_dir': self.runtime, 'log_level': 'DEBUG',
+               'accounting': 'file, database'}
+        write_config(self.runtime, {'Dispatcher': dict(own, **keys), 'TLS': {'certs_path': self.options.certificates},
+                                    'Kamailio': {'socket_path': self.rpc}, 'File': {'path': LINES},
+                                    'Database': {'dburi': 'sqlite://' + os.path.join(self.runtime, ROWS)}})
         self.dispatcher = self.lab.start(host, [self.program('media-dispatcher'), '--no-fork', '--config-dir', self.runtime,
                                                 '--runtime-dir', self.runtime], 'dispatcher.log')
         process = self.dispatcher

@@ -10,6 +10,7 @@ import time
 
 import daemons as d
 import paths
+import records
 from judge import GONE_WITHIN, Judge
 from lab import Lab
 from loop import Loop, TimedOut
@@ -166,7 +167,10 @@ class Scene:
         for capture in self.captures.values():
             capture.close()
         self.stop_daemons()
-        self.bad += judge.judge(''.join(self.daemons.log(name) for name in self.daemons.relays))
+        relay_logs = ''.join(self.daemons.log(name) for name in self.daemons.relays)
+        self.bad += judge.judge(relay_logs)
+        if not self.options.standin:
+            self.bad += records.judge(self.daemons.runtime, self.parties, judge.answered, relay_logs)
         if self.bad:
             raise Failed('\n'.join(self.bad))
         return judge
