@@ -8,6 +8,10 @@
 //! ```
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+#[cfg_attr(
+    not(all(feature = "mysql", feature = "postgres")),
+    allow(dead_code, reason = "each kind needs its own part of this")
+)]
 mod delivery;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -18,6 +22,10 @@ mod server;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+#[cfg_attr(
+    not(all(feature = "mysql", feature = "postgres")),
+    allow(dead_code, reason = "each kind needs its own part of this")
+)]
 mod table;
 #[cfg(feature = "postgres")]
 mod tls;
