@@ -147,10 +147,7 @@ fn narrow_columns(server: &MariaDb) {
     // Text in a character set that does not have all characters holds the same JSON.
     fresh(
         server,
-        &format!(
-            "{}; ALTER TABLE media_sessions MODIFY info TEXT",
-            format!("{MEDIAPROXY}latin1")
-        ),
+        &format!("{MEDIAPROXY}latin1; ALTER TABLE media_sessions MODIFY info TEXT"),
     );
     let mut backend = backend(&server.uri());
     let records = numbered(0..3);
