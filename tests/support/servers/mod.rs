@@ -18,6 +18,7 @@ mod mariadb;
 mod postgres;
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -76,7 +77,7 @@ impl SmallDisk {
         match tried(&mut mount) {
             Ok(_) => Some(SmallDisk(scratch)),
             Err(_) => {
-                println!("SKIP: a full disk: needs root, to mount a small one");
+                skip("a full disk: needs root, to mount a small one");
                 None
             }
         }
@@ -118,6 +119,11 @@ fn tried(command: &mut Command) -> Result<String, String> {
     }
 }
 
+/// Past the test harness, which keeps the output of tests that pass.
+fn skip(reason: &str) {
+    let _ = writeln!(io::stderr(), "SKIP: {reason}");
+}
+
 /// The first of these programs that is there; the reason to skip where none is.
 fn find(names: &[&str]) -> Option<PathBuf> {
     let directories = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
@@ -126,7 +132,7 @@ fn find(names: &[&str]) -> Option<PathBuf> {
         .flat_map(|name| directories.map(|directory| Path::new(directory).join(name)));
     let found = paths.find(|path| path.exists());
     if found.is_none() {
-        println!("SKIP: {} is not installed", names[0]);
+        skip(&format!("{}: not installed", names[0]));
     }
     found
 }

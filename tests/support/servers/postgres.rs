@@ -177,9 +177,13 @@ fn programs() -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
         .filter(|path| path.join("postgres").exists() && path.join("initdb").exists())
         .collect();
-    versions.sort();
+    let number = |path: &PathBuf| {
+        let version = path.parent()?.file_name()?.to_str()?;
+        version.split('.').next()?.parse::<u32>().ok()
+    };
+    versions.sort_by_key(number);
     if versions.is_empty() {
-        println!("SKIP: postgresql is not installed");
+        super::skip("postgresql: not installed");
     }
     versions.pop()
 }
