@@ -398,4 +398,14 @@ fn tls_as_the_uri_says() {
     );
     let why = why.err().unwrap();
     assert!(why.starts_with("sslrootcert /no/ca: "), "{why}");
+    server.only_old_tls();
+    let why = unavailable(
+        &mut *backend(&format!("{}?sslmode=require", server.uri())),
+        &[record(90)],
+    );
+    assert!(why.contains("TLS"), "{why}");
+    assert_eq!(
+        deliver(&mut *backend(&server.uri()), &[record(90)]),
+        [Verdict::Delivered]
+    );
 }

@@ -189,14 +189,26 @@ fn the_same_database_twice_is_an_error() {
         why.ends_with("the database sqlite-a-db is there twice"),
         "{why}"
     );
-    let names = records::open(
-        "mysql://u@Db.example.com/m mysql://u@h:3307/m sqlite:///var/a",
-        "",
-    );
-    let names = names.unwrap();
-    let names: Vec<&str> = names.iter().map(|backend| backend.name()).collect();
+}
+
+#[test]
+fn a_full_disk() {
+    let Some(disk) = servers::SmallDisk::mount() else {
+        return;
+    };
+    let path = disk.path().join("sessions.db");
+    let mut backend = backend(&uri(&path));
+    let records = numbered(0..1000);
+    let mut verdicts = Vec::new();
+    let full = backend.deliver(&records, &mut verdicts).unwrap_err().0;
+    assert!(full.contains("full"), "{full}");
+    let there = verdicts.len();
+    assert_eq!(verdicts, vec![Verdict::Delivered; there]);
+    assert_eq!(sums(&infos(&path)), expected_sums(&records[..there]));
+    disk.enlarge();
     assert_eq!(
-        names,
-        ["mysql-db-example-com-m", "mysql-h-3307-m", "sqlite-var-a"]
+        deliver(&mut *backend, &records[there..]),
+        vec![Verdict::Delivered; 1000 - there]
     );
+    assert_eq!(sums(&infos(&path)), expected_sums(&records));
 }

@@ -231,6 +231,16 @@ fn decode(text: &str) -> Option<String> {
 
 /// The text as it may be shown: without what stands for the password.
 pub fn without_password(text: &str) -> String {
+    let shown = without_login(text);
+    match shown.split_once('?') {
+        Some((uri, parameters)) if parameters.to_lowercase().contains("pass") => {
+            format!("{uri}?***")
+        }
+        _ => shown,
+    }
+}
+
+fn without_login(text: &str) -> String {
     let Some((before, host)) = text.rsplit_once('@') else {
         return text.to_owned();
     };
@@ -366,6 +376,8 @@ mod tests {
             ("u:pass@host", "u:***@host"),
             ("mysql://u@host/db", "mysql://u@host/db"),
             ("sqlite:///db", "sqlite:///db"),
+            ("mysql://u@h/d?a=b&Passwd=c", "mysql://u@h/d?***"),
+            ("mysql://u@h/d?sslmode=on", "mysql://u@h/d?sslmode=on"),
             ("sqlite:///db mysql://u:p@h/d", "sqlite:///db mysql:***@h/d"),
             ("mysql://u:p@h/d mysql://u:q@h/e", "mysql://u:***@h/e"),
         ] {

@@ -30,8 +30,7 @@ mod x509;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use context::provider;
-pub use context::{Context, PeerCertificates, Validity};
+pub use context::{Context, PeerCertificates, Validity, provider};
 #[doc(hidden)]
 pub use crl::Crl;
 pub use error::{Error, Reason};

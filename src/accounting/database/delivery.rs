@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use log::warn;
 use serde::Deserialize;
 
 use super::table::{Row, Shape};
@@ -68,6 +69,8 @@ pub struct Database {
     link: Option<Box<dyn Link>>,
     /// When the connection was last used.
     used: Duration,
+    /// Of a table that knows no duplicates.
+    warned: bool,
 }
 
 impl Database {
@@ -77,6 +80,7 @@ impl Database {
             driver,
             link: None,
             used: Duration::ZERO,
+            warned: false,
         }
     }
 
@@ -87,7 +91,16 @@ impl Database {
                 return Ok(link);
             }
         }
-        self.driver.connect().map_err(Unavailable)
+        let link = self.driver.connect().map_err(Unavailable)?;
+        if !link.shape().unique && !self.warned {
+            self.warned = true;
+            warn!(
+                "accounting: {}: no unique index on call_id, from_tag and to_tag: each record is looked for before it \
+                 is added, which takes longer",
+                self.name
+            );
+        }
+        Ok(link)
     }
 }
 

@@ -18,6 +18,8 @@ struct Table {
     healthy: Option<usize>,
     unique: bool,
     locked: bool,
+    /// What a connection answers when asked whether it is still there.
+    dead: bool,
 }
 
 #[derive(Clone)]
@@ -76,7 +78,7 @@ impl Link for Connection {
     }
 
     fn is_alive(&mut self, _: Duration) -> bool {
-        true
+        !self.0.0.lock().unwrap().dead
     }
 
     fn insert(&mut self, rows: &[Row]) -> Result<(), Failure> {
@@ -161,6 +163,16 @@ fn batches_over_one_connection() {
     let table = fake.0.lock().unwrap();
     assert_eq!((table.rows.len(), table.connections), (250, 1));
     assert_eq!(table.batches, [100, 100, 50]);
+}
+
+#[test]
+fn a_connection_lost_while_nobody_looked_is_made_anew() {
+    let fake = Fake::new();
+    let mut database = database(&fake);
+    deliver(&mut database, &many(1));
+    fake.0.lock().unwrap().dead = true;
+    assert_eq!(deliver(&mut database, &many(1)), [Verdict::Known]);
+    assert_eq!(fake.0.lock().unwrap().connections, 2);
 }
 
 #[test]

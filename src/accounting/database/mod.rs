@@ -8,6 +8,10 @@
 //! ```
 
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+#[cfg_attr(
+    not(all(feature = "mysql", feature = "postgres")),
+    allow(dead_code, reason = "each kind needs its own part of this")
+)]
 mod delivery;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -18,6 +22,10 @@ mod server;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
+#[cfg_attr(
+    not(all(feature = "mysql", feature = "postgres")),
+    allow(dead_code, reason = "each kind needs its own part of this")
+)]
 mod table;
 #[cfg(feature = "postgres")]
 mod tls;
@@ -120,3 +128,67 @@ backend!(
     "PostgreSQL",
     postgres::Postgres
 );
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn opened(uris: &str) -> Opened {
+        let text = format!("[Dispatcher]\naccounting = database\n[Database]\ndburi = {uris}\n");
+        let (_, dispatcher) = crate::config::read_text(Path::new("/"), text.as_bytes());
+        let mut backends = open(&dispatcher.unwrap().config.database)?;
+        Ok(backends.remove(0))
+    }
+
+    #[test]
+    fn named_after_kind_and_place() {
+        let long = "x".repeat(100);
+        for (uri, expected) in [
+            ("mysql://u@Db.example.com/m", "mysql-db-example-com-m"),
+            (
+                "mysql://u@h:3307/m_1?unix_socket=/run/s",
+                "mysql-run-s-3307-m-1",
+            ),
+            ("postgresql://[2001:db8::1]/m", "postgres-2001-db8-1-m"),
+            ("sqlite:///var/Sessions.db", "sqlite-var-sessions-db"),
+            (
+                &format!("sqlite:///var/{long}/s.db"),
+                &format!("sqlite-{}-s-db", &long[..95]),
+            ),
+        ] {
+            let text = format!("[Database]\ndburi = {uri}\n");
+            let (_, dispatcher) = crate::config::read_text(Path::new("/"), text.as_bytes());
+            let databases = dispatcher.unwrap().config.database.databases;
+            assert_eq!(name(&databases[0]), expected);
+        }
+    }
+
+    /// What is not in the build says so.
+    #[test]
+    fn each_kind_is_a_feature() {
+        for (uri, is_built, words) in [
+            (
+                "sqlite:///a.db",
+                cfg!(feature = "sqlite"),
+                "accounting = database with sqlite://: this build has no SQLite (cargo feature sqlite)",
+            ),
+            (
+                "mysql://u@h/d",
+                cfg!(feature = "mysql"),
+                "accounting = database with mysql://: this build has no MySQL (cargo feature mysql)",
+            ),
+            (
+                "postgres://u@h/d",
+                cfg!(feature = "postgres"),
+                "accounting = database with postgres://: this build has no PostgreSQL (cargo feature postgres)",
+            ),
+        ] {
+            match opened(uri) {
+                Ok(_) => assert!(is_built, "{uri}"),
+                Err(why) => assert_eq!((is_built, why.as_str()), (false, words)),
+            }
+        }
+    }
+}

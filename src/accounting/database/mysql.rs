@@ -1,5 +1,6 @@
 //! MySQL and MariaDB.
 
+use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -343,24 +344,37 @@ fn key(row: &Row) -> [Value; 3] {
     ]
 }
 
+/// What went wrong at the socket.
+fn at_socket(error: &Error) -> Option<&io::Error> {
+    match error {
+        Error::IoError(error) => Some(error),
+        // None for a packet that is too large, or out of order.
+        Error::CodecError(error) => error.source()?.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// A failed handshake comes as bad data from the socket.
 fn is_about_tls(error: &Error) -> bool {
     match error {
         Error::DriverError(DriverError::TlsNotSupported) | Error::TlsError(_) => true,
-        Error::IoError(error) => error.kind() == io::ErrorKind::InvalidData,
-        _ => false,
+        other => at_socket(other).is_some_and(|error| error.kind() == io::ErrorKind::InvalidData),
     }
 }
 
 fn words(error: &Error) -> String {
+    if let Some(error) = at_socket(error) {
+        return match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                format!("no answer within {} s", STATEMENT_LIMIT.as_secs())
+            }
+            _ => error.to_string(),
+        };
+    }
     match error {
         Error::MySqlError(MySqlError { code, message, .. }) => format!("{message} (error {code})"),
         Error::DriverError(DriverError::CouldNotConnect(Some((_, why, _)))) => why.clone(),
         Error::DriverError(DriverError::TlsNotSupported) => "the server offers no TLS".into(),
-        Error::IoError(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            format!("no answer within {} s", STATEMENT_LIMIT.as_secs())
-        }
-        Error::IoError(error) => error.to_string(),
         other => other.to_string(),
     }
 }
@@ -378,7 +392,11 @@ fn failure(error: Error) -> Failure {
             }
             _ => Failure::Unavailable(text),
         },
-        Error::DriverError(DriverError::PacketTooLarge) | Error::CodecError(_) => {
+        Error::DriverError(DriverError::PacketTooLarge) => Failure::Row(text),
+        // The packet is larger than the server takes.
+        Error::CodecError(_)
+            if at_socket(&error).is_none() && text.contains("max_allowed_packet") =>
+        {
             Failure::Row(text)
         }
         _ => Failure::Unavailable(text),

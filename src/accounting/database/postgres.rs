@@ -372,7 +372,7 @@ impl Link for Session {
     }
 
     fn is_alive(&mut self, idle: Duration) -> bool {
-        !self.client.is_closed() && (idle < TRUSTED_FOR || self.run("").is_ok())
+        !self.client.is_closed() && (idle < TRUSTED_FOR || self.run("SELECT 1").is_ok())
     }
 
     fn insert(&mut self, rows: &[Row]) -> Result<(), Failure> {

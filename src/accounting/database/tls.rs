@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,8 +43,19 @@ pub fn connector(uri: &ServerUri) -> Result<Connector, String> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    let name = ServerName::try_from(uri.host.clone())
-        .map_err(|_| format!("{} is no name that a certificate can have", uri.host))?;
+    // Where the certificate need not be for it, the name may be any that the system knows.
+    let name = match ServerName::try_from(uri.host.clone()) {
+        Ok(name) => name,
+        Err(_) if uri.tls != TlsMode::VerifyFull => {
+            ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED))
+        }
+        Err(_) => {
+            return Err(format!(
+                "{} is no name that a certificate can have",
+                uri.host
+            ));
+        }
+    };
     Ok(Connector {
         config: Arc::new(config),
         name,

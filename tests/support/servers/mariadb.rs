@@ -26,11 +26,7 @@ impl MariaDb {
         let data = format!("--datadir={}", directory.path().join("data").display());
         let user: &[&str] = if is_root() { &["--user=root"] } else { &[] };
         let installing = ["--no-defaults", "--auth-root-authentication-method=normal"];
-        let small = [
-            "--skip-test-db",
-            "--innodb-log-file-size=8M",
-            "--innodb-fast-shutdown=2",
-        ];
+        let small = ["--skip-test-db", "--innodb-log-file-size=8M"];
         run(Command::new(install)
             .args(installing)
             .args(small)

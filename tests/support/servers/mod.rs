@@ -18,6 +18,7 @@ mod mariadb;
 mod postgres;
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -62,6 +63,44 @@ impl Drop for Scratch {
     }
 }
 
+/// A disk of 128 KiB. Gone with its owner.
+pub struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    /// None, and the reason to skip, where that is not allowed.
+    pub fn mount() -> Option<SmallDisk> {
+        let scratch = Scratch::new("disk");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=128k", "none"])
+            .arg(scratch.path());
+        match tried(&mut mount) {
+            Ok(_) => Some(SmallDisk(scratch)),
+            Err(_) => {
+                skip("a full disk: needs root, to mount a small one");
+                None
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// There is room again.
+    pub fn enlarge(&self) {
+        let remount = ["-o", "remount,size=64m"];
+        run(Command::new("mount").args(remount).arg(self.path()));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Once nobody has anything open in it.
+        let _ = tried(Command::new("umount").arg("-l").arg(self.path()));
+    }
+}
+
 pub fn is_root() -> bool {
     run(Command::new("id").arg("-u")).trim() == "0"
 }
@@ -80,6 +119,11 @@ fn tried(command: &mut Command) -> Result<String, String> {
     }
 }
 
+/// Past the test harness, which keeps the output of tests that pass.
+fn skip(reason: &str) {
+    let _ = writeln!(io::stderr(), "SKIP: {reason}");
+}
+
 /// The first of these programs that is there; the reason to skip where none is.
 fn find(names: &[&str]) -> Option<PathBuf> {
     let directories = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
@@ -88,7 +132,7 @@ fn find(names: &[&str]) -> Option<PathBuf> {
         .flat_map(|name| directories.map(|directory| Path::new(directory).join(name)));
     let found = paths.find(|path| path.exists());
     if found.is_none() {
-        println!("SKIP: {} is not installed", names[0]);
+        skip(&format!("{}: not installed", names[0]));
     }
     found
 }

@@ -100,6 +100,18 @@ impl Postgres {
         self.sql("SELECT pg_reload_conf()");
     }
 
+    /// From now on it offers a TLS that is too old, and plain connections.
+    pub fn only_old_tls(&self) {
+        let rules = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(self.directory.path().join("data/pg_hba.conf"), rules).unwrap();
+        self.sql("ALTER SYSTEM SET ssl_min_protocol_version = 'TLSv1'");
+        self.sql("ALTER SYSTEM SET ssl_max_protocol_version = 'TLSv1.1'");
+        self.sql("SELECT pg_reload_conf()");
+        while self.sql("SHOW ssl_max_protocol_version") != "TLSv1.1\n" {
+            std::thread::sleep(super::STEP);
+        }
+    }
+
     /// The directory of its socket.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -165,9 +177,13 @@ fn programs() -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
         .filter(|path| path.join("postgres").exists() && path.join("initdb").exists())
         .collect();
-    versions.sort();
+    let number = |path: &PathBuf| {
+        let version = path.parent()?.file_name()?.to_str()?;
+        version.split('.').next()?.parse::<u32>().ok()
+    };
+    versions.sort_by_key(number);
     if versions.is_empty() {
-        println!("SKIP: postgresql is not installed");
+        super::skip("postgresql: not installed");
     }
     versions.pop()
 }
