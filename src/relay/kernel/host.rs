@@ -21,7 +21,7 @@ pub struct Host {
     table: String,
     /// All addresses of this host.
     locals: Vec<Ipv4Addr>,
-    /// How well they are.
+    /// How well the table is kept from others; before it is made, how well it should be.
     protection: Protection,
     /// Packets that came to FORWARD and had not left when somebody asked last.
     missing: u64,
@@ -32,9 +32,12 @@ impl Host {
         Host {
             netfilter,
             table: table_name(&settings),
+            protection: match settings.protect {
+                true => Protection::Persistent,
+                false => Protection::None,
+            },
             settings,
             locals,
-            protection: Protection::None,
             missing: 0,
         }
     }
@@ -181,7 +184,7 @@ impl Requests for Host {
         self.missing = 0;
         let made = self
             .netfilter
-            .replace_table(&self.table, self.settings.protect, |batch| {
+            .replace_table(&self.table, self.protection, |batch| {
                 gate.fill(batch);
                 put_changes(batch, elements);
             });
