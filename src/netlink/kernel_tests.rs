@@ -13,9 +13,9 @@ use super::socket::{Netfilter, Protection, Refused};
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;
 
-const TABLE: &str = "mediaproxy_40000";
-const MARK: u32 = 0x4d50_0000;
-const MASK: u32 = 0xffff_0000;
+pub(super) const TABLE: &str = "mediaproxy_40000";
+pub(super) const MARK: u32 = 0x4d50_0000;
+pub(super) const MASK: u32 = 0xffff_0000;
 
 const CALLER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 const CALLER_SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -26,7 +26,7 @@ const CALLEE_SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 const HEADERS: u64 = 28;
 
 /// A thread in a network namespace of its own; none without root.
-fn in_namespace(test: impl FnOnce(&mut Netfilter) + Send + 'static) {
+pub(super) fn in_namespace(test: impl FnOnce(&mut Netfilter) + Send + 'static) {
     let run = move || match enter_namespace() {
         Ok(()) => test(&mut Netfilter::open().unwrap()),
         Err(_) => {
@@ -83,7 +83,7 @@ fn flow(caller: SocketAddrV4, callee: SocketAddrV4) -> NatEntry {
     }
 }
 
-fn fill(batch: &mut Batch<'_>) {
+pub(super) fn fill(batch: &mut Batch<'_>) {
     let gate = Gate {
         ports: 40000..=40099,
         addresses: &[CALLER_SIDE, CALLEE_SIDE],
@@ -94,7 +94,7 @@ fn fill(batch: &mut Batch<'_>) {
     gate.fill(batch);
 }
 
-fn errno(refused: &Refused) -> Option<i32> {
+pub(super) fn errno(refused: &Refused) -> Option<i32> {
     refused.error.raw_os_error()
 }
 
@@ -158,7 +158,9 @@ fn a_flow_is_translated_both_ways_and_all_counters_agree() {
         let own = netfilter.port().unwrap();
         let _listener = Events::of_entries(own, MARK, MASK).unwrap();
         let entry = flow(at_caller, at_callee);
-        netfilter.replace_table(TABLE, true, fill).unwrap();
+        netfilter
+            .replace_table(TABLE, Protection::Persistent, fill)
+            .unwrap();
         install(netfilter, &entry);
 
         let (to_callee, to_caller) = ([172, 172, 40], [1000, 8]);
@@ -226,7 +228,9 @@ fn what_is_not_of_a_flow_goes_past_conntrack() {
     in_namespace(|netfilter| {
         let at_caller = SocketAddrV4::new(CALLER, 30000);
         let caller = party("caller", CALLER_SIDE, at_caller);
-        netfilter.replace_table(TABLE, true, fill).unwrap();
+        netfilter
+            .replace_table(TABLE, Protection::Persistent, fill)
+            .unwrap();
         let relay = UdpSocket::bind((CALLER_SIDE, 40000)).unwrap();
         relay
             .set_read_timeout(Some(Duration::from_secs(10)))
@@ -255,98 +259,6 @@ fn what_is_not_of_a_flow_goes_past_conntrack() {
 }
 
 #[test]
-fn a_living_owner_keeps_its_table_and_a_dead_ones_is_replaced() {
-    in_namespace(|netfilter| {
-        let missing = netfilter.elements(TABLE, LEAVING).unwrap_err();
-        assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
-        assert_eq!(
-            netfilter.replace_table(TABLE, false, fill).unwrap(),
-            Protection::None
-        );
-        let mut other = Netfilter::open().unwrap();
-        let protection = other.replace_table(TABLE, true, fill).unwrap();
-        if protection == Protection::None {
-            return; // A kernel before 5.12.
-        }
-        let refused = netfilter.replace_table(TABLE, true, fill).unwrap_err();
-        assert_eq!(
-            (refused.index, errno(&refused)),
-            (Some(0), Some(libc::EPERM))
-        );
-        other
-            .transact(TABLE, |batch| batch.add(FORWARDED, [[1; 16]]))
-            .unwrap();
-        drop(other);
-        let left = netfilter.elements(TABLE, FORWARDED);
-        assert_eq!(
-            left.is_ok(),
-            protection == Protection::Persistent,
-            "{left:?}"
-        );
-        assert_eq!(
-            netfilter.replace_table(TABLE, true, fill).unwrap(),
-            protection
-        );
-        assert_eq!(netfilter.elements(TABLE, FORWARDED).unwrap(), []);
-        // A flag that the kernel does not know fails the table, which is how the flags are probed.
-        let unknown = netfilter.transact(TABLE, |batch| {
-            batch.delete_table();
-            batch.table(1 << 30);
-        });
-        let refused = unknown.unwrap_err();
-        assert_eq!(
-            (refused.index, errno(&refused)),
-            (Some(1), Some(libc::EOPNOTSUPP))
-        );
-        // Its own maker may make it anew.
-        netfilter.replace_table(TABLE, true, fill).unwrap();
-    });
-}
-
-#[test]
-fn more_elements_than_one_message_holds() {
-    in_namespace(|netfilter| {
-        const MANY: u32 = 40_000;
-        let big = |batch: &mut Batch<'_>| {
-            let gate = Gate {
-                ports: 10000..=59999,
-                addresses: &[],
-                mark: MARK,
-                mask: MASK,
-                size: MANY,
-            };
-            gate.fill(batch);
-        };
-        netfilter.replace_table(TABLE, true, big).unwrap();
-        let keys: Vec<[u8; 16]> = (0..MANY).map(|n| u128::from(n).to_be_bytes()).collect();
-        netfilter
-            .transact(TABLE, |batch| batch.add(LEAVING, &keys))
-            .unwrap();
-        let mut listed: Vec<_> = netfilter
-            .elements(TABLE, LEAVING)
-            .unwrap()
-            .iter()
-            .map(|e| e.key)
-            .collect();
-        listed.sort_unstable();
-        assert_eq!(listed, keys);
-        let full = netfilter
-            .transact(TABLE, |batch| batch.add(LEAVING, [[1; 16]]))
-            .unwrap_err();
-        assert_eq!(errno(&full), Some(libc::ENFILE));
-        let gone = netfilter
-            .transact(TABLE, |batch| batch.remove_echoed(LEAVING, &keys))
-            .unwrap();
-        assert_eq!(gone.len(), keys.len());
-        assert_eq!(netfilter.elements(TABLE, LEAVING).unwrap(), []);
-        // Without keys nothing is sent: the kernel would empty the set.
-        netfilter
-            .transact(TABLE, |batch| batch.remove(LEAVING, &keys[..0]))
-            .unwrap();
-    });
-}
-
-#[test]
 fn what_others_do_to_entries_and_table_is_told() {
     in_namespace(|netfilter| {
         let own = netfilter.port().unwrap();
@@ -361,7 +273,9 @@ fn what_others_do_to_entries_and_table_is_told() {
             "192.0.2.1:30000".parse().unwrap(),
             "192.0.2.2:31000".parse().unwrap(),
         );
-        netfilter.replace_table(TABLE, false, fill).unwrap();
+        netfilter
+            .replace_table(TABLE, Protection::None, fill)
+            .unwrap();
         install(netfilter, &entry);
         delete(netfilter, &entry);
         assert_eq!((read(&mut entries), read(&mut table)), (vec![], vec![]));
@@ -373,7 +287,9 @@ fn what_others_do_to_entries_and_table_is_told() {
         assert!(
             matches!(told[..], [Event::Ended(ended)] if ended.original == last.original && ended.mark == MARK)
         );
-        other.replace_table("another", false, fill).unwrap();
+        other
+            .replace_table("another", Protection::None, fill)
+            .unwrap();
         assert_eq!(read(&mut table), []);
         other
             .transact(TABLE, |batch| {
@@ -466,32 +382,5 @@ fn entries_are_made_listed_and_deleted() {
                 assert_eq!(result.map(drop).map_err(|error| error.raw_os_error()), want);
             }
         }
-    });
-}
-
-#[test]
-fn a_transaction_is_all_or_nothing_and_says_what_failed() {
-    in_namespace(|netfilter| {
-        netfilter.replace_table(TABLE, false, fill).unwrap();
-        let (there, missing) = ([1; 16], [9; 16]);
-        netfilter
-            .transact(TABLE, |batch| batch.add(FORWARDED, [there]))
-            .unwrap();
-        let refused = netfilter.transact(TABLE, |batch| {
-            batch.remove(FORWARDED, [there]);
-            batch.remove(FORWARDED, [missing]);
-        });
-        let refused = refused.unwrap_err();
-        assert_eq!(
-            (refused.index, errno(&refused)),
-            (Some(1), Some(libc::ENOENT))
-        );
-        let left = netfilter.elements(TABLE, FORWARDED).unwrap();
-        assert_eq!(left.iter().map(|e| e.key).collect::<Vec<_>>(), [there]);
-        netfilter
-            .transact(TABLE, |batch| batch.delete_table())
-            .unwrap();
-        let refused = netfilter.transact(TABLE, |batch| batch.delete_table());
-        assert_eq!(errno(&refused.unwrap_err()), Some(libc::ENOENT));
     });
 }

@@ -26,5 +26,7 @@ pub mod nftables;
 pub mod rule;
 pub mod socket;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod vectors;
 pub mod wire;

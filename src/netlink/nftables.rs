@@ -14,6 +14,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYSTEM << 8;
+const GETTABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELTABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NEWRULE: u16 = SUBSYSTEM << 8 | 6;
@@ -270,6 +271,13 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Asks for a table, with an acknowledgement after it; ENOENT where there is none.
+pub fn get_table(builder: &mut Builder, sequence: u32, table: &str) {
+    let flags = wire::REQUEST | wire::ACK;
+    builder.message(GETTABLE, flags, sequence, NFPROTO_IPV4, 0);
+    builder.put_name(NFTA_TABLE_NAME, table);
+}
+
 /// Asks for all elements of a set; ENOENT where there is no such table or set.
 pub fn dump_elements(builder: &mut Builder, sequence: u32, table: &str, set: &str) {
     let flags = wire::REQUEST | wire::DUMP;
@@ -389,14 +397,16 @@ mod tests {
         assert_eq!(bodies(batch), [bytes(want)]);
     }
 
-    /// `nft list set ip mediaproxy_40000 leaving` and `nft list chain ip mediaproxy_40000 relayed`; nft 1.0.6, which
-    /// leaves the padding as it finds it.
+    /// `nft list table ip mediaproxy_40000`, `nft list set ip mediaproxy_40000 leaving` and
+    /// `nft list chain ip mediaproxy_40000 relayed`; nft 1.0.6, which leaves the padding as it finds it.
     #[test]
-    fn dumps_are_asked_for_as_nft_does() {
+    fn listings_are_asked_for_as_nft_does() {
         let mut builder = Builder::default();
+        get_table(&mut builder, 0, TABLE);
         dump_elements(&mut builder, 0, TABLE, "leaving");
         dump_rules(&mut builder, 0, TABLE, "relayed");
         let want = "
+            2c000000 010a 0500 00000000 00000000 02000000 15000100 6d6564696170726f78795f3430303030 00000000
             38000000 0d0a 0103 00000000 00000000 02000000 0c000200 6c656176696e6700
             15000100 6d6564696170726f78795f3430303030 00000000
             38000000 070a 0103 00000000 00000000 02000000 15000100 6d6564696170726f78795f3430303030 00000000

@@ -52,6 +52,15 @@ pub enum Protection {
 }
 
 impl Protection {
+    /// What to try where the kernel does not know this.
+    fn next_best(self) -> Option<Protection> {
+        match self {
+            Protection::Persistent => Some(Protection::Owned),
+            Protection::Owned => Some(Protection::None),
+            Protection::None => None,
+        }
+    }
+
     fn flags(self) -> u32 {
         match self {
             Protection::None => 0,
@@ -165,7 +174,7 @@ impl Netfilter {
         Err(io::Error::from_raw_os_error(libc::EINTR))
     }
 
-    /// A dump of any kind: `build` writes the request under the number that it is given, `each` gets every message of
+    /// A listing of any kind: `build` writes the request under the number that it is given, `each` gets every message of
     /// the answer but its end. Read to that end even where something in it is wrong: the kernel refuses another dump
     /// (EBUSY) before. False where it was changed while it ran.
     pub fn list(
@@ -244,53 +253,71 @@ impl Netfilter {
         failed.map_or(Ok(echoed), Err)
     }
 
+    /// Whether there is a table of this name.
+    pub fn has_table(&mut self, table: &str) -> io::Result<bool> {
+        let build = |builder: &mut Builder, number| nftables::get_table(builder, number, table);
+        match self.list(build, |_| Ok(())) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a table in the place of the one of that name, an earlier process's or our own; all of it or nothing.
-    /// `fill` adds what is in it. With `protect` it is protected as well as this kernel can.
+    /// `fill` adds what is in it. It is protected as well as this kernel can, but no better than `best`.
     ///
     /// # Errors
     /// EPERM at 0: a living process owns the table. EPERM without a place: no CAP_NET_ADMIN.
     pub fn replace_table(
         &mut self,
         table: &str,
-        protect: bool,
+        best: Protection,
         fill: impl Fn(&mut Batch<'_>),
     ) -> Result<Protection, Refused> {
-        if protect {
-            for protection in [Protection::Persistent, Protection::Owned] {
-                match self.make_table(table, protection, &fill) {
-                    Err(refused) if refused.is_of(1, &[libc::EOPNOTSUPP, libc::EINVAL]) => {}
-                    other => return other,
+        let mut protection = best;
+        loop {
+            let made = self.make_table(table, protection, &fill);
+            match (&made, protection.next_best()) {
+                (Err(refused), Some(next))
+                    if refused.is_of(1, &[libc::EOPNOTSUPP, libc::EINVAL]) =>
+                {
+                    protection = next;
                 }
+                _ => return made.map(|()| protection),
             }
         }
-        self.make_table(table, Protection::None, &fill)
     }
 
+    /// Asks first whether there is one: the kernel takes back a transaction that fails only after all readers have
+    /// passed (RCU), which is tens of milliseconds on a busy host, and media is lost as long as there is no table.
     fn make_table(
         &mut self,
         table: &str,
         protection: Protection,
         fill: impl Fn(&mut Batch<'_>),
-    ) -> Result<Protection, Refused> {
+    ) -> Result<(), Refused> {
         let make = |batch: &mut Batch<'_>| {
             batch.table(protection.flags());
             fill(batch);
         };
-        let replaced = self.transact(table, |batch| {
-            batch.delete_table();
-            make(batch);
-        });
-        let made = match replaced {
-            // There was none. Places are told as if there had been one.
-            Err(refused) if refused.is_of(0, &[libc::ENOENT]) => {
-                self.transact(table, make).map_err(|refused| Refused {
-                    index: refused.index.map(|index| index + 1),
-                    ..refused
-                })
+        let is_there = self.has_table(table);
+        if is_there.map_err(|error| Refused { index: None, error })? {
+            let replaced = self.transact(table, |batch| {
+                batch.delete_table();
+                make(batch);
+            });
+            match replaced {
+                // Somebody has deleted it since.
+                Err(refused) if refused.is_of(0, &[libc::ENOENT]) => {}
+                other => return other.map(drop),
             }
-            other => other,
-        };
-        made.map(|_| protection)
+        }
+        // Places are told as if there had been one.
+        let made = self.transact(table, make).map_err(|refused| Refused {
+            index: refused.index.map(|index| index + 1),
+            ..refused
+        });
+        made.map(drop)
     }
 
     fn receive(&mut self, mut each: impl FnMut(&Message<'_>) -> io::Result<()>) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Where the shell reads the clocks; the core is given what this returns.
 
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,4 +27,33 @@ pub fn now() -> Now {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Now { mono: mono(), unix }
+}
+
+/// Processor time of this thread, in the kernel and outside, since it began. Zero where it cannot be told.
+pub fn thread_cpu() -> Duration {
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the pointer is to a timespec, which a call that succeeds has filled in.
+    let told = unsafe {
+        match libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr()) {
+            0 => Some(time.assume_init()),
+            _ => None,
+        }
+    };
+    told.map_or(Duration::ZERO, |time| {
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_works_takes_time_and_one_that_sleeps_does_not() {
+        let (start, began) = (thread_cpu(), mono());
+        std::thread::sleep(Duration::from_millis(20));
+        let slept = thread_cpu() - start;
+        assert!(slept < mono() - began, "{slept:?}");
+        while thread_cpu() - start < slept + Duration::from_millis(1) {}
+    }
 }

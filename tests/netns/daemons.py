@@ -162,6 +162,8 @@ class Daemons:
         self.management = os.path.join(self.runtime, 'management.sock')
         self.rpc = os.path.join(lab.scratch, 'rpc.sock')
         self.dispatcher = self.kamailio = None
+        # What the relays' commands begin with.
+        self.before = []
         self.relays = {}
 
     def program(self, name):
@@ -197,7 +199,7 @@ class Daemons:
             self.lab.forwarding(host)
         write_config(folder, {'Relay': {k: v for k, v in settings.items() if v is not None},
                               'TLS': {'certs_path': self.options.certificates}})
-        process = self.lab.start(host, [self.program('media-relay'), '--no-fork', '--config-dir', folder, '--runtime-dir', folder],
+        process = self.lab.start(host, self.before + [self.program('media-relay'), '--no-fork', '--config-dir', folder, '--runtime-dir', folder],
                                  name + '.log')
         process.host = host
         self.relays[name] = process

@@ -4,6 +4,7 @@ The calls are driven directly (direct.py). Every packet has to arrive once, but 
 relay's figures have to be what arrived.
 """
 import random
+import re
 import signal
 import socket
 import struct
@@ -109,6 +110,58 @@ def forward_off(scene):
     sysctl(made.host, 'net.ipv4.ip_forward', 0)
     made.until_said(r'ip_forward is 0.*sysctl -w net.ipv4.ip_forward=1')
     go_on(made, calls)
+    made.finish()
+
+
+@kernel('no-route')
+def no_route(scene):
+    """The route to the callee goes and comes back: the log names it, and media goes on."""
+    made = World(scene)
+    calls = made.ready(2)
+    start = time.monotonic() - 0.2
+    run('ip', '-n', made.host, 'route', 'add', 'unreachable', made.phones[CALLEE][1] + '/32')
+    made.until_said(r'do not leave it.*there is no route to ' + re.escape(made.phones[CALLEE][1]))
+    made.until_in_user_space(calls)
+    run('ip', '-n', made.host, 'route', 'del', 'unreachable', made.phones[CALLEE][1] + '/32')
+    made.gaps.append((start, time.monotonic()))
+    go_on(made, calls)
+    made.finish()
+
+
+@kernel('silence')
+def silence(scene):
+    """The kernel's own time-outs are a second: silent calls keep their entries. One that is gone comes back with the next packets."""
+    made = World(scene)
+    for name in ('nf_conntrack_udp_timeout', 'nf_conntrack_udp_timeout_stream'):
+        sysctl(made.host, 'net.netfilter.' + name, 1)
+    calls = made.ready(3)
+    for call in calls:
+        call.stop()
+    end = time.monotonic() + 2.5
+    scene.loop.until(lambda: time.monotonic() >= end, 4, 'time to pass')
+    scene.bad += made.in_kernel(calls)
+    ip, port = calls[0].now(CALLER).address
+    netfilter.on(made.host, 'conntrack', '-D', '-p', 'udp', '-s', ip, '--sport', str(port))
+    for call in calls:
+        call.start()
+    made.until_flowing(calls)
+    made.until_in_kernel(calls)
+    made.finish()
+
+
+@kernel('own-mark')
+def own_mark(scene):
+    """Another mark and mask, by which an administrator's rule knows relayed media."""
+    made = World(scene, start=False)
+    made.mark = 0x7700
+    scene.lab.nft(made.host, '''table inet qos {
+        chain forward { type filter hook forward priority 0; ct mark & 0xff00 == 0x7700 counter ip dscp set ef; }\n}\n''')
+    made.start_relay(mark='0x7700', mark_mask='0xff00')
+    calls = made.ready(2)
+    go_on(made, calls)
+    classes = [tos for call in calls for end in call.all_ends() for _, _, _, _, tos in end.arrived[-5:]]
+    if set(classes) != {46 << 2}:
+        raise Failed('the rule for the mark did not match: TOS %s' % classes)
     made.finish()
 
 

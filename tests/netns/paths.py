@@ -80,14 +80,14 @@ def flow(stream, component):
     return tuple(place(role + '_remote') + place(role + '_local') for role in (CALLER, CALLEE))
 
 
-def lacks(host, caller, callee):
+def lacks(host, caller, callee, mark=netfilter.MARK):
     """What misses of one flow in the kernel: an entry that joins both directions, with mark; elements in both sets."""
     bad = []
     joined = [e for e in netfilter.entries(host) if {e.original, e.reply} == {caller, callee}]
     name = '%s:%d > %s:%d' % caller
     if not joined:
         bad.append('conntrack has no entry that joins %s with %s:%d > %s:%d' % ((name,) + callee))
-    elif joined[0].mark != netfilter.MARK or 'ASSURED' not in joined[0].status:
+    elif joined[0].mark != mark or 'ASSURED' not in joined[0].status:
         bad.append('the entry of %s has mark %#x, status %s' % (name, joined[0].mark, joined[0].status))
     for set_name, wanted in (('forwarded', (caller, callee)), ('leaving', (netfilter.inverse(caller), netfilter.inverse(callee)))):
         there = netfilter.elements(host, PORTS[0], set_name)
@@ -95,20 +95,20 @@ def lacks(host, caller, callee):
     return bad
 
 
-def left_over(host, ports):
+def left_over(host, ports, mark):
     """Entries and elements that are still there, as texts."""
-    left = ['a conntrack entry is left: %s' % (e,) for e in netfilter.of_range(host, ports) if e.mark == netfilter.MARK]
+    left = ['a conntrack entry is left: %s' % (e,) for e in netfilter.of_range(host, ports) if e.mark == mark]
     for name in ('forwarded', 'leaving'):
         left += ['an element of `%s` is left: %s' % (name, e) for e in netfilter.elements(host, ports[0], name)]
     return left
 
 
-def emptied(scene, host, ports=PORTS):
+def emptied(scene, host, ports=PORTS, mark=netfilter.MARK):
     """After the last call: no entry and no element is left. What is wrong, as texts."""
     left = []
 
     def none():
-        left[:] = left_over(host, ports)
+        left[:] = left_over(host, ports, mark)
         return not left
     try:
         scene.loop.until(none, GONE, 'the kernel to have nothing left')

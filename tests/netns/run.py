@@ -21,6 +21,7 @@ from collections import namedtuple
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import daemons  # noqa: E402
 import failures  # noqa: E402,F401 (they register themselves)
+import faults  # noqa: E402,F401
 import kernel  # noqa: E402,F401
 import load  # noqa: E402,F401
 import odd  # noqa: E402,F401
@@ -31,7 +32,7 @@ from scene import Failed, Scene  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FORWARDINGS = ('userspace', 'kernel')
-TOOLS = ('ip', 'nft', 'kamailio', 'sipp', 'conntrack', 'openssl', 'sysctl')
+TOOLS = ('ip', 'nft', 'kamailio', 'sipp', 'conntrack', 'openssl', 'sysctl', 'cc')
 # A scenario that is not done by then is stuck, seconds.
 LONGEST = 120
 PASSED, FAILED, SKIPPED, STARVED = 0, 1, 77, 75

@@ -45,7 +45,9 @@ pub struct Forwarder<R> {
     pub(super) news: Vec<(usize, News)>,
     /// Something could not be taken back: the sets have to be gone through.
     pub(super) has_debris: bool,
-    /// Left by the kernel since the start, packets.
+    /// The table is gone and could not be made again: it is tried with each reading.
+    pub(super) table_is_gone: bool,
+    /// Left by the kernel since the table was made, packets.
     pub(super) left: u64,
     refused: Sparse,
     /// Since when nothing could be read.
@@ -65,6 +67,7 @@ impl<R: Requests> Forwarder<R> {
             workers,
             news: Vec::new(),
             has_debris: false,
+            table_is_gone: false,
             left: 0,
             refused: Sparse::default(),
             unread_since: None,
@@ -81,7 +84,7 @@ impl<R: Requests> Forwarder<R> {
 
     /// Whether there is anything in the kernel that readings could tell of.
     pub fn has_work(&self) -> bool {
-        self.book.len() > 0 || self.has_debris
+        self.book.len() > 0 || self.has_debris || self.table_is_gone
     }
 
     /// Whether an entry of this name is one of the flows'.
@@ -123,6 +126,9 @@ impl<R: Requests> Forwarder<R> {
         // Such packets take another way through the kernel, where no entry of ours turns them round.
         if is_here(caller) || is_here(callee) {
             return Some(Installed::Never);
+        }
+        if self.table_is_gone {
+            return Some(Installed::NotNow);
         }
         let Forwarder {
             health, requests, ..
@@ -273,8 +279,9 @@ impl<R: Requests> Forwarder<R> {
     /// Makes groups of changes, each whole or not at all: all at once where that goes, else group by group. What
     /// removed elements had counted comes with it.
     fn alter_each(&mut self, groups: &[Vec<Change>]) -> (Vec<io::Result<()>>, Vec<Element>) {
-        if groups.is_empty() {
-            return (Vec::new(), Vec::new());
+        if groups.is_empty() || self.table_is_gone {
+            // Nothing is handed over then, and there is nothing to take out.
+            return (groups.iter().map(|_| Ok(())).collect(), Vec::new());
         }
         if let Ok(told) = self.requests.alter(&groups.concat()) {
             return (groups.iter().map(|_| Ok(())).collect(), told);

@@ -21,8 +21,10 @@ pub struct Host {
     table: String,
     /// All addresses of this host.
     locals: Vec<Ipv4Addr>,
-    /// How well they are.
+    /// How well the table is kept from others; before it is made, how well it should be.
     protection: Protection,
+    /// Packets that had come to FORWARD when entries were listed last.
+    reached: Option<u64>,
     /// Packets that came to FORWARD and had not left when somebody asked last.
     missing: u64,
 }
@@ -32,9 +34,13 @@ impl Host {
         Host {
             netfilter,
             table: table_name(&settings),
+            protection: match settings.protect {
+                true => Protection::Persistent,
+                false => Protection::None,
+            },
             settings,
             locals,
-            protection: Protection::None,
+            reached: None,
             missing: 0,
         }
     }
@@ -59,13 +65,9 @@ impl Host {
     }
 
     /// Whether packets that have not left have come as far as FORWARD, since this was asked last. `left`: those that
-    /// did leave, since the start.
+    /// did leave; read later than those that came, so that what is under way is not taken for lost.
     fn reached_forward(&mut self, left: u64) -> Option<bool> {
-        let counters = self
-            .netfilter
-            .rule_counters(&self.table, gate::RELAYED)
-            .ok()?;
-        let missing = counters.first()?.packets.saturating_sub(left);
+        let missing = self.reached?.saturating_sub(left);
         let before = std::mem::replace(&mut self.missing, missing);
         Some(missing > before)
     }
@@ -137,6 +139,8 @@ impl Requests for Host {
 
     fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()> {
         let (mark, mask) = (self.settings.wanted.mark, self.settings.wanted.mark_mask);
+        let counters = self.netfilter.rule_counters(&self.table, gate::RELAYED);
+        self.reached = counters.ok().and_then(|all| Some(all.first()?.packets));
         let mut found = Vec::new();
         self.netfilter
             .dump(mark & mask, mask, |entry| found.push(entry))?;
@@ -181,7 +185,7 @@ impl Requests for Host {
         self.missing = 0;
         let made = self
             .netfilter
-            .replace_table(&self.table, self.settings.protect, |batch| {
+            .replace_table(&self.table, self.protection, |batch| {
                 gate.fill(batch);
                 put_changes(batch, elements);
             });

@@ -24,6 +24,9 @@ const BLIND: Duration = Duration::from_secs(10);
 impl<R: Requests> Forwarder<R> {
     /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
     pub fn read(&mut self, now: Duration) {
+        if self.table_is_gone {
+            self.restore();
+        }
         let strangers = match self.read_all() {
             Ok(strangers) => strangers,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
@@ -122,16 +125,16 @@ impl<R: Requests> Forwarder<R> {
             .first()
             .and_then(|(key, party)| Some((self.book.get(key)?.entry, *party)));
         let is_news = !has_left && self.health.on_trouble(now);
-        if let Some((entry, party)) = first {
-            if has_left || is_news {
-                let (count, why) = (stuck.len(), self.requests.explain(&entry, party, self.left));
-                warn!(
-                    "{count} flows enter the kernel and do not leave it, user space takes them over: {why}"
-                );
-            }
-        }
         let keys: Vec<Key> = stuck.iter().map(|(key, _)| *key).collect();
+        // Tells what left of these flows, too, which the cause is found by.
         self.lose(&keys, Loss::Stuck);
+        let Some((entry, party)) = first.filter(|_| has_left || is_news) else {
+            return;
+        };
+        let (count, why) = (stuck.len(), self.requests.explain(&entry, party, self.left));
+        warn!(
+            "{count} flows enter the kernel and do not leave it, user space takes them over: {why}"
+        );
     }
 
     /// Packets that should be the kernel's come to user space.
@@ -182,9 +185,11 @@ impl<R: Requests> Forwarder<R> {
 
     /// Somebody has changed the relay's table: makes it again where it is gone.
     pub fn check_table(&mut self) {
-        let found = self.requests.elements(Set::Leaving, &mut |_| ());
-        if found.is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)) {
-            self.restore();
+        match self.requests.elements(Set::Leaving, &mut |_| ()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.restore(),
+            // A reading looks again.
+            Err(_) => self.has_debris = true,
+            Ok(()) => {}
         }
     }
 
@@ -199,16 +204,26 @@ impl<R: Requests> Forwarder<R> {
             .collect();
         let count = self.book.len();
         match self.requests.rebuild(&elements) {
-            Ok(()) => warn!(
-                "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} flows: \
-                 packets that came meanwhile are lost, and counted only as far as they were read"
-            ),
+            Ok(()) => {
+                self.left = 0;
+                match std::mem::take(&mut self.table_is_gone) {
+                    true => {
+                        info!("the relay's nftables table is back: flows are handed over again")
+                    }
+                    false => warn!(
+                        "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} \
+                         flows: packets that came meanwhile are lost, and counted only as far as they were read"
+                    ),
+                }
+            }
             Err(error) => {
                 if let Some(left_out) = self.unread.due() {
                     warn!(
-                        "the relay's nftables table is gone and cannot be made again: {error}{left_out}"
+                        "the relay's nftables table is gone and cannot be made again: {error}; user space takes \
+                         over, it is tried again{left_out}"
                     );
                 }
+                self.table_is_gone = true;
                 self.lose_all();
             }
         }

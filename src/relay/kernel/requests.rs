@@ -70,7 +70,8 @@ pub trait Requests {
     /// Whether this host forwards packets at all.
     fn is_forwarding(&self) -> bool;
 
-    /// Why this party's packets enter and do not leave, and what to do. `left`: packets that did, since the start.
+    /// Why this party's packets enter and do not leave, and what to do. `left`: packets that did leave since the table
+    /// was made, all flows'; after the entries were listed last.
     fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String;
 
     /// The same for a flow that was refused.

@@ -436,6 +436,11 @@ fn survive(request: Request, fault: Fault, (call, length): (usize, usize)) {
             if step == 2 && round == 1 {
                 lab.kernel().flush_entries();
             }
+            if step == 1 && round == 1 {
+                lab.kernel().flush_table();
+                lab.forwarder.check_table();
+                lab.hear();
+            }
             lab.read(second(round));
         }
         lab.withdraw([1, 2]);
@@ -447,6 +452,7 @@ fn survive(request: Request, fault: Fault, (call, length): (usize, usize)) {
         assert_eq!(lab.withdrawn(1), round as usize + 1, "{what}");
     }
     assert_eq!(lab.answers(1).len(), 3, "{what}: answered once each");
+    assert!(lab.kernel().log.contains(&request), "{what}: never asked");
     // What could not be undone at once is found later.
     lab.kernel().faults.clear();
     lab.read(second(9));

@@ -20,7 +20,8 @@ use crate::sys::route;
 const PERIOD: Duration = Duration::from_millis(250);
 /// How soon after a flow was handed over: that it works is to be known early.
 const EARLY: Duration = Duration::from_millis(100);
-/// A reading may take this part of the time at most, one in so many.
+/// Readings may take this part of a processor's time at most, one in so many. (Not of the time: where others keep this
+/// thread waiting, flows that have got stuck would be noticed late.)
 const SHARE: u32 = 50;
 /// Orders handled in one go.
 const ORDERS: usize = 1024;
@@ -123,6 +124,8 @@ impl<R: Requests> Thread<R> {
         }
         if entries {
             self.read_soon(Duration::ZERO);
+        } else if table && self.forwarder.has_work() {
+            self.read_soon(PERIOD);
         }
         Ok(())
     }
@@ -181,12 +184,13 @@ impl<R: Requests> Thread<R> {
     }
 
     fn read(&mut self) {
-        let start = clock::mono();
+        let before = clock::thread_cpu();
         if self.forwarder.has_work() {
-            self.forwarder.read(start);
+            self.forwarder.read(clock::mono());
         }
         let end = clock::mono();
-        let rest = ((end - start) * SHARE).min(self.longest);
+        let cost = clock::thread_cpu().saturating_sub(before);
+        let rest = (cost * SHARE).min(self.longest);
         self.rest_until = end + rest;
         let has_work = self.forwarder.has_work();
         self.next_reading = has_work.then(|| end + PERIOD.min(self.longest).max(rest));
