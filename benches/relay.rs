@@ -8,6 +8,8 @@
 mod daemons;
 #[path = "relay/flows.rs"]
 mod flows;
+#[path = "relay/journal.rs"]
+mod journal;
 #[path = "relay/listing.rs"]
 mod listing;
 #[path = "../tests/support/management.rs"]
@@ -43,8 +45,9 @@ impl Verdicts {
 type Part = fn(&Path, &mut Verdicts) -> Result<(), String>;
 
 /// What is measured, by name, in order.
-const PARTS: [(&str, Part); 3] = [
+const PARTS: [(&str, Part); 4] = [
     ("setup", setup::run),
+    ("journal", journal::run),
     ("listing", listing::run),
     ("flows", flows::run),
 ];

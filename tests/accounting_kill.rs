@@ -119,7 +119,11 @@ fn process() {
         Accounting::start(&settings, backends.into_iter().map(mortal).collect()).unwrap();
     let path = directory.join("confirmed");
     let confirmed = fs::read_to_string(&path).unwrap_or_default();
-    let mut log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let mut log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .unwrap();
     let is_last = step == "never";
     for number in 0..if is_last { 2 * RECORDS } else { RECORDS } {
         let is_here = step.ends_with("the journal") && number == RECORDS / 2;
@@ -192,10 +196,20 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
             let record: serde_json::Value = serde_json::from_str(line).unwrap();
             record["call_id"].as_str().unwrap().to_owned()
         };
-        assert_eq!(counted(lines.lines().map(call_id)), expected, "{step}: file");
+        assert_eq!(
+            counted(lines.lines().map(call_id)),
+            expected,
+            "{step}: file"
+        );
         let database = rusqlite::Connection::open(directory.join("calls.sqlite")).unwrap();
-        let mut query = database.prepare("SELECT call_id FROM media_sessions").unwrap();
+        let mut query = database
+            .prepare("SELECT call_id FROM media_sessions")
+            .unwrap();
         let rows = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
-        assert_eq!(counted(rows.map(Result::unwrap)), expected, "{step}: sqlite");
+        assert_eq!(
+            counted(rows.map(Result::unwrap)),
+            expected,
+            "{step}: sqlite"
+        );
     }
 }

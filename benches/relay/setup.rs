@@ -30,9 +30,22 @@ struct Run {
 
 impl Run {
     fn percentile(&self, percent: usize) -> f64 {
-        let index = self.latencies.len() * percent / 100;
-        self.latencies.get(index).copied().unwrap_or_default()
+        percentile(&self.latencies, percent)
     }
+}
+
+/// Of sorted values.
+pub fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    let index = sorted.len() * percent / 100;
+    sorted.get(index).copied().unwrap_or_default()
+}
+
+/// How one connection's calls follow each other.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    Full,
+    /// One begins each interval, or as soon as the one before is over.
+    Every(Duration),
 }
 
 pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
@@ -94,7 +107,7 @@ fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
     let start = clock::mono();
     let threads: Vec<_> = callers?
         .into_iter()
-        .map(|caller| thread::spawn(move || one_connection(caller, start + length)))
+        .map(|caller| thread::spawn(move || one_connection(caller, start + length, Pace::Full)))
         .collect();
     let mut latencies = Vec::new();
     for thread in threads {
@@ -112,11 +125,21 @@ fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
     })
 }
 
-fn one_connection(mut caller: Box<dyn Caller>, end: Duration) -> Result<Vec<f64>, String> {
+/// Calls one after the other; what each took, microseconds.
+pub fn one_connection(
+    mut caller: Box<dyn Caller>,
+    end: Duration,
+    pace: Pace,
+) -> Result<Vec<f64>, String> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let end_of = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let mut latencies = Vec::new();
+    let mut due = clock::mono();
     loop {
+        if let Pace::Every(interval) = pace {
+            thread::sleep(due.saturating_sub(clock::mono()));
+            due += interval;
+        }
         let start = clock::mono();
         if start >= end {
             return Ok(latencies);
