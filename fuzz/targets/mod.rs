@@ -4,6 +4,7 @@
 mod config;
 mod dispatcher;
 mod engine;
+mod journal;
 mod proto;
 mod relay;
 mod tls;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     target("engine", engine::run),
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),
+    target("journal", journal::run),
     target("media", proto::media),
     target("netlink", relay::netlink),
     target("passport", tls::passport),
