@@ -1,7 +1,6 @@
 //! MariaDB as a backend of accounting: the server is started by the tests.
 #![cfg(feature = "mysql")]
 
-use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -261,17 +260,13 @@ fn a_table_that_is_locked(server: &MariaDb) {
     let mut backend = backend(&server.uri());
     let records = [record(50), keyed(51, "null", "f", None)];
     backend.prepare().unwrap();
-    let mut locking = server.client("LOCK TABLES media_sessions WRITE; SELECT SLEEP(7)");
-    let mut locking = locking.stdout(Stdio::null()).spawn().unwrap();
-    while server
-        .sql("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP%'")
-        == "0\n"
-    {
+    let lock = server.hold("LOCK TABLES media_sessions WRITE;");
+    while server.sql("SHOW OPEN TABLES WHERE In_use > 0").is_empty() {
         thread::sleep(Duration::from_millis(20));
     }
     let why = unavailable(&mut *backend, &records);
     assert!(why.contains("Lock wait timeout"), "{why}");
-    locking.wait().unwrap();
+    drop(lock);
     assert_eq!(
         deliver_all(&mut *backend, &records),
         vec![Verdict::Delivered; 2]

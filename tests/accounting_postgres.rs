@@ -1,7 +1,6 @@
 //! PostgreSQL as a backend of accounting: the server is started by the tests.
 #![cfg(feature = "postgres")]
 
-use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
@@ -228,8 +227,7 @@ fn a_table_that_is_locked(server: &Postgres) {
     let mut backend = backend(&server.uri());
     let records = [record(50), keyed(51, "null", "f", None)];
     backend.prepare().unwrap();
-    let mut locking = server.client("BEGIN; LOCK TABLE media_sessions; SELECT pg_sleep(6); COMMIT");
-    let mut locking = locking.stdout(Stdio::null()).spawn().unwrap();
+    let lock = server.hold("BEGIN; LOCK TABLE media_sessions;");
     let held = "SELECT COUNT(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted \
                 AND relation = 'media_sessions'::regclass";
     while server.sql(held) == "0\n" {
@@ -237,7 +235,7 @@ fn a_table_that_is_locked(server: &Postgres) {
     }
     let why = unavailable(&mut *backend, &records);
     assert!(why.contains("lock timeout"), "{why}");
-    locking.wait().unwrap();
+    drop(lock);
     assert_eq!(
         deliver_all(&mut *backend, &records),
         vec![Verdict::Delivered; 2]

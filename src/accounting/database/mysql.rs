@@ -13,7 +13,7 @@ use mysql::{
 
 use super::delivery::{Driver, Failure, LOCK_LIMIT, Link, STATEMENT_LIMIT};
 use super::server::{self, CONNECT_LIMIT, TRUSTED_FOR};
-use super::table::{Column, Letters, Quoted, Room, Row, Shape};
+use super::table::{Column, Letters, Quoted, Room, Row, Shape, key_columns};
 use crate::config::{DatabaseSection, DatabaseUri, ServerUri, TlsMode};
 
 const PORT: u16 = 3306;
@@ -224,35 +224,16 @@ fn is_unique(connection: &mut Conn, section: &DatabaseSection) -> mysql::Result<
                information_schema.STATISTICS WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? \
                AND NON_UNIQUE = 0 GROUP BY INDEX_NAME";
     let indices: Vec<String> = connection.exec(ask, place(section))?;
-    let mut key = [
-        &section.callid_column,
-        &section.fromtag_column,
-        &section.totag_column,
-    ]
-    .map(|column| column.to_lowercase());
-    key.sort();
-    Ok(indices.contains(&key.join(",")))
+    Ok(indices.contains(&key_columns(section)))
 }
 
 fn shape(section: &DatabaseSection, columns: &[Told], unique: bool) -> Result<Shape, String> {
     let column = |wanted: &str| {
-        let found = columns
-            .iter()
-            .find(|(name, ..)| name.eq_ignore_ascii_case(wanted));
-        found.map(understood).ok_or_else(|| {
-            format!(
-                "the table {} has no column {wanted}",
-                section.sessions_table
-            )
-        })
+        let mut columns = columns.iter();
+        let found = columns.find(|(name, ..)| name.eq_ignore_ascii_case(wanted));
+        found.map(understood)
     };
-    Ok(Shape {
-        call_id: column(&section.callid_column)?,
-        from_tag: column(&section.fromtag_column)?,
-        to_tag: column(&section.totag_column)?,
-        info: column(&section.info_column)?,
-        unique,
-    })
+    Shape::new(section, column, unique)
 }
 
 /// A text's length is in bytes, that of a varchar in characters.

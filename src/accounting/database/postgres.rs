@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 
 use super::delivery::{Driver, Failure, LOCK_LIMIT, Link, STATEMENT_LIMIT};
 use super::server::{self, CONNECT_LIMIT, TRUSTED_FOR};
-use super::table::{Column, Letters, Quoted, Room, Row, Shape};
+use super::table::{Column, Letters, Quoted, Room, Row, Shape, key_columns};
 use super::tls::{self, Connector};
 use crate::config::{DatabaseSection, DatabaseUri, ServerUri, TlsMode};
 
@@ -200,68 +200,37 @@ type Told = (String, String, i32);
 impl Postgres {
     /// Settles what the session needs to know of the table.
     fn look_around(&self, session: &mut Session) -> Result<(), String> {
-        let told = |failure: Failure| match failure {
-            Failure::Duplicate(why) | Failure::Row(why) | Failure::Unavailable(why) => why,
-        };
         let names = Quoted::new(&self.section, '"');
         session
             .run(&format!("SET lock_timeout = '{}s'", LOCK_LIMIT.as_secs()))
             .map_err(told)?;
         let mut columns = session.columns(&names).map_err(told)?;
         if columns.is_empty() {
-            let create = names.create(["BIGSERIAL PRIMARY KEY", "VARCHAR(255)", "BYTEA"], "");
-            session.run(&create).map_err(told).map_err(|why| {
+            let types = ["BIGSERIAL PRIMARY KEY", "VARCHAR(255)", "BYTEA"];
+            let create = names.create(types, "");
+            session.run(&create).map_err(|failure| {
+                let why = told(failure);
                 format!("the table cannot be made: {why}; the statement is: {create}")
             })?;
-            info!(
-                "accounting: {}: made the table {}",
-                server::place(&self.uri, PORT),
-                names.table
-            );
+            let place = server::place(&self.uri, PORT);
+            info!("accounting: {place}: made the table {}", names.table);
             columns = session.columns(&names).map_err(told)?;
         }
         let letters = session.letters().map_err(told)?;
         let unique = session.is_unique(&names, &self.section).map_err(told)?;
-        let column = |wanted: &str| {
-            let found = columns.iter().find(|(name, ..)| name == wanted);
-            found.ok_or_else(|| {
-                format!(
-                    "the table {} has no column {wanted}",
-                    self.section.sessions_table
-                )
-            })
-        };
-        let (_, kind, _) = column(&self.section.info_column)?;
+        let find = |wanted: &str| columns.iter().find(|(name, ..)| name == wanted);
+        let column = |wanted: &str| find(wanted).map(|found| understood(found, letters));
+        session.shape = Shape::new(&self.section, column, unique)?;
+        let kind = find(&self.section.info_column).map_or("", |(_, kind, _)| kind);
         session.blob = kind == "bytea";
-        session.shape = Shape {
-            call_id: understood(column(&self.section.callid_column)?, letters),
-            from_tag: understood(column(&self.section.fromtag_column)?, letters),
-            to_tag: understood(column(&self.section.totag_column)?, letters),
-            info: understood(column(&self.section.info_column)?, letters),
-            unique,
-        };
-        let (cast, array) = match kind.as_str() {
-            "bytea" => ("", "bytea[]"),
-            "json" => ("::json", "text[]"),
-            "jsonb" => ("::jsonb", "text[]"),
-            _ => ("", "text[]"),
-        };
-        session.insert = format!(
-            "INSERT INTO {} ({}, {}) SELECT c, f, t, i{cast} FROM \
-             unnest($1::text[], $2::text[], $3::text[], $4::{array}) AS r(c, f, t, i)",
-            names.table,
-            names.key(),
-            names.info
-        );
-        let stored = match session.blob {
-            true => names.info.clone(),
-            false => format!("convert_to({}::text, 'UTF8')", names.info),
-        };
-        session.find = format!(
-            "SELECT {stored} FROM {} WHERE {} = $1 AND {} = $2 AND {} IS NOT DISTINCT FROM $3 LIMIT 100",
-            names.table, names.call_id, names.from_tag, names.to_tag
-        );
+        session.write_statements(&names, kind);
         Ok(())
+    }
+}
+
+fn told(failure: Failure) -> String {
+    match failure {
+        Failure::Duplicate(why) | Failure::Row(why) | Failure::Unavailable(why) => why,
     }
 }
 
@@ -297,6 +266,31 @@ struct Session {
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Session {
+    /// `kind` is the type of the column for the statistics.
+    fn write_statements(&mut self, names: &Quoted, kind: &str) {
+        let (cast, array) = match kind {
+            "bytea" => ("", "bytea[]"),
+            "json" => ("::json", "text[]"),
+            "jsonb" => ("::jsonb", "text[]"),
+            _ => ("", "text[]"),
+        };
+        self.insert = format!(
+            "INSERT INTO {} ({}, {}) SELECT c, f, t, i{cast} FROM \
+             unnest($1::text[], $2::text[], $3::text[], $4::{array}) AS r(c, f, t, i)",
+            names.table,
+            names.key(),
+            names.info
+        );
+        let stored = match self.blob {
+            true => names.info.clone(),
+            false => format!("convert_to({}::text, 'UTF8')", names.info),
+        };
+        self.find = format!(
+            "SELECT {stored} FROM {} WHERE {} = $1 AND {} = $2 AND {} IS NOT DISTINCT FROM $3 LIMIT 100",
+            names.table, names.call_id, names.from_tag, names.to_tag
+        );
+    }
+
     fn run(&self, sql: &str) -> Result<(), Failure> {
         self.wait(self.client.batch_execute(sql))
     }
@@ -347,14 +341,7 @@ impl Session {
                    WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indpred IS NULL \
                    AND i.indexprs IS NULL GROUP BY i.indexrelid";
         let rows = self.ask(ask, &[(&names.table, Type::TEXT)])?;
-        let mut key = [
-            &section.callid_column,
-            &section.fromtag_column,
-            &section.totag_column,
-        ]
-        .map(String::as_str);
-        key.sort_unstable();
-        let key = key.join(",");
+        let key = key_columns(section);
         Ok(rows
             .iter()
             .filter_map(|row| text(row, 0))

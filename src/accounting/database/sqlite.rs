@@ -6,11 +6,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use log::info;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags, TransactionBehavior, ffi, params};
 
 use super::delivery::{Driver, Failure, LOCK_LIMIT, Link};
-use super::table::{Column, Quoted, Row, Shape};
+use super::table::{Column, Quoted, Row, Shape, key_columns};
 use crate::config::{DatabaseSection, DatabaseUri};
 
 /// See the module.
@@ -45,53 +46,32 @@ impl Sqlite {
         });
         Ok((opened.map_err(|error| words(&error))?, identity))
     }
-}
 
-impl Driver for Sqlite {
-    fn connect(&self) -> Result<Box<dyn Link>, String> {
-        let named = |why: String| format!("{}: {why}", self.path.display());
-        let (connection, identity) = self.open().map_err(named)?;
-        let names = Quoted::new(&self.section, '"');
-        let mut types =
-            columns(&connection, &self.section).map_err(|error| named(words(&error)))?;
+    fn link(&self, connection: Connection, identity: (u64, u64)) -> Result<File, String> {
+        let told = |error: Error| words(&error);
+        let section = &self.section;
+        let names = Quoted::new(section, '"');
+        let mut types = columns(&connection, section).map_err(told)?;
         if types.is_empty() {
             let create = names.create(["INTEGER PRIMARY KEY", "VARCHAR(255)", "BLOB"], "");
-            connection
-                .execute_batch(&create)
-                .and_then(|()| columns(&connection, &self.section))
-                .map(|made| types = made)
-                .map_err(|error| {
-                    named(format!(
-                        "the table cannot be made: {}; the statement is: {create}",
-                        words(&error)
-                    ))
-                })?;
-            log::info!(
-                "accounting: {}: made the table {}",
-                self.path.display(),
-                names.table
-            );
+            connection.execute_batch(&create).map_err(|error| {
+                let why = words(&error);
+                format!("the table cannot be made: {why}; the statement is: {create}")
+            })?;
+            let place = self.path.display();
+            info!("accounting: {place}: made the table {}", names.table);
+            types = columns(&connection, section).map_err(told)?;
         }
-        let column = |wanted: &str| {
-            types
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        let unique = is_unique(&connection, section).map_err(told)?;
+        let find = |wanted: &str| {
+            let mut columns = types.iter();
+            columns.find(|(name, _)| name.eq_ignore_ascii_case(wanted))
         };
-        let section = &self.section;
-        for wanted in [
-            &section.callid_column,
-            &section.fromtag_column,
-            &section.totag_column,
-        ] {
-            column(wanted).ok_or_else(|| named(missing(section, wanted)))?;
-        }
-        let (_, info) = column(&section.info_column)
-            .ok_or_else(|| named(missing(section, &section.info_column)))?;
-        let text = ["CHAR", "CLOB", "TEXT"]
-            .iter()
-            .any(|text| info.to_uppercase().contains(text));
-        let unique = is_unique(&connection, section).map_err(|error| named(words(&error)))?;
-        Ok(Box::new(File {
+        // Lengths are not kept to.
+        let shape = Shape::new(section, |wanted| find(wanted).map(|_| Column::ANY), unique)?;
+        let kind =
+            find(&section.info_column).map_or(String::new(), |(_, kind)| kind.to_uppercase());
+        Ok(File {
             insert: format!(
                 "INSERT INTO {} ({}, {}) VALUES (?, ?, ?, ?)",
                 names.table,
@@ -103,17 +83,25 @@ impl Driver for Sqlite {
                 names.info, names.table, names.call_id, names.from_tag, names.to_tag
             ),
             path: self.path.clone(),
-            shape: Shape {
-                call_id: Column::ANY,
-                from_tag: Column::ANY,
-                to_tag: Column::ANY,
-                info: Column::ANY,
-                unique,
-            },
+            text: ["CHAR", "CLOB", "TEXT"]
+                .iter()
+                .any(|text| kind.contains(text)),
+            shape,
             connection,
             identity,
-            text,
-        }))
+        })
+    }
+}
+
+impl Driver for Sqlite {
+    fn connect(&self) -> Result<Box<dyn Link>, String> {
+        let linked = self
+            .open()
+            .and_then(|(connection, identity)| self.link(connection, identity));
+        match linked {
+            Ok(file) => Ok(Box::new(file)),
+            Err(why) => Err(format!("{}: {why}", self.path.display())),
+        }
     }
 }
 
@@ -137,13 +125,6 @@ fn make(path: &Path) -> io::Result<()> {
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::metadata(path)?;
     Ok((found.dev(), found.ino()))
-}
-
-fn missing(section: &DatabaseSection, column: &str) -> String {
-    format!(
-        "the table {} has no column {column}",
-        section.sessions_table
-    )
 }
 
 /// Schema and table, as the functions about tables take them.
@@ -170,14 +151,7 @@ fn is_unique(connection: &Connection, section: &DatabaseSection) -> rusqlite::Re
         "SELECT (SELECT group_concat(lower(name)) FROM (SELECT name FROM pragma_index_info(list.name, ?1) \
          ORDER BY lower(name))) FROM pragma_index_list(?2, ?1) list WHERE \"unique\" AND NOT partial",
     )?;
-    let mut key = [
-        &section.callid_column,
-        &section.fromtag_column,
-        &section.totag_column,
-    ]
-    .map(|column| column.to_lowercase());
-    key.sort();
-    let key = key.join(",");
+    let key = key_columns(section);
     let rows = statement.query_map([schema, table], |row| row.get::<_, Option<String>>(0))?;
     let indices: rusqlite::Result<Vec<Option<String>>> = rows.collect();
     Ok(indices?.into_iter().flatten().any(|columns| columns == key))

@@ -142,7 +142,41 @@ pub struct Row<'a> {
     pub info: Cow<'a, str>,
 }
 
+/// The key's columns in lower case and order, parted by commas: to find the index that has just these.
+pub fn key_columns(section: &DatabaseSection) -> String {
+    let columns = [
+        &section.callid_column,
+        &section.fromtag_column,
+        &section.totag_column,
+    ];
+    let mut columns = columns.map(|column| column.to_lowercase());
+    columns.sort();
+    columns.join(",")
+}
+
 impl Shape {
+    /// What a table has, where `column` knows its columns.
+    ///
+    /// # Errors
+    /// One is missing.
+    pub fn new(
+        section: &DatabaseSection,
+        column: impl Fn(&str) -> Option<Column>,
+        unique: bool,
+    ) -> Result<Shape, String> {
+        let column = |wanted: &str| {
+            let table = &section.sessions_table;
+            column(wanted).ok_or_else(|| format!("the table {table} has no column {wanted}"))
+        };
+        Ok(Shape {
+            call_id: column(&section.callid_column)?,
+            from_tag: column(&section.fromtag_column)?,
+            to_tag: column(&section.totag_column)?,
+            info: column(&section.info_column)?,
+            unique,
+        })
+    }
+
     /// The record cut to the columns.
     ///
     /// # Errors

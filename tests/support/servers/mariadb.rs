@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{PASSWORD, Process, Scratch, URI_PASSWORD, find, free_port, is_root, run, tried};
+use super::{Held, PASSWORD, Process, Scratch, URI_PASSWORD, find, free_port, is_root, run, tried};
 
 /// See the module above.
 pub struct MariaDb {
@@ -86,12 +86,14 @@ impl MariaDb {
 
     /// As root, in the database `media` where there is one.
     pub fn sql(&self, statement: &str) -> String {
-        run(&mut self.client(statement))
+        run(&mut client(&self.socket, statement))
     }
 
-    /// For a statement that others wait for.
-    pub fn client(&self, statement: &str) -> Command {
-        client(&self.socket, statement)
+    /// Another client, as root in the database `media`.
+    pub fn hold(&self, statements: &str) -> Held {
+        let mut client = connected(&self.socket);
+        client.arg("media");
+        Held::new(client, statements)
     }
 
     /// An orderly end.
@@ -120,17 +122,18 @@ impl MariaDb {
     }
 }
 
-fn client(socket: &Path, statement: &str) -> Command {
+fn connected(socket: &Path) -> Command {
     let mut client = Command::new("mariadb");
     let socket = format!("--socket={}", socket.display());
     client.args(["--no-defaults", &socket, "--user=root", "--batch", "--raw"]);
-    client.args([
-        "--default-character-set=utf8mb4",
-        "--skip-column-names",
-        "--execute",
-    ]);
+    client.args(["--default-character-set=utf8mb4", "--skip-column-names"]);
+    client
+}
+
+fn client(socket: &Path, statement: &str) -> Command {
+    let mut client = connected(socket);
     // The database is not there from the beginning.
-    client.arg(match statement {
+    client.arg("--execute").arg(match statement {
         "SELECT 1" | "CREATE DATABASE media" => statement.to_owned(),
         _ => format!("USE media; {statement}"),
     });

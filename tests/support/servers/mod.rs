@@ -4,6 +4,7 @@
 //!  let Some(mut server) = MariaDb::start() else { return };      prints why it is skipped
 //!  server.uri()                     for [Database] dburi: an empty database of the user `media`
 //!  server.sql("SELECT ...")         as the administrator; rows as lines, columns parted by tabs
+//!  let lock = server.hold("LOCK ...");   another client, which stays until `lock` is dropped
 //!  server.stop() kill() freeze() thaw() restart()
 //! ```
 
@@ -146,6 +147,27 @@ fn free_port() -> u16 {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
+    }
+}
+
+/// A client that has done its statements and stays, with what it has locked, until this is dropped.
+pub struct Held(Child);
+
+impl Held {
+    fn new(mut client: Command, statements: &str) -> Held {
+        client.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = client.spawn().unwrap();
+        let input = child.stdin.as_mut().unwrap();
+        writeln!(input, "{statements}").unwrap();
+        Held(child)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It ends at the end of its input.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{PASSWORD, Process, Scratch, URI_PASSWORD, is_root, run, tried};
+use super::{Held, PASSWORD, Process, Scratch, URI_PASSWORD, is_root, run, tried};
 
 /// See the module above.
 pub struct Postgres {
@@ -135,9 +135,12 @@ impl Postgres {
         ))
     }
 
-    /// For a statement that others wait for.
-    pub fn client(&self, statement: &str) -> Command {
-        psql(self.directory.path(), self.port, "media", statement)
+    /// Another client, as the superuser in the database `media`.
+    pub fn hold(&self, statements: &str) -> Held {
+        Held::new(
+            connected(self.directory.path(), self.port, "media"),
+            statements,
+        )
     }
 
     /// An orderly end that does not wait for clients.
@@ -212,27 +215,16 @@ fn as_user(user: &Option<String>, program: &Path) -> Command {
     command
 }
 
-fn psql(directory: &Path, port: u16, database: &str, statement: &str) -> Command {
+fn connected(directory: &Path, port: u16, database: &str) -> Command {
     let mut client = Command::new("psql");
-    client.arg("-h").arg(directory).args([
-        "-p",
-        &port.to_string(),
-        "-U",
-        "postgres",
-        "-d",
-        database,
-    ]);
-    client.args([
-        "-X",
-        "-q",
-        "-t",
-        "-A",
-        "-F",
-        "\t",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-c",
-        statement,
-    ]);
+    client.arg("-h").arg(directory);
+    client.args(["-p", &port.to_string(), "-U", "postgres", "-d", database]);
+    client.args(["-X", "-q", "-t", "-A", "-F", "\t", "-v", "ON_ERROR_STOP=1"]);
+    client
+}
+
+fn psql(directory: &Path, port: u16, database: &str, statement: &str) -> Command {
+    let mut client = connected(directory, port, database);
+    client.args(["-c", statement]);
     client
 }
