@@ -114,10 +114,11 @@ impl Listener<'_> {
             );
         }
         self.link.set_ours();
+        self.link.set_commands(&hello.commands);
         self.identify(usable);
         let ours = Hello {
-            name: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Hello::default()
         };
         if let Ok(ours) = serde_json::to_string(&ours) {
             self.link.say(&format!("hello {ours}"));

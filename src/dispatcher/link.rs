@@ -16,7 +16,7 @@ use super::waiting::{Slot, Updating, lock};
 use super::wire::write_remove;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
-use crate::proto::link::{Compatibility, Sequence};
+use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
 use crate::sys::clock;
 use crate::tls::PeerCertificates;
 
@@ -92,6 +92,8 @@ struct State {
     /// Why it was closed from this side.
     reason: Option<String>,
     compatibility: Compatibility,
+    /// It has said that it can be told to explain calls.
+    explains: bool,
     queue: Vec<u8>,
     writer_waits: bool,
     asked: HashMap<u64, Asked>,
@@ -133,6 +135,7 @@ impl Link {
             open: true,
             reason: None,
             compatibility: Compatibility::Older,
+            explains: false,
             queue: Vec::new(),
             writer_waits: false,
             asked: HashMap::new(),
@@ -159,6 +162,16 @@ impl Link {
     /// The relay is one of ours.
     pub fn set_ours(&self) {
         lock(&self.state).compatibility = Compatibility::Ours;
+    }
+
+    /// What the relay has said that it understands.
+    pub fn set_commands(&self, commands: &[String]) {
+        lock(&self.state).explains = commands.iter().any(|command| command == EXPLAIN);
+    }
+
+    /// Whether it can be asked to explain a call.
+    pub fn explains(&self) -> bool {
+        lock(&self.state).explains
     }
 
     /// Queues a request that was begun at `since`; `write` puts it at the buffer's end, or returns false.

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Visible;
-use super::control::{BadFrame, BadRequest, Frame, Remove, Update};
+use super::control::{self, BadFrame, BadRequest, Frame, Remove, Update};
+use super::{CallId, Visible};
 
 /// TCP port that relays connect to.
 pub const PORT: u16 = 25060;
@@ -42,7 +42,12 @@ pub enum Command {
     /// Statistics of all sessions.
     Sessions,
     Summary,
+    /// All that is known of a call; see [`EXPLAIN`].
+    Explain(CallId),
 }
+
+/// The command that only a relay is asked whose [`Hello`] lists it.
+pub const EXPLAIN: &str = "explain";
 
 /// What a dispatcher sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,9 @@ pub struct Hello {
     pub name: Option<String>,
     #[serde(default)]
     pub version: String,
+    /// What a relay can be asked beyond `update`, `remove`, `sessions` and `summary`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
 }
 
 impl FromDispatcher {
@@ -103,6 +111,7 @@ fn parse_command(word: &[u8], frame: &Frame) -> Result<Command, BadRequest> {
         b"remove" => Remove::parse(frame).map(Command::Remove),
         b"sessions" => Ok(Command::Sessions),
         b"summary" => Ok(Command::Summary),
+        b"explain" => control::call_id(frame).map(Command::Explain),
         other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
     }
 }
