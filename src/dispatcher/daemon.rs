@@ -59,14 +59,17 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Running, String
     let socket = settings.socket_path.display().to_string();
     let kamailio = config.kamailio.socket_path.as_deref();
     let enders = Enders::start(&config.opensips.socket_path, kamailio, &options.runtime_dir)?;
+    let enders = Arc::new(enders);
+    let by_hand = Arc::clone(&enders);
     let finished = Arc::new(move |finished: Finished| {
         log::info!("{finished}");
         if let Some(dialog_id) = finished.dialog_id.as_ref().filter(|_| finished.end_dialog) {
-            enders.end(&finished.call_id, dialog_id);
+            enders.end(&finished.call_id, dialog_id, None);
         }
     });
     let running = Dispatcher::start(settings, Arc::new(store), finished)
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
+    running.set_enders(by_hand);
     log::info!(
         "ready: SIP proxy at {socket}, relays at {}, management at {}",
         running.relay_address,

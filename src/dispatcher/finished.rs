@@ -18,6 +18,8 @@ pub enum Reason {
     LostRelay,
     /// Its relay came back without it.
     Purged,
+    /// The administrator ended it on its relay.
+    Ended,
 }
 
 impl fmt::Display for Reason {
@@ -27,6 +29,7 @@ impl fmt::Display for Reason {
             Reason::Expired => "expired on its relay",
             Reason::LostRelay => "its relay stayed away",
             Reason::Purged => "its relay came back without it",
+            Reason::Ended => "ended by the administrator",
         })
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ pub struct Link {
     pub certificates: Option<PeerCertificates>,
     /// Address and name for the log, once known.
     label: OnceLock<String>,
+    /// It has said that it can be asked to explain calls.
+    explains: AtomicBool,
     state: Mutex<State>,
     work: Condvar,
     written: Slot<()>,
@@ -92,8 +95,6 @@ struct State {
     /// Why it was closed from this side.
     reason: Option<String>,
     compatibility: Compatibility,
-    /// It has said that it can be told to explain calls.
-    explains: bool,
     queue: Vec<u8>,
     writer_waits: bool,
     asked: HashMap<u64, Asked>,
@@ -135,7 +136,6 @@ impl Link {
             open: true,
             reason: None,
             compatibility: Compatibility::Older,
-            explains: false,
             queue: Vec::new(),
             writer_waits: false,
             asked: HashMap::new(),
@@ -146,6 +146,7 @@ impl Link {
             peer,
             certificates,
             label: OnceLock::new(),
+            explains: AtomicBool::new(false),
             state: Mutex::new(state),
             work: Condvar::new(),
             written: Slot::new(),
@@ -166,12 +167,13 @@ impl Link {
 
     /// What the relay has said that it understands.
     pub fn set_commands(&self, commands: &[String]) {
-        lock(&self.state).explains = commands.iter().any(|command| command == EXPLAIN);
+        let explains = commands.iter().any(|command| command == EXPLAIN);
+        self.explains.store(explains, Ordering::Relaxed);
     }
 
     /// Whether it can be asked to explain a call.
     pub fn explains(&self) -> bool {
-        lock(&self.state).explains
+        self.explains.load(Ordering::Relaxed)
     }
 
     /// Queues a request that was begun at `since`; `write` puts it at the buffer's end, or returns false.

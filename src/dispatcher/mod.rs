@@ -45,13 +45,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::Store;
+pub use dialog::Enders;
 use finished::{Finished, FinishedSink};
 use gate::Gate;
 use link::Link;
@@ -75,6 +76,8 @@ pub struct Dispatcher {
     finished: FinishedSink,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
+    /// Where the administrator has dialogs ended.
+    enders: OnceLock<Arc<Enders>>,
     random: (RandomState, AtomicU64),
     stopping: AtomicBool,
 }
@@ -114,6 +117,7 @@ impl Dispatcher {
             turns: Turns::default(),
             finished,
             listings: Gate::new(LISTINGS, LISTINGS),
+            enders: OnceLock::new(),
             random: (RandomState::new(), AtomicU64::new(0)),
             stopping: AtomicBool::new(false),
         });
@@ -177,6 +181,11 @@ impl Running {
         if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
             log::info!("certificates have not changed");
         }
+    }
+
+    /// Has dialogs ended that the administrator wants to end. Once is enough.
+    pub fn set_enders(&self, enders: Arc<Enders>) {
+        let _ = self.dispatcher.enders.set(enders);
     }
 
     /// One line on how it goes.
