@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  bin/*                      arguments, run, exit code
+//!  admin                      the administrator's tool; nothing imports it
 //!  relay      dispatcher      threads, sockets, timers; neither imports the other
 //!  accounting                 where finished sessions are recorded; below dispatcher
 //!  daemon                     what both are as processes
@@ -17,6 +18,7 @@
 //! ```
 
 pub mod accounting;
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod daemon;

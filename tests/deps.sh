@@ -13,6 +13,7 @@ tcpdump
 procps
 python3
 netcat-openbsd
+tmux
 strace
 kamailio
 kamailio-extra-modules

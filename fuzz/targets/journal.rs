@@ -19,14 +19,21 @@ fn directory() -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let memory = PathBuf::from("/dev/shm");
-    let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    let base = if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    };
     base.join(format!("mediaproxy-fuzz-{}-{number}", std::process::id()))
 }
 
 fn open(directory: &std::path::Path) -> (Journal, Vec<Vec<u8>>) {
     let mut told = Vec::new();
     let journal = Journal::open(directory, LIMITS, |_, text| told.push(text.to_vec()));
-    (journal.expect("a journal can be opened whatever is in it"), told)
+    (
+        journal.expect("a journal can be opened whatever is in it"),
+        told,
+    )
 }
 
 fn read(journal: &Journal) -> Vec<Vec<u8>> {

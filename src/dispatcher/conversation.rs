@@ -120,11 +120,12 @@ impl Listener<'_> {
         }
         self.link.set_ours();
         self.relay_keeps = hello.stored;
+        self.link.set_commands(&hello.commands);
         self.identify(usable);
         let ours = Hello {
-            name: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stored: true,
+            ..Hello::default()
         };
         if let Ok(ours) = serde_json::to_string(&ours) {
             self.link.say(&format!("hello {ours}"));

@@ -68,11 +68,13 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, String
     let socket = settings.socket_path.display().to_string();
     let kamailio = config.kamailio.socket_path.as_deref();
     let enders = Enders::start(&config.opensips.socket_path, kamailio, &options.runtime_dir)?;
+    let enders = Arc::new(enders);
     let accounting =
         start_accounting(config).inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
-    let recorder = Recorder::new(accounting.clone(), enders);
+    let recorder = Recorder::new(accounting.clone(), Arc::clone(&enders));
     let running = Dispatcher::start(settings, Arc::new(store), Arc::new(recorder))
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
+    running.set_enders(enders);
     log::info!(
         "ready: SIP proxy at {socket}, relays at {}, management at {}",
         running.relay_address,

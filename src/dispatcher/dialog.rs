@@ -60,6 +60,27 @@ impl fmt::Display for Proxy {
 struct Dialog {
     call_id: CallId,
     dialog_id: DialogId,
+    /// Who waits to hear what became of it.
+    told: Option<Sender<Outcome>>,
+}
+
+/// What became of a dialog that was to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ended(Proxy),
+    /// The proxy does not have it any more.
+    Gone(Proxy),
+    /// It goes on, and why.
+    Failed(String),
+}
+
+impl Dialog {
+    fn tell(&self, outcome: Outcome) {
+        if let Some(told) = &self.told {
+            // Who asked may have given up waiting.
+            let _ = told.send(outcome);
+        }
+    }
 }
 
 /// Where dialogs are handed over to be ended.
@@ -95,8 +116,9 @@ impl Enders {
         })
     }
 
-    /// Has a dialog ended, soon; never waits.
-    pub fn end(&self, call_id: &CallId, dialog_id: &DialogId) {
+    /// Has a dialog ended, soon; never waits. Whoever `told` leads to hears what became of it, 6 s later at most
+    /// where it is that one's turn.
+    pub fn end(&self, call_id: &CallId, dialog_id: &DialogId, told: Option<Sender<Outcome>>) {
         let sender = match proxy_of(dialog_id) {
             Proxy::OpenSips => Some(&self.opensips),
             Proxy::Kamailio => self.kamailio.as_ref(),
@@ -104,15 +126,18 @@ impl Enders {
         let dialog = Dialog {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
+            told,
         };
-        match sender.map(|sender| sender.try_send(dialog)) {
-            Some(Ok(())) => {}
-            Some(Err(_)) => log::error!(
-                "[session {call_id}] dialog {dialog_id} is not ended: too many wait for it"
-            ),
-            None => log::warn!(
-                "[session {call_id}] dialog {dialog_id} is not ended: [Kamailio] socket_path is not set"
-            ),
+        let failed = |dialog: &Dialog, why: &str| dialog.tell(Outcome::Failed(why.to_owned()));
+        let Some(sender) = sender else {
+            let why = "[Kamailio] socket_path is not set";
+            log::warn!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
+            return failed(&dialog, why);
+        };
+        if let Err(error) = sender.try_send(dialog) {
+            let why = "too many wait for it";
+            log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
+            failed(&error.into_inner(), why);
         }
     }
 }
@@ -264,12 +289,12 @@ impl Ender {
     fn ask(&mut self, dialog: Dialog) {
         let number = self.next;
         let Some(request) = request(self.proxy, number, &dialog.dialog_id) else {
-            let Dialog { call_id, dialog_id } = dialog;
-            log::warn!(
-                "[session {call_id}] dialog {dialog_id} is not ended: not a dialog-id of {}",
-                self.proxy
-            );
-            return;
+            let why = format!("not a dialog-id of {}", self.proxy);
+            let Dialog {
+                call_id, dialog_id, ..
+            } = &dialog;
+            log::warn!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
+            return dialog.tell(Outcome::Failed(why));
         };
         self.next += 1;
         let open = Open {
@@ -287,7 +312,9 @@ impl Ender {
         open.deadline = clock::mono() + ANSWER_LIMIT;
         let sent = self.socket.send_to(open.request.as_bytes(), &self.path);
         if let Err(error) = sent {
-            let Dialog { call_id, dialog_id } = &open.dialog;
+            let Dialog {
+                call_id, dialog_id, ..
+            } = &open.dialog;
             log::warn!(
                 "[session {call_id}] dialog {dialog_id}: {} at {} cannot be asked to end it: {error}",
                 self.proxy,
@@ -308,14 +335,22 @@ impl Ender {
             }
             return;
         };
-        let (proxy, Dialog { call_id, dialog_id }) = (self.proxy, open.dialog);
+        let (proxy, dialog) = (self.proxy, open.dialog);
+        let Dialog {
+            call_id, dialog_id, ..
+        } = &dialog;
         match answer {
-            Answer::Ended => log::info!("[session {call_id}] dialog {dialog_id} ended by {proxy}"),
+            Answer::Ended => {
+                log::info!("[session {call_id}] dialog {dialog_id} ended by {proxy}");
+                dialog.tell(Outcome::Ended(proxy));
+            }
             Answer::Gone => {
                 log::info!("[session {call_id}] dialog {dialog_id} is over already, says {proxy}");
+                dialog.tell(Outcome::Gone(proxy));
             }
             Answer::Refused(why) => {
                 log::warn!("[session {call_id}] dialog {dialog_id} is not ended by {proxy}: {why}");
+                dialog.tell(Outcome::Failed(format!("{proxy} refuses: {why}")));
             }
         }
     }
@@ -331,12 +366,12 @@ impl Ender {
                 self.send(number, open);
                 continue;
             }
-            let Dialog { call_id, dialog_id } = open.dialog;
-            log::error!(
-                "[session {call_id}] dialog {dialog_id} is not ended: no answer from {} at {}",
-                self.proxy,
-                self.path.display()
-            );
+            let why = format!("no answer from {} at {}", self.proxy, self.path.display());
+            let Dialog {
+                call_id, dialog_id, ..
+            } = &open.dialog;
+            log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
+            open.dialog.tell(Outcome::Failed(why));
         }
     }
 }
@@ -431,9 +466,12 @@ mod tests {
     fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
         let (dir, proxy) = stand_in("silent");
         let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
-        enders.end(&CallId("a".into()), &id("1"));
-        enders.end(&CallId("b".into()), &id("2"));
-        enders.end(&CallId("k".into()), &id("1:2"));
+        let (told, outcome) = crossbeam_channel::unbounded();
+        enders.end(&CallId("a".into()), &id("1"), Some(told.clone()));
+        enders.end(&CallId("b".into()), &id("2"), Some(told.clone()));
+        enders.end(&CallId("k".into()), &id("1:2"), Some(told));
+        let why = "[Kamailio] socket_path is not set".to_owned();
+        assert_eq!(outcome.recv(), Ok(Outcome::Failed(why)));
         let (first, from) = asked(&proxy);
         let (second, _) = asked(&proxy);
         assert_eq!(
@@ -449,7 +487,10 @@ mod tests {
         proxy.send_to(b"nonsense", path).unwrap();
         let answer = json!({"jsonrpc": "2.0", "result": "OK", "id": second["id"]}).to_string();
         proxy.send_to(answer.as_bytes(), path).unwrap();
-        enders.end(&CallId("c".into()), &id("3"));
+        let refused = outcome.recv().unwrap();
+        assert!(matches!(refused, Outcome::Failed(why) if why == "OpenSIPS refuses: nonsense"));
+        assert_eq!(outcome.recv(), Ok(Outcome::Ended(Proxy::OpenSips)));
+        enders.end(&CallId("c".into()), &id("3"), None);
         let (third, _) = asked(&proxy);
         assert_eq!(
             third["params"][0], "3",

@@ -21,6 +21,8 @@ pub enum Reason {
     LostRelay,
     /// Its relay came back without it.
     Purged,
+    /// The administrator ended it on its relay.
+    Ended,
 }
 
 impl fmt::Display for Reason {
@@ -30,6 +32,7 @@ impl fmt::Display for Reason {
             Reason::Expired => "expired on its relay",
             Reason::LostRelay => "its relay stayed away",
             Reason::Purged => "its relay came back without it",
+            Reason::Ended => "ended by the administrator",
         })
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::waiting::{Slot, Updating, lock};
 use super::wire::write_remove;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
-use crate::proto::link::{Compatibility, Sequence};
+use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
 use crate::sys::clock;
 use crate::tls::PeerCertificates;
 
@@ -81,6 +82,8 @@ pub struct Link {
     pub certificates: Option<PeerCertificates>,
     /// Address and name for the log, once known.
     label: OnceLock<String>,
+    /// It has said that it can be asked to explain calls.
+    explains: AtomicBool,
     state: Mutex<State>,
     work: Condvar,
     written: Slot<()>,
@@ -143,6 +146,7 @@ impl Link {
             peer,
             certificates,
             label: OnceLock::new(),
+            explains: AtomicBool::new(false),
             state: Mutex::new(state),
             work: Condvar::new(),
             written: Slot::new(),
@@ -159,6 +163,17 @@ impl Link {
     /// The relay is one of ours.
     pub fn set_ours(&self) {
         lock(&self.state).compatibility = Compatibility::Ours;
+    }
+
+    /// What the relay has said that it understands.
+    pub fn set_commands(&self, commands: &[String]) {
+        let explains = commands.iter().any(|command| command == EXPLAIN);
+        self.explains.store(explains, Ordering::Relaxed);
+    }
+
+    /// Whether it can be asked to explain a call.
+    pub fn explains(&self) -> bool {
+        self.explains.load(Ordering::Relaxed)
     }
 
     /// Queues a request that was begun at `since`; `write` puts it at the buffer's end, or returns false.

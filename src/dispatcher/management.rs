@@ -1,7 +1,25 @@
-//! The management port and socket: `sessions`, `summary`, `version`, `quit` (docs/protocol.md section 6).
+//! The management port and socket (docs/protocol.md section 6).
 //!
-//! One thread for each client. Relays are asked all at once; what they send goes to the client piece by
-//! piece. A client holds no lock while it reads, and one that reads slowly is closed.
+//! ```text
+//!  one thread for each client: reads lines                  command, filter
+//!    sessions, summary      here
+//!    explain                one call in full                explain, text
+//!    end, drain, resume     who may change something does   end, drain
+//!  answers, in either format, piece by piece                answer
+//!  draining                 tells when a drained relay has no calls left
+//! ```
+//!
+//! Relays are asked all at once; what they send goes to the client piece by piece. A client holds no lock while it
+//! reads, and one that reads slowly is closed.
+
+mod answer;
+mod command;
+mod drain;
+pub mod draining;
+mod end;
+mod explain;
+mod filter;
+mod text;
 
 use std::collections::HashMap;
 use std::io;
@@ -12,25 +30,31 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
+use self::answer::{Client, List, Who};
+use self::command::{Bad, Command, HELP};
+use self::filter::Filter;
 use super::gate::{Gate, Pass};
 use super::link::{Ask, Link, Shown};
-use super::registry::{self, RelayKey};
+use super::registry::{Connected, Place, RelayKey};
 use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
 use super::{Dispatcher, accept_all, spawn};
-use crate::config::ManagementFormat;
 use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
-use crate::sys::clock;
+use crate::proto::link::Sequence;
+use crate::sys::{clock, peer};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
 /// Clients at once, on the port and on the socket each.
 const MAX_CLIENTS: usize = 64;
 
-/// Bytes in a command.
-const MAX_LINE: usize = 1024;
+/// Bytes in a command: a call-id may be long, and longer as a JSON string.
+const MAX_LINE: usize = 64 * 1024;
+
+/// Bytes read at a time.
+const READ_SIZE: usize = 1024;
 
 /// How long a client may say nothing.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -38,10 +62,10 @@ const IDLE_LIMIT: Duration = Duration::from_secs(300);
 /// How long a client may take to read one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Bytes of an answer that are collected for one write.
-const PIECE: usize = 32 * 1024;
+type Opened = io::Result<(Reader, Writer, Who)>;
 
-type Connected = io::Result<(Reader, Writer, tls::Peer)>;
+/// What a relay was asked for.
+type Connection = Connected<Arc<Link>>;
 
 /// The accepting thread of the TCP port.
 pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
@@ -52,7 +76,8 @@ pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
         || listener.accept(),
         |(socket, address)| {
             let who = format!("management client {address}");
-            let connect = move |dispatcher: &Dispatcher| connect_tcp(dispatcher, socket);
+            let name = who.clone();
+            let connect = move |dispatcher: &Dispatcher| connect_tcp(dispatcher, socket, name);
             admit(dispatcher, &gate, &mut refused, who, connect);
         },
     );
@@ -64,20 +89,40 @@ pub fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
     let gate = Gate::new(MAX_CLIENTS, MAX_CLIENTS);
     let mut refused = Sparse::default();
     accept_all("the management socket", accept, |socket: UnixStream| {
-        let connect = move |_: &Dispatcher| tls::plain_unix(socket);
-        let who = "local management client".to_owned();
+        let who = match peer::credentials(&socket) {
+            Ok(found) => format!("local client (uid {}, pid {})", found.uid, found.pid),
+            Err(_) => "local client".to_owned(),
+        };
+        let name = who.clone();
+        let connect = move |_: &Dispatcher| {
+            let (reader, writer, _) = tls::plain_unix(socket)?;
+            let may_change = true;
+            Ok((reader, writer, Who { name, may_change }))
+        };
         admit(dispatcher, &gate, &mut refused, who, connect);
     });
 }
 
-fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream) -> Connected {
-    if !dispatcher.settings.management_use_tls {
-        return tls::plain_tcp(socket);
+/// Only with TLS and a passport is it certain that a client is the administrator's.
+fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream, name: String) -> Opened {
+    let settings = &dispatcher.settings;
+    if !settings.management_use_tls {
+        let (reader, writer, _) = tls::plain_tcp(socket)?;
+        let may_change = false;
+        return Ok((reader, writer, Who { name, may_change }));
     }
     let context = dispatcher.store.current();
-    let passport = dispatcher.settings.management_passport.as_ref();
-    tls::accept(socket, &context, passport, HANDSHAKE_LIMIT)
-        .map_err(|error| io::Error::other(error.to_string()))
+    let passport = settings.management_passport.as_ref();
+    let (reader, writer, peer) = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    let who = Who {
+        name: match peer.subject() {
+            Some(subject) => format!("{name}, certificate \"{subject}\""),
+            None => name,
+        },
+        may_change: passport.is_some(),
+    };
+    Ok((reader, writer, who))
 }
 
 fn admit(
@@ -85,7 +130,7 @@ fn admit(
     gate: &Arc<Gate>,
     refused: &mut Sparse,
     who: String,
-    connect: impl FnOnce(&Dispatcher) -> Connected + Send + 'static,
+    connect: impl FnOnce(&Dispatcher) -> Opened + Send + 'static,
 ) {
     let Some(pass) = gate.enter(None) else {
         if let Some(skipped) = refused.due() {
@@ -103,42 +148,29 @@ fn admit(
 
 fn serve(
     dispatcher: &Dispatcher,
-    who: &str,
+    name: &str,
     pass: Pass,
-    connect: impl FnOnce(&Dispatcher) -> Connected,
+    connect: impl FnOnce(&Dispatcher) -> Opened,
 ) {
-    let talked = connect(dispatcher).and_then(|(reader, writer, _)| {
+    let talked = connect(dispatcher).and_then(|(reader, writer, who)| {
         reader.set_timeout(Some(IDLE_LIMIT))?;
-        let mut client = Client {
-            dispatcher,
-            writer,
-            piece: Vec::new(),
-            deadline: Duration::ZERO,
-        };
+        let mut client = Client::new(dispatcher, writer, who);
         let talked = client.talk(reader);
         client.writer.finish();
         talked
     });
     match talked {
-        Ok(()) => log::debug!("{who}: done"),
-        Err(error) => log::info!("{who}: {error}"),
+        Ok(()) => log::debug!("{name}: done"),
+        Err(error) => log::info!("{name}: {error}"),
     }
     drop(pass);
-}
-
-struct Client<'a> {
-    dispatcher: &'a Dispatcher,
-    writer: Writer,
-    piece: Vec<u8>,
-    /// The answer must have been read by then.
-    deadline: Duration,
 }
 
 impl Client<'_> {
     /// Serves until the client quits, closes or breaks a limit.
     fn talk(&mut self, mut reader: Reader) -> io::Result<()> {
         let mut lines = Lines::new(MAX_LINE);
-        let mut buffer = [0; MAX_LINE];
+        let mut buffer = [0; READ_SIZE];
         loop {
             let count = match reader.read(&mut buffer) {
                 Ok(0) => return Ok(()),
@@ -159,15 +191,13 @@ impl Client<'_> {
                     }
                 };
                 // Relays may take relay_timeout to answer; that is not the client's time.
-                self.deadline =
-                    clock::mono() + self.dispatcher.settings.relay_timeout + ANSWER_LIMIT;
-                match line {
-                    b"quit" | b"exit" => return Ok(()),
-                    b"sessions" => self.sessions()?,
-                    b"summary" => self.summary()?,
-                    b"version" => self.say(env!("CARGO_PKG_VERSION"))?,
-                    other => {
-                        log::debug!("management: unknown command \"{}\"", Visible(other));
+                self.allow(self.dispatcher.settings.relay_timeout + ANSWER_LIMIT);
+                match command::parse(line) {
+                    Ok(Command::Quit) => return Ok(()),
+                    Ok(command) => self.obey(command)?,
+                    Err(Bad::Usage(text)) => self.fail(&text)?,
+                    Err(Bad::Unknown) => {
+                        log::debug!("management: unknown command \"{}\"", Visible(line));
                         self.say("error")?;
                     }
                 }
@@ -175,31 +205,69 @@ impl Client<'_> {
         }
     }
 
-    /// One line, and the empty line where there is one.
-    fn say(&mut self, line: &str) -> io::Result<()> {
-        self.deadline = clock::mono() + ANSWER_LIMIT;
-        self.put(line)?;
-        self.put("\r\n")?;
-        if self.dispatcher.settings.management_format == ManagementFormat::Lines {
-            self.put("\r\n")?;
+    fn obey(&mut self, command: Command) -> io::Result<()> {
+        match command {
+            Command::Sessions(filter) => self.sessions(&filter),
+            Command::Summary => self.summary(),
+            Command::Version => self.say(env!("CARGO_PKG_VERSION")),
+            Command::Help => self.lines(HELP),
+            Command::Explain { call_id, json } => self.explain(&call_id, json),
+            Command::End {
+                call_id,
+                media_only,
+            } => self.change("end", |client| {
+                end::end(client.dispatcher, &client.who, &call_id, media_only)
+            }),
+            Command::Drain(relay) => self.change("drain", |client| {
+                drain::drain(client.dispatcher, &client.who, &relay)
+            }),
+            Command::Resume(relay) => self.change("resume", |client| {
+                drain::resume(client.dispatcher, &client.who, &relay)
+            }),
+            Command::Quit => Ok(()),
         }
-        self.flush()
     }
 
-    fn sessions(&mut self) -> io::Result<()> {
+    /// Does something that not everybody may do.
+    fn change(
+        &mut self,
+        word: &str,
+        act: impl FnOnce(&Self) -> Result<String, String>,
+    ) -> io::Result<()> {
+        if !self.who.may_change {
+            log::warn!("{}: {word} refused, it is not allowed to", self.who);
+            return self.fail(&format!(
+                "{word} needs the management socket on the dispatcher's host, or TLS with a certificate that \
+                 management_passport allows ([Dispatcher] management_use_tls, management_passport)"
+            ));
+        }
+        match act(self) {
+            Ok(done) => self.lines([done]),
+            Err(why) => self.fail(&why),
+        }
+    }
+
+    fn sessions(&mut self, filter: &Filter) -> io::Result<()> {
         // Answers may be megabytes each: so many clients at once have theirs collected, no more.
         let Some(_pass) = self.dispatcher.listings.enter(None) else {
             log::warn!("management: too many clients list sessions at once");
             return self.say("error");
         };
+        let relays = match self.dispatcher.relays_for(filter) {
+            Ok(relays) => relays,
+            Err(why) => return self.fail(&why),
+        };
         let mut list = List::new(self);
-        for (relay, answer) in list.client.dispatcher.ask_all("sessions") {
+        for (relay, answer) in list.client.dispatcher.ask_all(relays, "sessions") {
             let Some(sessions) = answer.take() else {
                 log::warn!("management: relay {relay} has not listed its sessions");
                 continue;
             };
             let mut failed = None;
             let read = each(&sessions, |session| {
+                if !filter.fits(session.get()) {
+                    return Ok(());
+                }
                 list.add(session.get()).map_err(|error| {
                     let text = error.to_string();
                     failed = Some(error);
@@ -218,72 +286,22 @@ impl Client<'_> {
     }
 
     fn summary(&mut self) -> io::Result<()> {
+        let relays = lock(&self.dispatcher.registry).connected();
         let mut list = List::new(self);
-        for (relay, answer) in list.client.dispatcher.ask_all("summary") {
+        for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
             let summary = answer.take().and_then(|bytes| object(&bytes));
-            match summary {
-                Some(summary) => list.add(&summary)?,
-                None => list.add(&failed_summary(&relay))?,
+            let summary = summary.unwrap_or_else(|| failed_summary(&relay));
+            let (held, _) = lock(&list.client.dispatcher.registry).held(&relay);
+            match held.drained {
+                true => list.add(&with_drained(&summary))?,
+                false => list.add(&summary)?,
             }
+        }
+        let away = lock(&list.client.dispatcher.registry).drained_away();
+        for relay in away {
+            list.add(&with_drained(&failed_summary(&relay)))?;
         }
         list.end()
-    }
-
-    fn put(&mut self, text: &str) -> io::Result<()> {
-        self.piece.extend_from_slice(text.as_bytes());
-        if self.piece.len() < PIECE {
-            return Ok(());
-        }
-        self.flush()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if clock::mono() >= self.deadline {
-            return Err(io::Error::other("closed, it reads too slowly"));
-        }
-        self.writer.write_all(&self.piece)?;
-        self.piece.clear();
-        Ok(())
-    }
-}
-
-/// An answer of several objects, in the format that is configured.
-struct List<'a, 'b> {
-    client: &'a mut Client<'b>,
-    format: ManagementFormat,
-    is_empty: bool,
-}
-
-impl<'a, 'b> List<'a, 'b> {
-    fn new(client: &'a mut Client<'b>) -> Self {
-        let format = client.dispatcher.settings.management_format;
-        List {
-            client,
-            format,
-            is_empty: true,
-        }
-    }
-
-    fn add(&mut self, object: &str) -> io::Result<()> {
-        match (self.format, std::mem::take(&mut self.is_empty)) {
-            (ManagementFormat::Lines, _) => {
-                self.client.put(object)?;
-                self.client.put("\r\n")
-            }
-            (ManagementFormat::Array, first) => {
-                self.client.put(if first { "[" } else { ", " })?;
-                self.client.put(object)
-            }
-        }
-    }
-
-    fn end(self) -> io::Result<()> {
-        match (self.format, self.is_empty) {
-            (ManagementFormat::Lines, _) => self.client.put("\r\n")?,
-            (ManagementFormat::Array, true) => self.client.put("[]\r\n")?,
-            (ManagementFormat::Array, false) => self.client.put("]\r\n")?,
-        }
-        self.client.flush()
     }
 }
 
@@ -297,27 +315,56 @@ struct Answer {
 impl Answer {
     /// Waits for it; none when the relay has failed.
     fn take(self) -> Option<Vec<u8>> {
-        let answer = self.slot?.take_until(self.deadline)??;
-        Some(answer).filter(|answer| answer != b"error")
+        self.take_whatever().filter(|answer| answer != b"error")
+    }
+
+    /// The same, `error` included.
+    fn take_whatever(self) -> Option<Vec<u8>> {
+        self.slot?.take_until(self.deadline)?
     }
 }
 
 impl Dispatcher {
-    /// Asks all connected relays at once, under one deadline.
-    fn ask_all(&self, word: &str) -> Vec<(RelayKey, Answer)> {
-        let relays = lock(&self.registry).connected();
-        let now = clock::mono();
-        let deadline = now + self.settings.relay_timeout;
-        let ask = |connected: registry::Connected<Arc<Link>>| {
-            let slot = Arc::new(Slot::new());
-            let ask = Ask::Show(Arc::clone(&slot));
-            let sent = connected.handle.send(now, ask, |out, sequence, _| {
+    /// The connected relays whose sessions may fit.
+    fn relays_for(&self, filter: &Filter) -> Result<Vec<Connection>, String> {
+        let registry = lock(&self.registry);
+        let mut relays = registry.connected();
+        if let Some(name) = &filter.relay {
+            let named = registry.named(name);
+            if named.is_empty() {
+                return Err(drain::no_such_relay(name, &registry.known()));
+            }
+            relays.retain(|one| named.contains(&one.relay));
+        }
+        if let Some(call_id) = &filter.call_id {
+            if let Place::On(id, _) = registry.place(&registry.meant(call_id)) {
+                relays.retain(|one| one.handle.id == id);
+            }
+        }
+        Ok(relays)
+    }
+
+    /// Asks relays all at once, under one deadline.
+    fn ask_all(&self, relays: Vec<Connection>, word: &str) -> Vec<(RelayKey, Answer)> {
+        let ask = |one: Connection| {
+            let answer = self.ask(&one.handle, |out, sequence| {
                 write_plain(out, word, sequence)
             });
-            let slot = sent.is_ok().then_some(slot);
-            (connected.relay, Answer { slot, deadline })
+            (one.relay, answer)
         };
         relays.into_iter().map(ask).collect()
+    }
+
+    /// Asks a relay something for a client.
+    fn ask(&self, link: &Link, write: impl FnOnce(&mut Vec<u8>, Sequence) -> bool) -> Answer {
+        let now = clock::mono();
+        let slot = Arc::new(Slot::new());
+        let ask = Ask::Show(Arc::clone(&slot));
+        let sent = link.send(now, ask, |out, sequence, _| write(out, sequence));
+        Answer {
+            slot: sent.is_ok().then_some(slot),
+            deadline: now + self.settings.relay_timeout,
+        }
     }
 }
 
@@ -333,4 +380,28 @@ fn failed_summary(relay: &RelayKey) -> String {
         summary["name"] = serde_json::Value::from(&**name);
     }
     summary.to_string()
+}
+
+/// A relay's own object with one key more.
+fn with_drained(object: &str) -> String {
+    match object.trim_end().strip_suffix('}') {
+        Some(open) if open.trim_end().ends_with('{') => format!("{open}\"drained\":true}}"),
+        Some(open) => format!("{open},\"drained\":true}}"),
+        None => object.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drained_relays_summary_says_so_and_stays_as_it_is_otherwise() {
+        assert_eq!(with_drained("{}"), "{\"drained\":true}");
+        assert_eq!(with_drained("{ }"), "{ \"drained\":true}");
+        let object = "{\"ip\":  \"192.0.2.1\", \"n\": 1.50} ";
+        let want = "{\"ip\":  \"192.0.2.1\", \"n\": 1.50,\"drained\":true}";
+        assert_eq!(with_drained(object), want);
+        assert!(serde_json::from_str::<serde_json::Value>(want).is_ok());
+    }
 }

@@ -46,13 +46,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::Store;
+pub use dialog::Enders;
 use finished::{Finished, Finisher};
 use gate::Gate;
 use link::Link;
@@ -76,6 +77,8 @@ pub struct Dispatcher {
     finisher: Arc<dyn Finisher>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
+    /// Where the administrator has dialogs ended.
+    enders: OnceLock<Arc<Enders>>,
     random: (RandomState, AtomicU64),
     stopping: AtomicBool,
 }
@@ -115,6 +118,7 @@ impl Dispatcher {
             turns: Turns::default(),
             finisher,
             listings: Gate::new(LISTINGS, LISTINGS),
+            enders: OnceLock::new(),
             random: (RandomState::new(), AtomicU64::new(0)),
             stopping: AtomicBool::new(false),
         });
@@ -181,6 +185,11 @@ impl Running {
         if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
             log::info!("certificates have not changed");
         }
+    }
+
+    /// Has dialogs ended that the administrator wants to end. Once is enough.
+    pub fn set_enders(&self, enders: Arc<Enders>) {
+        let _ = self.dispatcher.enders.set(enders);
     }
 
     /// One line on how it goes.

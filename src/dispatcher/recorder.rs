@@ -13,11 +13,11 @@ use crate::sys::{clock, random};
 pub struct Recorder {
     /// None where nothing is accounted: the log is all there is then.
     accounting: Option<Arc<Accounting>>,
-    enders: Enders,
+    enders: Arc<Enders>,
 }
 
 impl Recorder {
-    pub fn new(accounting: Option<Arc<Accounting>>, enders: Enders) -> Recorder {
+    pub fn new(accounting: Option<Arc<Accounting>>, enders: Arc<Enders>) -> Recorder {
         Recorder { accounting, enders }
     }
 
@@ -41,7 +41,7 @@ impl Finisher for Recorder {
         info!("{finished}");
         let is_recorded = self.record(&finished);
         if let Some(dialog_id) = finished.dialog_id.as_ref().filter(|_| finished.end_dialog) {
-            self.enders.end(&finished.call_id, dialog_id);
+            self.enders.end(&finished.call_id, dialog_id, None);
         }
         is_recorded
     }

@@ -5,11 +5,12 @@
 //! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
 
 mod calls;
+mod manage;
 mod relays;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use std::time::Duration;
 use super::finished::{Finished, Known};
 use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
+pub use calls::spellings;
+pub use manage::{About, Held};
 
 /// Ended sessions that are kept until the proxy's `remove`: beyond this the oldest are forgotten.
 const MAX_EXPIRED: usize = 20_000;
@@ -132,6 +135,10 @@ pub struct Registry<L> {
     expired: VecDeque<(Duration, CallId, u64)>,
     relays: BTreeMap<u64, Relay>,
     links: BTreeMap<LinkId, Link<L>>,
+    /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
+    drained: BTreeMap<RelayKey, bool>,
+    /// Calls that the administrator is just ending.
+    by_admin: HashSet<CallId>,
     /// Counts changes to sessions, relays and links: what is known when is a comparison.
     serial: u64,
 }
@@ -195,6 +202,8 @@ impl<L: Clone> Registry<L> {
             expired: VecDeque::new(),
             relays: BTreeMap::new(),
             links: BTreeMap::new(),
+            drained: BTreeMap::new(),
+            by_admin: HashSet::new(),
             serial: 0,
         }
     }

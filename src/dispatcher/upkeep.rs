@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::link::{Ask, Link};
+use super::management::draining::Watch;
 use super::waiting::lock;
 use crate::sys::clock;
 
@@ -16,11 +17,13 @@ const INTERVAL: Duration = Duration::from_millis(250);
 pub fn run(dispatcher: &Arc<Dispatcher>) {
     let interval = dispatcher.settings.verify_interval;
     let mut verify_at = clock::mono() + interval;
+    let mut drained = Watch::default();
     loop {
         thread::sleep(INTERVAL);
         let now = clock::mono();
         look_after_links(dispatcher, now);
         tick(dispatcher, now);
+        drained.look(dispatcher, now);
         if now >= verify_at {
             verify_at = now + interval;
             verify(dispatcher);

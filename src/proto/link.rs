@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::control::{BadFrame, BadRequest, Frame, Remove, SESSION_ID, Update};
-use super::{SessionId, Visible};
+use super::control::{self, BadFrame, BadRequest, Frame, Remove, SESSION_ID, Update};
+use super::{CallId, SessionId, Visible};
 
 /// TCP port that relays connect to.
 pub const PORT: u16 = 25060;
@@ -42,7 +42,12 @@ pub enum Command {
     /// Statistics of all sessions.
     Sessions,
     Summary,
+    /// All that is known of a call; see [`EXPLAIN`].
+    Explain(CallId),
 }
+
+/// The command that only a relay is asked whose [`Hello`] lists it.
+pub const EXPLAIN: &str = "explain";
 
 /// What a dispatcher sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +76,9 @@ pub struct Hello {
     /// A dispatcher says `stored` for each finished session that it has recorded; a relay keeps those until then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stored: bool,
+    /// What a relay can be asked beyond `update`, `remove`, `sessions` and `summary`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
 }
 
 impl FromDispatcher {
@@ -112,6 +120,7 @@ fn parse_command(word: &[u8], frame: &Frame) -> Result<Command, BadRequest> {
         b"remove" => Remove::parse(frame).map(Command::Remove),
         b"sessions" => Ok(Command::Sessions),
         b"summary" => Ok(Command::Summary),
+        b"explain" => control::call_id(frame).map(Command::Explain),
         other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
     }
 }

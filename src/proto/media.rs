@@ -26,6 +26,15 @@ pub enum MediaAddress {
     Name(Text),
 }
 
+impl fmt::Display for MediaAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MediaAddress::Ip(ip) => ip.fmt(f),
+            MediaAddress::Name(name) => name.fmt(f),
+        }
+    }
+}
+
 /// The kind of media: audio, video, image, text, application or any other token. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MediaType(Arc<str>);

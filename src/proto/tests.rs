@@ -196,7 +196,8 @@ fn what_an_older_relay_cannot_read_is_not_sent() {
 #[test]
 fn lines_from_a_dispatcher() {
     let text = b"pong\r\nhello {\"version\": \"9\", \"new\": 1}\r\nsummary 3\r\n\r\nremove 4\r\ncall_id: x\r\n\r\n\
-        dance 5\r\n\r\nremove 6\r\nbroken\r\n\r\nremove\r\n\r\nhello {\r\n";
+        dance 5\r\n\r\nremove 6\r\nbroken\r\n\r\nremove\r\n\r\nhello {\r\nexplain 7\r\ncall_id: x\r\n\r\n\
+        explain 8\r\n\r\n";
     let mut reader = Requests::new(LINK_LIMITS, ALONE);
     reader.extend(text);
     let mut found = Vec::new();
@@ -204,9 +205,8 @@ fn lines_from_a_dispatcher() {
         found.push(FromDispatcher::parse(incoming));
     }
     let hello = Hello {
-        name: None,
         version: "9".into(),
-        stored: false,
+        ..Hello::default()
     };
     assert_eq!(found[0], FromDispatcher::Pong);
     assert_eq!(found[1], FromDispatcher::Hello(hello));
@@ -222,7 +222,11 @@ fn lines_from_a_dispatcher() {
     assert_eq!(found[5], FromDispatcher::Command(Sequence(6), broken));
     assert_eq!(found[6], FromDispatcher::Unknown("remove".into()));
     assert_eq!(found[7], FromDispatcher::Unknown("hello {".into()));
-    assert_eq!(found.len(), 8);
+    let explain = Command::Explain(CallId("x".into()));
+    assert_eq!(found[8], FromDispatcher::Command(Sequence(7), Ok(explain)));
+    let no_call = Err(BadRequest::MissingHeader("call_id"));
+    assert_eq!(found[9], FromDispatcher::Command(Sequence(8), no_call));
+    assert_eq!(found.len(), 10);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
-use crate::session::ReplyTo;
+use crate::session::{Dropped, ReplyTo};
 
 /// The answer to `sessions`: a JSON array, made in pieces between other work.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ pub struct Share {
     pub streams: BTreeMap<String, usize>,
     /// Packets that could not be sent, since the start.
     pub unsent: u64,
+    /// Packets that were not passed on, since the start.
+    pub dropped: Dropped,
 }
 
 impl Summing {
@@ -106,6 +108,7 @@ impl Summing {
         let (left, sum) = &mut *state;
         sum.sessions += share.sessions;
         sum.unsent += share.unsent;
+        sum.dropped += share.dropped;
         for (media_type, count) in share.streams {
             *sum.streams.entry(media_type).or_insert(0) += count;
         }
@@ -126,8 +129,9 @@ pub struct Summary {
     pub stream_count: BTreeMap<String, usize>,
     /// Bits a second over the last sampling period.
     pub bps_relayed: u64,
-    /// Ours: see [`Share`].
+    /// Ours, both: see [`Share`].
     pub unsent_packets: u64,
+    pub dropped_packets: Dropped,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -180,6 +184,7 @@ mod tests {
             sessions,
             streams: streams.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect(),
             unsent: 1,
+            ..Share::default()
         };
         let summing = Summing::new(TO, 2);
         assert_eq!(summing.add(share(2, &[("audio", 2), ("video", 1)])), None);

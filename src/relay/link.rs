@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use log::{debug, info, warn};
 
+use super::explain;
 use super::gather::{Listing, Summing};
 use super::kernel::Order;
 use super::outbox::{Outbox, Piece, Task, write_batch};
@@ -336,6 +337,10 @@ impl<'a> Conversation<'a> {
                 self.send(worker, Message::Remove(remove, reply_to))
             }
             Command::Sessions => self.list(reply_to),
+            Command::Explain(call_id) => {
+                let worker = self.worker_of(&call_id);
+                explain::ask(self.shared, worker, call_id, reply_to)
+            }
             Command::Summary => {
                 let summing = Arc::new(Summing::new(reply_to, self.shared.workers.len()));
                 self.send_all(|| Message::Summary(Arc::clone(&summing)))

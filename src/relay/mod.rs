@@ -18,6 +18,7 @@ pub mod checks;
 pub mod daemon;
 pub mod diagnosis;
 pub mod discovery;
+mod explain;
 mod gather;
 mod kernel;
 mod link;
@@ -48,7 +49,7 @@ use self::outbox::owner_of;
 use self::spool::{How, Spool};
 use self::worker::{Message, Meter, Worker};
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
-use crate::proto::link::Hello;
+use crate::proto::link::{EXPLAIN, Hello};
 use crate::session::{self, Ended, Owner, ReplyTo};
 use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
 use crate::sys::udp::MediaSocket;
@@ -472,6 +473,7 @@ impl Shared {
             stream_count: share.streams,
             bps_relayed: self.bps.load(Ordering::Relaxed),
             unsent_packets: share.unsent,
+            dropped_packets: share.dropped,
         };
         // It holds nothing that JSON cannot say.
         serde_json::to_vec(&summary).unwrap_or_else(|_| b"error".to_vec())
@@ -548,6 +550,7 @@ fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Vec<u8> {
         name: Some(format!("{relay_ip}:{}", settings.port_range.0)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stored: keeps,
+        commands: vec![EXPLAIN.to_owned()],
     };
     let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
     format!("hello {json}\r\n").into_bytes()

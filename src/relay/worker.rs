@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 use log::{error, warn};
 
 use super::Shared;
+use super::explain;
 use super::gather::{Listing, Share, Summing};
 use super::kernel::{self, News, Order};
 use super::machine::{Addresses, Machine};
@@ -23,6 +24,7 @@ use super::outbox::owner_of;
 use super::pace::{Pace, REST};
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
+use crate::proto::CallId;
 use crate::proto::control::{Remove, Update};
 use crate::session::{Action, Engine, FlowId, Owner, Place, ReplyTo, Settings, Verdict};
 use crate::sys::clock;
@@ -46,6 +48,8 @@ pub enum Message {
     Remove(Remove, ReplyTo),
     Sessions(Arc<Listing>),
     Summary(Arc<Summing>),
+    /// All that is known of a call.
+    Explain(CallId, ReplyTo),
     /// How many sessions are to be reported to a dispatcher.
     Owned(Owner, Sender<usize>),
     /// What the kernel thread tells of this worker's flows.
@@ -324,6 +328,9 @@ impl Worker {
             }
             Message::Sessions(listing) => self.listings.push_back((listing, 0)),
             Message::Summary(summing) => self.add_share(&summing),
+            Message::Explain(call_id, reply_to) => {
+                self.reply(reply_to, &explain::answer(&self.engine, &call_id, now));
+            }
             Message::Owned(owner, answer) => {
                 // Who asked may have given up waiting.
                 let _ = answer.send(self.engine.owned_by(owner));
@@ -356,6 +363,7 @@ impl Worker {
             sessions: self.engine.session_count(),
             streams: self.engine.stream_counts(),
             unsent: self.unsent,
+            dropped: self.engine.dropped(),
         };
         if let Some(sum) = summing.add(share) {
             let summary = self.shared.summary(sum);

@@ -10,7 +10,9 @@ use super::call::{Context, Line, Session, send_waiting};
 use super::flows::{offer_to_kernel, withdraw_bypassed};
 use super::report::{self, Counters};
 use super::stream::{self, Relay, Status, Stream};
-use super::{Action, Drop, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict};
+use super::{
+    Action, Drop, Dropped, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
+};
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
 use crate::proto::link::UpdateReply;
@@ -50,6 +52,7 @@ pub struct Engine {
     /// When the kernel's counters were last read: what it relayed until then is known.
     pub(super) heard: Duration,
     pub(super) relayed: Counters,
+    dropped: Dropped,
 }
 
 impl Engine {
@@ -64,6 +67,7 @@ impl Engine {
             draining: false,
             heard: Duration::ZERO,
             relayed: Counters::default(),
+            dropped: Dropped::default(),
         }
     }
 
@@ -202,7 +206,10 @@ impl Engine {
                 Verdict::Forward { from_port, to }
             }
             Relay::Queued => Verdict::Queued,
-            Relay::Drop(why) => Verdict::Drop(why),
+            Relay::Drop(why) => {
+                self.dropped.add(why);
+                Verdict::Drop(why)
+            }
         }
     }
 
@@ -211,7 +218,9 @@ impl Engine {
     pub fn unsent(&mut self, place: Place, length: usize) {
         let bytes = length as u64 + stream::HEADERS;
         if let Some(stream) = self.stream_mut(place.session, place.stream) {
-            stream.leg_mut(place.party).user_space.take_back(1, bytes);
+            let leg = stream.leg_mut(place.party);
+            leg.user_space.take_back(1, bytes);
+            leg.unsent += 1;
             self.relayed.take_back(1, bytes);
         }
     }
@@ -301,6 +310,21 @@ impl Engine {
     /// All that was ever relayed.
     pub fn relayed(&self) -> Counters {
         self.relayed
+    }
+
+    /// All that was ever dropped, by reason; of sessions that are no more, not.
+    pub fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
+    /// The live sessions of a call-id.
+    pub(super) fn sessions_of(&self, call_id: &CallId) -> impl Iterator<Item = &Session> {
+        let keys = self.calls.get(call_id).into_iter().flatten();
+        keys.filter_map(|key| Some(&self.entry(*key)?.session))
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Appends the statistics of up to `limit` sessions, each followed by a comma, beginning at `cursor`

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::engine::Engine;
+use super::handover::Obstacle;
 use super::report::Counters;
 use super::stream::Stream;
 use super::{Action, FlowId, Installed, Loss, Place, Withdrawal};
@@ -41,7 +42,7 @@ impl Engine {
         if let Some(stream) = self.handed_over(flow) {
             let handover = &mut stream.handovers[flow.component as usize];
             if handover.is_in_kernel() {
-                handover.lose(loss == Loss::Deleted);
+                handover.lose((loss == Loss::Stuck).then_some(Obstacle::Stuck));
             }
         }
     }
@@ -78,7 +79,7 @@ pub fn offer_to_kernel(
 
 /// A flow whose packets never reach the kernel's entry is taken back for the rest of the call.
 pub fn withdraw_bypassed(stream: &mut Stream, place: Place, actions: &mut VecDeque<Action>) {
-    stream.handovers[place.component as usize].lose(false);
+    stream.handovers[place.component as usize].lose(Some(Obstacle::Bypassed));
     stream.withdrawing += 1;
     let flow = flow_id(stream, place);
     actions.push_back(Action::Withdraw(flow, Withdrawal::Bypassed));

@@ -18,6 +18,38 @@ const BYPASSED: u32 = 10;
 /// After a gap of this length they are counted anew.
 const GAP: Duration = Duration::from_secs(1);
 
+/// Why the kernel does not forward a component that both parties use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A party is on the relay's own host: such packets take another way through the kernel.
+    OwnHost,
+    /// A request to it failed.
+    Refused,
+    /// Media of others enters it at the moment and does not leave.
+    Suspended,
+    /// This flow's packets entered it and did not leave.
+    Stuck,
+    /// It has had the flow, and packets never reached its entry.
+    Bypassed,
+}
+
+impl Obstacle {
+    /// In words for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Obstacle::OwnHost => "a party is on the relay's own host",
+            Obstacle::Refused => "the kernel refused it, the relay's log says why",
+            Obstacle::Suspended => {
+                "media enters the kernel at the moment and does not leave, the relay's log says why"
+            }
+            Obstacle::Stuck => {
+                "its packets entered the kernel and did not leave, the relay's log says why"
+            }
+            Obstacle::Bypassed => "its packets do not reach the kernel's entry",
+        }
+    }
+}
+
 /// Who forwards a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
@@ -27,7 +59,7 @@ pub enum Path {
     /// The kernel does, from this time on.
     Kernel(Duration),
     /// The kernel could not; it is asked again at this time, or where that is none, when a party has moved.
-    Refused(Option<Duration>),
+    Refused(Obstacle, Option<Duration>),
 }
 
 /// One component's way to the kernel and back.
@@ -56,7 +88,7 @@ impl Handover {
     pub fn may_offer(&self, now: Duration) -> bool {
         match self.path {
             Path::UserSpace => true,
-            Path::Refused(again) => again.is_some_and(|again| again <= now),
+            Path::Refused(_, again) => again.is_some_and(|again| again <= now),
             Path::Installing | Path::Kernel(_) => false,
         }
     }
@@ -79,13 +111,16 @@ impl Handover {
                 self.refusals = 0;
                 Path::Kernel(now)
             }
-            Installed::NotNow => {
-                let wait = FIRST_WAIT.saturating_mul(1 << self.refusals.min(16));
-                self.refusals += 1;
-                Path::Refused(Some(now + wait.min(LONGEST_WAIT)))
-            }
-            Installed::Never => Path::Refused(None),
+            Installed::NotNow => self.refused(Obstacle::Refused, now),
+            Installed::Suspended => self.refused(Obstacle::Suspended, now),
+            Installed::Never => Path::Refused(Obstacle::OwnHost, None),
         };
+    }
+
+    fn refused(&mut self, why: Obstacle, now: Duration) -> Path {
+        let wait = FIRST_WAIT.saturating_mul(1 << self.refusals.min(16));
+        self.refusals += 1;
+        Path::Refused(why, Some(now + wait.min(LONGEST_WAIT)))
     }
 
     /// A party's packet came to user space. True when the kernel has this flow and nevertheless does not see it.
@@ -104,11 +139,11 @@ impl Handover {
         count >= BYPASSED && now >= first + BYPASSED_FOR
     }
 
-    /// The kernel has lost it: it is offered again at once, or not in this call.
-    pub fn lose(&mut self, may_return: bool) {
-        self.path = match may_return {
-            true => Path::UserSpace,
-            false => Path::Refused(None),
+    /// The kernel has lost it: it is offered again at once, or where something is in the way, not in this call.
+    pub fn lose(&mut self, obstacle: Option<Obstacle>) {
+        self.path = match obstacle {
+            None => Path::UserSpace,
+            Some(why) => Path::Refused(why, None),
         };
     }
 

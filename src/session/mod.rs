@@ -2,12 +2,14 @@
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
 //! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers, `stream` one m=
-//! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `address` what an SDP's
-//! address is worth.
+//! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `drops` why
+//! packets are not passed on, `explain` all that is known of a call, `address` what an SDP's address is worth.
 
 pub mod address;
 mod call;
+mod drops;
 mod engine;
+mod explain;
 mod flows;
 mod handover;
 mod latch;
@@ -22,9 +24,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use self::address::Range;
+pub use self::drops::{Drop, Dropped};
 pub use self::engine::Engine;
 pub use self::report::Counters;
-pub use self::stream::Drop;
 use crate::proto::link::Sequence;
 use crate::proto::{CallId, Component, Party, SessionId};
 
@@ -97,7 +99,9 @@ pub enum Installed {
     Taken,
     /// It may be asked again after a while.
     NotNow,
-    /// It cannot, as long as the parties are where they are.
+    /// The same: media of others enters it at the moment and does not leave.
+    Suspended,
+    /// A party is on this host: it cannot, as long as the parties are where they are.
     Never,
 }
 

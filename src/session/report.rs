@@ -101,7 +101,7 @@ impl<T: fmt::Display> Serialize for OrUnknown<T> {
 
 /// The statistics of a session as stored by accounting and shown by `sessions`.
 #[derive(Serialize)]
-struct SessionReport<'a> {
+pub struct SessionReport<'a> {
     session_id: SessionId,
     call_id: &'a CallId,
     from_tag: &'a Tag,
@@ -115,11 +115,13 @@ struct SessionReport<'a> {
     username: Option<&'a Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dialog_id: Option<&'a DialogId>,
-    streams: Vec<StreamReport<'a>>,
+    /// Those that were answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) streams: Option<Vec<StreamReport<'a>>>,
 }
 
 #[derive(Serialize)]
-struct StreamReport<'a> {
+pub struct StreamReport<'a> {
     media_type: &'a MediaType,
     status: &'static str,
     timeout_wait: u64,
@@ -132,6 +134,8 @@ struct StreamReport<'a> {
     callee_bytes: u64,
     caller_packets: u64,
     callee_packets: u64,
+    caller_sdp: OrUnknown<String>,
+    callee_sdp: OrUnknown<String>,
     caller_local: String,
     callee_local: String,
     caller_remote: OrUnknown<SocketAddrV4>,
@@ -149,6 +153,11 @@ struct PathReport {
 
 /// Appends the statistics object of a session, on one line.
 pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
+    // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
+    let _ = serde_json::to_writer(out, &session_report(session, now));
+}
+
+pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
     let duration = session.duration(now.mono);
     let mut answered: Vec<&Stream> = session
         .streams
@@ -156,33 +165,32 @@ pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
         .filter(|s| s.answered.is_some())
         .collect();
     answered.sort_by_key(|stream| stream.answered);
-    let report = SessionReport {
+    let reports = answered
+        .into_iter()
+        .map(|stream| stream_report(session, stream, duration));
+    SessionReport {
         session_id: session.id,
         call_id: &session.call_id,
         from_tag: &session.caller_tag,
         to_tag: session.callee_tag.as_ref(),
         from_uri: &session.from_uri,
         to_uri: &session.to_uri,
-        start_time: session.started.map(|start| seconds_and_micros(start.unix)),
+        start_time: session.started.map(|start| seconds(start.unix)),
         duration: duration.as_secs(),
         caller_ua: OrUnknown(session.user_agents[Party::Caller as usize].as_ref()),
         callee_ua: OrUnknown(session.user_agents[Party::Callee as usize].as_ref()),
         username: session.username.as_ref(),
         dialog_id: session.dialog_id.as_ref(),
-        streams: answered
-            .into_iter()
-            .map(|stream| stream_report(session, stream, duration))
-            .collect(),
-    };
-    // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
-    let _ = serde_json::to_writer(out, &report);
+        streams: Some(reports.collect()),
+    }
 }
 
-fn seconds_and_micros(time: Duration) -> f64 {
+/// For JSON, to the microsecond.
+pub fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }
 
-fn stream_report<'a>(
+pub fn stream_report<'a>(
     session: &Session,
     stream: &'a Stream,
     duration: Duration,
@@ -206,11 +214,13 @@ fn stream_report<'a>(
         callee_codec: OrUnknown(callee.codec),
         start_time: start_time.map(|time| time.as_secs()),
         end_time: end_time.map(|time| time.as_secs()),
-        post_dial_delay: post_dial_delay.map(seconds_and_micros),
+        post_dial_delay: post_dial_delay.map(seconds),
         caller_bytes: caller.relayed().bytes,
         callee_bytes: callee.relayed().bytes,
         caller_packets: caller.relayed().packets,
         callee_packets: callee.relayed().packets,
+        caller_sdp: OrUnknown(caller.sdp()),
+        callee_sdp: OrUnknown(callee.sdp()),
         caller_local: local(caller),
         callee_local: local(callee),
         caller_remote: OrUnknown(remote(caller)),

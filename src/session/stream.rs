@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use super::address::is_routable;
+use super::drops::{Drop, Dropped};
 use super::handover::Handover;
 use super::latch::{By, Latch, Verdict};
 use super::report::{Codec, Counters};
@@ -30,17 +31,6 @@ pub enum Status {
     OnHoldTimeout,
     ConntrackTimeout,
     UnselectedIce,
-}
-
-/// Why a packet was not passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drop {
-    WrongSource,
-    Straggler,
-    /// Nothing is known of where the other party is.
-    NoDestination,
-    /// The stream is no more.
-    Closed,
 }
 
 /// What to do with a packet.
@@ -80,19 +70,14 @@ pub struct Leg {
     pub kernel: Counters,
     /// Not relayed from this party.
     pub dropped: Dropped,
-    last_media: Option<Duration>,
-    last_rtcp: Option<Duration>,
+    /// Packets from this party that the host did not take.
+    pub unsent: u64,
+    pub(super) last_media: Option<Duration>,
+    pub(super) last_rtcp: Option<Duration>,
     /// Anything on the RTCP port, STUN as well.
     rtcp_port_used: Option<Duration>,
     /// STUN for this party, by component.
     waiting: [Vec<Vec<u8>>; 2],
-}
-
-/// Packets that were not passed on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    pub wrong_source: u64,
-    pub no_destination: u64,
 }
 
 impl Leg {
@@ -109,6 +94,7 @@ impl Leg {
             user_space: Counters::default(),
             kernel: Counters::default(),
             dropped: Dropped::default(),
+            unsent: 0,
             last_media: None,
             last_rtcp: None,
             rtcp_port_used: None,
@@ -134,7 +120,11 @@ impl Leg {
         learned.or_else(|| self.described_address(component, settings))
     }
 
-    fn described_address(&self, component: Component, settings: &Settings) -> Option<SocketAddrV4> {
+    pub fn described_address(
+        &self,
+        component: Component,
+        settings: &Settings,
+    ) -> Option<SocketAddrV4> {
         let is_own = self.described.as_ref()?.is_own;
         let named = self.named_address(component)?;
         let routable = is_routable(*named.ip(), &settings.routable_private_ranges);
@@ -142,13 +132,33 @@ impl Leg {
     }
 
     /// What the SDP says, whether it can be reached or not.
-    fn named_address(&self, component: Component) -> Option<SocketAddrV4> {
+    pub fn named_address(&self, component: Component) -> Option<SocketAddrV4> {
         let described = self.described.as_ref()?;
         let MediaAddress::Ip(std::net::IpAddr::V4(ip)) = described.address else {
             return None;
         };
         let port = described.port.checked_add(component as u16)?;
         Some(SocketAddrV4::new(ip, port))
+    }
+
+    /// What the SDP says, as text: `address:port`.
+    pub fn sdp(&self) -> Option<String> {
+        let described = self.described.as_ref()?;
+        Some(format!("{}:{}", described.address, described.port))
+    }
+
+    /// Why nothing can be sent there as long as the party is not learned.
+    fn why_not_sent_to(&self, component: Component) -> Drop {
+        match &self.described {
+            Some(described) if described.is_own => Drop::OwnPort,
+            _ if self.named_address(component).is_some() => Drop::NotRoutable,
+            _ => Drop::NotLearned,
+        }
+    }
+
+    fn drop_packet(&mut self, why: Drop) -> Relay {
+        self.dropped.add(why);
+        Relay::Drop(why)
     }
 
     /// Everything that was relayed from this party, by either path.
@@ -239,7 +249,7 @@ impl Stream {
         (settings, now): (&Settings, Duration),
     ) -> (Relay, bool) {
         if !self.is_live() {
-            return (Relay::Drop(Drop::Closed), false);
+            return (self.leg_mut(party).drop_packet(Drop::Closed), false);
         }
         let by = if kind == Kind::Stun {
             By::Stun
@@ -250,14 +260,8 @@ impl Stream {
         let learned = match leg.latches[component as usize].on_packet(from, by, now) {
             Verdict::Known => false,
             Verdict::Learned => true,
-            Verdict::WrongSource => {
-                leg.dropped.wrong_source += 1;
-                return (Relay::Drop(Drop::WrongSource), false);
-            }
-            Verdict::Straggler => {
-                leg.dropped.wrong_source += 1;
-                return (Relay::Drop(Drop::Straggler), false);
-            }
+            Verdict::WrongSource => return (leg.drop_packet(Drop::WrongSource), false),
+            Verdict::Straggler => return (leg.drop_packet(Drop::Straggler), false),
         };
         self.note_life(party, component, kind, now);
         let other = &mut self.legs[party.other() as usize];
@@ -300,13 +304,14 @@ impl Stream {
         data: &[u8],
         kind: Kind,
     ) -> Relay {
-        let waiting = &mut self.legs[party.other() as usize].waiting[component as usize];
+        let receiver = &mut self.legs[party.other() as usize];
+        let waiting = &mut receiver.waiting[component as usize];
         if kind == Kind::Stun && waiting.len() < WAITING && data.len() <= WAITING_BYTES {
             waiting.push(data.to_vec());
             return Relay::Queued;
         }
-        self.legs[party as usize].dropped.no_destination += 1;
-        Relay::Drop(Drop::NoDestination)
+        let why = receiver.why_not_sent_to(component);
+        self.legs[party as usize].drop_packet(why)
     }
 
     /// STUN that waited for this party's address, once there is one. It counts as relayed from the other.
@@ -387,20 +392,25 @@ impl Stream {
 
     /// The limit in force and when it is reached if nothing more comes (C6, C7, M7).
     pub fn deadline(&self, settings: &Settings) -> (Duration, Duration) {
-        let on_hold = self.on_hold();
-        let limit = match on_hold {
+        let limit = match self.on_hold() {
             true => settings.on_hold_timeout,
             false => settings.stream_timeout,
         };
-        let rtcp = |leg: &Leg| leg.last_rtcp.filter(|_| on_hold);
-        let lives = self.legs.iter().flat_map(|leg| [leg.last_media, rtcp(leg)]);
-        match lives.chain([self.watched_since]).flatten().max() {
+        match self.quiet_since() {
             Some(since) => (limit, since + limit),
             None => (
                 settings.setup_timeout,
                 self.created + settings.setup_timeout,
             ),
         }
+    }
+
+    /// Since when nothing has come that counts as life; none before it was answered or heard (C7).
+    pub fn quiet_since(&self) -> Option<Duration> {
+        let on_hold = self.on_hold();
+        let rtcp = |leg: &Leg| leg.last_rtcp.filter(|_| on_hold);
+        let lives = self.legs.iter().flat_map(|leg| [leg.last_media, rtcp(leg)]);
+        lives.chain([self.watched_since]).flatten().max()
     }
 
     /// How a stream that fell silent has ended (M7, M8).

@@ -14,6 +14,7 @@ pub mod local_time;
 pub mod mailbox;
 pub mod netlink;
 pub mod notify;
+pub mod peer;
 mod pid_file;
 pub mod process;
 pub mod random;

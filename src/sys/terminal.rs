@@ -1,16 +1,71 @@
-//! How wide the terminal is (ioctl_tty(2)).
+//! How large the terminal is, and its keys one by one (ioctl_tty(2), termios(3)).
 
+use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use super::check;
 
 /// Columns of the terminal behind a descriptor; none where there is no terminal or it does not say.
 pub fn columns(terminal: impl AsFd) -> Option<usize> {
+    size(terminal).map(|(columns, _)| columns)
+}
+
+/// Columns and rows of it.
+pub fn size(terminal: impl AsFd) -> Option<(usize, usize)> {
     // SAFETY: all of a winsize may be zero.
     let mut size: libc::winsize = unsafe { mem::zeroed() };
     let fd = terminal.as_fd().as_raw_fd();
     // SAFETY: the kernel writes one winsize to a valid place.
     let result = unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then(|| usize::from(size.ws_col))
+    let has_size = result == 0 && size.ws_col > 0 && size.ws_row > 0;
+    has_size.then(|| (usize::from(size.ws_col), usize::from(size.ws_row)))
+}
+
+/// A terminal that gives each key at once and does not show it. As it was before when this is dropped. Ctrl-C stays a
+/// signal; the keys that suspend or dump a program are keys like others.
+#[derive(Debug)]
+pub struct Keys {
+    terminal: OwnedFd,
+    before: libc::termios,
+}
+
+impl Keys {
+    /// Changes the terminal behind a descriptor.
+    ///
+    /// # Errors
+    /// It is no terminal.
+    pub fn take(terminal: impl AsFd) -> io::Result<Keys> {
+        let terminal = terminal.as_fd().try_clone_to_owned()?;
+        let fd = terminal.as_raw_fd();
+        // SAFETY: all of a termios may be zero.
+        let mut before: libc::termios = unsafe { mem::zeroed() };
+        // SAFETY: the library writes one termios to a valid place.
+        check(unsafe { libc::tcgetattr(fd, &raw mut before) })?;
+        let mut wanted = before;
+        wanted.c_lflag &= !(libc::ICANON | libc::ECHO);
+        for key in [libc::VSUSP, libc::VQUIT] {
+            wanted.c_cc[key] = libc::_POSIX_VDISABLE;
+        }
+        wanted.c_cc[libc::VMIN] = 1;
+        wanted.c_cc[libc::VTIME] = 0;
+        // SAFETY: the settings live through the call.
+        check(unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const wanted) })?;
+        Ok(Keys { terminal, before })
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // SAFETY: the settings live through the call. A terminal that is gone needs no more.
+        unsafe {
+            libc::tcsetattr(
+                self.terminal.as_raw_fd(),
+                libc::TCSANOW,
+                &raw const self.before,
+            )
+        };
+    }
 }
 
 #[cfg(test)]
@@ -19,7 +74,9 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn what_is_no_terminal_has_no_width() {
-        assert_eq!(columns(File::open("/dev/null").unwrap()), None);
+    fn what_is_no_terminal_has_no_width_and_no_keys() {
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!((columns(&null), size(&null)), (None, None));
+        assert!(Keys::take(&null).is_err());
     }
 }

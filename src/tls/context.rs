@@ -56,12 +56,19 @@ impl Context {
     /// # Errors
     /// Names the file, what is wrong with it and what to do.
     pub fn load(directory: &Path, role: &str) -> Result<(Context, Vec<String>), LoadError> {
-        let paths = Paths::new(directory, role);
+        Context::load_files(&Paths::new(directory, role))
+    }
+
+    /// The same of files anywhere.
+    ///
+    /// # Errors
+    /// As [`Context::load`].
+    pub fn load_files(paths: &Paths) -> Result<(Context, Vec<String>), LoadError> {
         let mut warnings = Vec::new();
         let trust = load_trust(&paths.ca, &paths.crl, false, &mut warnings)?;
         let pair = load_pair(&paths.cert, &paths.key, &mut warnings)?;
         let context = Context::new(Arc::new(trust), pair);
-        warnings.extend(context.own_certificate_warning(&paths));
+        warnings.extend(context.own_certificate_warning(paths));
         Ok((context, warnings))
     }
 

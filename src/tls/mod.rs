@@ -30,7 +30,7 @@ mod x509;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Context, PeerCertificates, Validity, provider};
+pub use context::{Context, Paths, PeerCertificates, Validity, provider};
 #[doc(hidden)]
 pub use crl::Crl;
 pub use error::{Error, Reason};

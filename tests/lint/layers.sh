@@ -46,6 +46,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	done
 	forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)
 	forbid 'dispatcher imports relay' 'crate::relay\b' $(sources src/dispatcher)
+	forbid 'a daemon imports admin' 'crate::admin\b' $(sources src | grep -v '^src/admin')
 	forbid 'unsafe outside src/sys' '\bunsafe\b' $(sources src | grep -v '^src/sys/')
 	forbid 'work left undone' 'todo!|unimplemented!|\b(TODO|FIXME|XXX)\b' $(sources src)
 }

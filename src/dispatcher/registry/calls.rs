@@ -194,6 +194,7 @@ impl<L: Clone> Registry<L> {
         reason: Reason,
         statistics: Statistics,
     ) -> Option<Finished> {
+        let reason = self.blame(&call_id, reason);
         let ice = statistics.all_streams_ice;
         let dialog_id = statistics.dialog_id.as_deref();
         let dialog_id = dialog_id.map(|id| DialogId(id.into()));
@@ -229,7 +230,9 @@ impl<L: Clone> Registry<L> {
             }
             return None;
         }
+        let reason = self.blame(call_id, reason);
         let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
+        let to_be_removed = by_relay || reason == Reason::Ended;
         let proxy_knows = matches!(session.state, SessionState::Owed(_));
         let ice = statistics.as_ref().is_some_and(|s| s.all_streams_ice);
         let finished = Finished {
@@ -251,7 +254,7 @@ impl<L: Clone> Registry<L> {
             is_kept: false,
             reason: if proxy_knows { Reason::Removed } else { reason },
         };
-        if by_relay && !proxy_knows {
+        if to_be_removed && !proxy_knows {
             self.keep_expired(call_id, now);
         } else {
             self.forget(call_id);
@@ -376,7 +379,7 @@ impl Session {
 }
 
 /// How relays write a call-id that is not UTF-8 into JSON: ours, and older ones that were given `?` instead.
-pub(super) fn spellings(call_id: &CallId) -> [String; 2] {
+pub fn spellings(call_id: &CallId) -> [String; 2] {
     let bytes = call_id.0.as_bytes();
     let mut asked = String::new();
     for chunk in bytes.utf8_chunks() {

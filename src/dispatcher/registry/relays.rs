@@ -43,9 +43,10 @@ impl<L: Clone> Registry<L> {
         let relay_id = self.known_as(&key);
         let relay_id = relay_id.unwrap_or_else(|| self.add_relay(key.clone()));
         let relay = self.relays.get_mut(&relay_id)?;
-        relay.key = key.clone();
+        let before = std::mem::replace(&mut relay.key, key.clone());
         relay.away = None;
         let replaced = relay.link.replace(id);
+        self.rename_drained(&before, &key);
         if let Some(link) = self.links.get_mut(&id) {
             link.relay = Some(relay_id);
         }
@@ -136,7 +137,9 @@ impl<L: Clone> Registry<L> {
 
     /// Whether [`Registry::choose`] would find another one.
     pub fn has_other(&self, tried: &[LinkId]) -> bool {
-        self.links.iter().any(|(id, link)| usable(*id, link, tried))
+        self.links
+            .iter()
+            .any(|(id, link)| self.is_usable(*id, link, tried))
     }
 
     fn least_loaded(
@@ -146,7 +149,7 @@ impl<L: Clone> Registry<L> {
         wanted: impl Fn(&Link<L>) -> bool,
     ) -> Option<LinkId> {
         let links = self.links.iter();
-        let usable = links.filter(|(id, link)| usable(**id, link, tried) && wanted(link));
+        let usable = links.filter(|(id, link)| self.is_usable(**id, link, tried) && wanted(link));
         let mut least = usize::MAX;
         let mut found = Vec::new();
         for (id, link) in usable {
@@ -163,6 +166,11 @@ impl<L: Clone> Registry<L> {
         let count = u64::try_from(found.len()).unwrap_or(u64::MAX);
         let index = usize::try_from(random.checked_rem(count)?).unwrap_or(0);
         found.get(index).copied()
+    }
+
+    fn is_usable(&self, id: LinkId, link: &Link<L>, tried: &[LinkId]) -> bool {
+        let open = link.relay.is_some() && !link.halting && link.timed_out.is_none();
+        open && !tried.contains(&id) && !self.is_drained(id)
     }
 
     /// A relay has answered for a new call, or nobody waits for that any more.
@@ -264,11 +272,6 @@ impl<L: Clone> Registry<L> {
         self.relays.retain(|id, _| !lost.contains(id));
         finished
     }
-}
-
-fn usable<L>(id: LinkId, link: &Link<L>, tried: &[LinkId]) -> bool {
-    let open = link.relay.is_some() && !link.halting && link.timed_out.is_none();
-    open && !tried.contains(&id)
 }
 
 /// Relays replace what is not UTF-8, each kind in its own way.

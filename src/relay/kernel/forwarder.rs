@@ -134,7 +134,10 @@ impl<R: Requests> Forwarder<R> {
             health, requests, ..
         } = self;
         let is_admitted = health.admits(now, || requests.is_forwarding());
-        (!is_admitted || !self.book.has_room_for(key, flow)).then_some(Installed::NotNow)
+        if !is_admitted {
+            return Some(Installed::Suspended);
+        }
+        (!self.book.has_room_for(key, flow)).then_some(Installed::NotNow)
     }
 
     /// The entries first: as long as the sets do not name them, packets come to user space.

@@ -290,13 +290,13 @@ fn packets_that_enter_and_do_not_leave_are_not_counted_and_the_call_is_taken_bac
     assert_eq!(lab.told(1), [1, 1]);
     assert_eq!(lab.talk(1), [Went::ToUserSpace; 2]);
     lab.install([3], second(1));
-    assert_eq!(lab.answers(3), [Installed::NotNow], "new ones wait");
+    assert_eq!(lab.answers(3), [Installed::Suspended], "new ones wait");
     lab.kernel().drops = false;
     lab.install([4], second(16));
     lab.install([5], second(16));
     assert_eq!(
         (lab.answers(4), lab.answers(5)),
-        (vec![Installed::Taken], vec![Installed::NotNow])
+        (vec![Installed::Taken], vec![Installed::Suspended])
     );
     assert!(lab.goes_on(4));
     lab.read(second(17));
@@ -368,7 +368,7 @@ fn flows_that_cannot_be_watched_are_taken_back_after_a_while() {
     assert_eq!(lab.losses(1), [Loss::Deleted]);
     assert_eq!(lab.told(1), [2, 2]);
     lab.install([2], second(10));
-    assert_eq!(lab.answers(2), [Installed::NotNow], "not at once");
+    assert_eq!(lab.answers(2), [Installed::Suspended], "not at once");
     lab.assert_empty();
 }
 

@@ -11,7 +11,7 @@ fn m1_to_the_learned_address_or_the_one_in_the_sdp_if_it_can_be_reached() {
     let mut lab = Lab::new();
     let callee_side = ports(&lab.update("request", 1, A, &audio("9.9.9.9:4000")))[0];
     let caller_side = ports(&lab.update("reply", 1, AB, &audio("192.168.1.2:5000")))[0];
-    let none = Verdict::Drop(Drop::NoDestination);
+    let none = Verdict::Drop(Drop::NotRoutable);
     assert_eq!(
         lab.rtp(CALLER, caller_side),
         none,
@@ -36,10 +36,7 @@ fn m1_private_ranges_that_are_allowed_and_names_that_are_not_looked_up() {
     let mut lab = Lab::with(allowing_private());
     let callee_side = ports(&lab.update("request", 1, A, &audio("phone.example.org:4000")))[0];
     let caller_side = ports(&lab.update("reply", 1, AB, &audio("192.168.1.2:5000")))[0];
-    assert_eq!(
-        lab.rtp(NAT, callee_side),
-        Verdict::Drop(Drop::NoDestination)
-    );
+    assert_eq!(lab.rtp(NAT, callee_side), Verdict::Drop(Drop::NotLearned));
     assert_eq!(
         lab.rtp(CALLER, caller_side),
         to(callee_side, NAT),
@@ -73,7 +70,7 @@ fn m1_stun_waits_for_an_address_and_is_sent_then() {
     }
     assert_eq!(
         lab.packet(NAT, caller_side, &stun()),
-        Verdict::Drop(Drop::NoDestination),
+        Verdict::Drop(Drop::NotLearned),
         "a few"
     );
     lab.update("reply", 1, AB, &audio("9.9.9.9:5000"));
@@ -128,14 +125,14 @@ fn m3_stun_teaches_an_address_but_is_not_media() {
     );
 }
 
-fn kernel_lab() -> Lab {
+pub fn kernel_lab() -> Lab {
     Lab::with(Settings {
         kernel: true,
         ..settings()
     })
 }
 
-fn installs(lab: &mut Lab) -> Vec<(FlowId, [FlowEnd; 2])> {
+pub fn installs(lab: &mut Lab) -> Vec<(FlowId, [FlowEnd; 2])> {
     let actions = std::mem::take(&mut lab.actions);
     let install = |action| match action {
         Action::Install { flow, ends } => Some((flow, ends)),
@@ -440,7 +437,7 @@ fn a_party_that_names_the_relays_own_ports_makes_no_loop() {
     for port in [caller_side, callee_side, callee_side + 1] {
         lab.update("reply", 1, AB, &audio(&format!("{RELAY}:{port}")));
         lab.now += Duration::from_secs(10);
-        let none = Verdict::Drop(Drop::NoDestination);
+        let none = Verdict::Drop(Drop::OwnPort);
         assert_eq!(lab.rtp(CALLER, caller_side), none, "{port}");
     }
     let elsewhere = format!("{RELAY}:{}", callee_side + 100);

@@ -1,5 +1,6 @@
 //! The rules of docs/protocol.md on a virtual clock: each test names the rule that it holds the engine to.
 
+mod explain;
 mod media;
 mod negotiation;
 mod timers;

@@ -148,7 +148,7 @@ fn c3_an_address_that_follows_a_hold_from_the_start_is_sent_to() {
     let again = lab.update("request", 2, AB, &audio(public));
     assert_eq!(again, first, "the stream is kept");
     let callee_side = ports(&first)[0];
-    let dropped = Verdict::Drop(Drop::NoDestination);
+    let dropped = Verdict::Drop(Drop::NotLearned);
     assert_eq!(lab.rtp(CALLEE, callee_side), dropped, "not answered yet");
     lab.update("reply", 2, AB, &audio(CALLEE));
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, public));
@@ -351,7 +351,7 @@ fn c4_a_second_answer_moves_the_party_on_the_same_ports() {
     assert_eq!(lab.update("reply", 1, ("A", "C"), &audio(other)), early);
     assert_eq!(
         lab.rtp(CALLER, caller_side),
-        Verdict::Drop(Drop::NoDestination)
+        Verdict::Drop(Drop::NotRoutable)
     );
     assert_eq!(
         lab.rtp(CALLEE, callee_side),

@@ -108,7 +108,7 @@ fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
     let elsewhere = "198.18.0.1:4777";
     assert_eq!(
         lab.packet(elsewhere, caller_side + 1, &rtcp()),
-        Verdict::Drop(Drop::NoDestination)
+        Verdict::Drop(Drop::NotRoutable)
     );
     let back = to(caller_side + 1, elsewhere);
     assert_eq!(
@@ -137,7 +137,7 @@ fn m7_ice_checks_keep_what_is_learned_of_rtcp() {
         lab.rtp(CALLER, caller_side);
     }
     let lost = lab.packet(caller, caller_side + 1, &rtcp());
-    assert_eq!(lost, Verdict::Drop(Drop::NoDestination), "silent at last");
+    assert_eq!(lost, Verdict::Drop(Drop::NotRoutable), "silent at last");
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! The administrator's tool: one command of the management port in a form for people, and looks at this host.
+//!
+//! ```text
+//!  options    the command line, --help
+//!  client     a connection: socket, TCP or TLS; one command, its answer
+//!  show       summary and sessions as tables      view: JSON as types; table, units
+//!  top        the same, live                      screen: the terminal while it is ours
+//!  doctor     is this host fit?                   clock, reach
+//! ```
+
+mod client;
+mod doctor;
+mod options;
+mod screen;
+mod show;
+mod table;
+mod top;
+mod units;
+mod view;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use self::client::{Client, Failure};
+use self::options::{Command, Options, Parsed};
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Fine,
+    /// A problem was found, or the dispatcher refused.
+    Bad,
+    /// The command line was not understood.
+    Usage,
+    /// No connection to the dispatcher, or it was lost.
+    NoConnection,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> ExitCode {
+        ExitCode::from(match outcome {
+            Outcome::Fine => 0,
+            Outcome::Bad => 1,
+            Outcome::Usage => 2,
+            Outcome::NoConnection => 3,
+        })
+    }
+}
+
+/// All of `main`.
+pub fn main() -> ExitCode {
+    match options::parse(std::env::args_os().skip(1)) {
+        Ok(Parsed::Text(text)) => {
+            print(&text);
+            Outcome::Fine.into()
+        }
+        Ok(Parsed::Run(options)) => run(&options).into(),
+        Err(why) => {
+            eprintln!("media-admin: {why}; see media-admin --help");
+            Outcome::Usage.into()
+        }
+    }
+}
+
+fn run(options: &Options) -> Outcome {
+    let done = match &options.command {
+        Command::Summary => show::summary(options),
+        Command::Sessions(_) => show::sessions(options),
+        Command::Top { .. } => top::run(options),
+        Command::Doctor { .. } => return doctor::run(options),
+        Command::Explain { .. }
+        | Command::End { .. }
+        | Command::Drain(_)
+        | Command::Resume(_)
+        | Command::Version => pass_on(options),
+    };
+    match done {
+        Ok(()) => Outcome::Fine,
+        Err(Failure::Refused(why)) => {
+            eprintln!("media-admin: {why}");
+            Outcome::Bad
+        }
+        Err(Failure::Lost(why)) => {
+            eprintln!("media-admin: {why}");
+            Outcome::NoConnection
+        }
+    }
+}
+
+/// What the dispatcher answers is for people already.
+fn pass_on(options: &Options) -> Result<(), Failure> {
+    let mut client = Client::connect(&options.target)?;
+    let lines = client.ask(&options.command.line(options.json))?;
+    let clean = |line: &String| print(&format!("{}\n", units::clean(line)));
+    lines.iter().for_each(clean);
+    Ok(())
+}
+
+/// Nobody to read it is no reason to fail.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,102 @@
+//! The terminal while `top` has it: alternate screen, no cursor, each key at once. It is as before whenever this ends.
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::sys::signals::SignalWaiter;
+use crate::sys::terminal::{self, Keys};
+
+/// Alternate screen, no cursor; and the reverse (xterm's control sequences, which all terminals of today have).
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+/// What happens while it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    Key(u8),
+    /// No more keys will come.
+    NoKeys,
+    /// Somebody wants this program to end.
+    Signal,
+}
+
+/// See the module.
+pub struct Screen {
+    _keys: Keys,
+    pub happenings: Receiver<Happening>,
+}
+
+impl Screen {
+    /// Takes over the terminal.
+    ///
+    /// # Errors
+    /// Standard input or output is none.
+    pub fn open() -> io::Result<Screen> {
+        let (input, output) = (io::stdin(), io::stdout());
+        if !input.is_terminal() || !output.is_terminal() {
+            return Err(io::Error::other(
+                "top needs a terminal; see summary and sessions",
+            ));
+        }
+        // Before any thread is started.
+        let signals = SignalWaiter::block();
+        let keys = Keys::take(&input)?;
+        let (sender, happenings) = unbounded();
+        let told = sender.clone();
+        spawn("signals", move || {
+            signals.wait();
+            // It ends then; nobody may listen any more.
+            let _ = told.send(Happening::Signal);
+        })?;
+        spawn("keys", move || read_keys(&sender))?;
+        say(ENTER)?;
+        Ok(Screen {
+            _keys: keys,
+            happenings,
+        })
+    }
+
+    /// Columns and rows, as they are now.
+    pub fn size(&self) -> (usize, usize) {
+        terminal::size(io::stdout()).unwrap_or((80, 24))
+    }
+
+    /// Shows these lines; each is no longer than the screen is wide.
+    pub fn show(&self, lines: &[String]) -> io::Result<()> {
+        let mut text = "\x1b[H".to_owned();
+        text.push_str(&lines.join("\x1b[K\r\n"));
+        text.push_str("\x1b[K\x1b[J");
+        say(&text)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no more.
+        let _ = say(LEAVE);
+    }
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut output = io::stdout();
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}
+
+fn read_keys(sender: &Sender<Happening>) {
+    let mut key = [0];
+    while let Ok(1) = io::stdin().read(&mut key) {
+        if sender.send(Happening::Key(key[0])).is_err() {
+            return;
+        }
+    }
+    // As above.
+    let _ = sender.send(Happening::NoKeys);
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(run).map(drop)
+}

@@ -1,0 +1,357 @@
+//! What the management port tells of relays and sessions, as types. Older relays tell less; what is missing is zero or
+//! empty. Pure.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::units::clean;
+
+/// A line of `summary`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Relay {
+    pub ip: String,
+    pub name: Option<String>,
+    pub version: String,
+    pub status: String,
+    /// Seconds.
+    pub uptime: u64,
+    pub session_count: u64,
+    pub stream_count: BTreeMap<String, u64>,
+    pub bps_relayed: f64,
+    pub unsent_packets: u64,
+    pub dropped_packets: BTreeMap<String, u64>,
+    pub drained: bool,
+}
+
+impl Relay {
+    /// What to call it in commands.
+    pub fn label(&self) -> String {
+        clean(self.name.as_deref().unwrap_or(&self.ip))
+    }
+
+    pub fn state(&self) -> String {
+        match (self.status.as_str(), self.drained) {
+            ("error", true) => "away, drained".to_owned(),
+            ("error", false) => "no answer".to_owned(),
+            (_, true) => "drained".to_owned(),
+            (other, false) => clean(other),
+        }
+    }
+
+    /// Something that an administrator should look at.
+    pub fn is_bad(&self) -> bool {
+        self.status == "error"
+    }
+
+    pub fn streams(&self) -> String {
+        let counts = self.stream_count.iter();
+        let counts: Vec<String> = counts
+            .map(|(kind, n)| format!("{} {n}", clean(kind)))
+            .collect();
+        counts.join(", ")
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped_packets.values().sum()
+    }
+}
+
+/// A line of `sessions`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Session {
+    pub session_id: Option<String>,
+    pub call_id: String,
+    pub from_uri: String,
+    pub to_uri: String,
+    /// UNIX seconds; none before the answer.
+    pub start_time: Option<f64>,
+    /// Seconds.
+    pub duration: f64,
+    pub streams: Vec<Stream>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Stream {
+    pub media_type: String,
+    pub status: String,
+    pub caller_codec: String,
+    pub callee_codec: String,
+    pub caller_bytes: u64,
+    pub callee_bytes: u64,
+    pub caller_packets: u64,
+    pub callee_packets: u64,
+    pub caller_local: String,
+    pub kernel: Option<Path>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Path {
+    pub caller: Counters,
+    pub callee: Counters,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    pub packets: u64,
+}
+
+impl Stream {
+    fn is_live(&self) -> bool {
+        matches!(self.status.as_str(), "active" | "on hold")
+    }
+}
+
+impl Session {
+    pub fn bytes(&self) -> u64 {
+        let streams = self.streams.iter();
+        streams
+            .map(|stream| stream.caller_bytes + stream.callee_bytes)
+            .sum()
+    }
+
+    /// From the caller, and from the callee.
+    pub fn packets(&self) -> [u64; 2] {
+        let sum = |packets: fn(&Stream) -> u64| self.streams.iter().map(packets).sum();
+        [
+            sum(|stream| stream.caller_packets),
+            sum(|stream| stream.callee_packets),
+        ]
+    }
+
+    /// Share of the packets that the kernel relayed.
+    pub fn in_kernel(&self) -> f64 {
+        let paths = self.streams.iter().filter_map(|stream| stream.kernel);
+        let kernel: u64 = paths
+            .map(|path| path.caller.packets + path.callee.packets)
+            .sum();
+        let all: u64 = self.packets().iter().sum();
+        kernel as f64 / all.max(1) as f64
+    }
+
+    /// How much of a conversation it is: 1 where both sides are heard alike, 0 where one is not heard at all. On hold,
+    /// and in the first seconds, nothing can be said.
+    pub fn quality(&self) -> f64 {
+        let active = self
+            .streams
+            .iter()
+            .filter(|stream| stream.status == "active");
+        let shares = active.map(|stream| {
+            let [less, more] = match stream.caller_packets <= stream.callee_packets {
+                true => [stream.caller_packets, stream.callee_packets],
+                false => [stream.callee_packets, stream.caller_packets],
+            };
+            less as f64 / more.max(1) as f64
+        });
+        match self.start_time.is_some() && self.duration >= 5.0 {
+            true => shares.fold(1.0, f64::min),
+            false => 1.0,
+        }
+    }
+
+    /// Of its live streams, or else of the last one.
+    pub fn status(&self) -> String {
+        let live: Vec<&Stream> = self.streams.iter().filter(|s| s.is_live()).collect();
+        let first = live.first().copied().or(self.streams.last());
+        match first {
+            None => "ringing".to_owned(),
+            Some(_) if live.iter().any(|s| s.status == "active") && self.quality() < 0.1 => {
+                "one way".to_owned()
+            }
+            Some(stream) => clean(&stream.status),
+        }
+    }
+
+    pub fn media(&self) -> String {
+        let live = self.streams.iter().filter(|stream| stream.is_live());
+        let kinds: Vec<String> = live.map(|stream| clean(&stream.media_type)).collect();
+        kinds.join(",")
+    }
+
+    /// The caller's, of the first stream that has one.
+    pub fn codec(&self) -> String {
+        let codecs = self
+            .streams
+            .iter()
+            .flat_map(|s| [&s.caller_codec, &s.callee_codec]);
+        let mut known = codecs.filter(|codec| !codec.is_empty() && *codec != "Unknown");
+        known
+            .next()
+            .map_or_else(|| "-".to_owned(), |codec| clean(codec))
+    }
+
+    /// The relay's address on the caller's side.
+    pub fn relay(&self) -> String {
+        let local = self.streams.last().map(|stream| &stream.caller_local);
+        let ip = local.and_then(|local| local.rsplit_once(':'));
+        ip.map_or_else(|| "-".to_owned(), |(ip, _)| clean(ip))
+    }
+
+    /// Names it among others from one look to the next.
+    pub fn key(&self) -> &str {
+        self.session_id.as_deref().unwrap_or(&self.call_id)
+    }
+}
+
+/// What sessions are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortKey {
+    /// The oldest first.
+    #[default]
+    Start,
+    /// The others: the greatest first.
+    Duration,
+    Traffic,
+    Packets,
+    /// The worst first.
+    Quality,
+    Caller,
+    Callee,
+    Status,
+}
+
+impl SortKey {
+    const ALL: [(&'static str, SortKey); 8] = [
+        ("start", SortKey::Start),
+        ("duration", SortKey::Duration),
+        ("traffic", SortKey::Traffic),
+        ("packets", SortKey::Packets),
+        ("quality", SortKey::Quality),
+        ("caller", SortKey::Caller),
+        ("callee", SortKey::Callee),
+        ("status", SortKey::Status),
+    ];
+
+    /// By its name.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn parse(text: &str) -> Result<SortKey, String> {
+        let found = Self::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, key)| *key).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
+            format!(
+                "--sort {}: allowed: {}",
+                text.escape_debug(),
+                names.join(", ")
+            )
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, key)| *key == self);
+        found.map_or("", |(name, _)| name)
+    }
+
+    /// The order of two sessions; `traffic` is what counts as theirs.
+    pub fn compare(
+        self,
+        one: &Session,
+        other: &Session,
+        traffic: impl Fn(&Session) -> f64,
+    ) -> Ordering {
+        let packets = |session: &Session| session.packets().iter().sum::<u64>();
+        let start = |session: &Session| session.start_time.unwrap_or(f64::MAX);
+        let order = match self {
+            SortKey::Start => start(one).total_cmp(&start(other)),
+            SortKey::Duration => other.duration.total_cmp(&one.duration),
+            SortKey::Traffic => traffic(other).total_cmp(&traffic(one)),
+            SortKey::Packets => packets(other).cmp(&packets(one)),
+            SortKey::Quality => one.quality().total_cmp(&other.quality()),
+            SortKey::Caller => one.from_uri.cmp(&other.from_uri),
+            SortKey::Callee => one.to_uri.cmp(&other.to_uri),
+            SortKey::Status => one.status().cmp(&other.status()),
+        };
+        order.then_with(|| one.call_id.cmp(&other.call_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(call_id: &str, packets: [u64; 2]) -> Session {
+        let [caller_packets, callee_packets] = packets;
+        Session {
+            call_id: call_id.into(),
+            start_time: Some(1.0),
+            duration: 10.0,
+            streams: vec![Stream {
+                media_type: "audio".into(),
+                status: "active".into(),
+                caller_packets,
+                callee_packets,
+                caller_bytes: caller_packets * 200,
+                caller_local: "192.0.2.1:40000".into(),
+                ..Stream::default()
+            }],
+            ..Session::default()
+        }
+    }
+
+    #[test]
+    fn a_call_in_which_one_is_not_heard_is_the_worst() {
+        let [good, poor, mute] = [
+            session("a", [500, 490]),
+            session("b", [500, 100]),
+            session("c", [0, 500]),
+        ];
+        assert!(good.quality() > 0.9 && poor.quality() < 0.3 && mute.quality() == 0.0);
+        assert_eq!(
+            (good.status(), mute.status()),
+            ("active".into(), "one way".into())
+        );
+        let mut all = [good, poor, mute];
+        all.sort_by(|one, other| SortKey::Quality.compare(one, other, |_| 0.0));
+        assert_eq!(all.map(|session| session.call_id), ["c", "b", "a"]);
+        let mut young = session("d", [0, 10]);
+        young.duration = 2.0;
+        assert_eq!(young.quality(), 1.0, "it has just begun");
+    }
+
+    #[test]
+    fn sums_and_words() {
+        let mut one = session("a", [3, 2]);
+        assert_eq!(
+            (one.bytes(), one.packets(), one.relay()),
+            (600, [3, 2], "192.0.2.1".into())
+        );
+        one.streams[0].kernel = Some(Path {
+            caller: Counters { packets: 4 },
+            ..Path::default()
+        });
+        assert_eq!(one.in_kernel(), 0.8);
+        one.streams[0].status = "closed".into();
+        assert_eq!(
+            (one.status(), one.media()),
+            ("closed".into(), String::new())
+        );
+        assert_eq!(Session::default().status(), "ringing");
+        assert_eq!(Session::default().relay(), "-");
+    }
+
+    #[test]
+    fn relays_of_any_age() {
+        let read = |text: &str| serde_json::from_str::<Relay>(text).unwrap();
+        let old = read(
+            r#"{"ip": "192.0.2.1", "version": "4.0", "status": "active", "stream_count": {"audio": 2}}"#,
+        );
+        assert_eq!(
+            (old.label(), old.state(), old.streams()),
+            ("192.0.2.1".into(), "active".into(), "audio 2".into())
+        );
+        let gone =
+            read(r#"{"ip": "192.0.2.1", "name": "r\u001b", "status": "error", "drained": true}"#);
+        assert_eq!(
+            (gone.label(), gone.state()),
+            ("r\\u{1b}".into(), "away, drained".into())
+        );
+        assert!(gone.is_bad() && !old.is_bad());
+    }
+}

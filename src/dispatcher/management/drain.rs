@@ -1,0 +1,84 @@
+//! `drain` and `resume`: which relays get new calls, by the administrator's word.
+//!
+//! It holds for this dispatcher, whatever becomes of the relay's links, until `resume` or this daemon's end. The relay
+//! is not told: other dispatchers may want it. A relay that is to end by itself is sent HUP on its own host.
+
+use super::answer::Who;
+use crate::dispatcher::Dispatcher;
+use crate::dispatcher::registry::{Held, RelayKey};
+use crate::dispatcher::waiting::lock;
+
+/// A relay gets no new calls.
+pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
+    let mut registry = lock(&dispatcher.registry);
+    let key = the_one(registry.named(relay), relay, &registry.known())?;
+    let is_news = registry.drain(&key);
+    let calls = registry.calls_on(&key);
+    let others = registry.has_other(&[]);
+    drop(registry);
+    if is_news {
+        log::warn!("relay {key}: drained by {who}: no new calls, {calls} left");
+    }
+    let left = match calls {
+        0 => "no call of this dispatcher is left there".to_owned(),
+        1 => "1 call is left there".to_owned(),
+        more => format!("{more} calls are left there"),
+    };
+    let warning = match others {
+        true => "",
+        false => "; NO OTHER RELAY TAKES CALLS NOW",
+    };
+    Ok(format!(
+        "drained: relay {key} gets no new calls, {left}{warning}"
+    ))
+}
+
+/// It gets calls again.
+pub fn resume(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
+    let mut registry = lock(&dispatcher.registry);
+    let key = the_one(registry.named(relay), relay, &registry.known())?;
+    let is_news = registry.resume(&key);
+    let (held, is_connected) = registry.held(&key);
+    drop(registry);
+    if is_news {
+        log::warn!("relay {key}: resumed by {who}: gets new calls again");
+    }
+    let but = match held {
+        _ if !is_connected => ", once it is connected",
+        Held { halting: true, .. } => {
+            ", once it is started again: it drains by its own (HUP), which only its restart ends"
+        }
+        Held {
+            timed_out: true, ..
+        } => ", once it answers again",
+        _ => "",
+    };
+    let state = if is_news { "resumed" } else { "not drained" };
+    Ok(format!("{state}: relay {key} gets new calls{but}"))
+}
+
+/// The answer where no relay has this name.
+pub fn no_such_relay(name: &str, known: &[RelayKey]) -> String {
+    let name = name.escape_debug();
+    match known {
+        [] => format!("no relay \"{name}\": none is known"),
+        known => format!("no relay \"{name}\"; known: {}", listed(known)),
+    }
+}
+
+fn the_one(found: Vec<RelayKey>, name: &str, known: &[RelayKey]) -> Result<RelayKey, String> {
+    match found.as_slice() {
+        [] => Err(no_such_relay(name, known)),
+        [one] => Ok(one.clone()),
+        several => Err(format!(
+            "\"{}\" means several relays, give a name: {}",
+            name.escape_debug(),
+            listed(several)
+        )),
+    }
+}
+
+fn listed(relays: &[RelayKey]) -> String {
+    let relays: Vec<String> = relays.iter().map(RelayKey::to_string).collect();
+    relays.join(", ")
+}

@@ -1,0 +1,128 @@
+//! `end`: a call is ended where its dialog is, at the SIP proxy, so that both phones get a BYE; where there is none
+//! to be ended, on its relay.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::Who;
+use super::explain::Found;
+use crate::dispatcher::Dispatcher;
+use crate::dispatcher::dialog::Outcome;
+use crate::dispatcher::link::{Ask, Removal};
+use crate::dispatcher::registry::Place;
+use crate::dispatcher::waiting::{Slot, lock};
+use crate::dispatcher::wire::write_remove;
+use crate::proto::control::Remove;
+use crate::proto::{CallId, DialogId, Tag};
+use crate::sys::clock;
+
+/// How long the proxy may take: two requests of 3 s each, and a little.
+const DIALOG_LIMIT: Duration = Duration::from_secs(7);
+
+/// Ends a call; what has been done, in a sentence.
+///
+/// # Errors
+/// Why it goes on, and what else can be tried.
+pub fn end(
+    dispatcher: &Dispatcher,
+    who: &Who,
+    call_id: &str,
+    media_only: bool,
+) -> Result<String, String> {
+    let (call_id, about, place) = {
+        let registry = lock(&dispatcher.registry);
+        let call_id = registry.meant(call_id);
+        let (about, place) = (registry.about(&call_id), registry.place(&call_id));
+        (call_id, about, place)
+    };
+    if let Place::Expired = place {
+        return Err(format!("call {call_id} has ended already"));
+    }
+    log::warn!("[session {call_id}] to be ended: {who} wants it");
+    // A dialog that was never answered cannot be ended by anybody but the phones.
+    let dialog = about.filter(|about| about.answered && !media_only);
+    if let Some(dialog_id) = dialog.and_then(|about| about.dialog_id) {
+        match end_dialog(dispatcher, &call_id, &dialog_id) {
+            Some(Outcome::Ended(proxy)) => {
+                return Ok(format!(
+                    "ended: call {call_id}, dialog {dialog_id} by {proxy}"
+                ));
+            }
+            Some(Outcome::Gone(_)) | None => {}
+            Some(Outcome::Failed(why)) => {
+                return Err(format!(
+                    "dialog {dialog_id} of call {call_id} is not ended: {why}; end media would end its media alone"
+                ));
+            }
+        }
+    }
+    end_session(dispatcher, &call_id)
+}
+
+/// None where dialogs cannot be ended.
+fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -> Option<Outcome> {
+    let enders = dispatcher.enders.get()?;
+    let (told, outcome) = crossbeam_channel::bounded(1);
+    enders.end(call_id, dialog_id, Some(told));
+    let outcome = outcome.recv_timeout(DIALOG_LIMIT);
+    Some(outcome.unwrap_or_else(|_| {
+        let seconds = DIALOG_LIMIT.as_secs();
+        Outcome::Failed(format!(
+            "nothing was heard for {seconds} s, many wait for it"
+        ))
+    }))
+}
+
+/// Removes all sessions of a call from their relays.
+fn end_session(dispatcher: &Dispatcher, call_id: &CallId) -> Result<String, String> {
+    let deadline = clock::mono() + dispatcher.settings.relay_timeout;
+    // The proxy's own requests for this call come before or after.
+    let Some(turn) = dispatcher.turns.enter(call_id, deadline) else {
+        return Err(format!("call {call_id} has requests under way, try again"));
+    };
+    let mut ended = Vec::new();
+    for found in dispatcher.look_for(call_id)? {
+        remove(dispatcher, call_id, &found)?;
+        ended.push(found.at.relay.to_string());
+    }
+    drop(turn);
+    Ok(format!(
+        "ended: call {call_id}, its session on relay {}",
+        ended.join(", ")
+    ))
+}
+
+fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<(), String> {
+    let (relay, link) = (&found.at.relay, &found.at.handle);
+    let from_tag = found.object.get("from_tag").and_then(|tag| tag.as_str());
+    let Some(from_tag) = from_tag else {
+        return Err(format!("relay {relay} does not tell call {call_id}'s tags"));
+    };
+    let remove = Remove {
+        call_id: call_id.clone(),
+        from_tag: Tag(from_tag.into()),
+        to_tag: None,
+    };
+    let slot = Arc::new(Slot::new());
+    let ask = Ask::Remove(call_id.clone(), Some(Arc::clone(&slot)));
+    let now = clock::mono();
+    lock(&dispatcher.registry).by_admin(call_id);
+    let sent = link.send(now, ask, |out, sequence, compatibility| {
+        write_remove(out, &remove, sequence, compatibility)
+    });
+    let removal = match sent {
+        Ok(()) => slot.take_until(now + dispatcher.settings.relay_timeout),
+        Err(refused) => {
+            lock(&dispatcher.registry).not_by_admin(call_id);
+            return Err(format!("relay {relay}: {refused}"));
+        }
+    };
+    lock(&dispatcher.registry).not_by_admin(call_id);
+    let failed = match removal {
+        Some(Removal::Removed) => return Ok(()),
+        Some(Removal::Error) => "answers error",
+        Some(Removal::LinkLost) => "lost its link",
+        None => "does not answer",
+    };
+    Err(format!("relay {relay} {failed}, call {call_id} may go on"))
+}

@@ -1,0 +1,213 @@
+//! `explain`: one call in full, from its relay and from what the dispatcher knows of both.
+//!
+//! A relay that has not said that it can explain calls is asked for its sessions, and shows what that has.
+
+use std::io;
+
+use serde_json::{Map, Value};
+
+use super::answer::{Client, List};
+use super::text;
+use super::{Answer, Connection};
+use crate::dispatcher::Dispatcher;
+use crate::dispatcher::registry::{Place, RelayKey};
+use crate::dispatcher::statistics::each;
+use crate::dispatcher::waiting::lock;
+use crate::dispatcher::wire::{write_explain, write_plain};
+use crate::proto::CallId;
+
+/// A session that a relay has, and what it says of it.
+pub struct Found {
+    pub at: Connection,
+    pub object: Map<String, Value>,
+}
+
+impl Client<'_> {
+    pub fn explain(&mut self, call_id: &str, json: bool) -> io::Result<()> {
+        let call_id = lock(&self.dispatcher.registry).meant(call_id);
+        let sessions = match self.dispatcher.look_for(&call_id) {
+            Ok(found) => found,
+            Err(why) => return self.fail(&why),
+        };
+        let explained = sessions
+            .into_iter()
+            .map(|found| self.dispatcher.with_own_knowledge(&call_id, found));
+        let explained: Vec<Map<String, Value>> = explained.collect();
+        if !json {
+            return match text::lines(explained) {
+                Ok(lines) => self.lines(lines),
+                Err(error) => self.fail(&format!(
+                    "what the relay says of call {call_id} cannot be read: {error}"
+                )),
+            };
+        }
+        let mut list = List::new(self);
+        for object in explained {
+            list.add(&Value::from(object).to_string())?;
+        }
+        list.end()
+    }
+}
+
+impl Dispatcher {
+    /// The sessions of a call, from the relay that has it, or from any where it is not known which.
+    ///
+    /// # Errors
+    /// A sentence: where it is not, and who was not heard.
+    pub fn look_for(&self, call_id: &CallId) -> Result<Vec<Found>, String> {
+        let (place, mut relays) = {
+            let registry = lock(&self.registry);
+            (registry.place(call_id), registry.connected())
+        };
+        match place {
+            Place::On(id, _) => relays.retain(|one| one.handle.id == id),
+            Place::Expired => {
+                return Err(format!(
+                    "call {call_id} has ended on its relay; the SIP proxy has not removed it yet"
+                ));
+            }
+            Place::Away(relay) => {
+                return Err(format!(
+                    "call {call_id} is on relay {relay}, which is not connected"
+                ));
+            }
+            Place::Unknown => {}
+        }
+        // Lists may be megabytes each.
+        let is_listing = relays.iter().any(|one| !one.handle.explains());
+        let pass = is_listing.then(|| self.listings.enter(None));
+        if matches!(pass, Some(None)) {
+            return Err("too many clients list sessions at once, try again".to_owned());
+        }
+        let asked: Vec<(Connection, Answer)> = relays
+            .into_iter()
+            .map(|one| {
+                let answer = self.ask_about(&one, call_id);
+                (one, answer)
+            })
+            .collect();
+        collect(call_id, asked)
+    }
+
+    fn ask_about(&self, one: &Connection, call_id: &CallId) -> Answer {
+        self.ask(&one.handle, |out, sequence| match one.handle.explains() {
+            true => write_explain(out, call_id, sequence),
+            false => write_plain(out, "sessions", sequence),
+        })
+    }
+
+    /// Adds what the dispatcher knows of the call and of its relay.
+    fn with_own_knowledge(&self, call_id: &CallId, found: Found) -> Map<String, Value> {
+        let Found { at, mut object } = found;
+        let registry = lock(&self.registry);
+        let (held, is_connected) = registry.held(&at.relay);
+        let about = registry.about(call_id);
+        drop(registry);
+        let link = match held {
+            _ if !is_connected => "lost just now",
+            held if held.timed_out => "does not answer",
+            held if held.drained => "drained",
+            held if held.halting => "halting",
+            _ => "connected",
+        };
+        object.insert("relay".to_owned(), relay(&at.relay));
+        object.insert("relay_link".to_owned(), link.into());
+        object.insert("relay_explains".to_owned(), at.handle.explains().into());
+        let dialog = about.as_ref().and_then(|about| about.dialog_id.as_ref());
+        let dialog = dialog.and_then(|dialog| serde_json::to_value(dialog).ok());
+        object.insert("dialog_id".to_owned(), dialog.unwrap_or_default());
+        if let Some(about) = about {
+            let answered = object.entry("answered").or_insert(Value::Bool(false));
+            *answered = (answered.as_bool() == Some(true) || about.answered).into();
+        }
+        object
+    }
+}
+
+fn relay(key: &RelayKey) -> Value {
+    let name = key.name.as_deref();
+    serde_json::json!({"ip": key.address.to_string(), "name": name})
+}
+
+/// Waits for all answers; what relays said of this call.
+fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Found>, String> {
+    let mut found = Vec::new();
+    let mut silent = Vec::new();
+    let mut asked_any = false;
+    for (at, answer) in asked {
+        asked_any = true;
+        let Some(bytes) = answer.take_whatever() else {
+            silent.push(at.relay.to_string());
+            continue;
+        };
+        if bytes == b"error" && at.handle.explains() {
+            continue;
+        }
+        match sessions_of(call_id, &bytes) {
+            Ok(objects) => found.extend(objects.into_iter().map(|object| Found {
+                at: at.clone(),
+                object,
+            })),
+            Err(error) => {
+                let relay = &at.relay;
+                log::warn!("management: relay {relay}: sessions that cannot be read: {error}");
+                silent.push(relay.to_string());
+            }
+        }
+    }
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    Err(match silent.is_empty() {
+        true if !asked_any => format!("no relay is connected that could have call {call_id}"),
+        true => format!("no relay has call {call_id}"),
+        false => format!(
+            "call {call_id} was not found, and no answer came from relay {}",
+            silent.join(", ")
+        ),
+    })
+}
+
+/// The objects in a relay's array that are of this call.
+fn sessions_of(
+    call_id: &CallId,
+    list: &[u8],
+) -> Result<Vec<Map<String, Value>>, serde_json::Error> {
+    let spellings = crate::dispatcher::registry::spellings(call_id);
+    let mut found = Vec::new();
+    each(list, |element| {
+        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
+        if spellings.iter().any(|text| *text == seen.call_id) {
+            found.push(serde_json::from_str(element.get())?);
+        }
+        Ok::<(), serde_json::Error>(())
+    })?;
+    Ok(found)
+}
+
+#[derive(serde::Deserialize)]
+struct SeenCall<'a> {
+    #[serde(borrow)]
+    call_id: std::borrow::Cow<'a, str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_found_whatever_a_relay_makes_of_its_bytes() {
+        let found = |call_id: &[u8], list: &str| {
+            let call_id = CallId(call_id.into());
+            sessions_of(&call_id, list.as_bytes()).unwrap().len()
+        };
+        let list = r#"[{"call_id": "a"}, {"call_id": "caf\ufffd"}, {"call_id": "caf?"}, {"call_id": "a", "n": 2}]"#;
+        assert_eq!(found(b"a", list), 2);
+        assert_eq!(found(b"caf\xe9", list), 2);
+        assert_eq!(found(b"caf", list), 0);
+        for odd in ["error", "{}", "[7]", "[{}]", "[{\"call_id\": \"a\"}"] {
+            let call_id = CallId("a".into());
+            assert!(sessions_of(&call_id, odd.as_bytes()).is_err(), "{odd}");
+        }
+    }
+}

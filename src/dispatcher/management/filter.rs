@@ -1,0 +1,162 @@
+//! Which sessions a client wants to see: a look into a relay's JSON, which is shown as it came. Pure.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+/// All that is given must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The whole call-id.
+    pub call_id: Option<String>,
+    /// A part of the caller's or callee's URI, or of the username; upper and lower case are the same.
+    pub user: Option<String>,
+    /// An address, with or without its port: in the SDP, learned, or the relay's own.
+    pub address: Option<String>,
+    /// A relay's name or address.
+    pub relay: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Seen<'a> {
+    #[serde(borrow)]
+    call_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    from_uri: Cow<'a, str>,
+    #[serde(borrow, default)]
+    to_uri: Cow<'a, str>,
+    #[serde(borrow, default)]
+    username: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    streams: Vec<SeenStream<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SeenStream<'a> {
+    #[serde(borrow)]
+    caller_sdp: Cow<'a, str>,
+    #[serde(borrow)]
+    callee_sdp: Cow<'a, str>,
+    #[serde(borrow)]
+    caller_local: Cow<'a, str>,
+    #[serde(borrow)]
+    callee_local: Cow<'a, str>,
+    #[serde(borrow)]
+    caller_remote: Cow<'a, str>,
+    #[serde(borrow)]
+    callee_remote: Cow<'a, str>,
+}
+
+impl Filter {
+    /// Whether a session's own text has to be looked at.
+    pub fn looks_at_sessions(&self) -> bool {
+        self.call_id.is_some() || self.user.is_some() || self.address.is_some()
+    }
+
+    /// Whether a session of one of the relays that are asked fits. What cannot be read does not.
+    pub fn fits(&self, session: &str) -> bool {
+        if !self.looks_at_sessions() {
+            return true;
+        }
+        let Ok(seen) = serde_json::from_str::<Seen<'_>>(session) else {
+            return false;
+        };
+        let has_call_id = |wanted: &String| *wanted == seen.call_id;
+        self.call_id.as_ref().is_none_or(has_call_id)
+            && self.user.as_ref().is_none_or(|user| has_user(&seen, user))
+            && self
+                .address
+                .as_ref()
+                .is_none_or(|address| has_address(&seen, address))
+    }
+}
+
+fn has_user(seen: &Seen<'_>, part: &str) -> bool {
+    let part = part.to_lowercase();
+    let texts = [
+        Some(&seen.from_uri),
+        Some(&seen.to_uri),
+        seen.username.as_ref(),
+    ];
+    let mut texts = texts.into_iter().flatten();
+    texts.any(|text| text.to_lowercase().contains(&part))
+}
+
+fn has_address(seen: &Seen<'_>, wanted: &str) -> bool {
+    let is_it = |text: &str| {
+        text == wanted
+            || text
+                .strip_prefix(wanted)
+                .is_some_and(|port| port.starts_with(':'))
+    };
+    seen.streams.iter().any(|stream| {
+        let texts = [
+            &stream.caller_sdp,
+            &stream.callee_sdp,
+            &stream.caller_local,
+            &stream.callee_local,
+            &stream.caller_remote,
+            &stream.callee_remote,
+        ];
+        texts.into_iter().any(|text| is_it(text))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: &str = r#"{"call_id": "a\u001bb", "from_uri": "Alice@example.com", "to_uri": "bob@example.org",
+        "username": "a.smith", "streams": [{"caller_sdp": "10.0.0.5:4000", "caller_local": "192.0.2.1:40000",
+        "callee_remote": "203.0.113.7:31022", "status": "active"}, {}]}"#;
+
+    fn fits(change: impl FnOnce(&mut Filter)) -> bool {
+        let mut filter = Filter::default();
+        change(&mut filter);
+        filter.fits(SESSION)
+    }
+
+    #[test]
+    fn each_filter_by_itself() {
+        let user = |text: &str| fits(|filter| filter.user = Some(text.into()));
+        let address = |text: &str| fits(|filter| filter.address = Some(text.into()));
+        let call_id = |text: &str| fits(|filter| filter.call_id = Some(text.into()));
+        assert!(call_id("a\u{1b}b") && !call_id("a"));
+        assert!(user("alice") && user("BOB@") && user("smith") && !user("carol"));
+        assert!(address("10.0.0.5") && address("10.0.0.5:4000") && address("192.0.2.1"));
+        assert!(address("203.0.113.7:31022"));
+        assert!(!address("10.0.0.5:400") && !address("10.0.0") && !address("10.0.0.50"));
+    }
+
+    #[test]
+    fn all_must_fit() {
+        let both = |user: &str, address: &str| {
+            fits(|filter| {
+                filter.user = Some(user.into());
+                filter.address = Some(address.into());
+            })
+        };
+        assert!(both("alice", "192.0.2.1"));
+        assert!(!both("alice", "192.0.2.2") && !both("carol", "192.0.2.1"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_fits_nothing_but_no_filter() {
+        let filter = Filter {
+            user: Some("a".into()),
+            ..Filter::default()
+        };
+        for odd in [
+            "",
+            "{}",
+            "[]",
+            "{\"call_id\": 7}",
+            "{\"call_id\": \"a\", \"streams\": 7}",
+        ] {
+            assert!(!filter.fits(odd), "{odd}");
+            assert!(Filter::default().fits(odd));
+        }
+        assert!(!filter.fits("{\"call_id\": \"a\"}"), "an older relay's");
+    }
+}

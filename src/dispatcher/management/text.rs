@@ -1,0 +1,370 @@
+//! A call in full as lines for people. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::proto::Visible;
+
+/// What relays say of a session; an older one says less.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Call {
+    call_id: String,
+    session_id: Option<String>,
+    from_uri: String,
+    to_uri: String,
+    from_tag: String,
+    to_tag: Option<String>,
+    username: Option<String>,
+    caller_ua: Option<String>,
+    callee_ua: Option<String>,
+    start_time: Option<f64>,
+    duration: f64,
+    answered: Option<bool>,
+    streams: Vec<Stream>,
+    relay: Relay,
+    relay_link: String,
+    relay_explains: bool,
+    dialog_id: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Relay {
+    ip: String,
+    name: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Stream {
+    media_type: String,
+    status: String,
+    timeout_wait: f64,
+    timeout: Option<Limit>,
+    caller_codec: String,
+    callee_codec: String,
+    caller_packets: u64,
+    callee_packets: u64,
+    caller_bytes: u64,
+    callee_bytes: u64,
+    caller_sdp: String,
+    callee_sdp: String,
+    caller_local: String,
+    callee_local: String,
+    caller_remote: String,
+    callee_remote: String,
+    kernel: Option<Path>,
+    caller: Option<Leg>,
+    callee: Option<Leg>,
+    rtp: Option<Component>,
+    rtcp: Option<Component>,
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    name: String,
+    limit: f64,
+    left: f64,
+}
+
+#[derive(Deserialize)]
+struct Path {
+    caller: Counters,
+    callee: Counters,
+}
+
+#[derive(Deserialize)]
+struct Counters {
+    packets: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Leg {
+    sdp_usable: bool,
+    direction: String,
+    ice: bool,
+    last_media: Option<f64>,
+    last_rtcp: Option<f64>,
+    dropped: BTreeMap<String, u64>,
+    unsent: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Component {
+    caller: Option<Learned>,
+    callee: Option<Learned>,
+    path: String,
+    why: String,
+}
+
+#[derive(Deserialize)]
+struct Learned {
+    address: String,
+    by: String,
+}
+
+/// One party's side of a stream.
+struct Side<'a> {
+    name: &'static str,
+    codec: &'a str,
+    packets: u64,
+    bytes: u64,
+    in_kernel: Option<u64>,
+    sdp: &'a str,
+    local: &'a str,
+    remote: &'a str,
+    leg: Option<&'a Leg>,
+    learned: Option<&'a Learned>,
+}
+
+/// The sessions of a call, one after the other.
+///
+/// # Errors
+/// A key that has another type than it should.
+pub fn lines(sessions: Vec<Map<String, Value>>) -> Result<Vec<String>, serde_json::Error> {
+    let mut out = Vec::new();
+    for session in sessions {
+        let call: Call = serde_json::from_value(Value::from(session))?;
+        head(&mut out, &call);
+        for (index, stream) in call.streams.iter().enumerate() {
+            self::stream(&mut out, index + 1, stream);
+        }
+        if call.streams.is_empty() {
+            out.push("  no stream has been answered yet".to_owned());
+        }
+    }
+    // What peers have said must not move a terminal's cursor.
+    let clean = |line: String| Visible(line.as_bytes()).to_string();
+    Ok(out.into_iter().map(clean).collect())
+}
+
+fn head(out: &mut Vec<String>, call: &Call) {
+    let state = match (call.answered, call.start_time) {
+        (Some(true), _) => format!("answered, {} s", call.duration),
+        (_, Some(_)) => format!("early media for {} s, not answered yet", call.duration),
+        (_, None) => "ringing".to_owned(),
+    };
+    out.push(format!("call {}: {state}", call.call_id));
+    out.push(format!("  from {} to {}", call.from_uri, call.to_uri));
+    let to_tag = call.to_tag.as_deref().unwrap_or("none yet");
+    out.push(format!("  tags {} and {to_tag}", call.from_tag));
+    if let Some(username) = &call.username {
+        out.push(format!("  accounted to {username}"));
+    }
+    let agent = |agent: &Option<String>| agent.clone().unwrap_or_else(|| "Unknown".to_owned());
+    let (caller, callee) = (agent(&call.caller_ua), agent(&call.callee_ua));
+    out.push(format!("  user agents: caller {caller}, callee {callee}"));
+    let name = match &call.relay.name {
+        Some(name) => format!("{} ({name})", call.relay.ip),
+        None => call.relay.ip.clone(),
+    };
+    let less = match call.relay_explains {
+        true => "",
+        false => "; an older one, which tells no more than sessions",
+    };
+    out.push(format!("  relay {name}, {}{less}", call.relay_link));
+    out.push(match &call.dialog_id {
+        Some(dialog) => format!("  dialog {dialog} at the SIP proxy"),
+        None => "  no dialog at the SIP proxy is known".to_owned(),
+    });
+    if let Some(id) = &call.session_id {
+        out.push(format!("  session {id}"));
+    }
+}
+
+fn stream(out: &mut Vec<String>, number: usize, stream: &Stream) {
+    let end = match &stream.timeout {
+        Some(limit) => format!(
+            "; ends in {:.0} s unless somebody is heard ({} {:.0})",
+            limit.left, limit.name, limit.limit
+        ),
+        None if stream.timeout_wait > 0.0 => format!(" after {:.0} s", stream.timeout_wait),
+        None => String::new(),
+    };
+    out.push(format!(
+        "  stream {number}: {}, {}{end}",
+        stream.media_type, stream.status
+    ));
+    for side in sides(stream) {
+        self::side(out, &side);
+    }
+    for (name, component) in [("RTP", &stream.rtp), ("RTCP", &stream.rtcp)] {
+        if let Some(component) = component {
+            let Component { path, why, .. } = component;
+            out.push(format!("    {name} goes by {path}: {why}"));
+        }
+    }
+}
+
+fn sides(stream: &Stream) -> [Side<'_>; 2] {
+    let rtp = stream.rtp.as_ref();
+    let kernel = stream.kernel.as_ref();
+    [
+        Side {
+            name: "caller",
+            codec: &stream.caller_codec,
+            packets: stream.caller_packets,
+            bytes: stream.caller_bytes,
+            in_kernel: kernel.map(|path| path.caller.packets),
+            sdp: &stream.caller_sdp,
+            local: &stream.caller_local,
+            remote: &stream.caller_remote,
+            leg: stream.caller.as_ref(),
+            learned: rtp.and_then(|rtp| rtp.caller.as_ref()),
+        },
+        Side {
+            name: "callee",
+            codec: &stream.callee_codec,
+            packets: stream.callee_packets,
+            bytes: stream.callee_bytes,
+            in_kernel: kernel.map(|path| path.callee.packets),
+            sdp: &stream.callee_sdp,
+            local: &stream.callee_local,
+            remote: &stream.callee_remote,
+            leg: stream.callee.as_ref(),
+            learned: rtp.and_then(|rtp| rtp.callee.as_ref()),
+        },
+    ]
+}
+
+fn side(out: &mut Vec<String>, side: &Side<'_>) {
+    let name = side.name;
+    let seen = match (side.learned, side.remote) {
+        (Some(learned), _) if learned.by == "stun" => {
+            format!("seen at {} (only STUN yet)", learned.address)
+        }
+        (Some(learned), _) => format!("seen at {}", learned.address),
+        (None, "" | "Unknown") => "not seen yet".to_owned(),
+        (None, remote) => format!("seen at {remote}"),
+    };
+    let local = side.local;
+    out.push(format!("    {name}: {seen}, sends to {local}"));
+    if let Some(leg) = side.leg {
+        let usable = match leg.sdp_usable {
+            true => "sent to until it is seen",
+            false => "not sent to before it is seen",
+        };
+        let ice = if leg.ice { ", ICE" } else { "" };
+        out.push(match side.sdp {
+            "" | "Unknown" => "      SDP: none yet".to_owned(),
+            sdp => format!("      SDP: {sdp} ({usable}), {}{ice}", leg.direction),
+        });
+    }
+    let kernel = match side.in_kernel {
+        Some(packets @ 1..) => format!(" ({packets} by the kernel)"),
+        _ => String::new(),
+    };
+    let (codec, packets, bytes) = (side.codec, side.packets, side.bytes);
+    let heard = side.leg.map_or(String::new(), heard);
+    out.push(format!(
+        "      codec {codec}, {packets} packets{kernel}, {bytes} bytes relayed{heard}"
+    ));
+    let dropped = side.leg.map_or(String::new(), dropped);
+    if !dropped.is_empty() {
+        out.push(format!("      DROPPED: {dropped}"));
+    }
+}
+
+fn heard(leg: &Leg) -> String {
+    let media = match leg.last_media {
+        Some(seconds) => format!(", media {seconds:.1} s ago"),
+        None => ", no media yet".to_owned(),
+    };
+    match leg.last_rtcp {
+        Some(seconds) => format!("{media}, RTCP {seconds:.1} s ago"),
+        None => media,
+    }
+}
+
+fn dropped(leg: &Leg) -> String {
+    let reasons = leg.dropped.iter();
+    let mut reasons: Vec<String> = reasons
+        .map(|(why, count)| format!("{count} {why}"))
+        .collect();
+    if leg.unsent > 0 {
+        reasons.push(format!("{} not taken by the host", leg.unsent));
+    }
+    reasons.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(json: &str) -> String {
+        let session = serde_json::from_str(json).unwrap();
+        lines(vec![session]).unwrap().join("\n")
+    }
+
+    #[test]
+    fn a_call_of_a_relay_of_ours() {
+        let text = shown(
+            r#"{"call_id": "a@x", "session_id": "id", "from_uri": "alice@x", "to_uri": "bob@y", "from_tag": "A",
+            "to_tag": "B", "username": "al", "caller_ua": "one", "callee_ua": "Unknown", "start_time": 17.5,
+            "duration": 75, "answered": true, "relay": {"ip": "192.0.2.9", "name": "r1"}, "relay_link": "connected",
+            "relay_explains": true, "dialog_id": "4242:77", "streams": [{"media_type": "audio", "status": "active",
+            "timeout_wait": 0, "timeout": {"name": "stream_timeout", "limit": 90, "left": 88.4},
+            "caller_codec": "G711a", "callee_codec": "Unknown", "caller_packets": 12, "callee_packets": 0,
+            "caller_bytes": 2400, "callee_bytes": 0, "caller_sdp": "10.0.0.5:4000", "callee_sdp": "8.8.8.8:5000",
+            "caller_local": "192.0.2.9:40000", "callee_local": "192.0.2.9:40002", "caller_remote": "203.0.113.7:31022",
+            "callee_remote": "Unknown", "user_space": {"caller": {"packets": 2, "bytes": 400}, "callee": {"packets": 0,
+            "bytes": 0}}, "kernel": {"caller": {"packets": 10, "bytes": 2000}, "callee": {"packets": 0, "bytes": 0}},
+            "caller": {"sdp_usable": false, "direction": "sendrecv", "ice": true, "last_media": 0.12, "last_rtcp": 3.0,
+            "dropped": {"wrong source": 3, "receiver not routable": 1}, "unsent": 2},
+            "callee": {"sdp_usable": true, "direction": "recvonly", "ice": false, "last_media": null, "last_rtcp": null,
+            "dropped": {}, "unsent": 0},
+            "rtp": {"caller": {"address": "203.0.113.7:31022", "by": "stun"}, "callee": null, "path": "user space",
+            "why": "nothing from the callee yet"}, "rtcp": {"caller": null, "callee": null, "path": "kernel",
+            "why": "since 5 s"}}]}"#,
+        );
+        let want = "\
+call a@x: answered, 75 s
+  from alice@x to bob@y
+  tags A and B
+  accounted to al
+  user agents: caller one, callee Unknown
+  relay 192.0.2.9 (r1), connected
+  dialog 4242:77 at the SIP proxy
+  session id
+  stream 1: audio, active; ends in 88 s unless somebody is heard (stream_timeout 90)
+    caller: seen at 203.0.113.7:31022 (only STUN yet), sends to 192.0.2.9:40000
+      SDP: 10.0.0.5:4000 (not sent to before it is seen), sendrecv, ICE
+      codec G711a, 12 packets (10 by the kernel), 2400 bytes relayed, media 0.1 s ago, RTCP 3.0 s ago
+      DROPPED: 1 receiver not routable, 3 wrong source, 2 not taken by the host
+    callee: not seen yet, sends to 192.0.2.9:40002
+      SDP: 8.8.8.8:5000 (sent to until it is seen), recvonly
+      codec Unknown, 0 packets, 0 bytes relayed, no media yet
+    RTP goes by user space: nothing from the callee yet
+    RTCP goes by kernel: since 5 s";
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn a_call_of_an_older_relay_has_what_sessions_has() {
+        let text = shown(
+            r#"{"call_id": "a", "from_uri": "alice\u001b[2J", "to_uri": "bob", "from_tag": "A", "to_tag": null,
+            "start_time": null, "duration": 0, "caller_ua": "x\r\ny", "callee_ua": "Unknown", "relay": {"ip": "192.0.2.9"},
+            "relay_link": "does not answer", "streams": []}"#,
+        );
+        let want = "\
+call a: ringing
+  from alice\\u{1b}[2J to bob
+  tags A and none yet
+  user agents: caller x\\r\\ny, callee Unknown
+  relay 192.0.2.9, does not answer; an older one, which tells no more than sessions
+  no dialog at the SIP proxy is known
+  no stream has been answered yet";
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn what_is_of_the_wrong_type_is_an_error() {
+        let session = serde_json::from_str(r#"{"call_id": 7}"#).unwrap();
+        assert!(lines(vec![session]).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! What an administrator asks and decides: which call a text means, what is known of it, which relays are to get no
+//! new calls.
+
+use std::net::IpAddr;
+
+use super::{Connected, LinkId, Registry, RelayKey, SessionState};
+use crate::dispatcher::finished::Reason;
+use crate::proto::{CallId, DialogId};
+
+/// What a dispatcher knows of a call beyond where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    pub dialog_id: Option<DialogId>,
+    /// The callee has finally answered, as far as requests told.
+    pub answered: bool,
+}
+
+/// Why a relay gets no new calls; none of it where it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// By the administrator's word.
+    pub drained: bool,
+    /// By its own: it ends when its last call does.
+    pub halting: bool,
+    /// It does not answer.
+    pub timed_out: bool,
+}
+
+impl<L: Clone> Registry<L> {
+    /// The call that is meant by a text: as it is, or what relays call it where it is not UTF-8.
+    pub fn meant(&self, text: &str) -> CallId {
+        let alias = self.aliases.get(text).cloned();
+        alias.unwrap_or_else(|| CallId(text.into()))
+    }
+
+    /// What is known of a live call that this dispatcher has made or seen.
+    pub fn about(&self, call_id: &CallId) -> Option<About> {
+        let session = self.sessions.get(call_id)?;
+        (session.state != SessionState::Expired).then(|| About {
+            dialog_id: session.dialog_id.clone(),
+            answered: session.answered,
+        })
+    }
+
+    /// From now on a removal of this call is the administrator's doing, until [`Registry::not_by_admin`] or its end.
+    pub fn by_admin(&mut self, call_id: &CallId) {
+        self.by_admin.insert(call_id.clone());
+    }
+
+    /// What the administrator wanted has been done, or has not come about.
+    pub fn not_by_admin(&mut self, call_id: &CallId) {
+        self.by_admin.remove(call_id);
+    }
+
+    /// Who has ended a call that was removed.
+    pub(super) fn blame(&self, call_id: &CallId, reason: Reason) -> Reason {
+        match reason {
+            Reason::Removed if self.by_admin.contains(call_id) => Reason::Ended,
+            other => other,
+        }
+    }
+
+    /// The relays, connected or not, that a name or an address means: the whole name, the part of it before a colon,
+    /// or where its link comes from.
+    pub fn named(&self, text: &str) -> Vec<RelayKey> {
+        let address: Option<IpAddr> = text.parse().ok();
+        let mut found = self.known();
+        let has_name = |key: &RelayKey| key.name.as_deref() == Some(text);
+        if found.iter().any(has_name) {
+            found.retain(has_name);
+            return found;
+        }
+        found.retain(|key| {
+            let host = key.name.as_deref().and_then(|name| name.split(':').next());
+            host == Some(text) || address == Some(key.address)
+        });
+        found
+    }
+
+    /// All relays of which anything is known, in order.
+    pub fn known(&self) -> Vec<RelayKey> {
+        let mut known: Vec<RelayKey> = self.relays.values().map(|r| r.key.clone()).collect();
+        known.extend(self.drained.keys().cloned());
+        known.sort();
+        known.dedup();
+        known
+    }
+
+    /// Relays that are to get no calls and are not connected.
+    pub fn drained_away(&self) -> Vec<RelayKey> {
+        let mut away: Vec<RelayKey> = self.drained.keys().cloned().collect();
+        let connected = self.relays.values().filter(|relay| relay.link.is_some());
+        connected.for_each(|relay| away.retain(|key| *key != relay.key));
+        away
+    }
+
+    /// A relay gets no new calls from now on, whatever becomes of its link. False where that was so.
+    pub fn drain(&mut self, key: &RelayKey) -> bool {
+        self.drained.insert(key.clone(), false).is_none()
+    }
+
+    /// It gets calls again. False where it was not drained.
+    pub fn resume(&mut self, key: &RelayKey) -> bool {
+        self.drained.remove(key).is_some()
+    }
+
+    /// Why a relay gets no new calls, and whether it is connected at all.
+    pub fn held(&self, key: &RelayKey) -> (Held, bool) {
+        let relay = self.relays.values().find(|relay| relay.key == *key);
+        let link = relay.and_then(|relay| self.links.get(&relay.link?));
+        let held = Held {
+            drained: self.drained.contains_key(key),
+            halting: link.is_some_and(|link| link.halting),
+            timed_out: link.is_some_and(|link| link.timed_out.is_some()),
+        };
+        (held, link.is_some())
+    }
+
+    /// Calls of this dispatcher that a relay has.
+    pub fn calls_on(&self, key: &RelayKey) -> usize {
+        let relay = self.relays.values().find(|relay| relay.key == *key);
+        relay.map_or(0, |relay| relay.live)
+    }
+
+    /// Connected drained relays that have no call of this dispatcher any more, as long as nobody was told so.
+    pub fn drained_empty(&self) -> Vec<Connected<L>> {
+        let mut connected = self.connected();
+        connected.retain(|one| {
+            self.drained.get(&one.relay) == Some(&false) && self.calls_on(&one.relay) == 0
+        });
+        connected
+    }
+
+    /// Somebody was told that a drained relay has no calls. False where it is not drained any more.
+    pub fn note_drained_empty(&mut self, key: &RelayKey) -> bool {
+        let told = self.drained.get_mut(key);
+        told.map(|told| *told = true).is_some()
+    }
+
+    pub(super) fn is_drained(&self, id: LinkId) -> bool {
+        let relay = self.relay_of(id);
+        relay.is_some_and(|key| self.drained.contains_key(key))
+    }
+
+    /// A relay is known by another key now.
+    pub(super) fn rename_drained(&mut self, old: &RelayKey, new: &RelayKey) {
+        if let Some(told) = self.drained.remove(old) {
+            self.drained.insert(new.clone(), told);
+        }
+    }
+}

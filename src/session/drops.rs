@@ -1,0 +1,99 @@
+//! Why packets were not passed on, and how many for each reason.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+/// Why a packet was not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// Not from where the party is known to be (M2).
+    WrongSource,
+    /// From where the party was before it moved (M5).
+    Straggler,
+    /// The other party has not shown where it is, and its SDP gives no address.
+    NotLearned,
+    /// The same, and its SDP gives an address that cannot be reached from here (M1).
+    NotRoutable,
+    /// The other party's SDP gives one of this session's own ports.
+    OwnPort,
+    /// The stream is no more.
+    Closed,
+}
+
+impl Drop {
+    const ALL: [Drop; 6] = [
+        Drop::WrongSource,
+        Drop::Straggler,
+        Drop::NotLearned,
+        Drop::NotRoutable,
+        Drop::OwnPort,
+        Drop::Closed,
+    ];
+
+    /// A word or two for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Drop::WrongSource => "wrong source",
+            Drop::Straggler => "old source",
+            Drop::NotLearned => "receiver not known yet",
+            Drop::NotRoutable => "receiver not routable",
+            Drop::OwnPort => "receiver is this relay",
+            Drop::Closed => "stream closed",
+        }
+    }
+}
+
+/// Packets that were not passed on, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped([u64; Drop::ALL.len()]);
+
+impl Dropped {
+    pub fn add(&mut self, why: Drop) {
+        self.0[why as usize] += 1;
+    }
+
+    /// Every reason with its count.
+    pub fn counts(&self) -> impl Iterator<Item = (Drop, u64)> {
+        Drop::ALL.into_iter().zip(self.0)
+    }
+}
+
+impl std::ops::AddAssign for Dropped {
+    fn add_assign(&mut self, more: Dropped) {
+        for (count, more) in self.0.iter_mut().zip(more.0) {
+            *count += more;
+        }
+    }
+}
+
+impl Serialize for Dropped {
+    /// An object of the reasons that there were.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (why, count) in self.counts().filter(|(_, count)| *count > 0) {
+            map.serialize_entry(why.as_str(), &count)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_own_count() {
+        let mut dropped = Dropped::default();
+        for (times, why) in Drop::ALL.into_iter().enumerate() {
+            (0..times).for_each(|_| dropped.add(why));
+        }
+        let counts: Vec<u64> = dropped.counts().map(|(_, count)| count).collect();
+        assert_eq!(counts, [0, 1, 2, 3, 4, 5]);
+        let json = serde_json::to_string(&dropped).unwrap();
+        assert!(
+            json.starts_with(r#"{"old source":1,"receiver not known yet":2,"#),
+            "{json}"
+        );
+        assert_eq!(serde_json::to_string(&Dropped::default()).unwrap(), "{}");
+    }
+}

@@ -1,0 +1,222 @@
+//! All that is known of a call, for who wants to know why somebody hears nothing: the statistics object
+//! (`report`) and beside it each stream's time-out, addresses, paths and dropped packets. docs/protocol.md section 9.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Settings;
+use super::call::Session;
+use super::drops::Dropped;
+use super::engine::Engine;
+use super::handover::Path;
+use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
+use super::stream::{Leg, Stream};
+use crate::moment::Now;
+use crate::proto::media::Direction;
+use crate::proto::{CallId, Component, Party};
+
+/// A session. All its streams are listed, answered or not.
+#[derive(Serialize)]
+struct Explained<'a> {
+    #[serde(flatten)]
+    report: SessionReport<'a>,
+    /// The callee has finally answered.
+    answered: bool,
+    streams: Vec<ExplainedStream<'a>>,
+}
+
+#[derive(Serialize)]
+struct ExplainedStream<'a> {
+    #[serde(flatten)]
+    report: StreamReport<'a>,
+    /// None where it has ended.
+    timeout: Option<Limit>,
+    caller: ExplainedLeg,
+    callee: ExplainedLeg,
+    rtp: ExplainedComponent,
+    rtcp: ExplainedComponent,
+}
+
+/// The limit that ends a stream if nothing more comes.
+#[derive(Serialize)]
+struct Limit {
+    /// The configuration key.
+    name: &'static str,
+    /// Seconds, both.
+    limit: u64,
+    left: f64,
+}
+
+/// One party.
+#[derive(Serialize)]
+struct ExplainedLeg {
+    /// Whether media is sent there before the party has shown where it is.
+    sdp_usable: bool,
+    direction: &'static str,
+    ice: bool,
+    /// Seconds since its last media, and its last RTCP.
+    last_media: Option<f64>,
+    last_rtcp: Option<f64>,
+    /// Its packets that were not passed on, by reason.
+    dropped: Dropped,
+    /// Its packets that the host did not take.
+    unsent: u64,
+}
+
+/// RTP or RTCP of a stream.
+#[derive(Serialize)]
+struct ExplainedComponent {
+    /// Where the parties were seen; `stun` where only connectivity checks came from there.
+    caller: Option<Learned>,
+    callee: Option<Learned>,
+    /// `kernel` or `user space`.
+    path: &'static str,
+    /// Why it is user space, or since when it is the kernel.
+    why: String,
+}
+
+#[derive(Serialize)]
+struct Learned {
+    address: String,
+    by: &'static str,
+}
+
+impl Engine {
+    /// Appends an array of the sessions of a call-id. False where there are none.
+    pub fn write_explained(&self, out: &mut Vec<u8>, call_id: &CallId, now: Now) -> bool {
+        let sessions = self.sessions_of(call_id);
+        let explained: Vec<Explained<'_>> = sessions
+            .map(|session| explain(session, self.settings(), now))
+            .collect();
+        // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
+        let _ = serde_json::to_writer(out, &explained);
+        !explained.is_empty()
+    }
+}
+
+fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained<'a> {
+    let duration = session.duration(now.mono);
+    let streams = session.streams.iter();
+    let streams = streams.map(|stream| ExplainedStream {
+        report: stream_report(session, stream, duration),
+        timeout: stream.is_live().then(|| limit(stream, settings, now.mono)),
+        caller: leg(stream.leg(Party::Caller), settings, now.mono),
+        callee: leg(stream.leg(Party::Callee), settings, now.mono),
+        rtp: component(stream, Component::Rtp, settings, now.mono),
+        rtcp: component(stream, Component::Rtcp, settings, now.mono),
+    });
+    let mut report = session_report(session, now);
+    // All of them are listed here.
+    report.streams = None;
+    Explained {
+        report,
+        answered: session.finally_answered,
+        streams: streams.collect(),
+    }
+}
+
+fn limit(stream: &Stream, settings: &Settings, now: Duration) -> Limit {
+    let (limit, deadline) = stream.deadline(settings);
+    Limit {
+        name: match (stream.quiet_since(), stream.on_hold()) {
+            (None, _) => "setup_timeout",
+            (_, true) => "on_hold_timeout",
+            (_, false) => "stream_timeout",
+        },
+        limit: limit.as_secs(),
+        left: seconds(deadline.saturating_sub(now)),
+    }
+}
+
+fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
+    let since = |time: Option<Duration>| Some(seconds(now.saturating_sub(time?)));
+    ExplainedLeg {
+        sdp_usable: leg.described_address(Component::Rtp, settings).is_some(),
+        direction: match leg.direction {
+            _ if leg.zero_address => "hold (0.0.0.0)",
+            Direction::SendRecv => "sendrecv",
+            Direction::SendOnly => "sendonly",
+            Direction::RecvOnly => "recvonly",
+            Direction::Inactive => "inactive",
+        },
+        ice: leg.ice,
+        last_media: since(leg.last_media),
+        last_rtcp: since(leg.last_rtcp),
+        dropped: leg.dropped,
+        unsent: leg.unsent,
+    }
+}
+
+fn component(
+    stream: &Stream,
+    component: Component,
+    settings: &Settings,
+    now: Duration,
+) -> ExplainedComponent {
+    let learned = |party| {
+        let latch = &stream.leg(party).latches[component as usize];
+        let by = match latch.media_address() {
+            Some(_) => "media",
+            None => "stun",
+        };
+        let address = latch.address()?.to_string();
+        Some(Learned { address, by })
+    };
+    let (path, why) = path(stream, component, settings, now);
+    ExplainedComponent {
+        caller: learned(Party::Caller),
+        callee: learned(Party::Callee),
+        path,
+        why,
+    }
+}
+
+/// Who forwards a component, and why.
+fn path(
+    stream: &Stream,
+    component: Component,
+    settings: &Settings,
+    now: Duration,
+) -> (&'static str, String) {
+    const USER_SPACE: &str = "user space";
+    if !stream.is_live() {
+        return (USER_SPACE, "the stream has ended".to_owned());
+    }
+    if !settings.kernel {
+        let why = "this relay does not use the kernel, media-relay --check says why";
+        return (USER_SPACE, why.to_owned());
+    }
+    let why = match stream.handovers[component as usize].path {
+        Path::Kernel(since) => {
+            let ago = now.saturating_sub(since).as_secs();
+            return ("kernel", format!("since {ago} s"));
+        }
+        Path::Installing => "the kernel is being asked".to_owned(),
+        Path::Refused(obstacle, None) => obstacle.as_str().to_owned(),
+        Path::Refused(obstacle, Some(again)) => {
+            let left = again.saturating_sub(now).as_secs();
+            format!("{}; tried again in {left} s", obstacle.as_str())
+        }
+        Path::UserSpace => missing(stream, component),
+    };
+    (USER_SPACE, why)
+}
+
+/// What the kernel path waits for (M4).
+fn missing(stream: &Stream, component: Component) -> String {
+    let parties = [Party::Caller, Party::Callee].into_iter();
+    let lacking = parties.filter_map(|party| {
+        let latch = &stream.leg(party).latches[component as usize];
+        match (latch.media_address(), latch.address()) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(format!("only STUN from the {party} yet")),
+            (None, None) => Some(format!("nothing from the {party} yet")),
+        }
+    });
+    let lacking: Vec<String> = lacking.collect();
+    match lacking.is_empty() {
+        true => "handed over with the next packet".to_owned(),
+        false => lacking.join(", "),
+    }
+}

@@ -1,0 +1,140 @@
+//! What a call says of itself to who wants to know why somebody hears nothing.
+
+use super::media::{installs, kernel_lab};
+use super::*;
+
+fn explain(lab: &Lab) -> Value {
+    let mut out = Vec::new();
+    let call = CallId("call".into());
+    assert!(lab.engine.write_explained(&mut out, &call, lab.moment()));
+    let mut list: Vec<Value> = serde_json::from_slice(&out).unwrap();
+    assert_eq!(list.len(), 1);
+    list.remove(0)
+}
+
+#[test]
+fn a_call_that_is_not_here_has_nothing_to_say() {
+    let lab = Lab::new();
+    let call = CallId("call".into());
+    let mut out = Vec::new();
+    assert!(!lab.engine.write_explained(&mut out, &call, lab.moment()));
+}
+
+#[test]
+fn addresses_drops_and_time_outs() {
+    let mut lab = Lab::new();
+    let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio("192.168.1.1:4000")))[0];
+    let ringing = explain(&lab);
+    assert_eq!(ringing["answered"], false);
+    let stream = &ringing["streams"][0];
+    assert_eq!(stream["caller_sdp"], "192.168.1.1:4000");
+    assert_eq!(stream["callee_sdp"], "Unknown");
+    assert_eq!(stream["timeout"]["name"], "setup_timeout");
+    assert_eq!(stream["timeout"]["left"], 300.0);
+    let caller_side = ports(&lab.update("reply", 1, ("A", "B"), &audio("8.8.8.8:5000")))[0];
+    // The caller's address is private and it has sent nothing: the callee's media has nowhere to go.
+    lab.rtp("8.8.8.8:5000", callee_side);
+    lab.rtp("8.8.8.8:5000", callee_side);
+    lab.packet(CALLER, caller_side, &stun());
+    lab.rtp("198.18.0.9:9", callee_side);
+    lab.pass(10);
+    let call = explain(&lab);
+    assert_eq!(call["answered"], true);
+    assert_eq!(call["from_uri"], "a@x");
+    let stream = &call["streams"][0];
+    let timeout = &stream["timeout"];
+    assert_eq!(
+        (&timeout["name"], &timeout["left"]),
+        (&"stream_timeout".into(), &80.0.into())
+    );
+    assert_eq!(stream["caller"]["sdp_usable"], false);
+    assert_eq!(stream["callee"]["sdp_usable"], true);
+    assert_eq!(stream["caller"]["last_media"], Value::Null);
+    assert_eq!(stream["callee"]["last_media"], 10.0);
+    let dropped = &stream["callee"]["dropped"];
+    assert_eq!(
+        dropped.to_string(),
+        r#"{"receiver not routable":2,"wrong source":1}"#
+    );
+    let rtp = &stream["rtp"];
+    assert_eq!(rtp["caller"]["by"], "stun");
+    assert_eq!(rtp["callee"]["address"], "8.8.8.8:5000");
+    assert_eq!(rtp["path"], "user space");
+    assert!(rtp["why"].as_str().unwrap().contains("media-relay --check"));
+    assert_eq!(stream["rtcp"]["caller"], Value::Null);
+    let counts: u64 = lab.engine.dropped().counts().map(|(_, count)| count).sum();
+    assert_eq!(counts, 3);
+}
+
+#[test]
+fn hold_and_closed_streams_are_told() {
+    let mut lab = Lab::new();
+    lab.talking();
+    lab.update("request", 2, ("A", "B"), &item("audio", CALLER, "sendonly"));
+    lab.update("reply", 2, ("A", "B"), &item("audio", CALLEE, "recvonly"));
+    let stream = &explain(&lab)["streams"][0];
+    assert_eq!(stream["status"], "on hold");
+    assert_eq!(stream["caller"]["direction"], "sendonly");
+    assert_eq!(stream["timeout"]["name"], "on_hold_timeout");
+    lab.update("request", 3, ("A", "B"), &audio("198.18.0.1:0"));
+    let stream = &explain(&lab)["streams"][0];
+    assert_eq!(stream["status"], "closed");
+    assert_eq!(stream["timeout"], Value::Null);
+    assert_eq!(stream["rtp"]["why"], "the stream has ended");
+}
+
+fn why(lab: &Lab) -> (String, String) {
+    let rtp = &explain(lab)["streams"][0]["rtp"];
+    let text = |key: &str| rtp[key].as_str().unwrap().to_owned();
+    (text("path"), text("why"))
+}
+
+#[test]
+fn why_a_stream_is_or_is_not_in_the_kernel() {
+    let mut lab = kernel_lab();
+    let (caller_side, callee_side) = lab.call();
+    assert_eq!(
+        why(&lab).1,
+        "nothing from the caller yet, nothing from the callee yet"
+    );
+    lab.packet(CALLER, caller_side, &stun());
+    lab.rtp(CALLEE, callee_side);
+    assert_eq!(why(&lab).1, "only STUN from the caller yet");
+    lab.rtp(CALLER, caller_side);
+    assert_eq!(why(&lab).1, "the kernel is being asked");
+    let flow = installs(&mut lab)[0].0;
+    lab.engine
+        .flow_installed(flow, Installed::Suspended, lab.now);
+    let suspended = why(&lab);
+    assert_eq!(suspended.0, "user space");
+    assert!(suspended.1.contains("does not leave") && suspended.1.ends_with("again in 1 s"));
+    lab.now += Duration::from_secs(1);
+    lab.rtp(CALLER, caller_side);
+    let flow = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.now += Duration::from_secs(5);
+    assert_eq!(why(&lab), ("kernel".to_owned(), "since 5 s".to_owned()));
+    let none = [Counters::default(); 2];
+    lab.engine.flow_lost(flow, Loss::Stuck, none, lab.now);
+    assert!(why(&lab).1.contains("entered the kernel and did not leave"));
+}
+
+#[test]
+fn what_the_kernel_never_takes_is_named() {
+    let mut lab = kernel_lab();
+    lab.talking();
+    let flow = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(flow, Installed::Never, lab.now);
+    assert_eq!(why(&lab).1, "a party is on the relay's own host");
+}
+
+#[test]
+fn what_the_host_does_not_take_is_counted_for_who_sent_it() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    let place = lab.host.bound[&caller_side];
+    lab.engine.unsent(place, 172);
+    let stream = &explain(&lab)["streams"][0];
+    assert_eq!(stream["caller"]["unsent"], 1);
+    assert_eq!(stream["callee"]["unsent"], 0);
+}
