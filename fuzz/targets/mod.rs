@@ -5,6 +5,7 @@ mod config;
 mod dispatcher;
 mod engine;
 mod proto;
+mod radius;
 mod relay;
 mod tls;
 mod words;
@@ -35,6 +36,8 @@ pub const TARGETS: &[Target] = &[
     target("netlink", relay::netlink),
     target("passport", tls::passport),
     target("proxy_requests", proto::proxy_requests),
+    target("radius_answer", radius::answer),
+    target("radius_files", radius::files),
     target("ranges", proto::ranges),
     target("revocations", tls::revocations),
     target("statistics", dispatcher::statistics),

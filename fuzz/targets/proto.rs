@@ -153,7 +153,10 @@ pub fn from_relay(data: &[u8]) {
                 let again = UpdateReply::parse(reply.to_string().as_bytes());
                 assert_eq!(again, reply);
             }
-            FromRelay::Ping | FromRelay::Expired(_) | FromRelay::Unknown(_) => {}
+            FromRelay::Ping
+            | FromRelay::Expired(_)
+            | FromRelay::Removed(_)
+            | FromRelay::Unknown(_) => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use mediaproxy::proto::control::{MessageKind, Remove, Signaling, Update};
 use mediaproxy::proto::media::parse_list;
-use mediaproxy::proto::{CSeq, CallId, Tag};
+use mediaproxy::proto::{CSeq, CallId, DialogId, Tag};
 
 use super::Choices;
 
