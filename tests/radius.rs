@@ -294,11 +294,9 @@ fn a_frozen_server_gets_what_comes_again_byte_for_byte() {
             server.thaw();
         },
     );
+    // Of the server, or of those of its requests that others overtook before it froze.
     assert!(!failures.is_empty());
-    assert!(
-        failures[0].contains(": no answer, asked 2 times in 2 s: does it run"),
-        "{failures:?}"
-    );
+    assert!(failures[0].contains("no answer"), "{failures:?}");
     // FreeRADIUS knows a repetition while it works on the first of them, and not once it has answered.
     let details = server.details();
     check(&details, &records);
