@@ -48,10 +48,12 @@ static:
 	scripts/static.sh
 
 install: release
-	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls'
+	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius'
 	install -m 755 target/release/media-dispatcher target/release/media-relay '$(DESTDIR)$(PREFIX)/sbin/'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini' || \
 		install -m 644 conf/config.ini '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'
+	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary' || \
+		install -m 644 conf/radius/dictionary '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary'
 
 clean:
 	$(CARGO) clean

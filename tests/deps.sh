@@ -21,6 +21,8 @@ sip-tester
 rtpengine-daemon
 mariadb-server
 postgresql
+freeradius
+freeradius-utils
 g++
 '
 [ "${1:-}" != --list ] || { echo "$packages" | sed '/^$/d'; exit 0; }

@@ -6,6 +6,7 @@ mod dispatcher;
 mod engine;
 mod journal;
 mod proto;
+mod radius;
 mod relay;
 mod tls;
 mod words;
@@ -37,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     target("netlink", relay::netlink),
     target("passport", tls::passport),
     target("proxy_requests", proto::proxy_requests),
+    target("radius_answer", radius::answer),
+    target("radius_files", radius::files),
     target("ranges", proto::ranges),
     target("revocations", tls::revocations),
     target("statistics", dispatcher::statistics),

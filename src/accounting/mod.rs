@@ -4,7 +4,7 @@
 //!  Accounting::take   a finished session into the journal, before any backend is tried
 //!  Record             what the journal holds and backends get                         record
 //!  delivery           one thread per backend: reads the journal from its own position  delivery, position, rejected
-//!  Backend            where records go                                                backend: file, database
+//!  Backend            where records go                                                backend: file, database, radius
 //! ```
 //!
 //! In `state_dir`: `accounting/journal/` holds what is not delivered everywhere yet and some history,
@@ -19,6 +19,8 @@ mod delivery;
 pub mod file;
 mod open;
 mod position;
+#[cfg(feature = "radius")]
+pub mod radius;
 pub mod record;
 mod rejected;
 mod taken;

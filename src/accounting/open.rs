@@ -1,7 +1,7 @@
 //! From the configuration to backends.
 
 use super::{Backend, database};
-use crate::config::{self, DispatcherConfig, FileSection};
+use crate::config::{self, DispatcherConfig, FileSection, RadiusSection};
 
 /// The backends of `accounting =`.
 ///
@@ -13,7 +13,7 @@ pub fn backends(config: &DispatcherConfig) -> Result<Vec<Box<dyn Backend>>, Stri
         match kind {
             config::Backend::File => backends.push(file(&config.file)?),
             config::Backend::Database => backends.extend(database::open(&config.database)?),
-            config::Backend::Radius => {}
+            config::Backend::Radius => backends.push(radius(&config.radius)?),
         }
     }
     Ok(backends)
@@ -29,7 +29,17 @@ fn file(_: &FileSection) -> Result<Box<dyn Backend>, String> {
     Err(not_built("file", "file"))
 }
 
-#[cfg(not(feature = "file"))]
+#[cfg(feature = "radius")]
+fn radius(section: &RadiusSection) -> Result<Box<dyn Backend>, String> {
+    Ok(Box::new(super::radius::Radius::open(section)?))
+}
+
+#[cfg(not(feature = "radius"))]
+fn radius(_: &RadiusSection) -> Result<Box<dyn Backend>, String> {
+    Err(not_built("radius", "radius"))
+}
+
+#[cfg(not(all(feature = "file", feature = "radius")))]
 fn not_built(kind: &str, feature: &str) -> String {
     format!("accounting = {kind}: this build cannot do that (cargo feature {feature})")
 }

@@ -33,15 +33,15 @@ pub use database::{DatabaseUri, Password, ServerKind, ServerUri, TlsMode};
 pub use dispatcher::DispatcherConfig;
 use ini::Section as Lines;
 pub use keys::{KEYS, Key};
-pub use problem::ConfigError;
-use problem::{Problem, quoted, shown};
+pub use problem::{ConfigError, quoted};
+use problem::{Problem, shown};
 pub use relay::RelayConfig;
 pub use shared::{
     DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
 };
 pub use values::{
     Backend, DispatcherEntry, Forwarding, Host, LogLevel, MANAGEMENT_PORT, ManagementFormat,
-    PortRange, RELAY_LINK_PORT, SocketGroup,
+    PortRange, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
 
 /// The file's name in the configuration directory.

@@ -273,19 +273,21 @@ pub fn dispatchers(text: &str) -> Parsed<Vec<DispatcherEntry>> {
 }
 
 fn dispatcher(text: &str) -> Option<DispatcherEntry> {
-    if let Some(address) = address_and_port(text, RELAY_LINK_PORT) {
+    let (host, port) = host_and_port(text, RELAY_LINK_PORT)?;
+    Some(DispatcherEntry { host, port })
+}
+
+/// `host[:port]` where host is the address of one host (IPv6 in brackets where a port follows) or a name.
+pub fn host_and_port(text: &str, default_port: u16) -> Option<(Host, u16)> {
+    if let Some(address) = address_and_port(text, default_port) {
         let usable = !address.ip().is_unspecified() && !address.ip().is_multicast();
-        return usable.then(|| DispatcherEntry {
-            host: Host::Address(address.ip()),
-            port: address.port(),
-        });
+        return usable.then(|| (Host::Address(address.ip()), address.port()));
     }
     let (name, port) = match text.split_once(':') {
         Some((name, port)) => (name, self::port(port)?),
-        None => (text, RELAY_LINK_PORT),
+        None => (text, default_port),
     };
-    let host = Host::Name(host_name(name)?);
-    Some(DispatcherEntry { host, port })
+    Some((Host::Name(host_name(name)?), port))
 }
 
 /// The form of RFC 1123, with the underscores that are seen in the wild. A last label of digits alone is an

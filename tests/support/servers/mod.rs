@@ -1,4 +1,4 @@
-//! Database servers for tests: Debian's own programs on ports and in directories of the test's own, gone with it.
+//! Servers that accounting needs, for tests: Debian's own programs on ports and in directories of the test's own, gone with it.
 //!
 //! ```text
 //!  let Some(mut server) = MariaDb::start() else { return };      prints why it is skipped
@@ -15,6 +15,7 @@
 )]
 
 mod certificates;
+mod freeradius;
 mod mariadb;
 mod postgres;
 
@@ -28,6 +29,7 @@ use std::thread;
 use std::time::Duration;
 
 pub use certificates::Certificates;
+pub use freeradius::{Detail, FreeRadius};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 

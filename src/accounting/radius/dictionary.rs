@@ -1,0 +1,283 @@
+//! The numbers of attributes, as dictionary files of FreeRADIUS and radiusclient give them. Only what accounting
+//! sends is looked at; of the rest no more than that it looks like a dictionary. Vendors' attributes are passed
+//! over. Opens no file itself: it is given what does.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::lines::lines;
+use crate::config::quoted;
+
+/// How deep files may include others, and how many there may be in all: FreeRADIUS ships 225, three deep.
+const DEEPEST: usize = 16;
+const MOST_FILES: usize = 2_000;
+
+/// Words that begin a line, of FreeRADIUS 2 to 4 and of radiusclient. Those without a branch of their own need nothing done.
+const KEYWORDS: &[&str] = &[
+    "ATTRIBUTE",
+    "VALUE",
+    "VENDOR",
+    "VENDORATTR",
+    "STRUCT",
+    "MEMBER",
+    "ENUM",
+    "ALIAS",
+    "FLAGS",
+    "DEFINE",
+    "PROTOCOL",
+    "BEGIN-PROTOCOL",
+    "END-PROTOCOL",
+    "BEGIN",
+    "END",
+    "BEGIN-VENDOR",
+    "BEGIN-TLV",
+    "BEGIN-STRUCT",
+];
+
+/// What an attribute holds, by the types' names in dictionaries.
+type Types = &'static [&'static str];
+const STRING: Types = &["string", "text", "octets"];
+const INTEGER: Types = &["integer", "uint32"];
+const ADDRESS: Types = &["ipaddr", "ipv4addr"];
+const DATE: Types = &["date", "integer", "uint32"];
+
+/// An attribute that accounting sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    UserName,
+    NasIpAddress,
+    AcctStatusType,
+    AcctDelayTime,
+    AcctInputOctets,
+    AcctOutputOctets,
+    AcctSessionId,
+    AcctSessionTime,
+    AcctInputGigawords,
+    AcctOutputGigawords,
+    EventTimestamp,
+    SipToTag,
+    SipFromTag,
+    MediaCodecs,
+    MediaInfo,
+    SipUserAgents,
+    SipApplications,
+}
+
+/// All of them, in the order of the enum: name, number where no dictionary says another, types.
+const KNOWN: [(&str, u8, Types); 17] = [
+    ("User-Name", 1, STRING),
+    ("NAS-IP-Address", 4, ADDRESS),
+    ("Acct-Status-Type", 40, INTEGER),
+    ("Acct-Delay-Time", 41, INTEGER),
+    ("Acct-Input-Octets", 42, INTEGER),
+    ("Acct-Output-Octets", 43, INTEGER),
+    ("Acct-Session-Id", 44, STRING),
+    ("Acct-Session-Time", 46, INTEGER),
+    ("Acct-Input-Gigawords", 52, INTEGER),
+    ("Acct-Output-Gigawords", 53, INTEGER),
+    ("Event-Timestamp", 55, DATE),
+    ("Sip-To-Tag", 104, STRING),
+    ("Sip-From-Tag", 105, STRING),
+    ("Media-Codecs", 233, STRING),
+    ("Media-Info", 234, STRING),
+    ("Sip-User-Agents", 235, STRING),
+    ("Sip-Applications", 236, STRING),
+];
+
+/// Not to be used for anything else: Vendor-Specific (RFC 2865) and Message-Authenticator (RFC 3579).
+const TAKEN: [u8; 2] = [26, 80];
+
+/// Opens a dictionary file.
+pub type Load<'a> = &'a mut dyn FnMut(&Path) -> io::Result<Vec<u8>>;
+
+/// The number of each attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dictionary {
+    numbers: [u8; KNOWN.len()],
+}
+
+impl Default for Dictionary {
+    /// The numbers that hold without any file.
+    fn default() -> Dictionary {
+        Dictionary {
+            numbers: KNOWN.map(|(_, number, _)| number),
+        }
+    }
+}
+
+impl Dictionary {
+    pub fn number(&self, attribute: Attribute) -> u8 {
+        // The enum has as many values as the array.
+        self.numbers
+            .get(attribute as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Reads a file and what it includes; what it says takes the place of what was known.
+    ///
+    /// # Errors
+    /// `file:line: what was read; allowed: ...`, or the file and why it cannot be read. A file that is not there
+    /// is `Ok(false)`; one that is included must be there.
+    pub fn read(&mut self, file: &Path, load: Load) -> Result<bool, String> {
+        let mut reader = Reader {
+            numbers: &mut self.numbers,
+            load,
+            open: Vec::new(),
+            files: 0,
+        };
+        match (reader.load)(file) {
+            Ok(text) => reader.take(file, &text).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(format!("{}: {error}", file.display())),
+        }
+    }
+
+    /// Two attributes under one number could not be told apart.
+    ///
+    /// # Errors
+    /// Which two.
+    pub fn check(&self) -> Result<(), String> {
+        let mut seen: HashSet<u8> = TAKEN.into();
+        for ((name, ..), number) in KNOWN.iter().zip(self.numbers) {
+            if !seen.insert(number) {
+                return Err(format!(
+                    "RADIUS dictionaries: {name} has number {number}, which another attribute has; every attribute \
+                     needs a number of its own"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Reader<'a> {
+    numbers: &'a mut [u8; KNOWN.len()],
+    load: Load<'a>,
+    /// The files that are being read, each included by the one before.
+    open: Vec<PathBuf>,
+    files: usize,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, file: &Path, text: &[u8]) -> Result<(), String> {
+        self.files += 1;
+        self.open.push(file.to_owned());
+        // The vendor's block, or that of another kind, which holds none of ours.
+        let mut block: Option<String> = None;
+        for (number, line) in lines(text) {
+            let line = String::from_utf8_lossy(line);
+            let line = line.split_once('#').map_or(&*line, |(before, _)| before);
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let taken = match words.as_slice() {
+                [include @ ("$INCLUDE" | "$INCLUDE-"), name] => {
+                    self.include(file, name, include.ends_with('-'))
+                }
+                ["BEGIN-VENDOR" | "BEGIN-TLV" | "BEGIN-STRUCT", name, ..] => {
+                    block.get_or_insert((*name).to_owned());
+                    Ok(())
+                }
+                ["END-VENDOR" | "END-TLV" | "END-STRUCT", rest @ ..] => {
+                    block = block.filter(|open| rest.first().is_some_and(|name| name != open));
+                    Ok(())
+                }
+                ["ATTRIBUTE", rest @ ..] if block.is_none() => self.attribute(rest),
+                [keyword, ..] => known(keyword),
+                [] => Ok(()),
+            };
+            // An error of an included file has its place already.
+            taken.map_err(|why| match why {
+                Trouble::Here(why) => format!("{}:{number}: {why}", file.display()),
+                Trouble::Inside(why) => why,
+            })?;
+        }
+        self.open.pop();
+        Ok(())
+    }
+
+    /// `$INCLUDE file`, relative to the file in which it stands; `$INCLUDE-` where it need not be there.
+    fn include(&mut self, from: &Path, name: &str, optional: bool) -> Result<(), Trouble> {
+        let file = from.parent().unwrap_or(Path::new("")).join(name);
+        let here = |why: String| Trouble::Here(format!("$INCLUDE {}: {why}", quoted(name)));
+        if name.contains(char::is_control) {
+            return Err(here("allowed: a path".into()));
+        }
+        if self.open.contains(&file) {
+            return Err(here("this file is included by itself".into()));
+        }
+        if self.open.len() >= DEEPEST {
+            return Err(here(format!("more than {DEEPEST} files deep")));
+        }
+        if self.files >= MOST_FILES {
+            return Err(here(format!("more than {MOST_FILES} files")));
+        }
+        match (self.load)(&file) {
+            Ok(text) => self.take(&file, &text).map_err(Trouble::Inside),
+            Err(error) if optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(here(error.to_string())),
+        }
+    }
+
+    /// `ATTRIBUTE name number type [vendor or flags]`.
+    fn attribute(&mut self, words: &[&str]) -> Result<(), Trouble> {
+        let [name, number, kind, rest @ ..] = words else {
+            return Err(Trouble::Here("allowed: ATTRIBUTE name number type".into()));
+        };
+        let ours = KNOWN
+            .iter()
+            .position(|(known, ..)| known.eq_ignore_ascii_case(name));
+        let slot = ours.and_then(|index| Some((self.numbers.get_mut(index)?, KNOWN.get(index)?)));
+        let Some((slot, (_, _, types))) = slot else {
+            return Ok(());
+        };
+        // FreeRADIUS 1 and radiusclient write a vendor's name after the type; flags are in small letters.
+        let vendor = |word: &&str| {
+            word.starts_with(|c: char| c.is_ascii_uppercase()) || word.starts_with("vendor=")
+        };
+        if rest.iter().any(vendor) {
+            return Ok(());
+        }
+        let parsed = number
+            .parse()
+            .ok()
+            .filter(|number| *number > 0 && !TAKEN.contains(number));
+        let Some(parsed) = parsed else {
+            return Err(Trouble::Here(format!(
+                "{name} has number {}; allowed: 1 to 255, without 26 and 80",
+                quoted(number)
+            )));
+        };
+        if !types.iter().any(|known| known.eq_ignore_ascii_case(kind)) {
+            return Err(Trouble::Here(format!(
+                "{name} is of type {}; allowed: {}",
+                quoted(kind),
+                types.join(", ")
+            )));
+        }
+        *slot = parsed;
+        Ok(())
+    }
+}
+
+/// Where an error belongs to.
+enum Trouble {
+    /// The line that is being read.
+    Here(String),
+    /// An included file; complete.
+    Inside(String),
+}
+
+fn known(keyword: &str) -> Result<(), Trouble> {
+    if KEYWORDS.contains(&keyword) {
+        return Ok(());
+    }
+    Err(Trouble::Here(format!(
+        "{} begins no line of a dictionary; allowed: ATTRIBUTE, VALUE, VENDOR, BEGIN-VENDOR, END-VENDOR, $INCLUDE",
+        quoted(keyword)
+    )))
+}
+
+#[cfg(test)]
+#[path = "dictionary_tests.rs"]
+mod tests;

@@ -1,0 +1,77 @@
+//! The files of a RADIUS client, each read whole and up to a bound: a wrong path may lead to anything.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use log::warn;
+
+/// Longest file, bytes; the longest dictionary that FreeRADIUS ships has 120 KB.
+const LONGEST: u64 = 4 << 20;
+
+/// Opens and reads a dictionary.
+///
+/// # Errors
+/// It cannot be read, is no file, or too long.
+pub fn open(path: &Path) -> io::Result<Vec<u8>> {
+    // Looked at first: opening a FIFO would block.
+    let size = match path.metadata()? {
+        metadata if metadata.is_file() => metadata.len(),
+        _ => return Err(io::Error::other("not a file")),
+    };
+    let mut text = Vec::new();
+    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    if size.max(text.len() as u64) > LONGEST {
+        return Err(io::Error::other(format!("longer than {LONGEST} bytes")));
+    }
+    Ok(text)
+}
+
+/// Reads a file that must be there.
+///
+/// # Errors
+/// Its name and why it cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+    open(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The same, of a file that is nobody else's business.
+///
+/// # Errors
+/// See [`read`].
+pub fn read_secrets(path: &Path) -> Result<Vec<u8>, String> {
+    let text = read(path)?;
+    let open_to_all = |mode: u32| mode & 0o004 != 0;
+    if path
+        .metadata()
+        .is_ok_and(|metadata| open_to_all(metadata.permissions().mode()))
+    {
+        let path = path.display();
+        warn!("{path}: everybody on this host can read the secrets of RADIUS: chmod o-r {path}");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::scratch::Scratch;
+
+    #[test]
+    fn only_files_and_only_so_long() {
+        let scratch = Scratch::new("radius-files");
+        let file = scratch.path().join("file");
+        std::fs::write(&file, vec![b'#'; LONGEST as usize]).unwrap();
+        assert_eq!(open(&file).unwrap().len(), LONGEST as usize);
+        std::fs::write(&file, vec![b'#'; LONGEST as usize + 1]).unwrap();
+        assert!(
+            read(&file)
+                .unwrap_err()
+                .ends_with("file: longer than 4194304 bytes")
+        );
+        assert!(read(scratch.path()).unwrap_err().ends_with(": not a file"));
+        let gone = scratch.path().join("gone");
+        assert_eq!(open(&gone).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
