@@ -372,16 +372,24 @@ fn a_thousand_calls_are_in_all_five_backends_with_what_was_sent() {
     running.stop().unwrap();
 }
 
+fn killed(dispatcher: &mut Option<Daemon>) {
+    let dispatcher = dispatcher.take().unwrap();
+    daemons::signal(dispatcher.pid(), "KILL").unwrap();
+}
+
+fn started(world: &World) -> Daemon {
+    Daemon::start(&binaries(), "media-dispatcher", world.scratch.path()).unwrap()
+}
+
 #[test]
 fn servers_that_stop_die_and_freeze_and_a_dispatcher_that_is_killed_lose_nothing() {
     let Some(mut world) = World::new() else {
         return;
     };
     let Daemons {
-        mut dispatcher,
-        relay,
-        ..
+        dispatcher, relay, ..
     } = world.start();
+    let mut dispatcher = Some(dispatcher);
     let is_over = AtomicBool::new(false);
     let pause = || thread::sleep(Duration::from_millis(700));
     let courses = thread::scope(|scope| {
@@ -392,21 +400,19 @@ fn servers_that_stop_die_and_freeze_and_a_dispatcher_that_is_killed_lose_nothing
         world.mariadb.kill();
         world.postgres.freeze();
         pause();
-        daemons::signal(dispatcher.pid(), "KILL").unwrap();
-        drop(dispatcher);
+        killed(&mut dispatcher);
         pause();
-        dispatcher = Daemon::start(&binaries(), "media-dispatcher", world.scratch.path()).unwrap();
+        dispatcher = Some(started(&world));
         world.mariadb.restart();
         world.radius.stop();
         pause();
         world.postgres.thaw();
         world.postgres.stop();
         pause();
-        daemons::signal(dispatcher.pid(), "KILL").unwrap();
-        drop(dispatcher);
+        killed(&mut dispatcher);
         world.postgres.restart();
         world.radius.restart();
-        dispatcher = Daemon::start(&binaries(), "media-dispatcher", world.scratch.path()).unwrap();
+        dispatcher = Some(started(&world));
         pause();
         world.radius.freeze();
         world.mariadb.freeze();
@@ -445,6 +451,6 @@ fn servers_that_stop_die_and_freeze_and_a_dispatcher_that_is_killed_lose_nothing
             .collect();
         assert!(strange.is_empty(), "{backend}: {strange:?}");
     }
-    dispatcher.stop().unwrap();
+    dispatcher.unwrap().stop().unwrap();
     relay.stop().unwrap();
 }
