@@ -62,6 +62,8 @@ pub struct Delivery {
     backend: Box<dyn Backend>,
     journal: Arc<Journal>,
     position: Position,
+    /// The file has it.
+    is_saved: bool,
     file: PathBuf,
     rejected: Rejected,
     progress: Arc<Progress>,
@@ -201,6 +203,7 @@ impl Delivery {
             backend,
             journal,
             position: start.position,
+            is_saved: true,
             file,
             shared,
             retry: FIRST_RETRY,
@@ -223,7 +226,7 @@ impl Delivery {
             self.failed(&why.0);
         }
         loop {
-            let has_work = self.wait();
+            let has_work = !self.is_saved || self.wait();
             let is_stopping = self.shared.is_stopping();
             if is_stopping && (!has_work || self.down.is_some()) {
                 break;
@@ -251,6 +254,8 @@ impl Delivery {
 
     /// One batch; what is settled of it is so when this returns, whatever comes of the rest.
     fn deliver(&mut self) -> Result<(), String> {
+        // Not before the disk knows of the last one: no more than one batch can come twice after a crash.
+        self.save()?;
         let batch = self
             .read()
             .map_err(|error| format!("the journal: {error}"))?;
@@ -262,6 +267,7 @@ impl Delivery {
         verdicts.truncate(batch.records.len());
         let is_whole = verdicts.len() == batch.records.len();
         self.settle(&batch, &verdicts, is_whole)?;
+        self.save()?;
         match delivered {
             Err(why) => Err(why.0),
             Ok(()) if !is_whole => Err("it has not told what became of all records".to_owned()),
@@ -305,6 +311,18 @@ impl Delivery {
         Ok(batch)
     }
 
+    /// Brings the position to disk.
+    fn save(&mut self) -> Result<(), String> {
+        if !self.is_saved {
+            position::write(&self.file, self.position)
+                .map_err(|error| format!("{}: {error}", self.file.display()))?;
+            self.is_saved = true;
+            let position = self.progress.position.lock();
+            *position.unwrap_or_else(PoisonError::into_inner) = self.position;
+        }
+        Ok(())
+    }
+
     /// Rejected records go to their file first, then the position moves on.
     fn settle(
         &mut self,
@@ -327,14 +345,9 @@ impl Delivery {
             (false, Some(last)) => batch.ends.get(last).copied().unwrap_or(self.position),
             (false, None) => return Ok(()),
         };
-        position::write(&self.file, end)
-            .map_err(|error| format!("{}: {error}", self.file.display()))?;
         self.position = end;
+        self.is_saved = false;
         let progress = &self.progress;
-        *progress
-            .position
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = end;
         let settled = (verdicts.len() + damaged.len()) as u64;
         progress.settled.fetch_add(settled, Ordering::Relaxed);
         let delivered = (verdicts.len() - rejected) as u64;

@@ -275,6 +275,32 @@ fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
     dropped(accounting);
 }
 
+/// As on a full disk.
+#[test]
+fn a_position_that_cannot_be_written_delivers_nothing_twice() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    let accounting = start(&scratch, &[&memory]);
+    let obstacle = scratch.path().join("accounting/memory.new");
+    fs::create_dir(&obstacle).unwrap();
+    take(&accounting, 0..3);
+    let progress = &accounting.progress()[0];
+    wait("the failure", || progress.is_down());
+    let delivered = memory.records();
+    assert_eq!(delivered, names(0..delivered.len()));
+    assert_eq!(
+        progress.position().offset,
+        0,
+        "nothing is given back that may come again"
+    );
+    take(&accounting, 3..5);
+    fs::remove_dir(&obstacle).unwrap();
+    wait("all of them", || memory.records().len() >= 5);
+    wait("its state", || !progress.is_down());
+    assert_eq!(memory.records(), names(0..5));
+    dropped(accounting);
+}
+
 #[test]
 fn one_dispatcher_for_each_directory() {
     let scratch = Scratch::new("accounting");

@@ -210,7 +210,7 @@ fn greet(shared: &Shared, link: &Link, writer: &mut Writer) -> io::Result<()> {
         info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
     }
     for (id, at) in unconfirmed {
-        match spool.line(at) {
+        match spool.line(&at) {
             Some(line) => together.extend_from_slice(&line),
             // Confirmed meanwhile, by another dispatcher; or damaged, which the spool says when it finds it.
             None => debug!("{link}: session {id} is not on disk any more"),

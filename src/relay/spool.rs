@@ -2,7 +2,8 @@
 //! outlive lost links, the dispatcher's end and the relay's own.
 //!
 //! One thread owns all of it: workers and links hand it messages and wait for no disk. In its journal stand
-//! `keep DISPATCHER expired|removed STATISTICS` and `stored ID`; what was kept and not stored is open.
+//! `keep DISPATCHER expired|removed STATISTICS` and `stored ID`; what was kept and not stored is open. What a full disk
+//! refuses is open in memory and tried again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -37,6 +38,9 @@ const TIDY: Duration = Duration::from_secs(15);
 /// Bytes of records on their way to the thread; beyond that the disk is too slow to keep them.
 const IN_FLIGHT: usize = 32 << 20;
 
+/// Bytes of records that a full disk refused.
+const IN_MEMORY: usize = 32 << 20;
+
 /// Bytes that are sent again at once to one dispatcher.
 const AT_ONCE: usize = 256 * 1024;
 
@@ -70,7 +74,7 @@ enum Message {
     },
     Stored(SessionId),
     /// Tell what is open for a dispatcher.
-    Open(SocketAddr, Sender<Vec<(SessionId, Position)>>),
+    Open(SocketAddr, Sender<Vec<(SessionId, Place)>>),
     Quit(Sender<()>),
 }
 
@@ -91,16 +95,29 @@ pub struct Opened {
     _lock: DirLock,
 }
 
+/// Where the line of a record is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Disk(Position),
+    /// As it is to stand in the journal.
+    Memory(Arc<[u8]>),
+}
+
 /// What is open, and where it stands.
 #[derive(Debug, Default)]
 struct Book {
     records: HashMap<SessionId, Kept>,
-    by_position: BTreeMap<Position, SessionId>,
+    /// Oldest first; those on disk in the order of their positions.
+    by_order: BTreeMap<u64, SessionId>,
+    next: u64,
+    /// Bytes that are in memory.
+    in_memory: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Kept {
-    position: Position,
+    place: Place,
+    order: u64,
     dispatcher: SocketAddr,
     /// When it was last sent.
     sent: Duration,
@@ -190,7 +207,7 @@ impl Spool {
     }
 
     /// What a dispatcher is to be told again, oldest first.
-    pub fn unconfirmed(&self, dispatcher: SocketAddr) -> Vec<(SessionId, Position)> {
+    pub fn unconfirmed(&self, dispatcher: SocketAddr) -> Vec<(SessionId, Place)> {
         let (answer, answered) = bounded(1);
         let asked = self.messages.send(Message::Open(dispatcher, answer));
         if asked.is_err() {
@@ -200,8 +217,11 @@ impl Spool {
     }
 
     /// The line for a dispatcher; none where it cannot be read.
-    pub fn line(&self, at: Position) -> Option<Vec<u8>> {
-        let text = self.journal.read_at(at)?;
+    pub fn line(&self, at: &Place) -> Option<Vec<u8>> {
+        let text = match at {
+            Place::Disk(position) => self.journal.read_at(*position)?,
+            Place::Memory(text) => text.to_vec(),
+        };
         let (_, rest) = split(text.strip_prefix(b"keep ")?)?;
         let mut line = rest.to_vec();
         line.extend_from_slice(b"\r\n");
@@ -246,7 +266,12 @@ impl Keeper {
             let wait = next.saturating_sub(clock::mono());
             match self.messages.recv_timeout(wait) {
                 Ok(Message::Quit(done)) => {
+                    self.write_again();
                     self.sync();
+                    for (_, text) in self.book.in_memory() {
+                        let line = crate::proto::Visible(&text);
+                        error!("an ended call cannot be kept, the disk does not take it: {line}");
+                    }
                     let _ = done.send(());
                     return;
                 }
@@ -300,24 +325,36 @@ impl Keeper {
     }
 
     fn keep(&mut self, dispatcher: SocketAddr, id: SessionId, line: &[u8]) {
-        match self.spool.journal.append(line) {
-            Ok(position) => self.book.add(
-                id,
-                Kept {
-                    position,
-                    dispatcher,
-                    sent: clock::mono(),
-                },
-            ),
+        let place = match self.spool.journal.append(line) {
+            Ok(position) => Place::Disk(position),
             Err(why) => {
                 if let Some(left_out) = self.refusals.due() {
                     error!(
-                        "an ended call cannot be kept for its dispatcher: {why}: {}{left_out}",
-                        crate::proto::Visible(line)
+                        "ended calls cannot be kept on disk: {why}; they are kept in memory{left_out}"
                     );
                 }
+                if self.book.in_memory + line.len() > IN_MEMORY {
+                    let line = crate::proto::Visible(line);
+                    return error!("an ended call cannot be kept, too many are in memory: {line}");
+                }
+                Place::Memory(line.into())
+            }
+        };
+        self.book.add(id, place, dispatcher, clock::mono());
+    }
+
+    /// Writes what the disk refused before, oldest first, until it refuses again.
+    fn write_again(&mut self) {
+        if self.book.in_memory == 0 {
+            return;
+        }
+        for (id, text) in self.book.in_memory() {
+            match self.spool.journal.append(&text) {
+                Ok(position) => self.book.move_to(id, position),
+                Err(_) => return,
             }
         }
+        info!("ended calls are kept on disk again");
     }
 
     fn sync(&mut self) {
@@ -336,7 +373,7 @@ impl Keeper {
             }
             let mut bytes = 0;
             for (id, at) in self.book.overdue(link.address, now) {
-                let Some(line) = self.spool.line(at).filter(|_| bytes < AT_ONCE) else {
+                let Some(line) = self.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
                     continue;
                 };
                 bytes += line.len();
@@ -344,9 +381,10 @@ impl Keeper {
                 self.book.note_sent(id, now);
             }
         }
+        self.write_again();
         self.move_stragglers();
         let end = self.spool.journal.end();
-        let oldest = self.book.by_position.keys().next().copied();
+        let oldest = self.book.on_disk().next().map(|(at, _)| at);
         if let Err(error) = self.spool.journal.release(oldest.unwrap_or(end)) {
             warn!("a segment of confirmed calls cannot be removed: {error}");
         }
@@ -362,8 +400,8 @@ impl Keeper {
             segment: start.segment + 1,
             offset: 0,
         };
-        let old = self.book.by_position.range(..next);
-        let old: Vec<(Position, SessionId)> = old.map(|(at, id)| (*at, *id)).collect();
+        let old = self.book.on_disk().take_while(|(at, _)| *at < next);
+        let old: Vec<(Position, SessionId)> = old.collect();
         if old.len() > MOVED {
             return;
         }
@@ -390,35 +428,64 @@ impl Book {
             return;
         }
         if let Some((dispatcher, id)) = text.strip_prefix(b"keep ").and_then(kept) {
-            self.add(
-                id,
-                Kept {
-                    position,
-                    dispatcher,
-                    sent: Duration::ZERO,
-                },
-            );
+            self.add(id, Place::Disk(position), dispatcher, Duration::ZERO);
         }
     }
 
-    fn add(&mut self, id: SessionId, kept: Kept) {
+    fn add(&mut self, id: SessionId, place: Place, dispatcher: SocketAddr, sent: Duration) {
         self.forget(id);
-        self.by_position.insert(kept.position, id);
+        if let Place::Memory(text) = &place {
+            self.in_memory += text.len();
+        }
+        let order = self.next;
+        self.next += 1;
+        self.by_order.insert(order, id);
+        let kept = Kept {
+            place,
+            order,
+            dispatcher,
+            sent,
+        };
         self.records.insert(id, kept);
     }
 
     fn forget(&mut self, id: SessionId) -> bool {
-        let kept = self.records.remove(&id);
-        if let Some(kept) = kept {
-            self.by_position.remove(&kept.position);
+        let Some(kept) = self.records.remove(&id) else {
+            return false;
+        };
+        if let Place::Memory(text) = &kept.place {
+            self.in_memory = self.in_memory.saturating_sub(text.len());
         }
-        kept.is_some()
+        self.by_order.remove(&kept.order);
+        true
     }
 
+    /// It has been written at the journal's end.
     fn move_to(&mut self, id: SessionId, position: Position) {
-        if let Some(kept) = self.records.get(&id).copied() {
-            self.add(id, Kept { position, ..kept });
+        if let Some(kept) = self.records.get(&id) {
+            let (dispatcher, sent) = (kept.dispatcher, kept.sent);
+            self.add(id, Place::Disk(position), dispatcher, sent);
         }
+    }
+
+    /// Those on disk, in the order of their positions.
+    fn on_disk(&self) -> impl Iterator<Item = (Position, SessionId)> {
+        self.by_order.values().filter_map(|id| {
+            let kept = self.records.get(id)?;
+            match kept.place {
+                Place::Disk(position) => Some((position, *id)),
+                Place::Memory(_) => None,
+            }
+        })
+    }
+
+    /// Those that no disk has.
+    fn in_memory(&self) -> Vec<(SessionId, Arc<[u8]>)> {
+        let text = |id: &SessionId| match &self.records.get(id)?.place {
+            Place::Disk(_) => None,
+            Place::Memory(text) => Some((*id, Arc::clone(text))),
+        };
+        self.by_order.values().filter_map(text).collect()
     }
 
     fn note_sent(&mut self, id: SessionId, now: Duration) {
@@ -434,27 +501,27 @@ impl Book {
         dispatcher: SocketAddr,
         known: &[SocketAddr],
         now: Duration,
-    ) -> Vec<(SessionId, Position)> {
+    ) -> Vec<(SessionId, Place)> {
         let mut found = Vec::new();
-        for (position, id) in &self.by_position {
+        for id in self.by_order.values() {
             let Some(kept) = self.records.get_mut(id) else {
                 continue;
             };
             if kept.dispatcher == dispatcher || !known.contains(&kept.dispatcher) {
                 kept.sent = now;
-                found.push((*id, *position));
+                found.push((*id, kept.place.clone()));
             }
         }
         found
     }
 
-    fn overdue(&self, dispatcher: SocketAddr, now: Duration) -> Vec<(SessionId, Position)> {
-        let is_overdue = |kept: &Kept| kept.dispatcher == dispatcher && now >= kept.sent + AGAIN;
-        let records = self.by_position.iter().filter(|(_, id)| {
-            let kept = self.records.get(*id);
-            kept.is_some_and(is_overdue)
-        });
-        records.map(|(at, id)| (*id, *at)).collect()
+    fn overdue(&self, dispatcher: SocketAddr, now: Duration) -> Vec<(SessionId, Place)> {
+        let is_overdue = |kept: &&Kept| kept.dispatcher == dispatcher && now >= kept.sent + AGAIN;
+        let overdue = |id: &SessionId| {
+            let kept = self.records.get(id).filter(is_overdue)?;
+            Some((*id, kept.place.clone()))
+        };
+        self.by_order.values().filter_map(overdue).collect()
     }
 }
 

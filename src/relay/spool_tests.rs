@@ -23,7 +23,7 @@ fn statistics(number: u128) -> String {
 fn open_for(opened: &mut Opened, port: u16, known: &[u16]) -> Vec<String> {
     let known: Vec<SocketAddr> = known.iter().map(|port| address(*port)).collect();
     let open = opened.book.open_for(address(port), &known, Duration::ZERO);
-    let line = |(_, at): (SessionId, Position)| opened.spool.line(at).unwrap();
+    let line = |(_, at): (SessionId, Place)| opened.spool.line(&at).unwrap();
     let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
     open.into_iter().map(line).map(text).collect()
 }
@@ -71,14 +71,13 @@ fn what_was_kept_and_not_stored_is_open_after_a_restart() {
 #[test]
 fn what_is_not_confirmed_in_time_is_sent_again() {
     let mut book = Book::default();
-    let kept = |offset, port, sent| Kept {
-        position: Position { segment: 1, offset },
-        dispatcher: address(port),
-        sent: Duration::from_secs(sent),
+    let mut add = |number, offset, port, sent| {
+        let place = Place::Disk(Position { segment: 1, offset });
+        book.add(id(number), place, address(port), Duration::from_secs(sent));
     };
-    book.add(id(1), kept(0, 1, 100));
-    book.add(id(2), kept(10, 1, 130));
-    book.add(id(3), kept(20, 2, 100));
+    add(1, 0, 1, 100);
+    add(2, 10, 1, 130);
+    add(3, 20, 2, 100);
     let overdue = |book: &Book, at| {
         let found = book.overdue(address(1), Duration::from_secs(at));
         found.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
@@ -89,6 +88,32 @@ fn what_is_not_confirmed_in_time_is_sent_again() {
     assert_eq!(overdue(&book, 190), [id(2)]);
     assert!(book.forget(id(2)) && !book.forget(id(2)));
     assert!(overdue(&book, 219).is_empty());
+}
+
+#[test]
+fn what_the_disk_refused_is_told_from_memory_and_written_later() {
+    let scratch = Scratch::new("spool");
+    let mut opened = open(scratch.path(), 40_000, LIMIT).unwrap();
+    let text: Arc<[u8]> = format!("keep 192.0.2.1:1 removed {}", statistics(7))
+        .into_bytes()
+        .into();
+    let refused = Place::Memory(Arc::clone(&text));
+    opened.book.add(id(7), refused, address(1), Duration::ZERO);
+    let expected = [format!("removed {}\r\n", statistics(7))];
+    assert_eq!(open_for(&mut opened, 1, &[1]), expected);
+    assert_eq!(
+        (opened.book.in_memory, opened.book.on_disk().count()),
+        (text.len(), 0)
+    );
+    let position = opened.spool.journal.append(&text).unwrap();
+    opened.book.move_to(id(7), position);
+    assert_eq!(
+        (opened.book.in_memory, opened.book.on_disk().count()),
+        (0, 1)
+    );
+    assert_eq!(open_for(&mut opened, 1, &[1]), expected);
+    assert!(opened.book.forget(id(7)));
+    assert!(opened.book.by_order.is_empty());
 }
 
 #[test]
