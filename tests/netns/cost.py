@@ -7,7 +7,9 @@ On veth everything up to the receiver's socket happens in the sender's system ca
 thread then reads it there. So a packet's cost is the processor time of that thread, plus that of ksoftirqd on its processor, plus
 that of the relay's process, from the sending to the delivery, both included.
 The sender's own share is what remains when the packet is dropped as it enters; it is taken off the others. One flow of packets with
-172 bytes, rounds interleaved, medians; all on one processor but the relay's process. Needs root. Exit status 1 where a bound does not hold.
+172 bytes; all on one processor but the relay's process. The paths take turns every few milliseconds, so that what else the machine does
+meets all of them alike; of the turns of a round the median counts, and all that the relay's process has used; then the medians of the
+rounds. Needs root. Exit status 1 where a bound does not hold.
 """
 import argparse
 import glob
@@ -28,9 +30,8 @@ from scene import Scene  # noqa: E402
 from script import CALLEE, CALLER  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PACKETS = 60000
-# What is read at once; user space gets them in such bursts.
-SLOWLY, BURST = 20000, 50
+# Packets in a turn, turns in a round; user space has every third one. What is read at once; user space gets them in such bursts.
+TURN, TURNS, SLOWLY, BURST = 1000, 60, 3, 50
 PACKET = b'\x80\x08' + b'.' * 170
 # How much more than routing the kernel's forwarding may cost.
 BOUND = 1.45
@@ -51,7 +52,7 @@ def softirq_thread(cpu):
 
 
 def blast(path, others, count):
-    """Nanoseconds of processor time for each packet: this thread's and the others'. Nothing but what is to be dropped may be lost."""
+    """Nanoseconds of processor time of this thread and the others for so many packets; how many arrived."""
     buffer, read = bytearray(2048), 0
     before, mine = spent(*others), time.thread_time_ns()
     for number in range(count):
@@ -65,10 +66,7 @@ def blast(path, others, count):
                     read += 1
             except BlockingIOError:
                 pass
-    spent_ns = (time.thread_time_ns() - mine + spent(*others) - before) / count
-    if path.name != 'dropped' and read < count * 0.99:
-        raise SystemExit('%s: %d of %d packets arrived' % (path.name, read, count))
-    return spent_ns
+    return time.thread_time_ns() - mine + spent(*others) - before, read
 
 
 def system_calls(pid, act):
@@ -93,16 +91,31 @@ class Path:
         self.name, self.sock, self.to, self.receiver, self.relay, self.costs = name, sock, to, receiver, relay, []
         receiver.setblocking(False)
         self.slow = name == 'user space'
+        self.begin()
 
     def threads(self):
         return glob.glob('/proc/%d/task/*/schedstat' % self.relay.pid) if self.relay else []
 
-    def measure(self, softirq):
-        count = SLOWLY if self.slow else PACKETS
-        self.costs.append(blast(self, softirq + self.threads(), count))
+    def begin(self):
+        """A round."""
+        self.turns, self.arrived, self.relays = [], 0, 0
+
+    def turn(self, softirq):
+        before = spent(*self.threads())
+        cost, arrived = blast(self, softirq, TURN)
+        self.relays += spent(*self.threads()) - before
+        self.turns.append(cost)
+        self.arrived += arrived
+
+    def end(self):
+        """Of a round. Nothing but what is to be dropped may be lost."""
+        sent = len(self.turns) * TURN
+        if self.name != 'dropped' and self.arrived < sent * 0.99:
+            raise SystemExit('%s: %d of %d packets arrived' % (self.name, self.arrived, sent))
+        self.costs.append(statistics.median(self.turns) / TURN + self.relays / sent)
 
     def calls(self):
-        count = SLOWLY // 4
+        count = 5 * TURN
         made = system_calls(self.relay.pid, lambda: blast(self, [], count))
         return None if made is None else made / count
 
@@ -149,11 +162,16 @@ def measure(scenes, rounds):
     os.sched_setaffinity(0, {0})
     softirq = softirq_thread(0)
     for path in paths:
-        path.measure(softirq)
-        path.costs.clear()  # the first packets resolve addresses
-    for number in range(rounds):
-        for path in paths if number % 2 == 0 else reversed(paths):
-            path.measure(softirq)
+        path.turn(softirq)  # the first packets resolve addresses
+    for _ in range(rounds):
+        for path in paths:
+            path.begin()
+        for number in range(TURNS):
+            for path in paths if number % 2 == 0 else reversed(paths):
+                if not path.slow or number % SLOWLY == 0:
+                    path.turn(softirq)
+        for path in paths:
+            path.end()
     return paths
 
 
