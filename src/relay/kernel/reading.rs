@@ -13,7 +13,7 @@ use super::requests::{Change, Requests, Set};
 use super::{Key, News};
 use crate::netlink::conntrack::{Entry, Tuple};
 use crate::proto::Party;
-use crate::session::Loss;
+use crate::session::{Loss, SessionKey};
 
 /// An entry that has fewer seconds left is replaced: the kernel does not prolong one whose time is fixed.
 const RENEWED: u32 = 600;
@@ -134,13 +134,16 @@ impl<R: Requests> Forwarder<R> {
         }
     }
 
-    /// Packets enter and do not leave: user space takes over. New flows wait where nothing leaves at all.
+    /// Packets enter and do not leave: user space takes over, the other flows of these calls included, whose packets are
+    /// few (RTCP) and go the same way; all flows where nothing leaves at all, and new ones wait then.
     fn on_stuck(&mut self, stuck: &[(Key, Party)], has_left: bool, now: Duration) {
         let first = stuck
             .first()
             .and_then(|(key, party)| Some((self.book.get(key)?.entry, *party)));
         let is_news = !has_left && self.health.on_trouble(now);
-        let keys: Vec<Key> = stuck.iter().map(|(key, _)| *key).collect();
+        let calls: HashSet<_> = stuck.iter().map(|(key, _)| call_of(key)).collect();
+        let mut keys = self.book.keys();
+        keys.retain(|key| !has_left || calls.contains(&call_of(key)));
         // Tells what left of these flows, too, which the cause is found by.
         self.lose(&keys, Loss::Stuck);
         let Some((entry, party)) = first.filter(|_| has_left || is_news) else {
@@ -249,6 +252,11 @@ impl<R: Requests> Forwarder<R> {
         let keys = self.book.keys();
         self.lose(&keys, Loss::Deleted);
     }
+}
+
+/// What flows of one call have in common.
+fn call_of(key: &Key) -> (usize, SessionKey) {
+    (key.worker, key.flow.session)
 }
 
 /// Asks for the entry of each flow. One that is not there is not noted.
