@@ -7,10 +7,11 @@
 //!                                  relay's ports goes past conntrack, so that no entry clashes with ours and no flood
 //!                                  fills the table
 //!  raw_out   output, raw           what user space sends, and what programs on this host send to the relay, too
-//!  strays    prerouting, mangle    an entry that a flow makes whose own was deleted gets our mark, to be found
 //!  relayed   forward, first        counts what comes to FORWARD, to tell a loss before it from a loss in it
 //!  leaving   postrouting, last     each flow's element counts what leaves of what bears our mark: what was relayed
-//!  nat_in, nat_out                 no rules: they register the hooks that translate addresses
+//!  nat_in    prerouting, dstnat    an entry that a flow makes whose own was deleted gets our mark, to be found; chains of
+//!                                  this type see the first packet of an entry only, so it costs the others nothing
+//!  nat_out   postrouting, srcnat   no rules: with nat_in it registers the hooks that translate addresses
 //! ```
 //!
 //! The `ct` expressions register conntrack's own hooks in this network namespace; without them no packet ever
@@ -21,7 +22,7 @@ use std::ops::RangeInclusive;
 
 use super::conntrack::NatEntry;
 use super::nftables::{Batch, ChainKind, Hook, Key, Set};
-use super::rule::{Field, Relation, STATE_NEW, Step};
+use super::rule::{Field, Relation, Step};
 
 /// The set of the relay's own addresses, four bytes each.
 pub const ADDRESSES: &str = "addresses";
@@ -43,7 +44,6 @@ const TYPE_TUPLE: u32 = TYPE_ADDRESS << 18 | TYPE_PORT << 12 | TYPE_ADDRESS << 6
 
 /// Priorities of hooks (NF_IP_PRI_*): the lower, the earlier.
 const RAW: i32 = -300;
-const MANGLE: i32 = -150;
 const NAT_DESTINATION: i32 = -100;
 const NAT_SOURCE: i32 = 100;
 /// After source NAT and after other tables' filters.
@@ -115,16 +115,6 @@ impl Gate<'_> {
 
     /// Those that mark and count.
     fn add_watch_rules(&self, batch: &mut Batch<'_>, ports: Ports<'_>) {
-        let new = [
-            Step::LoadConntrackState,
-            Step::And(STATE_NEW),
-            Step::Compare(Relation::NotEqual, &[0; 4]),
-        ];
-        let to_ports = ports.of(Field::DestinationPort);
-        let mark = [Step::SetConntrackMark(self.mark)];
-        let parts = [&new[..], &to_ports, &ours(Field::Destination), &mark];
-        batch.rule("strays", &parts.concat());
-
         let mark = (self.mark & self.mask).to_ne_bytes();
         let marked = [
             Step::LoadConntrackMark,
@@ -136,6 +126,11 @@ impl Gate<'_> {
         let udp = [Step::LoadProtocol, Step::Compare(Relation::Equal, &[UDP])];
         let counted = [&marked[..], &udp, &tuple_in(LEAVING, LEAVING_ID)];
         batch.rule(LEAVING, &counted.concat());
+
+        let to_ports = ports.of(Field::DestinationPort);
+        let mark = [Step::SetConntrackMark(self.mark)];
+        let parts = [&to_ports[..], &ours(Field::Destination), &mark];
+        batch.rule("nat_in", &parts.concat());
     }
 }
 
@@ -168,7 +163,6 @@ fn add_chains(batch: &mut Batch<'_>) {
     use ChainKind::{Filter, Nat};
     batch.chain("raw_in", Filter, Hook::Prerouting, RAW);
     batch.chain("raw_out", Filter, Hook::Output, RAW);
-    batch.chain("strays", Filter, Hook::Prerouting, MANGLE);
     batch.chain(RELAYED, Filter, Hook::Forward, RAW);
     batch.chain(LEAVING, Filter, Hook::Postrouting, LAST);
     batch.chain("nat_in", Nat, Hook::Prerouting, NAT_DESTINATION);
@@ -265,10 +259,6 @@ mod tests {
     ///     ip saddr @addresses udp sport 40000-59999 notrack
     ///     ip daddr @addresses udp dport 40000-59999 notrack
     ///   }
-    ///   chain strays {
-    ///     type filter hook prerouting priority mangle;
-    ///     ct state new udp dport 40000-59999 ip daddr @addresses ct mark set 0x4d500000
-    ///   }
     ///   chain relayed {
     ///     type filter hook forward priority raw;
     ///     ct mark & 0xffff0000 == 0x4d500000 counter
@@ -277,7 +267,10 @@ mod tests {
     ///     type filter hook postrouting priority 1000;
     ///     ct mark & 0xffff0000 == 0x4d500000 ip saddr . udp sport . ip daddr . udp dport @leaving
     ///   }
-    ///   chain nat_in { type nat hook prerouting priority dstnat; }
+    ///   chain nat_in {
+    ///     type nat hook prerouting priority dstnat;
+    ///     udp dport 40000-59999 ip daddr @addresses ct mark set 0x4d500000
+    ///   }
     ///   chain nat_out { type nat hook postrouting priority srcnat; }
     /// }
     /// ```

@@ -16,12 +16,8 @@ const REGISTER: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
-/// NFT_CT_STATE and NFT_CT_MARK.
-const CT_STATE: u32 = 0;
+/// NFT_CT_MARK.
 const CT_MARK: u32 = 3;
-
-/// The bit of a conntrack state that says that this packet makes the entry (NF_CT_STATE_BIT(IP_CT_NEW)).
-pub const STATE_NEW: u32 = 8;
 
 /// What a packet's bytes are compared to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +60,6 @@ pub enum Step<'a> {
     /// Into one of the register's four quarters, for keys of several fields.
     LoadQuarter(Field, u32),
     LoadProtocol,
-    LoadConntrackState,
     LoadConntrackMark,
     /// Keeps the bits of `mask`, which is in the host's byte order.
     And(u32),
@@ -101,7 +96,6 @@ pub(super) fn put_step(builder: &mut Builder, step: &Step<'_>) {
             b.put_be32(2, KEY_L4PROTO);
             b.put_be32(1, REGISTER);
         }),
-        Step::LoadConntrackState => put_conntrack_load(builder, CT_STATE),
         Step::LoadConntrackMark => put_conntrack_load(builder, CT_MARK),
         Step::And(mask) => expression(builder, "bitwise", |b| {
             b.put_be32(1, REGISTER);
@@ -206,9 +200,9 @@ mod tests {
     ///     type filter hook prerouting priority raw
     ///     ip daddr @addresses udp dport 40000-59999 ip saddr . udp sport . ip daddr . udp dport != @forwarded notrack
     ///   }
-    ///   chain strays {
-    ///     type filter hook prerouting priority mangle
-    ///     ip daddr @addresses udp dport 40000-59999 ct state new ct mark set 0x4d500000
+    ///   chain nat_in {
+    ///     type nat hook prerouting priority dstnat
+    ///     ip daddr @addresses udp dport 40000-59999 ct mark set 0x4d500000
     ///   }
     /// }
     /// ```
@@ -232,18 +226,15 @@ mod tests {
         0c0001007061796c6f61640024000280080001000000000b080002000000000208000300000000020800040000000002
         3c0001800b0001006c6f6f6b757000002c00028008000200000000010e000100666f7277617264656400000008000400
         000000020800050000000001100001800c0001006e6f747261636b00";
-    const STRAYS: &str = "
-        02000000150001006d6564696170726f78795f3430303030000000000b00020073747261797300002402048034000180
+    const MARKING: &str = "
+        02000000150001006d6564696170726f78795f3430303030000000000b0002006e61745f696e00009401048034000180
         0c0001007061796c6f616400240002800800010000000001080002000000000108000300000000100800040000000004
         340001800b0001006c6f6f6b757000002400028008000200000000010e00010061646472657373657300000008000400
         0000000124000180090001006d6574610000000014000280080002000000001008000100000000012c00018008000100
         636d700020000280080001000000000108000200000000000c0003800500010011000000340001800c0001007061796c
         6f6164002400028008000100000000010800020000000002080003000000000208000400000000022c00018008000100
         636d700020000280080001000000000108000200000000050c000380060001009c4000002c00018008000100636d7000
-        20000280080001000000000108000200000000030c00038006000100ea5f000020000180070001006374000014000280
-        08000200000000000800010000000001440001800c000100626974776973650034000280080001000000000108000200
-        0000000108000300000000040c00048008000100080000000c00058008000100000000002c00018008000100636d7000
-        20000280080001000000000108000200000000010c00038008000100000000002c0001800e000100696d6d6564696174
+        20000280080001000000000108000200000000030c00038006000100ea5f00002c0001800e000100696d6d6564696174
         650000001800028008000100000000010c000280080001000000504d2000018007000100637400001400028008000200
         000000030800040000000001";
 
@@ -280,16 +271,11 @@ mod tests {
         ]);
         batch.rule("raw_in", &steps);
         let mut steps = to_range().to_vec();
-        steps.extend([
-            Step::LoadConntrackState,
-            Step::And(STATE_NEW),
-            Step::Compare(Relation::NotEqual, &[0; 4]),
-            Step::SetConntrackMark(0x4d50_0000),
-        ]);
-        batch.rule("strays", &steps);
+        steps.push(Step::SetConntrackMark(0x4d50_0000));
+        batch.rule("nat_in", &steps);
         let bodies = bodies(batch);
         assert_eq!(bodies[0], bytes(CHAIN));
         assert_eq!(bodies[1], bytes(RULE));
-        assert_eq!(bodies[2], bytes(STRAYS));
+        assert_eq!(bodies[2], bytes(MARKING));
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What a packet costs: dropped as it enters the relay's host, routed, forwarded by the kernel, relayed in user space.
+"""What a packet costs: dropped as it enters the relay's host, routed, translated by a conntrack entry alone, forwarded by the kernel
+for the relay, relayed in user space.
 
     cost.py [--bin target/release] [--rounds 5]
 
@@ -7,13 +8,17 @@ On veth everything up to the receiver's socket happens in the sender's system ca
 thread then reads it there. So a packet's cost is the processor time of that thread, plus that of ksoftirqd on its processor, plus
 that of the relay's process, from the sending to the delivery, both included.
 The sender's own share is what remains when the packet is dropped as it enters; it is taken off the others. One flow of packets with
-172 bytes, rounds interleaved, medians; all on one processor but the relay's process. Needs root. Exit status 1 where a bound does not hold.
+172 bytes; all on one processor but the relay's process. The paths take turns every few milliseconds, so that what else the machine does
+meets all of them alike; of the turns of a round the median counts, and all that the relay's process has used; then the medians of the
+rounds. Needs root. Exit status 1 where a bound does not hold.
 """
 import argparse
+import ctypes
 import glob
 import os
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,15 +27,24 @@ import types
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import daemons  # noqa: E402
-from direct import World  # noqa: E402
-from lab import run  # noqa: E402
+from direct import IP_MTU_DISCOVER, World  # noqa: E402
+from lab import LIBC, run  # noqa: E402
 from scene import Scene  # noqa: E402
 from script import CALLEE, CALLER  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PACKETS = 60000
-# What is read at once; user space gets them in such bursts.
-SLOWLY, BURST = 20000, 50
+# Packets in a turn, turns in a round; user space has every third one. What is read at once; user space gets them in such bursts.
+TURN, TURNS, SLOWLY, BURST = 1000, 60, 3, 50
+# How often it is looked whether user space has sent them on, every 2 ms.
+WAITS = 50
+IP_PMTUDISC_WANT = 1
+# What makes the kernel track and translate.
+NAT = '''table ip nat {
+    chain pre { type nat hook prerouting priority dstnat; }
+    chain post { type nat hook postrouting priority srcnat; }
+    chain input { type filter hook input priority 0; ct state invalid counter; }
+}
+'''
 PACKET = b'\x80\x08' + b'.' * 170
 # How much more than routing the kernel's forwarding may cost.
 BOUND = 1.45
@@ -50,25 +64,58 @@ def softirq_thread(cpu):
     return ['/proc/%s/schedstat' % name] if name else []
 
 
+class Vector(ctypes.Structure):
+    """struct iovec"""
+    _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]
+
+
+class Header(ctypes.Structure):
+    """struct msghdr"""
+    _fields_ = [('name', ctypes.c_void_p), ('name_length', ctypes.c_uint), ('vector', ctypes.POINTER(Vector)), ('vectors', ctypes.c_size_t),
+                ('control', ctypes.c_void_p), ('control_length', ctypes.c_size_t), ('flags', ctypes.c_int)]
+
+
+class Datagram(ctypes.Structure):
+    """struct mmsghdr, sendmmsg(2)"""
+    _fields_ = [('header', Header), ('length', ctypes.c_uint)]
+
+
+class Burst:
+    """BURST datagrams in one system call: this program's own work between two packets would throw the kernel's code out of the caches."""
+
+    def __init__(self, size, to=None):
+        self.data = ctypes.create_string_buffer(PACKET.ljust(size, b'.'), size)
+        self.vector = Vector(ctypes.addressof(self.data), size)
+        name = struct.pack('=H', socket.AF_INET) + struct.pack('!H4s8x', to[1], socket.inet_aton(to[0])) if to else b''
+        self.name = ctypes.create_string_buffer(name, max(len(name), 1))
+        self.all = (Datagram * BURST)()
+        for one in self.all:
+            one.header.vector, one.header.vectors = ctypes.pointer(self.vector), 1
+            if to:
+                one.header.name, one.header.name_length = ctypes.addressof(self.name), len(name)
+
+    def send(self, sock):
+        if LIBC.sendmmsg(sock.fileno(), self.all, BURST, 0) != BURST:
+            raise OSError(ctypes.get_errno(), 'sendmmsg')
+
+    def receive(self, sock):
+        """How many there were."""
+        return max(LIBC.recvmmsg(sock.fileno(), self.all, BURST, socket.MSG_DONTWAIT, None), 0)
+
+
 def blast(path, others, count):
-    """Nanoseconds of processor time for each packet: this thread's and the others'. Nothing but what is to be dropped may be lost."""
-    buffer, read = bytearray(2048), 0
+    """Nanoseconds of processor time of this thread and the others for so many packets; how many arrived."""
+    read = 0
     before, mine = spent(*others), time.thread_time_ns()
-    for number in range(count):
-        path.sock.sendto(PACKET, path.to)
-        if number % BURST == BURST - 1:
-            if path.slow:
-                time.sleep(0.002)
-            try:
-                while True:
-                    path.receiver.recv_into(buffer)
-                    read += 1
-            except BlockingIOError:
-                pass
-    spent_ns = (time.thread_time_ns() - mine + spent(*others) - before) / count
-    if path.name != 'dropped' and read < count * 0.99:
-        raise SystemExit('%s: %d of %d packets arrived' % (path.name, read, count))
-    return spent_ns
+    for number in range(1, count // BURST + 1):
+        path.sending.send(path.sock)
+        for _ in range(WAITS if path.slow else 0):
+            if read >= number * BURST:
+                break
+            time.sleep(0.002)
+            read += path.receiving.receive(path.receiver)
+        read += path.receiving.receive(path.receiver)
+    return time.thread_time_ns() - mine + spent(*others) - before, read
 
 
 def system_calls(pid, act):
@@ -91,18 +138,33 @@ class Path:
 
     def __init__(self, name, sock, to, receiver, relay=None):
         self.name, self.sock, self.to, self.receiver, self.relay, self.costs = name, sock, to, receiver, relay, []
-        receiver.setblocking(False)
+        self.sending, self.receiving = Burst(len(PACKET), to), Burst(2048)
         self.slow = name == 'user space'
+        self.begin()
 
     def threads(self):
         return glob.glob('/proc/%d/task/*/schedstat' % self.relay.pid) if self.relay else []
 
-    def measure(self, softirq):
-        count = SLOWLY if self.slow else PACKETS
-        self.costs.append(blast(self, softirq + self.threads(), count))
+    def begin(self):
+        """A round."""
+        self.turns, self.arrived, self.relays = [], 0, 0
+
+    def turn(self, softirq):
+        before = spent(*self.threads())
+        cost, arrived = blast(self, softirq, TURN)
+        self.relays += spent(*self.threads()) - before
+        self.turns.append(cost)
+        self.arrived += arrived
+
+    def end(self):
+        """Of a round. Nothing but what is to be dropped may be lost."""
+        sent = len(self.turns) * TURN
+        if self.name != 'dropped' and self.arrived < sent * 0.99:
+            raise SystemExit('%s: %d of %d packets arrived' % (self.name, self.arrived, sent))
+        self.costs.append(statistics.median(self.turns) / TURN + self.relays / sent)
 
     def calls(self):
-        count = SLOWLY // 4
+        count = TURN * (5 if self.slow else TURNS)
         made = system_calls(self.relay.pid, lambda: blast(self, [], count))
         return None if made is None else made / count
 
@@ -122,6 +184,17 @@ def wired(scene, role, number):
     return hosts[1], sender, receiver
 
 
+def translated(scene):
+    """A conntrack entry with NAT both ways and nothing else: what the kernel's own part of forwarding costs."""
+    router, sender, receiver = wired(scene, 'nat', 33)
+    sender.bind(('10.33.1.2', 5000))
+    run('ip', 'netns', 'exec', router, 'nft', '-f', '-', stdin=NAT)
+    run('ip', 'netns', 'exec', router, 'sysctl', '-qw', 'net.netfilter.nf_conntrack_acct=1')
+    run('ip', 'netns', 'exec', router, 'conntrack', '-I', '-p', 'udp', '-s', '10.33.1.2', '-d', '10.33.1.1', '--sport', '5000', '--dport', '4000',
+        '--dst-nat', '10.33.2.2:7000', '--src-nat', '10.33.2.1:4002', '--timeout', '3600', '--status', 'ASSURED,SEEN_REPLY')
+    return Path('NAT alone', sender, ('10.33.1.1', 4000), receiver)
+
+
 def relayed(scene, forwarding):
     """A call through the real daemons, its media flowing; the caller's socket and where it sends to."""
     world = World(scene)
@@ -134,6 +207,8 @@ def relayed(scene, forwarding):
     for one in (call.now(CALLER), call.now(CALLEE)):
         for sock in one.sockets:
             scene.loop.remove(sock)
+            # As the other paths' sockets; it is the sender's work.
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_WANT)
     name = 'kernel' if forwarding == 'kernel' else 'user space'
     return Path(name, end.sockets[0], end.remote, call.now(CALLEE).sockets[0], scene.daemons.relays['relay'])
 
@@ -144,16 +219,23 @@ def measure(scenes, rounds):
     run('ip', 'netns', 'exec', dropping, 'nft', '-f', '-',
         stdin='table netdev t {\nchain c {\ntype filter hook ingress device e0 priority 0;\nip protocol udp drop\n}\n}\n')
     _, second, two = wired(plain, 'route', 32)
-    paths = [Path('dropped', sender, ('10.31.2.2', 7000), one), Path('routed', second, ('10.32.2.2', 7000), two)]
+    paths = [Path('dropped', sender, ('10.31.2.2', 7000), one), Path('routed', second, ('10.32.2.2', 7000), two), translated(plain)]
     paths += [relayed(scene, forwarding) for forwarding, scene in scenes.items()]
     os.sched_setaffinity(0, {0})
+    # Nobody else runs on this processor during a turn: their work between two packets would be paid for by the next one.
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     softirq = softirq_thread(0)
     for path in paths:
-        path.measure(softirq)
-        path.costs.clear()  # the first packets resolve addresses
-    for number in range(rounds):
-        for path in paths if number % 2 == 0 else reversed(paths):
-            path.measure(softirq)
+        path.turn(softirq)  # the first packets resolve addresses
+    for _ in range(rounds):
+        for path in paths:
+            path.begin()
+        for number in range(TURNS):
+            for path in paths if number % 2 == 0 else reversed(paths):
+                if not path.slow or number % SLOWLY == 0:
+                    path.turn(softirq)
+        for path in paths:
+            path.end()
     return paths
 
 
@@ -163,7 +245,7 @@ def report(paths):
     kernel_ratio = None
     for path in paths:
         line = '  %-12s %6.0f (%.0f to %.0f)' % (path.name, statistics.median(path.costs), min(path.costs), max(path.costs))
-        if path.relay or path is paths[1]:
+        if path is not paths[0]:
             ratios = [(cost - d) / (r - d) for cost, d, r in zip(path.costs, dropped, routed)]
             line += ', without the sender %.2f (%.2f to %.2f) times routing' % (statistics.median(ratios), min(ratios), max(ratios))
             if path.name == 'kernel':

@@ -25,7 +25,7 @@ REMOVE = 'remove\r\ncall_id: %(id)s\r\nfrom_tag: %(from_tag)s\r\nto_tag: %(to_ta
 IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 13, 10, 0
 # Until the relay's figures are those of the phones, seconds.
 SETTLED = 2.5
-# How long media may be away where the relay has to find out by itself that it does, seconds.
+# How long the relay may take to find out that media is away, seconds.
 NOTICED = 1.3
 
 
@@ -303,10 +303,21 @@ class World:
         self.until_flowing(calls)
         return calls
 
-    def grant(self, seconds=NOTICED):
+    def grant(self, seconds):
         """What is sent from now on for so long may be lost."""
         now = time.monotonic()
         self.gaps.append((now - paths.HAND_OVER, now + seconds))
+
+    def noticed(self, act, pattern):
+        """Does what stops media; the relay has to say so in time. What is sent until then may be lost."""
+        start = time.monotonic() - paths.HAND_OVER
+        act()
+        done = time.monotonic()
+        self.until_said(pattern)
+        now = time.monotonic()
+        self.gaps.append((start, now))
+        if now - done > NOTICED:
+            self.scene.bad.append('it took the relay %.2f s to notice' % (now - done))
 
     def sessions(self):
         return {s['call_id']: s for s in (json.loads(line) for line in d.ask(self.scene.daemons.management, 'sessions', 5))}

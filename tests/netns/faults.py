@@ -66,9 +66,12 @@ def survive(made, faults, name, error):
     faults.fail(KINDS[name], error, 2 if error else 1)
     calls = made.place(2)
     made.until_flowing(calls)
-    if name in ('get', 'delete'):
+    if name == 'delete':
         netfilter.on(made.host, 'conntrack', '-F')
     go_on(made, calls, 0.3)
+    if name == 'list':
+        # Every few seconds, where flows are few.
+        made.scene.loop.until(lambda: faults.get('hits'), 8, 'all entries to be listed')
     made.end(calls)
     if not faults.get('hits'):
         raise Failed('no request of the kind `%s` was made' % name)

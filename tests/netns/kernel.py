@@ -11,7 +11,7 @@ import struct
 import time
 
 import netfilter
-from direct import NOTICED, World
+from direct import World
 from lab import run
 from scenarios import scenario
 from scene import PROXY, Failed
@@ -73,9 +73,8 @@ def forward_drop(scene):
     """Docker comes: FORWARD drops. User space takes over, the log names the rule; new calls lose nothing."""
     made = World(scene)
     calls = made.ready(3)
-    made.grant()
-    netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'DROP')
-    made.until_said(r'FORWARD.*policy drop.*iptables -I FORWARD -m connmark --mark 0x4d500000/0xffff0000 -j ACCEPT')
+    made.noticed(lambda: netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'DROP'),
+                 r'FORWARD.*policy drop.*iptables -I FORWARD -m connmark --mark 0x4d500000/0xffff0000 -j ACCEPT')
     made.until_in_user_space(calls)
     new = made.place(1)
     go_on(made, calls + new)
@@ -93,9 +92,8 @@ def forward_drops_always(scene):
     netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'DROP')
     made.start_relay()
     made.until_said(r'WARN.*FORWARD')
-    made.grant(NOTICED)
-    calls = made.place(2)
-    made.until_said('do not leave it, user space takes them over')
+    calls = []
+    made.noticed(lambda: calls.extend(made.place(2)), 'do not leave it, user space takes them over')
     go_on(made, calls)
     netfilter.on(made.host, 'iptables', '-I', 'FORWARD', '-m', 'connmark', '--mark', '0x4d500000/0xffff0000', '-j', 'ACCEPT')
     made.finish()
@@ -106,9 +104,7 @@ def forward_off(scene):
     """ip_forward is switched off in mid-call."""
     made = World(scene)
     calls = made.ready(3)
-    made.grant()
-    sysctl(made.host, 'net.ipv4.ip_forward', 0)
-    made.until_said(r'ip_forward is 0.*sysctl -w net.ipv4.ip_forward=1')
+    made.noticed(lambda: sysctl(made.host, 'net.ipv4.ip_forward', 0), r'ip_forward is 0.*sysctl -w net.ipv4.ip_forward=1')
     go_on(made, calls)
     made.finish()
 

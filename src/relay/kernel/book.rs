@@ -8,7 +8,7 @@ use crate::proto::Party;
 use crate::session::Counters;
 
 /// Packets that entered one after the other of which none left: no accident.
-const STUCK: u64 = 3;
+const STUCK: i64 = 3;
 
 /// One flow.
 #[derive(Clone, Debug)]
@@ -18,8 +18,9 @@ pub struct Flow {
     left: [Counters; 2],
     /// Packets that entered by the last reading.
     entered: [u64; 2],
-    /// What had entered when something left for the last time.
-    entered_then: [u64; 2],
+    /// Packets that had entered and not left when some left for the last time: the most that was seen, since those that
+    /// entered are read first. None where the counters of what leaves have begun anew.
+    missing: [Option<i64>; 2],
     /// Of the reading that is under way: the entry's seconds to live, and both counts.
     reading: Reading,
 }
@@ -50,7 +51,7 @@ impl Flow {
             entry,
             left: [Counters::default(); 2],
             entered: [0; 2],
-            entered_then: [0; 2],
+            missing: [Some(0); 2],
             reading: Reading::default(),
         }
     }
@@ -82,6 +83,7 @@ impl Flow {
     /// The counters of what leaves begin at nothing again.
     pub fn restart_counting(&mut self) {
         self.left = [Counters::default(); 2];
+        self.missing = [None; 2];
     }
 
     /// Ends the reading under way and judges it; an entry with fewer than `least` seconds to live counts as gone.
@@ -99,9 +101,11 @@ impl Flow {
         for party in [Party::Caller, Party::Callee] {
             let side = party as usize;
             more[side] = self.more(party, left[side]);
+            let missing = reading.entered[side] as i64 - left[side].packets as i64;
+            let before = self.missing[side].get_or_insert(missing);
             if more[side].packets > 0 {
-                self.entered_then[side] = reading.entered[side];
-            } else if reading.entered[side] >= self.entered_then[side] + STUCK {
+                *before = missing.max(*before);
+            } else if missing >= *before + STUCK {
                 stuck = Some(party);
             }
         }
@@ -142,6 +146,11 @@ impl Book {
 
     pub fn keys(&self) -> Vec<Key> {
         self.flows.keys().copied().collect()
+    }
+
+    /// The names of all entries.
+    pub fn originals(&self) -> Vec<Tuple> {
+        self.by_original.keys().copied().collect()
     }
 
     /// Whether a flow could be added: neither it nor one of its ways is in use.
@@ -215,5 +224,70 @@ impl Book {
         flows
             .map(|(key, flow)| (*key, flow.conclude(least)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::conntrack::End;
+
+    /// What a reading says of a flow by whose caller so many packets had entered, and then left.
+    fn conclude(flow: &mut Flow, entered: u64, left: u64) -> Finding {
+        let counters = |packets| Counters {
+            packets,
+            bytes: 200 * packets,
+        };
+        flow.reading = Reading {
+            timeout: Some(3600),
+            entered: [entered, 0],
+            left: [Some(counters(left)), Some(counters(0))],
+        };
+        flow.conclude(600)
+    }
+
+    fn flow() -> Flow {
+        let end = |remote: &str, local: &str| End {
+            remote: remote.parse().unwrap(),
+            local: local.parse().unwrap(),
+        };
+        Flow::new(NatEntry {
+            caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
+            callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
+        })
+    }
+
+    #[test]
+    fn what_passes_between_the_two_counts_is_no_loss_when_silence_follows() {
+        let mut flow = flow();
+        assert!(matches!(conclude(&mut flow, 50, 60), Finding::Fine(_)));
+        assert!(matches!(conclude(&mut flow, 60, 60), Finding::Fine(_)));
+        assert!(matches!(conclude(&mut flow, 62, 60), Finding::Fine(_)));
+        let stuck = Finding::Stuck(Party::Caller);
+        assert_eq!(conclude(&mut flow, 63, 60), stuck);
+    }
+
+    #[test]
+    fn only_packets_that_are_lost_one_after_the_other_are_stuck() {
+        let mut flow = flow();
+        // Somebody's rule lets half of them through.
+        for round in 1..20 {
+            let found = conclude(&mut flow, 10 * round, 5 * round);
+            assert!(matches!(found, Finding::Fine(_)));
+        }
+        let stuck = Finding::Stuck(Party::Caller);
+        assert_eq!(conclude(&mut flow, 193, 95), stuck);
+        assert_eq!(conclude(&mut Flow::new(flow.entry), 3, 0), stuck);
+    }
+
+    #[test]
+    fn a_table_that_was_made_anew_counts_from_nothing() {
+        let mut flow = flow();
+        conclude(&mut flow, 60, 60);
+        flow.restart_counting();
+        assert!(matches!(conclude(&mut flow, 70, 0), Finding::Fine(_)));
+        assert!(matches!(conclude(&mut flow, 80, 10), Finding::Fine(_)));
+        let stuck = Finding::Stuck(Party::Caller);
+        assert_eq!(conclude(&mut flow, 83, 10), stuck);
     }
 }

@@ -363,6 +363,8 @@ impl Requests for Fake {
         !self.drops
     }
 
+    fn note_forward(&mut self) {}
+
     fn explain(&mut self, _: &NatEntry, _: Party, _: u64) -> String {
         "the fake drops".to_owned()
     }

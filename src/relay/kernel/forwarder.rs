@@ -50,6 +50,8 @@ pub struct Forwarder<R> {
     /// Left by the kernel since the table was made, packets.
     pub(super) left: u64,
     refused: Sparse,
+    /// When all entries were listed last.
+    pub(super) listed: Duration,
     /// Since when nothing could be read.
     pub(super) unread_since: Option<Duration>,
     pub(super) unread: Sparse,
@@ -70,6 +72,7 @@ impl<R: Requests> Forwarder<R> {
             table_is_gone: false,
             left: 0,
             refused: Sparse::default(),
+            listed: Duration::ZERO,
             unread_since: None,
             unread: Sparse::default(),
             deleted: Sparse::default(),
@@ -329,6 +332,8 @@ impl<R: Requests> Forwarder<R> {
             // Packets that came after the entry was gone have made others in its place.
             let ways: Vec<Tuple> = flows.iter().flat_map(|(_, flow)| flow.enters()).collect();
             self.clear(&ways);
+            // And what was under way then does.
+            self.has_debris = true;
             for ((key, _), last) in flows.iter().zip(last) {
                 self.tell(key, News::Lost(key.flow, loss, last));
             }

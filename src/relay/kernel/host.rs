@@ -23,7 +23,7 @@ pub struct Host {
     locals: Vec<Ipv4Addr>,
     /// How well the table is kept from others; before it is made, how well it should be.
     protection: Protection,
-    /// Packets that had come to FORWARD when entries were listed last.
+    /// Packets that had come to FORWARD at the last reading.
     reached: Option<u64>,
     /// Packets that came to FORWARD and had not left when somebody asked last.
     missing: u64,
@@ -139,8 +139,6 @@ impl Requests for Host {
 
     fn entries(&mut self, each: &mut dyn FnMut(Entry)) -> io::Result<()> {
         let (mark, mask) = (self.settings.wanted.mark, self.settings.wanted.mark_mask);
-        let counters = self.netfilter.rule_counters(&self.table, gate::RELAYED);
-        self.reached = counters.ok().and_then(|all| Some(all.first()?.packets));
         let mut found = Vec::new();
         self.netfilter
             .dump(mark & mask, mask, |entry| found.push(entry))?;
@@ -229,6 +227,11 @@ impl Requests for Host {
 
     fn is_forwarding(&self) -> bool {
         checks::number(checks::IP_FORWARD) == Some(1)
+    }
+
+    fn note_forward(&mut self) {
+        let counters = self.netfilter.rule_counters(&self.table, gate::RELAYED);
+        self.reached = counters.ok().and_then(|all| Some(all.first()?.packets));
     }
 
     fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String {

@@ -7,16 +7,23 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use super::book::Finding;
+use super::book::{Book, Finding};
 use super::forwarder::{Forwarder, LIFETIME, TOGETHER, add};
 use super::requests::{Change, Requests, Set};
 use super::{Key, News};
-use crate::netlink::conntrack::Tuple;
+use crate::netlink::conntrack::{Entry, Tuple};
 use crate::proto::Party;
-use crate::session::Loss;
+use crate::session::{Loss, SessionKey};
 
 /// An entry that has fewer seconds left is replaced: the kernel does not prolong one whose time is fixed.
 const RENEWED: u32 = 600;
+
+/// So many flows are asked for one by one: to list all entries, the kernel goes through the whole of its hash table, 10 ms
+/// for the 262,144 buckets of a usual host, while an entry by name is a few microseconds.
+const FEW: usize = 256;
+
+/// All entries are listed this often all the same, to find what is no flow's.
+const LISTED: Duration = Duration::from_secs(5);
 
 /// How long flows are left alone that cannot be read.
 const BLIND: Duration = Duration::from_secs(10);
@@ -27,7 +34,7 @@ impl<R: Requests> Forwarder<R> {
         if self.table_is_gone {
             self.restore();
         }
-        let strangers = match self.read_all() {
+        let strangers = match self.read_all(now) {
             Ok(strangers) => strangers,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 self.restore();
@@ -35,6 +42,8 @@ impl<R: Requests> Forwarder<R> {
             }
             Err(error) => return self.on_unread(&error, now),
         };
+        // What goes wrong from here on is looked at by the next reading.
+        let had_debris = std::mem::take(&mut self.has_debris);
         self.unread_since = None;
         let findings = self.book.conclude(RENEWED);
         if findings
@@ -45,7 +54,7 @@ impl<R: Requests> Forwarder<R> {
             return;
         }
         self.act_on(&findings, now);
-        self.tidy(&strangers);
+        self.tidy(&strangers, had_debris);
         for worker in 0..self.workers {
             self.news.push((worker, News::Heard(now)));
         }
@@ -66,16 +75,22 @@ impl<R: Requests> Forwarder<R> {
 
     /// The entries before what has left: so what is under way in between looks like more, never like a loss. Returns
     /// what is the relay's and no flow's.
-    fn read_all(&mut self) -> io::Result<Strangers> {
+    fn read_all(&mut self, now: Duration) -> io::Result<Strangers> {
+        let is_due = now >= self.listed + LISTED;
+        let wants_list = is_due || self.has_debris || self.book.len() > FEW;
         let Forwarder { requests, book, .. } = self;
         let mut strangers = Strangers::default();
-        requests.entries(&mut |entry| {
-            let counted = [entry.sent, entry.received];
-            let timeout = entry.timeout.unwrap_or(LIFETIME);
-            if !book.note_entry(&entry.original, &entry.reply, timeout, counted) {
-                strangers.entries.push((entry.original, Some(entry.id)));
-            }
-        })?;
+        requests.note_forward();
+        if wants_list {
+            requests.entries(&mut |entry| {
+                if !note(book, &entry) {
+                    strangers.entries.push((entry.original, Some(entry.id)));
+                }
+            })?;
+            self.listed = now;
+        } else {
+            ask_for_each(requests, book)?;
+        }
         requests.elements(Set::Leaving, &mut |element| {
             if !book.note_left(&element.tuple, element.counters) {
                 strangers.leaving.push(element.tuple);
@@ -119,13 +134,16 @@ impl<R: Requests> Forwarder<R> {
         }
     }
 
-    /// Packets enter and do not leave: user space takes over. New flows wait where nothing leaves at all.
+    /// Packets enter and do not leave: user space takes over, the other flows of these calls included, whose packets are
+    /// few (RTCP) and go the same way; all flows where nothing leaves at all, and new ones wait then.
     fn on_stuck(&mut self, stuck: &[(Key, Party)], has_left: bool, now: Duration) {
         let first = stuck
             .first()
             .and_then(|(key, party)| Some((self.book.get(key)?.entry, *party)));
         let is_news = !has_left && self.health.on_trouble(now);
-        let keys: Vec<Key> = stuck.iter().map(|(key, _)| *key).collect();
+        let calls: HashSet<_> = stuck.iter().map(|(key, _)| call_of(key)).collect();
+        let mut keys = self.book.keys();
+        keys.retain(|key| !has_left || calls.contains(&call_of(key)));
         // Tells what left of these flows, too, which the cause is found by.
         self.lose(&keys, Loss::Stuck);
         let Some((entry, party)) = first.filter(|_| has_left || is_news) else {
@@ -151,7 +169,7 @@ impl<R: Requests> Forwarder<R> {
     }
 
     /// Removes what is the relay's and no flow's: what could not be taken back, or what packets have made in between.
-    fn tidy(&mut self, strangers: &Strangers) {
+    fn tidy(&mut self, strangers: &Strangers, had_debris: bool) {
         for some in strangers.entries.chunks(TOGETHER) {
             self.delete(some);
         }
@@ -159,8 +177,8 @@ impl<R: Requests> Forwarder<R> {
             // The next reading finds it again.
             let _ = self.requests.alter(&[Change::Remove(Set::Leaving, *tuple)]);
         }
-        if std::mem::take(&mut self.has_debris) {
-            self.has_debris = self.tidy_forwarded().is_err();
+        if had_debris {
+            self.has_debris |= self.tidy_forwarded().is_err();
         }
     }
 
@@ -234,6 +252,35 @@ impl<R: Requests> Forwarder<R> {
         let keys = self.book.keys();
         self.lose(&keys, Loss::Deleted);
     }
+}
+
+/// What flows of one call have in common.
+fn call_of(key: &Key) -> (usize, SessionKey) {
+    (key.worker, key.flow.session)
+}
+
+/// Asks for the entry of each flow. One that is not there is not noted.
+fn ask_for_each<R: Requests>(requests: &mut R, book: &mut Book) -> io::Result<()> {
+    let originals = book.originals();
+    for some in originals.chunks(TOGETHER) {
+        for found in requests.get(some)? {
+            match found {
+                Ok(entry) => {
+                    note(book, &entry);
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// False where the entry is no flow's.
+fn note(book: &mut Book, entry: &Entry) -> bool {
+    let counted = [entry.sent, entry.received];
+    let timeout = entry.timeout.unwrap_or(LIFETIME);
+    book.note_entry(&entry.original, &entry.reply, timeout, counted)
 }
 
 /// What is the relay's and no flow's.

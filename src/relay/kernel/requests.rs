@@ -70,8 +70,11 @@ pub trait Requests {
     /// Whether this host forwards packets at all.
     fn is_forwarding(&self) -> bool;
 
+    /// Notes how many packets have come to FORWARD, for [`Requests::explain`]; before what has left is read.
+    fn note_forward(&mut self);
+
     /// Why this party's packets enter and do not leave, and what to do. `left`: packets that did leave since the table
-    /// was made, all flows'; after the entries were listed last.
+    /// was made, all flows'.
     fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String;
 
     /// The same for a flow that was refused.
