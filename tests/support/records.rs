@@ -52,10 +52,12 @@ pub fn records(numbers: std::ops::Range<usize>) -> Vec<Record> {
     numbers.map(record).collect()
 }
 
-/// One delivery in which all is settled.
+/// Deliveries as large as those of a dispatcher, in which all is settled.
 pub fn deliver(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
-    backend.deliver(records, &mut verdicts).unwrap();
+    for part in records.chunks(256) {
+        backend.deliver(part, &mut verdicts).unwrap();
+    }
     assert_eq!(verdicts.len(), records.len());
     verdicts
 }

@@ -126,7 +126,11 @@ fn connected(socket: &Path) -> Command {
     let mut client = Command::new("mariadb");
     let socket = format!("--socket={}", socket.display());
     client.args(["--no-defaults", &socket, "--user=root", "--batch", "--raw"]);
-    client.args(["--default-character-set=utf8mb4", "--skip-column-names"]);
+    client.args([
+        "--default-character-set=utf8mb4",
+        "--skip-column-names",
+        "--connect-timeout=5",
+    ]);
     client
 }
 
