@@ -120,9 +120,9 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     lock(&dispatcher.registry).not_by_admin(call_id);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
-        Some(Removal::Error) => "answers error",
+        Some(Removal::Error) => "does not know it any more",
         Some(Removal::LinkLost) => "lost its link",
         None => "does not answer",
     };
-    Err(format!("relay {relay} {failed}, call {call_id} may go on"))
+    Err(format!("call {call_id}: relay {relay} {failed}"))
 }
