@@ -240,6 +240,30 @@ fn a_dialog_is_ended_at_the_proxy_which_then_removes_the_call() {
 }
 
 #[test]
+fn a_dialog_that_only_the_relay_knows_of_is_ended_too() {
+    let bed = Bed::new();
+    let proxy = Proxy::new(&bed, "found-dialog");
+    let mut relay = bed.link();
+    relay.say("hello {\"name\": \"a\", \"commands\": [\"explain\"]}");
+    // From before this dispatcher's start.
+    relay.list("[{\"call_id\": \"one\"}]");
+    let mut client = bed.management();
+    client.send(b"end one\r\n");
+    let known = EXPLAINED.replace("\"answered\"", "\"dialog_id\": \"4242:77\", \"answered\"");
+    relay.serve("explain", &known);
+    proxy.answer(|| (), json!({"result": {}}));
+    assert_eq!(
+        client.answer(),
+        "ended: call one, dialog 4242:77 by Kamailio"
+    );
+    assert_eq!(client.answer(), "");
+    client.send(b"explain json one\r\n");
+    relay.serve("explain", &known);
+    let object: Value = serde_json::from_str(&client.answer()).unwrap();
+    assert_eq!(object["dialog_id"], "4242:77");
+}
+
+#[test]
 fn a_proxy_that_refuses_is_quoted_and_one_that_has_no_such_dialog_is_passed_over() {
     let bed = Bed::new();
     let proxy = Proxy::new(&bed, "refused-dialog");

@@ -1,9 +1,8 @@
 //! What a dispatcher needs: its ports, the SIP proxy beside it, the backends that calls are accounted to.
 
-use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -184,13 +183,10 @@ fn proxy(config: &DispatcherConfig) -> Finding {
 fn accounting(config: &DispatcherConfig) -> Vec<Finding> {
     let backends = config.accounting.iter();
     backends
-        .map(|backend| match backend {
-            Backend::Database => match &config.database.dburi {
-                Some(uri) => database(uri),
-                None => problem("database", "[Database] dburi is not set"),
-            },
-            Backend::Radius => radius(&config.radius),
-            Backend::File => file(&config.file.path),
+        .flat_map(|backend| match backend {
+            Backend::Database => config.database.databases.iter().map(database).collect(),
+            Backend::Radius => vec![radius(&config.radius)],
+            Backend::File => vec![file(&config.file.path)],
         })
         .collect()
 }
@@ -198,17 +194,20 @@ fn accounting(config: &DispatcherConfig) -> Vec<Finding> {
 fn database(uri: &DatabaseUri) -> Finding {
     let subject = "database";
     match uri {
-        DatabaseUri::Server {
-            kind, host, port, ..
-        } => {
-            let (name, usual) = match kind {
+        DatabaseUri::Server(server) => {
+            let (name, usual) = match server.kind {
                 ServerKind::MySql => ("MySQL", 3306),
                 ServerKind::PostgreSql => ("PostgreSQL", 5432),
             };
-            match reach(host, port.unwrap_or(usual)) {
-                Ok((address, _)) => {
-                    fine(subject, format!("{name} at {address} accepts connections"))
-                }
+            let reached = match &server.unix_socket {
+                Some(path) => UnixStream::connect(path)
+                    .map(|_| path.display().to_string())
+                    .map_err(|error| format!("{} cannot be reached ({error})", path.display())),
+                None => reach(&server.host, server.port.unwrap_or(usual))
+                    .map(|(address, _)| address.to_string()),
+            };
+            match reached {
+                Ok(place) => fine(subject, format!("{name} at {place} accepts connections")),
                 Err(why) => problem(
                     subject,
                     format!(
@@ -224,7 +223,7 @@ fn database(uri: &DatabaseUri) -> Finding {
                 Err(error) => problem(
                     subject,
                     format!(
-                        "{} cannot be made: {}: {error}",
+                        "{} cannot be made: {}: {error}: install -d {1}",
                         path.display(),
                         directory.display()
                     ),
@@ -249,49 +248,23 @@ fn file(path: &Path) -> Finding {
     }
 }
 
-/// RADIUS answers nobody whom it does not know: what can be seen is whether its files and its host are there.
+/// RADIUS answers nobody whom it does not know: what can be seen is whether its files are in order.
 fn radius(section: &RadiusSection) -> Finding {
     let subject = "RADIUS";
-    let path = section.config_file.display();
-    let text = match fs::read_to_string(&section.config_file) {
-        Ok(text) => text,
-        Err(error) => {
-            return problem(
-                subject,
-                format!("{path}: {error}: see [Radius] config_file"),
-            );
-        }
-    };
-    let Some(server) = value(&text, "acctserver") else {
-        return problem(
-            subject,
-            format!("{path} has no acctserver line: acctserver HOST[:PORT]"),
-        );
-    };
-    for key in ["servers", "dictionary"] {
-        match value(&text, key).map(|file| (file, fs::metadata(file))) {
-            None => return problem(subject, format!("{path} has no {key} line: {key} FILE")),
-            Some((file, Err(error))) => {
-                return problem(subject, format!("{path}: {key} {file}: {error}"));
-            }
-            Some((_, Ok(_))) => {}
-        }
-    }
-    let host = server.split(':').next().unwrap_or(server);
-    match std::net::ToSocketAddrs::to_socket_addrs(&(host, 1813)) {
-        Ok(_) => fine(subject, format!("{path}, server {server}")),
-        Err(error) => problem(
-            subject,
-            format!("{path}: acctserver {server} cannot be looked up ({error})"),
-        ),
+    match read_radius(section) {
+        Ok(()) => fine(subject, section.config_file.display().to_string()),
+        Err(why) => problem(subject, format!("{why}: see [Radius]")),
     }
 }
 
-/// The value of a key in a file of radiusclient.
-fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let lines = text.lines().map(|line| line.split_whitespace());
-    let mut found = lines.filter_map(|mut words| (words.next() == Some(key)).then(|| words.next()));
-    found.next().flatten()
+#[cfg(feature = "radius")]
+fn read_radius(section: &RadiusSection) -> Result<(), String> {
+    crate::accounting::radius::Radius::open(section).map(drop)
+}
+
+#[cfg(not(feature = "radius"))]
+fn read_radius(_: &RadiusSection) -> Result<(), String> {
+    Err("this program was built without RADIUS".to_owned())
 }
 
 #[cfg(test)]
@@ -337,43 +310,18 @@ mod tests {
     }
 
     #[test]
-    fn files_of_radiusclient() {
-        let text = "# acctserver no\nacctserver\tradius.example.com:1813 x\nservers /a\n";
-        assert_eq!(value(text, "acctserver"), Some("radius.example.com:1813"));
-        assert_eq!(
-            (value(text, "servers"), value(text, "dictionary")),
-            (Some("/a"), None)
-        );
+    fn backends_that_are_not_there() {
         let section = RadiusSection {
             config_file: "/nonexistent/radius.conf".into(),
             additional_dictionary: "/nonexistent".into(),
         };
-        assert!(
-            radius(&section)
-                .text
-                .starts_with("/nonexistent/radius.conf: ")
-        );
-    }
-
-    #[test]
-    fn databases_that_are_not_there() {
-        let uri = DatabaseUri::Server {
-            kind: ServerKind::MySql,
-            user: None,
-            password: None,
-            host: "127.0.0.1".into(),
-            port: Some(1),
-            database: "x".into(),
-        };
-        let found = database(&uri);
-        assert_eq!(found.verdict, Verdict::Problem);
-        assert!(
-            found
-                .text
-                .starts_with("MySQL: 127.0.0.1 port 1 cannot be reached"),
-            "{found:?}"
-        );
+        assert_eq!(radius(&section).verdict, Verdict::Problem);
         let found = database(&DatabaseUri::Sqlite("/nonexistent/a.db".into()));
         assert_eq!(found.verdict, Verdict::Problem);
+        assert!(found.text.ends_with("install -d /nonexistent"), "{found:?}");
+        assert_eq!(
+            file(Path::new("/nonexistent/a.json")).verdict,
+            Verdict::Problem
+        );
     }
 }
