@@ -49,7 +49,7 @@ static:
 
 install: release
 	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius'
-	install -m 755 target/release/media-dispatcher target/release/media-relay '$(DESTDIR)$(PREFIX)/sbin/'
+	install -m 755 target/release/media-dispatcher target/release/media-relay target/release/media-admin '$(DESTDIR)$(PREFIX)/sbin/'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini' || \
 		install -m 644 conf/config.ini '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary' || \

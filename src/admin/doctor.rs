@@ -1,8 +1,224 @@
-//! `doctor`: looks at this host and names what is wrong, with the command that mends it.
+//! `doctor`: looks at this host and names what is wrong, with the command or file that mends it. Changes nothing.
+//!
+//! What a relay needs is looked at as `media-relay --check` does (relay::checks); here is what goes beyond it.
 
-use super::Outcome;
-use super::options::Options;
+mod common;
+mod dispatcher;
+mod relay;
 
-pub fn run(_: &Options) -> Outcome {
-    Outcome::Bad
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::options::{Command, Options};
+use super::units::{clean, colour, width, wrap};
+use super::{Outcome, print};
+use crate::config::{self, FILE_NAME};
+use crate::relay::checks::Verdict;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about, in a word or two.
+    pub subject: String,
+    pub verdict: Verdict,
+    /// What there is; where it is not fine, what is wrong and what mends it.
+    pub text: String,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    area: &'a str,
+    subject: &'a str,
+    verdict: &'a str,
+    text: &'a str,
+}
+
+/// What was looked at together: the host, the relay, the dispatcher.
+struct Area {
+    name: &'static str,
+    findings: Vec<Finding>,
+}
+
+impl Finding {
+    pub fn new(verdict: Verdict, subject: &str, text: impl Into<String>) -> Finding {
+        Finding {
+            subject: subject.to_owned(),
+            verdict,
+            text: text.into(),
+        }
+    }
+}
+
+pub fn fine(subject: &str, text: impl Into<String>) -> Finding {
+    Finding::new(Verdict::Fine, subject, text)
+}
+
+pub fn warning(subject: &str, text: impl Into<String>) -> Finding {
+    Finding::new(Verdict::Warning, subject, text)
+}
+
+pub fn problem(subject: &str, text: impl Into<String>) -> Finding {
+    Finding::new(Verdict::Problem, subject, text)
+}
+
+/// Looks at everything that the configuration has.
+pub fn run(options: &Options) -> Outcome {
+    let Command::Doctor {
+        config_dir,
+        runtime_dir,
+    } = &options.command
+    else {
+        return Outcome::Fine;
+    };
+    let areas = look(config_dir, runtime_dir);
+    match options.json {
+        true => areas.iter().for_each(print_json),
+        false => print_table(&areas),
+    }
+    let findings = areas.iter().flat_map(|area| &area.findings);
+    match findings.map(|finding| finding.verdict).max() {
+        Some(Verdict::Problem) => Outcome::Bad,
+        _ => Outcome::Fine,
+    }
+}
+
+fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
+    let text = fs::read_to_string(config_dir.join(FILE_NAME));
+    let [has_relay, has_dispatcher] = sections(text.as_deref().unwrap_or_default());
+    let mut areas = vec![Area {
+        name: "host",
+        findings: vec![common::clock()],
+    }];
+    if has_relay {
+        let findings = match config::load_relay(config_dir) {
+            Ok(loaded) => relay::look(&loaded),
+            Err(error) => vec![problem("configuration", error.to_string())],
+        };
+        let name = "relay";
+        areas.push(Area { name, findings });
+    }
+    // Without a file the defaults are a dispatcher's; a relay needs one.
+    if has_dispatcher || !has_relay {
+        let findings = match config::load_dispatcher(config_dir) {
+            Ok(loaded) => dispatcher::look(&loaded, runtime_dir),
+            Err(error) => vec![problem("configuration", error.to_string())],
+        };
+        let name = "dispatcher";
+        areas.push(Area { name, findings });
+    }
+    areas
+}
+
+/// Whether a configuration has something for a relay, and for a dispatcher.
+fn sections(text: &str) -> [bool; 2] {
+    let has = |name: &str| {
+        let mut lines = text.lines().map(str::trim);
+        lines.any(|line| line.eq_ignore_ascii_case(name))
+    };
+    [has("[relay]"), has("[dispatcher]")]
+}
+
+fn word(verdict: Verdict) -> (&'static str, &'static str) {
+    match verdict {
+        Verdict::Fine => ("ok", "\x1b[32m"),
+        Verdict::Warning => ("warning", "\x1b[33m"),
+        Verdict::Problem => ("PROBLEM", "\x1b[31m"),
+    }
+}
+
+fn print_json(area: &Area) {
+    for finding in &area.findings {
+        let line = Line {
+            area: area.name,
+            subject: &finding.subject,
+            verdict: &word(finding.verdict).0.to_lowercase(),
+            text: &finding.text,
+        };
+        if let Ok(json) = serde_json::to_string(&line) {
+            print(&format!("{json}\n"));
+        }
+    }
+}
+
+fn print_table(areas: &[Area]) {
+    for line in table(areas, width(), colour()) {
+        print(&format!("{line}\n"));
+    }
+}
+
+/// What is wrong stands out; what mends it is in its text.
+fn table(areas: &[Area], width: Option<usize>, colour: bool) -> Vec<String> {
+    const WORD: usize = "warning".len();
+    let all = || areas.iter().flat_map(|area| &area.findings);
+    let subjects = all()
+        .map(|finding| finding.subject.len())
+        .max()
+        .unwrap_or(0);
+    let indent = WORD + subjects + 4;
+    let room = width.map(|width| width.saturating_sub(indent + 1).max(30));
+    let mut lines = Vec::new();
+    for area in areas {
+        lines.push(format!("{}:", area.name));
+        for finding in &area.findings {
+            let (word, code) = word(finding.verdict);
+            let (before, after) = if colour { (code, "\x1b[0m") } else { ("", "") };
+            let texts = wrap(&clean(&finding.text), room);
+            let first = texts.first().map_or("", String::as_str);
+            let subject = &finding.subject;
+            lines.push(format!(
+                "{before}{word:WORD$}{after}  {subject:subjects$}  {first}"
+            ));
+            lines.extend(
+                texts
+                    .iter()
+                    .skip(1)
+                    .map(|text| format!("{:indent$}{text}", "")),
+            );
+        }
+    }
+    let count = |verdict| all().filter(|finding| finding.verdict == verdict).count();
+    let (problems, warnings) = (count(Verdict::Problem), count(Verdict::Warning));
+    lines.push(format!("{problems} problem(s), {warnings} warning(s)"));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_is_for() {
+        assert_eq!(sections(""), [false, false]);
+        assert_eq!(sections("; x\n[TLS]\n [relay] \na = b\n"), [true, false]);
+        assert_eq!(sections("[Relay]\n[DISPATCHER]\n"), [true, true]);
+    }
+
+    #[test]
+    fn findings_in_a_pipe_and_on_a_terminal() {
+        let areas = [Area {
+            name: "host",
+            findings: vec![
+                fine("clock", "right"),
+                problem(
+                    "state_dir",
+                    "is not there: mkdir -p /var/lib/mediaproxy\x1b",
+                ),
+            ],
+        }];
+        let want = [
+            "host:",
+            "ok       clock      right",
+            "PROBLEM  state_dir  is not there: mkdir -p /var/lib/mediaproxy\\u{1b}",
+            "1 problem(s), 0 warning(s)",
+        ];
+        assert_eq!(table(&areas, None, false), want);
+        let narrow = table(&areas, Some(50), true);
+        assert_eq!(
+            narrow[2],
+            "\x1b[31mPROBLEM\x1b[0m  state_dir  is not there: mkdir -p"
+        );
+        assert_eq!(narrow[3], format!("{:20}/var/lib/mediaproxy\\u{{1b}}", ""));
+    }
 }

@@ -286,7 +286,10 @@ impl Client<'_> {
     }
 
     fn summary(&mut self) -> io::Result<()> {
-        let relays = lock(&self.dispatcher.registry).connected();
+        let (relays, away) = {
+            let registry = lock(&self.dispatcher.registry);
+            (registry.connected(), registry.drained_away())
+        };
         let mut list = List::new(self);
         for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
             let summary = answer.take().and_then(|bytes| object(&bytes));
@@ -297,7 +300,6 @@ impl Client<'_> {
                 false => list.add(&summary)?,
             }
         }
-        let away = lock(&list.client.dispatcher.registry).drained_away();
         for relay in away {
             list.add(&with_drained(&failed_summary(&relay)))?;
         }

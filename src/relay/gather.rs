@@ -121,6 +121,8 @@ impl Summing {
 #[derive(Debug, Serialize)]
 pub struct Summary {
     pub ip: Ipv4Addr,
+    /// Ours: as in `hello`.
+    pub name: String,
     pub version: &'static str,
     pub status: &'static str,
     /// Seconds.

@@ -466,6 +466,7 @@ impl Shared {
         let is_draining = self.draining.load(Ordering::Relaxed);
         let summary = Summary {
             ip: self.relay_ip,
+            name: name(self.relay_ip, &self.settings),
             version: env!("CARGO_PKG_VERSION"),
             status: if is_draining { "halting" } else { "active" },
             uptime: clock::mono().saturating_sub(self.started).as_secs(),
@@ -544,10 +545,14 @@ fn allow_files(settings: &Settings) -> usize {
     usize::MAX
 }
 
-/// The name tells relays behind one address apart, and stays the same over restarts.
+/// Tells relays behind one address apart, and stays the same over restarts.
+fn name(relay_ip: Ipv4Addr, settings: &Settings) -> String {
+    format!("{relay_ip}:{}", settings.port_range.0)
+}
+
 fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Vec<u8> {
     let hello = Hello {
-        name: Some(format!("{relay_ip}:{}", settings.port_range.0)),
+        name: Some(name(relay_ip, settings)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stored: keeps,
         commands: vec![EXPLAIN.to_owned()],

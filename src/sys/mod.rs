@@ -8,6 +8,7 @@ pub mod dir_lock;
 pub mod dns;
 pub mod epoll;
 mod fork;
+pub mod host;
 pub mod interfaces;
 pub mod limits;
 pub mod local_time;

@@ -257,6 +257,20 @@ impl FakeRelay {
         }
     }
 
+    /// The next request, if one comes within this time.
+    pub fn asked_within(&mut self, limit: Duration) -> Option<Asked> {
+        self.reader.set_timeout(Some(limit)).unwrap();
+        let mut buffer = [0; 4096];
+        let read = self.reader.read(&mut buffer);
+        self.reader.set_timeout(Some(LONG)).unwrap();
+        match read {
+            Ok(count) => self.lines.extend(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::TimedOut => return None,
+            Err(error) => panic!("{error}"),
+        }
+        Some(self.asked())
+    }
+
     /// Waits for a request of this kind and answers it.
     pub fn serve(&mut self, word: &str, result: &str) -> Asked {
         let asked = self.asked();

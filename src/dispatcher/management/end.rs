@@ -9,7 +9,7 @@ use super::explain::Found;
 use crate::dispatcher::Dispatcher;
 use crate::dispatcher::dialog::Outcome;
 use crate::dispatcher::link::{Ask, Removal};
-use crate::dispatcher::registry::Place;
+use crate::dispatcher::registry::{About, Place};
 use crate::dispatcher::waiting::{Slot, lock};
 use crate::dispatcher::wire::write_remove;
 use crate::proto::control::Remove;
@@ -39,6 +39,10 @@ pub fn end(
         return Err(format!("call {call_id} has ended already"));
     }
     log::warn!("[session {call_id}] to be ended: {who} wants it");
+    let about = match about {
+        None if !media_only => told_by_relay(dispatcher, &call_id),
+        known => known,
+    };
     // A dialog that was never answered cannot be ended by anybody but the phones.
     let dialog = about.filter(|about| about.answered && !media_only);
     if let Some(dialog_id) = dialog.and_then(|about| about.dialog_id) {
@@ -57,6 +61,18 @@ pub fn end(
         }
     }
     end_session(dispatcher, &call_id)
+}
+
+/// What the relay of a call knows of its dialog, where this dispatcher does not know the call.
+fn told_by_relay(dispatcher: &Dispatcher, call_id: &CallId) -> Option<About> {
+    let found = dispatcher.look_for(call_id).ok()?;
+    found.iter().find_map(|found| {
+        let dialog_id = found.object.get("dialog_id")?.as_str()?;
+        Some(About {
+            dialog_id: Some(DialogId(dialog_id.into())),
+            answered: found.object.get("answered")?.as_bool()?,
+        })
+    })
 }
 
 /// None where dialogs cannot be ended.
@@ -120,9 +136,9 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     lock(&dispatcher.registry).not_by_admin(call_id);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
-        Some(Removal::Error) => "answers error",
+        Some(Removal::Error) => "does not know it any more",
         Some(Removal::LinkLost) => "lost its link",
         None => "does not answer",
     };
-    Err(format!("relay {relay} {failed}, call {call_id} may go on"))
+    Err(format!("call {call_id}: relay {relay} {failed}"))
 }

@@ -115,7 +115,11 @@ impl Dispatcher {
         object.insert("relay_explains".to_owned(), at.handle.explains().into());
         let dialog = about.as_ref().and_then(|about| about.dialog_id.as_ref());
         let dialog = dialog.and_then(|dialog| serde_json::to_value(dialog).ok());
-        object.insert("dialog_id".to_owned(), dialog.unwrap_or_default());
+        // A dispatcher that was restarted has it from the relay alone.
+        let known = object.entry("dialog_id").or_insert(Value::Null);
+        if let Some(dialog) = dialog {
+            *known = dialog;
+        }
         if let Some(about) = about {
             let answered = object.entry("answered").or_insert(Value::Bool(false));
             *answered = (answered.as_bool() == Some(true) || about.answered).into();

@@ -15,13 +15,14 @@ mod service;
 mod sysctl;
 mod table;
 #[cfg(test)]
-pub(super) mod testing;
+pub mod testing;
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 pub(super) use self::host::{IP_FORWARD, Interface, Walls, interfaces, walls};
+pub use self::host::{Wall, walls_to_here};
 pub(super) use self::kernel::set;
 pub(super) use self::sysctl::{number, of_interface};
 use self::table::Table;
@@ -93,7 +94,7 @@ impl Finding {
     }
 
     /// How bad it is with this setting: a relay that can do without the kernel works all the same.
-    fn weight(&self, forwarding: Forwarding) -> Verdict {
+    pub fn weight(&self, forwarding: Forwarding) -> Verdict {
         match (self.need, forwarding) {
             (Need::Kernel, Forwarding::Auto) => self.verdict.min(Verdict::Warning),
             _ => self.verdict,
@@ -163,7 +164,8 @@ pub fn main(options: &Options) -> ExitCode {
     }
 }
 
-fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
+/// Everything that `--check` looks at.
+pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     let config = &loaded.config;
     let mut findings = service::configuration(loaded);
     findings.extend(service::certificates(&config.tls.certs_path));

@@ -1,0 +1,327 @@
+//! What a dispatcher needs: its ports, the SIP proxy beside it, the backends that calls are accounted to.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use super::common::{certificates, firewall, reach, state_dir};
+use super::{Finding, fine, problem, warning};
+use crate::admin::client::{Client, Target, Transport};
+use crate::admin::show::read;
+use crate::admin::view::Relay;
+use crate::config::{
+    Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
+};
+use crate::sys::users;
+
+/// A dispatcher that runs here, as it answers.
+struct Running {
+    version: String,
+    relays: Option<Vec<Relay>>,
+}
+
+pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Finding> {
+    let config = &loaded.config;
+    let subject = "configuration";
+    let warnings = loaded.warnings.iter();
+    let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
+    if findings.is_empty() {
+        findings.push(fine(subject, loaded.path.display().to_string()));
+    }
+    findings.extend(certificates(&config.tls.certs_path, "dispatcher").0);
+    let running = running(runtime_dir);
+    for (key, address) in [
+        ("listen", config.listen),
+        ("listen_management", config.listen_management),
+    ] {
+        findings.push(port(key, address, running.as_ref()));
+    }
+    if !config.listen.ip().is_loopback() {
+        let port = config.listen.port();
+        findings.extend(firewall("tcp", port, port, "relays"));
+    }
+    findings.push(runs(running.as_ref()));
+    findings.push(group(&config.socket_group));
+    findings.push(proxy(config));
+    findings.extend(state_dir(&config.state_dir));
+    findings.extend(accounting(config));
+    findings
+}
+
+fn running(runtime_dir: &Path) -> Option<Running> {
+    let transport = Transport::Unix(runtime_dir.join("management.sock"));
+    let timeout = Duration::from_secs(10);
+    let target = Target { transport, timeout };
+    let version = Client::connect(&target).ok()?.ask("version").ok()?;
+    let summary = Client::connect(&target).and_then(|mut client| client.ask("summary"));
+    Some(Running {
+        version: version.first().cloned().unwrap_or_default(),
+        relays: summary.and_then(|lines| read(&lines)).ok(),
+    })
+}
+
+/// Free, or the dispatcher's own.
+fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
+    match (TcpListener::bind(address), running) {
+        (Ok(_), None) => fine(key, format!("{address} is free")),
+        (Ok(_), Some(_)) => warning(
+            key,
+            format!(
+                "{address} is free although media-dispatcher runs here: it has another configuration, restart it"
+            ),
+        ),
+        (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => fine(
+            key,
+            format!("{address}, in use by the media-dispatcher that runs here"),
+        ),
+        (Err(error), _) => problem(
+            key,
+            match error.kind() {
+                io::ErrorKind::AddrInUse => format!(
+                    "{address} is taken by another program: ss -ltnp 'sport = :{}' shows which; stop it or set {key}",
+                    address.port()
+                ),
+                io::ErrorKind::AddrNotAvailable => format!(
+                    "{address} is on no interface of this host: set {key} to one of those that ip addr shows"
+                ),
+                _ => format!("{address} cannot be listened on ({error}): set {key}"),
+            },
+        ),
+    }
+}
+
+fn runs(running: Option<&Running>) -> Finding {
+    let subject = "daemon";
+    let Some(Running { version, relays }) = running else {
+        return warning(
+            subject,
+            "media-dispatcher does not run here, or its socket is not for this user: systemctl start media-dispatcher",
+        );
+    };
+    let able = |relay: &&Relay| relay.status == "active" && !relay.drained;
+    match relays
+        .as_ref()
+        .map(|relays| relays.iter().filter(able).count())
+    {
+        None => warning(
+            subject,
+            format!("media-dispatcher {version} runs and does not tell of its relays"),
+        ),
+        Some(0) => problem(
+            subject,
+            format!(
+                "media-dispatcher {version} runs and no relay takes calls, all are refused: media-admin summary; \
+                 media-relay --check on the relays' hosts; media-admin resume where one is drained"
+            ),
+        ),
+        Some(count) => fine(
+            subject,
+            format!("media-dispatcher {version} runs, {count} relay(s) take calls"),
+        ),
+    }
+}
+
+/// The SIP proxy must be let into the socket.
+fn group(wanted: &SocketGroup) -> Finding {
+    let subject = "socket_group";
+    let is_there = |name: &str| matches!(users::group_by_name(name), Ok(Some(_)));
+    match wanted {
+        SocketGroup::Named(name) if is_there(name) => fine(subject, name.clone()),
+        SocketGroup::Named(name) => problem(
+            subject,
+            format!(
+                "there is no group {name}, media-dispatcher will not start: groupadd {name}, or set socket_group"
+            ),
+        ),
+        SocketGroup::Auto => match SocketGroup::USUAL.into_iter().find(|name| is_there(name)) {
+            Some(name) => fine(subject, format!("{name} (auto)")),
+            None => warning(
+                subject,
+                format!(
+                    "there is no group of {}: a SIP proxy that is not root cannot connect; set socket_group to its group",
+                    SocketGroup::USUAL.join(", ")
+                ),
+            ),
+        },
+    }
+}
+
+/// Where dialogs of dead calls are ended.
+fn proxy(config: &DispatcherConfig) -> Finding {
+    let subject = "SIP proxy";
+    let answers = |path: &Path| UnixDatagram::unbound().and_then(|socket| socket.connect(path));
+    if let Some(path) = &config.kamailio.socket_path {
+        let shown = path.display();
+        return match answers(path) {
+            Ok(()) => fine(subject, format!("Kamailio listens at {shown}")),
+            Err(error) => problem(
+                subject,
+                format!(
+                    "Kamailio's {shown} ([Kamailio] socket_path): {error}; dead calls get no BYE: load jsonrpcs.so with \
+                     modparam(\"jsonrpcs\", \"transport\", 4) and modparam(\"jsonrpcs\", \"dgram_socket\", \"{shown}\")"
+                ),
+            ),
+        };
+    }
+    let path = &config.opensips.socket_path;
+    let shown = path.display();
+    match answers(path) {
+        Ok(()) => fine(subject, format!("OpenSIPS listens at {shown}")),
+        Err(error) => warning(
+            subject,
+            format!(
+                "OpenSIPS' {shown}: {error}; dead calls get no BYE: load mi_datagram.so there, or with Kamailio set \
+                 [Kamailio] socket_path to the dgram_socket of its jsonrpcs"
+            ),
+        ),
+    }
+}
+
+/// What the configured backends can be asked without a password.
+fn accounting(config: &DispatcherConfig) -> Vec<Finding> {
+    let backends = config.accounting.iter();
+    backends
+        .flat_map(|backend| match backend {
+            Backend::Database => config.database.databases.iter().map(database).collect(),
+            Backend::Radius => vec![radius(&config.radius)],
+            Backend::File => vec![file(&config.file.path)],
+        })
+        .collect()
+}
+
+fn database(uri: &DatabaseUri) -> Finding {
+    let subject = "database";
+    match uri {
+        DatabaseUri::Server(server) => {
+            let (name, usual) = match server.kind {
+                ServerKind::MySql => ("MySQL", 3306),
+                ServerKind::PostgreSql => ("PostgreSQL", 5432),
+            };
+            let reached = match &server.unix_socket {
+                Some(path) => UnixStream::connect(path)
+                    .map(|_| path.display().to_string())
+                    .map_err(|error| format!("{} cannot be reached ({error})", path.display())),
+                None => reach(&server.host, server.port.unwrap_or(usual))
+                    .map(|(address, _)| address.to_string()),
+            };
+            match reached {
+                Ok(place) => fine(subject, format!("{name} at {place} accepts connections")),
+                Err(why) => problem(
+                    subject,
+                    format!(
+                        "{name}: {why}; calls are kept until it is back: is it running there, and its port open?"
+                    ),
+                ),
+            }
+        }
+        DatabaseUri::Sqlite(path) => {
+            let directory = path.parent().unwrap_or(Path::new("/"));
+            match crate::sys::host::may_write(directory) {
+                Ok(()) => fine(subject, format!("SQLite in {}", path.display())),
+                Err(error) => problem(
+                    subject,
+                    format!(
+                        "{} cannot be made: {}: {error}: install -d {1}",
+                        path.display(),
+                        directory.display()
+                    ),
+                ),
+            }
+        }
+    }
+}
+
+fn file(path: &Path) -> Finding {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    match crate::sys::host::may_write(directory) {
+        Ok(()) => fine("file", path.display().to_string()),
+        Err(error) => problem(
+            "file",
+            format!(
+                "{} cannot be written: {}: {error}: install -d {1}",
+                path.display(),
+                directory.display()
+            ),
+        ),
+    }
+}
+
+/// RADIUS answers nobody whom it does not know: what can be seen is whether its files are in order.
+fn radius(section: &RadiusSection) -> Finding {
+    let subject = "RADIUS";
+    match read_radius(section) {
+        Ok(()) => fine(subject, section.config_file.display().to_string()),
+        Err(why) => problem(subject, format!("{why}: see [Radius]")),
+    }
+}
+
+#[cfg(feature = "radius")]
+fn read_radius(section: &RadiusSection) -> Result<(), String> {
+    crate::accounting::radius::Radius::open(section).map(drop)
+}
+
+#[cfg(not(feature = "radius"))]
+fn read_radius(_: &RadiusSection) -> Result<(), String> {
+    Err("this program was built without RADIUS".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::checks::Verdict;
+
+    #[test]
+    fn ports_are_free_taken_or_our_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ours = Running {
+            version: "1".into(),
+            relays: None,
+        };
+        let taken = port("listen", address, None);
+        assert_eq!(taken.verdict, Verdict::Problem);
+        assert!(taken.text.contains("ss -ltnp"), "{taken:?}");
+        assert_eq!(port("listen", address, Some(&ours)).verdict, Verdict::Fine);
+        let nowhere = port("listen", "203.0.113.9:1".parse().unwrap(), None);
+        assert!(nowhere.text.contains("is on no interface"), "{nowhere:?}");
+    }
+
+    #[test]
+    fn a_dispatcher_without_relays_is_a_problem() {
+        let with = |relays: &[(&str, bool)]| {
+            let relay = |(status, drained): &(&str, bool)| Relay {
+                status: (*status).to_owned(),
+                drained: *drained,
+                ..Relay::default()
+            };
+            let relays = Some(relays.iter().map(relay).collect());
+            let version = "1".to_owned();
+            runs(Some(&Running { version, relays })).verdict
+        };
+        assert_eq!(with(&[("active", false), ("error", false)]), Verdict::Fine);
+        assert_eq!(
+            with(&[("active", true), ("halting", false)]),
+            Verdict::Problem
+        );
+        assert_eq!(with(&[]), Verdict::Problem);
+        assert_eq!(runs(None).verdict, Verdict::Warning);
+    }
+
+    #[test]
+    fn backends_that_are_not_there() {
+        let section = RadiusSection {
+            config_file: "/nonexistent/radius.conf".into(),
+            additional_dictionary: "/nonexistent".into(),
+        };
+        assert_eq!(radius(&section).verdict, Verdict::Problem);
+        let found = database(&DatabaseUri::Sqlite("/nonexistent/a.db".into()));
+        assert_eq!(found.verdict, Verdict::Problem);
+        assert!(found.text.ends_with("install -d /nonexistent"), "{found:?}");
+        assert_eq!(
+            file(Path::new("/nonexistent/a.json")).verdict,
+            Verdict::Problem
+        );
+    }
+}

@@ -1,0 +1,415 @@
+//! Commands of the management port that look at one call or change something: who may, and what befalls them.
+
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mediaproxy::dispatcher::Enders;
+use mediaproxy::dispatcher::finished::Reason;
+use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, connect};
+use serde_json::{Value, json};
+
+#[path = "support/bed.rs"]
+mod bed;
+#[path = "support/certs.rs"]
+mod certs;
+
+use bed::{Bed, FakeRelay, LONG, answered, fresh_directory, offer, remove};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// A relay of ours that explains calls.
+fn explaining(bed: &Bed, name: &str) -> FakeRelay {
+    let mut relay = bed.link();
+    relay.say(&format!(
+        "hello {{\"name\": \"{name}\", \"commands\": [\"explain\"]}}"
+    ));
+    relay.list("[]");
+    relay
+}
+
+/// A call that is answered, on this relay.
+fn place(bed: &Bed, relay: &mut FakeRelay, call_id: &str) {
+    let mut proxy = bed.proxy();
+    for request in [offer(call_id), answered(call_id)] {
+        proxy.send(request.as_bytes());
+        relay.serve("update", "192.0.2.1 40000");
+        assert_eq!(proxy.answer(), "192.0.2.1 40000");
+    }
+}
+
+const EXPLAINED: &str = "[{\"call_id\": \"one\", \"from_tag\": \"from\", \"answered\": true}]";
+
+#[test]
+fn only_the_relay_that_has_a_call_is_asked() {
+    let bed = Bed::with(|settings| settings.relay_retry = LONG);
+    let (mut first, mut second) = (explaining(&bed, "a"), explaining(&bed, "b"));
+    let mut proxy = bed.proxy();
+    proxy.send(offer("one").as_bytes());
+    // Whichever of the two gets it.
+    let asked = first.asked_within(SHORT);
+    let (has, other) = match asked {
+        Some(asked) => {
+            first.reply(&asked, "192.0.2.1 40000");
+            (&mut first, &mut second)
+        }
+        None => {
+            second.serve("update", "192.0.2.1 40000");
+            (&mut second, &mut first)
+        }
+    };
+    assert_eq!(proxy.answer(), "192.0.2.1 40000");
+    let mut client = bed.management();
+    client.send(b"explain json one\r\n");
+    let asked = has.serve("explain", EXPLAINED);
+    assert_eq!(asked.headers["call_id"], "one");
+    let object: Value = serde_json::from_str(&client.answer()).unwrap();
+    assert_eq!(object["dialog_id"], "4242:77");
+    assert_eq!(object["relay_link"], "connected");
+    assert_eq!(client.answer(), "");
+    client.send(b"sessions call_id=one\r\n");
+    has.serve(
+        "sessions",
+        "[{\"call_id\": \"one\"}, {\"call_id\": \"two\"}]",
+    );
+    assert_eq!(client.answer(), "{\"call_id\": \"one\"}");
+    assert_eq!(client.answer(), "");
+    // The other one was asked nothing.
+    other.settle();
+}
+
+#[test]
+fn a_relay_that_does_not_answer_or_goes_away_is_named() {
+    let bed = Bed::with(|settings| settings.relay_timeout = SHORT);
+    let mut relay = explaining(&bed, "a");
+    place(&bed, &mut relay, "one");
+    let mut client = bed.management();
+    client.send(b"explain one\r\n");
+    relay.asked();
+    let silent = "error: call one was not found, and no answer came from relay 127.0.0.1 (a)";
+    assert_eq!(
+        (client.answer(), client.answer()),
+        (silent.to_owned(), String::new())
+    );
+    relay.settle();
+    client.send(b"explain one\r\n");
+    relay.asked();
+    relay.cut();
+    assert_eq!(
+        (client.answer(), client.answer()),
+        (silent.to_owned(), String::new())
+    );
+    let away = "error: call one is on relay 127.0.0.1 (a), which is not connected";
+    loop {
+        let answer = client.ask("explain one\r\n");
+        assert_eq!(client.answer(), "");
+        if answer == away {
+            break;
+        }
+    }
+    assert_eq!(client.ask("end one\r\n"), away);
+}
+
+#[test]
+fn a_call_on_one_of_two_older_relays_with_many() {
+    let bed = Bed::new();
+    let mut relays = [bed.relay("a"), bed.relay("b")];
+    let padding = "x".repeat(1000);
+    let sessions: Vec<String> = (0..3000)
+        .map(|n| {
+            format!(
+                "{{\"call_id\": \"call {n}\", \"from_tag\": \"t{n}\", \"padding\": \"{padding}\"}}"
+            )
+        })
+        .collect();
+    let listing = format!("[{}]", sessions.join(", "));
+    let mut client = bed.management();
+    client.send(b"explain json \"call 2999\"\r\n");
+    std::thread::scope(|scope| {
+        let [first, second] = &mut relays;
+        scope.spawn(|| first.serve("sessions", "[]"));
+        scope.spawn(|| second.serve("sessions", &listing));
+        let object: Value = serde_json::from_str(&client.answer()).unwrap();
+        assert_eq!(
+            (&object["from_tag"], &object["relay"]["name"]),
+            (&json!("t2999"), &json!("b"))
+        );
+        assert_eq!(client.answer(), "");
+    });
+}
+
+#[test]
+fn a_call_without_a_dialog_to_end_is_ended_on_its_relay() {
+    let bed = Bed::new();
+    let mut relay = explaining(&bed, "a");
+    place(&bed, &mut relay, "one");
+    let mut client = bed.management();
+    client.send(b"end one\r\n");
+    relay.serve("explain", EXPLAINED);
+    let asked = relay.serve("remove", &bed::statistics("one", "closed"));
+    assert_eq!(asked.headers["from_tag"], "from");
+    assert_eq!(
+        client.answer(),
+        "ended: call one, its session on relay 127.0.0.1 (a)"
+    );
+    assert_eq!(client.answer(), "");
+    let ended = &bed.ended.wait_for(1)[0];
+    assert_eq!(
+        (ended.reason, ended.end_dialog, ended.timed_out),
+        (Reason::Ended, false, false)
+    );
+    assert!(ended.statistics.is_some());
+    assert_eq!(
+        client.ask("end one\r\n"),
+        "error: call one has ended already"
+    );
+    assert_eq!(client.answer(), "");
+    // The phones hang up: the proxy removes what it had.
+    assert_eq!(bed.proxy().ask(&remove("one")), "removed");
+    assert_eq!(bed.ended.count(), 1, "accounted once");
+    // One that is over on its relay meanwhile.
+    place(&bed, &mut relay, "two");
+    client.send(b"end two\r\n");
+    relay.serve("explain", &EXPLAINED.replace("one", "two"));
+    relay.serve("remove", "error");
+    let answer = client.answer();
+    assert_eq!(
+        answer,
+        "error: call two: relay 127.0.0.1 (a) does not know it any more"
+    );
+}
+
+/// A SIP proxy's management interface, and what the dispatcher answers meanwhile.
+struct Proxy {
+    socket: UnixDatagram,
+}
+
+impl Proxy {
+    fn new(bed: &Bed, name: &str) -> Proxy {
+        let directory = fresh_directory(name);
+        let path = directory.join("kamailio");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        let enders = Enders::start(&directory.join("none"), Some(&path), &directory).unwrap();
+        bed.running.set_enders(Arc::new(enders));
+        Proxy { socket }
+    }
+
+    /// Waits to be asked, lets `meanwhile` happen, and answers.
+    fn answer(&self, meanwhile: impl FnOnce(), answer: Value) {
+        let mut buffer = [0; 1000];
+        let (length, from) = self.socket.recv_from(&mut buffer).unwrap();
+        let request: Value = serde_json::from_slice(&buffer[..length]).unwrap();
+        assert_eq!(
+            (&request["method"], &request["params"]),
+            (&json!("dlg.end_dlg"), &json!([4242, 77]))
+        );
+        meanwhile();
+        let mut answer = answer;
+        answer["id"] = request["id"].clone();
+        let to = from.as_pathname().unwrap();
+        self.socket
+            .send_to(answer.to_string().as_bytes(), to)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_dialog_is_ended_at_the_proxy_which_then_removes_the_call() {
+    let bed = Bed::new();
+    let proxy = Proxy::new(&bed, "end-dialog");
+    let mut relay = explaining(&bed, "a");
+    place(&bed, &mut relay, "one");
+    let mut client = bed.management();
+    client.send(b"end one\r\n");
+    // As Kamailio does: it asks for the removal before it answers.
+    let removes = || {
+        let mut worker = bed.proxy();
+        worker.send(remove("one").as_bytes());
+        relay.serve("remove", &bed::statistics("one", "closed"));
+        assert_eq!(worker.answer(), "removed");
+    };
+    proxy.answer(removes, json!({"result": {}}));
+    assert_eq!(
+        client.answer(),
+        "ended: call one, dialog 4242:77 by Kamailio"
+    );
+    assert_eq!(client.answer(), "");
+    assert_eq!(bed.ended.wait_for(1)[0].reason, Reason::Removed);
+}
+
+#[test]
+fn a_dialog_that_only_the_relay_knows_of_is_ended_too() {
+    let bed = Bed::new();
+    let proxy = Proxy::new(&bed, "found-dialog");
+    let mut relay = bed.link();
+    relay.say("hello {\"name\": \"a\", \"commands\": [\"explain\"]}");
+    // From before this dispatcher's start.
+    relay.list("[{\"call_id\": \"one\"}]");
+    let mut client = bed.management();
+    client.send(b"end one\r\n");
+    let known = EXPLAINED.replace("\"answered\"", "\"dialog_id\": \"4242:77\", \"answered\"");
+    relay.serve("explain", &known);
+    proxy.answer(|| (), json!({"result": {}}));
+    assert_eq!(
+        client.answer(),
+        "ended: call one, dialog 4242:77 by Kamailio"
+    );
+    assert_eq!(client.answer(), "");
+    client.send(b"explain json one\r\n");
+    relay.serve("explain", &known);
+    let object: Value = serde_json::from_str(&client.answer()).unwrap();
+    assert_eq!(object["dialog_id"], "4242:77");
+}
+
+#[test]
+fn a_proxy_that_refuses_is_quoted_and_one_that_has_no_such_dialog_is_passed_over() {
+    let bed = Bed::new();
+    let proxy = Proxy::new(&bed, "refused-dialog");
+    let mut relay = explaining(&bed, "a");
+    place(&bed, &mut relay, "one");
+    let mut client = bed.management();
+    client.send(b"end one\r\n");
+    proxy.answer(|| (), json!({"error": {"code": 500, "message": "no"}}));
+    let answer = client.answer();
+    assert!(
+        answer.starts_with("error: dialog 4242:77 of call one is not ended: Kamailio refuses: ")
+            && answer.ends_with("end media would end its media alone"),
+        "{answer}"
+    );
+    assert_eq!(client.answer(), "");
+    client.send(b"end one\r\n");
+    proxy.answer(|| (), json!({"error": {"code": 404, "message": "gone"}}));
+    relay.serve("explain", EXPLAINED);
+    relay.serve("remove", &bed::statistics("one", "closed"));
+    assert_eq!(
+        client.answer(),
+        "ended: call one, its session on relay 127.0.0.1 (a)"
+    );
+    assert_eq!(client.answer(), "");
+    // With "media" the proxy is not asked at all.
+    place(&bed, &mut relay, "two");
+    client.send(b"end media two\r\n");
+    relay.serve("explain", &EXPLAINED.replace("one", "two"));
+    relay.serve("remove", &bed::statistics("two", "closed"));
+    assert_eq!(
+        client.answer(),
+        "ended: call two, its session on relay 127.0.0.1 (a)"
+    );
+}
+
+#[test]
+fn a_drained_relay_stays_drained_over_lost_links_and_upgrades() {
+    let bed = Bed::new();
+    let older = bed.older_relay();
+    let mut client = bed.management();
+    let drained = client.ask("drain 127.0.0.1\r\n");
+    assert!(
+        drained.starts_with("drained: relay 127.0.0.1 gets no new calls"),
+        "{drained}"
+    );
+    assert_eq!(client.answer(), "");
+    older.cut();
+    // It is listed while it is away, too.
+    let away = "{\"ip\":\"127.0.0.1\",\"status\":\"error\",\"drained\":true}";
+    loop {
+        let line = client.ask("summary\r\n");
+        if line == away {
+            assert_eq!(client.answer(), "");
+            break;
+        }
+        assert_eq!(line, "");
+    }
+    let _again = bed.older_relay();
+    assert_eq!(bed.proxy().ask(&offer("one")), "error", "nobody takes it");
+    let resumed = client.ask("resume 127.0.0.1\r\n");
+    assert_eq!(resumed, "resumed: relay 127.0.0.1 gets new calls");
+    assert_eq!(client.answer(), "");
+}
+
+#[test]
+fn calls_go_to_the_others_and_those_that_are_there_go_on() {
+    let bed = Bed::new();
+    let mut first = explaining(&bed, "192.0.2.1:40000");
+    place(&bed, &mut first, "one");
+    let mut second = explaining(&bed, "192.0.2.2:40000");
+    let mut client = bed.management();
+    let several = client.ask("drain 127.0.0.1\r\n");
+    assert!(
+        several.starts_with("error: \"127.0.0.1\" means several relays, give a name: "),
+        "{several}"
+    );
+    assert_eq!(client.answer(), "");
+    let drained = client.ask("drain 192.0.2.1\r\n");
+    let want = "drained: relay 127.0.0.1 (192.0.2.1:40000) gets no new calls, 1 call is left there";
+    assert_eq!((drained.as_str(), client.answer().as_str()), (want, ""));
+    for n in 0..4 {
+        let mut proxy = bed.proxy();
+        proxy.send(offer(&format!("new {n}")).as_bytes());
+        second.serve("update", "192.0.2.2 40000");
+        assert_eq!(proxy.answer(), "192.0.2.2 40000");
+    }
+    // The relay's own word counts: the last call is over when it says that it has none.
+    let mut proxy = bed.proxy();
+    proxy.send(remove("one").as_bytes());
+    first.serve("remove", &bed::statistics("one", "closed"));
+    assert_eq!(proxy.answer(), "removed");
+    first.serve("summary", "{\"session_count\": 1}");
+    first.serve("summary", "{\"session_count\": 0}");
+    first.settle();
+}
+
+/// What a TLS client with a relay's certificate is answered.
+fn over_tls(bed: &Bed, command: &str) -> String {
+    let socket = TcpStream::connect(bed.running.management_address).unwrap();
+    let context = Context::load(bed.certs.path(), "relay").unwrap().0;
+    let (mut reader, mut writer, _) = connect(socket, &context, None, HANDSHAKE_LIMIT).unwrap();
+    reader.set_timeout(Some(LONG)).unwrap();
+    writer
+        .write_all(format!("{command}\r\nquit\r\n").as_bytes())
+        .unwrap();
+    let mut text = Vec::new();
+    let mut buffer = [0; 1000];
+    while let Ok(count @ 1..) = reader.read(&mut buffer) {
+        text.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn who_may_change_something() {
+    let needs = "needs the management socket on the dispatcher's host, or TLS with a certificate that \
+                 management_passport allows";
+    let bed = Bed::new();
+    let _relay = bed.relay("a");
+    for word in ["drain", "resume", "end"] {
+        let answer = over_tls(&bed, &format!("{word} a"));
+        assert!(
+            answer.starts_with(&format!("error: {word} {needs}")),
+            "{answer}"
+        );
+        assert!(answer.ends_with("\r\n\r\n"));
+    }
+    assert!(
+        over_tls(&bed, "explain a").starts_with("error: "),
+        "anybody may look"
+    );
+    let bed = Bed::with(|settings| {
+        settings.management_passport = Passport::parse("CN:relay").unwrap();
+    });
+    let _relay = bed.relay("a");
+    assert!(over_tls(&bed, "drain a").starts_with("drained: relay 127.0.0.1 (a)"));
+    let bed = Bed::with(|settings| {
+        settings.management_use_tls = false;
+        settings.management_passport = Passport::parse("CN:relay").unwrap();
+    });
+    let mut socket = TcpStream::connect(bed.running.management_address).unwrap();
+    std::io::Write::write_all(&mut socket, b"drain a\r\nquit\r\n").unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut socket, &mut text).unwrap();
+    assert!(
+        text.starts_with("error: drain needs"),
+        "without TLS a passport is worth nothing: {text}"
+    );
+}
