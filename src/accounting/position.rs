@@ -38,7 +38,7 @@ impl Unread {
     pub fn new(dir: &Path, backends: &[Box<dyn Backend>]) -> Result<Unread, String> {
         let left = left_behind(dir, backends).map_err(|e| format!("{}: {e}", dir.display()))?;
         let inherited = left.iter().filter_map(|(_, position)| *position).min();
-        let start = |backend: &Box<dyn Backend>| {
+        let start = |backend: &dyn Backend| {
             let path = path(dir, backend.name());
             let position = read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             if let (None, Some(_)) = (position, inherited) {
@@ -52,7 +52,10 @@ impl Unread {
                 unread: 0,
             })
         };
-        let backends: Result<Vec<Unsettled>, String> = backends.iter().map(start).collect();
+        let backends: Result<Vec<Unsettled>, String> = backends
+            .iter()
+            .map(|backend| start(backend.as_ref()))
+            .collect();
         // Without any backend the positions stay for those to come.
         let backends = backends?;
         if !backends.is_empty() {
