@@ -17,8 +17,7 @@ find $out -maxdepth 1 -type f -delete
 mkdir $copy
 if [ -e .git ]; then
 	# What git knows or would add, as it is now; files that were deleted are still on its list.
-	git ls-files -z --cached --others --exclude-standard | xargs -0 sh -c 'for f; do [ ! -L "$f" ] && [ ! -e "$f" ] || printf "%s\0" "$f"; done' - |
-		tar -c --null -T - | tar -x -C $copy
+	git ls-files -z --cached --others --exclude-standard | tar -c --ignore-failed-read --null -T - | tar -x -C $copy
 else
 	tar -c --exclude=./target . | tar -x -C $copy
 fi

@@ -17,6 +17,10 @@ CLONE_NEWNET = 0x40000000
 UPDATE = ('update\r\ntype: %(type)s\r\ndialog_id: \r\ncall_id: %(id)s\r\ncseq: 1\r\nfrom_uri: a@test.invalid\r\nto_uri: b@test.invalid\r\n'
           'from_tag: f\r\nto_tag: %(to_tag)s\r\nuser_agent: test\r\nmedia: audio:%(ip)s:%(port)d:sendrecv:ice=no\r\n\r\n')
 REMOVE = 'remove\r\ncall_id: %s\r\nfrom_tag: f\r\nto_tag: t\r\n\r\n'
+# Of both daemons on the machine.
+CONFIG = ('[Relay]\ndispatchers = 127.0.0.1\nauto_detect_interfaces = yes\nport_range = 40000:40400\n'
+          'routable_private_ranges = 10.0.0.0/8\nreconnect_delay = 1\nforwarding = kernel\n'
+          '[Dispatcher]\nlisten = 127.0.0.1\nlisten_management = 127.0.0.1\n')
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,6 +44,16 @@ def sessions(machine):
     """What the dispatcher lists, by call-id."""
     listed = [json.loads(text) for text in line(machine, 'management.sock', 'sessions\r\n').splitlines() if text.strip()]
     return {session['call_id']: session for session in listed}
+
+
+def linked(machine):
+    """Waits until the relay can be given calls."""
+    def is_linked():
+        try:
+            return '"active"' in line(machine, 'management.sock', 'summary\r\n')
+        except OSError:
+            return False
+    wait_for('a relay linked to the dispatcher', is_linked)
 
 
 def phone_socket(machine, address):

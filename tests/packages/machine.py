@@ -118,8 +118,8 @@ class Machine:
             ['sh', '-c', enter, self.cgroup, os.path.join(HERE, 'boot.sh'), self.root, self.kind],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.pid = int(wait_for('process 1 of the machine', self.child))
-        wait_for('the root of the machine', lambda: os.path.exists('/proc/%d/root/dev/console' % self.pid))
-        wait_for('the old root gone', lambda: self.call('test ! -e /.host/etc && test -e /dev/console').returncode == 0)
+        # The last thing that boot.sh does; before that, a path in the machine could still be one of this host.
+        wait_for('the root of the machine', lambda: self.call('uname -n').stdout.strip() == 'machine')
         if self.kind == 'systemd':
             wait_for('the end of the boot', lambda: self.call('systemctl is-system-running').stdout.strip() in ('running', 'degraded'))
         self.connect()
@@ -149,7 +149,7 @@ class Machine:
         # The runlevel is what SysV's init gives to all that it starts.
         level = [] if self.kind == 'systemd' else ['RUNLEVEL=2', 'PREVLEVEL=N']
         return subprocess.run(enter + ['env', '-i', 'PATH=' + PATH, 'DEBIAN_FRONTEND=noninteractive'] + level + ['sh', '-c', command],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/')
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/', timeout=120)
 
     def sh(self, command):
         """Its output; it has to succeed."""

@@ -1,29 +1,14 @@
 """The same packages on a host without systemd: the init scripts."""
-from call import Call, line, refused
+from call import CONFIG, Call, linked, refused
 from machine import Failed, wait_for
 
-CONFIG = ('[Relay]\ndispatchers = 127.0.0.1\nauto_detect_interfaces = yes\nport_range = 40000:40400\n'
-          'routable_private_ranges = 10.0.0.0/8\nreconnect_delay = 1\nforwarding = kernel\n'
-          '[Dispatcher]\nlisten = 127.0.0.1\nlisten_management = 127.0.0.1\n')
 SCRIPTS = {'relay': '/etc/init.d/mediaproxy-relay', 'dispatcher': '/etc/init.d/mediaproxy-dispatcher'}
 
 
 def pid(machine, daemon):
-    return int(machine.call('cat /run/mediaproxy/media-%s.pid' % daemon).stdout.split()[0])
-
-
-def pid_or_none(machine, daemon):
+    """None while there is none."""
     done = machine.call('cat /run/mediaproxy/media-%s.pid' % daemon)
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else None
-
-
-def linked(machine):
-    def is_linked():
-        try:
-            return '"active"' in line(machine, 'management.sock', 'summary\r\n')
-        except OSError:
-            return False
-    wait_for('a relay linked to the dispatcher', is_linked)
 
 
 def configured(machine, site):
@@ -61,7 +46,7 @@ def init_scripts(site):
             wait_for('new calls refused', lambda: refused(machine, 'late'))
             call.goes_on()
             print('  %d packets, none lost' % call.end())
-        wait_for('a relay after the drained one', lambda: pid_or_none(machine, 'relay') not in (None, was['relay']))
+        wait_for('a relay after the drained one', lambda: pid(machine, 'relay') not in (None, was['relay']))
         linked(machine)
         status = dict(text.split(':\t', 1) for text in machine.sh('cat /proc/%d/status' % pid(machine, 'relay')).splitlines())
         if status['CapEff'] != '%016x' % (1 << 12) or status['Uid'].split()[0] == '0':
@@ -91,7 +76,7 @@ def upgrade_in_a_call(site):
                 raise Failed('the relay was restarted')
             linked(machine)
             print('  %d packets, none lost' % call.end())
-        wait_for('the new relay', lambda: pid_or_none(machine, 'relay') not in (None, was))
+        wait_for('the new relay', lambda: pid(machine, 'relay') not in (None, was))
         linked(machine)
         machine.sh('dpkg --purge mediaproxy-relay mediaproxy-dispatcher mediaproxy-common')
         if machine.call('pidof media-relay media-dispatcher').stdout:
