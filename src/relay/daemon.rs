@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use log::info;
 
+use super::kernel::Order;
+use super::worker::Message;
 use super::{Running, Settings, checks, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
@@ -65,6 +67,32 @@ impl Course {
             Course::On => format!("{sessions} calls"),
             Course::UntilIdle => format!("{sessions} calls, ends when there are none"),
             Course::Draining => format!("draining, {sessions} calls left"),
+        }
+    }
+}
+
+impl Running {
+    /// Whether every thread that calls depend on has gone round its loop since this was last asked: the workers and
+    /// the kernel thread. Threads that wait for peers are watched by the peers.
+    ///
+    /// # Errors
+    /// Which one has not.
+    pub(super) fn examine(&self) -> Result<(), String> {
+        let shared = &self.shared;
+        let mut still = Vec::new();
+        for (index, (meter, worker)) in shared.meters.iter().zip(&shared.workers).enumerate() {
+            if !meter.pulse.feel(|| worker.nudge(Message::Nudge)) {
+                still.push(format!("worker {index}"));
+            }
+        }
+        if let Some(kernel) = &shared.kernel {
+            if !shared.kernel_pulse.feel(|| kernel.nudge(Order::Nudge)) {
+                still.push("the kernel thread".to_owned());
+            }
+        }
+        match still.is_empty() {
+            true => Ok(()),
+            false => Err(format!("no answer from {}", still.join(", "))),
         }
     }
 }

@@ -305,30 +305,6 @@ impl Running {
         meters.map(|m| m.sessions.load(Ordering::Relaxed)).sum()
     }
 
-    /// Whether every thread that calls depend on has gone round its loop since this was last asked: the workers and
-    /// the kernel thread. Threads that wait for peers are watched by the peers.
-    ///
-    /// # Errors
-    /// Which one has not.
-    pub fn examine(&self) -> Result<(), String> {
-        let shared = &self.shared;
-        let mut still = Vec::new();
-        for (index, (meter, worker)) in shared.meters.iter().zip(&shared.workers).enumerate() {
-            if !meter.pulse.feel(|| worker.nudge(Message::Nudge)) {
-                still.push(format!("worker {index}"));
-            }
-        }
-        if let Some(kernel) = &shared.kernel {
-            if !shared.kernel_pulse.feel(|| kernel.nudge(Order::Nudge)) {
-                still.push("the kernel thread".to_owned());
-            }
-        }
-        match still.is_empty() {
-            true => Ok(()),
-            false => Err(format!("no answer from {}", still.join(", "))),
-        }
-    }
-
     /// Ends all sessions, waits until each is reported to its dispatcher, 5 s at most, then closes the links and
     /// ends the threads. Once is enough.
     pub fn stop(&self) {

@@ -7,6 +7,7 @@ configured, upgraded while a call is up, taken away. As root. The last line is t
 """
 import glob
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -293,4 +294,6 @@ def name(case):
 
 
 if __name__ == '__main__':
+    # Machines and folders go when this is ended from outside, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by a signal'))
     sys.exit(main(sys.argv[1:]))
