@@ -7,7 +7,9 @@ configured, upgraded while a call is up, taken away. As root. The last line is t
 """
 import glob
 import os
+import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
@@ -120,6 +122,38 @@ def protected_service(site):
         machine.sh('systemctl reload ' + DISPATCHER)
         wait_for('certificates looked at', lambda: 'certificates have not changed' in machine.journal(DISPATCHER))
         must(main_pid(machine, DISPATCHER) == was, 'a reload of the dispatcher restarts it')
+
+
+def accounted(site):
+    """The protected dispatcher writes its records to file and SQLite; the log rotation that is installed loses none."""
+    with site.machine() as machine:
+        configured(machine, site)
+        machine.write('/etc/mediaproxy/config.ini', CONFIG + 'accounting = file, database\n[Database]\ndburi = sqlite:////var/lib/mediaproxy/calls.db\n')
+        machine.sh('systemctl restart ' + DISPATCHER)
+        linked(machine)
+        records = '/var/log/mediaproxy/sessions.jsonl'
+        for name in ('before', 'after'):
+            with Call(machine, name) as call:
+                call.goes_on()
+                call.end()
+            wait_for('a record of call ' + name, lambda: '"%s"' % name in machine.call('cat ' + records).stdout)
+            if name == 'before':
+                machine.sh('logrotate --force /etc/logrotate.d/mediaproxy-dispatcher')
+        must('"before"' not in machine.sh('cat ' + records), 'the file was not rotated')
+        must('"before"' in machine.sh('cat %s-*' % records), 'the rotated file lacks the record')
+        wait_for('both calls in the database', lambda: {'before', 'after'} <= in_database(machine))
+
+
+def in_database(machine):
+    """The call-ids in a copy of the database: who opens the original may leave files there."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in glob.glob(machine.path('/var/lib/mediaproxy/calls.db*')):
+            shutil.copy(path, folder)
+        database = sqlite3.connect(folder + '/calls.db')
+        try:
+            return {row[0] for row in database.execute('SELECT call_id FROM media_sessions')}
+        finally:
+            database.close()
 
 
 def watchdog(site):
@@ -261,8 +295,8 @@ def taken_away(site):
         must(not machine.call('ls -d /var/lib/systemd/deb-systemd-helper*/*mediaproxy*').stdout.startswith('/'), 'systemd helper files are left')
 
 
-CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, fresh_install, protected_service, watchdog,
-         upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, without.init_scripts,
+CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, fresh_install, protected_service, accounted,
+         watchdog, upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, without.init_scripts,
          without.upgrade_in_a_call, artifacts.static]
 
 
