@@ -3,9 +3,19 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
+# Where `make install` puts things; an empty one leaves them out.
+DOCDIR ?= $(PREFIX)/share/doc/mediaproxy
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+INITDIR ?=
+CONFIG ?= yes
+# What was built.
+BINARIES ?= target/release
+# Units and init scripts name what was installed, and a configuration that is not in /etc.
+PLACES = s|/usr/sbin/media-|$(PREFIX)/sbin/media-|$(if $(filter-out /etc,$(SYSCONFDIR)),;s|^ExecStart=.*|& --config-dir $(SYSCONFDIR)/mediaproxy|)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build release demo test test-deps lint bench fuzz static install clean
+.PHONY: help build release demo test test-deps test-packages lint bench fuzz static install install-files deb dist clean
 
 help:
 	@echo 'make demo       a few calls through both daemons on loopback, without root (under 30 s after the build)'
@@ -14,7 +24,10 @@ help:
 	@echo 'make bench      call set-up beside rtpengine, listing, memory, what a packet costs; ratios from one run'
 	@echo 'make fuzz       every parser for FUZZ_SECONDS ($(FUZZ_SECONDS)) each'
 	@echo 'make static     static binaries'
-	@echo 'make install    into DESTDIR and PREFIX ($(PREFIX))'
+	@echo 'make install    into DESTDIR and PREFIX ($(PREFIX)); INITDIR=/etc/init.d adds init scripts'
+	@echo 'make deb        Debian packages, in target/deb'
+	@echo 'make dist       the sources as committed, in target'
+	@echo 'make test-packages  as root: packages built, installed, upgraded and purged in a fresh Debian of its own'
 
 build:
 	$(CARGO) build --locked
@@ -47,13 +60,52 @@ fuzz:
 static:
 	scripts/static.sh
 
-install: release
-	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius'
-	install -m 755 target/release/media-dispatcher target/release/media-relay target/release/media-admin '$(DESTDIR)$(PREFIX)/sbin/'
+install: release install-files
+
+# What was built into place; without a daemon restarted, a user made or a configuration overwritten.
+install-files:
+	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/mediaproxy' '$(DESTDIR)$(DOCDIR)'
+	install -m 755 $(BINARIES)/media-dispatcher $(BINARIES)/media-relay '$(DESTDIR)$(PREFIX)/sbin/'
+	test ! -e $(BINARIES)/media-admin || install -m 755 $(BINARIES)/media-admin '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 755 tls/make-certs.sh '$(DESTDIR)$(PREFIX)/sbin/mediaproxy-make-certs'
+	install -m 644 conf/config.ini '$(DESTDIR)$(PREFIX)/share/mediaproxy/'
+	install -m 644 README.md ARCHITECTURE.md $(wildcard docs/*.md) '$(DESTDIR)$(DOCDIR)/'
+	install -m 644 tls/README.md '$(DESTDIR)$(DOCDIR)/certificates.md'
+	set -e; for page in $(wildcard man/*.[1-8]); do \
+		install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/man/man'$${page##*.} $$page; done
+	set -e; for folder in $(wildcard conf/grafana conf/prometheus); do \
+		install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/mediaproxy/'$${folder##*/} $$folder/*; done
+ifneq (,$(UNITDIR))
+	install -d '$(DESTDIR)$(UNITDIR)'
+	set -e; for unit in conf/systemd/*.service; do \
+		sed '$(PLACES)' $$unit >'$(DESTDIR)$(UNITDIR)/'$${unit##*/}; done
+endif
+ifneq (,$(SYSUSERSDIR))
+	install -D -m 644 -t '$(DESTDIR)$(SYSUSERSDIR)' conf/sysusers.d/mediaproxy.conf
+endif
+ifneq (,$(INITDIR))
+	install -d '$(DESTDIR)$(INITDIR)'
+	set -e; for script in conf/init.d/*; do \
+		sed '$(PLACES)' $$script >'$(DESTDIR)$(INITDIR)/'$${script##*/}; chmod 755 '$(DESTDIR)$(INITDIR)/'$${script##*/}; done
+endif
+ifneq (,$(CONFIG))
+	install -d '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini' || \
 		install -m 644 conf/config.ini '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary' || \
 		install -m 644 conf/radius/dictionary '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary'
+endif
+
+# Debian packages, in target/deb.
+deb:
+	scripts/deb.sh
+
+# The sources as they are committed, the same archive whenever it is made: target/mediaproxy-VERSION.tar.gz.
+dist:
+	scripts/dist.sh
+
+test-packages:
+	tests/packages/run.sh
 
 clean:
 	$(CARGO) clean

@@ -18,8 +18,8 @@ else
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static' \
 		$cargo build --locked --release --target $gnu
 fi
-for binary in media-dispatcher media-relay; do
-	path=target/$target/release/$binary
+for source in src/bin/*.rs; do
+	path=target/$target/release/$(basename "$source" .rs)
 	if readelf -lW "$path" | grep -q INTERP || readelf -dW "$path" | grep -q NEEDED; then
 		echo "$path is not static" >&2
 		exit 1

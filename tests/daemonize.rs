@@ -83,7 +83,7 @@ fn daemon(role: &str, dir: &Path) -> ExitCode {
         }
     };
     match role {
-        "failed" | "foreground_fails" => process.failed("no certificates\nno sockets"),
+        "failed" | "foreground_fails" => process.failed("no certificates\nno sockets", 1),
         "dies_silently" => std::process::exit(7),
         "dies_by_a_signal" => {
             // SIGKILL leaves no core file.
@@ -114,7 +114,7 @@ fn serve(mut process: Process, signals: &SignalWaiter, news: &Path) -> ExitCode 
         .unwrap();
     if let Err(error) = process.ready() {
         writeln!(news, "not ready: {}", error.kind()).unwrap();
-        return process.failed("nobody waits");
+        return process.failed("nobody waits", 1);
     }
     process.status("works");
     writeln!(news, "ready, err {}", link("2").display()).unwrap();
@@ -275,7 +275,12 @@ fn ready(bed: &Bed) {
     assert_eq!(fields[3], daemon.pid.to_string(), "a session of its own");
     assert_eq!(fields[4], "0", "no terminal");
 
-    for (signal, seen) in [("HUP", "Hangup"), ("USR1", "User1"), ("INT", "Interrupt")] {
+    for (signal, seen) in [
+        ("HUP", "Hangup"),
+        ("USR1", "User1"),
+        ("USR2", "User2"),
+        ("INT", "Interrupt"),
+    ] {
         shell_kill(signal, daemon.pid);
         assert_eq!(daemon.line(), seen);
     }

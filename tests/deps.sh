@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs from Debian what the tests need, as root; none of the services is started.
-#   deps.sh          what is missing
-#   deps.sh --list   the packages, one a line
+#   deps.sh                     what `make test` needs and is missing
+#   deps.sh packages            what `make test-packages` needs
+#   deps.sh [packages] --list   the packages, one a line
 set -eu
 packages='
 openssl
@@ -25,6 +26,22 @@ freeradius
 freeradius-utils
 g++
 '
+if [ "${1:-}" = packages ]; then
+	shift
+	packages='
+debhelper
+dpkg-dev
+fakeroot
+lintian
+debootstrap
+systemd
+iproute2
+util-linux
+openssl
+python3
+g++
+'
+fi
 [ "${1:-}" != --list ] || { echo "$packages" | sed '/^$/d'; exit 0; }
 
 missing=

@@ -1,7 +1,7 @@
 //! The program itself: its start, its end, its signals, and what it says when it cannot start.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -229,9 +229,13 @@ fn the_configuration_is_checked_without_a_start() {
     assert_eq!(home.output(&["--check-config"]).status.code(), Some(0));
     assert!(!home.socket().exists());
     home.configure("[Dispatcher]\nlisten = nowhere at all\n");
-    for arguments in [["--check-config"], ["--no-fork"]] {
-        let checked = home.output(&arguments);
-        assert_eq!(checked.status.code(), Some(1));
+    for (arguments, status) in [
+        (&["--check-config"][..], 1),
+        (&["--no-fork"], 78),
+        (&[], 78),
+    ] {
+        let checked = home.output(arguments);
+        assert_eq!(checked.status.code(), Some(status));
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
         assert!(said.contains("config.ini:2"), "{said}");
     }
@@ -245,10 +249,62 @@ fn the_configuration_is_checked_without_a_start() {
 fn missing_certificates_are_named() {
     let home = Home::new("certificates");
     fs::remove_file(home.certs.file("dispatcher.key")).unwrap();
-    let started = home.output(&["--no-fork"]);
-    assert_eq!(started.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&started.stderr).into_owned();
-    assert!(said.contains("dispatcher.key"), "{said}");
+    for arguments in [&["--no-fork"][..], &[]] {
+        let started = home.output(arguments);
+        assert_eq!(started.status.code(), Some(78), "no use to try again");
+        let said = String::from_utf8_lossy(&started.stderr).into_owned();
+        let how = format!(
+            "dispatcher.key: no such file; copy the set that your CA has made, or make one with: \
+             mediaproxy-make-certs {} all",
+            home.certs.path().display()
+        );
+        assert!(said.contains(&how), "{said}");
+    }
+}
+
+#[test]
+fn the_watchdog_hears_of_a_dispatcher_only_while_the_proxy_can_be_served() {
+    let home = Home::new("watchdog");
+    let path = home.config.join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    let mut command = home.command(&["--systemd"]);
+    // Asked every second, which upkeep's rounds fit into.
+    command.env("NOTIFY_SOCKET", &path);
+    command.env("WATCHDOG_USEC", "4000000");
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut daemon = Daemon {
+        child: command.spawn().unwrap(),
+    };
+    let mut log = BufReader::new(daemon.child.stderr.take().unwrap());
+    let mut says = |text: &str| {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "no line: {text}");
+        }
+    };
+    let hears_well = || {
+        let mut buffer = [0; 1000];
+        let count = socket.recv(&mut buffer).unwrap();
+        &buffer[..count] == b"WATCHDOG=1"
+    };
+    let mut heard = 0;
+    while heard < 2 {
+        heard += usize::from(hears_well());
+    }
+    let elsewhere = home.runtime.join("elsewhere");
+    fs::rename(home.socket(), &elsewhere).unwrap();
+    says("dispatcher.sock: not served");
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 1000]).is_ok() {}
+    says("dispatcher.sock: not served");
+    let left = socket.recv(&mut [0; 1000]);
+    assert!(left.is_err(), "said to be well all the same");
+    fs::rename(&elsewhere, home.socket()).unwrap();
+    says("answer again");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]

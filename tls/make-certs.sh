@@ -1,12 +1,13 @@
 #!/bin/sh
 # Makes what both daemons need for TLS, with openssl: a CA, a revocation list, certificates and keys.
-# README.md beside this file tells when to use which command.
+# README.md beside this file tells when to use which command. Installed as mediaproxy-make-certs.
 set -eu
 umask 077
+me=${0##*/}
 
 usage() {
-    cat <<'USAGE'
-make-certs.sh [OPTIONS] DIR COMMAND
+    cat <<USAGE
+$me [OPTIONS] DIR COMMAND
 
 Commands
   all            CA, empty revocation list, dispatcher and relay (what exists is kept)
@@ -27,17 +28,19 @@ Options
   --days N       how long certificates are valid (default 3650)
   --ca-days N    how long a new CA is valid (default 7300)
   --crl-days N   when the next revocation list is due (default 365)
+  --group NAME   who may read the daemons' keys beside root (default: mediaproxy, where root makes them and there
+                 is that group)
   --force        make a new key and certificate although there are some
 USAGE
 }
 
 fail() {
-    echo "make-certs.sh: $*" >&2
+    echo "$me: $*" >&2
     exit 1
 }
 
 say() {
-    echo "make-certs.sh: $*"
+    echo "$me: $*"
 }
 
 # Runs openssl and shows what it says only when it fails.
@@ -124,7 +127,7 @@ make_ca() {
 
 need_ca() {
     [ -e "$state/ca.key" ] && [ -e "$dir/ca.pem" ] ||
-        fail "there is no CA with its key in $dir; run: make-certs.sh $dir ca"
+        fail "there is no CA with its key in $dir; run: $me $dir ca"
     write_config
 }
 
@@ -165,6 +168,10 @@ make_cert() { # NAME
         say "$dir/$1.key exists and is kept"
     else
         new_key "$dir/$1.key.new"
+        if [ -n "$group" ]; then
+            chgrp "$group" "$dir/$1.key.new"
+            chmod 640 "$dir/$1.key.new"
+        fi
         mv -f "$dir/$1.key.new" "$dir/$1.key"
     fi
     issue "$1"
@@ -219,7 +226,8 @@ check_number() { # OPTION VALUE
     esac
 }
 
-org=MediaProxy cn='' ou='' key=rsa days=3650 ca_days=7300 crl_days=365 force=''
+org=MediaProxy cn='' ou='' key=rsa days=3650 ca_days=7300 crl_days=365 force='' group=''
+[ "$(id -u)" != 0 ] || ! getent group mediaproxy >/dev/null || group=mediaproxy
 while [ $# -gt 0 ]; do
     case $1 in
         --force) force=yes && shift && continue ;;
@@ -232,6 +240,7 @@ while [ $# -gt 0 ]; do
         --cn) cn=$2 ;;
         --ou) ou=$2 ;;
         --key) key=$2 ;;
+        --group) group=$2 ;;
         --days) check_number "$1" "$2" && days=$2 ;;
         --ca-days) check_number "$1" "$2" && ca_days=$2 ;;
         --crl-days) check_number "$1" "$2" && crl_days=$2 ;;

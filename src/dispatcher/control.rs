@@ -2,7 +2,9 @@
 //! write (the proxy's module looks for a whole line in each read).
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ const MAX_CONNECTIONS: usize = 1000;
 
 /// How long a proxy may leave an answer unread before its connection is closed.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a connection that says nothing may take to be closed again.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Bytes read at a time.
 const READ_SIZE: usize = 8 * 1024;
@@ -49,6 +54,21 @@ pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
             }
         },
     );
+}
+
+/// Connects as a proxy does, says nothing and waits for the end: the accepting thread and one of a connection have to
+/// run for that.
+///
+/// # Errors
+/// Nobody listens, or the end does not come in time.
+pub fn probe(path: &Path) -> io::Result<()> {
+    let mut socket = UnixStream::connect(path)?;
+    socket.set_read_timeout(Some(PROBE_LIMIT))?;
+    socket.shutdown(Shutdown::Write)?;
+    match socket.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 fn talk(dispatcher: &Dispatcher, socket: &UnixStream) {

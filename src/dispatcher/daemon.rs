@@ -12,7 +12,7 @@ use super::{Dispatcher, Running};
 use crate::accounting::{self, Accounting};
 use crate::cli::{self, Options, Program};
 use crate::config::{self, DispatcherConfig, SocketGroup};
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Daemon, StartError, Watchdog};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::sys::{clock, limits, users};
@@ -54,7 +54,7 @@ pub fn main(program: &Program) -> ExitCode {
 
 type Started = (Running, Option<Arc<Accounting>>);
 
-fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, String> {
+fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartError> {
     match limits::raise_open_files(OPEN_FILES) {
         Ok(limit) if limit < OPEN_FILES => {
             log::warn!("no more than {limit} open files are allowed, {OPEN_FILES} would be wanted");
@@ -62,7 +62,7 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, String
         Ok(_) => {}
         Err(error) => log::warn!("the limit of open files cannot be read: {error}"),
     }
-    let store = Store::open(&config.tls.certs_path, "dispatcher").map_err(|e| e.to_string())?;
+    let store = Store::open(&config.tls.certs_path, "dispatcher").map_err(StartError::unusable)?;
     let group = socket_group(&config.socket_group)?;
     let settings = Settings::new(config, &options.runtime_dir, group);
     let socket = settings.socket_path.display().to_string();
@@ -128,18 +128,21 @@ fn socket_group(wanted: &SocketGroup) -> Result<Option<Group>, String> {
 impl Daemon for Local {
     fn serve(&self, process: &Process, signals: &SignalWaiter) {
         let mut shown = None;
+        let mut watchdog = Watchdog::new(process);
         loop {
+            watchdog.look(|| self.running.examine());
             let status = self.running.status();
             if shown.as_ref() != Some(&status) {
                 process.status(&status);
                 shown = Some(status);
             }
-            match signals.wait_for(STATUS_INTERVAL) {
+            match signals.wait_for(watchdog.limit(STATUS_INTERVAL)) {
                 None => {}
                 Some(Signal::Hangup) => self.running.reload(),
                 Some(Signal::User1) => {
                     daemon::toggle_debug();
                 }
+                Some(Signal::User2) => log::info!("USR2: nothing to do in a dispatcher"),
                 Some(signal @ (Signal::Interrupt | Signal::Terminate)) => {
                     log::info!("{signal:?}: ending");
                     return;

@@ -50,6 +50,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::Store;
@@ -81,6 +82,8 @@ pub struct Dispatcher {
     enders: OnceLock<Arc<Enders>>,
     random: (RandomState, AtomicU64),
     stopping: AtomicBool,
+    /// Beats with each round of the upkeep thread.
+    upkeep: Pulse,
 }
 
 /// A dispatcher at work. Dropping it does not stop it; [`Running::stop`] does.
@@ -121,6 +124,7 @@ impl Dispatcher {
             enders: OnceLock::new(),
             random: (RandomState::new(), AtomicU64::new(0)),
             stopping: AtomicBool::new(false),
+            upkeep: Pulse::default(),
         });
         let Listeners {
             relays,
@@ -196,6 +200,21 @@ impl Running {
     pub fn status(&self) -> String {
         let (relays, sessions) = lock(&self.dispatcher.registry).counts();
         format!("{relays} relay(s) connected, {sessions} session(s)")
+    }
+
+    /// Whether the dispatcher does what it is for: the proxy's socket takes and serves a connection, and the upkeep
+    /// thread, which needs the locks of registry and links, has gone round since this was last asked.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn examine(&self) -> Result<(), String> {
+        let socket = &self.dispatcher.settings.socket_path;
+        control::probe(socket)
+            .map_err(|error| format!("{}: not served: {error}", socket.display()))?;
+        match self.dispatcher.upkeep.feel(|| {}) {
+            true => Ok(()),
+            false => Err("no answer from the upkeep thread".to_owned()),
+        }
     }
 
     /// Requests that wait for an earlier one of their call.

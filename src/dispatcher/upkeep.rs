@@ -20,6 +20,7 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
     let mut drained = Watch::default();
     loop {
         thread::sleep(INTERVAL);
+        dispatcher.upkeep.beat();
         let now = clock::mono();
         look_after_links(dispatcher, now);
         tick(dispatcher, now);

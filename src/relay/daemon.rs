@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use log::info;
 
+use super::kernel::Order;
+use super::worker::Message;
 use super::{Running, Settings, checks, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Daemon, StartError, Watchdog};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::tls::Store;
@@ -17,7 +19,7 @@ use crate::tls::Store;
 /// How often systemd is told how many calls there are.
 const STATUS: Duration = Duration::from_secs(10);
 
-/// How often a draining relay looks whether its last call is over.
+/// How often a relay that is to end looks whether its last call is over.
 const DRAINING: Duration = Duration::from_millis(100);
 
 /// All of `main`.
@@ -34,34 +36,105 @@ pub fn main(program: &Program) -> ExitCode {
     daemon::run(program, &options, config::load_relay, level, begin)
 }
 
-fn begin(config: &RelayConfig) -> Result<Running, String> {
-    let store = Store::open(&config.tls.certs_path, "relay").map_err(|error| error.to_string())?;
-    start(Settings::from(config), Arc::new(store))
+fn begin(config: &RelayConfig) -> Result<Running, StartError> {
+    let store = Store::open(&config.tls.certs_path, "relay").map_err(StartError::unusable)?;
+    Ok(start(Settings::from(config), Arc::new(store))?)
+}
+
+/// How long the relay is to go on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// Until it is told otherwise.
+    On,
+    /// Until there is no call; new ones are taken until then.
+    UntilIdle,
+    /// Until the last call is over; new ones are refused.
+    Draining,
+}
+
+impl Course {
+    /// How long a signal may be waited for.
+    fn patience(self) -> Duration {
+        match self {
+            Course::On => STATUS,
+            Course::UntilIdle | Course::Draining => DRAINING,
+        }
+    }
+
+    /// One line for the administrator.
+    fn status(self, sessions: usize) -> String {
+        match self {
+            Course::On => format!("{sessions} calls"),
+            Course::UntilIdle => format!("{sessions} calls, ends when there are none"),
+            Course::Draining => format!("draining, {sessions} calls left"),
+        }
+    }
+}
+
+impl Running {
+    /// Whether every thread that calls depend on has gone round its loop since this was last asked: the workers and
+    /// the kernel thread. Threads that wait for peers are watched by the peers.
+    ///
+    /// # Errors
+    /// Which one has not.
+    pub(super) fn examine(&self) -> Result<(), String> {
+        let shared = &self.shared;
+        let mut still = Vec::new();
+        for (index, (meter, worker)) in shared.meters.iter().zip(&shared.workers).enumerate() {
+            if !meter.pulse.feel(|| worker.nudge(Message::Nudge)) {
+                still.push(format!("worker {index}"));
+            }
+        }
+        if let Some(kernel) = &shared.kernel {
+            if !shared.kernel_pulse.feel(|| kernel.nudge(Order::Nudge)) {
+                still.push("the kernel thread".to_owned());
+            }
+        }
+        match still.is_empty() {
+            true => Ok(()),
+            false => Err(format!("no answer from {}", still.join(", "))),
+        }
+    }
 }
 
 impl Daemon for Running {
     /// Until a signal says to end, or a draining relay has nothing left to do.
     fn serve(&self, process: &Process, signals: &SignalWaiter) {
-        let mut is_draining = false;
+        let mut course = Course::On;
         let mut shown = None;
+        let mut watchdog = Watchdog::new(process);
         loop {
-            if is_draining && self.is_drained() {
+            if course == Course::UntilIdle && self.sessions() == 0 {
+                info!("no call at the moment: ends");
+                self.drain();
+                course = Course::Draining;
+            }
+            if course == Course::Draining && self.is_drained() {
                 info!("drained: the last call is over");
                 return;
             }
-            let status = status(self.sessions(), is_draining);
+            watchdog.look(|| self.examine());
+            let status = course.status(self.sessions());
             if shown.as_ref() != Some(&status) {
                 process.status(&status);
                 shown = Some(status);
             }
-            let signal = signals.wait_for(if is_draining { DRAINING } else { STATUS });
+            let signal = signals.wait_for(watchdog.limit(course.patience()));
             match signal {
                 None => {}
                 Some(Signal::Hangup) => {
                     self.drain();
-                    is_draining = true;
+                    course = Course::Draining;
                     let count = self.sessions();
                     info!("HUP: no new calls from now on; ends when the last of {count} is over");
+                }
+                Some(Signal::User2) if course == Course::Draining => {}
+                Some(Signal::User2) => {
+                    course = Course::UntilIdle;
+                    let count = self.sessions();
+                    info!(
+                        "USR2: ends as soon as there is no call; at the moment there are {count}"
+                    );
                 }
                 Some(Signal::User1) => {
                     daemon::toggle_debug();
@@ -77,13 +150,5 @@ impl Daemon for Running {
 
     fn stop(self) {
         Running::stop(&self);
-    }
-}
-
-fn status(sessions: usize, is_draining: bool) -> String {
-    if is_draining {
-        format!("draining, {sessions} calls left")
-    } else {
-        format!("{sessions} calls")
     }
 }

@@ -49,6 +49,7 @@ use self::outbox::owner_of;
 use self::spool::{How, Spool};
 use self::worker::{Message, Meter, Worker};
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
+use crate::daemon::Pulse;
 use crate::proto::link::{EXPLAIN, Hello};
 use crate::session::{self, Ended, Owner, ReplyTo};
 use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
@@ -165,6 +166,7 @@ struct Shared {
     spool: Option<Spool>,
     /// None where media is relayed in user space only.
     kernel: Option<Postbox<Order>>,
+    kernel_pulse: Arc<Pulse>,
     meters: Vec<Meter>,
     /// By owner.
     links: RwLock<Vec<Arc<Link>>>,
@@ -197,10 +199,9 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         workers.push(postbox);
         mailboxes.push(mailbox);
     }
-    let kernel = match gate {
-        Some(gate) => Some(kernel::start(gate, workers.clone()).map_err(no_mailbox)?),
-        None => None,
-    };
+    let kernel_pulse = Arc::new(Pulse::default());
+    let start_kernel = |gate| kernel::start(gate, workers.clone(), Arc::clone(&kernel_pulse));
+    let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some()),
@@ -212,6 +213,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         relay_ip,
         workers,
         kernel,
+        kernel_pulse,
         links: RwLock::default(),
         started: clock::mono(),
         bps: AtomicU64::new(0),

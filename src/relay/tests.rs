@@ -153,3 +153,37 @@ fn a_thread_that_panics_ends_the_process() {
         Some(6)
     );
 }
+
+/// A worker that hangs is seen, whatever the others do, and so is that it goes on.
+#[test]
+fn a_worker_that_stands_still_is_found() {
+    let certs = certs::Certs::new();
+    let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
+    let two = Settings {
+        workers: Some(2),
+        port_range: (32_040, 32_080),
+        ..settings()
+    };
+    let running = start(two, store).unwrap();
+    let examined = |wanted: Result<(), String>| {
+        for _ in 0..1000 {
+            if running.examine() == wanted {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("never {wanted:?}");
+    };
+    assert_eq!(running.examine(), Ok(()));
+    examined(Ok(()));
+    // It waits until its answer is taken.
+    let (answer, taken) = crossbeam_channel::bounded(0);
+    let held = Message::Owned(Owner(0), answer);
+    running.shared.workers[1].send(held).unwrap();
+    for _ in 0..3 {
+        examined(Err("no answer from worker 1".to_owned()));
+    }
+    taken.recv().unwrap();
+    examined(Ok(()));
+    running.stop();
+}

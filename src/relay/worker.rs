@@ -22,6 +22,7 @@ use super::kernel::{self, News, Order};
 use super::machine::{Addresses, Machine};
 use super::outbox::owner_of;
 use super::pace::{Pace, REST};
+use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
@@ -54,6 +55,8 @@ pub enum Message {
     Owned(Owner, Sender<usize>),
     /// What the kernel thread tells of this worker's flows.
     Kernel(Vec<News>),
+    /// Nothing but a round of the loop, for the watchdog.
+    Nudge,
     /// No new sessions from now on.
     Drain,
     /// End all sessions, and tell when they are reported.
@@ -70,6 +73,8 @@ pub struct Meter {
     pub bytes: AtomicU64,
     /// Takes no new sessions any more.
     pub drained: AtomicBool,
+    /// Beats with each turn.
+    pub pulse: Pulse,
 }
 
 /// See the module.
@@ -185,6 +190,7 @@ impl Worker {
             let bytes = self.engine.relayed().bytes;
             meter.bytes.store(bytes, Ordering::Relaxed);
             meter.sessions.store(self.engine.held(), Ordering::Relaxed);
+            meter.pulse.beat();
         }
     }
 
@@ -340,6 +346,7 @@ impl Worker {
                     self.take_news(news, now);
                 }
             }
+            Message::Nudge => {}
             Message::Drain => {
                 self.engine.drain();
                 if let Some(meter) = self.shared.meters.get(self.index) {

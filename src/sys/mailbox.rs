@@ -89,6 +89,13 @@ impl<T> Postbox<T> {
         self.bell.ring();
         Ok(())
     }
+
+    /// Wakes the receiver by a message; where the mailbox is full it has enough to wake up for.
+    pub fn nudge(&self, message: T) {
+        if self.messages.try_send(message).is_ok() {
+            self.bell.ring();
+        }
+    }
 }
 
 impl Bell {

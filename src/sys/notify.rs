@@ -5,6 +5,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// The way to the service manager.
 #[derive(Debug)]
@@ -60,6 +61,14 @@ impl Notifier {
         self.send("STOPPING=1")
     }
 
+    /// The service is well; to be said within every watchdog interval.
+    ///
+    /// # Errors
+    /// The service manager cannot be told.
+    pub fn well(&self) -> io::Result<()> {
+        self.send("WATCHDOG=1")
+    }
+
     /// One line for `systemctl status`.
     ///
     /// # Errors
@@ -73,6 +82,22 @@ impl Notifier {
         self.socket.send_to_addr(text.as_bytes(), &self.address)?;
         Ok(())
     }
+}
+
+/// How long the service manager waits to hear that this process is well, before it ends it and starts it again; none
+/// where it does not watch (sd_watchdog_enabled(3)).
+pub fn watchdog_interval() -> Option<Duration> {
+    let variable = |name| std::env::var(name).ok();
+    interval(
+        variable("WATCHDOG_USEC").as_deref(),
+        variable("WATCHDOG_PID").as_deref(),
+    )
+}
+
+fn interval(microseconds: Option<&str>, pid: Option<&str>) -> Option<Duration> {
+    let microseconds: u64 = microseconds?.parse().ok()?;
+    let is_ours = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    (is_ours && microseconds > 0).then(|| Duration::from_micros(microseconds))
 }
 
 #[cfg(test)]
@@ -102,8 +127,27 @@ mod tests {
             assert_eq!(next(&socket), "READY=1");
             notifier.status("2 calls\nREADY=1").unwrap();
             assert_eq!(next(&socket), "STATUS=2 calls READY=1");
+            notifier.well().unwrap();
+            assert_eq!(next(&socket), "WATCHDOG=1");
             notifier.stopping().unwrap();
             assert_eq!(next(&socket), "STOPPING=1");
+        }
+    }
+
+    #[test]
+    fn the_interval_is_for_this_process_only() {
+        let us = std::process::id().to_string();
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(interval(Some("1000000"), None), second);
+        assert_eq!(interval(Some("1000000"), Some(&us)), second);
+        for (microseconds, pid) in [
+            (None, None),
+            (Some("0"), None),
+            (Some("soon"), None),
+            (Some("1000000"), Some("1")),
+            (Some("1000000"), Some("x")),
+        ] {
+            assert_eq!(interval(microseconds, pid), None);
         }
     }
 

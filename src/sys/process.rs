@@ -15,9 +15,10 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::fork::{self, Child, Forked};
-use super::notify::Notifier;
+use super::notify::{self, Notifier};
 use super::pid_file::PidFile;
 use super::signals::SignalWaiter;
 
@@ -128,8 +129,8 @@ impl Process {
 
     /// The daemon cannot start, or cannot go on. The reason, of one or more lines, is logged where logging has
     /// started, else written to the terminal; a command that waits for the daemon shows it. Returns what `main`
-    /// returns.
-    pub fn failed(mut self, reason: &str) -> ExitCode {
+    /// returns, which is this exit status for both.
+    pub fn failed(mut self, reason: &str, status: u8) -> ExitCode {
         if log::max_level() > log::LevelFilter::Off {
             for line in reason.lines() {
                 log::error!("{line}");
@@ -139,15 +140,30 @@ impl Process {
         }
         if let Supervisor::Command(Some(parent)) = &mut self.supervisor {
             // Where nobody waits any more, the log has it.
-            let _ = parent.write_all(&[&[FAILED], reason.as_bytes()].concat());
+            let _ = parent.write_all(&[&[FAILED, status], reason.as_bytes()].concat());
         }
-        ExitCode::FAILURE
+        ExitCode::from(status)
     }
 
     /// One line for `systemctl status`; elsewhere nothing.
     pub fn status(&self, text: &str) {
         if let Supervisor::Systemd(Some(notifier)) = &self.supervisor {
             tell(notifier.status(text));
+        }
+    }
+
+    /// How long systemd waits to hear of [`Process::well`]; none where nobody waits.
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        match &self.supervisor {
+            Supervisor::Systemd(Some(_)) => notify::watchdog_interval(),
+            _ => None,
+        }
+    }
+
+    /// The daemon does what it is for.
+    pub fn well(&self) {
+        if let Supervisor::Systemd(Some(notifier)) = &self.supervisor {
+            tell(notifier.well());
         }
     }
 
@@ -184,7 +200,7 @@ fn into_background(mut pid_file: PidFile, name: &'static str) -> io::Result<(Uni
             let mut to_parent = &ours;
             if let Err(error) = fork::detach().and_then(|()| pid_file.write()) {
                 let reason = format!("cannot run in the background: {error}");
-                let _ = to_parent.write_all(&[&[FAILED], reason.as_bytes()].concat());
+                let _ = to_parent.write_all(&[&[FAILED, 1], reason.as_bytes()].concat());
                 drop(pid_file);
                 std::process::exit(1);
             }
@@ -198,20 +214,22 @@ fn wait_for_news(news: UnixStream, child: Child, name: &str) -> i32 {
     let mut message = Vec::new();
     // A connection that breaks tells as much as one that ends.
     let _ = news.take(LONGEST_REASON).read_to_end(&mut message);
-    let reason = match message.split_first() {
-        Some((&READY, _)) => return 0,
-        Some((_, reason)) => {
+    let mut status = 1;
+    let reason = match message.as_slice() {
+        [READY, ..] => return 0,
+        [_, told, reason @ ..] => {
             // After this, the next attempt finds nothing of this one.
             let _ = child.wait();
+            status = i32::from(*told);
             String::from_utf8_lossy(reason).into_owned()
         }
-        None => match child.wait() {
+        _ => match child.wait() {
             Ok(status) => format!("ended before it was ready ({status})"),
             Err(error) => format!("ended before it was ready ({error})"),
         },
     };
     eprintln!("{name}: {reason}");
-    1
+    status
 }
 
 fn create_runtime_dir(path: &Path) -> Result<(), StartError> {

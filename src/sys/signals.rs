@@ -17,14 +17,17 @@ pub enum Signal {
     Hangup,
     /// SIGUSR1.
     User1,
+    /// SIGUSR2.
+    User2,
 }
 
 impl Signal {
-    const ALL: [(libc::c_int, Signal); 4] = [
+    const ALL: [(libc::c_int, Signal); 5] = [
         (libc::SIGINT, Signal::Interrupt),
         (libc::SIGTERM, Signal::Terminate),
         (libc::SIGHUP, Signal::Hangup),
         (libc::SIGUSR1, Signal::User1),
+        (libc::SIGUSR2, Signal::User2),
     ];
 
     fn from_number(number: libc::c_int) -> Option<Signal> {

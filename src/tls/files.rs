@@ -176,7 +176,13 @@ fn pem_items<T: PemObject>(
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    read_if_there(path)?.ok_or_else(|| LoadError::new(path, "no such file"))
+    read_if_there(path)?.ok_or_else(|| {
+        let directory = path.parent().unwrap_or(path).display();
+        let text = format!(
+            "no such file; copy the set that your CA has made, or make one with: mediaproxy-make-certs {directory} all"
+        );
+        LoadError::new(path, text)
+    })
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {

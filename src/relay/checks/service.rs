@@ -75,7 +75,7 @@ fn validity_of(directory: &Path, Validity { seconds_left, end }: &Validity) -> F
     let subject = "certificates";
     let file = directory.join("relay.crt").display().to_string();
     let directory = directory.display();
-    let renew = format!("make-certs.sh {directory} renew relay, or ask who runs your CA");
+    let renew = format!("mediaproxy-make-certs {directory} renew relay, or ask who runs your CA");
     match *seconds_left {
         left if left < 0 => problem(
             subject,

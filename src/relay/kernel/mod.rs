@@ -30,6 +30,7 @@ mod thread;
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -42,6 +43,7 @@ use self::requests::Requests;
 use super::checks::{self, Wanted};
 use super::worker::Message;
 use crate::config::Forwarding;
+use crate::daemon::Pulse;
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, Withdrawal};
 use crate::sys::mailbox::{Postbox, unbounded_mailbox};
@@ -63,6 +65,8 @@ pub enum Order {
     Withdraw(Key, Withdrawal),
     /// Tell all counters as they are now, then do this.
     Read(Box<dyn FnOnce() + Send>),
+    /// Nothing but a round of the loop, for the watchdog.
+    Nudge,
     /// Take everything back and leave nothing behind; answered when that is done.
     Quit(Sender<()>),
 }
@@ -166,11 +170,15 @@ fn say_protection(host: &Host) {
     }
 }
 
-/// Starts the kernel thread; what it has to tell goes to the workers.
+/// Starts the kernel thread; what it has to tell goes to the workers, and the pulse beats with each of its rounds.
 ///
 /// # Errors
 /// When there is no descriptor or no thread to be had.
-pub fn start(gate: Gate, workers: Vec<Postbox<Message>>) -> io::Result<Postbox<Order>> {
+pub fn start(
+    gate: Gate,
+    workers: Vec<Postbox<Message>>,
+    pulse: Arc<Pulse>,
+) -> io::Result<Postbox<Order>> {
     let (postbox, mailbox) = unbounded_mailbox()?;
     let Gate {
         host,
@@ -182,7 +190,12 @@ pub fn start(gate: Gate, workers: Vec<Postbox<Message>>) -> io::Result<Postbox<O
     let forwarder = Forwarder::new(host, workers.len(), locals);
     super::spawn("kernel", move || {
         let _lock = lock;
-        thread::run(forwarder, events, mailbox, workers, shortest_silence);
+        let known = thread::Surroundings {
+            workers,
+            shortest_silence,
+            pulse,
+        };
+        thread::run(forwarder, events, mailbox, known);
     })?;
     Ok(postbox)
 }

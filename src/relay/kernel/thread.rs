@@ -1,6 +1,7 @@
 //! The kernel thread: waits for orders, for what others do to the kernel's tables, and for the next reading.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::error;
@@ -9,6 +10,7 @@ use super::events::{Events, Sign};
 use super::forwarder::{Forwarder, Wanted};
 use super::requests::Requests;
 use super::{Key, News, Order};
+use crate::daemon::Pulse;
 use crate::relay::worker::Message;
 use crate::session::Withdrawal;
 use crate::sys::clock;
@@ -35,6 +37,7 @@ struct Thread<R> {
     mailbox: Mailbox<Order>,
     workers: Vec<Postbox<Message>>,
     events: Events,
+    pulse: Arc<Pulse>,
     /// The longest time between two readings.
     longest: Duration,
     /// None while the kernel has nothing.
@@ -43,19 +46,33 @@ struct Thread<R> {
     rest_until: Duration,
 }
 
+/// Who is told what, and how often.
+pub struct Surroundings {
+    pub workers: Vec<Postbox<Message>>,
+    /// The shortest time after which silence ends a stream.
+    pub shortest_silence: Duration,
+    /// Beats with each round.
+    pub pulse: Arc<Pulse>,
+}
+
 /// Runs the kernel thread until it is told to quit.
 pub fn run<R: Requests>(
     forwarder: Forwarder<R>,
     events: Events,
     mailbox: Mailbox<Order>,
-    workers: Vec<Postbox<Message>>,
-    shortest_silence: Duration,
+    surroundings: Surroundings,
 ) {
+    let Surroundings {
+        workers,
+        shortest_silence,
+        pulse,
+    } = surroundings;
     let mut thread = Thread {
         forwarder,
         mailbox,
         workers,
         events,
+        pulse,
         longest: shortest_silence / 3,
         next_reading: None,
         rest_until: Duration::ZERO,
@@ -77,6 +94,7 @@ impl<R: Requests> Thread<R> {
         let mut ready = epoll::Events::new();
         loop {
             epoll.wait(&mut ready, self.time_left())?;
+            self.pulse.beat();
             let mut has_signs = false;
             for index in 0..ready.len() {
                 match ready.token(index) {
@@ -150,6 +168,7 @@ impl<R: Requests> Thread<R> {
                     wanted.retain(|install| install.key != key);
                     withdrawn.push((key, why));
                 }
+                Some(Order::Nudge) => {}
                 Some(Order::Read(act)) => then.push(act),
                 Some(Order::Quit(done)) => {
                     quit = Some(done);

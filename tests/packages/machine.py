@@ -1,0 +1,206 @@
+"""A Debian of the test's own: made by debootstrap once and kept, unpacked for each test, and run in namespaces of its own with the
+real systemd as process 1, or without any service manager. Two veth pairs lead to a network namespace with phones.
+"""
+import glob
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# What the packages need and what a host has: nothing of it is installed by the tests later.
+INCLUDE = 'systemd,systemd-sysv,openssl,procps,logrotate,libgcc-s1'
+PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
+# The two sides of the machine; phones have .2.
+SIDES = ('10.77.1', '10.77.2')
+
+
+class Failed(Exception):
+    """What was expected has not come about."""
+
+
+def run(*command, **options):
+    """Its output; an error with all of it where it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    if done.returncode:
+        raise Failed('%s: exit status %d\n%s' % (' '.join(command), done.returncode, done.stdout))
+    return done.stdout
+
+
+def wait_for(what, condition, limit=20.0):
+    """The first true value of the condition."""
+    deadline = time.monotonic() + limit
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise Failed('never came about in %g s: %s' % (limit, what))
+        time.sleep(0.05)
+
+
+def sources():
+    """The mirror and the suite that this host takes its own packages from."""
+    release = dict(line.strip().split('=', 1) for line in open('/etc/os-release') if '=' in line)
+    suite = release.get('VERSION_CODENAME', '').strip('"')
+    for path in glob.glob('/etc/apt/sources.list.d/*.sources'):
+        for paragraph in open(path).read().split('\n\n'):
+            fields = dict(re.findall(r'^(\w[\w-]*):[ \t]*(.*)$', paragraph, re.M))
+            if suite in fields.get('Suites', '').split() and fields.get('Enabled', 'yes') == 'yes':
+                return fields['URIs'].split()[0], suite
+    for path in ['/etc/apt/sources.list'] + glob.glob('/etc/apt/sources.list.d/*.list'):
+        for line in open(path) if os.path.exists(path) else ():
+            found = re.match(r'deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s', line)
+            if found and found.group(2) == suite:
+                return found.groups()
+    raise Failed('no mirror for %r in /etc/apt' % suite)
+
+
+def base(folder):
+    """The archive of a fresh root, made now if there is none yet."""
+    mirror, suite = sources()
+    key = hashlib.sha256(('%s %s' % (suite, INCLUDE)).encode()).hexdigest()[:12]
+    archive = os.path.join(folder, 'root-%s-%s.tar' % (suite, key))
+    if os.path.exists(archive):
+        return archive
+    root = tempfile.mkdtemp(prefix='debootstrap-', dir=folder)
+    try:
+        run('debootstrap', '--variant=minbase', '--include=' + INCLUDE, suite, root, mirror)
+        shutil.rmtree(os.path.join(root, 'var/cache/apt/archives'))
+        run('tar', '-C', root, '-cf', archive + '.new', '.')
+        os.rename(archive + '.new', archive)
+    finally:
+        run('rm', '-rf', '--one-file-system', root)
+    return archive
+
+
+def cgroups():
+    """Where cgroup2 is mounted."""
+    for line in open('/proc/self/mounts'):
+        fields = line.split()
+        if fields[2] == 'cgroup2':
+            return fields[1]
+    raise Failed('cgroup2 is not mounted')
+
+
+class Machine:
+    """A running Debian. To be used with `with`."""
+
+    def __init__(self, archive, folder, kind):
+        self.kind, self.root = kind, tempfile.mkdtemp(prefix='machine-', dir=folder)
+        self.name = 'mediaproxy-packages-%d-%s' % (os.getpid(), os.path.basename(self.root)[8:])
+        self.phones = 'mpp-' + os.path.basename(self.root)[8:]
+        self.cgroup = os.path.join(cgroups(), self.name)
+        self.starter = self.pid = None
+        run('tar', '-C', self.root, '-xf', archive)
+        # Nothing in here has to survive a loss of power.
+        with open(self.root + '/etc/dpkg/dpkg.cfg.d/fast', 'w') as file:
+            file.write('force-unsafe-io\n')
+        os.chmod(self.root, 0o755)
+
+    def __enter__(self):
+        try:
+            self.boot()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def boot(self):
+        os.mkdir(self.cgroup)
+        enter = 'echo $$ >"$0/cgroup.procs"; exec unshare --pid --fork --kill-child --mount --net --uts --ipc --cgroup "$@"'
+        self.log = open(os.path.join(self.root, 'boot.log'), 'wb')
+        self.starter = subprocess.Popen(
+            ['sh', '-c', enter, self.cgroup, os.path.join(HERE, 'boot.sh'), self.root, self.kind],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.pid = int(wait_for('process 1 of the machine', self.child))
+        # The last thing that boot.sh does; before that, a path in the machine could still be one of this host.
+        wait_for('the root of the machine', lambda: self.call('uname -n').stdout.strip() == 'machine')
+        if self.kind == 'systemd':
+            wait_for('the end of the boot', lambda: self.call('systemctl is-system-running').stdout.strip() in ('running', 'degraded'))
+        self.connect()
+
+    def child(self):
+        path = '/proc/%d/task/%d/children' % (self.starter.pid, self.starter.pid)
+        if self.starter.poll() is not None:
+            raise Failed('the machine did not boot: ' + open(self.log.name).read())
+        return open(path).read().strip()
+
+    def connect(self):
+        """Two networks, each with a phone and a leg of the machine."""
+        run('ip', 'netns', 'add', self.phones)
+        run('ip', '-n', self.phones, 'link', 'set', 'lo', 'up')
+        self.sh('sysctl -qw net.ipv4.ip_forward=1')
+        run('nsenter', '-t', str(self.pid), '-n', 'ip', 'link', 'set', 'lo', 'up')
+        for number, side in enumerate(SIDES):
+            run('ip', '-n', self.phones, 'link', 'add', 'p%d' % number, 'type', 'veth', 'peer', 'name', 'eth%d' % number, 'netns', str(self.pid))
+            for enter, device, host in ((['-n', self.phones], 'p%d', '2'), (None, 'eth%d', '1')):
+                ip = ['ip'] + enter if enter else ['nsenter', '-t', str(self.pid), '-n', 'ip']
+                run(*ip, 'addr', 'add', '%s.%s/24' % (side, host), 'dev', device % number)
+                run(*ip, 'link', 'set', device % number, 'up')
+
+    def call(self, command):
+        """Runs a shell command in it, as root."""
+        enter = ['nsenter', '-t', str(self.pid), '-m', '-u', '-i', '-n', '-p', '-C', '--']
+        # The runlevel is what SysV's init gives to all that it starts.
+        level = [] if self.kind == 'systemd' else ['RUNLEVEL=2', 'PREVLEVEL=N']
+        return subprocess.run(enter + ['env', '-i', 'PATH=' + PATH, 'DEBIAN_FRONTEND=noninteractive'] + level + ['sh', '-c', command],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/', timeout=120)
+
+    def sh(self, command):
+        """Its output; it has to succeed."""
+        done = self.call(command)
+        if done.returncode:
+            raise Failed('in the machine: %s: exit status %d\n%s' % (command, done.returncode, done.stdout))
+        return done.stdout
+
+    def fails(self, command, status):
+        """Its output; it has to fail in this way."""
+        done = self.call(command)
+        if done.returncode != status:
+            raise Failed('in the machine: %s: exit status %d, not %d\n%s' % (command, done.returncode, status, done.stdout))
+        return done.stdout
+
+    def path(self, path):
+        """A path in it, seen from here; also what is on its own file systems."""
+        return '/proc/%d/root%s' % (self.pid, path)
+
+    def write(self, path, text, mode=0o644):
+        with open(self.path(path), 'w') as file:
+            file.write(text)
+        os.chmod(self.path(path), mode)
+
+    def install(self, *packages):
+        """By dpkg, in one go; what it says."""
+        for package in packages:
+            shutil.copy(package, self.path('/tmp'))
+        names = ' '.join('/tmp/' + os.path.basename(package) for package in packages)
+        return self.sh('dpkg -i %s && rm %s' % (names, names))
+
+    def show(self, unit, what):
+        """A property of a unit."""
+        return self.sh('systemctl show -P %s %s' % (what, unit)).strip()
+
+    def journal(self, unit):
+        return self.sh('journalctl -o cat -u %s' % unit)
+
+    def __exit__(self, *_):
+        if self.starter:
+            if self.pid:
+                try:
+                    # With process 1 ends everything in its namespace.
+                    os.kill(self.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.starter.kill()
+            self.starter.wait()
+            self.log.close()
+        subprocess.run(['ip', 'netns', 'del', self.phones], stderr=subprocess.DEVNULL)
+        for folder, _, _ in os.walk(self.cgroup, topdown=False):
+            wait_for('an empty cgroup', lambda f=folder: not open(f + '/cgroup.procs').read())
+            os.rmdir(folder)
+        run('rm', '-rf', '--one-file-system', self.root)

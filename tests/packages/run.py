@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+"""Packages as an administrator meets them, in a fresh Debian with the real systemd, and in one without any service manager: installed,
+configured, upgraded while a call is up, taken away. As root. The last line is the sum.
+
+    run.py [NAME...]      all cases, or those whose name contains one of these
+    run.py --root         only makes what machines start from, where it is not there yet
+"""
+import glob
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+import traceback
+
+import artifacts
+import debs
+import without
+from call import CONFIG, Call, linked, refused, sessions
+from machine import Failed, Machine, base, run, wait_for
+
+PROJECT = artifacts.PROJECT
+CACHE = os.path.join(PROJECT, 'target/packages')
+RELAY, DISPATCHER = 'mediaproxy-relay', 'mediaproxy-dispatcher'
+
+
+class Site:
+    """What all cases need: the packages, the root, a scratch folder."""
+
+    def __init__(self, folder):
+        self.folder, self.archive = folder, base(CACHE)
+        self.packages = sorted(glob.glob(PROJECT + '/target/deb/*.deb'))
+        if len(self.packages) != 3:
+            raise Failed('three packages are expected: %r' % self.packages)
+
+    def machine(self, kind='systemd'):
+        return Machine(self.archive, self.folder, kind)
+
+    def later(self, number):
+        """The packages as a later build."""
+        return [debs.renamed(package, '1:0.1.0+later%d' % number, self.folder) for package in self.packages]
+
+
+def must(truth, what):
+    if not truth:
+        raise Failed(what)
+
+
+def certificates(machine):
+    machine.sh('mediaproxy-make-certs --key ec /etc/mediaproxy/tls all')
+
+
+def configured(machine, site):
+    """Installed, with a configuration and certificates, and started."""
+    machine.install(*site.packages)
+    machine.write('/etc/mediaproxy/config.ini', CONFIG)
+    certificates(machine)
+    machine.sh('systemctl restart %s %s' % (DISPATCHER, RELAY))
+    linked(machine)
+
+
+def main_pid(machine, unit):
+    return int(machine.show(unit, 'MainPID'))
+
+
+def program(machine, pid):
+    """What a process runs; a file that was replaced meanwhile is marked as deleted."""
+    return machine.sh('readlink /proc/%d/exe' % pid).strip()
+
+
+def fresh_install(site):
+    """Without configuration and certificates the services say what they lack, and do not try again and again."""
+    with site.machine() as machine:
+        machine.install(*site.packages)
+        for unit in (RELAY, DISPATCHER):
+            must(machine.call('systemctl is-enabled ' + unit).returncode == 0, unit + ' is not enabled')
+            must(machine.show(unit, 'ActiveState') == 'failed', unit + ' has not failed')
+            must(machine.show(unit, 'ExecMainStatus') == '78', unit + ': exit status')
+        must('dispatchers' in machine.journal(RELAY), 'the relay does not name what it lacks')
+        machine.write('/etc/mediaproxy/config.ini', CONFIG)
+        machine.fails('systemctl start ' + RELAY, 1)
+        for unit, name in ((RELAY, 'relay'), (DISPATCHER, 'dispatcher')):
+            must('mediaproxy-make-certs /etc/mediaproxy/tls all' in machine.journal(unit), unit + ' does not say how certificates are made')
+            must(machine.show(unit, 'NRestarts') == '0', unit + ' was started again and again')
+        mode = machine.sh('stat -c "%a %U %G" /etc/mediaproxy/config.ini /var/lib/mediaproxy /var/log/mediaproxy')
+        must(mode.split('\n')[1:3] == ['750 mediaproxy mediaproxy'] * 2, 'directories: ' + mode)
+        certificates(machine)
+        must(machine.sh('stat -c "%a %U %G" /etc/mediaproxy/tls/relay.key').strip() == '640 root mediaproxy', 'mode of the key')
+        must(machine.sh('stat -c %a /etc/mediaproxy/tls/ca/ca.key').strip() == '600', "mode of the CA's key")
+        machine.sh('systemctl start %s %s' % (RELAY, DISPATCHER))
+        linked(machine)
+        machine.sh('logrotate --debug /etc/logrotate.d/mediaproxy-dispatcher')
+
+
+def protected_service(site):
+    """Under systemd, with all that the units take away: a call in the kernel, settings written, rights as few as they should be."""
+    with site.machine() as machine:
+        configured(machine, site)
+        with Call(machine, 'one') as call:
+            call.goes_on()
+            wait_for('packets that the kernel forwards', call.by_kernel)
+            print('  %d packets, none lost' % call.end())
+        status = dict(text.split(':\t', 1) for text in machine.sh('cat /proc/%d/status' % main_pid(machine, RELAY)).splitlines())
+        must(status['CapEff'] == status['CapBnd'] == '%016x' % (1 << 12), 'rights of the relay: ' + status['CapEff'])
+        must(status['Uid'].split()[0] != '0' and status['NoNewPrivs'] == '1' and status['Seccomp'] == '2', 'the relay is not confined')
+        status = dict(text.split(':\t', 1) for text in machine.sh('cat /proc/%d/status' % main_pid(machine, DISPATCHER)).splitlines())
+        must(int(status['CapBnd'], 16) == 0 and status['Seccomp'] == '2', 'rights of the dispatcher: ' + status['CapBnd'])
+        settings = machine.sh('sysctl -n net.netfilter.nf_conntrack_acct net.ipv4.ip_local_reserved_ports')
+        must(settings == '1\n40000-40399\n', 'settings: ' + settings)
+        for unit in (RELAY, DISPATCHER):
+            said = machine.journal(unit)
+            must('WARN' not in said and 'rror' not in said, said)
+        # The relay is not the only user of the runtime directory.
+        machine.sh('systemctl stop ' + RELAY)
+        must(os.path.exists(machine.path('/run/mediaproxy/dispatcher.sock')), "the relay's stop removed the dispatcher's socket")
+        must(not machine.sh('true') and machine.show(RELAY, 'ActiveState') == 'inactive', 'a stopped relay stays down')
+        machine.sh('systemctl start ' + RELAY)
+        linked(machine)
+        was = main_pid(machine, DISPATCHER)
+        machine.sh('systemctl reload ' + DISPATCHER)
+        wait_for('certificates looked at', lambda: 'certificates have not changed' in machine.journal(DISPATCHER))
+        must(main_pid(machine, DISPATCHER) == was, 'a reload of the dispatcher restarts it')
+
+
+def accounted(site):
+    """The protected dispatcher writes its records to file and SQLite; the log rotation that is installed loses none."""
+    with site.machine() as machine:
+        configured(machine, site)
+        machine.write('/etc/mediaproxy/config.ini', CONFIG + 'accounting = file, database\n[Database]\ndburi = sqlite:////var/lib/mediaproxy/calls.db\n')
+        machine.sh('systemctl restart ' + DISPATCHER)
+        linked(machine)
+        records = '/var/log/mediaproxy/sessions.jsonl'
+        for name in ('before', 'after'):
+            with Call(machine, name) as call:
+                call.goes_on()
+                call.end()
+            wait_for('a record of call ' + name, lambda: '"%s"' % name in machine.call('cat ' + records).stdout)
+            if name == 'before':
+                machine.sh('logrotate --force /etc/logrotate.d/mediaproxy-dispatcher')
+        must('"before"' not in machine.sh('cat ' + records), 'the file was not rotated')
+        must('"before"' in machine.sh('cat %s-*' % records), 'the rotated file lacks the record')
+        wait_for('both calls in the database', lambda: {'before', 'after'} <= in_database(machine))
+
+
+def in_database(machine):
+    """The call-ids in a copy of the database: who opens the original may leave files there."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in glob.glob(machine.path('/var/lib/mediaproxy/calls.db*')):
+            shutil.copy(path, folder)
+        database = sqlite3.connect(folder + '/calls.db')
+        try:
+            return {row[0] for row in database.execute('SELECT call_id FROM media_sessions')}
+        finally:
+            database.close()
+
+
+def watchdog(site):
+    """systemd hears of both all the time, and starts one again that stands still."""
+    with site.machine() as machine:
+        configured(machine, site)
+        for unit in (RELAY, DISPATCHER):
+            folder = '/run/systemd/system/%s.service.d' % unit
+            machine.sh('mkdir -p ' + folder)
+            machine.write(folder + '/soon.conf', '[Service]\nWatchdogSec=2\n')
+        machine.sh('systemctl daemon-reload; systemctl restart %s %s' % (DISPATCHER, RELAY))
+        linked(machine)
+        for unit in (RELAY, DISPATCHER):
+            pid = main_pid(machine, unit)
+            heard = lambda: int(machine.show(unit, 'WatchdogTimestampMonotonic'))
+            first = heard()
+            wait_for('%s heard of for two intervals' % unit, lambda: heard() > first + 4_000_000)
+            must(main_pid(machine, unit) == pid, unit + ' was restarted although it is well')
+            machine.sh('kill -STOP %d' % pid)
+            wait_for('%s started again' % unit, lambda: main_pid(machine, unit) not in (0, pid))
+            must('Watchdog timeout' in machine.journal(unit), unit + ': no word of the watchdog')
+        linked(machine)
+
+
+def upgrade_in_a_call(site):
+    """The relay is not touched while a call is up, and takes new ones; the dispatcher is new at once; then the relay follows by itself."""
+    with site.machine() as machine:
+        configured(machine, site)
+        relay, dispatcher = (main_pid(machine, unit) for unit in (RELAY, DISPATCHER))
+        with Call(machine, 'old') as old:
+            old.goes_on()
+            said = machine.install(*site.later(1))
+            must('keeps its calls' in said, 'dpkg says nothing of the running relay:\n' + said)
+            old.goes_on()
+            must(main_pid(machine, RELAY) == relay, 'the relay was restarted')
+            must(program(machine, relay).endswith('(deleted)'), 'the file of the relay is not new')
+            new = main_pid(machine, DISPATCHER)
+            must(new not in (0, dispatcher) and not program(machine, new).endswith('(deleted)'), 'the dispatcher is not the new one')
+            linked(machine)
+            wait_for('the call in the list of the new dispatcher', lambda: 'old' in sessions(machine))
+            must('ends when there are none' in wait_for('a status', lambda: machine.show(RELAY, 'StatusText')), 'status of the relay')
+            with Call(machine, 'during') as during:
+                during.goes_on()
+                print('  %d packets of the call, none lost' % old.end())
+                during.goes_on()
+                must(main_pid(machine, RELAY) == relay, 'the relay ended in a call')
+                during.end()
+        follows(machine, relay)
+        # Without a call at once.
+        relay = main_pid(machine, RELAY)
+        machine.install(*site.later(2))
+        follows(machine, relay)
+        with Call(machine, 'new') as call:
+            call.goes_on()
+            call.end()
+
+
+def follows(machine, relay):
+    """The relay that is installed has taken the place of process `relay`."""
+    wait_for('the new relay', lambda: main_pid(machine, RELAY) not in (0, relay))
+    must(not program(machine, main_pid(machine, RELAY)).endswith('(deleted)'), 'not the new program')
+    linked(machine)
+
+
+def reload_drains(site):
+    """On the administrator's word the relay takes no new calls; when the last one is over the installed one is started."""
+    with site.machine() as machine:
+        configured(machine, site)
+        with Call(machine, 'last') as call:
+            call.goes_on()
+            machine.install(*site.later(3))
+            relay = main_pid(machine, RELAY)
+            machine.sh('systemctl reload ' + RELAY)
+            wait_for('new calls refused', lambda: refused(machine, 'late'))
+            call.goes_on(100)
+            must(main_pid(machine, RELAY) == relay, 'the relay ended in a call')
+            print('  %d packets, none lost' % call.end())
+        follows(machine, relay)
+
+
+def proxy_reaches_socket(site):
+    """Whichever is installed first: the SIP proxy's user may use the dispatcher's socket, others may not."""
+    probe = 'setpriv --reuid %s --regid %s --init-groups sh -c "test -w /run/mediaproxy/dispatcher.sock"'
+    for first in ('dispatcher', 'kamailio'):
+        with site.machine() as machine:
+            proxy = debs.kamailio(site.folder)
+            if first == 'kamailio':
+                machine.install(proxy)
+            configured(machine, site)
+            if first == 'dispatcher':
+                machine.install(proxy)
+            wait_for("the socket in the proxy's group (%s first)" % first, lambda: machine.call(probe % ('kamailio', 'kamailio')).returncode == 0)
+            must(machine.call(probe % ('nobody', 'nogroup')).returncode != 0, 'anybody may use the socket')
+
+
+def from_mediaproxy(site):
+    """AG Projects' packages are upgraded to these: configuration and certificates stay and can be read, nobody is asked anything."""
+    with site.machine() as machine:
+        config = CONFIG + '; a word of the administrator\n'
+        machine.install(*debs.mediaproxy(site.folder, '; as it was shipped\n'))
+        machine.write('/etc/mediaproxy/config.ini', config, 0o600)
+        run('tls/make-certs.sh', '--key', 'ec', '--group', 'root', machine.path('/etc/mediaproxy/tls'), 'all', cwd=PROJECT)
+        machine.sh('chmod 600 /etc/mediaproxy/tls/*.key; systemctl restart %s %s' % (RELAY, DISPATCHER))
+        before = machine.sh('cd /etc/mediaproxy && sha256sum config.ini tls/* 2>/dev/null || true')
+        relay = main_pid(machine, RELAY)
+        said = machine.install(*site.packages)
+        must('the relay of MediaProxy was not ended' in said, 'dpkg says nothing of the relay that runs:\n' + said)
+        must(machine.sh('cd /etc/mediaproxy && sha256sum config.ini tls/* 2>/dev/null || true') == before, 'files have changed')
+        must(main_pid(machine, RELAY) == relay, "MediaProxy's relay was ended")
+        must('# theirs' not in machine.sh('cat /etc/init.d/mediaproxy-relay'), 'the old init script is still there')
+        machine.sh('systemctl restart ' + RELAY)
+        linked(machine)
+        must(machine.sh('stat -c %a /etc/mediaproxy/config.ini').strip() == '640', 'mode of config.ini')
+        with Call(machine, 'one') as call:
+            call.goes_on()
+            call.end()
+
+
+def taken_away(site):
+    """Removed: services are gone, configuration and data stay. Purged: what is left was made by hand."""
+    with site.machine() as machine:
+        before = machine.sh('find / -xdev -not -path "/tmp/*" -not -path "/var/*" | sort').splitlines()
+        configured(machine, site)
+        names = 'mediaproxy-relay mediaproxy-dispatcher mediaproxy-common'
+        machine.sh('dpkg --remove ' + names)
+        must(machine.call('systemctl is-active %s %s' % (RELAY, DISPATCHER)).stdout.split() == ['inactive'] * 2, 'still there')
+        must(machine.call('pidof media-relay media-dispatcher').stdout == '', 'daemons still run')
+        machine.sh('test -e /etc/mediaproxy/config.ini && test -d /var/lib/mediaproxy')
+        machine.install(*site.packages)
+        machine.sh('systemctl restart %s %s' % (DISPATCHER, RELAY))
+        linked(machine)
+        machine.sh('dpkg --purge ' + names)
+        after = machine.sh('find / -xdev -not -path "/tmp/*" -not -path "/var/*" | sort').splitlines()
+        # The user of files that may still be there, and keys.
+        stays = ('/etc/mediaproxy', '/etc/passwd-', '/etc/shadow-', '/etc/group-', '/etc/gshadow-', '/etc/subuid-', '/etc/subgid-', '/etc/.pwd.lock')
+        left = [path for path in sorted(set(after) - set(before)) if path not in stays and not path.startswith('/etc/mediaproxy/tls')]
+        must(not left, 'left behind: %r' % left)
+        machine.sh('test ! -e /var/lib/mediaproxy -a ! -e /var/log/mediaproxy -a ! -e /run/mediaproxy -a -e /etc/mediaproxy/tls/ca/ca.key')
+        must(not machine.call('ls -d /var/lib/systemd/deb-systemd-helper*/*mediaproxy*').stdout.startswith('/'), 'systemd helper files are left')
+
+
+CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, fresh_install, protected_service, accounted,
+         watchdog, upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, without.init_scripts,
+         without.upgrade_in_a_call, artifacts.static]
+
+
+def main(wanted):
+    cases = [case for case in CASES if not wanted or any(word in name(case) for word in wanted)]
+    os.makedirs(CACHE, exist_ok=True)
+    if wanted == ['--root']:
+        base(CACHE)
+        return 0
+    passed, failed = 0, []
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        site = Site(folder)
+        for case in cases:
+            start = time.monotonic()
+            print('-- %s: %s' % (name(case), case.__doc__.split('\n')[0]), flush=True)
+            try:
+                case(*[site][:case.__code__.co_argcount])
+                passed += 1
+            except Exception as error:  # the rest is still worth knowing
+                failed.append(name(case))
+                print('   FAILED: %s' % (error if isinstance(error, Failed) else traceback.format_exc()))
+            print('   %.1f s' % (time.monotonic() - start), flush=True)
+    print('%d passed, %d failed%s' % (passed, len(failed), ': ' + ', '.join(failed) if failed else ''))
+    return 1 if failed else 0
+
+
+def name(case):
+    return '%s.%s' % (case.__module__.replace('__main__', 'systemd'), case.__name__)
+
+
+if __name__ == '__main__':
+    # Machines and folders go when this is ended from outside, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by a signal'))
+    sys.exit(main(sys.argv[1:]))
