@@ -19,10 +19,8 @@ use mediaproxy::config;
 use mediaproxy::sys::clock;
 
 #[path = "support/daemons.rs"]
-#[allow(dead_code, reason = "the scratch directory alone is needed")]
 mod daemons;
 #[path = "support/management.rs"]
-#[allow(dead_code, reason = "daemons needs it")]
 mod management;
 
 const STEP: &str = "MEDIAPROXY_TEST_KILL_AT";
