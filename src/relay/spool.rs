@@ -5,7 +5,8 @@
 //! `keep DISPATCHER expired|removed STATISTICS` and `stored ID`; what was kept and not stored is open. What a full disk
 //! refuses is open in memory and tried again.
 
-use std::collections::{BTreeMap, HashMap};
+mod book;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use log::{error, info, warn};
 
+pub use self::book::Place;
+use self::book::{Book, split};
 use super::{Shared, start_thread};
 use crate::journal::{self, Journal, Limits, Position};
 use crate::logging::sparse::Sparse;
@@ -93,34 +96,6 @@ pub struct Opened {
     messages: Receiver<Message>,
     book: Book,
     _lock: DirLock,
-}
-
-/// Where the line of a record is.
-#[derive(Clone, Debug)]
-pub enum Place {
-    Disk(Position),
-    /// As it is to stand in the journal.
-    Memory(Arc<[u8]>),
-}
-
-/// What is open, and where it stands.
-#[derive(Debug, Default)]
-struct Book {
-    records: HashMap<SessionId, Kept>,
-    /// Oldest first; those on disk in the order of their positions.
-    by_order: BTreeMap<u64, SessionId>,
-    next: u64,
-    /// Bytes that are in memory.
-    in_memory: usize,
-}
-
-#[derive(Clone, Debug)]
-struct Kept {
-    place: Place,
-    order: u64,
-    dispatcher: SocketAddr,
-    /// When it was last sent.
-    sent: Duration,
 }
 
 /// Opens what this relay, or one before it, has kept. `first_port` tells relays on one host apart.
@@ -416,131 +391,6 @@ impl Keeper {
             }
         }
     }
-}
-
-impl Book {
-    /// What stands in the journal.
-    fn note(&mut self, position: Position, text: &[u8]) {
-        if let Some(id) = text.strip_prefix(b"stored ") {
-            if let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) {
-                self.forget(id);
-            }
-            return;
-        }
-        if let Some((dispatcher, id)) = text.strip_prefix(b"keep ").and_then(kept) {
-            self.add(id, Place::Disk(position), dispatcher, Duration::ZERO);
-        }
-    }
-
-    fn add(&mut self, id: SessionId, place: Place, dispatcher: SocketAddr, sent: Duration) {
-        self.forget(id);
-        if let Place::Memory(text) = &place {
-            self.in_memory += text.len();
-        }
-        let order = self.next;
-        self.next += 1;
-        self.by_order.insert(order, id);
-        let kept = Kept {
-            place,
-            order,
-            dispatcher,
-            sent,
-        };
-        self.records.insert(id, kept);
-    }
-
-    fn forget(&mut self, id: SessionId) -> bool {
-        let Some(kept) = self.records.remove(&id) else {
-            return false;
-        };
-        if let Place::Memory(text) = &kept.place {
-            self.in_memory = self.in_memory.saturating_sub(text.len());
-        }
-        self.by_order.remove(&kept.order);
-        true
-    }
-
-    /// It has been written at the journal's end.
-    fn move_to(&mut self, id: SessionId, position: Position) {
-        if let Some(kept) = self.records.get(&id) {
-            let (dispatcher, sent) = (kept.dispatcher, kept.sent);
-            self.add(id, Place::Disk(position), dispatcher, sent);
-        }
-    }
-
-    /// Those on disk, in the order of their positions.
-    fn on_disk(&self) -> impl Iterator<Item = (Position, SessionId)> {
-        self.by_order.values().filter_map(|id| {
-            let kept = self.records.get(id)?;
-            match kept.place {
-                Place::Disk(position) => Some((position, *id)),
-                Place::Memory(_) => None,
-            }
-        })
-    }
-
-    /// Those that no disk has.
-    fn in_memory(&self) -> Vec<(SessionId, Arc<[u8]>)> {
-        let text = |id: &SessionId| match &self.records.get(id)?.place {
-            Place::Disk(_) => None,
-            Place::Memory(text) => Some((*id, Arc::clone(text))),
-        };
-        self.by_order.values().filter_map(text).collect()
-    }
-
-    fn note_sent(&mut self, id: SessionId, now: Duration) {
-        if let Some(kept) = self.records.get_mut(&id) {
-            kept.sent = now;
-        }
-    }
-
-    /// What is open for a dispatcher, and what is open for one that there is no link to any more: anyone that records
-    /// calls will do for those.
-    fn open_for(
-        &mut self,
-        dispatcher: SocketAddr,
-        known: &[SocketAddr],
-        now: Duration,
-    ) -> Vec<(SessionId, Place)> {
-        let mut found = Vec::new();
-        for id in self.by_order.values() {
-            let Some(kept) = self.records.get_mut(id) else {
-                continue;
-            };
-            if kept.dispatcher == dispatcher || !known.contains(&kept.dispatcher) {
-                kept.sent = now;
-                found.push((*id, kept.place.clone()));
-            }
-        }
-        found
-    }
-
-    fn overdue(&self, dispatcher: SocketAddr, now: Duration) -> Vec<(SessionId, Place)> {
-        let is_overdue = |kept: &&Kept| kept.dispatcher == dispatcher && now >= kept.sent + AGAIN;
-        let overdue = |id: &SessionId| {
-            let kept = self.records.get(id).filter(is_overdue)?;
-            Some((*id, kept.place.clone()))
-        };
-        self.by_order.values().filter_map(overdue).collect()
-    }
-}
-
-/// Whose record this is, and which session's.
-fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
-    #[derive(serde::Deserialize)]
-    struct Seen {
-        session_id: String,
-    }
-    let (dispatcher, rest) = split(text)?;
-    let (_, statistics) = split(rest)?;
-    let dispatcher = std::str::from_utf8(dispatcher).ok()?.parse().ok()?;
-    let seen: Seen = serde_json::from_slice(statistics).ok()?;
-    Some((dispatcher, seen.session_id.parse().ok()?))
-}
-
-fn split(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let blank = text.iter().position(|b| *b == b' ')?;
-    Some((text.get(..blank)?, text.get(blank + 1..)?))
 }
 
 #[cfg(test)]
