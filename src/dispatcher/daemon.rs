@@ -125,13 +125,27 @@ fn socket_group(wanted: &SocketGroup) -> Result<Option<Group>, String> {
     Ok(None)
 }
 
+impl Local {
+    /// One line on how it goes; a backend that is down belongs to it.
+    fn status(&self) -> String {
+        let mut status = self.running.status();
+        let accounting = self.accounting.iter();
+        let progress = accounting.flat_map(|accounting| accounting.progress());
+        for backend in progress.filter(|backend| backend.is_down()) {
+            let (waiting, name) = (backend.waiting(), backend.name());
+            status.push_str(&format!(", {waiting} record(s) wait for {name}"));
+        }
+        status
+    }
+}
+
 impl Daemon for Local {
     fn serve(&self, process: &Process, signals: &SignalWaiter) {
         let mut shown = None;
         let mut watchdog = Watchdog::new(process);
         loop {
             watchdog.look(|| self.running.examine());
-            let status = self.running.status();
+            let status = self.status();
             if shown.as_ref() != Some(&status) {
                 process.status(&status);
                 shown = Some(status);
