@@ -66,7 +66,7 @@ install: release install-files
 install-files:
 	install -d '$(DESTDIR)$(PREFIX)/sbin' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/mediaproxy' '$(DESTDIR)$(DOCDIR)'
 	install -m 755 $(BINARIES)/media-dispatcher $(BINARIES)/media-relay '$(DESTDIR)$(PREFIX)/sbin/'
-	test ! -e $(BINARIES)/media-admin || install -m 755 $(BINARIES)/media-admin '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 755 $(BINARIES)/media-admin '$(DESTDIR)$(PREFIX)/bin/'
 	install -m 755 tls/make-certs.sh '$(DESTDIR)$(PREFIX)/sbin/mediaproxy-make-certs'
 	install -m 644 conf/config.ini '$(DESTDIR)$(PREFIX)/share/mediaproxy/'
 	install -m 644 README.md ARCHITECTURE.md $(wildcard docs/*.md) '$(DESTDIR)$(DOCDIR)/'

@@ -27,6 +27,8 @@ mkdir -p .host
 pivot_root . .host
 umount -l /.host
 hostname machine
+# From now on a path in here is one of the machine.
+: >/run/this-is-the-machine
 if [ "$kind" = systemd ]; then
 	exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
 fi

@@ -1,6 +1,7 @@
 """A Debian of the test's own: made by debootstrap once and kept, unpacked for each test, and run in namespaces of its own with the
 real systemd as process 1, or without any service manager. Two veth pairs lead to a network namespace with phones.
 """
+import errno
 import glob
 import hashlib
 import os
@@ -78,6 +79,17 @@ def base(folder):
     return archive
 
 
+def removed(cgroup):
+    """Whether it could be removed: not before its last process has gone altogether."""
+    try:
+        os.rmdir(cgroup)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
 def cgroups():
     """Where cgroup2 is mounted."""
     for line in open('/proc/self/mounts'):
@@ -119,7 +131,7 @@ class Machine:
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.pid = int(wait_for('process 1 of the machine', self.child))
         # The last thing that boot.sh does; before that, a path in the machine could still be one of this host.
-        wait_for('the root of the machine', lambda: self.call('uname -n').stdout.strip() == 'machine')
+        wait_for('the root of the machine', lambda: self.call('test -e /run/this-is-the-machine').returncode == 0)
         if self.kind == 'systemd':
             wait_for('the end of the boot', lambda: self.call('systemctl is-system-running').stdout.strip() in ('running', 'degraded'))
         self.connect()
@@ -201,6 +213,5 @@ class Machine:
             self.log.close()
         subprocess.run(['ip', 'netns', 'del', self.phones], stderr=subprocess.DEVNULL)
         for folder, _, _ in os.walk(self.cgroup, topdown=False):
-            wait_for('an empty cgroup', lambda f=folder: not open(f + '/cgroup.procs').read())
-            os.rmdir(folder)
+            wait_for('an empty cgroup', lambda f=folder: removed(f))
         run('rm', '-rf', '--one-file-system', self.root)

@@ -101,6 +101,7 @@ def protected_service(site):
         with Call(machine, 'one') as call:
             call.goes_on()
             wait_for('packets that the kernel forwards', call.by_kernel)
+            must('one' in machine.sh('media-admin sessions'), 'media-admin does not list the call')
             print('  %d packets, none lost' % call.end())
         status = dict(text.split(':\t', 1) for text in machine.sh('cat /proc/%d/status' % main_pid(machine, RELAY)).splitlines())
         must(status['CapEff'] == status['CapBnd'] == '%016x' % (1 << 12), 'rights of the relay: ' + status['CapEff'])
