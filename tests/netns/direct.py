@@ -322,6 +322,18 @@ class World:
     def sessions(self):
         return {s['call_id']: s for s in (json.loads(line) for line in d.ask(self.scene.daemons.management, 'sessions', 5))}
 
+    def until_explained(self, calls, pattern, seconds=4):
+        """`explain` tells this of each of the calls, within the time."""
+        def told():
+            answers = {call.name: '\n'.join(d.ask(self.scene.daemons.management, 'explain ' + call.name, 5)) for call in calls}
+            untold[:] = [text for text in answers.values() if not re.search(pattern, text)]
+            return not untold
+        untold = []
+        try:
+            self.scene.loop.until(told, seconds, '`explain` to tell')
+        except TimedOut:
+            self.scene.bad += ['`explain` does not tell %s:\n%s' % (pattern, text) for text in untold]
+
     # What the relay says
 
     def until_said(self, pattern, name='relay', seconds=4):

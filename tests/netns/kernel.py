@@ -73,6 +73,7 @@ def forward_drop(scene):
     """Docker comes: FORWARD drops. User space takes over, the log names the rule; new calls lose nothing."""
     made = World(scene)
     calls = made.ready(3)
+    made.until_explained(calls, r'RTP goes by kernel: since \d+ s')
     made.noticed(lambda: netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'DROP'),
                  r'FORWARD.*policy drop.*iptables -I FORWARD -m connmark --mark 0x4d500000/0xffff0000 -j ACCEPT')
     made.until_in_user_space(calls)
@@ -80,6 +81,7 @@ def forward_drop(scene):
     go_on(made, calls + new)
     if made.in_kernel(new) == []:
         raise Failed('a new call went to the kernel, which drops')
+    made.until_explained(new, 'RTP goes by user space: media enters the kernel at the moment and does not leave')
     netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'ACCEPT')
     go_on(made, calls + new)
     made.finish()
@@ -214,6 +216,7 @@ def stranger(scene):
                 sock.sendto(b'\x80\x08' + b'stranger' * 20, call.now(role).remote)
     go_on(made, calls)
     sock.close()
+    made.until_explained(calls, r'(?s)caller.*DROPPED: 20 wrong source.*callee.*DROPPED: 20 wrong source')
     made.finish()
 
 
@@ -258,6 +261,7 @@ def local_party(scene):
     go_on(made, calls)
     if netfilter.of_range(made.host, (40000, 41000)):
         raise Failed('conntrack has an entry for a party on the relay\'s host')
+    made.until_explained(calls, "RTP goes by user space: a party is on the relay's own host")
     made.finish()
 
 
