@@ -34,9 +34,17 @@ struct Site {
 
 impl Site {
     fn new(name: &str) -> Site {
+        Site::with(name, |config| config)
+    }
+
+    /// With another configuration than the usual one.
+    fn with(name: &str, change: impl FnOnce(String) -> String) -> Site {
         let scratch = Scratch::new(name).unwrap();
         make_certificates(scratch.path()).unwrap();
         write_config(scratch.path(), PortRange::find(200).unwrap()).unwrap();
+        let path = scratch.path().join("config.ini");
+        let config = change(std::fs::read_to_string(&path).unwrap());
+        std::fs::write(&path, config).unwrap();
         let daemons = Some(Daemons::start(binaries(), scratch.path()).unwrap());
         Site { scratch, daemons }
     }
@@ -306,6 +314,50 @@ fn exit_statuses() {
         error_of(&refused).contains("needs the management socket"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn over_tls_with_a_certificate_that_the_passport_allows() {
+    let tls = |config: String| {
+        config.replace(
+            "management_use_tls = no",
+            "management_use_tls = yes\nmanagement_passport = CN:dispatcher",
+        )
+    };
+    let site = Site::with("admin-tls", tls);
+    let config = std::fs::read_to_string(site.scratch.path().join("config.ini")).unwrap();
+    let mut lines = config.lines();
+    let address = lines
+        .find_map(|line| line.strip_prefix("listen_management = "))
+        .unwrap();
+    let certs = site.scratch.path().join("tls");
+    let file = |name: &str| certs.join(name).display().to_string();
+    let admin = |options: &[&str]| {
+        let mut command = Command::new(ADMIN);
+        let command = command.args(["--connect", address, "--timeout", "10"]);
+        command.args(options).output().unwrap()
+    };
+    let directory = certs.display().to_string();
+    let drained = admin(&["--certs", &directory, "drain", "127.0.0.1"]);
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+    let json = site.prints(&["summary", "--json"]);
+    assert!(json.contains("\"drained\":true"), "{json}");
+    // Another certificate of the same CA.
+    let (cert, key) = (file("relay.crt"), file("relay.key"));
+    let own = [
+        "--certs", &directory, "--cert", &cert, "--key", &key, "summary",
+    ];
+    let refused = admin(&own);
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    assert!(
+        error_of(&refused).contains("management_passport"),
+        "{refused:?}"
+    );
+    let plain = admin(&["summary"]);
+    assert_eq!(plain.status.code(), Some(3), "no TLS: {plain:?}");
+    let none = admin(&["--certs", "/nonexistent", "summary"]);
+    assert_eq!(none.status.code(), Some(3));
+    assert!(error_of(&none).contains("/nonexistent/"), "{none:?}");
 }
 
 /// A terminal of our own, on a tmux server of our own.

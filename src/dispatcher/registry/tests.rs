@@ -1,5 +1,7 @@
 //! Every rule of the registry on a virtual clock.
 
+mod manage;
+
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,0 +1,124 @@
+//! What an administrator asks and decides.
+
+use super::*;
+
+fn key(address: IpAddr, name: Option<&str>) -> RelayKey {
+    RelayKey {
+        address,
+        name: name.map(Arc::from),
+    }
+}
+
+#[test]
+fn relays_are_named_in_several_ways() {
+    let mut registry = registry();
+    up(&mut registry, ip(1), Some("10.0.0.1:40000"));
+    up(&mut registry, ip(1), Some("10.0.0.1:50000"));
+    up(&mut registry, ip(2), None);
+    let named = |text: &str| registry.named(text).len();
+    assert_eq!(named("10.0.0.1:40000"), 1, "the whole name");
+    assert_eq!(named("10.0.0.1"), 2, "its part before the colon");
+    assert_eq!((named("192.0.2.1"), named("192.0.2.2")), (2, 1));
+    assert_eq!(
+        (named("10.0.0.2"), named(""), named("10.0.0.1:4")),
+        (0, 0, 0)
+    );
+    assert_eq!(registry.known().len(), 3);
+}
+
+#[test]
+fn a_drained_relay_gets_no_calls_whatever_becomes_of_its_link() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), Some("a"));
+    let b = up(&mut registry, ip(2), Some("b"));
+    registry.updated(a, &facts("one"));
+    let drained = key(ip(1), Some("a"));
+    assert!(registry.drain(&drained) && !registry.drain(&drained));
+    assert_eq!(registry.calls_on(&drained), 1);
+    assert_eq!(
+        choose(&mut registry, Some(ip(1)), &[]),
+        Some(b),
+        "preferred or not"
+    );
+    assert_eq!(choose(&mut registry, None, &[b]), None);
+    assert!(!registry.has_other(&[b]));
+    assert!(matches!(registry.place(&call("one")), Place::On(id, _) if id == a));
+    registry.link_lost(a, at(1));
+    assert_eq!(registry.drained_away(), [drained.clone()]);
+    let again = up(&mut registry, ip(1), Some("a"));
+    assert!(registry.drained_away().is_empty());
+    assert_eq!(choose(&mut registry, None, &[b]), None);
+    assert!(registry.held(&drained).0.drained);
+    assert!(registry.resume(&drained) && !registry.resume(&drained));
+    assert_eq!(choose(&mut registry, None, &[b]), Some(again));
+}
+
+#[test]
+fn an_older_relay_that_is_upgraded_stays_drained() {
+    let mut registry = registry();
+    let older = up(&mut registry, ip(1), None);
+    registry.updated(older, &facts("one"));
+    registry.drain(&key(ip(1), None));
+    registry.link_lost(older, at(1));
+    let ours = up(&mut registry, ip(1), Some("a"));
+    assert_eq!(choose(&mut registry, None, &[]), None);
+    assert!(registry.held(&key(ip(1), Some("a"))).0.drained);
+    assert!(registry.resume(&key(ip(1), Some("a"))));
+    assert_eq!(choose(&mut registry, None, &[]), Some(ours));
+}
+
+#[test]
+fn the_end_of_the_last_call_is_told_once() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), Some("a"));
+    let drained = key(ip(1), Some("a"));
+    registry.updated(a, &facts("one"));
+    registry.drain(&drained);
+    assert!(registry.drained_empty().is_empty(), "it has a call");
+    registry.removed(a, &call("one"), None, at(1));
+    assert_eq!(registry.drained_empty().len(), 1);
+    assert!(registry.note_drained_empty(&drained));
+    assert!(registry.drained_empty().is_empty());
+    registry.resume(&drained);
+    assert!(!registry.note_drained_empty(&drained), "resumed meanwhile");
+}
+
+#[test]
+fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    for id in ["one", "two"] {
+        registry.updated(a, &answered(id));
+    }
+    let about = registry.about(&call("one")).unwrap();
+    assert!(about.answered && about.dialog_id.is_some());
+    registry.by_admin(&call("one"));
+    let closed = Some(statistics("one", "closed"));
+    let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
+    assert_eq!(ended.reason, Reason::Ended);
+    assert!(!ended.end_dialog && !ended.timed_out);
+    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.about(&call("one")), None);
+    assert!(registry.remove_expired(&call("one")));
+    // What did not come about is the proxy's again.
+    registry.by_admin(&call("two"));
+    registry.not_by_admin(&call("two"));
+    let closed = Some(statistics("two", "closed"));
+    let removed = registry.removed(a, &call("two"), closed, at(2)).unwrap();
+    assert_eq!(removed.reason, Reason::Removed);
+}
+
+#[test]
+fn a_call_id_that_is_no_text_is_meant_by_what_relays_call_it() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    let odd = CallId(b"caf\xe9".as_slice().into());
+    let facts = Facts {
+        call_id: odd.clone(),
+        ..facts("x")
+    };
+    registry.updated(a, &facts);
+    assert_eq!(registry.meant("caf\u{fffd}"), odd);
+    assert_eq!(registry.meant("caf?"), odd);
+    assert_eq!(registry.meant("caf"), call("caf"));
+}
