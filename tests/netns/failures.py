@@ -4,6 +4,7 @@ Nothing here runs with the stand-in. The others go on, new calls work, and no se
 """
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -274,6 +275,29 @@ def hold_silent(scene):
     steps = [Setup(A, B), TALK, Reinvite(CALLER, hold(A, 'inactive'), hold(B, 'inactive'), {0: 'keep'}), Talk(4000),
              Reinvite(CALLER, A, B, {0: 'keep'}), LAST, Bye(CALLER)]
     scene.place(scene.call(caller, callee, steps))
+    scene.finish()
+
+
+@scenario('ended-by-admin', modes=('engage',), standin=False)
+def ended_by_admin(scene):
+    """An operator ends the call at the dispatcher, which has the SIP proxy end its dialog."""
+    caller, callee = scene.two_phones()
+    scene.start()
+    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()], least=50), seconds=0.6)
+    scene.until_flowing()
+    party = scene.parties[0][0]
+    scene.loop.until(lambda: not any(p.sending() for p in scene.parties[0]), 5, 'the phones to fall silent')
+    silent = time.time()
+    scene.loop.until(lambda: scene.management.now_lists(party.call.call_id, silent), 2, 'a sample of `sessions`')
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(2)
+        sock.connect(scene.daemons.management)
+        sock.sendall(b'end %s\r\n' % party.call.call_id.encode())
+        # The proxy's own requests pass through this process meanwhile.
+        scene.loop.until(scene.over, 5, 'the phones to get their BYE')
+        answer = sock.recv(1000).decode()
+    if not re.match(r'ended: call \S+, dialog \d+:\d+ by Kamailio\r\n', answer):
+        raise Failed('`end` was answered %r' % answer)
     scene.finish()
 
 
