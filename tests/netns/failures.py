@@ -283,7 +283,7 @@ def ended_by_admin(scene):
     """An operator ends the call at the dispatcher, which has the SIP proxy end its dialog."""
     caller, callee = scene.two_phones()
     scene.start()
-    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()], least=50), seconds=0.6)
+    scene.place(scene.call(caller, callee, [Setup(A, B), Ended('operator')], least=50), seconds=0.6)
     scene.until_flowing()
     party = scene.parties[0][0]
     scene.loop.until(lambda: not any(p.sending() for p in scene.parties[0]), 5, 'the phones to fall silent')
@@ -306,7 +306,7 @@ def ended_by_proxy(scene):
     """An operator ends the call at the SIP proxy, by dlg.end_dlg."""
     caller, callee = scene.two_phones()
     scene.start()
-    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()], least=50), seconds=0.6)
+    scene.place(scene.call(caller, callee, [Setup(A, B), Ended('operator')], least=50), seconds=0.6)
     scene.until_flowing()
     party = scene.parties[0][0]
     scene.loop.until(lambda: not any(p.sending() for p in scene.parties[0]), 5, 'the phones to fall silent')

@@ -26,7 +26,7 @@ Talk = namedtuple('Talk', 'milliseconds')
 Reinvite = namedtuple('Reinvite', 'by offer answer ports thinking', defaults=(0,))
 Bye = namedtuple('Bye', 'by')
 # Both phones wait for the BYE that the SIP proxy sends.
-Ended = namedtuple('Ended', '')
+Ended = namedtuple('Ended', 'by', defaults=('silence',))
 Cancel = namedtuple('Cancel', 'offer')
 Busy = namedtuple('Busy', 'offer')
 
