@@ -45,8 +45,14 @@ def of_range(host, ports):
 
 
 def ruleset(host):
-    """Everything in nf_tables, as nft shows it in JSON."""
-    return json.loads(on(host, 'nft', '-j', 'list', 'ruleset'))['nftables'][1:]
+    """Everything in nf_tables, as nft shows it in JSON. What is changed while nft lists it may come out in part."""
+    for attempt in range(5):
+        text = on(host, 'nft', '-j', 'list', 'ruleset')
+        try:
+            return json.loads(text)['nftables'][1:]
+        except json.JSONDecodeError:
+            if attempt == 4:
+                raise ValueError('nft lists this: %r' % text) from None
 
 
 def tables(host):
