@@ -10,6 +10,7 @@
 //!  accounting                 where finished sessions are recorded; below dispatcher
 //!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
+//!  metrics                    what is counted, and how Prometheus reads it
 //!  journal                    records on disk that survive a crash
 //!  netlink                    messages to netfilter: the ground for forwarding in the kernel
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
@@ -25,6 +26,7 @@ pub mod daemon;
 pub mod dispatcher;
 pub mod journal;
 pub mod logging;
+pub mod metrics;
 pub mod moment;
 pub mod netlink;
 pub mod proto;

@@ -5,6 +5,7 @@ mod config;
 mod dispatcher;
 mod engine;
 mod journal;
+mod metrics;
 mod proto;
 mod radius;
 mod relay;
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     target("engine", engine::run),
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),
+    target("http", metrics::http),
     target("journal", journal::run),
     target("media", proto::media),
     target("netlink", relay::netlink),

@@ -17,7 +17,7 @@ mod syslog;
 use std::io;
 use std::panic::PanicHookInfo;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -99,6 +99,24 @@ fn after_toggle(now: LevelFilter, configured: usize) -> LevelFilter {
         .unwrap_or(LevelFilter::Info)
 }
 
+/// Lines that were logged since the start, errors and warnings; others are not counted.
+static ERRORS: AtomicU64 = AtomicU64::new(0);
+static WARNINGS: AtomicU64 = AtomicU64::new(0);
+
+/// How many errors and how many warnings were logged since the start, whether the log daemon took them or not.
+pub fn counts() -> [(&'static str, u64); 2] {
+    [("error", &ERRORS), ("warning", &WARNINGS)]
+        .map(|(level, count)| (level, count.load(Ordering::Relaxed)))
+}
+
+fn count(level: Level) {
+    match level {
+        Level::Error => ERRORS.fetch_add(1, Ordering::Relaxed),
+        Level::Warn => WARNINGS.fetch_add(1, Ordering::Relaxed),
+        _ => return,
+    };
+}
+
 struct Logger {
     output: Mutex<Output>,
 }
@@ -113,6 +131,7 @@ impl Log for Logger {
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
+            count(record.level());
             let line = Line::new(*record.args());
             let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
             output.write(record.level(), line.as_str());
@@ -232,6 +251,19 @@ mod tests {
         assert!(thread.join().is_err());
         log(&logger, "mediaproxy", Level::Info, "still here");
         assert_eq!(lines.recv().unwrap(), "INFO still here");
+    }
+
+    #[test]
+    fn errors_and_warnings_are_counted() {
+        let (logger, _lines) = logger(10);
+        let before = counts();
+        log(&logger, "mediaproxy", Level::Error, "one");
+        log(&logger, "mediaproxy", Level::Warn, "two");
+        log(&logger, "mediaproxy", Level::Warn, "three");
+        // Other tests may log at the same time.
+        for ((level, now), ((_, then), more)) in counts().iter().zip(before.iter().zip([1, 2])) {
+            assert!(*now >= then + more, "{level}: {now}");
+        }
     }
 
     #[test]

@@ -32,6 +32,14 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(open_files()?.rlim_cur)
 }
 
+/// How many files may be open at once.
+///
+/// # Errors
+/// The limit cannot be read.
+pub fn most_open_files() -> io::Result<u64> {
+    Ok(open_files()?.rlim_cur)
+}
+
 fn open_files() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

@@ -27,6 +27,7 @@ pub mod signals;
 pub mod stderr;
 pub mod terminal;
 pub mod udp;
+pub mod usage;
 pub mod users;
 
 use std::io;
