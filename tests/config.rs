@@ -347,6 +347,18 @@ fn errors_of_the_dispatcher() {
             ],
         ),
         (
+            "listen_metrics = 127.0.0.1:25061\nlisten_management = 127.0.0.1",
+            &[
+                "2: [Dispatcher] listen_metrics: 127.0.0.1:25061 is taken by listen_management; allowed: another port",
+            ],
+        ),
+        (
+            "listen_metrics = any:0",
+            &[
+                "2: [Dispatcher] listen_metrics: read \"any:0\"; allowed: ip[:port] with an address of this host (IPv6 in brackets), or any[:port]",
+            ],
+        ),
+        (
             "accounting = database",
             &[
                 "2: [Dispatcher] accounting: names database, and [Database] dburi is not set; allowed: both or neither",

@@ -143,3 +143,40 @@ fn uncommented_it_is_the_default() {
         assert_eq!(written.config, default.config);
     });
 }
+
+/// The metrics port has no password: beyond loopback that is a warning, and each daemon has its own usual port.
+#[test]
+fn a_metrics_port_that_others_reach_is_warned_about() {
+    let addresses = [("192.0.2.1", 1), ("[::1]", 0), ("127.0.0.1:9", 0)];
+    for (address, warned) in addresses {
+        let text = format!(
+            "[Relay]\ndispatchers = a\nlisten_metrics = {address}\n[Dispatcher]\nlisten_metrics = {address}\n"
+        );
+        load("metrics-port", &text, |dir| {
+            let relay = config::load_relay(dir).unwrap();
+            let dispatcher = config::load_dispatcher(dir).unwrap();
+            let metrics = (
+                relay.config.listen_metrics,
+                dispatcher.config.listen_metrics,
+            );
+            let (relay_port, dispatcher_port) = match address.contains(":9") {
+                true => (9, 9),
+                false => (25063, 25062),
+            };
+            let with = |port: u16| {
+                let host = address.trim_end_matches(":9");
+                Some(format!("{host}:{port}").parse().unwrap())
+            };
+            assert_eq!(metrics, (with(relay_port), with(dispatcher_port)));
+            for (section, port, warnings) in [
+                ("Relay", relay_port, relay.warnings),
+                ("Dispatcher", dispatcher_port, dispatcher.warnings),
+            ] {
+                let want =
+                    format!("[{section}] listen_metrics: {address}:{port} is no loopback address");
+                let found = warnings.iter().filter(|text| text.contains(&want)).count();
+                assert_eq!((found, warnings.len()), (warned, warned), "{warnings:?}");
+            }
+        });
+    }
+}

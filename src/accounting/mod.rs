@@ -17,6 +17,7 @@ pub mod database;
 mod delivery;
 #[cfg(feature = "file")]
 pub mod file;
+pub mod metrics;
 mod open;
 mod position;
 #[cfg(feature = "radius")]

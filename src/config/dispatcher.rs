@@ -8,7 +8,8 @@ use super::shared::{
     self, DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
 };
 use super::values::{
-    self, Backend, LogLevel, MANAGEMENT_PORT, ManagementFormat, RELAY_LINK_PORT, SocketGroup,
+    self, Backend, DISPATCHER_METRICS_PORT, LogLevel, MANAGEMENT_PORT, ManagementFormat,
+    RELAY_LINK_PORT, SocketGroup,
 };
 use super::{Problem, Source};
 use crate::tls::Passport;
@@ -26,6 +27,8 @@ pub struct DispatcherConfig {
     pub listen_management: SocketAddr,
     pub management_use_tls: bool,
     pub management_format: ManagementFormat,
+    /// For Prometheus; none: nowhere.
+    pub listen_metrics: Option<SocketAddr>,
     /// What a relay's subject must be.
     pub passport: Option<Passport>,
     /// What a management client's subject must be.
@@ -65,6 +68,8 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
     let listen_management = section.value("listen_management", values::listen(MANAGEMENT_PORT));
     let management_use_tls = section.value("management_use_tls", values::boolean);
     let management_format = section.value("management_format", values::management_format);
+    let listen_metrics =
+        section.optional("listen_metrics", values::listen(DISPATCHER_METRICS_PORT));
     let passport = section.value("passport", values::passport);
     let management_passport = section.value("management_passport", values::passport);
     let relay_timeout = section.value("relay_timeout", values::decimal_seconds);
@@ -97,6 +102,14 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
             section.conflict("listen_management", &text);
         }
     }
+    for (key, taken) in [("listen", listen), ("listen_management", listen_management)] {
+        if let (Some(Some(metrics)), Some(taken)) = (listen_metrics, taken) {
+            if overlap(taken, metrics) {
+                let text = format!("{metrics} is taken by {key}; allowed: another port");
+                section.conflict("listen_metrics", &text);
+            }
+        }
+    }
     let config = DispatcherConfig {
         socket_path: socket_path?,
         socket_mode: socket_mode?,
@@ -105,6 +118,7 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         listen_management: listen_management?,
         management_use_tls: management_use_tls?,
         management_format: management_format?,
+        listen_metrics: listen_metrics?,
         passport: passport?,
         management_passport: management_passport?,
         relay_timeout: relay_timeout?,
@@ -123,8 +137,11 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         kamailio: kamailio?,
         file: file?,
     };
-    let lines = ["management_use_tls", "relay_retry"].map(|name| section.line(name));
-    warn(&config, lines, source.warnings);
+    let lines = ["management_use_tls", "relay_retry", "listen_metrics"];
+    let [use_tls_line, retry_line, metrics_line] = lines.map(|name| section.line(name));
+    warn(&config, [use_tls_line, retry_line], source.warnings);
+    let exposed = shared::exposed_metrics("Dispatcher", config.listen_metrics, metrics_line);
+    source.warnings.extend(exposed);
     Some(config)
 }
 

@@ -210,6 +210,13 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         RELAY,
+        "listen_metrics",
+        "",
+        "Where Prometheus reads this relay's metrics over plain HTTP, as ip[:port]; the port is 25063 where none is \
+         given. Whoever reaches it sees counts, no calls. Without it: nowhere.",
+    ),
+    key(
+        RELAY,
         "log_level",
         "INFO",
         "CRITICAL, ERROR, WARNING, INFO or DEBUG.",
@@ -265,6 +272,13 @@ pub const KEYS: &[Key] = &[
         "lines",
         "lines: one JSON object a line, then an empty line. array: one JSON array, as MediaProxy 4 answers \
          and CDRTool reads.",
+    ),
+    key(
+        DISPATCHER,
+        "listen_metrics",
+        "",
+        "Where Prometheus reads the dispatcher's metrics over plain HTTP, as ip[:port]; the port is 25062 where none \
+         is given. Whoever reaches it sees counts, no calls. Without it: nowhere.",
     ),
     key(
         DISPATCHER,

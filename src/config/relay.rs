@@ -1,11 +1,11 @@
 //! `[Relay]`: the relay's settings and the rules between them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::shared::{self, TlsSection};
-use super::values::{self, DispatcherEntry, Forwarding, LogLevel, PortRange};
+use super::values::{self, DispatcherEntry, Forwarding, LogLevel, PortRange, RELAY_METRICS_PORT};
 use super::{Problem, Source};
 use crate::session::address::Range;
 use crate::tls::Passport;
@@ -39,6 +39,8 @@ pub struct RelayConfig {
     pub state_dir: PathBuf,
     /// Bytes.
     pub journal_limit: u64,
+    /// For Prometheus; none: nowhere.
+    pub listen_metrics: Option<SocketAddr>,
     pub log_level: LogLevel,
     pub tls: TlsSection,
 }
@@ -66,6 +68,7 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
     let traffic_sampling_period = section.value("traffic_sampling_period", values::seconds(0));
     let state_dir = section.value("state_dir", values::path(dir));
     let journal_limit = section.value("journal_limit", values::mebibytes);
+    let listen_metrics = section.optional("listen_metrics", values::listen(RELAY_METRICS_PORT));
     let log_level = section.value("log_level", values::log_level);
 
     if matches!(
@@ -106,11 +109,15 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
             .map(|p| Some(p).filter(|p| !p.is_zero()))?,
         state_dir: state_dir?,
         journal_limit: journal_limit?,
+        listen_metrics: listen_metrics?,
         log_level: log_level?,
         tls: tls?,
     };
-    let on_hold_line = section.line("on_hold_timeout");
+    let [on_hold_line, metrics_line] =
+        ["on_hold_timeout", "listen_metrics"].map(|name| section.line(name));
     warn_of_short_hold(&config, on_hold_line, source.warnings);
+    let exposed = shared::exposed_metrics("Relay", config.listen_metrics, metrics_line);
+    source.warnings.extend(exposed);
     Some(config)
 }
 

@@ -1,5 +1,6 @@
 //! The sections beside those of the daemons: certificates, and what the dispatcher hands finished calls to.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -129,4 +130,18 @@ pub fn file(source: &mut Source) -> Option<FileSection> {
     let mut section = source.section("File");
     let path = section.value("path", values::path(dir));
     Some(FileSection { path: path? })
+}
+
+/// The metrics port has neither TLS nor a password.
+pub fn exposed_metrics(
+    section: &str,
+    address: Option<SocketAddr>,
+    line: Option<usize>,
+) -> Option<Problem> {
+    let address = address.filter(|address| !address.ip().is_loopback())?;
+    let text = format!(
+        "[{section}] listen_metrics: {address} is no loopback address: whoever reaches that port sees counts (of \
+         calls, media and errors)"
+    );
+    Some(Problem::new(line, text))
 }

@@ -15,6 +15,10 @@ pub const RELAY_LINK_PORT: u16 = 25060;
 /// Of `listen_management`.
 pub const MANAGEMENT_PORT: u16 = 25061;
 
+/// Where Prometheus reads the dispatcher's metrics, and a relay's; beside the other two.
+pub const DISPATCHER_METRICS_PORT: u16 = 25062;
+pub const RELAY_METRICS_PORT: u16 = 25063;
+
 /// A parsed value, or what is allowed.
 pub type Parsed<T> = Result<T, String>;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::Gate;
+use super::metrics::Asked;
 use super::service::{ERROR, Served};
 use super::{Dispatcher, accept_all, spawn};
 use crate::logging::sparse::Sparse;
@@ -73,6 +74,7 @@ pub fn probe(path: &Path) -> io::Result<()> {
 
 fn talk(dispatcher: &Dispatcher, socket: &UnixStream) {
     log::debug!("SIP proxy: a connection");
+    let _counted = dispatcher.counts.proxies.enter();
     match socket
         .set_write_timeout(Some(WRITE_LIMIT))
         .and_then(|()| serve(dispatcher, socket))
@@ -100,15 +102,15 @@ fn serve(dispatcher: &Dispatcher, mut socket: &UnixStream) -> io::Result<()> {
                 Ok(None) => break,
                 Ok(Some(Ok(frame))) => {
                     let served = dispatcher.serve(frame, arrival);
-                    answer(dispatcher, socket, served)?;
+                    answer(dispatcher, socket, served, arrival)?;
                 }
                 Ok(Some(Err(bad))) => {
                     let command = Visible(bad.command);
                     log::warn!("bad request \"{command}\" from the SIP proxy: {}", bad.why);
-                    write_line(socket, ERROR)?;
+                    refuse(dispatcher, socket, arrival)?;
                 }
                 Err(broken) => {
-                    write_line(socket, ERROR)?;
+                    refuse(dispatcher, socket, arrival)?;
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
                         broken.to_string(),
@@ -119,12 +121,27 @@ fn serve(dispatcher: &Dispatcher, mut socket: &UnixStream) -> io::Result<()> {
     }
 }
 
-fn answer(dispatcher: &Dispatcher, socket: &UnixStream, served: Served<'_>) -> io::Result<()> {
+fn answer(
+    dispatcher: &Dispatcher,
+    socket: &UnixStream,
+    served: Served<'_>,
+    arrival: Duration,
+) -> io::Result<()> {
     let written = write_line(socket, &served.answer);
+    let took = clock::mono().saturating_sub(arrival);
+    dispatcher
+        .counts
+        .request(served.asked, served.answer == ERROR, took);
     if written.is_err() {
         dispatcher.undo(served);
     }
     written
+}
+
+fn refuse(dispatcher: &Dispatcher, socket: &UnixStream, arrival: Duration) -> io::Result<()> {
+    let took = clock::mono().saturating_sub(arrival);
+    dispatcher.counts.request(Asked::Invalid, true, took);
+    write_line(socket, ERROR)
 }
 
 fn write_line(mut socket: &UnixStream, line: &str) -> io::Result<()> {

@@ -188,7 +188,7 @@ impl Listener<'_> {
     /// Records an ended session, and tells its relay.
     fn finish(&self, finished: Option<Finished>, session_id: Option<&str>) {
         let is_recorded = finished.is_none_or(|ended| {
-            self.dispatcher.finisher.finish(Finished {
+            self.dispatcher.hand_over(Finished {
                 is_kept: self.relay_keeps,
                 ..ended
             })

@@ -13,6 +13,7 @@ use crate::accounting::{self, Accounting};
 use crate::cli::{self, Options, Program};
 use crate::config::{self, DispatcherConfig, SocketGroup};
 use crate::daemon::{self, Daemon, StartError, Watchdog};
+use crate::metrics::{self, process};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::sys::{clock, limits, users};
@@ -67,6 +68,8 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
     let settings = Settings::new(config, &options.runtime_dir, group);
     let socket = settings.socket_path.display().to_string();
     let kamailio = config.kamailio.socket_path.as_deref();
+    process::note_start();
+    let listener = config.listen_metrics.map(metrics::listen).transpose()?;
     let enders = Enders::start(&config.opensips.socket_path, kamailio, &options.runtime_dir)?;
     let enders = Arc::new(enders);
     let accounting =
@@ -75,6 +78,12 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
     let running = Dispatcher::start(settings, Arc::new(store), Arc::new(recorder))
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     running.set_enders(enders);
+    if let Some(listener) = listener {
+        running.serve_metrics(listener).inspect_err(|_| {
+            running.stop();
+            dialog::remove_sockets(&options.runtime_dir);
+        })?;
+    }
     log::info!(
         "ready: SIP proxy at {socket}, relays at {}, management at {}",
         running.relay_address,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::statistics::Statistics;
+use crate::metrics::Exposition;
 use crate::moment::Now;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text, Visible};
 
@@ -83,6 +84,9 @@ pub trait Finisher: Send + Sync {
 
     /// Whether the session of this id has been recorded.
     fn has(&self, session_id: &str) -> bool;
+
+    /// Writes the metrics of what becomes of them.
+    fn write_metrics(&self, _text: &mut Exposition) {}
 }
 
 /// What the dispatcher adds to a relay's statistics.

@@ -3,6 +3,7 @@
 //! ```text
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
+//!    metrics                super::metrics
 //!    explain                one call in full                explain, text
 //!    end, drain, resume     who may change something does   end, drain
 //!  answers, in either format, piece by piece                answer
@@ -152,6 +153,7 @@ fn serve(
     pass: Pass,
     connect: impl FnOnce(&Dispatcher) -> Opened,
 ) {
+    let _counted = dispatcher.counts.clients.enter();
     let talked = connect(dispatcher).and_then(|(reader, writer, who)| {
         reader.set_timeout(Some(IDLE_LIMIT))?;
         let mut client = Client::new(dispatcher, writer, who);
@@ -209,6 +211,8 @@ impl Client<'_> {
         match command {
             Command::Sessions(filter) => self.sessions(&filter),
             Command::Summary => self.summary(),
+            // What Prometheus would get.
+            Command::Metrics => self.lines(self.dispatcher.metrics().lines()),
             Command::Version => self.say(env!("CARGO_PKG_VERSION")),
             Command::Help => self.lines(HELP),
             Command::Explain { call_id, json } => self.explain(&call_id, json),

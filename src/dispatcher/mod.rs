@@ -26,6 +26,7 @@ pub mod finished;
 mod gate;
 mod link;
 mod management;
+mod metrics;
 mod recorder;
 pub mod registry;
 mod relays;
@@ -58,6 +59,7 @@ pub use dialog::Enders;
 use finished::{Finished, Finisher};
 use gate::Gate;
 use link::Link;
+use metrics::Counts;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
 use turns::Turns;
@@ -76,6 +78,7 @@ pub struct Dispatcher {
     registry: Mutex<Registry<Arc<Link>>>,
     turns: Turns,
     finisher: Arc<dyn Finisher>,
+    counts: Counts,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -120,6 +123,7 @@ impl Dispatcher {
             registry: Mutex::new(Registry::new(patience)),
             turns: Turns::default(),
             finisher,
+            counts: Counts::default(),
             listings: Gate::new(LISTINGS, LISTINGS),
             enders: OnceLock::new(),
             random: (RandomState::new(), AtomicU64::new(0)),
@@ -154,7 +158,7 @@ impl Dispatcher {
     fn finish(&self, ended: impl IntoIterator<Item = Finished>) {
         for ended in ended {
             // Nobody else has it: what cannot be recorded now is held there and tried again.
-            let _ = self.finisher.finish(ended);
+            let _ = self.hand_over(ended);
         }
     }
 

@@ -6,7 +6,8 @@ use log::info;
 
 use super::dialog::Enders;
 use super::finished::{Finished, Finisher};
-use crate::accounting::{Accounting, Keeper, Outcome};
+use crate::accounting::{self, Accounting, Keeper, Outcome};
+use crate::metrics::Exposition;
 use crate::sys::{clock, random};
 
 /// See the module.
@@ -49,5 +50,10 @@ impl Finisher for Recorder {
     fn has(&self, session_id: &str) -> bool {
         let accounting = self.accounting.as_ref();
         accounting.is_some_and(|accounting| accounting.has(session_id))
+    }
+
+    fn write_metrics(&self, text: &mut Exposition) {
+        self.enders.counts().write(text);
+        accounting::metrics::write(text, self.accounting.as_deref());
     }
 }

@@ -7,6 +7,7 @@
 mod calls;
 mod manage;
 mod relays;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 pub use calls::spellings;
 pub use manage::{About, Held};
+pub use standing::{Standing, State};
 
 /// Ended sessions that are kept until the proxy's `remove`: beyond this the oldest are forgotten.
 const MAX_EXPIRED: usize = 20_000;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::link::{Ask, Link, Refused, Removal};
+use super::metrics::Asked;
 use super::registry::{Facts, LinkId, Place};
 use super::turns::Turn;
 use super::waiting::{Failure, News, Slot, Updating, lock};
@@ -27,15 +28,18 @@ pub const ERROR: &str = "error";
 pub struct Served<'a> {
     /// The line for the proxy, without its end.
     pub answer: String,
+    /// What it was.
+    pub asked: Asked,
     turn: Option<Turn<'a>>,
     /// The new call that this request has made.
     made: Option<(Arc<Link>, Arc<Updating>)>,
 }
 
 impl Served<'_> {
-    fn error() -> Self {
+    fn error(asked: Asked) -> Self {
         Served {
             answer: ERROR.to_owned(),
+            asked,
             turn: None,
             made: None,
         }
@@ -63,7 +67,7 @@ impl Dispatcher {
         };
         served.unwrap_or_else(|why| {
             self.refuse(frame, &why);
-            Served::error()
+            Served::error(Asked::Invalid)
         })
     }
 
@@ -110,7 +114,7 @@ impl Dispatcher {
     fn update(&self, frame: &Frame, update: &Update, arrival: Duration) -> Served<'_> {
         let call_id = &update.call_id;
         let Some((turn, started)) = self.turn(call_id, arrival) else {
-            return Served::error();
+            return Served::error(Asked::Update);
         };
         let deadline = arrival + self.settings.relay_timeout;
         let session_id = SessionId::from_random(random::bits());
@@ -130,15 +134,25 @@ impl Dispatcher {
             }
         };
         let turn = Some(turn);
+        let makes_call = is_new && has_media;
+        let asked = match makes_call {
+            true => Asked::NewCall,
+            false => Asked::Update,
+        };
         let Some((link, answer)) = answered else {
             return Served {
                 turn,
-                ..Served::error()
+                ..Served::error(asked)
             };
         };
         log_update(update, &link, &answer, is_new);
-        let made = (is_new && has_media).then_some((link, updating));
-        Served { answer, turn, made }
+        let made = makes_call.then_some((link, updating));
+        Served {
+            answer,
+            asked,
+            turn,
+            made,
+        }
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
@@ -216,7 +230,7 @@ impl Dispatcher {
         let Some((turn, started)) = self.turn(&call_id, arrival) else {
             // Nobody waits for this any more, but the call is over all the same.
             self.remove_unwaited(remove);
-            return Served::error();
+            return Served::error(Asked::Remove);
         };
         let place = lock(&self.registry).place(&call_id);
         let is_removed = match place {
@@ -239,6 +253,7 @@ impl Dispatcher {
         let answer = if is_removed { "removed" } else { ERROR };
         Served {
             answer: answer.to_owned(),
+            asked: Asked::Remove,
             turn: Some(turn),
             made: None,
         }
@@ -320,6 +335,9 @@ impl Placing<'_> {
             };
             if !self.silent.is_empty() {
                 self.warn(&format!("no answer yet, trying relay {link} too"));
+            }
+            if !self.tried.is_empty() {
+                self.dispatcher.counts.retries.add(1);
             }
             self.tried.push(id);
             match ask_update(&link, self.frame, &self.updating, since) {

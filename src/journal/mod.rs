@@ -226,6 +226,11 @@ impl Journal {
         self.lock().segments.total()
     }
 
+    /// Bytes that all segments may have.
+    pub fn limit(&self) -> u64 {
+        self.limits.size
+    }
+
     /// Bytes between a position and the end.
     pub fn distance(&self, from: Position) -> u64 {
         self.lock().segments.bytes_from(from)

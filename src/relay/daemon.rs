@@ -12,6 +12,7 @@ use super::{Running, Settings, checks, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
 use crate::daemon::{self, Daemon, StartError, Watchdog};
+use crate::metrics::{self, process};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::tls::Store;
@@ -38,7 +39,15 @@ pub fn main(program: &Program) -> ExitCode {
 
 fn begin(config: &RelayConfig) -> Result<Running, StartError> {
     let store = Store::open(&config.tls.certs_path, "relay").map_err(StartError::unusable)?;
-    Ok(start(Settings::from(config), Arc::new(store))?)
+    process::note_start();
+    let listener = config.listen_metrics.map(metrics::listen).transpose()?;
+    let running = start(Settings::from(config), Arc::new(store))?;
+    if let Some(listener) = listener {
+        running
+            .serve_metrics(listener)
+            .inspect_err(|_| Running::stop(&running))?;
+    }
+    Ok(running)
 }
 
 /// How long the relay is to go on.

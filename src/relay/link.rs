@@ -13,10 +13,12 @@ use log::{debug, info, warn};
 use super::explain;
 use super::gather::{Listing, Summing};
 use super::kernel::Order;
+use super::meter::{Answered, Asked};
 use super::outbox::{Outbox, Piece, Task, write_batch};
 use super::worker::Message;
 use super::{Shared, spawn};
 use crate::logging::sparse::Sparse;
+use crate::metrics::Counter;
 use crate::proto::CallId;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
@@ -47,6 +49,9 @@ pub struct Link {
     /// As the configuration names it.
     name: String,
     pub outbox: Outbox,
+    /// Connections that were lost, and attempts that failed.
+    pub losses: Counter,
+    pub failures: Counter,
 }
 
 impl fmt::Display for Link {
@@ -73,6 +78,8 @@ impl Link {
             address,
             name: name.to_owned(),
             outbox: Outbox::new(owner),
+            losses: Counter::default(),
+            failures: Counter::default(),
         }
     }
 }
@@ -92,12 +99,14 @@ pub fn run(shared: &Arc<Shared>, link: &Arc<Link>) {
                     debug!("{link}: closed");
                     break;
                 }
+                link.losses.add(1);
                 let delay = delay_after_loss(shared, before, now, end.refused);
                 let seconds = delay.as_secs_f32();
                 warn!("{link}: lost: {}; again in {seconds} s", end.why);
                 delay
             }
             Err(why) => {
+                link.failures.add(1);
                 let delay = shared.settings.reconnect_delay;
                 if why != last_failure {
                     let seconds = delay.as_secs_f32();
@@ -319,9 +328,18 @@ impl<'a> Conversation<'a> {
                 if let Some(left_out) = self.odd.due() {
                     warn!("{}: command {sequence}: {why}{left_out}", self.link);
                 }
+                self.count(Asked::Invalid, false);
                 self.refuse(self.reply_to(sequence));
             }
         }
+    }
+
+    fn count(&self, asked: Asked, is_taken: bool) {
+        let answered = match is_taken {
+            true => Answered::Ok,
+            false => Answered::Error,
+        };
+        self.shared.requests.count(asked, answered);
     }
 
     /// To the worker that has the call, or to all. Waits while a worker has too much to do.
@@ -330,20 +348,28 @@ impl<'a> Conversation<'a> {
         let taken = match command {
             Command::Update(update) => {
                 let worker = self.worker_of(&update.call_id);
-                self.send(worker, Message::Update(update, reply_to))
+                self.send(worker, Message::Update(update, reply_to, clock::mono()))
             }
             Command::Remove(remove) => {
                 let worker = self.worker_of(&remove.call_id);
                 self.send(worker, Message::Remove(remove, reply_to))
             }
-            Command::Sessions => self.list(reply_to),
+            Command::Sessions => {
+                let taken = self.list(reply_to);
+                self.count(Asked::Sessions, taken);
+                taken
+            }
             Command::Explain(call_id) => {
                 let worker = self.worker_of(&call_id);
-                explain::ask(self.shared, worker, call_id, reply_to)
+                let taken = explain::ask(self.shared, worker, call_id, reply_to);
+                self.count(Asked::Explain, taken);
+                taken
             }
             Command::Summary => {
                 let summing = Arc::new(Summing::new(reply_to, self.shared.workers.len()));
-                self.send_all(|| Message::Summary(Arc::clone(&summing)))
+                let taken = self.send_all(|| Message::Summary(Arc::clone(&summing)));
+                self.count(Asked::Summary, taken);
+                taken
             }
         };
         if !taken {

@@ -4,12 +4,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use log::{error, warn};
 
 use crate::logging::sparse::Sparse;
 use crate::proto::Component;
-use crate::session::ports::PortPool;
+use crate::session::ports::{Census, PortPool};
 use crate::session::{Host, Place};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::MediaSocket;
@@ -56,6 +57,18 @@ impl SharedPorts {
     /// Gives it back.
     fn leave(&self) {
         self.room.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The pairs that are not in use, and how many may be bound now.
+    pub fn census(&self, now: Duration) -> (Census, usize) {
+        let census = self.with(|pool| pool.census(now));
+        let room = self.room.load(Ordering::Relaxed);
+        (census, room.min(census.ready + census.resting))
+    }
+
+    /// Pairs of the range.
+    pub fn pairs(&self) -> usize {
+        (self.range.1.saturating_sub(u32::from(self.range.0)) / 2) as usize
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut PortPool) -> T) -> T {

@@ -23,6 +23,8 @@ mod gather;
 mod kernel;
 mod link;
 mod machine;
+mod meter;
+mod metrics;
 mod outbox;
 mod pace;
 mod spool;
@@ -45,11 +47,13 @@ use self::gather::{Share, Summary};
 use self::kernel::Order;
 use self::link::Link;
 use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
+use self::meter::{Meter, Requests};
 use self::outbox::owner_of;
 use self::spool::{How, Spool};
-use self::worker::{Message, Meter, Worker};
+use self::worker::{Message, Worker};
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
 use crate::daemon::Pulse;
+use crate::metrics::Gauge;
 use crate::proto::link::{EXPLAIN, Hello};
 use crate::session::{self, Ended, Owner, ReplyTo};
 use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
@@ -167,7 +171,10 @@ struct Shared {
     /// None where media is relayed in user space only.
     kernel: Option<Postbox<Order>>,
     kernel_pulse: Arc<Pulse>,
-    meters: Vec<Meter>,
+    /// Flows that the kernel has.
+    kernel_flows: Arc<Gauge>,
+    requests: Requests,
+    meters: Vec<Arc<Meter>>,
     /// By owner.
     links: RwLock<Vec<Arc<Link>>>,
     started: Duration,
@@ -200,14 +207,20 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         mailboxes.push(mailbox);
     }
     let kernel_pulse = Arc::new(Pulse::default());
-    let start_kernel = |gate| kernel::start(gate, workers.clone(), Arc::clone(&kernel_pulse));
+    let kernel_flows = Arc::new(Gauge::default());
+    let start_kernel = |gate| {
+        let (pulse, flows) = (Arc::clone(&kernel_pulse), Arc::clone(&kernel_flows));
+        kernel::start(gate, workers.clone(), pulse, flows)
+    };
     let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some()),
         spool: spool.as_ref().map(spool::Opened::spool),
         ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
-        meters: (0..count).map(|_| Meter::default()).collect(),
+        meters: (0..count).map(|_| Arc::default()).collect(),
+        kernel_flows,
+        requests: Requests::default(),
         settings,
         store,
         relay_ip,
@@ -485,7 +498,7 @@ impl Shared {
     /// Bytes relayed since the start.
     fn bytes(&self) -> u64 {
         let meters = self.meters.iter();
-        meters.map(|m| m.bytes.load(Ordering::Relaxed)).sum()
+        meters.map(|m| m.bytes()).sum()
     }
 
     /// Waits this long; true when the relay ends.

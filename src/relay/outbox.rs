@@ -344,6 +344,11 @@ impl Outbox {
         false
     }
 
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        self.lock().connection.is_some()
+    }
+
     /// Whether the link is to end.
     pub fn is_finishing(&self) -> bool {
         self.lock().finishing

@@ -67,7 +67,7 @@ fn ask(running: &Running, word: &str) {
     let message = match word {
         "update" => {
             let update = control::Update::parse(frame).unwrap();
-            Message::Update(Box::new(update), reply_to)
+            Message::Update(Box::new(update), reply_to, clock::mono())
         }
         _ => Message::Remove(control::Remove::parse(frame).unwrap(), reply_to),
     };

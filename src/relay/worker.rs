@@ -4,11 +4,11 @@
 //! A turn of its loop reads at most one batch from each ready socket, handles at most a few dozen commands and
 //! writes at most one piece of a list, so that none of them holds up the others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use super::explain;
 use super::gather::{Listing, Share, Summing};
 use super::kernel::{self, News, Order};
 use super::machine::{Addresses, Machine};
+use super::meter::{Answered, Asked, Meter};
 use super::outbox::owner_of;
 use super::pace::{Pace, REST};
-use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
@@ -45,12 +45,15 @@ const MAILBOX: u64 = u64::MAX;
 /// What a worker is told.
 #[derive(Debug)]
 pub enum Message {
-    Update(Box<Update>, ReplyTo),
+    /// And when it was read.
+    Update(Box<Update>, ReplyTo, Duration),
     Remove(Remove, ReplyTo),
     Sessions(Arc<Listing>),
     Summary(Arc<Summing>),
     /// All that is known of a call.
     Explain(CallId, ReplyTo),
+    /// How many live streams there are of each type.
+    Streams(Sender<BTreeMap<String, usize>>),
     /// How many sessions are to be reported to a dispatcher.
     Owned(Owner, Sender<usize>),
     /// What the kernel thread tells of this worker's flows.
@@ -62,19 +65,6 @@ pub enum Message {
     /// End all sessions, and tell when they are reported.
     EndAll(Sender<()>),
     Quit,
-}
-
-/// What others see of a worker; written after each turn.
-#[derive(Debug, Default)]
-pub struct Meter {
-    /// Sessions that are not yet over and reported.
-    pub sessions: AtomicUsize,
-    /// Bytes relayed since the start, with IP headers.
-    pub bytes: AtomicU64,
-    /// Takes no new sessions any more.
-    pub drained: AtomicBool,
-    /// Beats with each turn.
-    pub pulse: Pulse,
 }
 
 /// See the module.
@@ -92,6 +82,7 @@ pub struct Worker {
     listings: VecDeque<(Arc<Listing>, usize)>,
     round: u64,
     pace: Pace,
+    meter: Arc<Meter>,
     unsent: u64,
     unreadable: Sparse,
     /// Who waits for all sessions to be reported.
@@ -116,7 +107,6 @@ impl Worker {
         let ports = Arc::clone(&shared.ports);
         Ok(Worker {
             index,
-            shared,
             mailbox,
             engine: Engine::new(settings),
             machine: Machine::new(addresses, ports, Arc::clone(&epoll)),
@@ -126,10 +116,12 @@ impl Worker {
             listings: VecDeque::new(),
             round: 0,
             pace: Pace::default(),
+            meter: shared.meters.get(index).map(Arc::clone).unwrap_or_default(),
             unsent: 0,
             unreadable: Sparse::default(),
             ending: None,
             running: true,
+            shared,
         })
     }
 
@@ -186,12 +178,8 @@ impl Worker {
     }
 
     fn publish(&self) {
-        if let Some(meter) = self.shared.meters.get(self.index) {
-            let bytes = self.engine.relayed().bytes;
-            meter.bytes.store(bytes, Ordering::Relaxed);
-            meter.sessions.store(self.engine.held(), Ordering::Relaxed);
-            meter.pulse.beat();
-        }
+        self.meter.publish(&self.engine, self.unsent);
+        self.meter.pulse.beat();
     }
 
     fn read_socket(&mut self, port: u16, now: Now) {
@@ -321,21 +309,27 @@ impl Worker {
 
     fn handle(&mut self, message: Message, now: Now) {
         match message {
-            Message::Update(update, reply_to) => {
-                let owner = owner_of(reply_to);
-                let reply = self.engine.update(&update, owner, &mut self.machine, now);
-                self.act();
-                self.reply(reply_to, reply.to_string().as_bytes());
+            Message::Update(update, reply_to, read_at) => {
+                self.update(&update, reply_to, read_at, now);
             }
             Message::Remove(remove, reply_to) => {
-                if !self.engine.remove(&remove, reply_to, now) {
-                    self.reply(reply_to, b"error");
-                }
+                let answered = match self.engine.remove(&remove, reply_to, now) {
+                    true => Answered::Ok,
+                    false => {
+                        self.reply(reply_to, b"error");
+                        Answered::Error
+                    }
+                };
+                self.shared.requests.count(Asked::Remove, answered);
             }
             Message::Sessions(listing) => self.listings.push_back((listing, 0)),
             Message::Summary(summing) => self.add_share(&summing),
             Message::Explain(call_id, reply_to) => {
                 self.reply(reply_to, &explain::answer(&self.engine, &call_id, now));
+            }
+            Message::Streams(answer) => {
+                // Who asked may have given up waiting.
+                let _ = answer.send(self.engine.stream_counts());
             }
             Message::Owned(owner, answer) => {
                 // Who asked may have given up waiting.
@@ -349,11 +343,9 @@ impl Worker {
             Message::Nudge => {}
             Message::Drain => {
                 self.engine.drain();
-                if let Some(meter) = self.shared.meters.get(self.index) {
-                    // What was begun before is counted before.
-                    self.publish();
-                    meter.drained.store(true, Ordering::Release);
-                }
+                // What was begun before is counted before.
+                self.publish();
+                self.meter.drained.store(true, Ordering::Release);
             }
             Message::EndAll(done) => {
                 self.engine.drain();
@@ -363,6 +355,21 @@ impl Worker {
             }
             Message::Quit => self.running = false,
         }
+    }
+
+    fn update(&mut self, update: &Update, reply_to: ReplyTo, read_at: Duration, now: Now) {
+        let owner = owner_of(reply_to);
+        let before = self.engine.held();
+        let reply = self.engine.update(update, owner, &mut self.machine, now);
+        if self.engine.held() > before {
+            self.meter.started.add(1);
+        }
+        self.act();
+        self.reply(reply_to, reply.to_string().as_bytes());
+        let requests = &self.shared.requests;
+        requests.count(Asked::Update, Answered::from(&reply));
+        let took = clock::mono().saturating_sub(read_at);
+        requests.updates.observe(took);
     }
 
     fn add_share(&self, summing: &Summing) {
@@ -380,6 +387,7 @@ impl Worker {
 
     fn take_news(&mut self, news: News, now: Now) {
         let engine = &mut self.engine;
+        self.meter.flows.count(&news);
         match news {
             News::Installed(flow, answer) => engine.flow_installed(flow, answer, now.mono),
             News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono),
@@ -424,12 +432,19 @@ impl Worker {
                         self.note_unsent(from_port, 1, &error);
                     }
                 }
-                Action::Removed { reply_to, ended } => self.shared.removed(reply_to, &ended),
-                Action::Expired { owner, ended } => self.shared.expired(owner, &ended),
+                Action::Removed { reply_to, ended } => {
+                    self.meter.removed.add(1);
+                    self.shared.removed(reply_to, &ended);
+                }
+                Action::Expired { owner, ended } => {
+                    self.meter.expired.add(1);
+                    self.shared.expired(owner, &ended);
+                }
                 Action::Install { flow, ends } => {
                     self.shared.order(Order::Install(self.key(flow), ends));
                 }
                 Action::Withdraw(flow, why) => {
+                    self.meter.flows.count_withdrawal(why);
                     self.shared.order(Order::Withdraw(self.key(flow), why));
                 }
             }

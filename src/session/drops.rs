@@ -21,7 +21,8 @@ pub enum Drop {
 }
 
 impl Drop {
-    const ALL: [Drop; 6] = [
+    /// All there are, by their numbers.
+    pub const ALL: [Drop; 6] = [
         Drop::WrongSource,
         Drop::Straggler,
         Drop::NotLearned,

@@ -53,6 +53,8 @@ pub struct Engine {
     pub(super) heard: Duration,
     pub(super) relayed: Counters,
     dropped: Dropped,
+    /// The kernel's part of it.
+    pub(super) relayed_by_kernel: Counters,
 }
 
 impl Engine {
@@ -68,6 +70,7 @@ impl Engine {
             heard: Duration::ZERO,
             relayed: Counters::default(),
             dropped: Dropped::default(),
+            relayed_by_kernel: Counters::default(),
         }
     }
 
@@ -254,7 +257,11 @@ impl Engine {
 
     /// The next thing to do, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if let Some(Action::Send { data, .. }) = &action {
+            self.relayed.add(1, data.len() as u64 + stream::HEADERS);
+        }
+        action
     }
 
     /// From now on no new sessions.
@@ -305,11 +312,6 @@ impl Engine {
                 .or_insert(0) += 1;
         }
         counts
-    }
-
-    /// All that was ever relayed.
-    pub fn relayed(&self) -> Counters {
-        self.relayed
     }
 
     /// All that was ever dropped, by reason; of sessions that are no more, not.

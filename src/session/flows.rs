@@ -28,6 +28,17 @@ impl Engine {
             stream.on_kernel_traffic(party, flow.component, more[party as usize], now);
         }
         self.relayed += more[0] + more[1];
+        self.relayed_by_kernel += more[0] + more[1];
+    }
+
+    /// All that was ever relayed.
+    pub fn relayed(&self) -> Counters {
+        self.relayed
+    }
+
+    /// The part of it that the kernel forwarded, as far as it has told.
+    pub fn relayed_by_kernel(&self) -> Counters {
+        self.relayed_by_kernel
     }
 
     /// All that the kernel relayed until this time has been told.

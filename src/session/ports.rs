@@ -17,6 +17,15 @@ pub struct PortPool {
     bad: Vec<u16>,
 }
 
+/// The pairs that are not in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    pub ready: usize,
+    /// Freed less than [`REST`] ago.
+    pub resting: usize,
+    pub bad: usize,
+}
+
 impl PortPool {
     /// All pairs from `start` up to `end`, which is not included; both even.
     pub fn new(start: u16, end: u32) -> Self {
@@ -52,6 +61,17 @@ impl PortPool {
     /// Pairs that are not in use and not put aside.
     pub fn free(&self) -> usize {
         self.ready.len() + self.resting.len()
+    }
+
+    /// Pairs by what they are, without a change to any.
+    pub fn census(&self, now: Duration) -> Census {
+        let has_rested = |(since, _): &(Duration, u16)| now.saturating_sub(*since) >= REST;
+        let rested = self.resting.partition_point(has_rested);
+        Census {
+            ready: self.ready.len() + rested,
+            resting: self.resting.len() - rested,
+            bad: self.bad.len(),
+        }
     }
 
     fn wake(&mut self, now: Duration) {
@@ -120,6 +140,26 @@ mod tests {
             Some(second),
             "too few: the longest-rested one"
         );
+    }
+
+    #[test]
+    fn pairs_are_counted_by_what_they_are() {
+        let mut pool = PortPool::new(40000, 40010);
+        let taken: Vec<u16> = (0..4).filter_map(|_| pool.take(0, T)).collect();
+        pool.give_back(taken[0], T);
+        pool.give_back(taken[1], T + REST);
+        pool.put_aside(taken[2]);
+        let census = |ready, resting, bad| Census {
+            ready,
+            resting,
+            bad,
+        };
+        assert_eq!(
+            pool.census(T + REST - Duration::from_millis(1)),
+            census(1, 2, 1)
+        );
+        assert_eq!(pool.census(T + REST), census(2, 1, 1));
+        assert_eq!(pool.census(T + 2 * REST), census(3, 0, 1));
     }
 
     #[test]

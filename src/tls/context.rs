@@ -91,13 +91,18 @@ impl Context {
 
     /// Until when our own certificate and those between it and the CA are valid.
     pub fn own_validity(&self) -> Option<Validity> {
-        let chain = self.pair.cert.iter();
-        let ends = chain.filter_map(|cert| Some(Certificate::parse(cert).ok()?.not_after));
-        let end = ends.min()?;
+        let end = self.own_end()?;
         Some(Validity {
             seconds_left: end - now(),
             end: date::show(end),
         })
+    }
+
+    /// The same moment in seconds since 1970.
+    pub fn own_end(&self) -> Option<i64> {
+        let chain = self.pair.cert.iter();
+        let ends = chain.filter_map(|cert| Some(Certificate::parse(cert).ok()?.not_after));
+        ends.min()
     }
 
     /// One line for the log: what was loaded.

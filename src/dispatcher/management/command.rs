@@ -12,6 +12,7 @@ use super::filter::Filter;
 pub enum Command {
     Sessions(Filter),
     Summary,
+    Metrics,
     Version,
     Help,
     Explain {
@@ -40,11 +41,12 @@ pub enum Bad {
 }
 
 /// What `help` answers.
-pub const HELP: [&str; 14] = [
+pub const HELP: [&str; 15] = [
     "sessions                    all calls, a JSON object each",
     "sessions KEY=VALUE ...      those that fit all of: call_id=ID, user=PART of a URI or username,",
     "                            address=IP or IP:PORT of a party or of the relay, relay=RELAY",
     "summary                     all relays, a JSON object each",
+    "metrics                     what Prometheus reads of this dispatcher, lines of text",
     "explain CALL-ID             a call's addresses, paths, drops and time-outs, for people",
     "explain json CALL-ID        the same as JSON objects",
     "end CALL-ID                 ends its dialog at the SIP proxy, or else its session on the relay",
@@ -69,6 +71,7 @@ pub fn parse(line: &[u8]) -> Result<Command, Bad> {
     match (word, rest) {
         ("sessions", rest) => return parse_filter(rest).map(Command::Sessions),
         ("summary", "") => return Ok(Command::Summary),
+        ("metrics", "") => return Ok(Command::Metrics),
         ("version", "") => return Ok(Command::Version),
         ("help", "") => return Ok(Command::Help),
         ("quit" | "exit", "") => return Ok(Command::Quit),
@@ -193,6 +196,7 @@ mod tests {
     fn commands_and_their_words() {
         for (line, command) in [
             ("summary", Command::Summary),
+            ("metrics", Command::Metrics),
             (" version\t", Command::Version),
             ("help", Command::Help),
             ("exit", Command::Quit),
@@ -248,6 +252,7 @@ mod tests {
             "what",
             "Summary",
             "summary all",
+            "metrics all",
             "quit now",
             "session",
             "\u{0}",
@@ -274,7 +279,8 @@ mod tests {
     #[test]
     fn every_command_is_in_the_help() {
         for word in [
-            "sessions", "summary", "explain", "end", "drain", "resume", "version", "quit",
+            "sessions", "summary", "metrics", "explain", "end", "drain", "resume", "version",
+            "quit",
         ] {
             assert!(HELP.iter().any(|line| line.contains(word)), "{word}");
         }

@@ -85,6 +85,11 @@ impl<R: Requests> Forwarder<R> {
         std::mem::take(&mut self.news)
     }
 
+    /// Flows that the kernel has.
+    pub fn flows(&self) -> usize {
+        self.book.len()
+    }
+
     /// Whether there is anything in the kernel that readings could tell of.
     pub fn has_work(&self) -> bool {
         self.book.len() > 0 || self.has_debris || self.table_is_gone

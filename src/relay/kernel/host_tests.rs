@@ -75,7 +75,7 @@ impl Lab {
         let gate = open(&settings(protect), Forwarding::Kernel).unwrap();
         let (postbox, mailbox) = mailbox(100).unwrap();
         Lab {
-            orders: start(gate.unwrap(), vec![postbox], Arc::default()).unwrap(),
+            orders: start(gate.unwrap(), vec![postbox], Arc::default(), Arc::default()).unwrap(),
             mailbox,
             news: Vec::new(),
             netfilter: Netfilter::open().unwrap(),

@@ -44,6 +44,7 @@ use super::checks::{self, Wanted};
 use super::worker::Message;
 use crate::config::Forwarding;
 use crate::daemon::Pulse;
+use crate::metrics::Gauge;
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, Withdrawal};
 use crate::sys::mailbox::{Postbox, unbounded_mailbox};
@@ -170,7 +171,8 @@ fn say_protection(host: &Host) {
     }
 }
 
-/// Starts the kernel thread; what it has to tell goes to the workers, and the pulse beats with each of its rounds.
+/// Starts the kernel thread; what it has to tell goes to the workers, how many flows the kernel has to `flows`, and the
+/// pulse beats with each of its rounds.
 ///
 /// # Errors
 /// When there is no descriptor or no thread to be had.
@@ -178,6 +180,7 @@ pub fn start(
     gate: Gate,
     workers: Vec<Postbox<Message>>,
     pulse: Arc<Pulse>,
+    flows: Arc<Gauge>,
 ) -> io::Result<Postbox<Order>> {
     let (postbox, mailbox) = unbounded_mailbox()?;
     let Gate {
@@ -194,6 +197,7 @@ pub fn start(
             workers,
             shortest_silence,
             pulse,
+            flows,
         };
         thread::run(forwarder, events, mailbox, known);
     })?;

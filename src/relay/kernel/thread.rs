@@ -11,6 +11,7 @@ use super::forwarder::{Forwarder, Wanted};
 use super::requests::Requests;
 use super::{Key, News, Order};
 use crate::daemon::Pulse;
+use crate::metrics::Gauge;
 use crate::relay::worker::Message;
 use crate::session::Withdrawal;
 use crate::sys::clock;
@@ -38,6 +39,7 @@ struct Thread<R> {
     workers: Vec<Postbox<Message>>,
     events: Events,
     pulse: Arc<Pulse>,
+    flows: Arc<Gauge>,
     /// The longest time between two readings.
     longest: Duration,
     /// None while the kernel has nothing.
@@ -53,6 +55,8 @@ pub struct Surroundings {
     pub shortest_silence: Duration,
     /// Beats with each round.
     pub pulse: Arc<Pulse>,
+    /// How many flows the kernel has.
+    pub flows: Arc<Gauge>,
 }
 
 /// Runs the kernel thread until it is told to quit.
@@ -66,6 +70,7 @@ pub fn run<R: Requests>(
         workers,
         shortest_silence,
         pulse,
+        flows,
     } = surroundings;
     let mut thread = Thread {
         forwarder,
@@ -73,6 +78,7 @@ pub fn run<R: Requests>(
         workers,
         events,
         pulse,
+        flows,
         longest: shortest_silence / 3,
         next_reading: None,
         rest_until: Duration::ZERO,
@@ -217,13 +223,15 @@ impl<R: Requests> Thread<R> {
 
     /// Each worker gets what is for it in one message, in order.
     fn send_news(&mut self) {
-        let mut bundles: Vec<Vec<News>> = self.workers.iter().map(|_| Vec::new()).collect();
+        self.flows.set(self.forwarder.flows() as u64);
+        let workers = &self.workers;
+        let mut bundles: Vec<Vec<News>> = workers.iter().map(|_| Vec::new()).collect();
         for (worker, news) in self.forwarder.take_news() {
             if let Some(bundle) = bundles.get_mut(worker) {
                 bundle.push(news);
             }
         }
-        for (worker, bundle) in self.workers.iter().zip(bundles) {
+        for (worker, bundle) in workers.iter().zip(bundles) {
             if !bundle.is_empty() {
                 // One that is gone has nothing to be told.
                 let _ = worker.send(Message::Kernel(bundle));

@@ -1,0 +1,126 @@
+//! Dialogs that are ended at stand-ins for SIP proxies.
+
+use super::*;
+use crate::metrics::Counter;
+
+fn id(text: &str) -> DialogId {
+    DialogId(text.into())
+}
+
+#[test]
+fn each_proxy_is_asked_in_its_own_way() {
+    let opensips: Value =
+        serde_json::from_str(&request(Proxy::OpenSips, 7, &id("123456789012")).unwrap()).unwrap();
+    assert_eq!(
+        opensips,
+        json!({"jsonrpc": "2.0", "id": "7", "method": "dlg_end_dlg", "params": ["123456789012"]})
+    );
+    let kamailio: Value =
+        serde_json::from_str(&request(Proxy::Kamailio, 8, &id("4087:10127")).unwrap()).unwrap();
+    assert_eq!(
+        kamailio,
+        json!({"jsonrpc": "2.0", "id": "8", "method": "dlg.end_dlg", "params": [4087, 10127]})
+    );
+    assert_eq!(proxy_of(&id("4087:10127")), Proxy::Kamailio);
+    assert_eq!(proxy_of(&id("99")), Proxy::OpenSips);
+    for bad in ["a:1", "1:b", ":", "1:2:3", "1:-2"] {
+        assert_eq!(request(Proxy::Kamailio, 1, &id(bad)), None, "{bad}");
+    }
+}
+
+#[test]
+fn answers_are_understood() {
+    let ended = br#"{"jsonrpc":"2.0","result":{},"id":"12"}"#;
+    assert_eq!(understand(ended), (Some(12), Answer::Ended));
+    let gone = br#"{"jsonrpc":"2.0","error":{"code":404,"message":"Dialog not found"},"id":12}"#;
+    assert_eq!(understand(gone), (Some(12), Answer::Gone));
+    let refused =
+        br#"{"jsonrpc":"2.0","error":{"code":500,"message":"Method Not Found"},"id":"3"}"#;
+    let (number, answer) = understand(refused);
+    assert_eq!(number, Some(3));
+    assert!(matches!(answer, Answer::Refused(why) if why.contains("Method Not Found")));
+    assert_eq!(understand(b"404 Dialog not found\n"), (None, Answer::Gone));
+    let plain = understand(b"500 no\x1b");
+    assert_eq!(plain, (None, Answer::Refused("500 no\\u{1b}".into())));
+    for odd in [&b"[]"[..], b"{}", b"7", b"\xff", b""] {
+        assert_eq!(understand(odd).0, None, "{odd:?}");
+    }
+}
+
+/// A proxy that answers what it is told to, or nothing.
+fn stand_in(name: &str) -> (PathBuf, UnixDatagram) {
+    let unique = format!("mediaproxy-dialog-{}-{name}", std::process::id());
+    let dir = std::env::temp_dir().join(unique);
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("proxy.sock");
+    let _ = fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    (dir, socket)
+}
+
+fn asked(proxy: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
+    let mut buffer = [0; 1000];
+    let (length, from) = proxy.recv_from(&mut buffer).unwrap();
+    (serde_json::from_slice(&buffer[..length]).unwrap(), from)
+}
+
+#[test]
+fn the_socket_of_a_live_dispatcher_is_left_alone() {
+    let (dir, proxy) = stand_in("second");
+    let own = dir.join("opensips.sock");
+    let live = bind(&own).unwrap();
+    let refused = Enders::start(&dir.join("proxy.sock"), None, &dir);
+    let error = refused.map(|_| ()).unwrap_err();
+    assert!(error.contains("another process listens there"), "{error}");
+    proxy.send_to(b"answer", &own).unwrap();
+    assert_eq!(live.recv(&mut [0; 10]).unwrap(), 6, "it still gets answers");
+    drop(live);
+    assert!(own.exists(), "left by a crash");
+    drop(bind(&own).unwrap());
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
+    let (dir, proxy) = stand_in("silent");
+    let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+    let (told, outcome) = crossbeam_channel::unbounded();
+    enders.end(&CallId("a".into()), &id("1"), Some(told.clone()));
+    enders.end(&CallId("b".into()), &id("2"), Some(told.clone()));
+    enders.end(&CallId("k".into()), &id("1:2"), Some(told));
+    let why = "[Kamailio] socket_path is not set".to_owned();
+    assert_eq!(outcome.recv(), Ok(Outcome::Failed(why)));
+    let (first, from) = asked(&proxy);
+    let (second, _) = asked(&proxy);
+    assert_eq!(
+        (&first["params"][0], &second["params"][0]),
+        (&json!("1"), &json!("2"))
+    );
+    let path = from.as_pathname().unwrap();
+    assert_eq!(path, dir.join("opensips.sock"));
+    assert_eq!(
+        fs::metadata(path).unwrap().permissions().mode() & 0o777,
+        0o666
+    );
+    proxy.send_to(b"nonsense", path).unwrap();
+    let answer = json!({"jsonrpc": "2.0", "result": "OK", "id": second["id"]}).to_string();
+    proxy.send_to(answer.as_bytes(), path).unwrap();
+    let refused = outcome.recv().unwrap();
+    assert!(matches!(refused, Outcome::Failed(why) if why == "OpenSIPS refuses: nonsense"));
+    assert_eq!(outcome.recv(), Ok(Outcome::Ended(Proxy::OpenSips)));
+    enders.end(&CallId("c".into()), &id("3"), None);
+    let (third, _) = asked(&proxy);
+    assert_eq!(
+        third["params"][0], "3",
+        "the first was refused by nonsense, the second answered"
+    );
+    let counts = enders.counts();
+    let counts = [&counts.refused, &counts.ended, &counts.unasked].map(Counter::get);
+    assert_eq!(counts, [1, 1, 1]);
+    let (again, _) = asked(&proxy);
+    assert_eq!(again, third, "once more after {ANSWER_LIMIT:?}");
+    fs::remove_dir_all(dir).unwrap();
+}

@@ -1,0 +1,290 @@
+//! What the dispatcher counts, and what it tells Prometheus (docs/metrics.md).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::finished::{Finished, Reason};
+use super::registry::State;
+use super::waiting::lock;
+use super::{Dispatcher, Running};
+use crate::logging;
+use crate::metrics::{Counter, Exposition, Gauge, Histogram, Listener, process};
+
+/// What the SIP proxy asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The update that makes a call, or was to.
+    NewCall,
+    Update,
+    Remove,
+    /// Something that cannot be read.
+    Invalid,
+}
+
+const ASKED: [(Asked, &str); 4] = [
+    (Asked::NewCall, "new_call"),
+    (Asked::Update, "update"),
+    (Asked::Remove, "remove"),
+    (Asked::Invalid, "invalid"),
+];
+
+const REASONS: [(Reason, &str); 5] = [
+    (Reason::Removed, "removed"),
+    (Reason::Expired, "expired"),
+    (Reason::LostRelay, "lost_relay"),
+    (Reason::Purged, "purged"),
+    (Reason::Ended, "administrator"),
+];
+
+/// Counted since the start by whoever does it; nobody waits.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Of each kind: answered; answered `error`; how long it took.
+    requests: [(Counter, Counter, Histogram); ASKED.len()],
+    /// A new call was offered to one more relay.
+    pub retries: Counter,
+    ended: [Counter; REASONS.len()],
+    timed_out: Counter,
+    /// Connections of the SIP proxy, and of management clients.
+    pub proxies: Gauge,
+    pub clients: Gauge,
+}
+
+impl Counts {
+    /// A request was answered, so long after it was read.
+    pub fn request(&self, asked: Asked, is_error: bool, took: Duration) {
+        if let Some((all, errors, times)) = self.requests.get(asked as usize) {
+            let counter = if is_error { errors } else { all };
+            counter.add(1);
+            times.observe(took);
+        }
+    }
+
+    fn ended(&self, reason: Reason, timed_out: bool) {
+        if let Some(counter) = self.ended.get(reason as usize) {
+            counter.add(1);
+        }
+        self.timed_out.add(u64::from(timed_out));
+    }
+}
+
+/// What became of dialogs that were to be ended, since the start.
+#[derive(Debug, Default)]
+pub struct Dialogs {
+    pub ended: Counter,
+    pub gone: Counter,
+    pub refused: Counter,
+    pub unanswered: Counter,
+    pub unasked: Counter,
+}
+
+impl Dialogs {
+    pub fn write(&self, text: &mut Exposition) {
+        text.counter(
+            "mediaproxy_dispatcher_dialogs_ended_total",
+            "Dialogs whose media died, by what became of them at the SIP proxy: ended, gone already, refused, \
+             unanswered, or unasked since that was not possible.",
+        )
+        .with(&[("result", "ended")], self.ended.get())
+        .with(&[("result", "gone")], self.gone.get())
+        .with(&[("result", "refused")], self.refused.get())
+        .with(&[("result", "unanswered")], self.unanswered.get())
+        .with(&[("result", "unasked")], self.unasked.get());
+    }
+}
+
+impl Running {
+    /// Answers scrapes on a port from now on.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn serve_metrics(&self, listener: Listener) -> Result<(), String> {
+        let dispatcher = Arc::clone(&self.dispatcher);
+        listener.serve(move || dispatcher.metrics())
+    }
+}
+
+impl Dispatcher {
+    /// Hands over an ended session; false where it comes again.
+    pub(super) fn hand_over(&self, ended: Finished) -> bool {
+        let (reason, timed_out, is_kept) = (ended.reason, ended.timed_out, ended.is_kept);
+        let is_recorded = self.finisher.finish(ended);
+        // What its relay does not keep is told once.
+        if is_recorded || !is_kept {
+            self.counts.ended(reason, timed_out);
+        }
+        is_recorded
+    }
+
+    /// All metrics as text.
+    pub fn metrics(&self) -> String {
+        let mut text = Exposition::default();
+        self.write_relays(&mut text);
+        self.write_requests(&mut text);
+        self.write_sessions(&mut text);
+        self.finisher.write_metrics(&mut text);
+        self.write_process(&mut text);
+        text.finish()
+    }
+
+    fn write_relays(&self, text: &mut Exposition) {
+        let standings = lock(&self.registry).standings();
+        // By what they are called here: no two samples may have the same labels.
+        let mut relays: BTreeMap<(String, String), (bool, usize)> = BTreeMap::new();
+        for standing in &standings {
+            let address = standing.relay.address.to_string();
+            let name = standing
+                .relay
+                .name
+                .as_deref()
+                .unwrap_or(&address)
+                .to_owned();
+            let (is_up, sessions) = relays.entry((name, address)).or_default();
+            *is_up |= standing.state.is_connected();
+            *sessions += standing.sessions;
+        }
+        let mut family = text.gauge(
+            "mediaproxy_dispatcher_relays",
+            "Known relays by state: active ones take new calls, drained ones do not by the administrator's \
+             word, halting ones by their own, timed_out ones owe an answer, \
+             away ones have no link, and calls of theirs are still known.",
+        );
+        for state in State::ALL {
+            let count = standings.iter().filter(|one| one.state == state).count();
+            family.with(&[("state", state.as_str())], count);
+        }
+        let mut family = text.gauge(
+            "mediaproxy_dispatcher_relay_up",
+            "Whether a relay is connected; one of which no call is known is forgotten when it goes.",
+        );
+        for ((relay, address), (is_up, _)) in &relays {
+            family.with(&[("relay", relay), ("address", address)], *is_up);
+        }
+        let mut family = text.gauge(
+            "mediaproxy_dispatcher_sessions",
+            "Calls by the relay that has them.",
+        );
+        for ((relay, address), (_, sessions)) in &relays {
+            family.with(&[("relay", relay), ("address", address)], *sessions);
+        }
+    }
+
+    fn write_requests(&self, text: &mut Exposition) {
+        let counts = &self.counts;
+        let kinds = || ASKED.iter().zip(&counts.requests);
+        let mut family = text.counter(
+            "mediaproxy_dispatcher_requests_total",
+            "Requests of the SIP proxy by kind and result; new_call is the update that makes a call.",
+        );
+        for ((_, request), (ok, errors, _)) in kinds() {
+            family.with(&[("request", request), ("result", "ok")], ok.get());
+            family.with(&[("request", request), ("result", "error")], errors.get());
+        }
+        let mut family = text.histogram(
+            "mediaproxy_dispatcher_request_duration_seconds",
+            "Time from the reading of a request to its answer; a SIP proxy waits 0.5 s.",
+        );
+        for ((_, request), (_, _, times)) in kinds() {
+            family.with(&[("request", request)], &times.snapshot());
+        }
+        text.gauge(
+            "mediaproxy_dispatcher_requests_waiting",
+            "Requests that wait for an earlier one of their call.",
+        )
+        .is(self.turns.queued());
+        text.counter(
+            "mediaproxy_dispatcher_relay_retries_total",
+            "New calls that were offered to one more relay, since one refused or was silent.",
+        )
+        .is(counts.retries.get());
+        text.gauge(
+            "mediaproxy_dispatcher_proxy_connections",
+            "Connections of the SIP proxy.",
+        )
+        .is(counts.proxies.get());
+        text.gauge(
+            "mediaproxy_dispatcher_management_clients",
+            "Clients of the management port and socket.",
+        )
+        .is(counts.clients.get());
+    }
+
+    fn write_sessions(&self, text: &mut Exposition) {
+        let mut family = text.counter(
+            "mediaproxy_dispatcher_sessions_ended_total",
+            "Calls that ended: removed by the SIP proxy, expired on their relay, with a relay that stayed away \
+             (lost_relay) or came back without them (purged), or by the administrator.",
+        );
+        for ((_, reason), counter) in REASONS.iter().zip(&self.counts.ended) {
+            family.with(&[("reason", reason)], counter.get());
+        }
+        text.counter(
+            "mediaproxy_dispatcher_sessions_timed_out_total",
+            "Calls that their relay ended without the SIP proxy, as a rule for want of media.",
+        )
+        .is(self.counts.timed_out.get());
+    }
+
+    fn write_process(&self, text: &mut Exposition) {
+        let mut family = text.gauge(
+            "mediaproxy_dispatcher_certificate_expiry_timestamp_seconds",
+            "End of the validity of the dispatcher's certificate, or of one between it and the CA, seconds since 1970.",
+        );
+        if let Some(end) = self.store.current().own_end() {
+            family.is(end as f64);
+        }
+        let mut family = text.counter(
+            "mediaproxy_dispatcher_log_messages_total",
+            "Errors and warnings that were logged.",
+        );
+        for (level, count) in logging::counts() {
+            family.with(&[("level", level)], count);
+        }
+        text.gauge(
+            "mediaproxy_dispatcher_build_info",
+            "1; the version is the label.",
+        )
+        .with(&[("version", env!("CARGO_PKG_VERSION"))], true);
+        process::write(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_at_their_numbers() {
+        for (at, (asked, _)) in ASKED.iter().enumerate() {
+            assert_eq!(*asked as usize, at);
+        }
+        for (at, (reason, _)) in REASONS.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_kind_and_result() {
+        let counts = Counts::default();
+        counts.request(Asked::NewCall, false, Duration::from_millis(3));
+        counts.request(Asked::NewCall, true, Duration::from_millis(3));
+        counts.request(Asked::Invalid, true, Duration::ZERO);
+        let shown: Vec<(u64, u64, u64)> = counts
+            .requests
+            .iter()
+            .map(|(ok, errors, times)| (ok.get(), errors.get(), times.snapshot().count))
+            .collect();
+        assert_eq!(shown, [(1, 1, 2), (0, 0, 0), (0, 0, 0), (0, 1, 1)]);
+    }
+
+    #[test]
+    fn ends_are_counted_by_reason() {
+        let counts = Counts::default();
+        counts.ended(Reason::Removed, false);
+        counts.ended(Reason::Expired, true);
+        counts.ended(Reason::Purged, false);
+        let ended: Vec<u64> = counts.ended.iter().map(Counter::get).collect();
+        assert_eq!((ended, counts.timed_out.get()), (vec![1, 1, 0, 1, 0], 1));
+    }
+}
