@@ -24,6 +24,7 @@ mariadb-server
 postgresql
 freeradius
 freeradius-utils
+prometheus
 g++
 '
 if [ "${1:-}" = packages ]; then

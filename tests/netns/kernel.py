@@ -310,6 +310,40 @@ def notrack(scene):
     made.finish()
 
 
+def scraped(host):
+    """What Prometheus reads of the relay on a host: {sample: value}."""
+    text = netfilter.on(host, 'nc', '-N', '127.0.0.1', '25063', stdin='GET /metrics HTTP/1.0\r\n\r\n')
+    lines = text.replace('\r', '').split('\n\n', 1)[1].splitlines()
+    return {name: float(value) for name, value in (line.rsplit(' ', 1) for line in lines if not line.startswith('#'))}
+
+
+@kernel('metrics')
+def metrics(scene):
+    """The metrics of a relay: what went by each path adds up to what arrived, and a flush of conntrack is seen."""
+    made = world(scene, listen_metrics='127.0.0.1')
+    calls = made.ready(3)
+    flows = 'mediaproxy_relay_kernel_flows'
+    now = scraped(made.host)
+    if (now[flows], now['mediaproxy_relay_kernel_forwarding_active']) != (6, 1):
+        raise Failed('six flows are in the kernel; the metrics say %s' % now)
+    netfilter.on(made.host, 'conntrack', '-F')
+    made.until_said('not in conntrack any more')
+    go_on(made, calls)
+    made.until_in_kernel(calls)
+    made.settle(calls)
+    streams = [stream for session in made.sessions().values() for stream in session['streams']]
+    now = scraped(made.host)
+    for path in ('user_space', 'kernel'):
+        for unit in ('packets', 'bytes'):
+            shown = now['mediaproxy_relay_relayed_%s_total{path="%s"}' % (unit, path)]
+            wanted = sum(s[path][role][unit] for s in streams for role in (CALLER, CALLEE))
+            if shown != wanted or not wanted:
+                raise Failed('%s by %s: the metrics say %d, the calls %d' % (unit, path, shown, wanted))
+    if now[flows + '_lost_total{reason="deleted"}'] != 6 or now[flows + '_taken_total'] != 12:
+        raise Failed('six flows were lost and came back; the metrics say %s' % now)
+    made.finish()
+
+
 @kernel('two-relays')
 def two_relays(scene):
     """Two relays on one host: one is killed, started again and ended; the calls of the other do not notice."""
