@@ -1,4 +1,5 @@
-"""The Kamailio snippet of the README: completed into a whole configuration, checked by Kamailio, used for one call.
+"""The Kamailio snippets of the README and of docs/production.md: completed into a whole configuration, checked by Kamailio,
+used for one call.
 
 The snippet is the fenced block after `<!-- kamailio.cfg -->`. It may be a whole script (with a request_route) or only the
 lines for one: loadmodule and modparam, named routes, and statements. Of these the routes that nothing calls are called,
@@ -86,9 +87,8 @@ def calls(routes):
     return '\n'.join(lines)
 
 
-@scenario('readme', modes=('',), standin=True)
-def readme(scene):
-    path = scene.options.readme
+def used(scene, path, places=()):
+    """Places a call through the snippets of this page; in them, `places` are pairs of a text and what stands for it here."""
     try:
         with open(path) as f:
             snippets = FENCE.findall(f.read())
@@ -96,14 +96,36 @@ def readme(scene):
         snippets = []
     if not snippets:
         raise Skip('%s has no <!-- kamailio.cfg --> snippet' % path)
+    text = '\n'.join(snippets)
+    for there, here in places:
+        if there not in text:
+            raise Failed('%s: no %s' % (path, there))
+        text = text.replace(there, here)
     config = os.path.join(scene.scratch, 'kamailio.cfg')
     with open(config, 'w') as f:
-        f.write(complete('\n'.join(snippets), os.path.join(scene.scratch, 'tap.sock'), scene.daemons.rpc))
+        f.write(complete(text, os.path.join(scene.scratch, 'tap.sock'), scene.daemons.rpc))
     try:
         run('ip', 'netns', 'exec', scene.router, 'kamailio', '-c', '-f', config)
     except RuntimeError as error:
         raise Failed('Kamailio refuses the snippet: %s' % error)
+    return config
+
+
+@scenario('readme', modes=('',), standin=True)
+def readme(scene):
+    config = used(scene, scene.options.readme)
     caller, callee = scene.two_phones()
+    scene.start(config=config)
+    scene.place(scene.call(caller, callee, [Setup(A, B), LAST, Bye(CALLER)]))
+    scene.finish(conntrack=scene.router)
+
+
+@scenario('production', modes=('',), standin=False)
+def production(scene):
+    """The whole script of docs/production.md; the callee stands for the registrar or PBX."""
+    caller, callee = scene.two_phones()
+    page = os.path.join(os.path.dirname(scene.options.readme), 'docs', 'production.md')
+    config = used(scene, page, (('192.0.2.20:5060', '%s:%d' % (callee.ip, callee.sip_port)), ('"192.0.2.20"', '"%s"' % callee.ip)))
     scene.start(config=config)
     scene.place(scene.call(caller, callee, [Setup(A, B), LAST, Bye(CALLER)]))
     scene.finish(conntrack=scene.router)
