@@ -61,8 +61,8 @@ fn synopsis_options(page: &str) -> BTreeSet<String> {
     options
 }
 
-fn output(program: &Path, argument: &str) -> String {
-    let output = Command::new(program).arg(argument).output().unwrap();
+fn output(program: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", program.display());
     String::from_utf8(output.stdout).unwrap()
 }
@@ -109,13 +109,13 @@ fn every_option_of_the_daemons_and_no_other() {
     let taken = taken_options(&read("src/cli.rs"));
     let mut listed_by_any = BTreeSet::new();
     for (name, program) in daemons() {
-        listed_by_any.extend(long_options(&output(program, "--help")));
+        listed_by_any.extend(long_options(&output(program, &["--help"])));
         assert!(listed_by_any.len() > 5, "{name} lists its options");
     }
     // What is taken and listed by neither: short forms, and what MediaProxy had.
     let silent: BTreeSet<String> = taken.difference(&listed_by_any).cloned().collect();
     for (name, program) in daemons() {
-        let mut wanted = long_options(&output(program, "--help"));
+        let mut wanted = long_options(&output(program, &["--help"]));
         wanted.extend(silent.iter().cloned());
         let page = read(format!("man/{name}.8"));
         assert_eq!(explained_options(&page), wanted, "{name}(8)");
@@ -132,9 +132,11 @@ fn every_option_of_the_daemons_and_no_other() {
 
 #[test]
 fn every_exit_status() {
-    for (name, program) in daemons() {
-        let help = output(program, "--help");
+    let admin = ("media-admin", Path::new(env!("CARGO_BIN_EXE_media-admin")));
+    for (name, program) in daemons().into_iter().chain([admin]) {
+        let help = output(program, &["--help"]);
         let (_, statuses) = help.split_once("Exit status:").unwrap();
+        let statuses = statuses.split(".\n").next().unwrap_or_default();
         let numbers = statuses.split(|c: char| !c.is_ascii_digit());
         let wanted: BTreeSet<&str> = numbers.filter(|number| !number.is_empty()).collect();
         let page = read(format!("man/{name}.8"));
@@ -208,15 +210,31 @@ fn every_key_is_explained() {
     }
 }
 
-/// The words that the management port's source takes as commands.
+/// The commands that a part of a page explains: the words of its `.It Ic` lines.
+fn explained_commands(lines: &[&str]) -> BTreeSet<String> {
+    let items = lines.iter().filter_map(|line| line.strip_prefix(".It Ic "));
+    items
+        .flat_map(|item| {
+            let ends = [" Ar ", " Op ", " Oo "];
+            let end = ends.iter().filter_map(|word| item.find(word)).min();
+            item[..end.unwrap_or(item.len())].split(" , ")
+        })
+        .map(|word| word.trim().to_owned())
+        .collect()
+}
+
+/// The words that the management port's source takes as commands: the patterns of its first `match`.
 fn management_commands() -> BTreeSet<String> {
-    let source = read("src/dispatcher/management.rs");
-    let arms = source
-        .lines()
-        .filter_map(|line| line.trim().split_once(" => ").map(|(pattern, _)| pattern));
-    arms.flat_map(|pattern| pattern.split(" | "))
-        .filter_map(|word| word.strip_prefix("b\"")?.strip_suffix('"'))
-        .map(str::to_owned)
+    let source = read("src/dispatcher/management/command.rs");
+    let (_, body) = source.split_once("match (word, rest) {\n").unwrap();
+    let (arms, _) = body.split_once("_ => return Err(Bad::Unknown)").unwrap();
+    let patterns = arms.lines().filter_map(|line| {
+        let (pattern, _) = line.trim().strip_prefix('(')?.split_once(',')?;
+        Some(pattern)
+    });
+    patterns
+        .flat_map(|pattern| pattern.split(" | "))
+        .map(|word| word.trim_matches('"').to_owned())
         .collect()
 }
 
@@ -225,14 +243,37 @@ fn every_management_command_and_no_other() {
     let commands = management_commands();
     assert!(commands.contains("sessions"), "{commands:?}");
     let page = read("man/media-dispatcher.8");
-    let lines = section(&page, ".Sh MANAGEMENT");
-    let explained: BTreeSet<String> = lines
-        .iter()
-        .filter_map(|line| line.strip_prefix(".It Ic "))
-        .flat_map(|item| item.split(" Ar ").next().unwrap_or_default().split(" , "))
-        .map(|word| word.trim().to_owned())
-        .collect();
+    let explained = explained_commands(&section(&page, ".Sh MANAGEMENT"));
     assert_eq!(explained, commands);
+}
+
+/// The commands of media-admin, by its source.
+fn admin_commands() -> BTreeSet<String> {
+    let source = read("src/admin/options.rs");
+    let names = source.split("name: \"").skip(1);
+    names
+        .filter_map(|rest| rest.split_once('"'))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+#[test]
+fn every_command_and_option_of_media_admin_and_no_other() {
+    let admin = Path::new(env!("CARGO_BIN_EXE_media-admin"));
+    let commands = admin_commands();
+    assert!(commands.contains("summary"), "{commands:?}");
+    let page = read("man/media-admin.8");
+    let description = section(&page, ".Sh DESCRIPTION");
+    let explained = explained_commands(&description);
+    assert_eq!(explained, commands);
+    let mut wanted = long_options(&output(admin, &["--help"]));
+    for command in &commands {
+        let help = output(admin, &[command, "--help"]);
+        let own = long_options(&help);
+        wanted.extend(own);
+    }
+    wanted.extend(["-h", "-V", "--version", "--help"].map(str::to_owned));
+    assert_eq!(explained_options(&page), wanted);
 }
 
 /// Every page has what somebody looks for, and every program a page.
