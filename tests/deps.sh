@@ -14,6 +14,7 @@ tcpdump
 procps
 python3
 netcat-openbsd
+mandoc
 tmux
 strace
 kamailio
