@@ -303,6 +303,23 @@ fn every_program_has_a_page_with_what_one_looks_for() {
 }
 
 #[test]
+fn every_reference_to_another_page_of_ours_leads_there() {
+    let pages = pages();
+    let name = |page: &PathBuf| page.file_name().unwrap().to_str().unwrap().to_owned();
+    let ours: BTreeSet<String> = pages.iter().map(name).collect();
+    for page in &pages {
+        for line in fs::read_to_string(page).unwrap().lines() {
+            let Some(reference) = line.strip_prefix(".Xr media") else {
+                continue;
+            };
+            let words: Vec<&str> = reference.split_whitespace().collect();
+            let file = format!("media{}.{}", words[0], words[1]);
+            assert!(ours.contains(&file), "{}: {line}", page.display());
+        }
+    }
+}
+
+#[test]
 fn mandoc_has_nothing_to_say() {
     let pages = pages();
     // Pages of one set find each other where they are.
