@@ -42,6 +42,7 @@ def nft(scene):
     def rules(host):
         scene.lab.nft(host, block('relay.nft'))
         scene.lab.nft(host, block('relay.nft'))
+        scene.lab.nft(host, block('relay-output.nft'))
     protected(scene, rules)
 
 
