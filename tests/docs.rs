@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mediaproxy::config;
+use mediaproxy::config::{self, KEYS, Key};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -188,6 +188,95 @@ fn troubles_are_twenty_and_whole() {
             assert!(entry.contains(part), "{part:?} is missing in {entry}");
         }
     }
+}
+
+/// The pages that tell what to type.
+fn told() -> Vec<(PathBuf, String)> {
+    let mut pages = files("docs", ".md");
+    pages.extend(files("man", ""));
+    pages.extend(["README.md", "tls/README.md"].map(|name| root().join(name)));
+    let text = |path: PathBuf| (path.clone(), fs::read_to_string(path).unwrap());
+    pages.into_iter().map(text).collect()
+}
+
+/// The options that a program's own manual page explains, as they are typed, and its commands.
+fn explained(name: &str) -> BTreeSet<String> {
+    let page = read(format!("man/{name}.8"));
+    let words = page.lines().filter_map(|line| {
+        let option = line.strip_prefix(".It Fl ").map(|rest| format!("-{rest}"));
+        option.or_else(|| line.strip_prefix(".It Ic ").map(str::to_owned))
+    });
+    words
+        .filter_map(|item| item.split(' ').next().map(str::to_owned))
+        .collect()
+}
+
+/// Every option and command that a page has typed is one that the program's page explains (which man_pages.rs holds
+/// against the program).
+#[test]
+fn every_command_line_can_be_typed() {
+    let mut count = 0;
+    for name in ["media-relay", "media-dispatcher", "media-admin"] {
+        let known = explained(name);
+        let typed = format!("{name} ");
+        for (path, text) in told() {
+            let lines = text.split(&typed).skip(1);
+            for line in lines.filter_map(|rest| rest.lines().next()) {
+                let typed = line
+                    .split(['`', '|', '(', '>', ',', ';', ')'])
+                    .next()
+                    .unwrap();
+                let words: Vec<&str> = typed.split_whitespace().collect();
+                let options = words.iter().filter(|word| word.starts_with("--"));
+                for option in options {
+                    count += 1;
+                    let option = option.split('=').next().unwrap();
+                    assert!(known.contains(option), "{}: {name} {line}", path.display());
+                }
+            }
+        }
+    }
+    assert!(count > 25, "{count}");
+    let known = explained("media-admin");
+    for (path, text) in told() {
+        for line in text
+            .lines()
+            .map(|line| line.trim_start_matches(".Dl ").trim())
+        {
+            let line = line.trim_start_matches("| `");
+            let Some(word) = line.strip_prefix("media-admin ") else {
+                continue;
+            };
+            let word = word.split([' ', '`']).next().unwrap();
+            if word.starts_with(|c: char| c.is_ascii_lowercase()) {
+                assert!(known.contains(word), "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
+/// `[Section] key` in a page names a key.
+#[test]
+fn every_key_that_is_named_is_one() {
+    let mut count = 0;
+    let sections: BTreeSet<&str> = KEYS.iter().map(|key| key.section).collect();
+    for (path, text) in told() {
+        for section in &sections {
+            let named = format!("[{section}] ");
+            for rest in text.split(&named).skip(1) {
+                let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+                let name = &rest[..end.unwrap_or(rest.len())];
+                if !name.contains('_') {
+                    continue;
+                }
+                count += 1;
+                let is_key = |key: &&Key| key.section == *section && key.name == name;
+                let is_one = KEYS.iter().any(|key| is_key(&key));
+                assert!(is_one, "{}: [{section}] {name}", path.display());
+            }
+        }
+    }
+    assert!(count > 8, "{count}");
 }
 
 struct Folder(PathBuf);
