@@ -41,7 +41,11 @@ fn explained_options(page: &str) -> BTreeSet<String> {
     let items = page.lines().filter_map(|line| line.strip_prefix(".It Fl "));
     items
         .flat_map(|item| {
-            let names = item.split(" Ar ").next().unwrap_or_default();
+            let end = [" Ar ", " Cm "]
+                .iter()
+                .filter_map(|word| item.find(word))
+                .min();
+            let names = &item[..end.unwrap_or(item.len())];
             names.split(" , ").map(|name| format!("-{}", name.trim()))
         })
         .collect()
@@ -274,6 +278,26 @@ fn every_command_and_option_of_media_admin_and_no_other() {
     }
     wanted.extend(["-h", "-V", "--version", "--help"].map(str::to_owned));
     assert_eq!(explained_options(&page), wanted);
+}
+
+/// The script that makes certificates, by its own `--help`.
+#[test]
+fn every_command_and_option_of_make_certs_and_no_other() {
+    let script = root().join("tls/make-certs.sh");
+    let help = output(&script, &["--help"]);
+    let page = read("man/mediaproxy-make-certs.8");
+    let mut wanted = long_options(&help);
+    wanted.insert("--help".to_owned());
+    assert_eq!(explained_options(&page), wanted);
+    let (_, rest) = help.split_once("Commands\n").unwrap();
+    let (commands, _) = rest.split_once("\n\n").unwrap();
+    let lines = commands.lines().filter(|line| !line.starts_with("    "));
+    let wanted: BTreeSet<&str> = lines
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let items = page.lines().filter_map(|line| line.strip_prefix(".It Cm "));
+    let explained: BTreeSet<&str> = items.filter_map(|item| item.split(' ').next()).collect();
+    assert_eq!(explained, wanted);
 }
 
 /// Every page has what somebody looks for, and every program a page.
