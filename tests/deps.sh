@@ -9,6 +9,7 @@ openssl
 iproute2
 nftables
 iptables
+ufw
 conntrack
 tcpdump
 procps

@@ -1,11 +1,13 @@
 """The rules of docs/firewalls.md, on a relay's host: calls lose nothing with them, in the kernel and in user space."""
 import os
 import re
+import shutil
 
 import netfilter
 from direct import World
 from kernel import go_on, kernel
 from loop import TimedOut
+from scenarios import Skip
 from scene import Failed
 
 PAGE = os.path.join(os.path.dirname(__file__), '..', '..', 'docs', 'firewalls.md')
@@ -49,6 +51,30 @@ def nft(scene):
 @kernel('firewall-iptables')
 def iptables(scene):
     protected(scene, lambda host: netfilter.on(host, 'sh', '-ec', block('relay.iptables')))
+
+
+@kernel('firewall-ufw')
+def ufw(scene):
+    """The real ufw, with its files in the scratch folder."""
+    root = os.path.join(scene.scratch, 'ufw')
+    if not os.path.exists('/usr/sbin/ufw'):
+        raise Skip('ufw is not installed')
+    for folder in ('etc/ufw', 'lib/ufw', 'usr/share/ufw'):
+        shutil.copytree('/' + folder, os.path.join(root, folder))
+    os.makedirs(os.path.join(root, 'etc/default'), exist_ok=True)
+    shutil.copy('/etc/default/ufw', os.path.join(root, 'etc/default/ufw'))
+    before = os.path.join(root, 'etc/ufw/before.rules')
+    with open(before) as f:
+        text = f.read()
+    with open(before, 'w') as f:
+        f.write(text.replace('\nCOMMIT', '\n%s\nCOMMIT' % block('before.rules')))
+
+    def rules(host):
+        here = 'ufw() { /usr/sbin/ufw --rootdir=%s --datadir=%s "$@"; }\n' % (root, root)
+        netfilter.on(host, 'sh', '-ec', here + block('relay.ufw'))
+        if 'ufw-before-forward -m connmark' not in netfilter.on(host, 'iptables', '-S'):
+            raise Failed('ufw has not taken the rule for the mark')
+    protected(scene, rules)
 
 
 @kernel('firewall-docker')

@@ -10,8 +10,8 @@ import re
 
 from lab import run
 from scenarios import A, B, LAST, Skip, scenario
-from scene import Failed
-from script import CALLER, Bye, Setup
+from scene import PROXY, Failed
+from script import CALLER, Bye, Ended, Setup
 
 FENCE = re.compile(r'<!--\s*kamailio\.cfg\s*-->\s*\n```[^\n]*\n(.*?)\n```', re.S)
 # What a proxy has beside the snippet.
@@ -120,12 +120,27 @@ def readme(scene):
     scene.finish(conntrack=scene.router)
 
 
-@scenario('production', modes=('',), standin=False)
-def production(scene):
-    """The whole script of docs/production.md; the callee stands for the registrar or PBX."""
+def behind_the_page(scene):
+    """Both phones, and the whole script of docs/production.md; the callee stands for the registrar or PBX."""
     caller, callee = scene.two_phones()
     page = os.path.join(os.path.dirname(scene.options.readme), 'docs', 'production.md')
     config = used(scene, page, (('192.0.2.20:5060', '%s:%d' % (callee.ip, callee.sip_port)), ('"192.0.2.20"', '"%s"' % callee.ip)))
+    return caller, callee, config
+
+
+@scenario('production', modes=('engage',), standin=False)
+def production(scene):
+    caller, callee, config = behind_the_page(scene)
     scene.start(config=config)
     scene.place(scene.call(caller, callee, [Setup(A, B), LAST, Bye(CALLER)]))
     scene.finish(conntrack=scene.router)
+
+
+@scenario('production-dead', modes=('engage',), standin=False)
+def production_dead(scene):
+    """The media stops: both phones get their BYE, by the socket that the page sets up."""
+    caller, callee, config = behind_the_page(scene)
+    scene.start(relays=[lambda: scene.daemons.start_relay(scene.router, '127.0.0.1', relay_ip=PROXY, stream_timeout=3)], config=config)
+    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()], statistics=False, least=40), seconds=0.7)
+    scene.until_flowing()
+    scene.finish()
