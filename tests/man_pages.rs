@@ -343,6 +343,28 @@ fn every_reference_to_another_page_of_ours_leads_there() {
     }
 }
 
+/// As lintian asks: a page that groff warns about is a warning of the package.
+#[test]
+fn groff_has_nothing_to_say() {
+    let version = Command::new("man").arg("--version").output();
+    let is_man_db = |output: std::process::Output| output.stdout.starts_with(b"man ");
+    if !version.is_ok_and(is_man_db) {
+        println!("SKIP: manual pages by groff: man-db is not installed");
+        return;
+    }
+    for page in pages() {
+        let mut man = Command::new("man");
+        man.args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"]);
+        man.arg(&page)
+            .env("LC_ALL", "C.UTF-8")
+            .env("MANROFFSEQ", "");
+        let shown = man.output().unwrap();
+        let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert_eq!(said, "", "{}", page.display());
+        assert!(shown.stdout.len() > 1000, "{}", page.display());
+    }
+}
+
 #[test]
 fn mandoc_has_nothing_to_say() {
     let pages = pages();
