@@ -9,11 +9,13 @@ openssl
 iproute2
 nftables
 iptables
+ufw
 conntrack
 tcpdump
 procps
 python3
 netcat-openbsd
+mandoc
 tmux
 strace
 kamailio

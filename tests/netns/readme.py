@@ -1,4 +1,5 @@
-"""The Kamailio snippet of the README: completed into a whole configuration, checked by Kamailio, used for one call.
+"""The Kamailio snippets of the README and of docs/production.md: completed into a whole configuration, checked by Kamailio,
+used for one call.
 
 The snippet is the fenced block after `<!-- kamailio.cfg -->`. It may be a whole script (with a request_route) or only the
 lines for one: loadmodule and modparam, named routes, and statements. Of these the routes that nothing calls are called,
@@ -9,8 +10,8 @@ import re
 
 from lab import run
 from scenarios import A, B, LAST, Skip, scenario
-from scene import Failed
-from script import CALLER, Bye, Setup
+from scene import PROXY, Failed
+from script import CALLER, Bye, Ended, Setup
 
 FENCE = re.compile(r'<!--\s*kamailio\.cfg\s*-->\s*\n```[^\n]*\n(.*?)\n```', re.S)
 # What a proxy has beside the snippet.
@@ -86,9 +87,8 @@ def calls(routes):
     return '\n'.join(lines)
 
 
-@scenario('readme', modes=('',), standin=True)
-def readme(scene):
-    path = scene.options.readme
+def used(scene, path, places=()):
+    """Places a call through the snippets of this page; in them, `places` are pairs of a text and what stands for it here."""
     try:
         with open(path) as f:
             snippets = FENCE.findall(f.read())
@@ -96,14 +96,51 @@ def readme(scene):
         snippets = []
     if not snippets:
         raise Skip('%s has no <!-- kamailio.cfg --> snippet' % path)
+    text = '\n'.join(snippets)
+    for there, here in places:
+        if there not in text:
+            raise Failed('%s: no %s' % (path, there))
+        text = text.replace(there, here)
     config = os.path.join(scene.scratch, 'kamailio.cfg')
     with open(config, 'w') as f:
-        f.write(complete('\n'.join(snippets), os.path.join(scene.scratch, 'tap.sock'), scene.daemons.rpc))
+        f.write(complete(text, os.path.join(scene.scratch, 'tap.sock'), scene.daemons.rpc))
     try:
         run('ip', 'netns', 'exec', scene.router, 'kamailio', '-c', '-f', config)
     except RuntimeError as error:
         raise Failed('Kamailio refuses the snippet: %s' % error)
+    return config
+
+
+@scenario('readme', modes=('',), standin=True)
+def readme(scene):
+    config = used(scene, scene.options.readme)
     caller, callee = scene.two_phones()
     scene.start(config=config)
     scene.place(scene.call(caller, callee, [Setup(A, B), LAST, Bye(CALLER)]))
     scene.finish(conntrack=scene.router)
+
+
+def behind_the_page(scene):
+    """Both phones, and the whole script of docs/production.md; the callee stands for the registrar or PBX."""
+    caller, callee = scene.two_phones()
+    page = os.path.join(os.path.dirname(scene.options.readme), 'docs', 'production.md')
+    config = used(scene, page, (('192.0.2.20:5060', '%s:%d' % (callee.ip, callee.sip_port)), ('"192.0.2.20"', '"%s"' % callee.ip)))
+    return caller, callee, config
+
+
+@scenario('production', modes=('engage',), standin=False)
+def production(scene):
+    caller, callee, config = behind_the_page(scene)
+    scene.start(config=config)
+    scene.place(scene.call(caller, callee, [Setup(A, B), LAST, Bye(CALLER)]))
+    scene.finish(conntrack=scene.router)
+
+
+@scenario('production-dead', modes=('engage',), standin=False)
+def production_dead(scene):
+    """The media stops: both phones get their BYE, by the socket that the page sets up."""
+    caller, callee, config = behind_the_page(scene)
+    scene.start(relays=[lambda: scene.daemons.start_relay(scene.router, '127.0.0.1', relay_ip=PROXY, stream_timeout=3)], config=config)
+    scene.place(scene.call(caller, callee, [Setup(A, B), Ended()], statistics=False, least=40), seconds=0.7)
+    scene.until_flowing()
+    scene.finish()
