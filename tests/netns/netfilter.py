@@ -45,14 +45,8 @@ def of_range(host, ports):
 
 
 def ruleset(host):
-    """Everything in nf_tables, as nft shows it in JSON. What is changed while nft lists it may come out in part."""
-    for attempt in range(5):
-        text = on(host, 'nft', '-j', 'list', 'ruleset')
-        try:
-            return json.loads(text)['nftables'][1:]
-        except json.JSONDecodeError:
-            if attempt == 4:
-                raise ValueError('nft lists this: %r' % text) from None
+    """Everything in nf_tables, as nft shows it in JSON."""
+    return json.loads(on(host, 'nft', '-j', 'list', 'ruleset'))['nftables'][1:]
 
 
 def tables(host):
@@ -93,10 +87,12 @@ class Bystander:
     def missing(self):
         """What is no longer as it was, as text; nothing where all is."""
         bad = []
-        if not any(o.get('table', {}).get('name') == 'bystander' for o in ruleset(self.host)):
+        # By its name: nft 1.0.6 cannot list a protected table whose relay was killed.
+        try:
+            if '{ 1, 2 }' not in on(self.host, 'nft', 'list', 'table', 'inet', 'bystander'):
+                bad.append("another program's nftables table was changed")
+        except RuntimeError:
             bad.append("another program's nftables table is gone")
-        elif '{ 1, 2 }' not in on(self.host, 'nft', 'list', 'table', 'inet', 'bystander'):
-            bad.append("another program's nftables table was changed")
         there = {e.original: e.mark for e in entries(self.host)}
         bad += ["another program's conntrack entry %s:%d %s:%d, mark %#x is gone or changed" % e for e in self.ENTRIES if there.get(e[:4]) != e[4]]
         return bad
