@@ -14,8 +14,9 @@ if [ -d "$sysroot/lib/rustlib/$musl" ] && command -v musl-gcc >/dev/null; then
 else
 	echo "static: glibc (no $musl target or no musl-gcc)"
 	target=$gnu
-	# --target is needed: without it the flag would reach procedural macros, which cannot be static.
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static' \
+	# --target is needed: without it the flag would reach procedural macros, which cannot be static. Relocations are
+	# packed (DT_RELR), which makes 0.3 MB of the dispatcher.
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' \
 		$cargo build --locked --release --target $gnu
 fi
 for source in src/bin/*.rs; do
