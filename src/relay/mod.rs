@@ -27,14 +27,15 @@ mod meter;
 mod metrics;
 mod outbox;
 mod pace;
+mod settings;
+mod shared;
 mod spool;
 mod upkeep;
 mod worker;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
@@ -43,29 +44,23 @@ use std::time::Duration;
 use log::{error, info, warn};
 
 use self::discovery::Directory;
-use self::gather::{Share, Summary};
 use self::kernel::Order;
-use self::link::Link;
 use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
-use self::meter::{Meter, Requests};
-use self::outbox::owner_of;
-use self::spool::{How, Spool};
+use self::meter::Requests;
+pub use self::settings::Settings;
+use self::shared::Shared;
 use self::worker::{Message, Worker};
-use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
 use crate::proto::link::{EXPLAIN, Hello};
-use crate::session::{self, Ended, Owner, ReplyTo};
-use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
+use crate::session;
+use crate::sys::mailbox::{Mailbox, mailbox};
 use crate::sys::udp::MediaSocket;
 use crate::sys::{clock, limits, route};
-use crate::tls::{Passport, Store};
+use crate::tls::Store;
 
 /// Messages that may wait for one worker before those who send more wait themselves.
 const MAILBOX: usize = 1024;
-
-/// Links that there can ever be; each name server's answer can bring new ones.
-const LINKS: usize = 256;
 
 /// Open files beside media sockets.
 const OTHER_FILES: u64 = 128;
@@ -78,111 +73,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How long the kernel thread may take to remove what the relay has in the kernel.
 const KERNEL: Duration = Duration::from_secs(3);
-
-/// What the relay has to know; the configuration keys have the same names.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    pub dispatchers: Vec<DispatcherEntry>,
-    pub passport: Option<Passport>,
-    /// None is the address of the interface with the default route.
-    pub relay_ip: Option<Ipv4Addr>,
-    pub auto_detect_interfaces: bool,
-    /// First port and the end, which is not included; both even.
-    pub port_range: (u16, u32),
-    pub dns_check_interval: Duration,
-    pub keepalive_interval: Duration,
-    pub reconnect_delay: Duration,
-    /// Zero switches sampling off.
-    pub traffic_sampling_period: Duration,
-    pub verify_interval: Duration,
-    pub forwarding: Forwarding,
-    /// The conntrack mark of what the kernel forwards, and its mask.
-    pub mark: (u32, u32),
-    /// Time limits and addresses of calls; whether the kernel forwards is decided at start.
-    pub session: session::Settings,
-    /// Where ended calls are kept until they are confirmed; none keeps them in memory.
-    pub state_dir: Option<PathBuf>,
-    /// Bytes that they may have there.
-    pub journal_limit: u64,
-    /// Threads that relay; none is one for two processors, four at most.
-    pub workers: Option<usize>,
-}
-
-impl From<&RelayConfig> for Settings {
-    fn from(config: &RelayConfig) -> Settings {
-        Settings {
-            dispatchers: config.dispatchers.clone(),
-            passport: config.passport.clone(),
-            relay_ip: config.relay_ip,
-            auto_detect_interfaces: config.auto_detect_interfaces,
-            port_range: (config.port_range.start, config.port_range.end),
-            dns_check_interval: config.dns_check_interval,
-            keepalive_interval: config.keepalive_interval,
-            reconnect_delay: config.reconnect_delay,
-            traffic_sampling_period: config.traffic_sampling_period.unwrap_or_default(),
-            verify_interval: config.tls.verify_interval,
-            forwarding: config.forwarding,
-            mark: (config.mark, config.mark_mask),
-            session: session::Settings {
-                stream_timeout: config.stream_timeout,
-                on_hold_timeout: config.on_hold_timeout,
-                setup_timeout: config.setup_timeout,
-                advertised_ip: config.advertised_ip,
-                routable_private_ranges: config.routable_private_ranges.clone(),
-                kernel: false,
-            },
-            state_dir: Some(config.state_dir.clone()),
-            journal_limit: config.journal_limit,
-            workers: None,
-        }
-    }
-}
-
-impl Settings {
-    fn kernel(&self, relay_ip: Ipv4Addr) -> kernel::Settings {
-        kernel::Settings {
-            wanted: checks::Wanted {
-                relay_ip,
-                auto_detect: self.auto_detect_interfaces,
-                port_range: self.port_range,
-                mark: self.mark.0,
-                mark_mask: self.mark.1,
-            },
-            protect: true,
-            shortest_silence: self
-                .session
-                .stream_timeout
-                .min(self.session.on_hold_timeout),
-        }
-    }
-}
-
-/// What all threads share.
-struct Shared {
-    settings: Settings,
-    store: Arc<Store>,
-    relay_ip: Ipv4Addr,
-    /// The line that opens each connection.
-    hello: Vec<u8>,
-    ports: Arc<SharedPorts>,
-    workers: Vec<Postbox<Message>>,
-    /// None where the state directory cannot be written.
-    spool: Option<Spool>,
-    /// None where media is relayed in user space only.
-    kernel: Option<Postbox<Order>>,
-    kernel_pulse: Arc<Pulse>,
-    /// Flows that the kernel has.
-    kernel_flows: Arc<Gauge>,
-    requests: Requests,
-    meters: Vec<Arc<Meter>>,
-    /// By owner.
-    links: RwLock<Vec<Arc<Link>>>,
-    started: Duration,
-    bps: AtomicU64,
-    draining: AtomicBool,
-    /// Discovery and upkeep are to end.
-    stopping: (Mutex<bool>, Condvar),
-}
 
 /// A relay at work. Dropping it does not stop it; [`Running::stop`] does.
 pub struct Running {
@@ -377,136 +267,6 @@ impl Running {
                 return;
             }
         }
-    }
-}
-
-impl Shared {
-    /// Those that there are links to, or should be.
-    fn dispatchers(&self) -> Vec<SocketAddr> {
-        let links = self.all_links();
-        let wanted = links.iter().filter(|link| !link.outbox.is_finishing());
-        wanted.map(|link| link.address).collect()
-    }
-
-    fn all_links(&self) -> Vec<Arc<Link>> {
-        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
-        links.clone()
-    }
-
-    /// Tells the kernel thread something; without one nothing of the kind is ever said.
-    fn order(&self, order: Order) {
-        if let Some(kernel) = &self.kernel {
-            // It ends after the workers' last session.
-            let _ = kernel.send(order);
-        }
-    }
-
-    fn with_link(&self, owner: Owner, act: impl FnOnce(&Link)) {
-        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = links.get(owner.0 as usize) {
-            act(link);
-        }
-    }
-
-    /// Sees to it that there is a link to a dispatcher.
-    ///
-    /// # Errors
-    /// Why there can be none.
-    fn ensure_link(self: &Arc<Self>, address: SocketAddr, name: &str) -> Result<(), String> {
-        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
-        let known = links.iter().find(|link| link.address == address);
-        let link = match known {
-            Some(link) if link.outbox.revive() => Arc::clone(link),
-            Some(_) => return Ok(()),
-            None if links.len() == LINKS => {
-                return Err(format!(
-                    "there were {LINKS} dispatchers already; restart the relay"
-                ));
-            }
-            None => {
-                let owner = Owner(u32::try_from(links.len()).unwrap_or(u32::MAX));
-                let link = Arc::new(Link::new(owner, address, name));
-                links.push(Arc::clone(&link));
-                link
-            }
-        };
-        let shared = Arc::clone(self);
-        start_thread("link", move || link::run(&shared, &link))
-    }
-
-    fn reply(&self, to: ReplyTo, result: &[u8]) {
-        self.with_link(owner_of(to), |link| link.outbox.reply(to, result));
-    }
-
-    fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
-        self.with_link(owner_of(to), |link| link.outbox.reply_in_pieces(to, pieces));
-    }
-
-    /// Answers a removal.
-    fn removed(&self, to: ReplyTo, ended: &Ended) {
-        self.with_link(owner_of(to), |link| {
-            self.keep(link, How::Removed, ended);
-            link.outbox.reply(to, &ended.statistics);
-        });
-    }
-
-    /// Has a session kept until its dispatcher has recorded it. False where that is not to be, or cannot.
-    fn keep(&self, link: &Link, how: How, ended: &Ended) -> bool {
-        let Some(spool) = &self.spool else {
-            return false;
-        };
-        // A call that was never answered is not accounted.
-        let is_wanted = ended.is_answered && link.outbox.confirms();
-        is_wanted && spool.keep(link.address, how, ended.session_id, &ended.statistics)
-    }
-
-    /// Tells a dispatcher that a session of its has ended.
-    fn expired(&self, owner: Owner, ended: &Ended) {
-        self.with_link(owner, |link| {
-            if self.keep(link, How::Expired, ended) {
-                let line = [b"expired ", ended.statistics.as_slice(), b"\r\n"].concat();
-                return link.outbox.say(&line);
-            }
-            let dropped = link.outbox.notify(&ended.statistics);
-            if dropped > 0 {
-                let call_id = &ended.call_id;
-                error!(
-                    "[session {call_id}] {link}: no room for more ended calls, {dropped} given up"
-                );
-            }
-        });
-    }
-
-    fn summary(&self, share: Share) -> Vec<u8> {
-        let is_draining = self.draining.load(Ordering::Relaxed);
-        let summary = Summary {
-            ip: self.relay_ip,
-            name: name(self.relay_ip, &self.settings),
-            version: env!("CARGO_PKG_VERSION"),
-            status: if is_draining { "halting" } else { "active" },
-            uptime: clock::mono().saturating_sub(self.started).as_secs(),
-            session_count: share.sessions,
-            stream_count: share.streams,
-            bps_relayed: self.bps.load(Ordering::Relaxed),
-            unsent_packets: share.unsent,
-            dropped_packets: share.dropped,
-        };
-        // It holds nothing that JSON cannot say.
-        serde_json::to_vec(&summary).unwrap_or_else(|_| b"error".to_vec())
-    }
-
-    /// Bytes relayed since the start.
-    fn bytes(&self) -> u64 {
-        let meters = self.meters.iter();
-        meters.map(|m| m.bytes()).sum()
-    }
-
-    /// Waits this long; true when the relay ends.
-    fn pause(&self, limit: Duration) -> bool {
-        let (stopping, wake) = &self.stopping;
-        let guard = stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = wake.wait_timeout_while(guard, limit, |stopping| !*stopping);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
