@@ -73,7 +73,7 @@ pub fn certificates(directory: &Path, role: &str) -> (Vec<Finding>, Option<Conte
         Ok(loaded) => loaded,
         Err(error) => {
             let text = format!(
-                "{error}: tls/make-certs.sh {} {role} makes them",
+                "{error}: mediaproxy-make-certs {} {role} makes them",
                 directory.display()
             );
             return (vec![problem(subject, text)], None);
@@ -92,7 +92,7 @@ fn dates(directory: &Path, role: &str, validity: &Validity) -> Finding {
     let subject = "certificates";
     let Validity { seconds_left, end } = validity;
     let directory = directory.display();
-    let mend = format!("tls/make-certs.sh {directory} renew {role}, or ask who runs your CA");
+    let mend = format!("mediaproxy-make-certs {directory} renew {role}, or ask who runs your CA");
     match *seconds_left {
         left if left < 0 => problem(
             subject,
