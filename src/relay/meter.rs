@@ -66,6 +66,11 @@ impl Meter {
             told.set(count);
         }
         self.unsent.set(unsent);
+        self.publish_sessions(engine);
+    }
+
+    /// Sessions alone: who has been answered for a new one finds it counted.
+    pub fn publish_sessions(&self, engine: &Engine) {
         self.sessions.store(engine.held(), Ordering::Relaxed);
     }
 

@@ -363,6 +363,8 @@ impl Worker {
         let reply = self.engine.update(update, owner, &mut self.machine, now);
         if self.engine.held() > before {
             self.meter.started.add(1);
+            // Before the answer: a relay that ends at the first moment without a call must know of this one.
+            self.meter.publish_sessions(&self.engine);
         }
         self.act();
         self.reply(reply_to, reply.to_string().as_bytes());
