@@ -25,7 +25,7 @@ use crate::sys::mailbox::Postbox;
 use crate::tls::Store;
 
 /// Links that there can ever be; each name server's answer can bring new ones.
-const LINKS: usize = 256;
+pub const LINKS: usize = 256;
 
 /// What all threads share.
 pub struct Shared {

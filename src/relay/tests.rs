@@ -1,11 +1,14 @@
 //! Tests of what no dispatcher sees: links that come and go with names.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
+use super::shared::LINKS;
 use super::*;
+use crate::config::Forwarding;
 use crate::proto::control::{self, LINK_LIMITS, Requests};
 use crate::proto::link::Sequence;
+use crate::session::ReplyTo;
 
 #[allow(
     clippy::duplicate_mod,
