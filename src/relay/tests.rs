@@ -8,7 +8,7 @@ use super::*;
 use crate::config::Forwarding;
 use crate::proto::control::{self, LINK_LIMITS, Requests};
 use crate::proto::link::Sequence;
-use crate::session::ReplyTo;
+use crate::session::{Owner, ReplyTo};
 
 #[allow(
     clippy::duplicate_mod,
