@@ -42,6 +42,10 @@ impl Finisher for Recorder {
         taken != Some(Outcome::Refused)
     }
 
+    fn records(&self) -> bool {
+        true
+    }
+
     fn has(&self, session_id: &str) -> bool {
         self.0.has(session_id)
     }

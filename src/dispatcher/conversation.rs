@@ -124,7 +124,7 @@ impl Listener<'_> {
         self.identify(usable);
         let ours = Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            stored: true,
+            stored: self.dispatcher.finisher.records(),
             ..Hello::default()
         };
         if let Ok(ours) = serde_json::to_string(&ours) {

@@ -82,6 +82,9 @@ pub trait Finisher: Send + Sync {
     /// A session is over. False when it could not be recorded now and is to be told again.
     fn finish(&self, finished: Finished) -> bool;
 
+    /// Whether sessions are recorded at all. Where not, relays need keep none for that.
+    fn records(&self) -> bool;
+
     /// Whether the session of this id has been recorded.
     fn has(&self, session_id: &str) -> bool;
 

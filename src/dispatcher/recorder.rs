@@ -47,6 +47,10 @@ impl Finisher for Recorder {
         is_recorded
     }
 
+    fn records(&self) -> bool {
+        self.accounting.is_some()
+    }
+
     fn has(&self, session_id: &str) -> bool {
         let accounting = self.accounting.as_ref();
         accounting.is_some_and(|accounting| accounting.has(session_id))

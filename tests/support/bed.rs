@@ -42,6 +42,10 @@ impl Finisher for Ended {
         true
     }
 
+    fn records(&self) -> bool {
+        true
+    }
+
     fn has(&self, session_id: &str) -> bool {
         let list = self.list.lock().unwrap();
         let mut ids = list
