@@ -1,5 +1,6 @@
 //! A MariaDB.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,6 +25,10 @@ impl MariaDb {
         let install = find(&["mariadb-install-db", "mysql_install_db"])?;
         let directory = Scratch::new("mariadb");
         let data = format!("--datadir={}", directory.path().join("data").display());
+        // A server that starts removes what others keep in a temporary directory that they share.
+        let temporary = directory.path().join("tmp");
+        fs::create_dir(&temporary).expect("a directory for its temporary files");
+        let temporary = format!("--tmpdir={}", temporary.display());
         let user: &[&str] = if is_root() { &["--user=root"] } else { &[] };
         let installing = ["--no-defaults", "--auth-root-authentication-method=normal"];
         let small = ["--skip-test-db", "--innodb-log-file-size=8M"];
@@ -31,20 +36,19 @@ impl MariaDb {
             .args(installing)
             .args(small)
             .args(user)
-            .arg(&data));
+            .args([&data, &temporary]));
         let port = free_port();
         let socket = directory.path().join("socket");
         let mut command = Command::new(server);
         command
             .arg("--no-defaults")
-            .arg(&data)
+            .args([&data, &temporary])
             .args(user)
             .args(options)
             .args([
                 format!("--port={port}"),
                 format!("--socket={}", socket.display()),
                 format!("--pid-file={}", directory.path().join("pid").display()),
-                format!("--tmpdir={}", directory.path().display()),
             ]);
         command.args([
             "--bind-address=127.0.0.1",
