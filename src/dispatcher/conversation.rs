@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
-use super::registry::Place;
+use super::registry::{Facts, Place};
 use super::statistics::{Statistics, call_ids};
 use super::waiting::{Failure, Updating, lock};
 use crate::logging::sparse::Sparse;
@@ -242,7 +242,7 @@ impl Listener<'_> {
         let reply = UpdateReply::parse(result);
         match reply {
             UpdateReply::Ports(..) => {
-                let commit = || lock(registry).updated(link.id, &updating.facts);
+                let commit = || self.commit(&updating.facts);
                 if !updating.succeed(link.id, reply.to_string(), commit) {
                     self.updated_late(updating);
                 }
@@ -254,6 +254,14 @@ impl Listener<'_> {
                 updating.fail(link.id, Failure::Halting);
             }
             UpdateReply::Error => updating.fail(link.id, Failure::Error),
+        }
+    }
+
+    /// Takes it into the registry; an answered call is noted before the proxy hears of it.
+    fn commit(&self, facts: &Facts) {
+        let noted = lock(&self.dispatcher.registry).updated(self.link.id, facts);
+        if let Some(call) = noted {
+            self.dispatcher.finisher.note(&call);
         }
     }
 

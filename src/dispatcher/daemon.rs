@@ -74,7 +74,8 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
     let enders = Arc::new(enders);
     let accounting =
         start_accounting(config).inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
-    let recorder = Recorder::new(accounting.clone(), Arc::clone(&enders));
+    let recorder = Recorder::open(accounting.clone(), Arc::clone(&enders), &config.state_dir)
+        .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     let running = Dispatcher::start(settings, Arc::new(store), Arc::new(recorder))
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     running.set_enders(enders);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::registry::LiveCall;
 use super::statistics::Statistics;
 use crate::metrics::Exposition;
 use crate::moment::Now;
@@ -60,7 +61,7 @@ pub struct Finished {
 }
 
 /// What the SIP proxy's requests tell of a session: enough to account it when its relay is lost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub session_id: SessionId,
     pub from_tag: Tag,
@@ -70,9 +71,9 @@ pub struct Known {
     pub caller_ua: Option<Text>,
     pub callee_ua: Option<Text>,
     pub username: Option<Text>,
-    /// The first answer.
+    /// The first answer, since 1970-01-01 UTC.
     pub started: Option<Duration>,
-    /// When it ended, as far as can be told.
+    /// When it ended, as far as can be told, since 1970-01-01 UTC.
     pub ended: Option<Duration>,
 }
 
@@ -81,6 +82,15 @@ pub struct Known {
 pub trait Finisher: Send + Sync {
     /// A session is over. False when it could not be recorded now and is to be told again.
     fn finish(&self, finished: Finished) -> bool;
+
+    /// An answered call is under way, or there is news of it: whoever records sessions notes it for the case that this
+    /// process is killed, and forgets it with [`Finisher::finish`].
+    fn note(&self, _call: &LiveCall) {}
+
+    /// The calls that a dispatcher before this one has noted and that are in no record.
+    fn earlier(&self) -> Vec<LiveCall> {
+        Vec::new()
+    }
 
     /// Whether sessions are recorded at all. Where not, relays need keep none for that.
     fn records(&self) -> bool;
@@ -149,6 +159,13 @@ impl Finished {
         }
     }
 
+    /// What the session is called, as far as anybody has told.
+    pub fn session_id(&self) -> Option<SessionId> {
+        let known = self.known.as_ref().map(|known| known.session_id);
+        let told = || self.statistics.as_ref()?.session_id.as_ref()?.parse().ok();
+        known.or_else(told)
+    }
+
     /// The relay's statistics with what only the dispatcher knows.
     fn completed(&self, statistics: &Statistics, random: u128) -> Option<String> {
         let known_id = self.known.as_ref().map(|known| known.session_id);
@@ -177,8 +194,7 @@ impl Finished {
     fn lost(&self, now: Now) -> Option<String> {
         let known = self.known.as_ref()?;
         let started = known.started?;
-        let ago = now.mono.saturating_sub(started);
-        let ended = known.ended.unwrap_or(now.mono);
+        let ended = known.ended.unwrap_or(now.unix);
         let lost = Lost {
             session_id: known.session_id,
             call_id: &self.call_id,
@@ -186,7 +202,7 @@ impl Finished {
             to_tag: known.to_tag.as_ref(),
             from_uri: &known.from_uri,
             to_uri: &known.to_uri,
-            start_time: now.unix.saturating_sub(ago).as_micros() as f64 / 1e6,
+            start_time: started.as_micros() as f64 / 1e6,
             duration: ended.saturating_sub(started).as_secs(),
             caller_ua: Agent(&known.caller_ua),
             callee_ua: Agent(&known.callee_ua),
@@ -251,8 +267,8 @@ mod tests {
                 caller_ua: Some("phone".into()),
                 callee_ua: None,
                 username: None,
-                started: Some(Duration::from_secs(10)),
-                ended: Some(Duration::from_secs(40)),
+                started: Some(Duration::from_secs(999_960)),
+                ended: Some(Duration::from_secs(999_990)),
             }),
             reason: Reason::Removed,
             end_dialog: false,

@@ -24,6 +24,7 @@ pub mod daemon;
 mod dialog;
 pub mod finished;
 mod gate;
+mod ledger;
 mod link;
 mod management;
 mod metrics;
@@ -120,7 +121,7 @@ impl Dispatcher {
         let dispatcher = Arc::new(Dispatcher {
             settings,
             store,
-            registry: Mutex::new(Registry::new(patience)),
+            registry: Mutex::new(registry(patience, &*finisher)),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),
@@ -241,6 +242,18 @@ impl Running {
         let owed = lock(&self.dispatcher.registry).give_up_owed(clock::mono());
         self.dispatcher.finish(owed);
     }
+}
+
+/// It knows the calls that a dispatcher before this one has left.
+fn registry(patience: Patience, finisher: &dyn Finisher) -> Registry<Arc<Link>> {
+    let mut registry = Registry::new(patience);
+    let now = clock::now();
+    registry.set_wall(now);
+    if finisher.records() {
+        registry.note_calls();
+        registry.restore(finisher.earlier(), now.mono);
+    }
+    registry
 }
 
 /// Everything that is listened on.

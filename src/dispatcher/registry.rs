@@ -7,6 +7,7 @@
 mod calls;
 mod manage;
 mod relays;
+mod restore;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::finished::{Finished, Known};
+use crate::moment::Now;
 use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 pub use calls::spellings;
 pub use manage::{About, Held};
+pub use restore::LiveCall;
 pub use standing::{Standing, State};
 
 /// Ended sessions that are kept until the proxy's `remove`: beyond this the oldest are forgotten.
@@ -132,7 +135,7 @@ pub struct Registry<L> {
     aliases: HashMap<String, CallId>,
     /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
     /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
-    found: HashMap<CallId, LinkId>,
+    found: HashMap<CallId, Found>,
     /// Ended sessions, oldest first, with the serial that they had then.
     expired: VecDeque<(Duration, CallId, u64)>,
     relays: BTreeMap<u64, Relay>,
@@ -141,6 +144,10 @@ pub struct Registry<L> {
     drained: BTreeMap<RelayKey, bool>,
     /// Calls that the administrator is just ending.
     by_admin: HashSet<CallId>,
+    /// What is to be added to a time of the caller's clock to have the time since 1970-01-01 UTC.
+    wall: Duration,
+    /// Somebody keeps what [`LiveCall`] tells of answered calls.
+    is_noting: bool,
     /// Counts changes to sessions, relays and links: what is known when is a comparison.
     serial: u64,
 }
@@ -157,6 +164,14 @@ struct Session {
     /// When it was last made or confirmed by its relay.
     serial: u64,
     state: SessionState,
+}
+
+/// A call that is known from its relay's list alone.
+#[derive(Debug)]
+struct Found {
+    link: LinkId,
+    /// What its relay calls the session; older relays do not tell.
+    session_id: Option<SessionId>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -206,8 +221,15 @@ impl<L: Clone> Registry<L> {
             links: BTreeMap::new(),
             drained: BTreeMap::new(),
             by_admin: HashSet::new(),
+            wall: Duration::ZERO,
+            is_noting: false,
             serial: 0,
         }
+    }
+
+    /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.
+    pub fn set_wall(&mut self, now: Now) {
+        self.wall = now.unix.saturating_sub(now.mono);
     }
 
     /// What is due at this time; to be called every second or so.
@@ -223,7 +245,7 @@ impl<L: Clone> Registry<L> {
 
     /// Takes a link out of the table, with what was found by it.
     fn drop_link(&mut self, id: LinkId) -> Option<Link<L>> {
-        self.found.retain(|_, link| *link != id);
+        self.found.retain(|_, found| found.link != id);
         self.links.remove(&id)
     }
 

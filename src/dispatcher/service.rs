@@ -101,13 +101,18 @@ impl Dispatcher {
     /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is
     /// when it connects again.
     fn remove_unwaited(&self, remove: Remove) {
-        let place = {
-            let mut registry = lock(&self.registry);
-            registry.owe(remove.clone(), clock::mono());
-            registry.place(&remove.call_id)
-        };
+        self.owe(remove.clone(), clock::mono());
+        let place = lock(&self.registry).place(&remove.call_id);
         if let Place::On(_, link) = place {
             link.remove(remove, false);
+        }
+    }
+
+    /// Notes that a call's relay has to be told of its removal.
+    fn owe(&self, remove: Remove, now: Duration) {
+        let noted = lock(&self.registry).owe(remove, now);
+        if let Some(call) = noted {
+            self.finisher.note(&call);
         }
     }
 
@@ -241,10 +246,11 @@ impl Dispatcher {
             Place::Expired => lock(&self.registry).remove_expired(&call_id),
             Place::Away(relay) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
-                lock(&self.registry).owe(remove, arrival);
+                self.owe(remove, arrival);
                 false
             }
             Place::On(_, link) => {
+                // Not noted: its relay keeps the session's record until that has come.
                 lock(&self.registry).owe(remove, arrival);
                 let deadline = arrival + self.settings.relay_timeout;
                 self.remove_call(frame, &call_id, &link, started, deadline)

@@ -3,12 +3,17 @@
 //!
 //! A list of sessions may be megabytes: [`each`] walks it element by element and never makes a value of it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::proto::SessionId;
+
+/// The call-ids in a relay's list, with what each session is called where the relay tells.
+pub type Listed = HashMap<String, Option<SessionId>>;
 
 /// The status of a stream whose parties went direct.
 const UNSELECTED: &str = "unselected ICE candidate";
@@ -56,6 +61,8 @@ struct SeenStream {
 #[derive(Deserialize)]
 struct SeenCall {
     call_id: String,
+    #[serde(default)]
+    session_id: Option<String>,
 }
 
 impl Statistics {
@@ -77,11 +84,12 @@ impl Statistics {
 }
 
 /// The call-ids in a relay's answer to `sessions`.
-pub fn call_ids(list: &[u8]) -> Result<HashSet<String>, serde_json::Error> {
-    let mut found = HashSet::new();
+pub fn call_ids(list: &[u8]) -> Result<Listed, serde_json::Error> {
+    let mut found = Listed::new();
     each(list, |element| {
         let seen: SeenCall = serde_json::from_str(element.get())?;
-        found.insert(seen.call_id);
+        let session_id = seen.session_id.and_then(|id| id.parse().ok());
+        found.insert(seen.call_id, session_id);
         Ok::<(), serde_json::Error>(())
     })?;
     Ok(found)
@@ -166,7 +174,10 @@ mod tests {
             [r#"{"call_id":"a", "n": 1.0}"#, r#"{"call_id":"b"}"#]
         );
         let ids = call_ids(list).unwrap();
-        assert_eq!(ids, HashSet::from(["a".to_owned(), "b".to_owned()]));
+        assert_eq!(
+            ids,
+            HashMap::from([("a".to_owned(), None), ("b".to_owned(), None)])
+        );
     }
 
     #[test]

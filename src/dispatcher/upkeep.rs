@@ -50,7 +50,11 @@ fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
 }
 
 fn tick(dispatcher: &Dispatcher, now: Duration) {
-    let elapsed = lock(&dispatcher.registry).tick(now);
+    let elapsed = {
+        let mut registry = lock(&dispatcher.registry);
+        registry.set_wall(clock::now());
+        registry.tick(now)
+    };
     for (_, link) in elapsed.dead {
         let seconds = dispatcher.settings.relay_recover_interval.as_secs_f32();
         link.close(&format!("it has not recovered for {seconds} s"));

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Facts, LinkId, MAX_EXPIRED, Place, Registry, Session, SessionState};
+use super::{Facts, Found, LinkId, LiveCall, MAX_EXPIRED, Place, Registry, Session, SessionState};
 use crate::dispatcher::finished::{Finished, Known, Reason};
 use crate::dispatcher::statistics::Statistics;
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId};
+use crate::proto::{CallId, DialogId, SessionId};
 
 impl<L: Clone> Registry<L> {
     /// Where a call is to be asked for.
@@ -27,53 +27,67 @@ impl<L: Clone> Registry<L> {
     }
 
     fn found_on(&self, call_id: &CallId) -> Place<L> {
-        let id = self.found.get(call_id);
-        let link = id.and_then(|id| self.links.get_key_value(id));
+        let found = self.found.get(call_id);
+        let link = found.and_then(|found| self.links.get_key_value(&found.link));
         match link {
             Some((id, link)) => Place::On(*id, link.handle.clone()),
             None => Place::Unknown,
         }
     }
 
-    /// A relay has given ports for an update that somebody waits for. Without media it makes no session.
-    pub fn updated(&mut self, link: LinkId, facts: &Facts) {
-        let Some(relay) = self.links.get(&link).and_then(|link| link.relay) else {
-            return;
-        };
-        if self.confirm(link, facts) || !facts.has_media {
-            return;
+    /// A relay has given ports for an update that somebody waits for. Without media it makes no session. What is to be
+    /// noted of an answered call is returned when there is news.
+    pub fn updated(&mut self, link: LinkId, facts: &Facts) -> Option<LiveCall> {
+        let relay = self.links.get(&link)?.relay?;
+        if let Some(has_news) = self.confirm(link, facts) {
+            return has_news.then(|| self.noted(&facts.call_id)).flatten();
+        }
+        if !facts.has_media {
+            return None;
         }
         self.forget(&facts.call_id);
+        let mut known = known(facts);
+        if let Some(id) = self.found_session(link, &facts.call_id) {
+            known.session_id = id;
+        }
         let session = Session {
             relay,
             dialog_id: facts.dialog_id.clone(),
             answered: facts.to_tag.is_some(),
-            known: known(facts),
+            known,
             begun_by_reply: facts.is_reply,
             serial: self.next_serial(),
             state: SessionState::Live,
         };
         self.add(facts.call_id.clone(), session);
+        None
     }
 
-    /// The same for a call that its relay has already: what the update tells of it. False when it is not there.
-    fn confirm(&mut self, link: LinkId, facts: &Facts) -> bool {
+    /// The same for a call that its relay has already: whether the update tells news of it. None when it is not there.
+    fn confirm(&mut self, link: LinkId, facts: &Facts) -> Option<bool> {
         let serial = self.next_serial();
-        let relay = self.links.get(&link).and_then(|link| link.relay);
-        let Some(session) = self.sessions.get_mut(&facts.call_id) else {
-            return false;
-        };
+        let relay = self.links.get(&link)?.relay;
+        let at = self.wall + facts.at;
+        let session = self.sessions.get_mut(&facts.call_id)?;
         if Some(session.relay) != relay || session.state == SessionState::Expired {
-            return false;
+            return None;
         }
         session.serial = serial;
+        let is_new_dialog = facts.dialog_id.is_some() && session.dialog_id != facts.dialog_id;
+        let is_answer = facts.to_tag.is_some() && !session.answered;
+        let was_owed = session.state != SessionState::Live;
         session.state = SessionState::Live;
-        session.answered |= facts.to_tag.is_some();
-        if facts.dialog_id.is_some() {
+        session.answered |= is_answer;
+        if is_new_dialog {
             session.dialog_id.clone_from(&facts.dialog_id);
         }
-        session.learn(facts);
-        true
+        Some(session.learn(facts, at) | is_new_dialog | is_answer | was_owed)
+    }
+
+    /// What a relay calls the session of a call that it has listed.
+    fn found_session(&self, link: LinkId, call_id: &CallId) -> Option<SessionId> {
+        let found = self.found.get(call_id)?;
+        found.session_id.filter(|_| found.link == link)
     }
 
     /// A relay has given ports for an update that nobody waits for any more. True when it may have made a
@@ -104,13 +118,17 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The proxy has removed a call and its relay has to be told, now or when it is back.
-    pub fn owe(&mut self, remove: Remove, now: Duration) {
-        if let Some(session) = self.sessions.get_mut(&remove.call_id) {
-            session.known.ended.get_or_insert(now);
-            if session.state == SessionState::Live {
-                session.state = SessionState::Owed(remove);
-            }
+    /// What is to be noted is returned.
+    pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
+        let at = self.wall + now;
+        let session = self.sessions.get_mut(&remove.call_id)?;
+        session.known.ended.get_or_insert(at);
+        if session.state != SessionState::Live {
+            return None;
         }
+        let call_id = remove.call_id.clone();
+        session.state = SessionState::Owed(remove);
+        self.noted(&call_id)
     }
 
     /// A relay has answered a removal, with statistics where it had the session.
@@ -144,10 +162,17 @@ impl<L: Clone> Registry<L> {
         let call_id = known.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
         let relay = self.links.get(&link)?.relay;
         let session = self.sessions.get(&call_id);
-        let is_owed = session.is_some_and(|session| {
-            Some(session.relay) == relay && matches!(session.state, SessionState::Owed(_))
+        let is_it = session.is_some_and(|session| {
+            let id = session.known.session_id.to_string();
+            let is_over = match session.state {
+                SessionState::Owed(_) => true,
+                // Removed on the word of the dispatcher before this one.
+                SessionState::Live => statistics.session_id.as_ref() == Some(&id),
+                SessionState::Expired => false,
+            };
+            Some(session.relay) == relay && is_over
         });
-        match is_owed {
+        match is_it {
             true => self.end(&call_id, Reason::Removed, Some(statistics), now),
             false => self.finish_unknown(link, call_id, Reason::Removed, statistics),
         }
@@ -179,7 +204,8 @@ impl<L: Clone> Registry<L> {
     /// A call that this link's relay listed is over there; what another relay says of a call of that name does not
     /// count. True when it was so.
     fn forget_found(&mut self, link: LinkId, call_id: &CallId) -> bool {
-        let is_there = self.found.get(call_id) == Some(&link);
+        let is_there = |found: &Found| found.link == link;
+        let is_there = self.found.get(call_id).is_some_and(is_there);
         if is_there {
             self.found.remove(call_id);
         }
@@ -223,7 +249,8 @@ impl<L: Clone> Registry<L> {
     ) -> Option<Finished> {
         let session = self.sessions.get(call_id)?;
         let relay = self.relays.get(&session.relay)?;
-        let (relay_ip, away) = (relay.key.address, relay.away);
+        let relay_ip = relay.key.address;
+        let ended = self.wall + relay.away.unwrap_or(now);
         if session.state == SessionState::Expired {
             if reason == Reason::LostRelay {
                 self.forget(call_id);
@@ -248,7 +275,7 @@ impl<L: Clone> Registry<L> {
             relay_ip,
             statistics,
             known: Some(Known {
-                ended: session.known.ended.or(away).or(Some(now)),
+                ended: session.known.ended.or(Some(ended)),
                 ..session.known.clone()
             }),
             is_kept: false,
@@ -300,7 +327,7 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    fn add(&mut self, call_id: CallId, session: Session) {
+    pub(super) fn add(&mut self, call_id: CallId, session: Session) {
         self.found.remove(&call_id);
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             relay.live += 1;
@@ -314,7 +341,7 @@ impl<L: Clone> Registry<L> {
         self.sessions.insert(call_id, session);
     }
 
-    fn forget(&mut self, call_id: &CallId) {
+    pub(super) fn forget(&mut self, call_id: &CallId) {
         let Some(session) = self.sessions.remove(call_id) else {
             return;
         };
@@ -357,9 +384,11 @@ fn known(facts: &Facts) -> Known {
 }
 
 impl Session {
-    /// What a further update tells of the call: the first one that goes the other way is its answer (C5).
-    fn learn(&mut self, facts: &Facts) {
+    /// What a further update tells of the call, which came at a time since 1970: the first one that goes the other way
+    /// is its answer (C5). True when there is news of an answered call.
+    fn learn(&mut self, facts: &Facts, at: Duration) -> bool {
         let known = &mut self.known;
+        let before = (known.started, known.to_tag.clone());
         // A later call may be on its way while the removal of the earlier one is owed.
         known.ended = None;
         let by_caller = facts.from_tag == known.from_tag;
@@ -368,13 +397,15 @@ impl Session {
         }
         let answers = facts.has_media && facts.is_reply != self.begun_by_reply;
         if answers || facts.to_tag.is_some() {
-            known.started.get_or_insert(facts.at);
+            known.started.get_or_insert(at);
         }
         let agent = match by_caller != facts.is_reply {
             true => &mut known.caller_ua,
             false => &mut known.callee_ua,
         };
+        let is_new_agent = agent.is_none();
         agent.get_or_insert_with(|| facts.user_agent.clone());
+        is_new_agent || before != (known.started, known.to_tag.clone())
     }
 }
 

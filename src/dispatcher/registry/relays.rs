@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connected, Link, LinkId, Purge, Registry, Relay, RelayKey, SessionState};
+use super::{Connected, Found, Link, LinkId, Purge, Registry, Relay, RelayKey, SessionState};
 use crate::dispatcher::finished::{Finished, Reason};
+use crate::dispatcher::statistics::Listed;
 use crate::proto::CallId;
 
 impl<L: Clone> Registry<L> {
@@ -56,7 +57,7 @@ impl<L: Clone> Registry<L> {
 
     /// The relay of this key. One with a name may be what an older relay, which had none, was replaced by on its
     /// host: it takes over that one's sessions, to have them purged by its first list.
-    fn known_as(&self, key: &RelayKey) -> Option<u64> {
+    pub(super) fn known_as(&self, key: &RelayKey) -> Option<u64> {
         let is_same = |relay: &Relay| relay.key == *key;
         let is_older = |relay: &Relay| {
             relay.link.is_none() && relay.key.name.is_none() && relay.key.address == key.address
@@ -68,7 +69,7 @@ impl<L: Clone> Registry<L> {
         find(&is_same).or_else(|| find(&is_older))
     }
 
-    fn add_relay(&mut self, key: RelayKey) -> u64 {
+    pub(super) fn add_relay(&mut self, key: RelayKey) -> u64 {
         let id = self.next_serial();
         let relay = Relay {
             key,
@@ -182,7 +183,7 @@ impl<L: Clone> Registry<L> {
 
     /// A new link's relay has told the call-ids of its sessions: what it should have and lacks is over, and what it
     /// has beyond that is where to ask for those calls.
-    pub fn listed(&mut self, id: LinkId, listed: &HashSet<String>, now: Duration) -> Purge {
+    pub fn listed(&mut self, id: LinkId, listed: &Listed, now: Duration) -> Purge {
         let mut purge = Purge::default();
         let Some(link) = self.links.get(&id) else {
             return purge;
@@ -191,7 +192,7 @@ impl<L: Clone> Registry<L> {
             return purge;
         };
         let mut gone: Vec<CallId> = Vec::new();
-        for (call_id, session) in &self.sessions {
+        for (call_id, session) in &mut self.sessions {
             if session.relay != relay || session.serial > asked {
                 continue;
             }
@@ -199,11 +200,23 @@ impl<L: Clone> Registry<L> {
                 gone.push(call_id.clone());
             } else if let SessionState::Owed(remove) = &session.state {
                 purge.owed.push(remove.clone());
+            } else {
+                // It was taken over from an earlier dispatcher, which had seen it last then.
+                session.known.ended = None;
             }
         }
-        let unknown = listed.iter().map(|text| CallId(text.as_str().into()));
-        for call_id in unknown.filter(|call_id| !self.sessions.contains_key(call_id)) {
-            self.found.insert(call_id, id);
+        for (text, session_id) in listed {
+            let call_id = CallId(text.as_str().into());
+            if !self.sessions.contains_key(&call_id) {
+                let session_id = *session_id;
+                self.found.insert(
+                    call_id,
+                    Found {
+                        link: id,
+                        session_id,
+                    },
+                );
+            }
         }
         let gone = gone.into_iter();
         purge.finished = gone
@@ -275,11 +288,11 @@ impl<L: Clone> Registry<L> {
 }
 
 /// Relays replace what is not UTF-8, each kind in its own way.
-fn is_listed(listed: &HashSet<String>, call_id: &CallId) -> bool {
+fn is_listed(listed: &Listed, call_id: &CallId) -> bool {
     match std::str::from_utf8(call_id.0.as_bytes()) {
-        Ok(text) => listed.contains(text),
+        Ok(text) => listed.contains_key(text),
         Err(_) => super::calls::spellings(call_id)
             .iter()
-            .any(|text| listed.contains(text)),
+            .any(|text| listed.contains_key(text)),
     }
 }

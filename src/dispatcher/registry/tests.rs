@@ -1,14 +1,14 @@
 //! Every rule of the registry on a virtual clock.
 
 mod manage;
+mod restore;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
 use crate::dispatcher::finished::Reason;
-use crate::dispatcher::statistics::Statistics;
+use crate::dispatcher::statistics::{Listed, Statistics};
 
 const PATIENCE: Patience = Patience {
     relay_recover_interval: Duration::from_secs(60),
@@ -57,8 +57,8 @@ fn statistics(id: &str, status: &str) -> Statistics {
     Statistics::parse(json.to_string().as_bytes()).unwrap()
 }
 
-fn list(ids: &[&str]) -> HashSet<String> {
-    ids.iter().map(|id| (*id).to_owned()).collect()
+fn list(ids: &[&str]) -> Listed {
+    ids.iter().map(|id| ((*id).to_owned(), None)).collect()
 }
 
 /// The handle is the link's own number.

@@ -1,0 +1,351 @@
+//! Answered calls that are not over, on disk: what a dispatcher that is killed knew of them, for the one after it. So a
+//! call is accounted even where its relay is lost while no dispatcher runs, and a dialog is ended whose relay came back
+//! without the call.
+//!
+//! In the journal stand `call NOTE` (see `note`), `over SESSION_ID` and, as long as there are calls, `seen
+//! MICROSECONDS` every few seconds. A line is in the kernel's hands before the proxy is answered, and on disk a second
+//! later.
+
+mod note;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+use self::note::{Note, micros};
+use super::registry::LiveCall;
+use super::waiting::lock;
+use crate::journal::{Journal, Limits, Position, Refused};
+use crate::logging::sparse::Sparse;
+use crate::proto::{SessionId, Visible};
+use crate::sys::clock;
+
+/// Bytes of all segments, and of one. A call needs some 500.
+const SIZE: u64 = 512 << 20;
+const SEGMENT: u64 = 1 << 20;
+
+/// How often the disk is made to have what was written, and room is given back.
+const TEND: Duration = Duration::from_secs(1);
+
+/// How often it is noted that this dispatcher lives: a call whose relay never comes back ended no earlier than that.
+const SEEN: Duration = Duration::from_secs(10);
+
+/// So many lines of live calls are moved at once from the oldest segment, so that it can go.
+const MOVED: usize = 500;
+
+/// Bytes of lines that are kept in memory while the disk does not take them.
+const IN_MEMORY: usize = 8 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    journal: Journal,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Where the last line of each live call is. None while the disk does not take it.
+    lines: HashMap<SessionId, Option<Position>>,
+    by_position: BTreeMap<Position, SessionId>,
+    /// What the disk did not take, oldest first: a call's line, or that it is over.
+    refused: VecDeque<(SessionId, Vec<u8>)>,
+    refused_bytes: usize,
+    /// Over, and recorded nowhere yet.
+    unrecorded: Vec<SessionId>,
+    complaints: Sparse,
+    seen: Duration,
+}
+
+impl Ledger {
+    /// Opens the ledger in this directory and takes what an earlier dispatcher has left; `is_recorded` tells which
+    /// sessions were accounted all the same.
+    ///
+    /// # Errors
+    /// A sentence with the path.
+    pub fn open(
+        dir: &Path,
+        is_recorded: impl Fn(SessionId) -> bool,
+    ) -> Result<(Ledger, Vec<LiveCall>), String> {
+        let limits = Limits {
+            size: SIZE,
+            segment: SEGMENT,
+            history: 0,
+        };
+        let mut found = Left::default();
+        let journal = Journal::open(dir, limits, |at, text| found.read(at, text))?;
+        if found.unreadable > 0 {
+            let (count, shown) = (found.unreadable, dir.display());
+            error!("{shown}: {count} line(s) on live calls cannot be read and are left out");
+        }
+        let (mut state, mut calls) = (State::default(), Vec::new());
+        for (id, (at, note)) in found.calls {
+            if is_recorded(id) {
+                continue;
+            }
+            if let Some(call) = note.call(found.seen) {
+                state.move_to(id, at);
+                calls.push(call);
+            }
+        }
+        // In the order in which they were answered, so that of two with one call-id the later one is the call.
+        calls.sort_by_key(|call| call.known.started);
+        let ledger = Ledger {
+            journal,
+            state: Mutex::new(state),
+        };
+        Ok((ledger, calls))
+    }
+
+    /// Tends the ledger every second, in a thread of its own, as long as it is used.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start(
+        self: &Arc<Ledger>,
+        is_recorded: impl Fn(SessionId) -> bool + Send + 'static,
+    ) -> Result<(), String> {
+        let ledger = Arc::downgrade(self);
+        super::spawn("ledger", move || {
+            while let Some(ledger) = ledger.upgrade() {
+                ledger.tend(clock::now().unix, &is_recorded);
+                drop(ledger);
+                thread::sleep(TEND);
+            }
+        })
+        .map_err(|error| format!("cannot start the ledger thread: {error}"))
+    }
+
+    /// A call is answered, or there is news of it.
+    pub fn note(&self, call: &LiveCall, now: Duration) {
+        let Some(note) = Note::new(call, now) else {
+            return;
+        };
+        let mut line = b"call ".to_vec();
+        if serde_json::to_writer(&mut line, &note).is_err() {
+            return;
+        }
+        let id = call.known.session_id;
+        let mut state = lock(&self.state);
+        state.forget(id);
+        state.lines.insert(id, None);
+        self.write(&mut state, id, line);
+    }
+
+    /// A call is over. One that is not recorded yet, and that nobody else keeps, stays until it is.
+    pub fn over(&self, id: SessionId, is_safe: bool) {
+        let mut state = lock(&self.state);
+        if !state.lines.contains_key(&id) {
+            return;
+        }
+        match is_safe {
+            true => self.strike(&mut state, id),
+            false => state.unrecorded.push(id),
+        }
+    }
+
+    fn strike(&self, state: &mut State, id: SessionId) {
+        if state.forget(id) {
+            self.write(state, id, format!("over {id}").into_bytes());
+        }
+    }
+
+    /// Appends a line, or keeps it until the disk takes lines again: behind those that wait already.
+    fn write(&self, state: &mut State, id: SessionId, line: Vec<u8>) {
+        let appended = match state.refused.is_empty() {
+            true => self.journal.append(&line),
+            false => Err(Refused::Full),
+        };
+        match appended {
+            Ok(at) => state.written(id, at),
+            Err(Refused::Unfit(why)) => {
+                error!(
+                    "a live call cannot be noted on disk ({why}): {}",
+                    Visible(&line)
+                );
+            }
+            Err(why) => {
+                if state.refused.is_empty() {
+                    state.complain(&why.to_string());
+                }
+                if state.refused_bytes + line.len() > IN_MEMORY {
+                    state.complain("too many wait in memory");
+                    return;
+                }
+                state.refused_bytes += line.len();
+                state.refused.push_back((id, line));
+            }
+        }
+    }
+
+    /// What is due: the disk gets what was written and what it did not take before, and what is over is given back.
+    pub fn tend(&self, now: Duration, is_recorded: impl Fn(SessionId) -> bool) {
+        let mut state = lock(&self.state);
+        self.retry(&mut state);
+        let waiting = std::mem::take(&mut state.unrecorded);
+        for id in waiting {
+            match is_recorded(id) {
+                true => self.strike(&mut state, id),
+                false => state.unrecorded.push(id),
+            }
+        }
+        if !state.lines.is_empty() && now.abs_diff(state.seen) >= SEEN {
+            state.seen = now;
+            // Should it fail: the next one is soon.
+            let _ = self
+                .journal
+                .append(format!("seen {}", micros(now)).as_bytes());
+        }
+        self.move_stragglers(&mut state);
+        let oldest = state.by_position.keys().next().copied();
+        drop(state);
+        let released = self
+            .journal
+            .release(oldest.unwrap_or_else(|| self.journal.end()));
+        if let Err(error) = released {
+            warn!("a segment of ended calls cannot be removed: {error}");
+        }
+        self.sync();
+    }
+
+    /// Makes sure that the disk has what was written.
+    pub fn sync(&self) {
+        if let Err(error) = self.journal.sync() {
+            lock(&self.state).complain(&error.to_string());
+        }
+    }
+
+    fn retry(&self, state: &mut State) {
+        if state.refused.is_empty() {
+            return;
+        }
+        while let Some((id, line)) = state.refused.pop_front() {
+            match self.journal.append(&line) {
+                Ok(at) => {
+                    state.refused_bytes = state.refused_bytes.saturating_sub(line.len());
+                    if line.starts_with(b"call ") {
+                        state.written(id, at);
+                    }
+                }
+                Err(why) => {
+                    state.refused.push_front((id, line));
+                    return state.complain(&why.to_string());
+                }
+            }
+        }
+        info!("live calls are noted on disk again");
+    }
+
+    /// Writes live calls of the oldest segment again, at the end, where most of what is there is over.
+    fn move_stragglers(&self, state: &mut State) {
+        let (start, end) = (self.journal.start(), self.journal.end());
+        let segments = end.segment.saturating_sub(start.segment);
+        let next = Position {
+            segment: start.segment + 1,
+            offset: 0,
+        };
+        let old = state.by_position.range(..next).take(MOVED + 1);
+        let old: Vec<(Position, SessionId)> = old.map(|(at, id)| (*at, *id)).collect();
+        if segments < 2 || old.len() > MOVED {
+            return;
+        }
+        for (at, id) in old {
+            let Some(text) = self.journal.read_at(at) else {
+                error!("what was noted of session {id} is damaged on disk and given up");
+                state.forget(id);
+                continue;
+            };
+            match self.journal.append(&text) {
+                Ok(position) => state.move_to(id, position),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Bytes on disk.
+    #[cfg(test)]
+    fn size(&self) -> u64 {
+        self.journal.size()
+    }
+}
+
+impl State {
+    /// The last line of a live call is here now.
+    fn move_to(&mut self, id: SessionId, at: Position) {
+        if let Some(Some(before)) = self.lines.insert(id, Some(at)) {
+            self.by_position.remove(&before);
+        }
+        self.by_position.insert(at, id);
+    }
+
+    /// A line has been written; that a call is over leaves nothing to find.
+    fn written(&mut self, id: SessionId, at: Position) {
+        if self.lines.contains_key(&id) {
+            self.move_to(id, at);
+        }
+    }
+
+    fn forget(&mut self, id: SessionId) -> bool {
+        let Some(at) = self.lines.remove(&id) else {
+            return false;
+        };
+        if let Some(at) = at {
+            self.by_position.remove(&at);
+        }
+        true
+    }
+
+    fn complain(&mut self, why: &str) {
+        if let Some(left_out) = self.complaints.due() {
+            error!(
+                "live calls cannot be noted on disk: {why}; should this dispatcher be killed, they are accounted only if \
+                 their relays tell them{left_out}"
+            );
+        }
+    }
+}
+
+/// What stands in a ledger that is opened.
+#[derive(Default)]
+struct Left {
+    calls: HashMap<SessionId, (Position, Note)>,
+    /// Since 1970-01-01 UTC: until then a dispatcher lived.
+    seen: Duration,
+    unreadable: usize,
+}
+
+impl Left {
+    fn read(&mut self, at: Position, text: &[u8]) {
+        if self.take(at, text).is_none() {
+            self.unreadable += 1;
+        }
+    }
+
+    fn take(&mut self, at: Position, text: &[u8]) -> Option<()> {
+        if let Some(json) = text.strip_prefix(b"call ") {
+            let note: Note = serde_json::from_slice(json).ok()?;
+            self.seen = self.seen.max(Duration::from_micros(note.at));
+            self.calls.insert(note.session_id.parse().ok()?, (at, note));
+            return Some(());
+        }
+        let text = std::str::from_utf8(text).ok()?;
+        match text.split_once(' ')? {
+            ("over", id) => {
+                self.calls.remove(&id.parse().ok()?);
+            }
+            ("seen", at) => {
+                self.seen = self.seen.max(Duration::from_micros(at.parse().ok()?));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger/tests.rs"]
+mod tests;

@@ -1,0 +1,144 @@
+//! A live call as a line of the ledger: JSON, which an administrator can read, with every byte of what the proxy sent.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::dispatcher::finished::Known;
+use crate::dispatcher::registry::{LiveCall, RelayKey};
+use crate::proto::control::Remove;
+use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
+
+/// What the proxy sent: a string, or a list of numbers where it is not UTF-8.
+struct Bytes(Text);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.0.as_bytes();
+        match std::str::from_utf8(bytes) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.collect_seq(bytes),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Text(String),
+            Numbers(Vec<u8>),
+        }
+        Ok(Bytes(match Either::deserialize(deserializer)? {
+            Either::Text(text) => text.as_str().into(),
+            Either::Numbers(bytes) => bytes.as_slice().into(),
+        }))
+    }
+}
+
+/// Times are microseconds since 1970-01-01 UTC.
+#[derive(Serialize, Deserialize)]
+pub struct Note {
+    pub session_id: String,
+    call_id: Bytes,
+    from_tag: Bytes,
+    to_tag: Option<Bytes>,
+    from_uri: Bytes,
+    to_uri: Bytes,
+    caller_ua: Option<Bytes>,
+    callee_ua: Option<Bytes>,
+    username: Option<Bytes>,
+    started: u64,
+    ended: Option<u64>,
+    dialog_id: Option<Bytes>,
+    answered: bool,
+    begun_by_reply: bool,
+    relay: IpAddr,
+    relay_name: Option<String>,
+    owed: Option<Owed>,
+    /// When this was written.
+    pub at: u64,
+}
+
+/// The rest of it is the call's.
+#[derive(Serialize, Deserialize)]
+struct Owed {
+    from_tag: Bytes,
+    to_tag: Option<Bytes>,
+}
+
+impl Note {
+    /// None for a call that was not answered.
+    pub fn new(call: &LiveCall, at: Duration) -> Option<Note> {
+        let known = &call.known;
+        let text = |text: &Text| Bytes(text.clone());
+        let tag = |tag: &Tag| Bytes(tag.0.clone());
+        Some(Note {
+            session_id: known.session_id.to_string(),
+            call_id: text(&call.call_id.0),
+            from_tag: tag(&known.from_tag),
+            to_tag: known.to_tag.as_ref().map(tag),
+            from_uri: text(&known.from_uri),
+            to_uri: text(&known.to_uri),
+            caller_ua: known.caller_ua.as_ref().map(text),
+            callee_ua: known.callee_ua.as_ref().map(text),
+            username: known.username.as_ref().map(text),
+            started: micros(known.started?),
+            ended: known.ended.map(micros),
+            dialog_id: call.dialog_id.as_ref().map(|id| text(&id.0)),
+            answered: call.answered,
+            begun_by_reply: call.begun_by_reply,
+            relay: call.relay.address,
+            relay_name: call.relay.name.as_deref().map(str::to_owned),
+            owed: call.owed.as_ref().map(|remove| Owed {
+                from_tag: tag(&remove.from_tag),
+                to_tag: remove.to_tag.as_ref().map(tag),
+            }),
+            at: micros(at),
+        })
+    }
+
+    /// The call, as one that was last seen at this time. None where the session's id is none.
+    pub fn call(self, seen: Duration) -> Option<LiveCall> {
+        let call_id = CallId(self.call_id.0);
+        let started = Duration::from_micros(self.started);
+        let ended = self.ended.map(Duration::from_micros);
+        let text = |bytes: Bytes| bytes.0;
+        let tag = |bytes: Bytes| Tag(bytes.0);
+        let session_id: SessionId = self.session_id.parse().ok()?;
+        let owed = self.owed.map(|owed| Remove {
+            call_id: call_id.clone(),
+            from_tag: tag(owed.from_tag),
+            to_tag: owed.to_tag.map(tag),
+        });
+        Some(LiveCall {
+            call_id,
+            dialog_id: self.dialog_id.map(|id| DialogId(id.0)),
+            answered: self.answered,
+            begun_by_reply: self.begun_by_reply,
+            relay: RelayKey {
+                address: self.relay,
+                name: self.relay_name.map(|name| name.as_str().into()),
+            },
+            known: Known {
+                session_id,
+                from_tag: tag(self.from_tag),
+                to_tag: self.to_tag.map(tag),
+                from_uri: text(self.from_uri),
+                to_uri: text(self.to_uri),
+                caller_ua: self.caller_ua.map(text),
+                callee_ua: self.callee_ua.map(text),
+                username: self.username.map(text),
+                started: Some(started),
+                ended: Some(ended.unwrap_or_else(|| seen.max(started))),
+            },
+            owed,
+        })
+    }
+}
+
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,224 @@
+//! What a ledger tells the dispatcher after the one that wrote it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::dispatcher::finished::Known;
+use crate::dispatcher::registry::RelayKey;
+use crate::proto::control::Remove;
+use crate::proto::{CallId, DialogId, Tag};
+
+const NONE: fn(SessionId) -> bool = |_| false;
+
+/// A directory that goes with its owner.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Directory {
+        let name = format!("mediaproxy-ledger-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_dir_all(&path);
+        Directory(path)
+    }
+
+    fn open(&self) -> (Ledger, Vec<LiveCall>) {
+        Ledger::open(&self.0, NONE).unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(1_000_000 + seconds)
+}
+
+fn id(number: u128) -> SessionId {
+    SessionId::from_random(number)
+}
+
+fn call(number: u128) -> LiveCall {
+    let odd: &[u8] = b"caf\xe9\x01 \"";
+    LiveCall {
+        call_id: CallId(format!("call-{number}").as_str().into()),
+        dialog_id: Some(DialogId("7:8".into())),
+        answered: true,
+        begun_by_reply: false,
+        relay: RelayKey {
+            address: [192, 0, 2, 1].into(),
+            name: Some("relay1:40000".into()),
+        },
+        known: Known {
+            session_id: id(number),
+            from_tag: Tag(odd.into()),
+            to_tag: Some(Tag("t".into())),
+            from_uri: "Zoë@example.com".into(),
+            to_uri: odd.into(),
+            caller_ua: Some("phone".into()),
+            callee_ua: None,
+            username: None,
+            started: Some(at(10)),
+            ended: None,
+        },
+        owed: None,
+    }
+}
+
+/// As one that its dispatcher saw last at that time.
+fn seen(call: LiveCall, seconds: u64) -> LiveCall {
+    let known = Known {
+        ended: Some(at(seconds)),
+        ..call.known
+    };
+    LiveCall { known, ..call }
+}
+
+#[test]
+fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
+    let directory = Directory::new("next");
+    let (ledger, earlier) = directory.open();
+    assert_eq!(earlier, []);
+    (1..=3).for_each(|number| ledger.note(&call(number), at(20)));
+    ledger.over(id(2), true);
+    drop(ledger);
+    let (ledger, earlier) = directory.open();
+    assert_eq!(earlier, [1, 3].map(|number| seen(call(number), 20)));
+    ledger.over(id(3), true);
+    drop(ledger);
+    let (_, earlier) = directory.open();
+    assert_eq!(
+        earlier,
+        [seen(call(1), 20)],
+        "the second one goes on with it"
+    );
+}
+
+#[test]
+fn the_last_word_on_a_call_counts() {
+    let directory = Directory::new("last");
+    let (ledger, _) = directory.open();
+    ledger.note(&call(1), at(20));
+    let mut removed = call(1);
+    removed.known.ended = Some(at(30));
+    removed.owed = Some(Remove {
+        call_id: removed.call_id.clone(),
+        from_tag: removed.known.from_tag.clone(),
+        to_tag: None,
+    });
+    ledger.note(&removed, at(30));
+    drop(ledger);
+    assert_eq!(
+        directory.open().1,
+        [removed],
+        "with the time of its removal"
+    );
+}
+
+#[test]
+fn a_call_was_last_seen_when_its_dispatcher_was() {
+    let directory = Directory::new("seen");
+    let (ledger, _) = directory.open();
+    ledger.note(&call(1), at(20));
+    ledger.tend(at(300), NONE);
+    ledger.tend(at(305), NONE);
+    drop(ledger);
+    assert_eq!(directory.open().1, [seen(call(1), 300)]);
+}
+
+#[test]
+fn what_was_accounted_before_the_kill_is_over() {
+    let directory = Directory::new("accounted");
+    let (ledger, _) = directory.open();
+    ledger.note(&call(1), at(20));
+    ledger.note(&call(2), at(20));
+    drop(ledger);
+    let (_, earlier) = Ledger::open(&directory.0, |one| one == id(1)).unwrap();
+    assert_eq!(earlier, [seen(call(2), 20)]);
+}
+
+#[test]
+fn a_call_that_is_not_recorded_yet_stays() {
+    let directory = Directory::new("unrecorded");
+    let (ledger, _) = directory.open();
+    ledger.note(&call(1), at(20));
+    ledger.over(id(1), false);
+    ledger.tend(at(21), NONE);
+    drop(ledger);
+    let (ledger, earlier) = directory.open();
+    assert_eq!(earlier.len(), 1);
+    ledger.over(id(1), false);
+    ledger.tend(at(22), |_| true);
+    drop(ledger);
+    assert_eq!(directory.open().1, []);
+}
+
+#[test]
+fn the_ledger_stays_small_however_many_calls_come_and_go() {
+    let directory = Directory::new("small");
+    let (ledger, _) = directory.open();
+    let lasting: Vec<LiveCall> = (0..20).map(call).collect();
+    for (number, lasting) in lasting.iter().enumerate() {
+        ledger.note(lasting, at(20));
+        for short in 0..500 {
+            let number = 1_000 * (number as u128 + 1) + short;
+            ledger.note(&call(number), at(20));
+            ledger.over(id(number), true);
+        }
+        ledger.tend(at(21), NONE);
+    }
+    // Two segments and what has been written since.
+    ledger.tend(at(22), NONE);
+    assert!(ledger.size() < 4 * SEGMENT, "{}", ledger.size());
+    assert!(ledger.journal.start().segment > 1);
+    drop(ledger);
+    assert_eq!(directory.open().1.len(), lasting.len());
+}
+
+#[test]
+fn what_the_disk_refuses_is_written_later() {
+    let directory = Directory::new("refused");
+    let (mut ledger, _) = directory.open();
+    ledger.note(&call(1), at(20));
+    let limits = Limits {
+        size: ledger.journal.size() + 10,
+        segment: SEGMENT,
+        history: 0,
+    };
+    ledger.journal = Journal::open(&directory.0, limits, |_, _| ()).unwrap();
+    ledger.note(&call(2), at(21));
+    ledger.over(id(1), true);
+    ledger.note(&call(3), at(22));
+    ledger.over(id(3), true);
+    ledger.tend(at(23), NONE);
+    let limits = Limits {
+        size: SIZE,
+        segment: SEGMENT,
+        history: 0,
+    };
+    ledger.journal = Journal::open(&directory.0, limits, |_, _| ()).unwrap();
+    ledger.tend(at(24), NONE);
+    assert_eq!(lock(&ledger.state).refused_bytes, 0);
+    drop(ledger);
+    let (_, earlier) = directory.open();
+    let ids: Vec<SessionId> = earlier.iter().map(|call| call.known.session_id).collect();
+    assert_eq!(ids, [id(2)]);
+}
+
+#[test]
+fn a_line_that_cannot_be_read_costs_itself_alone() {
+    let directory = Directory::new("rubbish");
+    let (ledger, _) = directory.open();
+    ledger.note(&call(1), at(20));
+    for rubbish in [
+        "call {}", "call [1]", "over x", "over", "", "seen -1", "what 7",
+    ] {
+        ledger.journal.append(rubbish.as_bytes()).unwrap();
+    }
+    ledger.note(&call(2), at(20));
+    drop(ledger);
+    assert_eq!(directory.open().1.len(), 2);
+}

@@ -1,0 +1,73 @@
+//! What a dispatcher tells the one after it of an answered call, and what that one makes of it: it knows the call, and
+//! waits for its relay.
+
+use std::time::Duration;
+
+use super::{Registry, RelayKey, Session, SessionState};
+use crate::dispatcher::finished::Known;
+use crate::proto::control::Remove;
+use crate::proto::{CallId, DialogId};
+
+/// A call that was answered and is not over, or whose relay has not been told so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveCall {
+    pub call_id: CallId,
+    pub dialog_id: Option<DialogId>,
+    /// A to_tag was seen in an update.
+    pub answered: bool,
+    /// The callee made the offer (C8).
+    pub begun_by_reply: bool,
+    pub relay: RelayKey,
+    pub known: Known,
+    /// The proxy has removed it, its relay was away.
+    pub owed: Option<Remove>,
+}
+
+impl<L: Clone> Registry<L> {
+    /// From now on [`Registry::updated`] and [`Registry::owe`] tell what is to be noted.
+    pub fn note_calls(&mut self) {
+        self.is_noting = true;
+    }
+
+    /// Takes calls over from the dispatcher before this one. Their relays count as away from now on.
+    pub fn restore(&mut self, calls: impl IntoIterator<Item = LiveCall>, now: Duration) {
+        for call in calls {
+            let relay = self.known_as(&call.relay);
+            let relay = relay.unwrap_or_else(|| self.add_relay(call.relay.clone()));
+            if let Some(relay) = self.relays.get_mut(&relay) {
+                relay.away.get_or_insert(now);
+            }
+            let session = Session {
+                relay,
+                dialog_id: call.dialog_id,
+                answered: call.answered,
+                known: call.known,
+                begun_by_reply: call.begun_by_reply,
+                serial: self.next_serial(),
+                state: call.owed.map_or(SessionState::Live, SessionState::Owed),
+            };
+            self.forget(&call.call_id);
+            self.add(call.call_id, session);
+        }
+    }
+
+    /// What is to be noted of a call; none where nobody notes, or it was not answered.
+    pub(super) fn noted(&self, call_id: &CallId) -> Option<LiveCall> {
+        let session = self.sessions.get(call_id).filter(|_| self.is_noting)?;
+        session.known.started?;
+        let owed = match &session.state {
+            SessionState::Live => None,
+            SessionState::Owed(remove) => Some(remove.clone()),
+            SessionState::Expired => return None,
+        };
+        Some(LiveCall {
+            call_id: call_id.clone(),
+            dialog_id: session.dialog_id.clone(),
+            answered: session.answered,
+            begun_by_reply: session.begun_by_reply,
+            relay: self.relays.get(&session.relay)?.key.clone(),
+            known: session.known.clone(),
+            owed,
+        })
+    }
+}

@@ -1,0 +1,237 @@
+//! Answered calls of a dispatcher that is killed (-9), whose relay is lost as well: each is accounted once by the
+//! dispatcher after it. With the real daemons and the real file.
+
+#![cfg(feature = "file")]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mediaproxy::sys::clock;
+use serde_json::Value;
+
+#[path = "support/daemons.rs"]
+mod daemons;
+#[path = "support/management.rs"]
+mod management;
+#[path = "support/proxy.rs"]
+mod proxy;
+
+use daemons::{Daemon, Daemons, PortRange, Scratch};
+use proxy::{Media, Message, Proxy};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Both daemons, or what is left of them.
+struct Host {
+    scratch: Scratch,
+    dispatcher: Option<Daemon>,
+    relay: Option<Daemon>,
+}
+
+impl Host {
+    fn new() -> Host {
+        let scratch = Scratch::new("mediaproxy-live").unwrap();
+        let directory = scratch.path();
+        daemons::make_certificates(directory).unwrap();
+        daemons::write_config(directory, PortRange::find(200).unwrap()).unwrap();
+        let lines = directory.join("calls.jsonl");
+        let text = format!(
+            "accounting = file\ncleanup_dead_relays_after = 3\n[File]\npath = {}\n",
+            lines.display()
+        );
+        let config = OpenOptions::new()
+            .append(true)
+            .open(directory.join("config.ini"));
+        config.unwrap().write_all(text.as_bytes()).unwrap();
+        let daemons = Daemons::start(&binaries(), directory).unwrap();
+        Host {
+            dispatcher: Some(daemons.dispatcher),
+            relay: Some(daemons.relay),
+            scratch,
+        }
+    }
+
+    /// Killed, should there be one, and started again.
+    fn restart_dispatcher(&mut self) {
+        self.dispatcher = None;
+        let directory = self.scratch.path();
+        self.dispatcher = Some(Daemon::start(&binaries(), "media-dispatcher", directory).unwrap());
+        self.wait_for_log("media-dispatcher", "ready: ");
+    }
+
+    fn restart_relay(&mut self) {
+        self.relay = None;
+        let directory = self.scratch.path();
+        self.relay = Some(Daemon::start(&binaries(), "media-relay", directory).unwrap());
+    }
+
+    fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.scratch.path().join(format!("{name}.log"))).unwrap()
+    }
+
+    fn wait_for_log(&self, name: &str, text: &str) {
+        self.wait(text, || self.log(name).contains(text));
+    }
+
+    fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let end = clock::mono() + PATIENCE;
+        while !is_so() {
+            let log = self.log("media-dispatcher");
+            assert!(clock::mono() < end, "{what}: waited in vain\n{log}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What was accounted.
+    fn records(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.scratch.path().join("calls.jsonl"));
+        let text = text.unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Waits for so many records; their call-ids, sorted.
+    fn recorded(&self, count: usize) -> Vec<String> {
+        self.wait("records", || self.records().len() >= count);
+        let records = self.records();
+        let call_id = |record: &Value| record["call_id"].as_str().unwrap().to_owned();
+        let mut found: Vec<String> = records.iter().map(call_id).collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn proxy(&self) -> Proxy {
+        Proxy::connect(&self.scratch.path().join("run/dispatcher.sock")).unwrap()
+    }
+
+    fn ring(&self, call_id: &str) {
+        self.proxy().update(&offer(call_id)).unwrap();
+    }
+
+    fn answer(&self, call_id: &str) {
+        let mut proxy = self.proxy();
+        proxy.update(&offer(call_id)).unwrap();
+        proxy.update(&answer(call_id)).unwrap();
+    }
+
+    fn remove(&self, call_id: &str) -> Result<(), String> {
+        self.proxy().remove(&answer(call_id))
+    }
+}
+
+fn binaries() -> PathBuf {
+    let dispatcher = Path::new(env!("CARGO_BIN_EXE_media-dispatcher"));
+    dispatcher.parent().unwrap().to_owned()
+}
+
+const CALLER: [Media; 1] = [audio(4000)];
+const CALLEE: [Media; 1] = [audio(4002)];
+
+const fn audio(port: u16) -> Media {
+    Media {
+        kind: "audio",
+        address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
+        direction: "sendrecv",
+    }
+}
+
+fn offer(call_id: &str) -> Message<'_> {
+    Message {
+        kind: "request",
+        call_id,
+        cseq: 1,
+        from: ("alice@example.com", "from"),
+        to: ("bob@example.com", ""),
+        user_agent: "phone",
+        media: &CALLER,
+    }
+}
+
+fn answer(call_id: &str) -> Message<'_> {
+    Message {
+        kind: "reply",
+        to: ("bob@example.com", "to"),
+        user_agent: "other phone",
+        media: &CALLEE,
+        ..offer(call_id)
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64()
+}
+
+#[test]
+fn both_daemons_are_killed_and_no_answered_call_is_lost() {
+    let began = now();
+    let mut host = Host::new();
+    host.answer("one");
+    host.answer("two");
+    host.answer("over");
+    host.remove("over").unwrap();
+    host.ring("ringing");
+    host.relay = None;
+    host.restart_dispatcher();
+    assert_eq!(host.recorded(3), ["one", "over", "two"]);
+    for record in host.records() {
+        let is_lost = record["call_id"] != "over";
+        assert_eq!(record["relay_lost"] == true, is_lost, "{record}");
+        let started = record["start_time"].as_f64().unwrap();
+        assert!(started >= began && started <= now(), "{record}");
+        assert_eq!(record["to_tag"], "to");
+        assert_eq!(record["caller_ua"], "phone");
+        assert_eq!(record["callee_ua"], "other phone");
+        assert!(record["duration"].as_u64().unwrap() <= 1, "{record}");
+    }
+    // The next one knows that they are over.
+    host.restart_dispatcher();
+    assert!(
+        !host
+            .log("media-dispatcher")
+            .contains("known from before this start")
+    );
+    host.restart_relay();
+    host.wait_for_log("media-dispatcher", "has 0 session(s)");
+    assert_eq!(host.recorded(3).len(), 3);
+}
+
+#[test]
+fn a_call_outlives_a_dispatcher_and_is_lost_with_its_relay_later() {
+    let mut host = Host::new();
+    host.answer("goes on");
+    host.answer("is lost");
+    host.restart_dispatcher();
+    host.wait_for_log("media-dispatcher", "2 answered call(s) are known");
+    host.wait_for_log("media-dispatcher", "has 2 session(s); 0 of ours are gone");
+    host.remove("goes on").unwrap();
+    assert_eq!(host.recorded(1), ["goes on"]);
+    assert!(host.records()[0].get("relay_lost").is_none());
+    host.restart_relay();
+    assert_eq!(host.recorded(2), ["goes on", "is lost"]);
+    assert_eq!(host.records()[1]["relay_lost"], true);
+}
+
+#[test]
+fn a_removal_while_the_relay_was_away_is_remembered_by_the_next_dispatcher() {
+    let mut host = Host::new();
+    host.answer("removed");
+    host.relay = None;
+    host.wait_for_log("media-dispatcher", "down");
+    let refused = host.remove("removed");
+    assert!(refused.is_err(), "nobody could confirm it");
+    host.restart_dispatcher();
+    host.restart_relay();
+    assert_eq!(host.recorded(1), ["removed"]);
+    let record = &host.records()[0];
+    assert_eq!(record["relay_lost"], true);
+    assert_eq!(record["timed_out"], false, "the proxy ended it");
+    assert!(!host.log("media-dispatcher").contains("dialog to be ended"));
+}
