@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mediaproxy::sys::clock;
 use serde_json::Value;
@@ -162,11 +162,9 @@ fn answer(call_id: &str) -> Message<'_> {
     }
 }
 
+/// Since 1970-01-01 UTC.
 fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs_f64()
+    clock::now().unix.as_secs_f64()
 }
 
 #[test]

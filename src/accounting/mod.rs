@@ -174,12 +174,15 @@ impl Accounting {
     /// Puts a finished session into the journal. Writes to the disk's cache, waits for nobody.
     pub fn take(&self, info: &str, keeper: Keeper) -> Outcome {
         let mut state = self.lock();
-        if state.taken.has_record(info) {
+        let key = state.taken.key_of(info.as_bytes());
+        if key.is_some_and(|key| state.taken.has(key)) {
             return Outcome::Known;
         }
         match self.journal.append(info.as_bytes()) {
             Ok(at) => {
-                state.taken.add_record(info.as_bytes(), at.segment);
+                if let Some(key) = key {
+                    state.taken.add(key, at.segment);
+                }
                 self.shared.count_appended();
                 Outcome::Stored
             }
@@ -196,7 +199,7 @@ impl Accounting {
 
     /// Whether the session with this id has been taken.
     pub fn has(&self, session_id: &str) -> bool {
-        self.lock().taken.has(session_id)
+        self.lock().taken.has_id(session_id)
     }
 
     /// How far each backend is.

@@ -215,11 +215,21 @@ impl Link {
         }
     }
 
-    /// The same, where the relay is one of ours.
+    /// Queues a line for a relay of ours that has time: it leaves with what is said next, or with [`Link::flush`].
     pub fn say_to_ours(&self, line: &str) {
-        let is_ours = lock(&self.state).compatibility == Compatibility::Ours;
-        if is_ours {
-            self.say(line);
+        let mut state = lock(&self.state);
+        let is_ours = state.compatibility == Compatibility::Ours;
+        if is_ours && state.open && state.queue.len() <= MAX_QUEUED {
+            state.queue.extend_from_slice(line.as_bytes());
+            state.queue.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Has everything written that waits; called a few times a second.
+    pub fn flush(&self) {
+        let state = lock(&self.state);
+        if !state.queue.is_empty() {
+            self.wake_writer(state);
         }
     }
 
@@ -384,6 +394,34 @@ mod tests {
         assert_eq!(written, ["one 1\r\ntwo 2\r\npong\r\n"]);
         assert!(link.answered(Sequence(2)).is_some());
         assert!(link.answered(Sequence(2)).is_none(), "given out once");
+    }
+
+    #[test]
+    fn what_has_time_leaves_with_what_is_said_next_or_with_a_flush() {
+        let link = link();
+        link.say_to_ours("stored 0");
+        link.set_ours();
+        link.say_to_ours("stored 1");
+        link.say_to_ours("stored 2");
+        link.say("pong");
+        let mut batch = Vec::new();
+        assert!(link.take_queue(&mut batch));
+        assert_eq!(batch, b"stored 1\r\nstored 2\r\npong\r\n");
+        batch.clear();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut batch = Vec::new();
+                link.take_queue(&mut batch);
+                batch
+            });
+            while !lock(&link.state).writer_waits {
+                std::thread::yield_now();
+            }
+            link.say_to_ours("stored 3");
+            assert!(lock(&link.state).writer_waits, "it sleeps on");
+            link.flush();
+            assert_eq!(writer.join().unwrap(), b"stored 3\r\n");
+        });
     }
 
     #[test]

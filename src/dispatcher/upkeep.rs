@@ -37,6 +37,7 @@ fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
     let patience = settings.relay_timeout + settings.relay_recover_interval;
     let links = lock(&dispatcher.registry).links();
     for link in links {
+        link.flush();
         dispatcher.look_for_silence(&link, now);
         let Some(limit) = now.checked_sub(patience) else {
             continue;

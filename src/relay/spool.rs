@@ -7,11 +7,13 @@
 
 mod book;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -31,6 +33,12 @@ const SEGMENT: u64 = 4 << 20;
 
 /// How long what was written may wait for the disk.
 const SYNC: Duration = Duration::from_millis(250);
+
+/// What comes within this time goes to the disk together: most calls are confirmed by then, and need none.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Messages that are taken together at most.
+const TOGETHER: usize = 10_000;
 
 /// A record that was sent and not confirmed is sent again after this time.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -240,18 +248,10 @@ impl Keeper {
             let next = sync_at.unwrap_or(tidy_at).min(tidy_at);
             let wait = next.saturating_sub(clock::mono());
             match self.messages.recv_timeout(wait) {
-                Ok(Message::Quit(done)) => {
-                    self.write_again();
-                    self.sync();
-                    for (_, text) in self.book.in_memory() {
-                        let line = crate::proto::Visible(&text);
-                        error!("an ended call cannot be kept, the disk does not take it: {line}");
+                Ok(first) => {
+                    if self.take_all(first) {
+                        return;
                     }
-                    let _ = done.send(());
-                    return;
-                }
-                Ok(message) => {
-                    self.take(message);
                     sync_at.get_or_insert_with(|| clock::mono() + SYNC);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -269,7 +269,43 @@ impl Keeper {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    /// Takes a message and those that come soon after it. True when the last one was to quit.
+    fn take_all(&mut self, first: Message) -> bool {
+        // Somebody waits for the others' answers.
+        if matches!(first, Message::Keep { .. } | Message::Stored(_)) {
+            thread::sleep(GATHER);
+        }
+        let mut messages = vec![first];
+        messages.extend(self.messages.try_iter().take(TOGETHER));
+        let confirmed = messages.iter().filter_map(|message| match message {
+            Message::Stored(id) => Some(*id),
+            _ => None,
+        });
+        let confirmed: HashSet<SessionId> = confirmed.collect();
+        for message in messages {
+            match message {
+                Message::Quit(done) => {
+                    self.quit();
+                    let _ = done.send(());
+                    return true;
+                }
+                other => self.take(other, &confirmed),
+            }
+        }
+        false
+    }
+
+    fn quit(&mut self) {
+        self.write_again();
+        self.sync();
+        for (_, text) in self.book.in_memory() {
+            let line = crate::proto::Visible(&text);
+            error!("an ended call cannot be kept, the disk does not take it: {line}");
+        }
+    }
+
+    /// `confirmed` are sessions whose confirmation has come as well.
+    fn take(&mut self, message: Message, confirmed: &HashSet<SessionId>) {
         match message {
             Message::Keep {
                 dispatcher,
@@ -279,7 +315,9 @@ impl Keeper {
                 self.spool
                     .in_flight
                     .fetch_sub(line.len(), Ordering::Relaxed);
-                self.keep(dispatcher, id, &line);
+                if !confirmed.contains(&id) {
+                    self.keep(dispatcher, id, &line);
+                }
             }
             Message::Stored(id) => {
                 if self.book.forget(id) {
