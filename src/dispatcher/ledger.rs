@@ -83,7 +83,10 @@ impl Ledger {
             error!("{shown}: {count} line(s) on live calls cannot be read and are left out");
         }
         let (mut state, mut calls) = (State::default(), Vec::new());
-        for (id, (at, note)) in found.calls {
+        // In the order in which they were noted, so that of two with one call-id the later one is the call.
+        let mut left: Vec<_> = found.calls.into_iter().collect();
+        left.sort_unstable_by_key(|(_, (at, _))| *at);
+        for (id, (at, note)) in left {
             if is_recorded(id) {
                 continue;
             }
@@ -92,8 +95,6 @@ impl Ledger {
                 calls.push(call);
             }
         }
-        // In the order in which they were answered, so that of two with one call-id the later one is the call.
-        calls.sort_by_key(|call| call.known.started);
         let ledger = Ledger {
             journal,
             state: Mutex::new(state),

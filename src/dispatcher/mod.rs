@@ -239,6 +239,8 @@ impl Running {
         for link in links {
             link.wait_written(deadline);
         }
+        let owed = lock(&self.dispatcher.registry).give_up_owed(clock::mono());
+        self.dispatcher.finish(owed);
     }
 }
 
