@@ -91,8 +91,13 @@ fn run(options: &Options) -> Outcome {
 fn pass_on(options: &Options) -> Result<(), Failure> {
     let mut client = Client::connect(&options.target)?;
     let lines = client.ask(&options.command.line(options.json))?;
-    let clean = |line: &String| print(&format!("{}\n", units::clean(line)));
-    lines.iter().for_each(clean);
+    // JSON stays as it is: a program may read it from a terminal, too.
+    let width = units::width().filter(|_| !options.json);
+    for line in lines {
+        for part in units::fold(&units::clean(&line), width) {
+            print(&format!("{part}\n"));
+        }
+    }
     Ok(())
 }
 
