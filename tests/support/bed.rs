@@ -155,6 +155,7 @@ pub fn settings(directory: &Path) -> Settings {
         socket_mode: 0o660,
         socket_group: None,
         management_path: directory.join("management.sock"),
+        state_dir: directory.join("state"),
         listen: any,
         listen_management: any,
         management_use_tls: true,

@@ -1,9 +1,10 @@
 //! What an administrator asks and decides: which call a text means, what is known of it, which relays are to get no
 //! new calls.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Connected, LinkId, Registry, RelayKey, SessionState};
+use super::{Connected, LinkId, Registry, Relay, RelayKey, SessionState};
 use crate::dispatcher::finished::Reason;
 use crate::proto::{CallId, DialogId};
 
@@ -86,6 +87,11 @@ impl<L: Clone> Registry<L> {
         known
     }
 
+    /// All relays that are to get no calls.
+    pub fn drained(&self) -> BTreeSet<RelayKey> {
+        self.drained.keys().cloned().collect()
+    }
+
     /// Relays that are to get no calls and are not connected.
     pub fn drained_away(&self) -> Vec<RelayKey> {
         let mut away: Vec<RelayKey> = self.drained.keys().cloned().collect();
@@ -142,10 +148,19 @@ impl<L: Clone> Registry<L> {
         relay.is_some_and(|key| self.drained.contains_key(key))
     }
 
-    /// A relay is known by another key now.
-    pub(super) fn rename_drained(&mut self, old: &RelayKey, new: &RelayKey) {
-        if let Some(told) = self.drained.remove(old) {
-            self.drained.insert(new.clone(), told);
+    /// A relay with a name has connected: where the one without a name that it takes the place of on its host was
+    /// drained, it is.
+    pub(super) fn inherit_drained(&mut self, key: &RelayKey) {
+        let older = RelayKey {
+            name: None,
+            ..key.clone()
+        };
+        let is_there = |relay: &Relay| relay.key == older && relay.link.is_some();
+        if key.name.is_none() || self.relays.values().any(is_there) {
+            return;
+        }
+        if let Some(told) = self.drained.remove(&older) {
+            self.drained.insert(key.clone(), told);
         }
     }
 }

@@ -69,6 +69,27 @@ fn an_older_relay_that_is_upgraded_stays_drained() {
 }
 
 #[test]
+fn one_without_calls_stays_drained_too_and_no_other_relay_is() {
+    let mut registry = registry();
+    // As after a restart: nothing else is known of it.
+    registry.drain(&key(ip(1), None));
+    let elsewhere = up(&mut registry, ip(2), Some("b"));
+    assert_eq!(choose(&mut registry, None, &[]), Some(elsewhere));
+    registry.attempt_over(elsewhere);
+    // While the older one is connected, it is the one that is drained.
+    let older = up(&mut registry, ip(1), None);
+    let beside = up(&mut registry, ip(1), Some("c"));
+    assert_eq!(choose(&mut registry, None, &[elsewhere]), Some(beside));
+    assert!(registry.held(&key(ip(1), None)).0.drained);
+    registry.link_lost(beside, at(1));
+    registry.link_lost(older, at(1));
+    up(&mut registry, ip(1), Some("a"));
+    assert_eq!(choose(&mut registry, None, &[elsewhere]), None);
+    let drained: Vec<RelayKey> = registry.drained().into_iter().collect();
+    assert_eq!(drained, [key(ip(1), Some("a"))]);
+}
+
+#[test]
 fn the_end_of_the_last_call_is_told_once() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), Some("a"));
