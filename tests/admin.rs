@@ -243,6 +243,52 @@ fn a_call_is_listed_explained_and_ended() {
 }
 
 #[test]
+fn calls_whose_identifiers_are_not_utf_8_are_ended_by_what_is_shown() {
+    let site = Site::new("admin-bytes");
+    let mut proxy = Proxy::connect(&site.daemons().control_socket()).unwrap();
+    let socket = phone();
+    let media = [Media {
+        kind: "audio",
+        address: socket.local_addr().unwrap().to_string().parse().unwrap(),
+        direction: "sendrecv",
+    }];
+    for byte in [0xe8, 0xe9] {
+        for (kind, to_tag) in [("request", ""), ("reply", "B")] {
+            let request = message("caf#@x", kind, to_tag, &media).update();
+            let mut request = request.replace("from_tag: A", "from_tag: A#").into_bytes();
+            for place in request.iter_mut().filter(|place| **place == b'#') {
+                *place = byte;
+            }
+            let answer = proxy.ask_bytes(&request).unwrap();
+            assert!(answer.starts_with("127.0.0.1 "), "{answer}");
+        }
+    }
+    let table = site.prints(&["sessions"]);
+    assert!(
+        table.contains("caf\\xe8@x") && table.contains("caf\\xe9@x"),
+        "{table}"
+    );
+    let one = site.prints(&["sessions", "--call-id", "caf\\xe9@x", "--json"]);
+    assert_eq!(one.lines().count(), 1, "{one}");
+    let explained = site.prints(&["explain", "caf\\xe9@x"]);
+    assert!(
+        explained.starts_with("call caf\\xe9@x: answered"),
+        "{explained}"
+    );
+    assert!(explained.contains("\n  tags A\\xe9 and B\n"), "{explained}");
+    let ended = site.prints(&["end", "caf\\xe9@x"]);
+    assert!(
+        ended.starts_with("ended: call caf\\xe9@x, its session on relay"),
+        "{ended}"
+    );
+    let left = site.prints(&["sessions"]);
+    assert!(
+        left.contains("caf\\xe8@x") && !left.contains("caf\\xe9@x"),
+        "{left}"
+    );
+}
+
+#[test]
 fn a_relay_is_drained_and_resumed() {
     let site = Site::new("admin-drain");
     let first = Call::place(&site, "first").unwrap();

@@ -142,8 +142,8 @@ const COMMANDS: &[About] = &[
         arguments: "RELAY",
         what: "gives a relay no new calls",
         options: &[],
-        more: "RELAY is a name or an address as summary shows it. Holds until resume or the dispatcher's restart, over\n\
-               lost links; each dispatcher has to be told. Its log says when the last call is over.\n\
+        more: "RELAY is a name or an address as summary shows it. Holds until resume, over lost links and restarts of\n\
+               the dispatcher; each dispatcher has to be told. Its log says when the last call is over.\n\
                Needs the socket, or TLS with a certificate that management_passport allows.",
     },
     About {

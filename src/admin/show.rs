@@ -116,7 +116,7 @@ fn session_row(session: &Session) -> Vec<String> {
         scaled(session.bytes() as f64),
         format!("{:.0}%", session.in_kernel() * 100.0),
         session.relay(),
-        clean(&session.call_id),
+        session.call_id(),
     ]
 }
 

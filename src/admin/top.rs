@@ -275,7 +275,7 @@ fn row(look: &Look, session: &Session) -> Vec<String> {
         format!("{}/{}", scaled(caller as f64), scaled(callee as f64)),
         format!("{:.0}%", session.in_kernel() * 100.0),
         session.relay(),
-        clean(&session.call_id),
+        session.call_id(),
     ]
 }
 

@@ -115,9 +115,42 @@ pub struct SessionReport<'a> {
     username: Option<&'a Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dialog_id: Option<&'a DialogId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exact: Option<Exact<'a>>,
     /// Those that were answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) streams: Option<Vec<StreamReport<'a>>>,
+}
+
+/// What JSON strings cannot tell, as commands take it: identifiers of which one at least is not UTF-8.
+#[derive(Serialize)]
+struct Exact<'a> {
+    call_id: Shown<'a>,
+    from_tag: Shown<'a>,
+    to_tag: Option<Shown<'a>>,
+}
+
+/// With `\xe9` for bytes that are not UTF-8.
+struct Shown<'a>(&'a Text);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.escaped())
+    }
+}
+
+impl<'a> Exact<'a> {
+    /// None where there is nothing to tell.
+    fn of(session: &'a Session) -> Option<Exact<'a>> {
+        let (call_id, from_tag) = (&session.call_id.0, &session.caller_tag.0);
+        let to_tag = session.callee_tag.as_ref().map(|tag| &tag.0);
+        let is_plain = call_id.is_utf8() && from_tag.is_utf8() && to_tag.is_none_or(Text::is_utf8);
+        (!is_plain).then(|| Exact {
+            call_id: Shown(call_id),
+            from_tag: Shown(from_tag),
+            to_tag: to_tag.map(Shown),
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -181,6 +214,7 @@ pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
         callee_ua: OrUnknown(session.user_agents[Party::Callee as usize].as_ref()),
         username: session.username.as_ref(),
         dialog_id: session.dialog_id.as_ref(),
+        exact: Exact::of(session),
         streams: Some(reports.collect()),
     }
 }

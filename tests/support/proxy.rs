@@ -25,7 +25,12 @@ impl Proxy {
 
     /// Sends a request as it stands, and gives the line that answers it.
     pub fn ask(&mut self, request: &str) -> io::Result<String> {
-        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.ask_bytes(request.as_bytes())
+    }
+
+    /// The same with a request that is not all UTF-8.
+    pub fn ask_bytes(&mut self, request: &[u8]) -> io::Result<String> {
+        self.stream.get_mut().write_all(request)?;
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::{Connected, LinkId, Registry, Relay, RelayKey, SessionState};
 use crate::dispatcher::finished::Reason;
-use crate::proto::{CallId, DialogId};
+use crate::proto::{CallId, DialogId, Text};
 
 /// What a dispatcher knows of a call beyond where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +28,20 @@ pub struct Held {
 }
 
 impl<L: Clone> Registry<L> {
-    /// The call that is meant by a text: as it is, or what relays call it where it is not UTF-8.
+    /// The call that is meant by a text: as it is, or where that is no known call, what relays call one that is not
+    /// UTF-8, or its bytes as they are shown.
     pub fn meant(&self, text: &str) -> CallId {
-        let alias = self.aliases.get(text).cloned();
-        alias.unwrap_or_else(|| CallId(text.into()))
+        let literal = CallId(text.into());
+        if self.sessions.contains_key(&literal) {
+            return literal;
+        }
+        if let Some(known) = self.aliases.get(text) {
+            return known.clone();
+        }
+        match Text::from_shown(text) {
+            Some(bytes) if !self.found.contains_key(&literal) => CallId(bytes),
+            _ => literal,
+        }
     }
 
     /// What is known of a live call that this dispatcher has made or seen.

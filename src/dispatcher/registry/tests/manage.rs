@@ -143,4 +143,10 @@ fn a_call_id_that_is_no_text_is_meant_by_what_relays_call_it() {
     assert_eq!(registry.meant("caf\u{fffd}"), odd);
     assert_eq!(registry.meant("caf?"), odd);
     assert_eq!(registry.meant("caf"), call("caf"));
+    // As it is shown: also one that is not known here, unless a call has just this name.
+    assert_eq!(registry.meant("caf\\xe9"), odd);
+    let other = CallId(b"th\xe9".as_slice().into());
+    assert_eq!(registry.meant("th\\xe9"), other);
+    registry.updated(a, &super::facts("th\\xe9"));
+    assert_eq!(registry.meant("th\\xe9"), call("th\\xe9"));
 }
