@@ -1,7 +1,7 @@
 //! The administrator's tool: one command of the management port in a form for people, and looks at this host.
 //!
 //! ```text
-//!  options    the command line, --help
+//!  options    the command line        help: in words
 //!  client     a connection: socket, TCP or TLS; one command, its answer
 //!  show       summary and sessions as tables      view: JSON as types; table, units
 //!  top        the same, live                      screen: the terminal while it is ours

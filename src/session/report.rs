@@ -1,6 +1,7 @@
 //! What a session tells about itself: counters, codecs, the statistics object (docs/protocol.md section 5), the lines
 //! in the log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::Settings;
 use super::call::{Refusal, Session};
+use super::engine::Engine;
 use super::stream::{Leg, Status, Stream};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
@@ -182,6 +184,19 @@ pub struct StreamReport<'a> {
 struct PathReport {
     caller: Counters,
     callee: Counters,
+}
+
+impl Engine {
+    /// Live streams by type.
+    pub fn stream_counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for stream in self.live().flat_map(|s| &s.streams).filter(|s| s.is_live()) {
+            *counts
+                .entry(stream.media_type.as_str().to_owned())
+                .or_insert(0) += 1;
+        }
+        counts
+    }
 }
 
 /// Appends the statistics object of a session, on one line.
