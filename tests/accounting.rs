@@ -31,7 +31,7 @@ mod servers;
 
 use daemons::{Daemon, Daemons, PortRange};
 use proxy::{Media, Message, Proxy};
-use servers::{FreeRadius, MariaDb, Postgres};
+use servers::{FreeRadius, MariaDb, Postgres, Server};
 
 /// Longest wait for records to arrive, on a busy machine and after failures.
 const PATIENCE: Duration = Duration::from_secs(90);
