@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -31,7 +31,7 @@ mod servers;
 
 use daemons::{Daemon, Daemons, PortRange};
 use proxy::{Media, Message, Proxy};
-use servers::{FreeRadius, MariaDb, Postgres};
+use servers::{FreeRadius, MariaDb, Postgres, Server};
 
 /// Longest wait for records to arrive, on a busy machine and after failures.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -243,32 +243,12 @@ impl Phones {
     }
 
     fn call(&mut self, call_id: &str, number: usize) -> Course {
-        let media = |phone: &UdpSocket| {
-            let SocketAddr::V4(address) = phone.local_addr().unwrap() else {
-                unreachable!()
-            };
-            [Media {
-                kind: "audio",
-                address,
-                direction: "sendrecv",
-            }]
-        };
-        let (offered, answered) = (media(&self.caller), media(&self.callee));
-        let offer = Message {
-            kind: "request",
-            call_id,
-            cseq: 1,
-            from: ("alice@example.com", "from"),
-            to: ("bob@example.com", ""),
-            user_agent: "phone",
-            media: &offered,
-        };
-        let answer = Message {
-            kind: "reply",
-            to: ("bob@example.com", "to"),
-            media: &answered,
-            ..offer.clone()
-        };
+        let (offered, answered) = (
+            [Media::audio_at(&self.caller)],
+            [Media::audio_at(&self.callee)],
+        );
+        let offer = Message::offer(call_id, &offered);
+        let answer = Message::answer(call_id, &answered);
         let Ok(for_callee) = self.ask(|proxy| proxy.update(&offer)) else {
             return Course::Failed;
         };

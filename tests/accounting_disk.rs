@@ -21,7 +21,7 @@ mod management;
 mod proxy;
 
 use daemons::{Daemon, Daemons, PortRange};
-use proxy::{Media, Message, Proxy};
+use proxy::Proxy;
 
 const INNER: &str = "MEDIAPROXY_TEST_OWN_MOUNTS";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -130,30 +130,7 @@ fn recorded(lines: &Path) -> Vec<String> {
 /// A call that is answered and ended; the proxy has to be answered as ever.
 fn call(directory: &Path, call_id: &str) {
     let mut proxy = Proxy::connect(&directory.join("run/dispatcher.sock")).unwrap();
-    let media = |port| {
-        [Media {
-            kind: "audio",
-            address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
-            direction: "sendrecv",
-        }]
-    };
-    let (offered, answered) = (media(4000), media(4002));
-    let offer = Message {
-        kind: "request",
-        call_id,
-        cseq: 1,
-        from: ("alice@example.com", "from"),
-        to: ("bob@example.com", ""),
-        user_agent: "phone",
-        media: &offered,
-    };
-    let answer = Message {
-        kind: "reply",
-        to: ("bob@example.com", "to"),
-        media: &answered,
-        ..offer.clone()
-    };
-    proxy.update(&offer).unwrap();
-    proxy.update(&answer).unwrap();
-    proxy.remove(&answer).unwrap();
+    let ends = [4000, 4002].map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+    proxy.place(call_id, ends).unwrap();
+    proxy.hang_up(call_id).unwrap();
 }

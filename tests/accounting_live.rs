@@ -110,17 +110,18 @@ impl Host {
     }
 
     fn ring(&self, call_id: &str) {
-        self.proxy().update(&offer(call_id)).unwrap();
+        let media = [Media::audio(CALLER)];
+        self.proxy()
+            .update(&Message::offer(call_id, &media))
+            .unwrap();
     }
 
     fn answer(&self, call_id: &str) {
-        let mut proxy = self.proxy();
-        proxy.update(&offer(call_id)).unwrap();
-        proxy.update(&answer(call_id)).unwrap();
+        self.proxy().place(call_id, [CALLER, CALLEE]).unwrap();
     }
 
     fn remove(&self, call_id: &str) -> Result<(), String> {
-        self.proxy().remove(&answer(call_id))
+        self.proxy().hang_up(call_id)
     }
 }
 
@@ -129,38 +130,8 @@ fn binaries() -> PathBuf {
     dispatcher.parent().unwrap().to_owned()
 }
 
-const CALLER: [Media; 1] = [audio(4000)];
-const CALLEE: [Media; 1] = [audio(4002)];
-
-const fn audio(port: u16) -> Media {
-    Media {
-        kind: "audio",
-        address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, port),
-        direction: "sendrecv",
-    }
-}
-
-fn offer(call_id: &str) -> Message<'_> {
-    Message {
-        kind: "request",
-        call_id,
-        cseq: 1,
-        from: ("alice@example.com", "from"),
-        to: ("bob@example.com", ""),
-        user_agent: "phone",
-        media: &CALLER,
-    }
-}
-
-fn answer(call_id: &str) -> Message<'_> {
-    Message {
-        kind: "reply",
-        to: ("bob@example.com", "to"),
-        user_agent: "other phone",
-        media: &CALLEE,
-        ..offer(call_id)
-    }
-}
+const CALLER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4000);
+const CALLEE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4002);
 
 /// Since 1970-01-01 UTC.
 fn now() -> f64 {

@@ -13,7 +13,7 @@ mod servers;
 
 use records::{backend, backend_with, deliver, deliver_all, expected_sums, keyed, record};
 use records::{records as numbered, rejected, sums, unavailable};
-use servers::{Certificates, MariaDb};
+use servers::{Certificates, MariaDb, Server};
 
 /// As MediaProxy makes it, on a server whose default is Latin-1.
 const MEDIAPROXY: &str = "CREATE TABLE media_sessions (id INT PRIMARY KEY AUTO_INCREMENT, \

@@ -13,7 +13,7 @@ mod servers;
 
 use records::{backend, backend_with, deliver, deliver_all, expected_sums, keyed, record};
 use records::{records as numbered, rejected, sums, unavailable};
-use servers::{Certificates, Postgres};
+use servers::{Certificates, Postgres, Server};
 
 /// As MediaProxy makes it.
 const MEDIAPROXY: &str = "CREATE TABLE media_sessions (id SERIAL PRIMARY KEY, call_id VARCHAR(255) NOT NULL, \

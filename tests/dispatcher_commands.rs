@@ -413,3 +413,61 @@ fn who_may_change_something() {
         "without TLS a passport is worth nothing: {text}"
     );
 }
+
+#[test]
+fn a_call_whose_identifiers_are_not_utf_8_is_explained_and_ended_by_what_is_shown() {
+    let bed = Bed::new();
+    let mut relay = bed.link();
+    relay.say("hello {\"name\": \"a\", \"commands\": [\"explain\"]}");
+    // From before this dispatcher's start; another one looks like it.
+    relay.list("[{\"call_id\": \"caf\u{fffd}\"}]");
+    let session = |byte: &str| {
+        format!(
+            "{{\"call_id\": \"caf\u{fffd}\", \"from_tag\": \"t\u{fffd}\", \"exact\": {{\"call_id\": \"caf\\\\x{byte}\", \
+             \"from_tag\": \"t\\\\xff\", \"to_tag\": null}}}}"
+        )
+    };
+    let (one, other) = (session("e9"), session("e8"));
+    let mut client = bed.management();
+    client.send(b"sessions call_id=caf\\xe9\r\n");
+    relay.serve("sessions", &format!("[{one}, {other}]"));
+    assert_eq!(
+        (client.answer(), client.answer()),
+        (one.clone(), String::new())
+    );
+    // Typed as it is shown, as a JSON string, or as it is.
+    for command in [
+        &b"explain caf\\xe9\r\n"[..],
+        b"explain \"caf\\\\xe9\"\r\n",
+        b"explain caf\xe9\r\n",
+    ] {
+        client.send(command);
+        let asked = relay.asked();
+        assert_eq!(
+            (asked.word.as_str(), asked.headers["call_id"].as_str()),
+            ("explain", "caf\\xe9")
+        );
+        relay.reply(&asked, &format!("[{one}]"));
+        assert_eq!(client.answer(), "call caf\\xe9: ringing");
+        while !client.answer().is_empty() {}
+    }
+    client.send(b"end caf\\xe9\r\n");
+    // For its dialog, and for its session.
+    for _ in 0..2 {
+        relay.serve("explain", &format!("[{one}]"));
+    }
+    let asked = relay.asked();
+    assert_eq!(asked.word, "remove");
+    assert_eq!(
+        (
+            asked.headers["call_id"].as_str(),
+            asked.headers["from_tag"].as_str()
+        ),
+        ("caf\\xe9", "t\\xff")
+    );
+    relay.reply(&asked, &bed::statistics("caf\u{fffd}", "closed"));
+    assert_eq!(
+        client.answer(),
+        "ended: call caf\\xe9, its session on relay 127.0.0.1 (a)"
+    );
+}

@@ -13,7 +13,7 @@ use mediaproxy::sys::clock;
 
 #[path = "support/servers/mod.rs"]
 mod servers;
-use servers::{Detail, FreeRadius};
+use servers::{Detail, FreeRadius, Server};
 
 /// Records delivered at once.
 const BATCH: usize = 100;

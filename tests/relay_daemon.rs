@@ -8,7 +8,11 @@ mod relay_bed;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use mediaproxy::sys::clock;
 
 use certs::Certs;
 use relay_bed::*;
@@ -71,14 +75,30 @@ impl Site {
         let mut command = self.command(&["--no-fork"]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        Daemon { child, log }
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            // Until it ends, or its test does.
+            for line in log.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Daemon {
+            child,
+            lines,
+            read: Vec::new(),
+        }
     }
 }
 
 /// A relay in the foreground and its log. Ended when dropped.
 struct Daemon {
     child: Child,
-    log: BufReader<ChildStderr>,
+    /// Its log as it comes.
+    lines: Receiver<String>,
+    /// What of it was read.
+    read: Vec<String>,
 }
 
 impl Daemon {
@@ -87,15 +107,21 @@ impl Daemon {
     }
 
     /// Reads the log until a line has this text.
+    #[track_caller]
     fn says(&mut self, text: &str) -> String {
-        let mut line = String::new();
-        while self.log.read_line(&mut line).unwrap() > 0 {
-            if line.contains(text) {
-                return line;
+        let end = clock::mono() + LONG;
+        loop {
+            match self.lines.recv_timeout(end.saturating_sub(clock::mono())) {
+                Ok(line) => self.read.push(line),
+                Err(why) => panic!(
+                    "its log has no \"{text}\" ({why}):\n{}",
+                    self.read.join("\n")
+                ),
             }
-            line.clear();
+            if let Some(line) = self.read.last().filter(|line| line.contains(text)) {
+                return line.clone();
+            }
         }
-        panic!("its log ended without \"{text}\"");
     }
 
     /// Its exit status.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::daemons::{self, Daemons, PortRange, Scratch};
 use crate::processes;
-use crate::proxy::{Media, Message, Proxy};
+use crate::proxy::Proxy;
 use crate::rtpengine::{Client, Rtpengine};
 
 /// Places calls over one connection, as one process of a SIP proxy does.
@@ -19,40 +19,11 @@ pub trait Caller: Send {
 
 impl Caller for Proxy {
     fn set_up(&mut self, call_id: &str, ends: [SocketAddrV4; 2]) -> Result<[u16; 2], String> {
-        let [caller, callee] = ends.map(|address| {
-            [Media {
-                kind: "audio",
-                address,
-                direction: "sendrecv",
-            }]
-        });
-        let offer = self.update(&message("request", call_id, "", &caller))?;
-        let answer = self.update(&message("reply", call_id, "callee", &callee))?;
-        match (&answer[..], &offer[..]) {
-            ([for_caller], [for_callee]) => Ok([*for_caller, *for_callee]),
-            _ => Err(format!("{call_id}: not one port each")),
-        }
+        self.place(call_id, ends)
     }
 
     fn hang_up(&mut self, call_id: &str) -> Result<(), String> {
-        self.remove(&message("request", call_id, "callee", &[]))
-    }
-}
-
-fn message<'a>(
-    kind: &'static str,
-    call_id: &'a str,
-    to_tag: &'a str,
-    media: &'a [Media],
-) -> Message<'a> {
-    Message {
-        kind,
-        call_id,
-        cseq: 1,
-        from: ("alice@example.com", "caller"),
-        to: ("bob@example.com", to_tag),
-        user_agent: "desk phone 1.0",
-        media,
+        Proxy::hang_up(self, call_id)
     }
 }
 

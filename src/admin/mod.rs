@@ -1,7 +1,7 @@
 //! The administrator's tool: one command of the management port in a form for people, and looks at this host.
 //!
 //! ```text
-//!  options    the command line, --help
+//!  options    the command line        help: in words
 //!  client     a connection: socket, TCP or TLS; one command, its answer
 //!  show       summary and sessions as tables      view: JSON as types; table, units
 //!  top        the same, live                      screen: the terminal while it is ours
@@ -91,8 +91,13 @@ fn run(options: &Options) -> Outcome {
 fn pass_on(options: &Options) -> Result<(), Failure> {
     let mut client = Client::connect(&options.target)?;
     let lines = client.ask(&options.command.line(options.json))?;
-    let clean = |line: &String| print(&format!("{}\n", units::clean(line)));
-    lines.iter().for_each(clean);
+    // JSON stays as it is: a program may read it from a terminal, too.
+    let width = units::width().filter(|_| !options.json);
+    for line in lines {
+        for part in units::fold(&units::clean(&line), width) {
+            print(&format!("{part}\n"));
+        }
+    }
     Ok(())
 }
 

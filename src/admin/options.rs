@@ -1,4 +1,6 @@
-//! The command line of `media-admin`: commands, options, `--help` for all and for each.
+//! The command line of `media-admin`: commands and options; `help` has them in words.
+
+mod help;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt};
 use serde_json::Value;
 
+use self::help::{About, COMMANDS, CONNECTION, help, help_of};
 use super::client::{Files, Target, Transport};
 use super::view::SortKey;
 
@@ -64,146 +67,6 @@ pub enum Parsed {
     /// A text to be shown.
     Text(String),
 }
-
-struct About {
-    name: &'static str,
-    arguments: &'static str,
-    what: &'static str,
-    /// Options and their meanings.
-    options: &'static [(&'static str, &'static str)],
-    more: &'static str,
-}
-
-const JSON: (&str, &str) = ("--json", "JSON instead, one object a line");
-
-const COMMANDS: &[About] = &[
-    About {
-        name: "summary",
-        arguments: "",
-        what: "all relays: state, calls, streams, traffic",
-        options: &[JSON],
-        more: "",
-    },
-    About {
-        name: "sessions",
-        arguments: "",
-        what: "all calls, or those that fit every filter",
-        options: &[
-            ("--call-id ID", "the call with this Call-ID"),
-            (
-                "--user TEXT",
-                "part of the caller's or callee's URI, or of the username",
-            ),
-            (
-                "--address IP[:PORT]",
-                "in the SDP, learned, or the relay's own",
-            ),
-            (
-                "--relay RELAY",
-                "on this relay: its name or address, see summary",
-            ),
-            (
-                "--sort KEY",
-                "start (default), duration, traffic, packets, quality, caller, callee, status",
-            ),
-            JSON,
-        ],
-        more: "Quality puts the worst first: calls in which one side is hardly or not heard.",
-    },
-    About {
-        name: "top",
-        arguments: "",
-        what: "relays with their rates, busiest and worst calls, live",
-        options: &[
-            ("--interval SECONDS", "time between looks (2)"),
-            ("--sort KEY", "as of sessions (traffic)"),
-        ],
-        more: "Keys: q quits; t traffic, d duration, w worst (quality), p packets, c caller, s status; r looks now.",
-    },
-    About {
-        name: "explain",
-        arguments: "CALL-ID",
-        what: "all that is known of a call: addresses, paths, drops, time-outs",
-        options: &[JSON],
-        more: "",
-    },
-    About {
-        name: "end",
-        arguments: "CALL-ID",
-        what: "ends a call: its dialog at the SIP proxy, or else its session on the relay",
-        options: &[(
-            "--media",
-            "only the session on the relay, whatever the proxy says",
-        )],
-        more: "Needs the socket, or TLS with a certificate that management_passport allows.",
-    },
-    About {
-        name: "drain",
-        arguments: "RELAY",
-        what: "gives a relay no new calls",
-        options: &[],
-        more: "RELAY is a name or an address as summary shows it. Holds until resume or the dispatcher's restart, over\n\
-               lost links; each dispatcher has to be told. Its log says when the last call is over.\n\
-               Needs the socket, or TLS with a certificate that management_passport allows.",
-    },
-    About {
-        name: "resume",
-        arguments: "RELAY",
-        what: "gives a drained relay calls again",
-        options: &[],
-        more: "Needs the socket, or TLS with a certificate that management_passport allows.",
-    },
-    About {
-        name: "doctor",
-        arguments: "",
-        what: "looks at this host: what is wrong, and the command that mends it",
-        options: &[
-            (
-                "--config-dir PATH",
-                "directory of config.ini (/etc/mediaproxy)",
-            ),
-            (
-                "--runtime-dir PATH",
-                "directory of sockets and pid files (/run/mediaproxy)",
-            ),
-            JSON,
-        ],
-        more: "Looks at what config.ini has: [Relay], [Dispatcher] or both. Changes nothing. Exit status 1 where\n\
-               something does not work.",
-    },
-    About {
-        name: "version",
-        arguments: "",
-        what: "the dispatcher's version",
-        options: &[],
-        more: "",
-    },
-];
-
-const CONNECTION: &[(&str, &str)] = &[
-    (
-        "--socket PATH",
-        "the dispatcher's management socket (/run/mediaproxy/management.sock)",
-    ),
-    (
-        "--connect HOST[:PORT]",
-        "TCP instead; port 25061 unless given",
-    ),
-    ("--tls", "TLS over TCP, as management_use_tls wants it"),
-    (
-        "--certs DIR",
-        "where its files are (/etc/mediaproxy/tls): ca.pem, crl.pem, and admin.crt with admin.key,",
-    ),
-    ("", "or those of dispatcher or relay; implies --tls"),
-    (
-        "--cert FILE, --key FILE, --ca FILE, --crl FILE",
-        "single files instead; each implies --tls",
-    ),
-    ("--timeout SECONDS", "longest wait for an answer (15)"),
-];
-
-const ENDING: &str = "Exit status: 0 fine; 1 a problem was found or the dispatcher refused; 2 wrong command line; \
-                      3 no connection.\nColour only on a terminal, and not where NO_COLOR is set.\n";
 
 /// Reads a command line, without the program's name.
 ///
@@ -460,72 +323,5 @@ impl Command {
     }
 }
 
-fn help() -> String {
-    let mut text = "media-admin: shows and changes what media-dispatcher and its relays do\n\n\
-                    usage: media-admin [OPTIONS] COMMAND\n\nCommands (media-admin COMMAND --help tells more):\n"
-        .to_owned();
-    let commands: Vec<(String, &str)> = COMMANDS
-        .iter()
-        .map(|about| (format!("{} {}", about.name, about.arguments), about.what))
-        .collect();
-    let lines: Vec<(&str, &str)> = commands
-        .iter()
-        .map(|(left, right)| (left.as_str(), *right))
-        .collect();
-    list(&mut text, &lines);
-    text.push_str("\nOptions:\n");
-    list(&mut text, CONNECTION);
-    list(
-        &mut text,
-        &[
-            ("--version", "show the version"),
-            ("--help", "show this text"),
-        ],
-    );
-    text.push('\n');
-    text.push_str(ENDING);
-    text
-}
-
-fn help_of(about: &About) -> String {
-    let About {
-        name,
-        arguments,
-        what,
-        options,
-        more,
-    } = about;
-    let usage = format!("usage: media-admin [OPTIONS] {name} {arguments}");
-    let mut text = format!("media-admin {name}: {what}\n\n{}\n", usage.trim_end());
-    if !options.is_empty() {
-        text.push('\n');
-        list(&mut text, options);
-    }
-    if !more.is_empty() {
-        text.push('\n');
-        text.push_str(more);
-        text.push('\n');
-    }
-    if *name != "doctor" {
-        text.push_str("\nThe connection:\n");
-        list(&mut text, CONNECTION);
-    }
-    text.push('\n');
-    text.push_str(ENDING);
-    text
-}
-
-/// Two columns; what is too long for the first has a line to itself.
-fn list(text: &mut String, lines: &[(&str, &str)]) {
-    const LEFT: usize = 22;
-    for (left, right) in lines {
-        match left.len() <= LEFT {
-            true => text.push_str(&format!("  {left:LEFT$}  {right}\n")),
-            false => text.push_str(&format!("  {left}\n  {:LEFT$}  {right}\n", "")),
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "options_tests.rs"]
 mod tests;

@@ -8,9 +8,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::sys::signals::SignalWaiter;
 use crate::sys::terminal::{self, Keys};
 
-/// Alternate screen, no cursor; and the reverse (xterm's control sequences, which all terminals of today have).
-const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// Alternate screen, no cursor, no line goes on in the next (it may just have become narrower); and the reverse
+/// (xterm's control sequences, which all terminals of today have).
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// What happens while it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +64,11 @@ impl Screen {
         terminal::size(io::stdout()).unwrap_or((80, 24))
     }
 
-    /// Shows these lines; each is no longer than the screen is wide.
+    /// Shows these lines: as many as the screen has rows, none longer than it is wide.
     pub fn show(&self, lines: &[String]) -> io::Result<()> {
-        let mut text = "\x1b[H".to_owned();
-        text.push_str(&lines.join("\x1b[K\r\n"));
-        text.push_str("\x1b[K\x1b[J");
+        // What was there goes first: behind a line that is as long as the screen is wide, its last character would.
+        let mut text = "\x1b[H\x1b[K".to_owned();
+        text.push_str(&lines.join("\r\n\x1b[K"));
         say(&text)
     }
 }

@@ -9,30 +9,31 @@ use super::table::{self, Column, number, text, word};
 use super::units::{clean, scaled, time, width};
 use super::view::{Relay, Session, SortKey};
 
+/// Whoever is to drain one needs its whole name, so that shrinks at the very last.
 pub const RELAYS: &[Column] = &[
-    text("RELAY"),
+    text("RELAY", usize::MAX),
     word("STATE"),
     number("CALLS"),
-    text("STREAMS"),
+    text("STREAMS", 12).leaves(3),
     number("BIT/S"),
-    number("DROPPED"),
-    number("UNSENT"),
-    number("UP"),
-    word("VERSION"),
+    number("DROPPED").leaves(5),
+    number("UNSENT").leaves(4),
+    number("UP").leaves(2),
+    word("VERSION").leaves(1),
 ];
 
 const SESSIONS: &[Column] = &[
-    text("CALLER"),
-    text("CALLEE"),
+    text("CALLER", 12),
+    text("CALLEE", 12),
     word("STATUS"),
     number("TIME"),
-    word("MEDIA"),
-    word("CODEC"),
-    number("PACKETS"),
-    number("BYTES"),
-    number("KERNEL"),
-    word("RELAY"),
-    text("CALL-ID"),
+    word("MEDIA").leaves(2),
+    word("CODEC").leaves(4),
+    number("PACKETS").leaves(6),
+    number("BYTES").leaves(1),
+    number("KERNEL").leaves(3),
+    word("RELAY").leaves(5),
+    text("CALL-ID", 16),
 ];
 
 /// All relays. Where one has failed, that is an error.
@@ -115,7 +116,7 @@ fn session_row(session: &Session) -> Vec<String> {
         scaled(session.bytes() as f64),
         format!("{:.0}%", session.in_kernel() * 100.0),
         session.relay(),
-        clean(&session.call_id),
+        session.call_id(),
     ]
 }
 
@@ -132,4 +133,133 @@ pub fn read<T: DeserializeOwned>(lines: &[String]) -> Result<Vec<T>, Failure> {
             .map_err(|error| Failure::Refused(format!("an answer that cannot be read: {error}")))
     };
     lines.iter().map(read).collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::admin::view::{Counters, Path, Stream};
+    use std::collections::BTreeMap;
+
+    pub const WIDTHS: [usize; 4] = [60, 80, 120, 200];
+
+    /// What a busy relay has, with a name as long as they get.
+    pub fn relay() -> Relay {
+        Relay {
+            ip: "2001:db8:85a3:8d3:1319:8a2e:370:7348".into(),
+            name: Some("relay-17.fra.example.com:2".into()),
+            version: "0.1.0".into(),
+            status: "active".into(),
+            uptime: 40 * 86_400,
+            session_count: 12_345,
+            stream_count: BTreeMap::from([("audio".into(), 12_345), ("video".into(), 400)]),
+            bps_relayed: 987e6,
+            unsent_packets: 120_000,
+            dropped_packets: BTreeMap::from([("wrong source".into(), 990_000)]),
+            drained: false,
+        }
+    }
+
+    /// One with URIs and a Call-ID as softphones make them.
+    pub fn session() -> Session {
+        Session {
+            call_id: "ZDk3OTdhZjg4YmQ0YTkzZmE3ZDA4YzAyMWM3N2VhNDc.".into(),
+            from_uri: "+4930123456789@sip.carrier.example.net".into(),
+            to_uri: "reception.berlin@voice.example.com".into(),
+            start_time: Some(1.0),
+            duration: 7503.0,
+            streams: vec![Stream {
+                media_type: "audio".into(),
+                status: "active".into(),
+                caller_codec: "telephone-event".into(),
+                caller_packets: 375_000,
+                callee_packets: 374_000,
+                caller_bytes: 64_000_000,
+                callee_bytes: 64_000_000,
+                caller_local: "198.51.100.107:40000".into(),
+                kernel: Some(Path {
+                    caller: Counters { packets: 375_000 },
+                    callee: Counters { packets: 374_000 },
+                }),
+                ..Stream::default()
+            }],
+            ..Session::default()
+        }
+    }
+
+    /// The names of the columns that are left out at each of the widths.
+    pub fn left_out(columns: &[Column], row: &[String]) -> [String; 4] {
+        WIDTHS.map(|width| {
+            let lines = table::lines(columns, &[row.to_vec()], Some(width));
+            assert!(lines.iter().all(|line| line.chars().count() <= width));
+            let head: Vec<&str> = lines[0].split_whitespace().collect();
+            for (column, cell) in columns.iter().zip(row) {
+                let is_shown = head.contains(&column.name);
+                let is_whole = lines[1].contains(cell.as_str());
+                assert!(column.leaves.is_some() || is_shown, "{width}: {lines:#?}");
+                assert!(
+                    !is_shown || is_whole || column.least.is_some(),
+                    "{width}: {} is cut: {lines:#?}",
+                    column.name
+                );
+            }
+            let names = columns.iter().map(|column| column.name);
+            let missing: Vec<&str> = names.filter(|name| !head.contains(name)).collect();
+            missing.join(" ")
+        })
+    }
+
+    /// The names of columns in the order in which they leave, as the manual page has it.
+    pub fn order(columns: &[Column]) -> String {
+        let mut leaving: Vec<&Column> = columns.iter().filter(|c| c.leaves.is_some()).collect();
+        leaving.sort_by_key(|column| column.leaves);
+        let names: Vec<&str> = leaving.iter().map(|column| column.name).collect();
+        names.join(", ")
+    }
+
+    #[test]
+    fn a_terminal_shows_of_relays_what_matters_most() {
+        let row = relay_row(&relay());
+        assert_eq!(
+            left_out(RELAYS, &row),
+            ["STREAMS UNSENT UP VERSION", "UP VERSION", "", ""]
+        );
+        for width in WIDTHS {
+            let lines = table::lines(RELAYS, std::slice::from_ref(&row), Some(width));
+            assert!(lines[1].starts_with("relay-17.fra.example.com:2  "));
+        }
+    }
+
+    #[test]
+    fn a_terminal_shows_of_calls_what_matters_most() {
+        let row = session_row(&session());
+        let out = [
+            "MEDIA CODEC PACKETS BYTES KERNEL RELAY",
+            "MEDIA CODEC BYTES KERNEL RELAY",
+            "BYTES",
+            "",
+        ];
+        assert_eq!(left_out(SESSIONS, &row), out);
+    }
+
+    #[test]
+    fn a_pipe_gets_all() {
+        for (columns, row) in [
+            (RELAYS, relay_row(&relay())),
+            (SESSIONS, session_row(&session())),
+        ] {
+            let lines = table::lines(columns, std::slice::from_ref(&row), None);
+            assert!(row.iter().all(|cell| lines[1].contains(cell.as_str())));
+            assert!(columns.iter().all(|column| lines[0].contains(column.name)));
+        }
+    }
+
+    #[test]
+    fn the_manual_page_has_the_order() {
+        let page = include_str!("../../man/media-admin.8").replace('\n', " ");
+        for (table, columns) in [("summary", RELAYS), ("sessions", SESSIONS)] {
+            let order = order(columns);
+            assert!(page.contains(&order), "{table}: {order}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::options::{Command, Options};
 use super::screen::{Happening, Screen};
 use super::show::{RELAYS, read, relay_row};
 use super::table::{self, Column, number, text, word};
-use super::units::{clean, colour, cut, scaled, time};
+use super::units::{clean, colour, cut, scaled, time, wrap};
 use super::view::{Relay, Session, SortKey};
 use crate::sys::clock;
 
@@ -22,19 +22,26 @@ const STEP: Duration = Duration::from_millis(200);
 /// A call is among the worst where one side is heard so much less than the other.
 const BAD: f64 = 0.5;
 
-const KEYS: &str =
-    "q quit  sort: t traffic d duration w worst p packets c caller s status  r look now";
+/// What the keys do, in as many words as there is room for.
+const KEYS: [&str; 3] = [
+    "q quit  sort: t traffic d duration w worst p packets c caller s status  r look now",
+    "q quit  t traffic d duration w worst p packets c caller s status r now",
+    "q quit  sort by: t d w p c s  r look now",
+];
+
+/// Lines that a failure may take.
+const WHY: usize = 3;
 
 const CALLS: &[Column] = &[
-    text("CALLER"),
-    text("CALLEE"),
+    text("CALLER", 12),
+    text("CALLEE", 12),
     word("STATUS"),
-    number("TIME"),
+    number("TIME").leaves(4),
     number("BIT/S"),
-    number("PACKETS"),
-    number("KERNEL"),
-    word("RELAY"),
-    text("CALL-ID"),
+    number("PACKETS").leaves(3),
+    number("KERNEL").leaves(1),
+    word("RELAY").leaves(2),
+    text("CALL-ID", 16),
 ];
 
 /// What was told at the last look.
@@ -198,8 +205,9 @@ fn frame(look: &Look, sort: SortKey, (columns, rows): (usize, usize), colour: bo
             _ => line,
         });
     }
-    // Two headlines, two empty lines before them, and the last line.
-    let left = rows.saturating_sub(lines.len() + 5);
+    let foot = foot(look, columns);
+    // Two names of tables, two headlines, and the foot.
+    let left = rows.saturating_sub(lines.len() + 4 + foot.len());
     let worst = worst(look, left / 3);
     let busy = sorted(look, sort, left.saturating_sub(worst.len()));
     let mut section = |name: &str, sessions: &[&Session]| {
@@ -219,13 +227,28 @@ fn frame(look: &Look, sort: SortKey, (columns, rows): (usize, usize), colour: bo
     if !worst.is_empty() {
         section("worst: one side is hardly heard", &worst);
     }
-    lines.truncate(rows.saturating_sub(1));
-    lines.resize(rows.saturating_sub(1), String::new());
-    lines.push(match &look.failure {
-        Some(why) => paint(cut(&format!("old figures: {}", clean(why)), columns), "31"),
-        None => cut(KEYS, columns),
-    });
+    lines.resize(rows.saturating_sub(foot.len()), String::new());
+    lines.extend(foot.into_iter().map(|line| match look.failure {
+        Some(_) => paint(line, "31"),
+        None => line,
+    }));
+    lines.truncate(rows);
     lines
+}
+
+/// The last lines: why figures are old, or what the keys do.
+fn foot(look: &Look, columns: usize) -> Vec<String> {
+    if let Some(why) = &look.failure {
+        let mut lines = wrap(&format!("old figures: {}", clean(why)), Some(columns));
+        lines.truncate(WHY);
+        return lines.iter().map(|line| cut(line, columns)).collect();
+    }
+    let fits = |keys: &&str| keys.len() <= columns;
+    let [.., shortest] = KEYS;
+    vec![cut(
+        KEYS.into_iter().find(fits).unwrap_or(shortest),
+        columns,
+    )]
 }
 
 fn sorted(look: &Look, sort: SortKey, most: usize) -> Vec<&Session> {
@@ -252,13 +275,14 @@ fn row(look: &Look, session: &Session) -> Vec<String> {
         format!("{}/{}", scaled(caller as f64), scaled(callee as f64)),
         format!("{:.0}%", session.in_kernel() * 100.0),
         session.relay(),
-        clean(&session.call_id),
+        session.call_id(),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::show;
     use crate::admin::view::Stream;
 
     fn session(call_id: &str, packets: [u64; 2]) -> Session {
@@ -320,16 +344,19 @@ mod tests {
         assert!(
             lines[worst + 2].contains("caller-of-mute") && lines[worst + 2].contains("one way")
         );
-        assert_eq!(lines.last().unwrap(), KEYS);
+        assert_eq!(lines.last().unwrap(), KEYS[0]);
     }
 
     #[test]
     fn it_fits_any_screen() {
         for columns in [1, 20, 80, 200] {
             for rows in [1, 2, 5, 24, 100] {
-                let lines = frame(&look(), SortKey::Quality, (columns, rows), false);
-                assert_eq!(lines.len(), rows);
-                assert!(lines.iter().all(|line| line.chars().count() <= columns));
+                for failure in [None, Some("gone, and so are all its friends ".repeat(9))] {
+                    let look = Look { failure, ..look() };
+                    let lines = frame(&look, SortKey::Quality, (columns, rows), false);
+                    assert_eq!(lines.len(), rows);
+                    assert!(lines.iter().all(|line| line.chars().count() <= columns));
+                }
             }
         }
     }
@@ -343,7 +370,28 @@ mod tests {
             lines.last().unwrap(),
             "\x1b[31mold figures: the dispatcher is gone\\u{1b}\x1b[0m"
         );
+        // A long one is told whole.
+        look.failure = Some("a sentence of its own ".repeat(6));
+        let long = frame(&look, SortKey::Traffic, (80, 24), false);
+        assert!(long[22].starts_with("old figures: a sentence"), "{long:?}");
+        assert!(long[23].ends_with("of its own"), "{long:?}");
         assert!(lines.iter().any(|line| line.contains("caller-of-busy")));
+    }
+
+    #[test]
+    fn a_narrow_screen_shows_what_matters_most() {
+        let row = row(&look(), &show::tests::session());
+        let out = ["TIME PACKETS KERNEL RELAY", "KERNEL RELAY", "", ""];
+        assert_eq!(show::tests::left_out(CALLS, &row), out);
+        let page = include_str!("../../man/media-admin.8").replace('\n', " ");
+        let order = show::tests::order(CALLS);
+        assert!(page.contains(&order), "{order}");
+        for columns in show::tests::WIDTHS {
+            let lines = frame(&look(), SortKey::Traffic, (columns, 24), false);
+            let keys = lines.last().unwrap();
+            assert!(keys.starts_with("q quit") && !keys.contains('…'), "{keys}");
+            assert!(lines[0].ends_with("64k bit/s"), "{}", lines[0]);
+        }
     }
 
     #[test]
@@ -360,7 +408,7 @@ mod tests {
             "c caller",
             "s status",
         ] {
-            assert!(KEYS.contains(key));
+            assert!(KEYS[0].contains(key) && KEYS[1].contains(key));
             assert!(sort_of(key.as_bytes()[0]).is_some(), "{key}");
         }
     }

@@ -76,6 +76,25 @@ pub fn wrap(text: &str, room: Option<usize>) -> Vec<String> {
     lines
 }
 
+/// A line as several that fit: those after the first stand four blanks further in. Nothing of it is lost.
+pub fn fold(line: &str, width: Option<usize>) -> Vec<String> {
+    let length = line.chars().count();
+    let Some(width) = width.filter(|width| length > *width) else {
+        return vec![line.to_owned()];
+    };
+    let text = line.trim_start_matches(' ');
+    let indent = line.len() - text.len();
+    let (first, others) = (" ".repeat(indent), " ".repeat(indent + 4));
+    let room = width.saturating_sub(others.len()).max(1);
+    let parts = wrap(text, Some(room)).into_iter().enumerate();
+    parts
+        .map(|(index, part)| match index {
+            0 => format!("{first}{part}"),
+            _ => format!("{others}{part}"),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +134,29 @@ mod tests {
         assert_eq!((cut("abc", 1), cut("abc", 0)), ("…".into(), String::new()));
         assert_eq!(wrap("ab cd efghijk l", Some(5)), ["ab cd", "efghijk", "l"]);
         assert_eq!(wrap("ab  cd", None), ["ab  cd"]);
+    }
+    #[test]
+    fn a_line_is_folded_and_nothing_of_it_is_lost() {
+        let line = "      codec G711a, 12 packets (10 by the kernel), 2400 bytes relayed, media 0.1 s ago, RTCP 3.0 s ago";
+        let length = line.chars().count();
+        for width in [60, 80, 120, 200] {
+            let folded = fold(line, Some(width));
+            assert_eq!(folded.len() == 1, length <= width);
+            assert!(folded.iter().all(|part| part.chars().count() <= width));
+            let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert_eq!(words(&folded.join(" ")), words(line));
+            assert!(
+                folded
+                    .iter()
+                    .skip(1)
+                    .all(|part| part.starts_with("          "))
+            );
+        }
+        assert_eq!(fold(line, None), [line]);
+        assert_eq!(
+            fold("  ab cde", Some(3)),
+            ["  ab", "      cde"],
+            "a word stays whole"
+        );
     }
 }

@@ -72,6 +72,14 @@ pub struct Session {
     /// Seconds.
     pub duration: f64,
     pub streams: Vec<Stream>,
+    pub exact: Option<Exact>,
+}
+
+/// What is not UTF-8, as commands take it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Exact {
+    pub call_id: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -109,6 +117,12 @@ impl Stream {
 }
 
 impl Session {
+    /// As commands take it.
+    pub fn call_id(&self) -> String {
+        let exact = self.exact.as_ref().map(|exact| &exact.call_id);
+        clean(exact.unwrap_or(&self.call_id))
+    }
+
     pub fn bytes(&self) -> u64 {
         let streams = self.streams.iter();
         streams
@@ -334,6 +348,12 @@ mod tests {
         );
         assert_eq!(Session::default().status(), "ringing");
         assert_eq!(Session::default().relay(), "-");
+        let odd = r#"{"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe9", "from_tag": "t"}}"#;
+        let odd: Session = serde_json::from_str(odd).unwrap();
+        assert_eq!(
+            (odd.call_id(), session("a", [0, 0]).call_id()),
+            ("caf\\xe9".into(), "a".into())
+        );
     }
 
     #[test]

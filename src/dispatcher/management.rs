@@ -36,7 +36,7 @@ use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
 use super::gate::{Gate, Pass};
 use super::link::{Ask, Link, Shown};
-use super::registry::{Connected, Place, RelayKey};
+use super::registry::{Connected, Place, RelayKey, spellings};
 use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
@@ -209,7 +209,7 @@ impl Client<'_> {
 
     fn obey(&mut self, command: Command) -> io::Result<()> {
         match command {
-            Command::Sessions(filter) => self.sessions(&filter),
+            Command::Sessions(filter) => self.sessions(filter),
             Command::Summary => self.summary(),
             // What Prometheus would get.
             Command::Metrics => self.lines(self.dispatcher.metrics().lines()),
@@ -251,13 +251,13 @@ impl Client<'_> {
         }
     }
 
-    fn sessions(&mut self, filter: &Filter) -> io::Result<()> {
+    fn sessions(&mut self, mut filter: Filter) -> io::Result<()> {
         // Answers may be megabytes each: so many clients at once have theirs collected, no more.
         let Some(_pass) = self.dispatcher.listings.enter(None) else {
             log::warn!("management: too many clients list sessions at once");
             return self.say("error");
         };
-        let relays = match self.dispatcher.relays_for(filter) {
+        let relays = match self.dispatcher.relays_for(&mut filter) {
             Ok(relays) => relays,
             Err(why) => return self.fail(&why),
         };
@@ -331,8 +331,8 @@ impl Answer {
 }
 
 impl Dispatcher {
-    /// The connected relays whose sessions may fit.
-    fn relays_for(&self, filter: &Filter) -> Result<Vec<Connection>, String> {
+    /// The connected relays whose sessions may fit; the filter gets all names of the call that it wants.
+    fn relays_for(&self, filter: &mut Filter) -> Result<Vec<Connection>, String> {
         let registry = lock(&self.registry);
         let mut relays = registry.connected();
         if let Some(name) = &filter.relay {
@@ -343,8 +343,12 @@ impl Dispatcher {
             relays.retain(|one| named.contains(&one.relay));
         }
         if let Some(call_id) = &filter.call_id {
-            if let Place::On(id, _) = registry.place(&registry.meant(call_id)) {
+            let call_id = registry.meant(call_id);
+            if let Place::On(id, _) = registry.place(&call_id) {
                 relays.retain(|one| one.handle.id == id);
+            }
+            if !call_id.0.is_utf8() {
+                filter.spellings = spellings(&call_id).into();
             }
         }
         Ok(relays)

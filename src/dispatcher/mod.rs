@@ -14,6 +14,7 @@
 //!  management        one thread per client                                         management
 //!  dialog            one thread per kind of proxy: asks it to end dead calls
 //!  upkeep            one thread: time-outs, clean-up, certificates                 upkeep
+//!  drained           one thread: which relays are drained, on disk                 drained
 //! ```
 //!
 //! Lock order: an update under way, then the registry, then a link's queue.
@@ -22,6 +23,7 @@ mod control;
 mod conversation;
 pub mod daemon;
 mod dialog;
+mod drained;
 pub mod finished;
 mod gate;
 mod ledger;
@@ -57,6 +59,7 @@ use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::tls::Store;
 pub use dialog::Enders;
+use drained::Drained;
 use finished::{Finished, Finisher};
 use gate::Gate;
 use link::Link;
@@ -80,6 +83,7 @@ pub struct Dispatcher {
     turns: Turns,
     finisher: Arc<dyn Finisher>,
     counts: Counts,
+    drained: Drained,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -118,10 +122,12 @@ impl Dispatcher {
             cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
             cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
         };
+        let drained = Drained::open(&settings.state_dir);
         let dispatcher = Arc::new(Dispatcher {
             settings,
             store,
-            registry: Mutex::new(registry(patience, &*finisher)),
+            registry: Mutex::new(registry(patience, &*finisher, &drained)),
+            drained,
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),
@@ -138,6 +144,7 @@ impl Dispatcher {
             proxies,
         } = listeners;
         begin(&dispatcher, "upkeep", upkeep::run)?;
+        begin(&dispatcher, "drained relays", drained::tend)?;
         begin(&dispatcher, "relays", move |d| relays::accept(d, &relays))?;
         begin(&dispatcher, "management", move |d| {
             management::accept_tcp(d, &management);
@@ -244,9 +251,12 @@ impl Running {
     }
 }
 
-/// It knows the calls that a dispatcher before this one has left.
-fn registry(patience: Patience, finisher: &dyn Finisher) -> Registry<Arc<Link>> {
+/// It knows the calls that a dispatcher before this one has left, and which relays were drained.
+fn registry(patience: Patience, finisher: &dyn Finisher, drained: &Drained) -> Registry<Arc<Link>> {
     let mut registry = Registry::new(patience);
+    for relay in drained.relays() {
+        registry.drain(&relay);
+    }
     let now = clock::now();
     registry.set_wall(now);
     if finisher.records() {

@@ -28,6 +28,8 @@ pub struct Settings {
     pub socket_group: Option<Group>,
     /// The management port's UNIX socket.
     pub management_path: PathBuf,
+    /// What must survive a restart.
+    pub state_dir: PathBuf,
     pub listen: SocketAddr,
     pub listen_management: SocketAddr,
     pub management_use_tls: bool,
@@ -50,6 +52,7 @@ impl Settings {
             socket_mode: config.socket_mode,
             socket_group,
             management_path: runtime_dir.join(MANAGEMENT_SOCKET),
+            state_dir: config.state_dir.clone(),
             listen: config.listen,
             listen_management: config.listen_management,
             management_use_tls: config.management_use_tls,

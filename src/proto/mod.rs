@@ -19,8 +19,9 @@ use serde::{Serialize, Serializer};
 
 /// A header's value: any bytes but CR, LF and NUL, kept as they came.
 ///
-/// Displayed as UTF-8 with what is not UTF-8 replaced and control characters escaped, so that a log line
-/// cannot be forged; serialised as a JSON string with what is not UTF-8 replaced. Cloning is cheap.
+/// Displayed as UTF-8 with control characters escaped, so that a log line cannot be forged, and what is not UTF-8 as
+/// `\xe9`, which [`Text::from_shown`] reads; serialised as a JSON string with what is not UTF-8 replaced by U+FFFD.
+/// Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text(Arc<[u8]>);
 
@@ -28,6 +29,39 @@ impl Text {
     /// The bytes as they came.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    pub fn is_utf8(&self) -> bool {
+        std::str::from_utf8(&self.0).is_ok()
+    }
+
+    /// As a text: bytes that are not UTF-8 as `\xe9`, everything else as it is.
+    pub fn escaped(&self) -> String {
+        escaped(&self.0)
+    }
+
+    /// The bytes that a text shows where some are not UTF-8: `\x80` to `\xff` stand for one each. None where it shows
+    /// no such bytes, and means itself.
+    pub fn from_shown(text: &str) -> Option<Text> {
+        let mut bytes = Vec::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("\\x") {
+            bytes.extend_from_slice(before.as_bytes());
+            let digits = after.get(..2);
+            match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+                Some(byte @ 0x80..) => {
+                    bytes.push(byte);
+                    rest = after.get(2..).unwrap_or_default();
+                }
+                _ => {
+                    bytes.extend_from_slice(b"\\x");
+                    rest = after;
+                }
+            }
+        }
+        bytes.extend_from_slice(rest.as_bytes());
+        let meant = Text::from(bytes.as_slice());
+        (!meant.is_utf8()).then_some(meant)
     }
 }
 
@@ -61,6 +95,17 @@ impl Serialize for Text {
     }
 }
 
+/// As [`Text::escaped`].
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let invalid = chunk.invalid().iter();
+        invalid.for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+    }
+    text
+}
+
 /// Peer's bytes for a log line: see [`Text`] on what is replaced.
 pub struct Visible<'a>(pub &'a [u8]);
 
@@ -79,8 +124,8 @@ fn write_visible(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Write::write_char(f, c)?;
             }
         }
-        if !chunk.invalid().is_empty() {
-            fmt::Write::write_char(f, char::REPLACEMENT_CHARACTER)?;
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
         }
     }
     Ok(())

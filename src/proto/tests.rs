@@ -270,11 +270,45 @@ fn what_an_update_brought() {
 #[test]
 fn no_log_line_is_forged_and_ids_are_uuids() {
     let text: Text = b"a\r\nb\x1b[31m\xe9\x7f"[..].into();
-    assert_eq!(text.to_string(), "a\\r\\nb\\u{1b}[31m\u{fffd}\\u{7f}");
+    assert_eq!(text.to_string(), "a\\r\\nb\\u{1b}[31m\\xe9\\u{7f}");
     assert_eq!(
         serde_json::to_string(&text).unwrap(),
         "\"a\\r\\nb\\u001b[31m\u{fffd}\u{7f}\""
     );
     let id = SessionId::from_random(u128::MAX).to_string();
     assert_eq!(id, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+}
+
+#[test]
+fn what_is_shown_of_odd_bytes_means_them() {
+    for bytes in [
+        &b"caf\xe9"[..],
+        b"\xff\xfe",
+        b"\xe2\x82",
+        b"a\\x4\xe9\\x",
+        b"\\\xe9\xc3\xa9",
+        b"a b\x80\"c",
+    ] {
+        let text = Text::from(bytes);
+        assert_eq!(Text::from_shown(&text.to_string()), Some(text));
+    }
+    assert_eq!(
+        Text::from_shown("caf\\xE9"),
+        Some(Text::from(&b"caf\xe9"[..]))
+    );
+    for itself in [
+        "",
+        "a@b",
+        "a\\x41",
+        "\\x",
+        "\\x9",
+        "\\xé9",
+        "\\x+9",
+        "\\\\x",
+        "é",
+        // Bytes that are UTF-8 are not shown so.
+        "\\xc3\\xa9",
+    ] {
+        assert_eq!(Text::from_shown(itself), None, "{itself}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The sessions of one worker: finds the one that a request, a packet or a timer is for, and reports its end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -303,17 +303,6 @@ impl Engine {
         self.calls.contains_key(call_id)
     }
 
-    /// Live streams by type.
-    pub fn stream_counts(&self) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        for stream in self.live().flat_map(|s| &s.streams).filter(|s| s.is_live()) {
-            *counts
-                .entry(stream.media_type.as_str().to_owned())
-                .or_insert(0) += 1;
-        }
-        counts
-    }
-
     /// All that was ever dropped, by reason; of sessions that are no more, not.
     pub fn dropped(&self) -> Dropped {
         self.dropped
@@ -370,7 +359,7 @@ impl Engine {
         entry.as_ref().filter(|_| *generation == key.generation)
     }
 
-    fn live(&self) -> impl Iterator<Item = &Session> {
+    pub(super) fn live(&self) -> impl Iterator<Item = &Session> {
         let entries = self.entries.iter().filter_map(|(_, entry)| entry.as_ref());
         entries
             .filter(|entry| entry.ending.is_none())

@@ -1,6 +1,7 @@
 //! What a session tells about itself: counters, codecs, the statistics object (docs/protocol.md section 5), the lines
 //! in the log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::Settings;
 use super::call::{Refusal, Session};
+use super::engine::Engine;
 use super::stream::{Leg, Status, Stream};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
@@ -115,9 +117,42 @@ pub struct SessionReport<'a> {
     username: Option<&'a Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dialog_id: Option<&'a DialogId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exact: Option<Exact<'a>>,
     /// Those that were answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) streams: Option<Vec<StreamReport<'a>>>,
+}
+
+/// What JSON strings cannot tell, as commands take it: identifiers of which one at least is not UTF-8.
+#[derive(Serialize)]
+struct Exact<'a> {
+    call_id: Shown<'a>,
+    from_tag: Shown<'a>,
+    to_tag: Option<Shown<'a>>,
+}
+
+/// With `\xe9` for bytes that are not UTF-8.
+struct Shown<'a>(&'a Text);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.escaped())
+    }
+}
+
+impl<'a> Exact<'a> {
+    /// None where there is nothing to tell.
+    fn of(session: &'a Session) -> Option<Exact<'a>> {
+        let (call_id, from_tag) = (&session.call_id.0, &session.caller_tag.0);
+        let to_tag = session.callee_tag.as_ref().map(|tag| &tag.0);
+        let is_plain = call_id.is_utf8() && from_tag.is_utf8() && to_tag.is_none_or(Text::is_utf8);
+        (!is_plain).then(|| Exact {
+            call_id: Shown(call_id),
+            from_tag: Shown(from_tag),
+            to_tag: to_tag.map(Shown),
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -151,6 +186,19 @@ struct PathReport {
     callee: Counters,
 }
 
+impl Engine {
+    /// Live streams by type.
+    pub fn stream_counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for stream in self.live().flat_map(|s| &s.streams).filter(|s| s.is_live()) {
+            *counts
+                .entry(stream.media_type.as_str().to_owned())
+                .or_insert(0) += 1;
+        }
+        counts
+    }
+}
+
 /// Appends the statistics object of a session, on one line.
 pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
     // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
@@ -181,6 +229,7 @@ pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
         callee_ua: OrUnknown(session.user_agents[Party::Callee as usize].as_ref()),
         username: session.username.as_ref(),
         dialog_id: session.dialog_id.as_ref(),
+        exact: Exact::of(session),
         streams: Some(reports.collect()),
     }
 }

@@ -155,6 +155,7 @@ pub fn settings(directory: &Path) -> Settings {
         socket_mode: 0o660,
         socket_group: None,
         management_path: directory.join("management.sock"),
+        state_dir: directory.join("state"),
         listen: any,
         listen_management: any,
         management_use_tls: true,
@@ -175,6 +176,7 @@ pub fn settings(directory: &Path) -> Settings {
 pub struct Asked {
     pub word: String,
     pub sequence: String,
+    /// What is not UTF-8 as `\xe9`.
     pub headers: BTreeMap<String, String>,
 }
 
@@ -247,7 +249,8 @@ impl FakeRelay {
         let (word, sequence) = command.split_once(' ').expect(&command);
         let mut headers = BTreeMap::new();
         loop {
-            let line = self.line();
+            let line = self.next_line().expect("a line, not the end");
+            let line = mediaproxy::proto::escaped(&line);
             if line.is_empty() {
                 break;
             }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +25,12 @@ impl Proxy {
 
     /// Sends a request as it stands, and gives the line that answers it.
     pub fn ask(&mut self, request: &str) -> io::Result<String> {
-        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.ask_bytes(request.as_bytes())
+    }
+
+    /// The same with a request that is not all UTF-8.
+    pub fn ask_bytes(&mut self, request: &[u8]) -> io::Result<String> {
+        self.stream.get_mut().write_all(request)?;
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -42,6 +47,22 @@ impl Proxy {
             Ok(ports) if ports.len() == message.media.len() => Ok(ports),
             _ => Err(format!("update of {}: {answer}", message.call_id)),
         }
+    }
+
+    /// A call of one audio stream, offered and answered; the relay's ports for caller and callee to send to.
+    pub fn place(&mut self, call_id: &str, ends: [SocketAddrV4; 2]) -> Result<[u16; 2], String> {
+        let [caller, callee] = ends.map(|end| [Media::audio(end)]);
+        let for_callee = self.update(&Message::offer(call_id, &caller))?;
+        let for_caller = self.update(&Message::answer(call_id, &callee))?;
+        match (&for_caller[..], &for_callee[..]) {
+            ([for_caller], [for_callee]) => Ok([*for_caller, *for_callee]),
+            _ => Err(format!("{call_id}: not one port each")),
+        }
+    }
+
+    /// Ends a call that was answered.
+    pub fn hang_up(&mut self, call_id: &str) -> Result<(), String> {
+        self.remove(&Message::answer(call_id, &[]))
     }
 
     /// Ends a call.
@@ -62,6 +83,24 @@ pub struct Media {
     pub direction: &'static str,
 }
 
+impl Media {
+    pub const fn audio(address: SocketAddrV4) -> Media {
+        Media {
+            kind: "audio",
+            address,
+            direction: "sendrecv",
+        }
+    }
+
+    /// Audio to this socket.
+    pub fn audio_at(phone: &UdpSocket) -> Media {
+        match phone.local_addr() {
+            Ok(SocketAddr::V4(address)) => Media::audio(address),
+            other => panic!("no IPv4 address: {other:?}"),
+        }
+    }
+}
+
 /// What a proxy knows of a SIP message that carries an SDP.
 #[derive(Clone, Debug)]
 pub struct Message<'a> {
@@ -75,6 +114,31 @@ pub struct Message<'a> {
     pub to: (&'a str, &'a str),
     pub user_agent: &'a str,
     pub media: &'a [Media],
+}
+
+impl<'a> Message<'a> {
+    /// Alice's INVITE to Bob.
+    pub const fn offer(call_id: &'a str, media: &'a [Media]) -> Message<'a> {
+        Message {
+            kind: "request",
+            call_id,
+            cseq: 1,
+            from: ("alice@example.com", "from"),
+            to: ("bob@example.com", ""),
+            user_agent: "phone",
+            media,
+        }
+    }
+
+    /// Bob's 200 to it.
+    pub const fn answer(call_id: &'a str, media: &'a [Media]) -> Message<'a> {
+        Message {
+            kind: "reply",
+            to: ("bob@example.com", "to"),
+            user_agent: "other phone",
+            ..Message::offer(call_id, media)
+        }
+    }
 }
 
 impl Message<'_> {

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,37 +87,12 @@ fn phone() -> UdpSocket {
     socket
 }
 
-fn media(phone: &UdpSocket) -> Media {
-    Media {
-        kind: "audio",
-        address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, phone.local_addr().unwrap().port()),
-        direction: "sendrecv",
-    }
-}
-
-fn message<'a>(
-    kind: &'static str,
-    id: &'a str,
-    to_tag: &'a str,
-    media: &'a [Media],
-) -> Message<'a> {
-    Message {
-        kind,
-        call_id: id,
-        cseq: 1,
-        from: ("alice@example.com", "from"),
-        to: ("bob@example.com", to_tag),
-        user_agent: "phone",
-        media,
-    }
-}
-
 impl Call {
     /// Offered and not answered.
     pub fn offer(proxy: &mut Proxy, id: &str) -> Call {
         let (caller, callee) = (phone(), phone());
         let ports = proxy
-            .update(&message("request", id, "", &[media(&caller)]))
+            .update(&Message::offer(id, &[Media::audio_at(&caller)]))
             .unwrap();
         Call {
             id: id.to_owned(),
@@ -130,18 +105,14 @@ impl Call {
     /// Answered, too.
     pub fn place(proxy: &mut Proxy, id: &str) -> Call {
         let mut call = Call::offer(proxy, id);
-        let callee = media(&call.callee);
-        let ports = proxy
-            .update(&message("reply", id, "to", &[callee]))
-            .unwrap();
+        let callee = [Media::audio_at(&call.callee)];
+        let ports = proxy.update(&Message::answer(id, &callee)).unwrap();
         call.ports[0] = ports[0];
         call
     }
 
     pub fn hang_up(&self, proxy: &mut Proxy) {
-        proxy
-            .remove(&message("request", &self.id, "to", &[]))
-            .unwrap();
+        proxy.hang_up(&self.id).unwrap();
     }
 
     /// Each sends so many packets, and each must arrive before the next is sent.

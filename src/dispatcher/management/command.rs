@@ -1,11 +1,12 @@
 //! A line of a management client as a command. Pure.
 //!
 //! Words stand between blanks; one that begins with a quotation mark is a JSON string, so that what `sessions` shows
-//! can be pasted whatever it holds. Bytes that are not UTF-8 are read as U+FFFD, as relays write them into JSON.
+//! can be pasted whatever it holds. Bytes that are not UTF-8 are read as they are shown, `\xe9`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::filter::Filter;
+use crate::proto::escaped;
 
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub enum Bad {
 }
 
 /// What `help` answers.
-pub const HELP: [&str; 15] = [
+pub const HELP: [&str; 16] = [
     "sessions                    all calls, a JSON object each",
     "sessions KEY=VALUE ...      those that fit all of: call_id=ID, user=PART of a URI or username,",
     "                            address=IP or IP:PORT of a party or of the relay, relay=RELAY",
@@ -55,6 +56,7 @@ pub const HELP: [&str; 15] = [
     "resume RELAY                gives it calls again",
     "version, help, quit, exit",
     "RELAY is a name or an address as in summary; a value with blanks is a JSON string: \"a b\".",
+    "Bytes of a call-id that are not UTF-8 are shown, and can be given, as \\xe9.",
     "end, drain and resume need the management socket, or TLS and management_passport.",
     "An answer ends with an empty line; one that begins with error: says what is wrong.",
 ];
@@ -64,7 +66,7 @@ pub const HELP: [&str; 15] = [
 /// # Errors
 /// See [`Bad`].
 pub fn parse(line: &[u8]) -> Result<Command, Bad> {
-    let text = String::from_utf8_lossy(line);
+    let text = escaped(line);
     let text = text.trim();
     let (word, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));
     // Without arguments these are as old as the protocol.
@@ -216,7 +218,7 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), Ok(command), "{line}");
         }
-        assert_eq!(parse(b"end caf\xe9"), Ok(end("caf\u{fffd}", false)));
+        assert_eq!(parse(b"end caf\xe9"), Ok(end("caf\\xe9", false)));
     }
 
     #[test]
@@ -227,6 +229,7 @@ mod tests {
             user: Some("alice".into()),
             address: Some("192.0.2.1:4000".into()),
             relay: Some("r=1".into()),
+            ..Filter::default()
         };
         assert_eq!(parse(line), Ok(Command::Sessions(filter)));
         for (line, part) in [

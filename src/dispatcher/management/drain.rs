@@ -1,10 +1,11 @@
 //! `drain` and `resume`: which relays get new calls, by the administrator's word.
 //!
-//! It holds for this dispatcher, whatever becomes of the relay's links, until `resume` or this daemon's end. The relay
-//! is not told: other dispatchers may want it. A relay that is to end by itself is sent HUP on its own host.
+//! It holds for this dispatcher, whatever becomes of the relay's links and over restarts, until `resume`. The relay is
+//! not told: other dispatchers may want it. A relay that is to end by itself is sent HUP on its own host.
 
 use super::answer::Who;
 use crate::dispatcher::Dispatcher;
+use crate::dispatcher::drained::MOST;
 use crate::dispatcher::registry::{Held, RelayKey};
 use crate::dispatcher::waiting::lock;
 
@@ -12,6 +13,12 @@ use crate::dispatcher::waiting::lock;
 pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
     let mut registry = lock(&dispatcher.registry);
     let key = the_one(registry.named(relay), relay, &registry.known())?;
+    let drained = registry.drained();
+    if drained.len() >= MOST && !drained.contains(&key) {
+        return Err(format!(
+            "{MOST} relays are drained already; resume those that do not exist any more: summary shows them"
+        ));
+    }
     let is_news = registry.drain(&key);
     let calls = registry.calls_on(&key);
     let others = registry.has_other(&[]);
@@ -28,8 +35,12 @@ pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, 
         true => "",
         false => "; NO OTHER RELAY TAKES CALLS NOW",
     };
+    let lost = match kept(dispatcher) {
+        Ok(()) => String::new(),
+        Err(why) => format!("; A RESTART OF THE DISPATCHER WOULD GIVE IT CALLS AGAIN: {why}"),
+    };
     Ok(format!(
-        "drained: relay {key} gets no new calls, {left}{warning}"
+        "drained: relay {key} gets no new calls, {left}{warning}{lost}"
     ))
 }
 
@@ -54,7 +65,17 @@ pub fn resume(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String,
         _ => "",
     };
     let state = if is_news { "resumed" } else { "not drained" };
-    Ok(format!("{state}: relay {key} gets new calls{but}"))
+    let lost = match kept(dispatcher) {
+        Ok(()) => String::new(),
+        Err(why) => format!("; A RESTART OF THE DISPATCHER WOULD DRAIN IT AGAIN: {why}"),
+    };
+    Ok(format!("{state}: relay {key} gets new calls{but}{lost}"))
+}
+
+/// Brings it to disk; the log has why that failed, too.
+fn kept(dispatcher: &Dispatcher) -> Result<(), String> {
+    let kept = dispatcher.keep_drained();
+    kept.inspect_err(|why| log::error!("{why}; it is tried again every second"))
 }
 
 /// The answer where no relay has this name.

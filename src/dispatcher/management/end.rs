@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::answer::Who;
 use super::explain::Found;
 use crate::dispatcher::Dispatcher;
@@ -13,7 +15,7 @@ use crate::dispatcher::registry::{About, Place};
 use crate::dispatcher::waiting::{Slot, lock};
 use crate::dispatcher::wire::write_remove;
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, Tag};
+use crate::proto::{CallId, DialogId, Tag, Text};
 use crate::sys::clock;
 
 /// How long the proxy may take: two requests of 3 s each, and a little.
@@ -110,13 +112,12 @@ fn end_session(dispatcher: &Dispatcher, call_id: &CallId) -> Result<String, Stri
 
 fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<(), String> {
     let (relay, link) = (&found.at.relay, &found.at.handle);
-    let from_tag = found.object.get("from_tag").and_then(|tag| tag.as_str());
-    let Some(from_tag) = from_tag else {
+    let Some(from_tag) = from_tag(&found.object) else {
         return Err(format!("relay {relay} does not tell call {call_id}'s tags"));
     };
     let remove = Remove {
         call_id: call_id.clone(),
-        from_tag: Tag(from_tag.into()),
+        from_tag,
         to_tag: None,
     };
     let slot = Arc::new(Slot::new());
@@ -141,4 +142,32 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
         None => "does not answer",
     };
     Err(format!("call {call_id}: relay {relay} {failed}"))
+}
+
+/// A session's tag, byte for byte where its relay tells it so.
+fn from_tag(session: &Map<String, Value>) -> Option<Tag> {
+    let shown = session.get("exact").and_then(|exact| exact.get("from_tag"));
+    let shown = shown.and_then(Value::as_str).and_then(Text::from_shown);
+    let text = session.get("from_tag").and_then(Value::as_str);
+    shown.or(text.map(Text::from)).map(Tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_what_its_relay_tells_most_exactly() {
+        let tag = |json: &str| from_tag(&serde_json::from_str(json).unwrap());
+        let odd = Tag(b"t\xe9"[..].into());
+        let exact = r#"{"from_tag": "t\ufffd", "exact": {"call_id": "a", "from_tag": "t\\xe9"}}"#;
+        assert_eq!(tag(exact), Some(odd));
+        // The call-id alone is odd.
+        let plain = r#"{"from_tag": "t", "exact": {"call_id": "\\xe9", "from_tag": "t"}}"#;
+        assert_eq!(tag(plain), Some(Tag("t".into())));
+        assert_eq!(tag(r#"{"from_tag": "t\\xe9"}"#), Some(Tag("t\\xe9".into())));
+        for none in ["{}", r#"{"from_tag": 7, "exact": []}"#] {
+            assert_eq!(tag(none), None);
+        }
+    }
 }

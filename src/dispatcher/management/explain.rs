@@ -2,6 +2,7 @@
 //!
 //! A relay that has not said that it can explain calls is asked for its sessions, and shows what that has.
 
+use std::borrow::Cow;
 use std::io;
 
 use serde_json::{Map, Value};
@@ -10,7 +11,7 @@ use super::answer::{Client, List};
 use super::text;
 use super::{Answer, Connection};
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::registry::{Place, RelayKey};
+use crate::dispatcher::registry::{Place, RelayKey, spellings};
 use crate::dispatcher::statistics::each;
 use crate::dispatcher::waiting::lock;
 use crate::dispatcher::wire::{write_explain, write_plain};
@@ -177,11 +178,16 @@ fn sessions_of(
     call_id: &CallId,
     list: &[u8],
 ) -> Result<Vec<Map<String, Value>>, serde_json::Error> {
-    let spellings = crate::dispatcher::registry::spellings(call_id);
+    let spellings = spellings(call_id);
+    let exact = call_id.0.escaped();
     let mut found = Vec::new();
     each(list, |element| {
         let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
-        if spellings.iter().any(|text| *text == seen.call_id) {
+        let is_it = match &seen.exact {
+            Some(told) => told.call_id == exact,
+            None => spellings.iter().any(|text| *text == seen.call_id),
+        };
+        if is_it {
             found.push(serde_json::from_str(element.get())?);
         }
         Ok::<(), serde_json::Error>(())
@@ -192,7 +198,16 @@ fn sessions_of(
 #[derive(serde::Deserialize)]
 struct SeenCall<'a> {
     #[serde(borrow)]
-    call_id: std::borrow::Cow<'a, str>,
+    call_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    exact: Option<SeenExact<'a>>,
+}
+
+/// What is not UTF-8 as it is shown.
+#[derive(serde::Deserialize)]
+struct SeenExact<'a> {
+    #[serde(borrow)]
+    call_id: Cow<'a, str>,
 }
 
 #[cfg(test)]
@@ -209,6 +224,10 @@ mod tests {
         assert_eq!(found(b"a", list), 2);
         assert_eq!(found(b"caf\xe9", list), 2);
         assert_eq!(found(b"caf", list), 0);
+        // Of those that look alike, the one whose relay tells its bytes.
+        let list = r#"[{"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe9"}},
+            {"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe8"}}, {"call_id": "a", "exact": {"call_id": "a"}}]"#;
+        assert_eq!((found(b"caf\xe9", list), found(b"a", list)), (1, 1));
         for odd in ["error", "{}", "[7]", "[{}]", "[{\"call_id\": \"a\"}"] {
             let call_id = CallId("a".into());
             assert!(sessions_of(&call_id, odd.as_bytes()).is_err(), "{odd}");

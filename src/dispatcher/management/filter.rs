@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub struct Filter {
     /// The whole call-id.
     pub call_id: Option<String>,
+    /// How else relays may tell it, where it is not UTF-8.
+    pub spellings: Vec<String>,
     /// A part of the caller's or callee's URI, or of the username; upper and lower case are the same.
     pub user: Option<String>,
     /// An address, with or without its port: in the SDP, learned, or the relay's own.
@@ -22,6 +24,8 @@ struct Seen<'a> {
     #[serde(borrow)]
     call_id: Cow<'a, str>,
     #[serde(borrow, default)]
+    exact: Option<Exact<'a>>,
+    #[serde(borrow, default)]
     from_uri: Cow<'a, str>,
     #[serde(borrow, default)]
     to_uri: Cow<'a, str>,
@@ -29,6 +33,13 @@ struct Seen<'a> {
     username: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     streams: Vec<SeenStream<'a>>,
+}
+
+/// What is not UTF-8 as it is shown.
+#[derive(Deserialize)]
+struct Exact<'a> {
+    #[serde(borrow)]
+    call_id: Cow<'a, str>,
 }
 
 #[derive(Default, Deserialize)]
@@ -62,7 +73,12 @@ impl Filter {
         let Ok(seen) = serde_json::from_str::<Seen<'_>>(session) else {
             return false;
         };
-        let has_call_id = |wanted: &String| *wanted == seen.call_id;
+        let has_call_id = |wanted: &String| match &seen.exact {
+            Some(exact) => *wanted == exact.call_id || *wanted == seen.call_id,
+            None => {
+                *wanted == seen.call_id || self.spellings.iter().any(|text| *text == seen.call_id)
+            }
+        };
         self.call_id.as_ref().is_none_or(has_call_id)
             && self.user.as_ref().is_none_or(|user| has_user(&seen, user))
             && self
@@ -127,6 +143,26 @@ mod tests {
         assert!(address("10.0.0.5") && address("10.0.0.5:4000") && address("192.0.2.1"));
         assert!(address("203.0.113.7:31022"));
         assert!(!address("10.0.0.5:400") && !address("10.0.0") && !address("10.0.0.50"));
+    }
+
+    #[test]
+    fn call_ids_that_are_not_utf_8() {
+        let fits = |call_id: &str, session: &str| {
+            let filter = Filter {
+                call_id: Some(call_id.into()),
+                spellings: vec!["caf\u{fffd}".into(), "caf?".into()],
+                ..Filter::default()
+            };
+            filter.fits(session)
+        };
+        let ours = r#"{"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe9", "from_tag": "t"}}"#;
+        assert!(fits("caf\\xe9", ours) && fits("caf\u{fffd}", ours));
+        assert!(!fits("caf\\xe8", ours), "another one that looks alike");
+        assert!(
+            fits("caf\\xe9", r#"{"call_id": "caf?"}"#),
+            "an older relay's"
+        );
+        assert!(!fits("caf\\xe9", r#"{"call_id": "caf"}"#));
     }
 
     #[test]

@@ -28,6 +28,15 @@ struct Call {
     relay_link: String,
     relay_explains: bool,
     dialog_id: Option<String>,
+    exact: Option<Exact>,
+}
+
+/// Where one of these is not UTF-8, all with their bytes.
+#[derive(Deserialize)]
+struct Exact {
+    call_id: String,
+    from_tag: String,
+    to_tag: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -129,7 +138,11 @@ struct Side<'a> {
 pub fn lines(sessions: Vec<Map<String, Value>>) -> Result<Vec<String>, serde_json::Error> {
     let mut out = Vec::new();
     for session in sessions {
-        let call: Call = serde_json::from_value(Value::from(session))?;
+        let mut call: Call = serde_json::from_value(Value::from(session))?;
+        if let Some(exact) = call.exact.take() {
+            (call.call_id, call.from_tag, call.to_tag) =
+                (exact.call_id, exact.from_tag, exact.to_tag);
+        }
         head(&mut out, &call);
         for (index, stream) in call.streams.iter().enumerate() {
             self::stream(&mut out, index + 1, stream);
@@ -360,6 +373,16 @@ call a: ringing
   no dialog at the SIP proxy is known
   no stream has been answered yet";
         assert_eq!(text, want);
+    }
+
+    #[test]
+    fn identifiers_that_are_not_utf_8_are_shown_as_commands_take_them() {
+        let text = shown(
+            r#"{"call_id": "caf\ufffd", "from_tag": "A\ufffd", "to_tag": null,
+            "exact": {"call_id": "caf\\xe9", "from_tag": "A\\xff", "to_tag": null}}"#,
+        );
+        assert!(text.starts_with("call caf\\xe9: ringing\n"), "{text}");
+        assert!(text.contains("\n  tags A\\xff and none yet\n"), "{text}");
     }
 
     #[test]

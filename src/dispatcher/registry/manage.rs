@@ -1,11 +1,12 @@
 //! What an administrator asks and decides: which call a text means, what is known of it, which relays are to get no
 //! new calls.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Connected, LinkId, Registry, RelayKey, SessionState};
+use super::{Connected, LinkId, Registry, Relay, RelayKey, SessionState};
 use crate::dispatcher::finished::Reason;
-use crate::proto::{CallId, DialogId};
+use crate::proto::{CallId, DialogId, Text};
 
 /// What a dispatcher knows of a call beyond where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +28,20 @@ pub struct Held {
 }
 
 impl<L: Clone> Registry<L> {
-    /// The call that is meant by a text: as it is, or what relays call it where it is not UTF-8.
+    /// The call that is meant by a text: as it is, or where that is no known call, what relays call one that is not
+    /// UTF-8, or its bytes as they are shown.
     pub fn meant(&self, text: &str) -> CallId {
-        let alias = self.aliases.get(text).cloned();
-        alias.unwrap_or_else(|| CallId(text.into()))
+        let literal = CallId(text.into());
+        if self.sessions.contains_key(&literal) {
+            return literal;
+        }
+        if let Some(known) = self.aliases.get(text) {
+            return known.clone();
+        }
+        match Text::from_shown(text) {
+            Some(bytes) if !self.found.contains_key(&literal) => CallId(bytes),
+            _ => literal,
+        }
     }
 
     /// What is known of a live call that this dispatcher has made or seen.
@@ -84,6 +95,11 @@ impl<L: Clone> Registry<L> {
         known.sort();
         known.dedup();
         known
+    }
+
+    /// All relays that are to get no calls.
+    pub fn drained(&self) -> BTreeSet<RelayKey> {
+        self.drained.keys().cloned().collect()
     }
 
     /// Relays that are to get no calls and are not connected.
@@ -142,10 +158,19 @@ impl<L: Clone> Registry<L> {
         relay.is_some_and(|key| self.drained.contains_key(key))
     }
 
-    /// A relay is known by another key now.
-    pub(super) fn rename_drained(&mut self, old: &RelayKey, new: &RelayKey) {
-        if let Some(told) = self.drained.remove(old) {
-            self.drained.insert(new.clone(), told);
+    /// A relay with a name has connected: where the one without a name that it takes the place of on its host was
+    /// drained, it is.
+    pub(super) fn inherit_drained(&mut self, key: &RelayKey) {
+        let older = RelayKey {
+            name: None,
+            ..key.clone()
+        };
+        let is_there = |relay: &Relay| relay.key == older && relay.link.is_some();
+        if key.name.is_none() || self.relays.values().any(is_there) {
+            return;
+        }
+        if let Some(told) = self.drained.remove(&older) {
+            self.drained.insert(key.clone(), told);
         }
     }
 }

@@ -44,10 +44,10 @@ impl<L: Clone> Registry<L> {
         let relay_id = self.known_as(&key);
         let relay_id = relay_id.unwrap_or_else(|| self.add_relay(key.clone()));
         let relay = self.relays.get_mut(&relay_id)?;
-        let before = std::mem::replace(&mut relay.key, key.clone());
+        relay.key = key.clone();
         relay.away = None;
         let replaced = relay.link.replace(id);
-        self.rename_drained(&before, &key);
+        self.inherit_drained(&key);
         if let Some(link) = self.links.get_mut(&id) {
             link.relay = Some(relay_id);
         }

@@ -138,3 +138,19 @@ fn what_the_host_does_not_take_is_counted_for_who_sent_it() {
     assert_eq!(stream["caller"]["unsent"], 1);
     assert_eq!(stream["callee"]["unsent"], 0);
 }
+
+#[test]
+fn identifiers_that_are_not_utf_8_are_told_byte_by_byte() {
+    let mut lab = Lab::new();
+    let request = b"update\r\ntype: request\r\ncall_id: call\r\ncseq: 1\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\
+        from_tag: A\xff\r\nto_tag: \r\nuser_agent: \xe9\r\nmedia: audio:8.8.8.8:4000:sendrecv:ice=no\r\n\r\n";
+    lab.take(request);
+    let call = explain(&lab);
+    assert_eq!(call["from_tag"], "A\u{fffd}");
+    let exact = serde_json::json!({"call_id": "call", "from_tag": "A\\xff", "to_tag": null});
+    assert_eq!(call["exact"], exact);
+    // Others have nothing to add.
+    let mut lab = Lab::new();
+    lab.update("request", 1, ("A", ""), &audio("8.8.8.8:4000"));
+    assert!(explain(&lab).get("exact").is_none());
+}

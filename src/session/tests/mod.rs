@@ -148,8 +148,13 @@ impl Lab {
             "update\r\ntype: {kind}\r\ncall_id: call\r\ncseq: {cseq}\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\
              from_tag: {from}\r\nto_tag: {to}\r\nuser_agent: agent-{kind}\r\n{more}\r\n"
         );
+        self.take(text.as_bytes())
+    }
+
+    /// A request `update` as it came.
+    pub fn take(&mut self, request: &[u8]) -> UpdateReply {
         let mut requests = Requests::new(LIMITS, &[]);
-        requests.extend(text.as_bytes());
+        requests.extend(request);
         let update = Update::parse(requests.next_request().unwrap().unwrap().unwrap()).unwrap();
         let now = self.moment();
         let reply = self.engine.update(&update, Owner(0), &mut self.host, now);

@@ -1,7 +1,7 @@
 //! Debian's FreeRADIUS on a port and in a directory of the test's own, with a writer of detail files. Nothing of the
 //! system's configuration is read but the standard dictionaries.
 
-use super::{Process, Scratch, free_port, skip};
+use super::{Process, Scratch, Server, free_port, skip};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -23,6 +23,16 @@ pub struct FreeRadius {
 
 /// An accounting request as the server wrote it: attributes by name, as text without quotes.
 pub type Detail = BTreeMap<String, String>;
+
+impl Server for FreeRadius {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
 
 impl FreeRadius {
     /// Writes the configuration and waits until the server answers. None where it is not installed, which is said.
@@ -81,25 +91,6 @@ impl FreeRadius {
     pub fn restart(&mut self) {
         let port = self.port;
         self.process.start(|| answers(port));
-    }
-
-    /// Ends the server as an administrator does.
-    pub fn stop(&mut self) {
-        self.process.end("TERM");
-    }
-
-    /// Ends it at once.
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// From here on it does nothing: requests wait in its socket.
-    pub fn freeze(&self) {
-        self.process.signal_all("STOP");
-    }
-
-    pub fn thaw(&self) {
-        self.process.signal_all("CONT");
     }
 
     /// A client's configuration of this server and the given ones, tried in this order: its main file.

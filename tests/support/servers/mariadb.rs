@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Held, PASSWORD, Process, Scratch, URI_PASSWORD, find, free_port, is_root, run, tried};
+use super::{
+    Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, find, free_port, is_root, run, tried,
+};
 
 /// See the module above.
 pub struct MariaDb {
@@ -12,6 +14,16 @@ pub struct MariaDb {
     socket: PathBuf,
     port: u16,
     _directory: Scratch,
+}
+
+impl Server for MariaDb {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
 }
 
 impl MariaDb {
@@ -98,24 +110,6 @@ impl MariaDb {
         let mut client = connected(&self.socket);
         client.arg("media");
         Held::new(client, statements)
-    }
-
-    /// An orderly end.
-    pub fn stop(&mut self) {
-        self.process.end("TERM");
-    }
-
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// It answers nothing more; the kernel still takes connections for it.
-    pub fn freeze(&self) {
-        self.process.signal_all("STOP");
-    }
-
-    pub fn thaw(&self) {
-        self.process.signal_all("CONT");
     }
 
     /// After `stop` or `kill`.

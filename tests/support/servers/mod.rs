@@ -173,11 +173,38 @@ impl Drop for Held {
     }
 }
 
+/// What all of them can be made to suffer.
+pub trait Server {
+    fn process(&self) -> &Process;
+
+    fn process_mut(&mut self) -> &mut Process;
+
+    /// An orderly end, as an administrator brings it about.
+    fn stop(&mut self) {
+        self.process_mut().end();
+    }
+
+    fn kill(&mut self) {
+        self.process_mut().kill();
+    }
+
+    /// It answers nothing more; the kernel still takes connections and requests for it.
+    fn freeze(&self) {
+        self.process().signal_all("STOP");
+    }
+
+    fn thaw(&self) {
+        self.process().signal_all("CONT");
+    }
+}
+
 /// A server's process, restarted with the same command.
-struct Process {
+pub struct Process {
     command: Command,
     child: Option<Child>,
     log: PathBuf,
+    /// The signal that asks it to end.
+    orderly: &'static str,
 }
 
 impl Process {
@@ -187,6 +214,7 @@ impl Process {
             command,
             child: None,
             log,
+            orderly: "TERM",
         }
     }
 
@@ -234,9 +262,9 @@ impl Process {
     }
 
     /// Waits until it has ended.
-    fn end(&mut self, name: &str) {
+    fn end(&mut self) {
         if let Some(child) = &mut self.child {
-            signal(child.id(), name);
+            signal(child.id(), self.orderly);
             let mut waited = Duration::ZERO;
             while child.try_wait().unwrap().is_none() {
                 assert!(waited < PATIENCE, "{:?} does not end", self.command);

@@ -5,7 +5,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Held, PASSWORD, Process, Scratch, URI_PASSWORD, is_root, run, tried};
+use super::{Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, is_root, run, tried};
 
 /// See the module above.
 pub struct Postgres {
@@ -13,6 +13,16 @@ pub struct Postgres {
     directory: Scratch,
     user: Option<String>,
     port: u16,
+}
+
+impl Server for Postgres {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
 }
 
 impl Postgres {
@@ -68,9 +78,11 @@ impl Postgres {
         for setting in ["fsync=off", "shared_buffers=8MB"].iter().chain(settings) {
             command.args(["-c", setting]);
         }
-        let log = directory.path().join("log");
+        let mut process = Process::new(command, directory.path().join("log"));
+        // It does not wait for clients then.
+        process.orderly = "INT";
         let mut server = Postgres {
-            process: Process::new(command, log),
+            process,
             directory,
             user,
             port,
@@ -141,24 +153,6 @@ impl Postgres {
             connected(self.directory.path(), self.port, "media"),
             statements,
         )
-    }
-
-    /// An orderly end that does not wait for clients.
-    pub fn stop(&mut self) {
-        self.process.end("INT");
-    }
-
-    pub fn kill(&mut self) {
-        self.process.kill();
-    }
-
-    /// It answers nothing more; the kernel still takes connections for it.
-    pub fn freeze(&self) {
-        self.process.signal_all("STOP");
-    }
-
-    pub fn thaw(&self) {
-        self.process.signal_all("CONT");
     }
 
     /// After `stop` or `kill`.

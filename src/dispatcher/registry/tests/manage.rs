@@ -69,6 +69,27 @@ fn an_older_relay_that_is_upgraded_stays_drained() {
 }
 
 #[test]
+fn one_without_calls_stays_drained_too_and_no_other_relay_is() {
+    let mut registry = registry();
+    // As after a restart: nothing else is known of it.
+    registry.drain(&key(ip(1), None));
+    let elsewhere = up(&mut registry, ip(2), Some("b"));
+    assert_eq!(choose(&mut registry, None, &[]), Some(elsewhere));
+    registry.attempt_over(elsewhere);
+    // While the older one is connected, it is the one that is drained.
+    let older = up(&mut registry, ip(1), None);
+    let beside = up(&mut registry, ip(1), Some("c"));
+    assert_eq!(choose(&mut registry, None, &[elsewhere]), Some(beside));
+    assert!(registry.held(&key(ip(1), None)).0.drained);
+    registry.link_lost(beside, at(1));
+    registry.link_lost(older, at(1));
+    up(&mut registry, ip(1), Some("a"));
+    assert_eq!(choose(&mut registry, None, &[elsewhere]), None);
+    let drained: Vec<RelayKey> = registry.drained().into_iter().collect();
+    assert_eq!(drained, [key(ip(1), Some("a"))]);
+}
+
+#[test]
 fn the_end_of_the_last_call_is_told_once() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), Some("a"));
@@ -122,4 +143,10 @@ fn a_call_id_that_is_no_text_is_meant_by_what_relays_call_it() {
     assert_eq!(registry.meant("caf\u{fffd}"), odd);
     assert_eq!(registry.meant("caf?"), odd);
     assert_eq!(registry.meant("caf"), call("caf"));
+    // As it is shown: also one that is not known here, unless a call has just this name.
+    assert_eq!(registry.meant("caf\\xe9"), odd);
+    let other = CallId(b"th\xe9".as_slice().into());
+    assert_eq!(registry.meant("th\\xe9"), other);
+    registry.updated(a, &super::facts("th\\xe9"));
+    assert_eq!(registry.meant("th\\xe9"), call("th\\xe9"));
 }

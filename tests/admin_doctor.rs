@@ -1,0 +1,180 @@
+//! `media-admin doctor` on a host that works, and on one where much is broken.
+
+use std::path::Path;
+use std::process::Command;
+
+#[path = "support/daemons.rs"]
+mod daemons;
+#[path = "support/management.rs"]
+mod management;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/site.rs"]
+mod site;
+
+use daemons::{Daemons, PortRange, Scratch, make_certificates, write_config};
+use site::{ADMIN, Site};
+
+/// What `doctor` finds, an object a line, and its exit status.
+fn doctor(directory: &Path) -> (Vec<serde_json::Value>, Option<i32>) {
+    let output = Command::new(ADMIN)
+        .args(["doctor", "--json", "--config-dir"])
+        .arg(directory)
+        .arg("--runtime-dir")
+        .arg(directory.join("run"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let findings = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    (findings.collect(), output.status.code())
+}
+
+#[track_caller]
+fn found(findings: &[serde_json::Value], area: &str, subject: &str, verdict: &str) -> String {
+    let fits = |finding: &&serde_json::Value| {
+        finding["area"] == area && finding["subject"] == subject && finding["verdict"] == verdict
+    };
+    match findings.iter().find(fits) {
+        Some(finding) => finding["text"].as_str().unwrap().to_owned(),
+        None => panic!("no {verdict} for {subject} of the {area}: {findings:#?}"),
+    }
+}
+
+#[test]
+fn doctor_finds_nothing_on_a_host_that_works() {
+    let site = Site::new("admin-doctor");
+    let (findings, status) = doctor(site.scratch.path());
+    let bad: Vec<_> = findings
+        .iter()
+        .filter(|one| one["verdict"] == "problem")
+        .collect();
+    assert_eq!((status, bad), (Some(0), vec![]), "{findings:#?}");
+    let running = found(&findings, "dispatcher", "daemon", "ok");
+    assert!(running.contains("1 relay(s) take calls"), "{running}");
+    found(&findings, "dispatcher", "listen", "ok");
+    // They are valid for a day.
+    found(&findings, "dispatcher", "certificates", "warning");
+    found(&findings, "relay", "certificates", "warning");
+    let link = found(&findings, "relay", "TLS", "ok");
+    assert!(link.ends_with("the relay has a link there"), "{link}");
+    found(&findings, "relay", "dispatcher", "ok");
+    let ports = found(&findings, "relay", "ports", "ok");
+    assert_eq!(ports, "in use by the media-relay that runs here");
+    site.prints(&["drain", "127.0.0.1"]);
+    let (findings, status) = doctor(site.scratch.path());
+    assert_eq!(status, Some(1));
+    let none = found(&findings, "dispatcher", "daemon", "problem");
+    assert!(none.contains("media-admin resume"), "{none}");
+}
+
+#[test]
+fn doctor_tries_the_relays_certificate_at_the_dispatcher() {
+    let mut site = Site::new("admin-handshake");
+    let Daemons {
+        relay, dispatcher, ..
+    } = site.daemons.take().unwrap();
+    relay.stop().unwrap();
+    let (findings, _) = doctor(site.scratch.path());
+    let accepted = found(&findings, "relay", "TLS", "ok");
+    assert!(
+        accepted.ends_with("both certificates are accepted"),
+        "{accepted}"
+    );
+    // One of another CA.
+    let other = Scratch::new("admin-other-ca").unwrap();
+    make_certificates(other.path()).unwrap();
+    let tls = site.scratch.path().join("tls");
+    for file in ["relay.crt", "relay.key"] {
+        std::fs::copy(other.path().join("tls").join(file), tls.join(file)).unwrap();
+    }
+    let (findings, status) = doctor(site.scratch.path());
+    assert_eq!(status, Some(1));
+    let refused = found(&findings, "relay", "TLS", "problem");
+    assert!(
+        refused.contains("does not accept our certificate"),
+        "{refused}"
+    );
+    dispatcher.stop().unwrap();
+}
+
+#[test]
+fn doctor_names_what_is_broken_and_what_mends_it() {
+    let scratch = Scratch::new("admin-broken").unwrap();
+    let directory = scratch.path();
+    make_certificates(directory).unwrap();
+    write_config(directory, PortRange::find(200).unwrap()).unwrap();
+    // The dispatcher's port is somebody else's, and the relay is sent where nobody is.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other.local_addr().unwrap();
+    let path = directory.join("config.ini");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("listen", _)) => format!("listen = {taken}"),
+        Some(("dispatchers", _)) => "dispatchers = 127.0.0.1:1".to_owned(),
+        Some(("state_dir", _)) => format!("state_dir = {}", directory.join("nowhere").display()),
+        _ => line.to_owned(),
+    });
+    let text = lines.collect::<Vec<_>>().join("\n")
+        + "\naccounting = database, radius, file\n[Database]\ndburi = mysql://u:secret@127.0.0.1:1/x\n"
+        + "[Radius]\nconfig_file = /nonexistent/radius.conf\n[File]\npath = /nonexistent/calls.json\n"
+        + "[Kamailio]\nsocket_path = /nonexistent/kamailio.sock\n";
+    std::fs::write(&path, text).unwrap();
+    expire(directory, "relay");
+    std::fs::remove_file(directory.join("tls/dispatcher.key")).unwrap();
+    let (findings, status) = doctor(directory);
+    assert_eq!(status, Some(1));
+    let is = |area: &str, subject: &str, verdict: &str, part: &str| {
+        let text = found(&findings, area, subject, verdict);
+        assert!(text.contains(part), "{text}");
+    };
+    is("relay", "certificates", "problem", "renew relay");
+    is("relay", "dispatcher", "warning", "cannot be reached");
+    is("relay", "state_dir", "warning", "install -d -m 750");
+    is(
+        "dispatcher",
+        "certificates",
+        "problem",
+        "dispatcher.key: no such file",
+    );
+    is("dispatcher", "listen", "problem", "ss -ltnp");
+    is(
+        "dispatcher",
+        "database",
+        "problem",
+        "MySQL: 127.0.0.1 port 1 cannot be reached",
+    );
+    is(
+        "dispatcher",
+        "RADIUS",
+        "problem",
+        "/nonexistent/radius.conf",
+    );
+    is("dispatcher", "file", "problem", "/nonexistent/calls.json");
+    is("dispatcher", "SIP proxy", "problem", "dgram_socket");
+    is("dispatcher", "daemon", "warning", "does not run here");
+    assert!(!format!("{findings:?}").contains("secret"), "a password");
+    // A file that cannot be used is a finding, too.
+    std::fs::write(&path, "[Relay]\nport_range = x\n").unwrap();
+    let (findings, status) = doctor(directory);
+    assert_eq!(status, Some(1));
+    let text = found(&findings, "relay", "configuration", "problem");
+    assert!(text.contains("config.ini:2"), "{text}");
+}
+
+/// Gives a role a certificate that ended in the last century, for the same key and of the same CA.
+fn expire(directory: &Path, role: &str) {
+    let tls = directory.join("tls");
+    let script = format!(
+        "set -e; openssl req -new -key {role}.key -subj /CN={role} -out old.csr
+         touch index.txt; echo 99 >serial
+         printf '[a]\\ndatabase=index.txt\\nserial=serial\\nnew_certs_dir=.\\ndefault_md=sha256\\npolicy=p\\n[p]\\ncommonName=supplied\\n' >ca.cnf
+         openssl ca -batch -config ca.cnf -name a -cert ca.pem -keyfile \"$(ls ca/*.key | head -1)\" \
+            -startdate 19980101000000Z -enddate 19990101000000Z -in old.csr -out {role}.crt -notext"
+    );
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(&tls)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
