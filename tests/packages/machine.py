@@ -76,7 +76,18 @@ class Machine:
         # Nothing in here has to survive a loss of power.
         with open(self.root + '/etc/dpkg/dpkg.cfg.d/fast', 'w') as file:
             file.write('force-unsafe-io\n')
+        if kind != 'systemd':
+            self.has_runlevel()
         os.chmod(self.root, 0o755)
+
+    def has_runlevel(self):
+        """Packages ask for it before they start a service; where there is systemd's program, it knows none without systemd."""
+        path = self.root + '/sbin/runlevel'
+        if os.path.lexists(path):
+            os.unlink(path)
+        with open(path, 'w') as file:
+            file.write('#!/bin/sh\necho N 2\n')
+        os.chmod(path, 0o755)
 
     def __enter__(self):
         try:
@@ -122,9 +133,7 @@ class Machine:
     def call(self, command):
         """Runs a shell command in it, as root."""
         enter = ['nsenter', '-t', str(self.pid), '-m', '-u', '-i', '-n', '-p', '-C', '--']
-        # The runlevel is what SysV's init gives to all that it starts.
-        level = [] if self.kind == 'systemd' else ['RUNLEVEL=2', 'PREVLEVEL=N']
-        return subprocess.run(enter + ['env', '-i', 'PATH=' + PATH, 'DEBIAN_FRONTEND=noninteractive'] + level + ['sh', '-c', command],
+        return subprocess.run(enter + ['env', '-i', 'PATH=' + PATH, 'DEBIAN_FRONTEND=noninteractive', 'sh', '-c', command],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd='/', timeout=120)
 
     def sh(self, command):
