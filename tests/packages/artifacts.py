@@ -24,7 +24,8 @@ def lintian():
     if without:
         print('  no manual page in man/ yet: ' + ', '.join(sorted(without)))
     but = ['--suppress-tags', 'no-manual-page'] if without else []
-    done = subprocess.run(['lintian', '--allow-root', '--fail-on', 'error,warning'] + but + changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # By Debian's rules, wherever this runs: to Ubuntu's, the changelog names no suite.
+    done = subprocess.run(['lintian', '--profile', 'debian', '--allow-root', '--fail-on', 'error,warning'] + but + changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode or len(changes) != 1:
         raise Failed('lintian %s:\n%s' % (changes, done.stdout))
 
