@@ -351,6 +351,9 @@ def main(asked):
         except Skipped as reason:
             print('SKIP: no root of %s: %s' % (suite, reason))
             return 0
+        except Failed as error:
+            print(error)
+            return 1
         return tried(cases, site)
 
 
