@@ -27,7 +27,7 @@ help:
 	@echo 'make install    into DESTDIR and PREFIX ($(PREFIX)); INITDIR=/etc/init.d adds init scripts'
 	@echo 'make deb        Debian packages, in target/deb'
 	@echo 'make dist       the sources as committed, in target'
-	@echo 'make test-packages  as root: packages built, installed, upgraded and purged in a fresh Debian of its own'
+	@echo 'make test-packages  as root: packages built, installed, upgraded and purged in a fresh Debian and Ubuntu of its own'
 
 build:
 	$(CARGO) build --locked

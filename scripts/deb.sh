@@ -9,7 +9,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 grep -q "^mediaproxy (1:$version)" debian/changelog ||
 	{ echo "debian/changelog does not begin with version 1:$version, that of Cargo.toml" >&2; exit 1; }
 command -v dpkg-buildpackage >/dev/null && command -v dh >/dev/null ||
-	{ echo 'make deb: apt-get install dpkg-dev debhelper' >&2; exit 1; }
+	{ echo 'make deb: apt-get install build-essential debhelper' >&2; exit 1; }
 
 mkdir -p $out
 rm -rf $copy

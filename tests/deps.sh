@@ -37,6 +37,7 @@ dpkg-dev
 fakeroot
 lintian
 debootstrap
+debian-archive-keyring
 systemd
 iproute2
 util-linux

@@ -42,7 +42,7 @@ fn record(number: u64) -> Record {
         "callee_remote":"198.51.100.2:4000"}}]}}"#,
         number % 600 + 1,
         number % 7,
-        number % 50 == 0,
+        number.is_multiple_of(50),
         number % 600 + 1,
         caller_bytes(number),
         number * 3,
@@ -51,7 +51,11 @@ fn record(number: u64) -> Record {
 }
 
 fn caller_bytes(number: u64) -> u64 {
-    let large = if number % 10 == 0 { 5 << 32 } else { 0 };
+    let large = if number.is_multiple_of(10) {
+        5 << 32
+    } else {
+        0
+    };
     large + number * 1000
 }
 

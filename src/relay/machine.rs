@@ -250,7 +250,7 @@ impl Pair {
 
 /// RTP ports are even, each RTCP port is one above (RFC 3550 section 11).
 fn component_of(port: u16) -> Component {
-    if port % 2 == 0 {
+    if port.is_multiple_of(2) {
         Component::Rtp
     } else {
         Component::Rtcp

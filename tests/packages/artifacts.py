@@ -24,7 +24,8 @@ def lintian():
     if without:
         print('  no manual page in man/ yet: ' + ', '.join(sorted(without)))
     but = ['--suppress-tags', 'no-manual-page'] if without else []
-    done = subprocess.run(['lintian', '--allow-root', '--fail-on', 'error,warning'] + but + changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # By Debian's rules, wherever this runs: to Ubuntu's, the changelog names no suite.
+    done = subprocess.run(['lintian', '--profile', 'debian', '--allow-root', '--fail-on', 'error,warning'] + but + changes, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode or len(changes) != 1:
         raise Failed('lintian %s:\n%s' % (changes, done.stdout))
 
@@ -33,10 +34,15 @@ def security():
     """What systemd thinks of each unit."""
     for unit in sorted(glob.glob(PROJECT + '/conf/systemd/*.service')):
         text = run('systemd-analyze', 'security', '--no-pager', '--offline=true', unit)
-        exposure = float(re.search(r'Overall exposure level for .*: ([0-9.]+)', text).group(1))
-        print('  %s: %.1f' % (os.path.basename(unit), exposure))
-        if exposure >= EXPOSURE:
-            raise Failed('%s: %.1f is not under %.1f\n%s' % (unit, exposure, EXPOSURE, text))
+        print('  %s: %.1f' % (os.path.basename(unit), protected(text)))
+
+
+def protected(text):
+    """The measure in what `systemd-analyze security` says; an error where it is too high."""
+    exposure = float(re.search(r'Overall exposure level for .*: ([0-9.]+)', text).group(1))
+    if exposure >= EXPOSURE:
+        raise Failed('%.1f is not under %.1f\n%s' % (exposure, EXPOSURE, text))
+    return exposure
 
 
 def static():

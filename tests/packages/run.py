@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Packages as an administrator meets them, in a fresh Debian with the real systemd, and in one without any service manager: installed,
-configured, upgraded while a call is up, taken away. As root. The last line is the sum.
-
-    run.py [NAME...]      all cases, or those whose name contains one of these
-    run.py --root         only makes what machines start from, where it is not there yet
+configured, upgraded while a call is up, taken away; all of it on this host's own release, the main things on the others that the packages
+are for. As root. The last line is the sum.
 """
+import argparse
 import glob
 import os
 import shutil
@@ -17,9 +16,10 @@ import traceback
 
 import artifacts
 import debs
+import roots
 import without
 from call import CONFIG, Call, linked, refused, sessions
-from machine import Failed, Machine, base, run, wait_for
+from machine import Failed, Machine, Skipped, run, wait_for
 
 PROJECT = artifacts.PROJECT
 CACHE = os.path.join(PROJECT, 'target/packages')
@@ -29,11 +29,15 @@ RELAY, DISPATCHER = 'mediaproxy-relay', 'mediaproxy-dispatcher'
 class Site:
     """What all cases need: the packages, the root, a scratch folder."""
 
-    def __init__(self, folder):
-        self.folder, self.archive = folder, base(CACHE)
+    def __init__(self, folder, suite, mirror=None):
+        self.folder, self.archive = folder, roots.archive(CACHE, suite, mirror)
         self.packages = sorted(glob.glob(PROJECT + '/target/deb/*.deb'))
         if len(self.packages) != 3:
             raise Failed('three packages are expected: %r' % self.packages)
+
+    def of(self, suite):
+        """The same with another release."""
+        return Site(self.folder, suite)
 
     def machine(self, kind='systemd'):
         return Machine(self.archive, self.folder, kind)
@@ -113,6 +117,8 @@ def protected_service(site):
         for unit in (RELAY, DISPATCHER):
             said = machine.journal(unit)
             must('WARN' not in said and 'rror' not in said, said)
+            exposure = artifacts.protected(machine.sh('systemd-analyze security --no-pager --offline=true $(systemctl show -P FragmentPath %s)' % unit))
+            print('  %s: %.1f of 10 exposed' % (unit, exposure))
         # The relay is not the only user of the runtime directory.
         machine.sh('systemctl stop ' + RELAY)
         must(os.path.exists(machine.path('/run/mediaproxy/dispatcher.sock')), "the relay's stop removed the dispatcher's socket")
@@ -296,31 +302,80 @@ def taken_away(site):
         must(not machine.call('ls -d /var/lib/systemd/deb-systemd-helper*/*mediaproxy*').stdout.startswith('/'), 'systemd helper files are left')
 
 
+def on_another(suite):
+    """The main things on another release: services start and are confined, the kernel forwards a call, all of it goes again."""
+    def case(site):
+        there = site.of(suite)
+        protected_service(there)
+        taken_away(there)
+
+    case.__name__, case.__doc__ = 'on_' + suite, on_another.__doc__
+    return case
+
+
 CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, fresh_install, protected_service, accounted,
-         watchdog, upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, without.init_scripts,
-         without.upgrade_in_a_call, artifacts.static]
+         watchdog, upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, *map(on_another, roots.others()),
+         without.init_scripts, without.upgrade_in_a_call, artifacts.static]
 
 
-def main(wanted):
-    cases = [case for case in CASES if not wanted or any(word in name(case) for word in wanted)]
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('cases', metavar='NAME', nargs='*', help='only cases whose name contains one of these')
+    parser.add_argument('--suite', metavar='SUITE[=MIRROR]', help='all that needs a machine, on this release instead: '
+                        + ', '.join(roots.SUITES) + ', or any other with its mirror')
+    parser.add_argument('--root', action='store_true', help='only make what machines start from, where it is not there yet')
+    return parser.parse_args()
+
+
+def make_roots():
+    """Where one cannot be made, the case that needs it says so."""
+    for suite in [roots.own()[0]] + roots.others():
+        try:
+            roots.archive(CACHE, suite)
+        except (Failed, Skipped) as error:
+            print('   no root of %s: %s' % (suite, error), flush=True)
+
+
+def main(asked):
     os.makedirs(CACHE, exist_ok=True)
-    if wanted == ['--root']:
-        base(CACHE)
+    if asked.root:
+        make_roots()
         return 0
-    passed, failed = 0, []
+    suite, _, mirror = (asked.suite or roots.own()[0]).partition('=')
+    cases = [case for case in CASES if not asked.cases or any(word in name(case) for word in asked.cases)]
+    if asked.suite:
+        cases = [case for case in cases if case.__code__.co_argcount and not case.__name__.startswith('on_')]
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        site = Site(folder)
-        for case in cases:
-            start = time.monotonic()
-            print('-- %s: %s' % (name(case), case.__doc__.split('\n')[0]), flush=True)
-            try:
-                case(*[site][:case.__code__.co_argcount])
-                passed += 1
-            except Exception as error:  # the rest is still worth knowing
-                failed.append(name(case))
-                print('   FAILED: %s' % (error if isinstance(error, Failed) else traceback.format_exc()))
-            print('   %.1f s' % (time.monotonic() - start), flush=True)
-    print('%d passed, %d failed%s' % (passed, len(failed), ': ' + ', '.join(failed) if failed else ''))
+        try:
+            site = Site(folder, suite, mirror)
+        except Skipped as reason:
+            print('SKIP: no root of %s: %s' % (suite, reason))
+            return 0
+        except Failed as error:
+            print(error)
+            return 1
+        return tried(cases, site)
+
+
+def tried(cases, site):
+    """Each for itself, and the sum; the exit status."""
+    outcomes = {'passed': [], 'failed': [], 'skipped': []}
+    for case in cases:
+        start = time.monotonic()
+        print('-- %s: %s' % (name(case), case.__doc__.split('\n')[0]), flush=True)
+        try:
+            case(*[site][:case.__code__.co_argcount])
+            outcomes['passed'].append(name(case))
+        except Skipped as reason:
+            outcomes['skipped'].append(name(case))
+            print('   SKIP: %s: %s' % (name(case), reason))
+        except Exception as error:  # the rest is still worth knowing
+            outcomes['failed'].append(name(case))
+            print('   FAILED: %s' % (error if isinstance(error, Failed) else traceback.format_exc()))
+        print('   %.1f s' % (time.monotonic() - start), flush=True)
+    failed, skipped = outcomes['failed'], outcomes['skipped']
+    print('%d passed, %d failed%s%s' % (len(outcomes['passed']), len(failed), ': ' + ', '.join(failed) if failed else '',
+                                        ', %d skipped: %s' % (len(skipped), ', '.join(skipped)) if skipped else ''))
     return 1 if failed else 0
 
 
@@ -331,4 +386,4 @@ def name(case):
 if __name__ == '__main__':
     # Machines and folders go when this is ended from outside, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by a signal'))
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(arguments()))

@@ -1,0 +1,90 @@
+"""What machines start from: a fresh root of a release, made by debootstrap once and kept."""
+import glob
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+
+from machine import Failed, Skipped, run
+
+# What the packages need and what a host has: nothing of it is installed by the tests later.
+INCLUDE = ['systemd', 'systemd-sysv', 'openssl', 'procps', 'logrotate', 'libgcc-s1']
+DEBIAN, UBUNTU = 'http://deb.debian.org/debian', 'http://archive.ubuntu.com/ubuntu'
+# The releases that the packages are made for, and the mirror of each; the oldest C library first: what was built with one also runs on
+# those after it.
+SUITES = {'bookworm': DEBIAN, 'noble': UBUNTU, 'trixie': DEBIAN}
+UBUNTU_KEYS = '/usr/share/keyrings/ubuntu-archive-keyring.gpg'
+# Whose root has Ubuntu's keys, for a host that has not: they come by way of Debian's archive, which the host trusts.
+WITH_KEYS = 'trixie'
+
+
+def own():
+    """The suite and the mirror that this host takes its own packages from."""
+    release = dict(line.strip().split('=', 1) for line in open('/etc/os-release') if '=' in line)
+    suite = release.get('VERSION_CODENAME', '').strip('"')
+    for path in glob.glob('/etc/apt/sources.list.d/*.sources'):
+        for paragraph in open(path).read().split('\n\n'):
+            fields = dict(re.findall(r'^(\w[\w-]*):[ \t]*(.*)$', paragraph, re.M))
+            if suite in fields.get('Suites', '').split() and fields.get('Enabled', 'yes') == 'yes':
+                return suite, fields['URIs'].split()[0]
+    for path in ['/etc/apt/sources.list'] + glob.glob('/etc/apt/sources.list.d/*.list'):
+        for line in open(path) if os.path.exists(path) else ():
+            found = re.match(r'deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s', line)
+            if found and found.group(2) == suite:
+                return suite, found.group(1)
+    raise Failed('no mirror for %r in /etc/apt' % suite)
+
+
+def others():
+    """The releases beside this host's own that its packages are for."""
+    suite = own()[0]
+    suites = list(SUITES)
+    return suites[suites.index(suite) + 1:] if suite in suites else []
+
+
+def archive(folder, suite, mirror=None):
+    """The archive of a fresh root, made now if there is none yet. Skipped where its mirror cannot be reached."""
+    include = ','.join(INCLUDE + ['ubuntu-keyring'] * (suite == WITH_KEYS))
+    key = hashlib.sha256(('%s %s' % (suite, include)).encode()).hexdigest()[:12]
+    path = os.path.join(folder, 'root-%s-%s.tar' % (suite, key))
+    if os.path.exists(path):
+        return path
+    mirror = mirror or (own()[1] if suite == own()[0] else SUITES.get(suite))
+    if not mirror:
+        raise Failed('no mirror is known for %s; give it as --suite %s=http://...' % (suite, suite))
+    reachable(suite, mirror)
+    work = tempfile.mkdtemp(prefix='debootstrap-', dir=folder)
+    root = os.path.join(work, 'root')
+    try:
+        # The two scripts that debootstrap has for all current releases, also for those that it is too old to know.
+        script, keys = ('gutsy', ['--keyring=' + ubuntu_keys(folder, work)]) if is_ubuntu(suite, mirror) else ('sid', [])
+        run('debootstrap', '--variant=minbase', '--include=' + include, *keys, suite, root, mirror, script)
+        shutil.rmtree(os.path.join(root, 'var/cache/apt/archives'))
+        run('tar', '-C', root, '-cf', path + '.new', '.')
+        os.rename(path + '.new', path)
+    finally:
+        run('rm', '-rf', '--one-file-system', work)
+    return path
+
+
+def is_ubuntu(suite, mirror):
+    return SUITES.get(suite) == UBUNTU or 'ubuntu' in mirror
+
+
+def reachable(suite, mirror):
+    """Skipped with the reason where it is not."""
+    url = '%s/dists/%s/InRelease' % (mirror.rstrip('/'), suite)
+    try:
+        urllib.request.urlopen(url, timeout=20).close()
+    except OSError as error:
+        raise Skipped('%s: %s' % (url, getattr(error, 'reason', error))) from None
+
+
+def ubuntu_keys(folder, work):
+    """The keys that Ubuntu signs its archive with."""
+    if os.path.exists(UBUNTU_KEYS):
+        return UBUNTU_KEYS
+    run('tar', '-C', work, '-xf', archive(folder, WITH_KEYS), '.' + UBUNTU_KEYS)
+    return work + UBUNTU_KEYS
