@@ -28,8 +28,8 @@ const LISTED: Duration = Duration::from_secs(5);
 /// How long flows are left alone that cannot be read.
 const BLIND: Duration = Duration::from_secs(10);
 
-/// How long a stuck flow shows how far its packets come: two of a usual stream, which are lost.
-pub const WATCHED: Duration = Duration::from_millis(50);
+/// How long a stuck flow shows how far its packets come: one of a usual stream or two, which are lost.
+pub const WATCHED: Duration = Duration::from_millis(30);
 
 /// A stuck flow of which it is found out how far its packets come.
 #[derive(Clone, Copy, Debug)]
