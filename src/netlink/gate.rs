@@ -7,12 +7,17 @@
 //!                                  relay's ports goes past conntrack, so that no entry clashes with ours and no flood
 //!                                  fills the table
 //!  raw_out   output, raw           what user space sends, and what programs on this host send to the relay, too
-//!  relayed   forward, first        counts what comes to FORWARD, to tell a loss before it from a loss in it
 //!  leaving   postrouting, last     each flow's element counts what leaves of what bears our mark: what was relayed
 //!  nat_in    prerouting, dstnat    an entry that a flow makes whose own was deleted gets our mark, to be found; chains of
 //!                                  this type see the first packet of an entry only, so it costs the others nothing
 //!  nat_out   postrouting, srcnat   no rules: with nat_in it registers the hooks that translate addresses
+//!  reached   forward, first        only while it is found out why a flow's packets do not leave: counts those that
+//!                                  come to FORWARD, to tell a loss before it from a loss in it
 //! ```
+//!
+//! Each forwarded packet pays for raw_in's first rule and the one of `leaving`, so these are as short as they can be. On a
+//! Zen 3 processor with Linux 6.18 a chain takes about 50 ns, a look-up of a four-tuple 95 (its counter 30 more), a
+//! range 45, `meta l4proto` 25, the mark 30, another field that is compared 10.
 //!
 //! The `ct` expressions register conntrack's own hooks in this network namespace; without them no packet ever
 //! finds its entry.
@@ -30,8 +35,8 @@ pub const ADDRESSES: &str = "addresses";
 pub const FORWARDED: &str = "forwarded";
 /// The counted set of the four-tuples that the kernel forwards, as they leave; also a chain.
 pub const LEAVING: &str = "leaving";
-/// The chain with one rule that counts what comes to FORWARD of all flows.
-pub const RELAYED: &str = "relayed";
+/// The chain of [`watch`].
+pub const REACHED: &str = "reached";
 
 const ADDRESSES_ID: u32 = 1;
 const FORWARDED_ID: u32 = 2;
@@ -49,7 +54,11 @@ const NAT_SOURCE: i32 = 100;
 /// After source NAT and after other tables' filters.
 const LAST: i32 = 1000;
 
-const UDP: u8 = 17;
+/// Goes on if the packet is UDP.
+const IS_UDP: [Step<'static>; 2] = [
+    Step::Load(Field::Protocol),
+    Step::Compare(Relation::Equal, &[17]),
+];
 
 /// The magic cookie of STUN (RFC 8489 section 5). Checks go by user space, which knows them from media.
 const STUN: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
@@ -115,16 +124,13 @@ impl Gate<'_> {
 
     /// Those that mark and count.
     fn add_watch_rules(&self, batch: &mut Batch<'_>, ports: Ports<'_>) {
+        // What user space sends leaves by the same tuples, untracked and so without a mark. All that has our mark is
+        // UDP, but for ICMP errors about it: their type, code and checksum are no ports of the flow's.
         let mark = (self.mark & self.mask).to_ne_bytes();
-        let marked = [
-            Step::LoadConntrackMark,
-            Step::And(self.mask),
-            Step::Compare(Relation::Equal, &mark),
+        let counted = [
+            &marked(self.mask, &mark)[..],
+            &tuple_in(LEAVING, LEAVING_ID),
         ];
-        batch.rule(RELAYED, &[&marked[..], &[Step::Count]].concat());
-        // What user space sends leaves by the same tuples, untracked and so without a mark.
-        let udp = [Step::LoadProtocol, Step::Compare(Relation::Equal, &[UDP])];
-        let counted = [&marked[..], &udp, &tuple_in(LEAVING, LEAVING_ID)];
         batch.rule(LEAVING, &counted.concat());
 
         let to_ports = ports.of(Field::DestinationPort);
@@ -150,6 +156,26 @@ pub fn leaving(entry: &NatEntry) -> [Key; 2] {
     ]
 }
 
+/// Adds the chain [`REACHED`] to a table, with one rule: it counts what comes to hook forward on its way `from` one party
+/// `to` the other, whose address the packets have by then.
+pub fn watch(batch: &mut Batch<'_>, mark: u32, mask: u32, from: SocketAddrV4, to: SocketAddrV4) {
+    let mark = (mark & mask).to_ne_bytes();
+    let (source, destination) = (from.ip().octets(), to.ip().octets());
+    let ([a, b], [c, d]) = (from.port().to_be_bytes(), to.port().to_be_bytes());
+    let ports = [a, b, c, d];
+    let of_flow = [
+        Step::Load(Field::Source),
+        Step::Compare(Relation::Equal, &source),
+        Step::Load(Field::Ports),
+        Step::Compare(Relation::Equal, &ports),
+        Step::Load(Field::Destination),
+        Step::Compare(Relation::Equal, &destination),
+        Step::Count,
+    ];
+    batch.chain(REACHED, ChainKind::Filter, Hook::Forward, RAW);
+    batch.rule(REACHED, &[&marked(mask, &mark)[..], &of_flow].concat());
+}
+
 fn key(source: SocketAddrV4, destination: SocketAddrV4) -> Key {
     let mut key = Key::default();
     for (half, end) in key.chunks_exact_mut(8).zip([source, destination]) {
@@ -163,7 +189,6 @@ fn add_chains(batch: &mut Batch<'_>) {
     use ChainKind::{Filter, Nat};
     batch.chain("raw_in", Filter, Hook::Prerouting, RAW);
     batch.chain("raw_out", Filter, Hook::Output, RAW);
-    batch.chain(RELAYED, Filter, Hook::Forward, RAW);
     batch.chain(LEAVING, Filter, Hook::Postrouting, LAST);
     batch.chain("nat_in", Nat, Hook::Prerouting, NAT_DESTINATION);
     batch.chain("nat_out", Nat, Hook::Postrouting, NAT_SOURCE);
@@ -178,8 +203,9 @@ fn add_gate_rules(batch: &mut Batch<'_>, ports: Ports<'_>) {
         Step::Load(Field::Cookie),
         Step::Compare(Relation::NotEqual, &STUN),
     ];
+    // The range is not asked for: no tuple of the set has another port.
     let forwarded = tuple_in(FORWARDED, FORWARDED_ID);
-    let pass = [&to_ports[..], &not_stun, &forwarded, &[Step::Accept]];
+    let pass = [&IS_UDP[..], &forwarded, &not_stun, &[Step::Accept]];
     batch.rule("raw_in", &pass.concat());
     let rules = [
         (
@@ -205,13 +231,22 @@ impl<'p> Ports<'p> {
     /// Goes on if the packet is UDP and this port of it is in the range.
     fn of(self, field: Field) -> [Step<'p>; 5] {
         [
-            Step::LoadProtocol,
-            Step::Compare(Relation::Equal, &[UDP]),
+            IS_UDP[0],
+            IS_UDP[1],
             Step::Load(field),
             Step::Compare(Relation::AtLeast, self.first),
             Step::Compare(Relation::AtMost, self.last),
         ]
     }
+}
+
+/// Goes on if the packet's conntrack entry has this mark, in the host's byte order, under this mask.
+fn marked(mask: u32, mark: &[u8; 4]) -> [Step<'_>; 3] {
+    [
+        Step::LoadConntrackMark,
+        Step::And(mask),
+        Step::Compare(Relation::Equal, mark),
+    ]
 }
 
 /// Goes on if this address of the packet is one of the relay's.
@@ -250,31 +285,39 @@ mod tests {
     ///   set leaving { type ipv4_addr . inet_service . ipv4_addr . inet_service; size 8000; counter; }
     ///   chain raw_in {
     ///     type filter hook prerouting priority raw;
-    ///     udp dport 40000-59999 @th,96,32 != 0x2112a442 \
-    ///       ip saddr . udp sport . ip daddr . udp dport @forwarded accept
-    ///     udp dport 40000-59999 ip daddr @addresses notrack
+    ///     ip protocol udp ip saddr . udp sport . ip daddr . udp dport @forwarded \
+    ///       @th,96,32 != 0x2112a442 accept
+    ///     ip protocol udp udp dport 40000-59999 ip daddr @addresses notrack
     ///   }
     ///   chain raw_out {
     ///     type filter hook output priority raw;
-    ///     ip saddr @addresses udp sport 40000-59999 notrack
-    ///     ip daddr @addresses udp dport 40000-59999 notrack
-    ///   }
-    ///   chain relayed {
-    ///     type filter hook forward priority raw;
-    ///     ct mark & 0xffff0000 == 0x4d500000 counter
+    ///     ip saddr @addresses ip protocol udp udp sport 40000-59999 notrack
+    ///     ip daddr @addresses ip protocol udp udp dport 40000-59999 notrack
     ///   }
     ///   chain leaving {
     ///     type filter hook postrouting priority 1000;
-    ///     ct mark & 0xffff0000 == 0x4d500000 ip saddr . udp sport . ip daddr . udp dport @leaving
+    ///     ct mark & 0xffff0000 == 0x4d500000 ip saddr . th sport . ip daddr . th dport @leaving
     ///   }
     ///   chain nat_in {
     ///     type nat hook prerouting priority dstnat;
-    ///     udp dport 40000-59999 ip daddr @addresses ct mark set 0x4d500000
+    ///     ip protocol udp udp dport 40000-59999 ip daddr @addresses ct mark set 0x4d500000
     ///   }
     ///   chain nat_out { type nat hook postrouting priority srcnat; }
     /// }
     /// ```
     const TABLE: &str = include_str!("gate.hex");
+
+    /// The same for this, added to it:
+    ///
+    /// ```text
+    /// table ip mediaproxy_40000 {
+    ///   chain reached {
+    ///     type filter hook forward priority raw;
+    ///     ct mark & 0xffff0000 == 0x4d500000 ip saddr 192.0.2.1 th sport 30000 ip daddr 192.0.2.2 th dport 31000 counter
+    ///   }
+    /// }
+    /// ```
+    const WATCH: &str = include_str!("watch.hex");
 
     /// What nft adds and the kernel does not need, by message, depth and attribute: how it shows a set
     /// (NFTA_SET_USERDATA), a set's number beside its name (NFTA_SET_ELEM_LIST_SET_ID), the usual operation of
@@ -315,8 +358,20 @@ mod tests {
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
         gate.fill(&mut batch);
-        let ours = bodies(batch);
-        let sent = bytes(TABLE);
+        assert_as_sent(&bodies(batch), TABLE);
+    }
+
+    #[test]
+    fn a_way_is_watched_as_nft_would() {
+        let mut batch = Batch::begin("mediaproxy_40000", 0);
+        let [from, to] = ["192.0.2.1:30000", "192.0.2.2:31000"].map(|end| end.parse().unwrap());
+        batch.table(0);
+        watch(&mut batch, 0x4d50_0000, 0xffff_0000, from, to);
+        assert_as_sent(&bodies(batch), WATCH);
+    }
+
+    fn assert_as_sent(ours: &[Vec<u8>], sent: &str) {
+        let sent = bytes(sent);
         let theirs: Vec<_> = Messages::new(&sent).map(Result::unwrap).collect();
         let theirs = &theirs[1..theirs.len() - 1];
         assert_eq!(ours.len(), theirs.len());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::conntrack::{self, Counters, End, Entry, NatEntry, Tuple};
 use super::events::{Event, Events};
-use super::gate::{self, FORWARDED, Gate, LEAVING, RELAYED};
+use super::gate::{self, FORWARDED, Gate, LEAVING, REACHED};
 use super::nftables::{Batch, Element};
 use super::socket::{Netfilter, Protection, Refused};
 use crate::sys::netlink::{AddressChanges, enter_namespace};
@@ -162,6 +162,10 @@ fn a_flow_is_translated_both_ways_and_all_counters_agree() {
             .replace_table(TABLE, Protection::Persistent, fill)
             .unwrap();
         install(netfilter, &entry);
+        let watched = netfilter.transact(TABLE, |batch| {
+            gate::watch(batch, MARK, MASK, at_caller, at_callee);
+        });
+        watched.unwrap();
 
         let (to_callee, to_caller) = ([172, 172, 40], [1000, 8]);
         send(
@@ -189,11 +193,12 @@ fn a_flow_is_translated_both_ways_and_all_counters_agree() {
             elements
         };
         assert_eq!(sorted(netfilter.elements(TABLE, LEAVING).unwrap()), want);
-        let all = Counters {
-            packets: sent.packets + received.packets,
-            bytes: sent.bytes + received.bytes,
-        };
-        assert_eq!(netfilter.rule_counters(TABLE, RELAYED).unwrap(), [all]);
+        // The way that is watched, and not the other one.
+        assert_eq!(netfilter.rule_counters(TABLE, REACHED).unwrap(), [sent]);
+        netfilter
+            .transact(TABLE, |batch| batch.delete_chain(REACHED))
+            .unwrap();
+        assert_eq!(netfilter.rule_counters(TABLE, REACHED).unwrap(), []);
         let mut listed = Vec::new();
         netfilter
             .dump(MARK, MASK, |entry| listed.push(entry))

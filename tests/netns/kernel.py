@@ -111,6 +111,24 @@ def forward_off(scene):
     made.finish()
 
 
+@kernel('prerouting-drop')
+def prerouting_drop(scene):
+    """A rule in prerouting drops media on a host whose FORWARD drops what it does not know: the log does not blame FORWARD."""
+    made = World(scene, start=False)
+    scene.lab.nft(made.host, '''table inet wall { chain through { type filter hook forward priority 0; policy drop;
+        ct state established accept; }\n}\n''')
+    made.start_relay()
+    calls = made.ready(3)
+    rule = '''table inet early { chain pre { type filter hook prerouting priority mangle;
+        ct mark & 0xffff0000 == 0x4d500000 drop; }\n}\n'''
+    made.noticed(lambda: scene.lab.nft(made.host, rule), 'dropped before hook forward, by a rule of this host in prerouting')
+    made.until_in_user_space(calls)
+    go_on(made, calls)
+    if 'chain reached' in netfilter.on(made.host, 'nft', 'list', 'table', 'ip', 'mediaproxy_40000'):
+        raise Failed('the chain that tells how far packets come is left')
+    made.finish()
+
+
 @kernel('no-route')
 def no_route(scene):
     """The route to the callee goes and comes back: the log names it, and media goes on."""

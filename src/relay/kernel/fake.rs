@@ -20,6 +20,7 @@ pub enum Request {
     Alter,
     Elements,
     Rebuild,
+    Watch,
 }
 
 /// How a request fails.
@@ -65,6 +66,10 @@ pub struct Fake {
     /// Every request that was made.
     pub log: Vec<Request>,
     pub most_entries: Option<usize>,
+    /// Whose packets are counted at hook forward.
+    pub watched: Option<(NatEntry, Party)>,
+    /// Which flows were explained, and what a watch had told of them.
+    pub explained: Vec<(NatEntry, Option<bool>)>,
     ids: u32,
 }
 
@@ -363,9 +368,21 @@ impl Requests for Fake {
         !self.drops
     }
 
-    fn note_forward(&mut self) {}
+    fn watch(&mut self, entry: &NatEntry, party: Party) -> io::Result<()> {
+        assert!(self.watched.is_none(), "one at a time");
+        let fault = self.fault(Request::Watch);
+        with(fault, || {
+            self.watched = Some((*entry, party));
+            Ok(())
+        })
+    }
 
-    fn explain(&mut self, _: &NatEntry, _: Party, _: u64) -> String {
+    fn end_watch(&mut self) -> Option<bool> {
+        self.watched.take().map(|_| true)
+    }
+
+    fn explain(&mut self, entry: &NatEntry, _: Party, reached_forward: Option<bool>) -> String {
+        self.explained.push((*entry, reached_forward));
         "the fake drops".to_owned()
     }
 

@@ -13,6 +13,7 @@ use log::warn;
 
 use super::book::{Book, Flow};
 use super::health::Health;
+use super::reading::Watch;
 use super::requests::{Change, Element, Requests, Set};
 use super::{Key, News};
 use crate::logging::sparse::Sparse;
@@ -47,8 +48,8 @@ pub struct Forwarder<R> {
     pub(super) has_debris: bool,
     /// The table is gone and could not be made again: it is tried with each reading.
     pub(super) table_is_gone: bool,
-    /// Left by the kernel since the table was made, packets.
-    pub(super) left: u64,
+    /// The flow that is kept a little longer, to find out why it is stuck.
+    pub(super) watch: Option<Watch>,
     refused: Sparse,
     /// When all entries were listed last.
     pub(super) listed: Duration,
@@ -70,7 +71,7 @@ impl<R: Requests> Forwarder<R> {
             news: Vec::new(),
             has_debris: false,
             table_is_gone: false,
-            left: 0,
+            watch: None,
             refused: Sparse::default(),
             listed: Duration::ZERO,
             unread_since: None,
@@ -270,9 +271,7 @@ impl<R: Requests> Forwarder<R> {
                 left.map_or(Counters::default(), |left| flow.more(party, *left))
             })
         };
-        let last: Vec<[Counters; 2]> = flows.iter().map(last).collect();
-        self.left += last.iter().flatten().map(|more| more.packets).sum::<u64>();
-        last
+        flows.iter().map(last).collect()
     }
 
     pub(super) fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) {

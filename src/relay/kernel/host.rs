@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Settings;
 use super::requests::{Change, Element, Requests, Set};
-use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
+use crate::netlink::conntrack::{self, End, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
 use crate::netlink::nftables::{self, Batch};
 use crate::netlink::socket::{Netfilter, Protection};
@@ -23,10 +23,15 @@ pub struct Host {
     locals: Vec<Ipv4Addr>,
     /// How well the table is kept from others; before it is made, how well it should be.
     protection: Protection,
-    /// Packets that had come to FORWARD at the last reading.
-    reached: Option<u64>,
-    /// Packets that came to FORWARD and had not left when somebody asked last.
-    missing: u64,
+    watched: Option<Watched>,
+}
+
+/// A party whose packets are counted at hook forward.
+struct Watched {
+    entry: NatEntry,
+    party: Party,
+    /// Packets that had entered when it began.
+    entered: Option<u64>,
 }
 
 impl Host {
@@ -40,8 +45,7 @@ impl Host {
             },
             settings,
             locals,
-            reached: None,
-            missing: 0,
+            watched: None,
         }
     }
 
@@ -64,12 +68,14 @@ impl Host {
         Ok(found.len())
     }
 
-    /// Whether packets that have not left have come as far as FORWARD, since this was asked last. `left`: those that
-    /// did leave; read later than those that came, so that what is under way is not taken for lost.
-    fn reached_forward(&mut self, left: u64) -> Option<bool> {
-        let missing = self.reached?.saturating_sub(left);
-        let before = std::mem::replace(&mut self.missing, missing);
-        Some(missing > before)
+    /// Packets of this party that have entered.
+    fn entered(&mut self, entry: &NatEntry, party: Party) -> Option<u64> {
+        let found = self.get(&[entry.original()]).ok()?.pop()?.ok()?;
+        let counters = match party {
+            Party::Caller => found.sent,
+            Party::Callee => found.received,
+        };
+        Some(counters?.packets)
     }
 
     /// The addresses that media may come to.
@@ -180,7 +186,6 @@ impl Requests for Host {
             // An element for each port, and room for those that could not be removed at once.
             size: 2 * (range.1 - u32::from(range.0)),
         };
-        self.missing = 0;
         let made = self
             .netfilter
             .replace_table(&self.table, self.protection, |batch| {
@@ -229,21 +234,49 @@ impl Requests for Host {
         checks::number(checks::IP_FORWARD) == Some(1)
     }
 
-    fn note_forward(&mut self) {
-        let counters = self.netfilter.rule_counters(&self.table, gate::RELAYED);
-        self.reached = counters.ok().and_then(|all| Some(all.first()?.packets));
+    fn watch(&mut self, entry: &NatEntry, party: Party) -> io::Result<()> {
+        let Wanted {
+            mark, mark_mask, ..
+        } = self.settings.wanted;
+        let (sender, receiver) = ways(entry, party);
+        // Where the answer is lost the chain may be there: its end is due all the same.
+        self.watched = Some(Watched {
+            entry: *entry,
+            party,
+            entered: None,
+        });
+        let made = self.netfilter.transact(&self.table, |batch| {
+            gate::watch(batch, mark, mark_mask, sender.remote, receiver.remote);
+        });
+        made.map_err(|refused| refused.error)?;
+        let entered = self.entered(entry, party);
+        if let Some(watched) = &mut self.watched {
+            watched.entered = entered;
+        }
+        Ok(())
     }
 
-    fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String {
-        let (sender, receiver) = match party {
-            Party::Caller => (entry.caller, entry.callee),
-            Party::Callee => (entry.callee, entry.caller),
-        };
+    fn end_watch(&mut self) -> Option<bool> {
+        let watched = self.watched.take()?;
+        // Those that entered first: so what is under way is not taken for lost.
+        let entered = self.entered(&watched.entry, watched.party);
+        let counted = self.netfilter.rule_counters(&self.table, gate::REACHED);
+        // Gone with the table where somebody took that away. What stays is there until the next watch ends.
+        let _ = self
+            .netfilter
+            .transact(&self.table, |batch| batch.delete_chain(gate::REACHED));
+        // One that could not be deleted has older rules, too.
+        let reached = counted.ok()?.last()?.packets;
+        (reached > 0 || entered? > watched.entered?).then_some(reached > 0)
+    }
+
+    fn explain(&mut self, entry: &NatEntry, party: Party, reached_forward: Option<bool>) -> String {
+        let (sender, receiver) = ways(entry, party);
         let stuck = Stuck {
             from: sender.remote,
             local: sender.local,
             to: receiver.remote,
-            reached_forward: self.reached_forward(left),
+            reached_forward,
         };
         let Wanted {
             mark, mark_mask, ..
@@ -261,6 +294,14 @@ impl Requests for Host {
             Some(libc::EPERM) => format!("{error}: the relay needs CAP_NET_ADMIN (AmbientCapabilities=CAP_NET_ADMIN)"),
             _ => error.to_string(),
         }
+    }
+}
+
+/// This party's end of an entry, and the other one.
+fn ways(entry: &NatEntry, party: Party) -> (End, End) {
+    match party {
+        Party::Caller => (entry.caller, entry.callee),
+        Party::Callee => (entry.callee, entry.caller),
     }
 }
 

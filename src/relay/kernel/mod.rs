@@ -22,6 +22,8 @@ mod health;
 mod host;
 #[cfg(test)]
 mod host_tests;
+#[cfg(test)]
+mod lab;
 mod reading;
 mod requests;
 #[cfg(test)]

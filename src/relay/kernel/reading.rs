@@ -11,7 +11,7 @@ use super::book::{Book, Finding};
 use super::forwarder::{Forwarder, LIFETIME, TOGETHER, add};
 use super::requests::{Change, Requests, Set};
 use super::{Key, News};
-use crate::netlink::conntrack::{Entry, Tuple};
+use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
 use crate::proto::Party;
 use crate::session::{Loss, SessionKey};
 
@@ -27,6 +27,20 @@ const LISTED: Duration = Duration::from_secs(5);
 
 /// How long flows are left alone that cannot be read.
 const BLIND: Duration = Duration::from_secs(10);
+
+/// How long a stuck flow shows how far its packets come: one of a usual stream or two, which are lost.
+pub const WATCHED: Duration = Duration::from_millis(30);
+
+/// A stuck flow of which it is found out how far its packets come.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    key: Key,
+    entry: NatEntry,
+    party: Party,
+    /// How many flows were stuck.
+    count: usize,
+    until: Duration,
+}
 
 impl<R: Requests> Forwarder<R> {
     /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
@@ -80,7 +94,6 @@ impl<R: Requests> Forwarder<R> {
         let wants_list = is_due || self.has_debris || self.book.len() > FEW;
         let Forwarder { requests, book, .. } = self;
         let mut strangers = Strangers::default();
-        requests.note_forward();
         if wants_list {
             requests.entries(&mut |entry| {
                 if !note(book, &entry) {
@@ -108,11 +121,11 @@ impl<R: Requests> Forwarder<R> {
                     let packets = more[0].packets + more[1].packets;
                     if packets > 0 {
                         has_left = true;
-                        self.left += packets;
                         self.tell(key, News::Traffic(key.flow, *more));
                     }
                 }
                 Finding::Gone => gone.push(*key),
+                Finding::Stuck(_) if self.is_watched(key) => {}
                 Finding::Stuck(party) => stuck.push((*key, *party)),
                 Finding::Uncounted => {}
             }
@@ -135,21 +148,70 @@ impl<R: Requests> Forwarder<R> {
     }
 
     /// Packets enter and do not leave: user space takes over, the other flows of these calls included, whose packets are
-    /// few (RTCP) and go the same way; all flows where nothing leaves at all, and new ones wait then.
+    /// few (RTCP) and go the same way; all flows where nothing leaves at all, and new ones wait then. The first of them
+    /// shows how far its next packets come, and is taken over after that.
     fn on_stuck(&mut self, stuck: &[(Key, Party)], has_left: bool, now: Duration) {
-        let first = stuck
-            .first()
-            .and_then(|(key, party)| Some((self.book.get(key)?.entry, *party)));
         let is_news = !has_left && self.health.on_trouble(now);
         let calls: HashSet<_> = stuck.iter().map(|(key, _)| call_of(key)).collect();
         let mut keys = self.book.keys();
         keys.retain(|key| !has_left || calls.contains(&call_of(key)));
-        // Tells what left of these flows, too, which the cause is found by.
+        let first = stuck.first().filter(|_| has_left || is_news);
+        let first = first.and_then(|&(key, party)| {
+            Some(Watch {
+                key,
+                entry: self.book.get(&key)?.entry,
+                party,
+                count: stuck.len(),
+                until: now + WATCHED,
+            })
+        });
+        let unwatched = first.filter(|watch| !self.begin_watch(watch));
+        keys.retain(|key| !self.is_watched(key));
         self.lose(&keys, Loss::Stuck);
-        let Some((entry, party)) = first.filter(|_| has_left || is_news) else {
-            return;
-        };
-        let (count, why) = (stuck.len(), self.requests.explain(&entry, party, self.left));
+        if let Some(watch) = unwatched {
+            self.say_stuck(&watch, None);
+        }
+    }
+
+    /// False where it cannot be.
+    fn begin_watch(&mut self, watch: &Watch) -> bool {
+        if self.watch.is_some() {
+            return false;
+        }
+        if self.requests.watch(&watch.entry, watch.party).is_err() {
+            self.requests.end_watch();
+            return false;
+        }
+        self.watch = Some(*watch);
+        true
+    }
+
+    fn is_watched(&self, key: &Key) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.key == *key)
+    }
+
+    /// When [`Forwarder::end_watch`] has something to do.
+    pub fn watch_ends(&self) -> Option<Duration> {
+        Some(self.watch.as_ref()?.until)
+    }
+
+    /// Takes the flow over that was watched, once it was for long enough, and says why it is stuck.
+    pub fn end_watch(&mut self, now: Duration) {
+        if let Some(watch) = self.watch.take_if(|watch| now >= watch.until) {
+            let reached_forward = self.requests.end_watch();
+            self.lose(&[watch.key], Loss::Stuck);
+            self.say_stuck(&watch, reached_forward);
+        }
+    }
+
+    fn say_stuck(&mut self, watch: &Watch, reached_forward: Option<bool>) {
+        let Watch {
+            entry,
+            party,
+            count,
+            ..
+        } = watch;
+        let why = self.requests.explain(entry, *party, reached_forward);
         warn!(
             "{count} flows enter the kernel and do not leave it, user space takes them over: {why}"
         );
@@ -222,18 +284,15 @@ impl<R: Requests> Forwarder<R> {
             .collect();
         let count = self.book.len();
         match self.requests.rebuild(&elements) {
-            Ok(()) => {
-                self.left = 0;
-                match std::mem::take(&mut self.table_is_gone) {
-                    true => {
-                        info!("the relay's nftables table is back: flows are handed over again")
-                    }
-                    false => warn!(
-                        "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} \
-                         flows: packets that came meanwhile are lost, and counted only as far as they were read"
-                    ),
+            Ok(()) => match std::mem::take(&mut self.table_is_gone) {
+                true => {
+                    info!("the relay's nftables table is back: flows are handed over again")
                 }
-            }
+                false => warn!(
+                    "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} \
+                         flows: packets that came meanwhile are lost, and counted only as far as they were read"
+                ),
+            },
             Err(error) => {
                 if let Some(left_out) = self.unread.due() {
                     warn!(

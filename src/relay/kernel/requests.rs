@@ -70,12 +70,15 @@ pub trait Requests {
     /// Whether this host forwards packets at all.
     fn is_forwarding(&self) -> bool;
 
-    /// Notes how many packets have come to FORWARD, for [`Requests::explain`]; before what has left is read.
-    fn note_forward(&mut self);
+    /// Begins to count how many of this party's packets come to hook forward: one flow at a time, since the others'
+    /// packets pay for it, too.
+    fn watch(&mut self, entry: &NatEntry, party: Party) -> io::Result<()>;
 
-    /// Why this party's packets enter and do not leave, and what to do. `left`: packets that did leave since the table
-    /// was made, all flows'.
-    fn explain(&mut self, entry: &NatEntry, party: Party, left: u64) -> String;
+    /// Ends that. Whether packets came as far, where that is known.
+    fn end_watch(&mut self) -> Option<bool>;
+
+    /// Why this party's packets enter and do not leave, and what to do. `reached_forward` is what a watch has told.
+    fn explain(&mut self, entry: &NatEntry, party: Party, reached_forward: Option<bool>) -> String;
 
     /// The same for a flow that was refused.
     fn explain_refusal(&mut self, error: &io::Error) -> String;

@@ -1,165 +1,12 @@
 //! The forwarder against a kernel in memory, and every request of its failing in every way: whatever happens, each
 //! order is answered once, no packet is lost that need not be, all are counted once, and nothing is left behind.
 
-use std::time::Duration;
-
-use super::fake::{Fake, Fault, Request, Went};
-use super::forwarder::{Forwarder, LIFETIME, Wanted};
-use super::{Key, News};
-use crate::netlink::conntrack::{End, NatEntry, Tuple};
-use crate::proto::Component;
-use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
-
-const T: Duration = Duration::from_secs(100);
-
-fn second(count: u64) -> Duration {
-    T + Duration::from_secs(count)
-}
-
-/// A forwarder, its kernel, and what was counted for the two parties of each flow by news.
-struct Lab {
-    forwarder: Forwarder<Fake>,
-    /// Packets by flow, as told.
-    told: std::collections::HashMap<FlowId, [u64; 2]>,
-    news: Vec<News>,
-}
-
-fn flow(number: u32) -> FlowId {
-    FlowId {
-        session: SessionKey::for_tests(number),
-        stream: 0,
-        component: Component::Rtp,
-        turn: 1,
-    }
-}
-
-fn key(number: u32) -> Key {
-    Key {
-        worker: 0,
-        flow: flow(number),
-    }
-}
-
-fn ends(number: u32) -> [FlowEnd; 2] {
-    let port = 40000 + 4 * number as u16;
-    let end = |remote: &str, port| FlowEnd {
-        remote: remote.parse().unwrap(),
-        local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
-    };
-    [
-        end("192.0.2.1:30000", port),
-        end("192.0.2.2:31000", port + 2),
-    ]
-}
-
-fn entry(number: u32) -> NatEntry {
-    let end = |end: FlowEnd| End {
-        remote: end.remote,
-        local: end.local,
-    };
-    let [caller, callee] = ends(number).map(end);
-    NatEntry { caller, callee }
-}
-
-impl Lab {
-    fn new() -> Lab {
-        let locals = vec![[10, 0, 0, 1].into(), [10, 0, 0, 7].into()];
-        Lab {
-            forwarder: Forwarder::new(Fake::default(), 1, locals),
-            told: Default::default(),
-            news: Vec::new(),
-        }
-    }
-
-    fn kernel(&mut self) -> &mut Fake {
-        &mut self.forwarder.requests
-    }
-
-    fn install(&mut self, numbers: impl IntoIterator<Item = u32>, now: Duration) {
-        let wanted = |number| Wanted {
-            key: key(number),
-            ends: ends(number),
-        };
-        let wanted: Vec<_> = numbers.into_iter().map(wanted).collect();
-        self.forwarder.install(&wanted, now);
-        self.hear();
-    }
-
-    fn withdraw(&mut self, numbers: impl IntoIterator<Item = u32>) {
-        let keys: Vec<_> = numbers
-            .into_iter()
-            .map(|number| (key(number), Withdrawal::Over))
-            .collect();
-        self.forwarder.withdraw(&keys, T);
-        self.hear();
-    }
-
-    fn read(&mut self, now: Duration) {
-        self.forwarder.read(now);
-        self.hear();
-    }
-
-    /// A packet of each party; whether both went on.
-    fn talk(&mut self, number: u32) -> [Went; 2] {
-        let entry = entry(number);
-        [entry.original(), entry.reply()].map(|tuple| self.kernel().packet(tuple))
-    }
-
-    fn goes_on(&mut self, number: u32) -> bool {
-        self.talk(number)
-            .iter()
-            .all(|went| matches!(went, Went::On(_)))
-    }
-
-    fn hear(&mut self) {
-        for (worker, news) in self.forwarder.take_news() {
-            assert_eq!(worker, 0);
-            if let News::Traffic(flow, more)
-            | News::Lost(flow, _, more)
-            | News::Withdrawn(flow, more) = news
-            {
-                let sum = self.told.entry(flow).or_default();
-                for party in 0..2 {
-                    sum[party] += more[party].packets;
-                    assert_eq!(more[party].bytes, 200 * more[party].packets);
-                }
-            }
-            self.news.push(news);
-        }
-    }
-
-    fn told(&self, number: u32) -> [u64; 2] {
-        self.told.get(&flow(number)).copied().unwrap_or_default()
-    }
-
-    fn answers(&self, number: u32) -> Vec<Installed> {
-        let answer = |news: &News| match news {
-            News::Installed(of, answer) if *of == flow(number) => Some(*answer),
-            _ => None,
-        };
-        self.news.iter().filter_map(answer).collect()
-    }
-
-    fn withdrawn(&self, number: u32) -> usize {
-        let is_it = |news: &&News| matches!(news, News::Withdrawn(of, _) if *of == flow(number));
-        self.news.iter().filter(is_it).count()
-    }
-
-    fn losses(&self, number: u32) -> Vec<Loss> {
-        let loss = |news: &News| match news {
-            News::Lost(of, loss, _) if *of == flow(number) => Some(*loss),
-            _ => None,
-        };
-        self.news.iter().filter_map(loss).collect()
-    }
-
-    fn assert_empty(&mut self) {
-        let kernel = self.kernel();
-        assert_eq!(kernel.entry_count(), 0);
-        assert!(kernel.forwarded.is_empty(), "{:?}", kernel.forwarded);
-        assert!(kernel.leaving.is_empty(), "{:?}", kernel.leaving);
-    }
-}
+use super::News;
+use super::fake::{Fault, Request, Went};
+use super::forwarder::{LIFETIME, Wanted};
+use super::lab::{Lab, T, ends, entry, flow, key, second};
+use crate::netlink::conntrack::{End, Tuple};
+use crate::session::{Installed, Loss};
 
 #[test]
 fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
@@ -314,7 +161,17 @@ fn packets_that_enter_and_do_not_leave_are_not_counted_and_the_call_is_taken_bac
     lab.talk(1);
     lab.read(T);
     let stuck = vec![Loss::Stuck];
+    assert_eq!((lab.losses(1), lab.losses(2)), (vec![], stuck.clone()));
+    assert_eq!(
+        lab.talk(1),
+        [Went::Nowhere; 2],
+        "it shows how far they come"
+    );
+    lab.read(T);
+    assert_eq!(lab.losses(1), [], "and is left to it");
+    lab.end_watch(T);
     assert_eq!((lab.losses(1), lab.losses(2)), (stuck.clone(), stuck));
+    assert_eq!(lab.kernel().explained, [(entry(1), Some(true))]);
     assert_eq!(lab.told(1), [1, 1]);
     assert_eq!(lab.talk(1), [Went::ToUserSpace; 2]);
     lab.install([3], second(1));
@@ -343,9 +200,40 @@ fn one_destination_that_gets_nothing_does_not_stop_the_others() {
         lab.talk(2);
     }
     lab.read(T);
+    lab.end_watch(T);
     assert_eq!((lab.losses(1), lab.losses(2)), (vec![Loss::Stuck], vec![]));
     lab.install([3], T);
     assert_eq!(lab.answers(3), [Installed::Taken]);
+}
+
+#[test]
+fn what_cannot_be_watched_is_taken_back_and_explained_at_once() {
+    let mut lab = Lab::new();
+    lab.install([1, 2, 3], T);
+    let fault = Some(Fault::Refused(libc::ENOBUFS));
+    lab.kernel().faults.insert(Request::Watch, vec![fault]);
+    let stick = |lab: &mut Lab, number| {
+        for _ in 0..3 {
+            lab.kernel().drops = true;
+            lab.talk(number);
+            lab.kernel().drops = false;
+            lab.talk(3);
+        }
+        lab.read(T);
+    };
+    stick(&mut lab, 1);
+    assert_eq!((lab.losses(1), lab.losses(2)), (vec![Loss::Stuck], vec![]));
+    assert_eq!(lab.forwarder.watch_ends(), None);
+    lab.install([4, 5], T);
+    stick(&mut lab, 4);
+    stick(&mut lab, 5);
+    let stuck = vec![Loss::Stuck];
+    assert_eq!((lab.losses(4), lab.losses(5)), (vec![], stuck.clone()));
+    lab.withdraw([4]);
+    lab.end_watch(T);
+    assert_eq!((lab.losses(4), lab.withdrawn(4)), (vec![], 1), "it ended");
+    let explained = [(entry(1), None), (entry(5), None), (entry(4), Some(true))];
+    assert_eq!(lab.kernel().explained, explained);
 }
 
 #[test]

@@ -117,6 +117,7 @@ impl<R: Requests> Thread<R> {
             if self.next_reading.is_some_and(|at| clock::mono() >= at) {
                 self.read();
             }
+            self.forwarder.end_watch(clock::mono());
             self.send_news();
         }
     }
@@ -125,7 +126,9 @@ impl<R: Requests> Thread<R> {
         if !self.mailbox.is_empty() {
             return Some(Duration::ZERO);
         }
-        Some(self.next_reading?.saturating_sub(clock::mono()))
+        let due = [self.next_reading, self.forwarder.watch_ends()];
+        let first = due.into_iter().flatten().min()?;
+        Some(first.saturating_sub(clock::mono()))
     }
 
     /// Looks at what is said to have changed; once, however often it is said.
