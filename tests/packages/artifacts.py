@@ -12,7 +12,7 @@ from machine import Failed, run, wait_for
 PROJECT = os.path.abspath(os.path.join(os.path.dirname(__file__), '../..'))
 # systemd's own measure: 10 is no protection at all.
 EXPOSURE = 2.0
-LARGEST = 8 << 20
+LARGEST = 8_000_000
 DAEMONS = ('media-dispatcher', 'media-relay')
 
 
