@@ -88,6 +88,8 @@ impl Ledger {
         left.sort_unstable_by_key(|(_, (at, _))| *at);
         for (id, (at, note)) in left {
             if is_recorded(id) {
+                // Accounting does not remember it for ever. Should this fail: the next start finds it again.
+                let _ = journal.append(format!("over {id}").as_bytes());
                 continue;
             }
             if let Some(call) = note.call(found.seen) {

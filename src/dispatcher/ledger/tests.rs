@@ -138,6 +138,8 @@ fn what_was_accounted_before_the_kill_is_over() {
     drop(ledger);
     let (_, earlier) = Ledger::open(&directory.0, |one| one == id(1)).unwrap();
     assert_eq!(earlier, [seen(call(2), 20)]);
+    // Once accounting has forgotten it, it is over all the same.
+    assert_eq!(directory.open().1, [seen(call(2), 20)]);
 }
 
 #[test]
