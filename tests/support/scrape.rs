@@ -116,14 +116,23 @@ pub fn scrape_after(address: SocketAddr, earlier: &Scrape) -> Scrape {
 
 /// Scrapes until a condition holds.
 pub fn scrape_until(address: SocketAddr, what: &str, holds: impl Fn(&Scrape) -> bool) -> Scrape {
+    read_until(what, || scrape(address), holds)
+}
+
+/// Reads metrics, however they are got, until a condition holds.
+pub fn read_until(
+    what: &str,
+    read: impl Fn() -> Scrape,
+    holds: impl Fn(&Scrape) -> bool,
+) -> Scrape {
     for _ in 0..400 {
-        let scrape = scrape(address);
+        let scrape = read();
         if holds(&scrape) {
             return scrape;
         }
         thread::sleep(Duration::from_millis(50));
     }
-    panic!("not in time: {what}:\n{}", scrape(address).text);
+    panic!("not in time: {what}:\n{}", read().text);
 }
 
 /// Names in a text that look like metrics of ours or of the process; `family` as exported, so without the endings of
