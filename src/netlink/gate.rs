@@ -79,23 +79,23 @@ pub struct Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// Adds all that is in the table to a transaction that has made it.
+    /// Adds all that is in the table to a transaction that has made it. Only where nothing is relayed yet: the hooks
+    /// of a chain are called from the moment on that a transaction is prepared, and its rules when all of it is done.
+    /// Meanwhile conntrack would see what user space sends, and give it other ports.
     pub fn fill(&self, batch: &mut Batch<'_>) {
-        add_chains(batch);
-        self.add_sets(batch);
-        let (first, last) = (
-            self.ports.start().to_be_bytes(),
-            self.ports.end().to_be_bytes(),
-        );
+        self.shut(batch);
+        self.open(batch);
+    }
+
+    /// The part that keeps all of the relay's ports from conntrack, and the set of what may pass, empty.
+    pub fn shut(&self, batch: &mut Batch<'_>) {
+        let (first, last) = self.range();
         let ports = Ports {
             first: &first,
             last: &last,
         };
-        add_gate_rules(batch, ports);
-        self.add_watch_rules(batch, ports);
-    }
-
-    fn add_sets(&self, batch: &mut Batch<'_>) {
+        batch.chain("raw_in", ChainKind::Filter, Hook::Prerouting, RAW);
+        batch.chain("raw_out", ChainKind::Filter, Hook::Output, RAW);
         batch.set(&Set {
             name: ADDRESSES,
             id: ADDRESSES_ID,
@@ -105,21 +105,45 @@ impl Gate<'_> {
             counted: false,
         });
         batch.add(ADDRESSES, self.addresses.iter().map(Ipv4Addr::octets));
-        let forwarded = Set {
+        batch.set(&self.forwarded());
+        add_gate_rules(batch, ports);
+    }
+
+    /// The part that makes conntrack see and translate what passes, and that counts it.
+    pub fn open(&self, batch: &mut Batch<'_>) {
+        use ChainKind::{Filter, Nat};
+        batch.chain(LEAVING, Filter, Hook::Postrouting, LAST);
+        batch.chain("nat_in", Nat, Hook::Prerouting, NAT_DESTINATION);
+        batch.chain("nat_out", Nat, Hook::Postrouting, NAT_SOURCE);
+        batch.set(&Set {
+            name: LEAVING,
+            id: LEAVING_ID,
+            counted: true,
+            ..self.forwarded()
+        });
+        let (first, last) = self.range();
+        let ports = Ports {
+            first: &first,
+            last: &last,
+        };
+        self.add_watch_rules(batch, ports);
+    }
+
+    fn range(&self) -> ([u8; 2], [u8; 2]) {
+        let (first, last) = (self.ports.start(), self.ports.end());
+        (first.to_be_bytes(), last.to_be_bytes())
+    }
+
+    /// The set [`FORWARDED`].
+    fn forwarded(&self) -> Set<'static> {
+        Set {
             name: FORWARDED,
             id: FORWARDED_ID,
             key_type: TYPE_TUPLE,
             key_length: size_of::<Key>() as u32,
             size: Some(self.size),
             counted: false,
-        };
-        batch.set(&forwarded);
-        batch.set(&Set {
-            name: LEAVING,
-            id: LEAVING_ID,
-            counted: true,
-            ..forwarded
-        });
+        }
     }
 
     /// Those that mark and count.
@@ -183,15 +207,6 @@ fn key(source: SocketAddrV4, destination: SocketAddrV4) -> Key {
         half[4..6].copy_from_slice(&end.port().to_be_bytes());
     }
     key
-}
-
-fn add_chains(batch: &mut Batch<'_>) {
-    use ChainKind::{Filter, Nat};
-    batch.chain("raw_in", Filter, Hook::Prerouting, RAW);
-    batch.chain("raw_out", Filter, Hook::Output, RAW);
-    batch.chain(LEAVING, Filter, Hook::Postrouting, LAST);
-    batch.chain("nat_in", Nat, Hook::Prerouting, NAT_DESTINATION);
-    batch.chain("nat_out", Nat, Hook::Postrouting, NAT_SOURCE);
 }
 
 /// Those that let flows through to conntrack and keep the rest from it.
@@ -273,8 +288,8 @@ fn tuple_in(set: &'static str, id: u32) -> [Step<'static>; 5] {
 mod tests {
     use super::*;
     use crate::netlink::conntrack::End;
-    use crate::netlink::vectors::{bodies, bytes};
-    use crate::netlink::wire::Messages;
+    use crate::netlink::vectors::bytes;
+    use crate::netlink::wire::{Message, Messages};
 
     /// What `nft -f` passed to sendmsg() for the table below; nft 1.0.6. A paragraph is a message.
     ///
@@ -358,7 +373,7 @@ mod tests {
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
         gate.fill(&mut batch);
-        assert_as_sent(&bodies(batch), TABLE);
+        assert_as_sent(batch, TABLE);
     }
 
     #[test]
@@ -367,17 +382,26 @@ mod tests {
         let [from, to] = ["192.0.2.1:30000", "192.0.2.2:31000"].map(|end| end.parse().unwrap());
         batch.table(0);
         watch(&mut batch, 0x4d50_0000, 0xffff_0000, from, to);
-        assert_as_sent(&bodies(batch), WATCH);
+        assert_as_sent(batch, WATCH);
     }
 
-    fn assert_as_sent(ours: &[Vec<u8>], sent: &str) {
-        let sent = bytes(sent);
-        let theirs: Vec<_> = Messages::new(&sent).map(Result::unwrap).collect();
-        let theirs = &theirs[1..theirs.len() - 1];
+    /// Messages of one kind are in nft's order; which kind comes first is our own affair.
+    fn assert_as_sent(batch: Batch<'_>, sent: &str) {
+        let (ours, _) = batch.end_acknowledged().unwrap();
+        let shown = |batch: &[u8]| {
+            let messages: Vec<_> = Messages::new(batch).map(Result::unwrap).collect();
+            let shown = |message: &Message<'_>| {
+                let attributes = attributes(message.kind, &message.body[4..], 0);
+                (message.kind, attributes)
+            };
+            let mut shown: Vec<_> = messages[1..messages.len() - 1].iter().map(shown).collect();
+            shown.sort_by_key(|(kind, _)| *kind);
+            shown
+        };
+        let (ours, theirs) = (shown(&ours), shown(&bytes(sent)));
         assert_eq!(ours.len(), theirs.len());
-        for (ours, theirs) in ours.iter().zip(theirs) {
-            let shown = |body: &[u8]| attributes(theirs.kind, &body[4..], 0);
-            assert_eq!(shown(ours), shown(theirs.body));
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert_eq!(ours, theirs);
         }
     }
 

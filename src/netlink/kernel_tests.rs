@@ -83,15 +83,18 @@ fn flow(caller: SocketAddrV4, callee: SocketAddrV4) -> NatEntry {
     }
 }
 
-pub(super) fn fill(batch: &mut Batch<'_>) {
-    let gate = Gate {
+pub(super) fn test_gate() -> Gate<'static> {
+    Gate {
         ports: 40000..=40099,
         addresses: &[CALLER_SIDE, CALLEE_SIDE],
         mark: MARK,
         mask: MASK,
         size: 200,
-    };
-    gate.fill(batch);
+    }
+}
+
+pub(super) fn fill(batch: &mut Batch<'_>) {
+    test_gate().fill(batch);
 }
 
 pub(super) fn errno(refused: &Refused) -> Option<i32> {

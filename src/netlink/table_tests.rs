@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::gate::{FORWARDED, Gate, LEAVING};
-use super::kernel_tests::{MARK, MASK, TABLE, errno, fill, in_namespace};
+use super::kernel_tests::{MARK, MASK, TABLE, errno, fill, in_namespace, test_gate};
 use super::nftables::Batch;
 use super::socket::{Netfilter, Protection};
 use crate::sys::clock;
@@ -96,6 +96,33 @@ fn a_table_takes_one_transaction_whether_or_not_there_was_one() {
         make(netfilter);
         assert_eq!(transactions.get(), 2);
         assert!(netfilter.has_table(TABLE).unwrap());
+    });
+}
+
+/// Between the two parts the set by which a table is missed is missing.
+#[test]
+fn a_table_in_two_parts() {
+    in_namespace(|netfilter| {
+        for _ in 0..2 {
+            netfilter
+                .replace_table(TABLE, Protection::Persistent, |batch| {
+                    test_gate().shut(batch)
+                })
+                .unwrap();
+            assert_eq!(netfilter.elements(TABLE, FORWARDED).unwrap(), []);
+            let missing = netfilter.elements(TABLE, LEAVING).unwrap_err();
+            assert_eq!(missing.raw_os_error(), Some(libc::ENOENT));
+        }
+        let key = [1; 16];
+        let opened = netfilter.transact(TABLE, |batch| {
+            test_gate().open(batch);
+            batch.add(LEAVING, [key]);
+            batch.add(FORWARDED, [key]);
+        });
+        opened.unwrap();
+        for set in [LEAVING, FORWARDED] {
+            assert_eq!(netfilter.elements(TABLE, set).unwrap()[0].key, key);
+        }
     });
 }
 

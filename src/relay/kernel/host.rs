@@ -58,6 +58,39 @@ impl Host {
         self.protection
     }
 
+    /// Makes the table, in one transaction, in place of one that an earlier relay left. Nothing is relayed yet.
+    pub fn make_table(&mut self) -> io::Result<()> {
+        self.replace_table(|gate, batch| gate.fill(batch))
+    }
+
+    fn replace_table(&mut self, fill: impl Fn(&Gate<'_>, &mut Batch<'_>)) -> io::Result<()> {
+        let addresses = self.addresses();
+        let gate = self.gate(&addresses);
+        let made = self
+            .netfilter
+            .replace_table(&self.table, self.protection, |batch| fill(&gate, batch));
+        self.protection = made.map_err(|refused| refused.error)?;
+        Ok(())
+    }
+
+    fn gate<'a>(&self, addresses: &'a [Ipv4Addr]) -> Gate<'a> {
+        let Wanted {
+            port_range: range,
+            mark,
+            mark_mask,
+            ..
+        } = self.settings.wanted;
+        let last = u16::try_from(range.1 - 1).unwrap_or(u16::MAX);
+        Gate {
+            ports: range.0..=last,
+            addresses,
+            mark,
+            mask: mark_mask,
+            // An element for each port, and room for those that could not be removed at once.
+            size: 2 * (range.1 - u32::from(range.0)),
+        }
+    }
+
     /// Deletes every entry that is this relay's; how many there were. An earlier relay's calls are over.
     pub fn sweep(&mut self) -> io::Result<usize> {
         let mut found = Vec::new();
@@ -170,30 +203,14 @@ impl Requests for Host {
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {
-        let Wanted {
-            port_range: range,
-            mark,
-            mark_mask,
-            ..
-        } = self.settings.wanted;
-        let last = u16::try_from(range.1 - 1).unwrap_or(u16::MAX);
+        self.replace_table(|gate, batch| gate.shut(batch))?;
         let addresses = self.addresses();
-        let gate = Gate {
-            ports: range.0..=last,
-            addresses: &addresses,
-            mark,
-            mask: mark_mask,
-            // An element for each port, and room for those that could not be removed at once.
-            size: 2 * (range.1 - u32::from(range.0)),
-        };
-        let made = self
-            .netfilter
-            .replace_table(&self.table, self.protection, |batch| {
-                gate.fill(batch);
-                put_changes(batch, elements);
-            });
-        self.protection = made.map_err(|refused| refused.error)?;
-        Ok(())
+        let gate = self.gate(&addresses);
+        let opened = self.netfilter.transact(&self.table, |batch| {
+            gate.open(batch);
+            put_changes(batch, elements);
+        });
+        opened.map(drop).map_err(|refused| refused.error)
     }
 
     fn set_addresses(&mut self, addresses: &[Ipv4Addr]) -> io::Result<()> {

@@ -41,7 +41,6 @@ use log::{info, warn};
 use self::events::Events;
 use self::forwarder::Forwarder;
 use self::host::Host;
-use self::requests::Requests;
 use super::checks::{self, Wanted};
 use super::worker::Message;
 use crate::config::Forwarding;
@@ -145,7 +144,7 @@ fn prepare(settings: &Settings) -> Result<Gate, String> {
     let events = Events::open(&netfilter, settings).map_err(told("netlink events"))?;
     let locals = route::addresses().map_err(told("addresses of this host"))?;
     let mut host = Host::new(netfilter, settings.clone(), locals.clone());
-    host.rebuild(&[]).map_err(told("nftables table"))?;
+    host.make_table().map_err(told("nftables table"))?;
     let swept = host.sweep().map_err(told("conntrack"))?;
     if swept > 0 {
         info!("removed {swept} conntrack entries that an earlier relay left");

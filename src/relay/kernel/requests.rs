@@ -58,7 +58,8 @@ pub trait Requests {
     /// All elements of a set. ENOENT where there is no table.
     fn elements(&mut self, set: Set, each: &mut dyn FnMut(Element)) -> io::Result<()>;
 
-    /// Makes the table anew with these elements, in one transaction.
+    /// Makes the table anew with these elements: at first one that keeps everything from conntrack, then the rest, so
+    /// that conntrack never meets what user space sends meanwhile.
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()>;
 
     /// The addresses of this host are these now.
