@@ -12,6 +12,7 @@ use crate::cli::{Options, Program};
 use crate::config::{ConfigError, Loaded};
 use crate::logging;
 use crate::sys::clock;
+use crate::sys::memory;
 use crate::sys::process::{self, Process};
 use crate::sys::signals::{Signal, SignalWaiter};
 
@@ -102,6 +103,7 @@ fn live<C, D: Daemon>(
     level: LevelFilter,
     start: impl FnOnce(&Options, &C) -> Result<D, StartError>,
 ) -> ExitCode {
+    memory::return_large_buffers();
     let (mut process, signals) = match process::start(options.mode, &options.runtime_dir, name) {
         Ok(started) => started,
         Err(error) => {

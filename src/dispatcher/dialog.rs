@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
 use serde_json::{Value, json};
 
 use super::metrics::Dialogs;
@@ -107,7 +107,8 @@ impl Enders {
         let begin = |proxy: Proxy, path: &Path, own: &str| {
             let own = runtime_dir.join(own);
             let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
-            let (sender, dialogs) = bounded(WAITING);
+            // A bounded one would take the room for all at once.
+            let (sender, dialogs) = unbounded();
             let ender = Ender::new(proxy, path.to_owned(), socket, Arc::clone(&counts));
             spawn("dialogs", move || ender.run(&dialogs)).map_err(|e| e.to_string())?;
             Ok::<_, String>(sender)
@@ -145,11 +146,15 @@ impl Enders {
             log::warn!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
             return failed(&dialog, why);
         };
-        if let Err(error) = sender.try_send(dialog) {
+        let refused = match sender.len() < WAITING {
+            true => sender.send(dialog).err().map(SendError::into_inner),
+            false => Some(dialog),
+        };
+        if let Some(dialog) = refused {
             self.counts.unasked.add(1);
             let why = "too many wait for it";
             log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
-            failed(&error.into_inner(), why);
+            failed(&dialog, why);
         }
     }
 }

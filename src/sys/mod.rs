@@ -13,6 +13,7 @@ pub mod interfaces;
 pub mod limits;
 pub mod local_time;
 pub mod mailbox;
+pub mod memory;
 pub mod netlink;
 pub mod notify;
 pub mod peer;
