@@ -27,6 +27,7 @@ postgresql
 freeradius
 freeradius-utils
 prometheus
+docker.io
 g++
 '
 if [ "${1:-}" = packages ]; then
