@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -86,10 +85,7 @@ impl World {
             client.display(),
             dictionary.display(),
         );
-        let config = fs::OpenOptions::new()
-            .append(true)
-            .open(directory.join("config.ini"));
-        config.unwrap().write_all(text.as_bytes()).unwrap();
+        daemons::extend_config(directory, &text).unwrap();
         Some(world)
     }
 

@@ -3,7 +3,7 @@
 
 #![cfg(feature = "file")]
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
@@ -58,10 +58,7 @@ fn in_own_mounts() {
     daemons::write_config(directory, PortRange::find(200).unwrap()).unwrap();
     let lines = directory.join("calls.jsonl");
     let text = format!("accounting = file\n[File]\npath = {}\n", lines.display());
-    let config = OpenOptions::new()
-        .append(true)
-        .open(directory.join("config.ini"));
-    config.unwrap().write_all(text.as_bytes()).unwrap();
+    daemons::extend_config(directory, &text).unwrap();
     let state = directory.join("state");
     let mounted = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=256k", "none"])

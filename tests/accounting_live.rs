@@ -3,8 +3,7 @@
 
 #![cfg(feature = "file")]
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -43,10 +42,7 @@ impl Host {
             "accounting = file\ncleanup_dead_relays_after = 3\n[File]\npath = {}\n",
             lines.display()
         );
-        let config = OpenOptions::new()
-            .append(true)
-            .open(directory.join("config.ini"));
-        config.unwrap().write_all(text.as_bytes()).unwrap();
+        daemons::extend_config(directory, &text).unwrap();
         let daemons = Daemons::start(&binaries(), directory).unwrap();
         Host {
             dispatcher: Some(daemons.dispatcher),

@@ -3,12 +3,13 @@
 
 #![allow(dead_code, reason = "every user needs its own part of this")]
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -75,15 +76,17 @@ pub struct PortRange {
 
 impl PortRange {
     /// A stretch of `length` ports of which every 50th can be bound now; the relay passes over single ones that
-    /// cannot. The process id spreads runs at the same time.
+    /// cannot. Runs and tests at the same time begin to look at different places.
     pub fn find(length: u16) -> Result<PortRange, String> {
+        static FOUND: AtomicU16 = AtomicU16::new(0);
         let (lowest, highest) = (10_000u16, 32_000u16);
         let places = (highest - lowest) / length;
         if places == 0 {
             return Err(format!("{length} ports are too many"));
         }
-        let first = std::process::id() % u32::from(places);
-        for place in (0..places).map(|i| (i + first as u16) % places) {
+        let first = std::process::id() + u32::from(FOUND.fetch_add(1, Ordering::Relaxed));
+        let first = (first % u32::from(places)) as u16;
+        for place in (0..places).map(|i| (i + first) % places) {
             let start = lowest + place * length;
             let end = start + length;
             let is_free = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
@@ -97,12 +100,21 @@ impl PortRange {
     }
 }
 
-/// A TCP port that was free a moment ago.
+/// A TCP port that was free a moment ago, never the same twice. Of those below the ephemeral ports: nobody gets it
+/// for a connection meanwhile.
 pub fn free_tcp_port() -> Result<u16, String> {
-    let found = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
-    found
-        .map(|address| address.port())
-        .map_err(|error| format!("no free TCP port: {error}"))
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let (lowest, highest) = (10_000u16, 32_000u16);
+    // Runs at the same time begin at different places.
+    let first = std::process::id().wrapping_mul(61) as u16;
+    for _ in lowest..highest {
+        let place = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = lowest + place % (highest - lowest);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(format!("no free TCP port from {lowest} to {highest}"))
 }
 
 /// The configuration of both daemons for calls on this host.
@@ -118,6 +130,7 @@ pub fn write_config(directory: &Path, ports: PortRange) -> Result<(), String> {
          \n\
          [Relay]\n\
          dispatchers = 127.0.0.1:{link}\n\
+         reconnect_delay = 1\n\
          relay_ip = 127.0.0.1\n\
          port_range = {start}:{end}\n\
          state_dir = {state}\n\
@@ -142,6 +155,14 @@ pub fn write_config(directory: &Path, ports: PortRange) -> Result<(), String> {
     fs::create_dir_all(directory.join("state")).map_err(told)?;
     fs::create_dir_all(directory.join("run")).map_err(told)?;
     fs::write(&path, text).map_err(told)
+}
+
+/// Adds lines to the configuration; a section that is there already goes on.
+pub fn extend_config(directory: &Path, lines: &str) -> Result<(), String> {
+    let path = directory.join("config.ini");
+    let file = OpenOptions::new().append(true).open(&path);
+    file.and_then(|mut file| writeln!(file, "{lines}"))
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// One daemon that was started here. Killed when dropped without [`Daemon::stop`].
@@ -236,6 +257,19 @@ pub fn signal(pid: u32, name: &str) -> Result<(), String> {
     }
 }
 
+/// Waits for a condition; `otherwise` is what holds where it is never met.
+fn until(otherwise: &str, mut is_met: impl FnMut() -> Result<bool, String>) -> Result<(), String> {
+    let mut waited = Duration::ZERO;
+    while !is_met()? {
+        if waited >= PATIENCE {
+            return Err(format!("{otherwise} after {} s", PATIENCE.as_secs()));
+        }
+        thread::sleep(STEP);
+        waited += STEP;
+    }
+    Ok(())
+}
+
 /// A dispatcher and a relay that has found it.
 pub struct Daemons {
     pub dispatcher: Daemon,
@@ -247,25 +281,21 @@ impl Daemons {
     /// Starts both with the configuration in `directory` and waits until the relay is listed.
     pub fn start(binaries: &Path, directory: &Path) -> Result<Daemons, String> {
         let runtime = directory.join("run");
-        let dispatcher = Daemon::start(binaries, "media-dispatcher", directory)?;
+        let mut dispatcher = Daemon::start(binaries, "media-dispatcher", directory)?;
+        // The last that it listens on: a relay that came earlier would wait and try again.
+        let socket = runtime.join("dispatcher.sock");
+        until("the dispatcher does not listen", || {
+            dispatcher.check().map(|()| socket.exists())
+        })?;
         let relay = Daemon::start(binaries, "media-relay", directory)?;
         let mut daemons = Daemons {
             dispatcher,
             relay,
             runtime,
         };
-        let mut waited = Duration::ZERO;
-        while !daemons.is_ready() {
-            daemons.check()?;
-            if waited >= PATIENCE {
-                let seconds = PATIENCE.as_secs();
-                return Err(format!(
-                    "the relay has not found the dispatcher in {seconds} s"
-                ));
-            }
-            thread::sleep(STEP);
-            waited += STEP;
-        }
+        until("the relay has not found the dispatcher", || {
+            daemons.check().map(|()| daemons.is_ready())
+        })?;
         Ok(daemons)
     }
 

@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "every test uses its own part of this")]
 
-use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -35,13 +33,10 @@ impl Watched {
         daemons::write_config(directory, PortRange::find(PORTS).unwrap()).unwrap();
         let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, daemons::free_tcp_port().unwrap()));
         let (dispatcher, relay) = (port(), port());
-        let config = directory.join("config.ini");
-        let mut file = fs::OpenOptions::new().append(true).open(config).unwrap();
-        write!(
-            file,
-            "[Dispatcher]\nlisten_metrics = {dispatcher}\n[Relay]\nlisten_metrics = {relay}\n{more}\n"
-        )
-        .unwrap();
+        let lines = format!(
+            "[Dispatcher]\nlisten_metrics = {dispatcher}\n[Relay]\nlisten_metrics = {relay}\n{more}"
+        );
+        daemons::extend_config(directory, &lines).unwrap();
         let binaries = Path::new(env!("CARGO_BIN_EXE_media-relay"))
             .parent()
             .unwrap();
