@@ -155,10 +155,8 @@ impl Opened {
         } = self;
         let mut keeper = Keeper {
             shared: Arc::clone(shared),
-            spool,
             messages,
-            book,
-            refusals: Sparse::default(),
+            records: Records::new(spool, book),
             _lock,
         };
         start_thread("spool", move || keeper.run())
@@ -231,12 +229,11 @@ impl Spool {
     }
 }
 
+/// The thread.
 struct Keeper {
     shared: Arc<Shared>,
-    spool: Spool,
     messages: Receiver<Message>,
-    book: Book,
-    refusals: Sparse,
+    records: Records,
     _lock: DirLock,
 }
 
@@ -259,7 +256,7 @@ impl Keeper {
             }
             let now = clock::mono();
             if sync_at.is_some_and(|at| now >= at) {
-                self.sync();
+                self.records.sync();
                 sync_at = None;
             }
             if now >= tidy_at {
@@ -277,22 +274,96 @@ impl Keeper {
         }
         let mut messages = vec![first];
         messages.extend(self.messages.try_iter().take(TOGETHER));
+        let mut is_over = false;
+        for question in self.records.take(messages) {
+            match question {
+                Message::Open(dispatcher, answer) => {
+                    let known = self.shared.dispatchers();
+                    let book = &mut self.records.book;
+                    let _ = answer.send(book.open_for(dispatcher, &known, clock::mono()));
+                }
+                Message::Quit(done) => {
+                    self.records.quit();
+                    let _ = done.send(());
+                    is_over = true;
+                }
+                Message::Keep { .. } | Message::Stored(_) => {}
+            }
+        }
+        is_over
+    }
+
+    /// Sends again what was not confirmed in time, and gives back disk space.
+    fn tidy(&mut self, now: Duration) {
+        let records = &mut self.records;
+        for link in self.shared.all_links() {
+            if !link.outbox.confirms() {
+                continue;
+            }
+            let mut bytes = 0;
+            for (id, at) in records.book.overdue(link.address, now) {
+                let Some(line) = records.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
+                    continue;
+                };
+                bytes += line.len();
+                link.outbox.say(&line);
+                records.book.note_sent(id, now);
+            }
+        }
+        records.tidy();
+    }
+}
+
+/// What is open, and the journal that it stands in.
+struct Records {
+    spool: Spool,
+    book: Book,
+    refusals: Sparse,
+}
+
+impl Records {
+    fn new(spool: Spool, book: Book) -> Records {
+        Records {
+            spool,
+            book,
+            refusals: Sparse::default(),
+        }
+    }
+
+    /// Keeps and forgets what these messages say; the others of them, to be answered. A record whose confirmation is
+    /// among them is not written.
+    fn take(&mut self, messages: Vec<Message>) -> Vec<Message> {
         let confirmed = messages.iter().filter_map(|message| match message {
             Message::Stored(id) => Some(*id),
             _ => None,
         });
         let confirmed: HashSet<SessionId> = confirmed.collect();
+        let mut questions = Vec::new();
         for message in messages {
             match message {
-                Message::Quit(done) => {
-                    self.quit();
-                    let _ = done.send(());
-                    return true;
+                Message::Keep {
+                    dispatcher,
+                    id,
+                    line,
+                } => {
+                    let in_flight = &self.spool.in_flight;
+                    in_flight.fetch_sub(line.len(), Ordering::Relaxed);
+                    if !confirmed.contains(&id) {
+                        self.keep(dispatcher, id, &line);
+                    }
                 }
-                other => self.take(other, &confirmed),
+                Message::Stored(id) => {
+                    if self.book.forget(id) {
+                        // Should this be lost, the record is sent once more, and recognised.
+                        let _ = self.spool.journal.append(format!("stored {id}").as_bytes());
+                    }
+                }
+                question => questions.push(question),
             }
         }
-        false
+        let open = self.book.records.len();
+        self.spool.open.store(open, Ordering::Relaxed);
+        questions
     }
 
     fn quit(&mut self) {
@@ -302,39 +373,6 @@ impl Keeper {
             let line = crate::proto::Visible(&text);
             error!("an ended call cannot be kept, the disk does not take it: {line}");
         }
-    }
-
-    /// `confirmed` are sessions whose confirmation has come as well.
-    fn take(&mut self, message: Message, confirmed: &HashSet<SessionId>) {
-        match message {
-            Message::Keep {
-                dispatcher,
-                id,
-                line,
-            } => {
-                self.spool
-                    .in_flight
-                    .fetch_sub(line.len(), Ordering::Relaxed);
-                if !confirmed.contains(&id) {
-                    self.keep(dispatcher, id, &line);
-                }
-            }
-            Message::Stored(id) => {
-                if self.book.forget(id) {
-                    // Should this be lost, the record is sent once more, and recognised.
-                    let _ = self.spool.journal.append(format!("stored {id}").as_bytes());
-                }
-            }
-            Message::Open(dispatcher, answer) => {
-                let known = self.shared.dispatchers();
-                let open = self.book.open_for(dispatcher, &known, clock::mono());
-                let _ = answer.send(open);
-            }
-            Message::Quit(_) => {}
-        }
-        self.spool
-            .open
-            .store(self.book.records.len(), Ordering::Relaxed);
     }
 
     fn keep(&mut self, dispatcher: SocketAddr, id: SessionId, line: &[u8]) {
@@ -378,22 +416,8 @@ impl Keeper {
         }
     }
 
-    /// Sends again what was not confirmed in time, and gives back disk space.
-    fn tidy(&mut self, now: Duration) {
-        for link in self.shared.all_links() {
-            if !link.outbox.confirms() {
-                continue;
-            }
-            let mut bytes = 0;
-            for (id, at) in self.book.overdue(link.address, now) {
-                let Some(line) = self.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
-                    continue;
-                };
-                bytes += line.len();
-                link.outbox.say(&line);
-                self.book.note_sent(id, now);
-            }
-        }
+    /// Writes again what could not be written, and gives back disk space.
+    fn tidy(&mut self) {
         self.write_again();
         self.move_stragglers();
         let end = self.spool.journal.end();

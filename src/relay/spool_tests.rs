@@ -1,6 +1,7 @@
 //! What is open after which lines, and what is still open after a restart.
 
 use super::*;
+use crate::journal::{Found, Reader};
 use crate::sys::scratch::Scratch;
 
 const LIMIT: u64 = 16 << 20;
@@ -66,6 +67,46 @@ fn what_was_kept_and_not_stored_is_open_after_a_restart() {
     assert_eq!(open_for(&mut opened, 1, &[1, 2]), expected);
     // Nobody is there for the fourth: anyone will do.
     assert_eq!(open_for(&mut opened, 1, &[1]).len(), 3);
+}
+
+/// Two records and the first one's confirmation come together, the second one's later.
+#[test]
+fn what_is_confirmed_at_once_is_not_written() {
+    let scratch = Scratch::new("spool");
+    let mut opened = open(scratch.path(), 40_000, LIMIT).unwrap();
+    let spool = opened.spool();
+    let nothing = spool.size();
+    spool.keep(address(1), How::Removed, id(1), statistics(1).as_bytes());
+    spool.stored(id(1));
+    spool.keep(address(1), How::Expired, id(2), statistics(2).as_bytes());
+    let mut records = Records::new(spool.clone(), std::mem::take(&mut opened.book));
+    assert!(
+        records
+            .take(opened.messages.try_iter().collect())
+            .is_empty()
+    );
+    assert_eq!(spool.in_flight.load(Ordering::Relaxed), 0);
+    assert_eq!(spool.open(), 1);
+    let lines = || {
+        let mut reader = Reader::new(&spool.journal, spool.journal.start());
+        let mut lines = Vec::new();
+        while let Some(found) = reader.next_record().unwrap() {
+            let Found::Record(_, text) = found else {
+                panic!("{found:?}");
+            };
+            lines.push(String::from_utf8(text).unwrap());
+        }
+        lines
+    };
+    let kept = format!("keep 192.0.2.1:1 expired {}", statistics(2));
+    assert_eq!(lines(), [kept.clone()]);
+    // Once more, as after a lost link: nobody knows it.
+    spool.stored(id(1));
+    spool.stored(id(2));
+    records.take(opened.messages.try_iter().collect());
+    assert_eq!(lines(), [kept, format!("stored {}", id(2))]);
+    assert_eq!(spool.open(), 0);
+    assert!(spool.size() > nothing);
 }
 
 #[test]
