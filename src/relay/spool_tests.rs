@@ -99,7 +99,7 @@ fn what_is_confirmed_at_once_is_not_written() {
         lines
     };
     let kept = format!("keep 192.0.2.1:1 expired {}", statistics(2));
-    assert_eq!(lines(), [kept.clone()]);
+    assert_eq!(lines(), [kept.as_str()]);
     // Once more, as after a lost link: nobody knows it.
     spool.stored(id(1));
     spool.stored(id(2));
