@@ -38,6 +38,7 @@ fn tables_and_rows() {
     names_are_compared_byte_for_byte(&server);
     a_table_of_mediaproxy_is_used_as_it_is(&server);
     other_types(&server);
+    an_index_on_the_call_id_alone(&server);
     another_encoding(&server);
     without_the_right_to_make_the_table(&server);
     a_table_that_is_locked(&server);
@@ -135,6 +136,27 @@ fn a_table_of_mediaproxy_is_used_as_it_is(server: &Postgres) {
     server.sql("DROP INDEX media_sessions_session_id_index");
     let mut backend = records::backend(&server.uri());
     assert_eq!(deliver(&mut *backend, &[long]), [Verdict::Known]);
+}
+
+/// What such an index refuses is rejected, and the record behind it is delivered.
+fn an_index_on_the_call_id_alone(server: &Postgres) {
+    let alone = MEDIAPROXY.replace("(call_id, from_tag, to_tag)", "(call_id)");
+    fresh(server, &alone);
+    let mut backend = backend(&server.uri());
+    let mut records = numbered(0..3);
+    let call_id = records[0].call_id.clone();
+    records.insert(1, keyed(9, &call_id, "another", Some("another")));
+    let verdicts = deliver(&mut *backend, &records);
+    let Verdict::Rejected(reason) = &verdicts[1] else {
+        panic!("{verdicts:?}");
+    };
+    assert!(
+        reason.contains("media_sessions_session_id_index"),
+        "{reason}"
+    );
+    for other in [0, 2, 3] {
+        assert_eq!(verdicts[other], Verdict::Delivered);
+    }
 }
 
 fn other_types(server: &Postgres) {

@@ -266,8 +266,9 @@ impl Delivery {
         };
         verdicts.truncate(batch.records.len());
         let is_whole = verdicts.len() == batch.records.len();
-        self.settle(&batch, &verdicts, is_whole)?;
+        let settled = self.settle(&batch, &verdicts, is_whole);
         self.save()?;
+        settled?;
         match delivered {
             Err(why) => Err(why.0),
             Ok(()) if !is_whole => Err("it has not told what became of all records".to_owned()),
@@ -286,6 +287,8 @@ impl Delivery {
         let mut bytes = 0;
         while batch.records.len() < BATCH && bytes < BATCH_BYTES {
             let Some(found) = reader.next_record()? else {
+                // It may have gone on to a segment without a record in it: there is nothing more to wait for before.
+                batch.end = reader.position();
                 break;
             };
             let (end, text, damage) = match found {
@@ -300,7 +303,7 @@ impl Delivery {
                     _ => (end, text, "it is no record of a session"),
                 },
                 Found::Damaged(end, bytes) => {
-                    self.journal.keep_damaged(batch.end.segment);
+                    self.journal.keep_damaged(end.segment);
                     (end, bytes, "it was damaged in the journal")
                 }
             };
@@ -327,23 +330,31 @@ impl Delivery {
     fn settle(
         &mut self,
         batch: &Batch,
-        verdicts: &[Verdict],
-        is_whole: bool,
+        mut verdicts: &[Verdict],
+        mut is_whole: bool,
     ) -> Result<(), String> {
-        let is_rejected = |verdict: &&Verdict| matches!(verdict, Verdict::Rejected(_));
-        let rejected = verdicts.iter().filter(is_rejected).count();
+        let is_rejected = |verdict: &Verdict| matches!(verdict, Verdict::Rejected(_));
+        let mut rejected = verdicts.iter().filter(|v| is_rejected(v)).count();
+        let mut failed = Ok(());
         let damaged = if is_whole {
             batch.damaged.as_slice()
         } else {
             &[]
         };
         if rejected + damaged.len() > 0 {
-            self.reject(batch.records.iter().zip(verdicts), damaged)?;
+            failed = self.reject(batch.records.iter().zip(verdicts), damaged);
+        }
+        if failed.is_err() {
+            // Those before the first one that cannot be put down need not come again. What was damaged has no place
+            // among them.
+            let first = verdicts.iter().position(is_rejected);
+            let first = first.filter(|_| batch.damaged.is_empty()).unwrap_or(0);
+            (verdicts, is_whole, rejected) = (&verdicts[..first], false, 0);
         }
         let end = match (is_whole, verdicts.len().checked_sub(1)) {
             (true, _) => batch.end,
             (false, Some(last)) => batch.ends.get(last).copied().unwrap_or(self.position),
-            (false, None) => return Ok(()),
+            (false, None) => return failed,
         };
         self.position = end;
         self.is_saved = false;
@@ -358,7 +369,7 @@ impl Delivery {
             "accounting: {}: {delivered} record(s) delivered",
             self.name()
         );
-        Ok(())
+        failed
     }
 
     fn reject<'a>(

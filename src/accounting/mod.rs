@@ -137,7 +137,7 @@ impl Accounting {
         };
         let journal = Arc::new(Journal::open(&dir.join("journal"), limits, each)?);
         let shared = Arc::new(Shared::default());
-        let starts = unread.finish(journal.start(), journal.end());
+        let (starts, left) = unread.finish(journal.start(), journal.end());
         let mut progress = Vec::new();
         let mut deliveries = Vec::new();
         for (backend, start) in backends.into_iter().zip(starts) {
@@ -151,6 +151,7 @@ impl Accounting {
             progress.push(delivery.progress());
             deliveries.push(delivery);
         }
+        left.settle();
         let accounting = Arc::new(Accounting {
             journal,
             state: Mutex::new(State {
@@ -259,6 +260,12 @@ impl Accounting {
     fn retry_held(&self) {
         let mut state = self.lock();
         while let Some(info) = state.held.pop_front() {
+            // Its relay may have come back with the same session meanwhile.
+            let key = state.taken.key_of(info.as_bytes());
+            if key.is_some_and(|key| state.taken.has(key)) {
+                state.held_bytes = state.held_bytes.saturating_sub(info.len());
+                continue;
+            }
             match self.journal.append(info.as_bytes()) {
                 Ok(at) => {
                     state.held_bytes = state.held_bytes.saturating_sub(info.len());

@@ -14,6 +14,14 @@ const SUFFIX: &str = ".position";
 /// Records that a backend has not got yet, counted while the journal is opened.
 pub struct Unread {
     backends: Vec<Unsettled>,
+    left: Left,
+}
+
+/// Positions of backends that are not configured any more.
+pub struct Left {
+    backends: Vec<(PathBuf, Unsettled)>,
+    /// One that is new goes on there.
+    is_inherited: bool,
 }
 
 /// Where a backend goes on, and how many records are behind that.
@@ -37,11 +45,13 @@ impl Unread {
     /// A sentence with the file that cannot be read.
     pub fn new(dir: &Path, backends: &[Box<dyn Backend>]) -> Result<Unread, String> {
         let left = left_behind(dir, backends).map_err(|e| format!("{}: {e}", dir.display()))?;
-        let inherited = left.iter().filter_map(|(_, position)| *position).min();
-        let start = |backend: &dyn Backend| {
+        let inherited = left.iter().filter_map(|(_, left)| left.position).min();
+        let mut is_inherited = false;
+        let mut start = |backend: &dyn Backend| {
             let path = path(dir, backend.name());
             let position = read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             if let (None, Some(_)) = (position, inherited) {
+                is_inherited = true;
                 info!(
                     "accounting: {} begins with what was left undelivered when others were configured",
                     backend.name()
@@ -56,38 +66,57 @@ impl Unread {
             .iter()
             .map(|backend| start(backend.as_ref()))
             .collect();
-        // Without any backend the positions stay for those to come.
-        let backends = backends?;
-        if !backends.is_empty() {
-            forget(left);
-        }
-        Ok(Unread { backends })
+        Ok(Unread {
+            backends: backends?,
+            left: Left {
+                backends: left,
+                is_inherited,
+            },
+        })
     }
 
     /// A record begins here.
     pub fn count(&mut self, at: Position) {
-        for backend in &mut self.backends {
+        let left = self.left.backends.iter_mut().map(|(_, left)| left);
+        for backend in self.backends.iter_mut().chain(left) {
             if backend.position.is_some_and(|position| at >= position) {
                 backend.unread += 1;
             }
         }
     }
 
-    /// All records are counted.
-    pub fn finish(self, start: Position, end: Position) -> Vec<Start> {
+    /// All records are counted. What is left of backends that are gone is to be settled when those there are have
+    /// their own files: until then the old ones are all that tells what waits.
+    pub fn finish(self, start: Position, end: Position) -> (Vec<Start>, Left) {
         let settle = |backend: Unsettled| Start {
             position: backend.position.unwrap_or(end).clamp(start, end),
             unread: backend.unread,
         };
-        self.backends.into_iter().map(settle).collect()
+        let starts = self.backends.into_iter().map(settle).collect();
+        (starts, self.left)
     }
 }
 
-/// Positions of backends that are not configured any more.
-fn left_behind(
-    dir: &Path,
-    backends: &[Box<dyn Backend>],
-) -> io::Result<Vec<(PathBuf, Option<Position>)>> {
+impl Left {
+    /// Forgets the positions that somebody has taken over, and those behind which nothing waits. The others stay, in
+    /// case their backend is configured again.
+    pub fn settle(self) {
+        for (path, left) in self.backends {
+            if !self.is_inherited && left.unread > 0 {
+                warn!(
+                    "accounting: {} record(s) wait for a backend that is not configured any more; should it be again, \
+                     it gets those that the journal still has then. Remove {} to give them up",
+                    left.unread,
+                    path.display()
+                );
+            } else if let Err(error) = fs::remove_file(&path) {
+                warn!("{}: cannot be removed: {error}", path.display());
+            }
+        }
+    }
+}
+
+fn left_behind(dir: &Path, backends: &[Box<dyn Backend>]) -> io::Result<Vec<(PathBuf, Unsettled)>> {
     let mut left = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -97,18 +126,11 @@ fn left_behind(
         };
         if backends.iter().all(|backend| backend.name() != name) {
             let position = read(&path).unwrap_or(None);
-            left.push((path, position));
+            let unread = 0;
+            left.push((path, Unsettled { position, unread }));
         }
     }
     Ok(left)
-}
-
-fn forget(left: Vec<(PathBuf, Option<Position>)>) {
-    for (path, _) in left {
-        if let Err(error) = fs::remove_file(&path) {
-            warn!("{}: cannot be removed: {error}", path.display());
-        }
-    }
 }
 
 /// The file of a backend.
@@ -164,7 +186,12 @@ mod tests {
         let backends: Vec<_> = names.iter().map(named).collect();
         let mut unread = Unread::new(dir, &backends).unwrap();
         records.iter().for_each(|at| unread.count(*at));
-        unread.finish(at(1, 0), at(2, 300))
+        let (starts, left) = unread.finish(at(1, 0), at(2, 300));
+        for (name, start) in names.iter().zip(&starts) {
+            write(&path(dir, name), start.position).unwrap();
+        }
+        left.settle();
+        starts
     }
 
     #[test]
@@ -186,6 +213,34 @@ mod tests {
         let start = starts(scratch.path(), &["postgres"], &[at(1, 0), at(1, 50)])[0];
         assert_eq!((start.position, start.unread), (at(1, 50), 1));
         assert!(!path(scratch.path(), "mysql").exists());
+    }
+
+    /// One of two is left out for a while; nobody else goes on for it.
+    #[test]
+    fn what_waits_for_one_that_is_left_out_waits_for_its_return() {
+        let scratch = Scratch::new("position");
+        let records = [at(1, 0), at(1, 50), at(2, 0)];
+        write(&path(scratch.path(), "file"), at(2, 300)).unwrap();
+        write(&path(scratch.path(), "mysql"), at(1, 50)).unwrap();
+        starts(scratch.path(), &["file"], &records);
+        let mysql = starts(scratch.path(), &["file", "mysql"], &records)[1];
+        assert_eq!((mysql.position, mysql.unread), (at(1, 50), 2));
+        // Nothing is behind it: it is not kept for ever.
+        write(&path(scratch.path(), "mysql"), at(2, 300)).unwrap();
+        starts(scratch.path(), &["file"], &records);
+        assert!(!path(scratch.path(), "mysql").exists());
+    }
+
+    /// A start that fails half way has forgotten nothing.
+    #[test]
+    fn a_position_stays_until_another_file_has_it() {
+        let scratch = Scratch::new("position");
+        write(&path(scratch.path(), "mysql"), at(1, 50)).unwrap();
+        let backends: Vec<Box<dyn Backend>> = vec![Box::new(Named("postgres"))];
+        let unread = Unread::new(scratch.path(), &backends).unwrap();
+        drop(unread.finish(at(1, 0), at(2, 300)));
+        let start = starts(scratch.path(), &["postgres"], &[at(1, 50)])[0];
+        assert_eq!((start.position, start.unread), (at(1, 50), 1));
     }
 
     #[test]

@@ -246,18 +246,48 @@ fn a_damaged_record_is_rejected_and_holds_up_nothing() {
     dropped(accounting);
 }
 
+/// With 2,000 bytes more than it has.
+fn padded(number: usize) -> String {
+    info(number).replace("[]", &format!("[\"{}\"]", "x".repeat(2000)))
+}
+
+/// Up to the journal's limit; how many records that are.
+fn fill(accounting: &Accounting) -> usize {
+    let is_stored =
+        |number: &usize| accounting.take(&padded(*number), Keeper::Relay) == Outcome::Stored;
+    let count = (0..).take_while(is_stored).count();
+    assert!(count > 400, "{count}");
+    count
+}
+
+/// The record of a relay that was lost waits in memory when the relay comes back with its own.
+#[test]
+fn what_waits_in_memory_is_not_recorded_beside_what_its_relay_tells() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.set_down(true);
+    let accounting = start_with(&scratch, &[&memory], 1 << 20);
+    let count = fill(&accounting);
+    let held = accounting.take(&padded(count), Keeper::Nobody);
+    assert_eq!(held, Outcome::Refused);
+    memory.set_down(false);
+    // There is room a moment before what is held is tried again.
+    wait("room", || {
+        accounting.take(&info(count), Keeper::Relay) != Outcome::Refused
+    });
+    wait("nothing is held", || accounting.held() == 0);
+    wait("all of them", || accounting.progress()[0].waiting() == 0);
+    assert_eq!(memory.records(), names(0..count + 1));
+    dropped(accounting);
+}
+
 #[test]
 fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
     let scratch = Scratch::new("accounting");
     let memory = Memory::new("memory", &[]);
     memory.set_down(true);
     let accounting = start_with(&scratch, &[&memory], 1 << 20);
-    let mut count = 0;
-    let padded = |number: usize| info(number).replace("[]", &format!("[\"{}\"]", "x".repeat(2000)));
-    while accounting.take(&padded(count), Keeper::Relay) == Outcome::Stored {
-        count += 1;
-    }
-    assert!(count > 400, "{count}");
+    let count = fill(&accounting);
     assert_eq!(accounting.held(), 0, "its relay keeps it");
     assert_eq!(
         accounting.take(&padded(count), Keeper::Nobody),
@@ -298,6 +328,60 @@ fn a_position_that_cannot_be_written_delivers_nothing_twice() {
     wait("all of them", || memory.records().len() >= 5);
     wait("its state", || !progress.is_down());
     assert_eq!(memory.records(), names(0..5));
+    dropped(accounting);
+}
+
+/// The file of rejected records takes nothing for a while: what was delivered before that record does not come again.
+#[test]
+fn what_cannot_be_rejected_brings_back_nothing_before_it() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.set_down(true);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..4);
+    let path = scratch.path().join("accounting/rejected-memory.jsonl");
+    fs::create_dir(&path).unwrap();
+    let always = vec![Act::Reject("call-2"); 50];
+    memory.1.lock().unwrap().acts = always.into();
+    memory.set_down(false);
+    wait("a second attempt", || {
+        accounting.progress()[0].failures() >= 3
+    });
+    let seen = memory.records();
+    let count = |name: &str| seen.iter().filter(|seen| *seen == name).count();
+    assert_eq!((count("call-0"), count("call-1")), (1, 1));
+    fs::remove_dir(&path).unwrap();
+    wait("the rest", || accounting.progress()[0].waiting() == 0);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(
+        text.contains("call-2") && text.lines().count() == 1,
+        "{text}"
+    );
+    stop(&accounting);
+}
+
+/// A process was killed when it had begun a segment and not written to it.
+#[test]
+fn an_empty_last_segment_is_no_work() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..2);
+    wait("both", || accounting.progress()[0].waiting() == 0);
+    dropped(accounting);
+    let journal = scratch.path().join("accounting/journal");
+    let name = fs::read_dir(&journal).unwrap().next().unwrap().unwrap();
+    let name = name.file_name().into_string().unwrap();
+    let next = name.replace("1.journal", "2.journal");
+    assert_ne!(next, name);
+    fs::write(journal.join(next), "").unwrap();
+    let accounting = start(&scratch, &[&memory]);
+    let position = scratch.path().join("accounting/memory.position");
+    wait("it goes on there", || {
+        fs::read_to_string(&position).is_ok_and(|text| text == "2:0\n")
+    });
+    take(&accounting, 2..3);
+    wait("the third", || memory.records() == names(0..3));
     dropped(accounting);
 }
 

@@ -139,13 +139,13 @@ impl Ledger {
         self.write(&mut state, id, line);
     }
 
-    /// A call is over. One that is not recorded yet, and that nobody else keeps, stays until it is.
-    pub fn over(&self, id: SessionId, is_safe: bool) {
+    /// A call is over. One that is not recorded yet stays until it is, whoever else keeps its record.
+    pub fn over(&self, id: SessionId, is_recorded: bool) {
         let mut state = lock(&self.state);
         if !state.lines.contains_key(&id) {
             return;
         }
-        match is_safe {
+        match is_recorded {
             true => self.strike(&mut state, id),
             false => state.unrecorded.push(id),
         }

@@ -79,7 +79,7 @@ impl Recorder {
         let take = |record: String| books.accounting.take(&record, keeper) != Outcome::Refused;
         let is_recorded = record.is_none_or(take);
         if let Some(id) = finished.session_id() {
-            books.ledger.over(id, is_recorded || finished.is_kept);
+            books.ledger.over(id, is_recorded);
         }
         is_recorded
     }

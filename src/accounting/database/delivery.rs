@@ -241,10 +241,13 @@ fn add_unless_there(link: &mut dyn Link, row: &Row) -> Result<Verdict, Unavailab
     };
     let verdict = match verdict {
         Some(verdict) => verdict,
-        None => {
-            let added = link.insert(std::slice::from_ref(row));
-            judge(link, row, added)?
-        }
+        None => match link.insert(std::slice::from_ref(row)) {
+            Ok(()) => Verdict::Delivered,
+            // By an index that is not the one that was looked by. It cannot be looked again: a transaction with a
+            // failure in it takes no further question.
+            Err(Failure::Duplicate(words) | Failure::Row(words)) => Verdict::Rejected(words),
+            Err(Failure::Unavailable(why)) => return Err(Unavailable(why)),
+        },
     };
     link.unlock().map_err(unavailable)?;
     Ok(verdict)

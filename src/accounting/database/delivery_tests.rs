@@ -17,7 +17,11 @@ struct Table {
     /// Statements until one fails.
     healthy: Option<usize>,
     unique: bool,
+    /// A unique index on call_id alone, which the shape does not know of.
+    narrow: bool,
     locked: bool,
+    /// Something has failed since `lock`: no further question until `unlock`, as in PostgreSQL.
+    aborted: bool,
     /// What a connection answers when asked whether it is still there.
     dead: bool,
 }
@@ -39,6 +43,10 @@ impl Fake {
             Some(0) => return Err(Failure::Unavailable("gone".into())),
             Some(left) => *left -= 1,
             None => (),
+        }
+        if table.aborted {
+            let why = "current transaction is aborted".into();
+            return Err(Failure::Unavailable(why));
         }
         Ok(table)
     }
@@ -83,28 +91,9 @@ impl Link for Connection {
 
     fn insert(&mut self, rows: &[Row]) -> Result<(), Failure> {
         let mut table = self.0.statement()?;
-        table.batches.push(rows.len());
-        let mut added = Vec::new();
-        for row in rows {
-            let row: Kept = (
-                row.call_id.to_string(),
-                row.from_tag.to_string(),
-                row.to_tag.as_deref().map(str::to_owned),
-                row.info.to_string(),
-            );
-            let same = |kept: &&Kept| (&kept.0, &kept.1, &kept.2) == (&row.0, &row.1, &row.2);
-            let there = table.rows.iter().chain(&added).any(|kept| same(&kept));
-            if there && table.unique && row.2.is_some() {
-                return Err(Failure::Duplicate("duplicate".into()));
-            }
-            if row.0 == "bad" {
-                return Err(Failure::Row("a bad one".into()));
-            }
-            assert!(row.2.is_some() && table.unique || table.locked);
-            added.push(row);
-        }
-        table.rows.extend(added);
-        Ok(())
+        let added = Connection::add(&mut table, rows);
+        table.aborted = table.locked && added.is_err();
+        added
     }
 
     fn find(&mut self, row: &Row) -> Result<Vec<Vec<u8>>, Failure> {
@@ -121,7 +110,37 @@ impl Link for Connection {
     }
 
     fn unlock(&mut self) -> Result<(), Failure> {
+        self.0.0.lock().unwrap().aborted = false;
         self.0.statement()?.locked = false;
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn add(table: &mut Table, rows: &[Row]) -> Result<(), Failure> {
+        table.batches.push(rows.len());
+        let mut added = Vec::new();
+        for row in rows {
+            let row: Kept = (
+                row.call_id.to_string(),
+                row.from_tag.to_string(),
+                row.to_tag.as_deref().map(str::to_owned),
+                row.info.to_string(),
+            );
+            let same = |kept: &&Kept| (&kept.0, &kept.1, &kept.2) == (&row.0, &row.1, &row.2);
+            let there = table.rows.iter().chain(&added).any(|kept| same(&kept));
+            let narrow =
+                table.narrow && table.rows.iter().chain(&added).any(|kept| kept.0 == row.0);
+            if there && table.unique && row.2.is_some() || narrow {
+                return Err(Failure::Duplicate("duplicate".into()));
+            }
+            if row.0 == "bad" {
+                return Err(Failure::Row("a bad one".into()));
+            }
+            assert!(row.2.is_some() && table.unique || table.locked);
+            added.push(row);
+        }
+        table.rows.extend(added);
         Ok(())
     }
 }
@@ -248,6 +267,26 @@ fn without_a_to_tag_it_is_looked_for() {
     assert_eq!(deliver(&mut database, &records), vec![Verdict::Known; 4]);
     assert_eq!(fake.infos(), 4);
     assert!(!fake.0.lock().unwrap().locked);
+}
+
+/// What another index of the table refuses is refused for good, and what is behind it goes on.
+#[test]
+fn an_index_that_nobody_expects_holds_up_nothing() {
+    for unique in [false, true] {
+        let fake = Fake::new();
+        {
+            let mut table = fake.0.lock().unwrap();
+            (table.unique, table.narrow) = (unique, true);
+        }
+        let mut database = database(&fake);
+        let mut records = many(3);
+        records.insert(1, record("c0", Some("another"), "s9"));
+        let verdicts = deliver(&mut database, &records);
+        assert_eq!(verdicts[1], Verdict::Rejected("duplicate".into()));
+        for other in [0, 2, 3] {
+            assert_eq!(verdicts[other], Verdict::Delivered);
+        }
+    }
 }
 
 #[test]

@@ -50,17 +50,20 @@ impl<L: Clone> Registry<L> {
         if let Some(id) = self.found_session(link, &facts.call_id) {
             known.session_id = id;
         }
+        let answered = facts.to_tag.is_some();
+        // An answered call of another dispatcher, or of before this one's start.
+        known.started = answered.then_some(self.wall + facts.at);
         let session = Session {
             relay,
             dialog_id: facts.dialog_id.clone(),
-            answered: facts.to_tag.is_some(),
+            answered,
             known,
             begun_by_reply: facts.is_reply,
             serial: self.next_serial(),
             state: SessionState::Live,
         };
         self.add(facts.call_id.clone(), session);
-        None
+        answered.then(|| self.noted(&facts.call_id)).flatten()
     }
 
     /// The same for a call that its relay has already: whether the update tells news of it. None when it is not there.
