@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
+use std::iter;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,8 @@ struct Dialog {
     dialog_id: DialogId,
     /// Who waits to hear what became of it.
     told: Option<Sender<Outcome>>,
+    /// Held until that is known.
+    _pending: Arc<()>,
 }
 
 /// What became of a dialog that was to be ended.
@@ -87,10 +90,14 @@ impl Dialog {
 
 /// Where dialogs are handed over to be ended.
 pub struct Enders {
-    opensips: Sender<Dialog>,
-    kamailio: Option<Sender<Dialog>>,
+    opensips: Queue,
+    kamailio: Option<Queue>,
     counts: Arc<Dialogs>,
+    pending: Arc<()>,
 }
+
+/// Dialogs that a proxy is to be asked for, and how to take back those that it was not yet.
+type Queue = (Sender<Dialog>, Receiver<Dialog>);
 
 impl Enders {
     /// Starts the threads. `opensips` and `kamailio` are the proxies' sockets; answers come to sockets of our own
@@ -110,8 +117,9 @@ impl Enders {
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
             let ender = Ender::new(proxy, path.to_owned(), socket, Arc::clone(&counts));
+            let left = dialogs.clone();
             spawn("dialogs", move || ender.run(&dialogs)).map_err(|e| e.to_string())?;
-            Ok::<_, String>(sender)
+            Ok::<_, String>((sender, left))
         };
         Ok(Enders {
             opensips: begin(Proxy::OpenSips, opensips, OPENSIPS_SOCKET)?,
@@ -119,7 +127,30 @@ impl Enders {
                 .map(|path| begin(Proxy::Kamailio, path, KAMAILIO_SOCKET))
                 .transpose()?,
             counts,
+            pending: Arc::default(),
         })
+    }
+
+    /// Waits until the proxies have answered for all dialogs, but not longer than this; names those in the log that
+    /// they have not been asked for by then.
+    pub fn stop(&self, limit: Duration) {
+        let end = clock::mono() + limit;
+        while Arc::strong_count(&self.pending) > 1 && clock::mono() < end {
+            std::thread::sleep(TURN / 5);
+        }
+        let queues = iter::once(&self.opensips).chain(&self.kamailio);
+        for dialog in queues.flat_map(|(_, left)| left.try_iter()) {
+            self.give_up(&dialog, "this dispatcher ends");
+        }
+    }
+
+    fn give_up(&self, dialog: &Dialog, why: &str) {
+        self.counts.unasked.add(1);
+        let Dialog {
+            call_id, dialog_id, ..
+        } = dialog;
+        log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
+        dialog.tell(Outcome::Failed(why.to_owned()));
     }
 
     /// What became of dialogs so far.
@@ -130,7 +161,7 @@ impl Enders {
     /// Has a dialog ended, soon; never waits. Whoever `told` leads to hears what became of it, 6 s later at most
     /// where it is that one's turn.
     pub fn end(&self, call_id: &CallId, dialog_id: &DialogId, told: Option<Sender<Outcome>>) {
-        let sender = match proxy_of(dialog_id) {
+        let queue = match proxy_of(dialog_id) {
             Proxy::OpenSips => Some(&self.opensips),
             Proxy::Kamailio => self.kamailio.as_ref(),
         };
@@ -138,23 +169,17 @@ impl Enders {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
             told,
+            _pending: Arc::clone(&self.pending),
         };
-        let failed = |dialog: &Dialog, why: &str| dialog.tell(Outcome::Failed(why.to_owned()));
-        let Some(sender) = sender else {
-            self.counts.unasked.add(1);
-            let why = "[Kamailio] socket_path is not set";
-            log::warn!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
-            return failed(&dialog, why);
+        let Some((sender, _)) = queue else {
+            return self.give_up(&dialog, "[Kamailio] socket_path is not set");
         };
         let refused = match sender.len() < WAITING {
             true => sender.send(dialog).err().map(SendError::into_inner),
             false => Some(dialog),
         };
         if let Some(dialog) = refused {
-            self.counts.unasked.add(1);
-            let why = "too many wait for it";
-            log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
-            failed(&dialog, why);
+            self.give_up(&dialog, "too many wait for it");
         }
     }
 }

@@ -83,6 +83,29 @@ fn the_socket_of_a_live_dispatcher_is_left_alone() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+/// More dialogs than are asked for at a time.
+#[test]
+fn what_waits_at_the_end_is_named() {
+    let (dir, proxy) = stand_in("end");
+    let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+    let (told, outcome) = crossbeam_channel::unbounded();
+    for number in 0..WINDOW + 8 {
+        let call_id = CallId(number.to_string().as_str().into());
+        enders.end(&call_id, &id(&number.to_string()), Some(told.clone()));
+    }
+    for _ in 0..WINDOW {
+        asked(&proxy);
+    }
+    enders.stop(Duration::ZERO);
+    let why = "this dispatcher ends".to_owned();
+    assert_eq!(
+        outcome.try_iter().collect::<Vec<_>>(),
+        vec![Outcome::Failed(why); 8]
+    );
+    assert_eq!(enders.counts().unasked.get(), 8);
+    fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
     let (dir, proxy) = stand_in("silent");

@@ -72,6 +72,9 @@ use waiting::lock;
 /// Threads need little: a parsed request, a line of JSON.
 const STACK: usize = 256 * 1024;
 
+/// At the end, for proxies to answer that they have ended dialogs.
+const LAST_DIALOGS: Duration = Duration::from_secs(2);
+
 /// Clients that may list sessions at once: each listing is megabytes for a moment.
 const LISTINGS: usize = 4;
 
@@ -248,6 +251,9 @@ impl Running {
         }
         let owed = lock(&self.dispatcher.registry).give_up_owed(clock::mono());
         self.dispatcher.finish(owed);
+        if let Some(enders) = self.dispatcher.enders.get() {
+            enders.stop(LAST_DIALOGS);
+        }
     }
 }
 
