@@ -149,14 +149,16 @@ impl Journal {
             segment: segments.first().unwrap_or(end.segment),
             offset: 0,
         };
+        let file = Arc::new(file);
         Ok(Journal {
             dir: dir.to_owned(),
             limits,
             state: Mutex::new(State {
                 segments,
-                file: Arc::new(file),
                 end,
-                unsynced: Vec::new(),
+                // A process that was killed may have left something.
+                unsynced: vec![Arc::clone(&file)],
+                file,
                 released,
                 readers_wait: 0,
                 line: Vec::new(),
@@ -197,14 +199,28 @@ impl Journal {
     /// Makes sure that the disk has all that was appended before. False when it had already.
     ///
     /// # Errors
-    /// As of fdatasync(2): what was appended may be lost by a crash of the machine.
+    /// As of fdatasync(2): what was appended may be lost by a crash of the machine. The next call tries again.
     pub fn sync(&self) -> io::Result<bool> {
         let files = std::mem::take(&mut self.lock().unsynced);
         let had_work = !files.is_empty();
+        let mut failed = None;
+        let mut left = Vec::new();
         for file in files {
-            file.sync_data()?;
+            if let Err(error) = file.sync_data() {
+                failed.get_or_insert(error);
+                left.push(file);
+            }
         }
-        Ok(had_work)
+        match failed {
+            None => Ok(had_work),
+            Some(error) => {
+                // They come again, each with what was written to it since.
+                let mut state = self.lock();
+                left.append(&mut state.unsynced);
+                state.unsynced = left;
+                Err(error)
+            }
+        }
     }
 
     /// Behind the last record.

@@ -57,6 +57,7 @@ fn records_come_back_in_order_over_segments_and_restarts() {
     drop(journal);
     let (journal, found) = open(&scratch);
     assert_eq!(found, records[..600]);
+    assert!(journal.sync().unwrap(), "what was left by the one before");
     fill(&journal, &records[600..]);
     assert!(journal.sync().unwrap() && !journal.sync().unwrap());
     assert_eq!(read_all(&journal, Position::default()), records);
