@@ -20,6 +20,72 @@ fn error_of(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// A relay with a call hangs, then it is gone: whoever asks for calls or relays hears of it, by the exit status, too.
+#[test]
+fn a_relay_that_does_not_answer_is_not_passed_over() {
+    let mut site = Site::with("admin-lost", |config| {
+        config.replace("[Dispatcher]\n", "[Dispatcher]\nrelay_timeout = 1\n")
+    });
+    let _call = Call::place(&site, "lost@x").unwrap();
+    let asked = |site: &Site, arguments: &[&str]| {
+        let output = site.admin(arguments);
+        let printed = String::from_utf8(output.stdout.clone()).unwrap();
+        (output.status.code(), printed, error_of(&output))
+    };
+    let table = site.prints(&["summary"]);
+    let row = table.lines().nth(1).unwrap();
+    let name = row.split_whitespace().next().unwrap();
+    let relay = site.daemons().relay.pid();
+    daemons::signal(relay, "STOP").unwrap();
+    let missing =
+        format!("media-admin: no answer from relay {name} (1 call): its calls are not listed\n");
+    for arguments in [
+        &["sessions"][..],
+        &["sessions", "--json"],
+        &["sessions", "--relay", "127.0.0.1"],
+    ] {
+        let told = asked(&site, arguments);
+        assert_eq!(told, (Some(1), String::new(), missing.clone()));
+    }
+    let (code, table, _) = asked(&site, &["summary"]);
+    assert!(code == Some(1) && table.contains("no answer"), "{table}");
+    daemons::signal(relay, "KILL").unwrap();
+    let mut waited = Duration::ZERO;
+    loop {
+        let (code, table, why) = asked(&site, &["summary"]);
+        assert_eq!(code, Some(1), "{table}{why}");
+        if table.contains("away") {
+            break;
+        }
+        assert!(waited < LONG, "{table}{why}");
+        thread::sleep(STEP);
+        waited += STEP;
+    }
+    assert_eq!(asked(&site, &["sessions"]).2, missing);
+    let daemons::Daemons {
+        dispatcher, relay, ..
+    } = site.daemons.take().unwrap();
+    drop(relay);
+    dispatcher.stop().unwrap();
+}
+
+/// As on a full disk.
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let site = Site::new("admin-full");
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let mut command = Command::new(ADMIN);
+    command
+        .arg("--socket")
+        .arg(site.daemons().management_socket());
+    let output = command.arg("summary").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        error_of(&output).contains("cannot be written"),
+        "{output:?}"
+    );
+}
+
 #[test]
 fn a_call_is_listed_explained_and_ended() {
     let site = Site::new("admin-call");

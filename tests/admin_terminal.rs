@@ -131,7 +131,9 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
         screen.contains("calls by traffic") && lines[23].starts_with("q quit"),
         "{screen}"
     );
-    terminal.key("d");
+    for key in ["Up", "PageDown", "F5", "d"] {
+        terminal.key(key);
+    }
     terminal.shows("calls by duration");
     // A call in which one side is not heard is among the worst once it has lasted.
     terminal.shows("worst: one side is hardly heard");

@@ -312,7 +312,7 @@ fn a_drained_relay_stays_drained_over_lost_links_and_upgrades() {
     assert_eq!(client.answer(), "");
     older.cut();
     // It is listed while it is away, too.
-    let away = "{\"ip\":\"127.0.0.1\",\"status\":\"error\",\"drained\":true}";
+    let away = "{\"away\":true,\"ip\":\"127.0.0.1\",\"status\":\"error\",\"drained\":true}";
     loop {
         let line = client.ask("summary\r\n");
         if line == away {

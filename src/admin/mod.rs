@@ -36,14 +36,20 @@ pub enum Outcome {
     NoConnection,
 }
 
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> ExitCode {
-        ExitCode::from(match outcome {
+impl Outcome {
+    fn status(self) -> u8 {
+        match self {
             Outcome::Fine => 0,
             Outcome::Bad => 1,
             Outcome::Usage => 2,
             Outcome::NoConnection => 3,
-        })
+        }
+    }
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> ExitCode {
+        ExitCode::from(outcome.status())
     }
 }
 
@@ -90,7 +96,12 @@ fn run(options: &Options) -> Outcome {
 /// What the dispatcher answers is for people already.
 fn pass_on(options: &Options) -> Result<(), Failure> {
     let mut client = Client::connect(&options.target)?;
-    let lines = client.ask(&options.command.line(options.json))?;
+    let lines = client.ask(&options.command.line(options.json));
+    let lines = lines.map_err(|failure| match failure {
+        // The port's command by the name that it has here.
+        Failure::Refused(why) => Failure::Refused(why.replace("; end media ", "; end --media ")),
+        lost => lost,
+    })?;
     // JSON stays as it is: a program may read it from a terminal, too.
     let width = units::width().filter(|_| !options.json);
     for line in lines {
@@ -101,7 +112,13 @@ fn pass_on(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nobody to read it is no reason to fail.
+/// Nobody to read it is no reason to fail; what cannot be written is.
 fn print(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("media-admin: the output cannot be written: {error}");
+            std::process::exit(i32::from(Outcome::Bad.status()));
+        }
+        _ => {}
+    }
 }

@@ -36,26 +36,35 @@ const SESSIONS: &[Column] = &[
     text("CALL-ID", 16),
 ];
 
-/// All relays. Where one has failed, that is an error.
+/// All relays. Where one has failed, or there is none, that is an error.
 pub fn summary(options: &Options) -> Result<(), Failure> {
     let lines = Client::connect(&options.target)?.ask("summary")?;
     let relays: Vec<Relay> = read(&lines)?;
     if options.json {
         lines.iter().for_each(|line| print(&format!("{line}\n")));
-    } else if relays.is_empty() {
-        print("no relay is connected\n");
-    } else {
+    } else if !relays.is_empty() {
         let rows: Vec<Vec<String>> = relays.iter().map(relay_row).collect();
         show(RELAYS, &rows);
     }
-    let failed = relays.iter().filter(|relay| relay.is_bad());
-    let failed: Vec<String> = failed.map(Relay::label).collect();
+    match failed(&relays) {
+        Some(why) => Err(Failure::Refused(why)),
+        None if relays.is_empty() => Err(Failure::Refused("no relay is connected".to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// What is to be said of relays that do not answer.
+fn failed<'r>(relays: impl IntoIterator<Item = &'r Relay>) -> Option<String> {
+    let failed = relays.into_iter().filter(|relay| relay.is_bad());
+    let told = |relay: &Relay| match relay.session_count {
+        0 => relay.label(),
+        1 => format!("{} (1 call)", relay.label()),
+        calls => format!("{} ({calls} calls)", relay.label()),
+    };
+    let failed: Vec<String> = failed.map(told).collect();
     match failed.as_slice() {
-        [] => Ok(()),
-        failed => Err(Failure::Refused(format!(
-            "no answer from relay {}",
-            failed.join(", ")
-        ))),
+        [] => None,
+        failed => Some(format!("no answer from relay {}", failed.join(", "))),
     }
 }
 
@@ -73,29 +82,43 @@ pub fn relay_row(relay: &Relay) -> Vec<String> {
     ]
 }
 
-/// Calls, sorted.
+/// Calls, sorted. Where some relay has not told of its own, that is an error.
 pub fn sessions(options: &Options) -> Result<(), Failure> {
     let Command::Sessions(wanted) = &options.command else {
         return Ok(());
     };
-    let lines = Client::connect(&options.target)?.ask(&options.command.line(options.json))?;
+    let mut client = Client::connect(&options.target)?;
+    let lines = client.ask(&options.command.line(options.json))?;
+    let relays: Vec<Relay> = read(&client.ask("summary")?)?;
     let sessions: Vec<Session> = read(&lines)?;
     let mut all: Vec<(Session, &String)> = sessions.into_iter().zip(&lines).collect();
     sort(&mut all, wanted.sort);
+    let rows = all.iter().map(|(session, _)| session_row(session));
+    let rows: Vec<Vec<String>> = rows.collect();
+    // One relay may be all that was asked for, and a call that was found is all of it.
+    let filter = |wanted_key: &str| {
+        let mut filters = wanted.filters.iter();
+        filters
+            .find(|(key, _)| *key == wanted_key)
+            .map(|(_, value)| value)
+    };
+    let is_whole = filter("call_id").is_some() && !all.is_empty();
+    let relay = filter("relay");
+    let is_asked = |one: &&Relay| {
+        !is_whole && relay.is_none_or(|name| *name == one.ip || Some(name) == one.name.as_ref())
+    };
+    let failed = failed(relays.iter().filter(is_asked));
     if options.json {
         all.iter().for_each(|(_, line)| print(&format!("{line}\n")));
-        return Ok(());
-    }
-    if all.is_empty() {
+    } else if !rows.is_empty() {
+        show(SESSIONS, &rows);
+    } else if failed.is_none() {
         print("no calls\n");
-        return Ok(());
     }
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .map(|(session, _)| session_row(session))
-        .collect();
-    show(SESSIONS, &rows);
-    Ok(())
+    match failed {
+        Some(why) => Err(Failure::Refused(format!("{why}: its calls are not listed"))),
+        None => Ok(()),
+    }
 }
 
 fn sort(all: &mut [(Session, &String)], key: SortKey) {
@@ -157,6 +180,7 @@ pub mod tests {
             unsent_packets: 120_000,
             dropped_packets: BTreeMap::from([("wrong source".into(), 990_000)]),
             drained: false,
+            away: false,
         }
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::client::{Client, Failure, Target};
 use super::options::{Command, Options};
@@ -18,6 +18,10 @@ use crate::sys::clock;
 
 /// How often the screen's size is looked at.
 const STEP: Duration = Duration::from_millis(200);
+
+/// What keys without a letter send first, and how long the rest of it may take.
+const ESCAPE: u8 = 0x1b;
+const SEQUENCE: Duration = Duration::from_millis(50);
 
 /// A call is among the worst where one side is heard so much less than the other.
 const BAD: f64 = 0.5;
@@ -95,7 +99,9 @@ fn watch(
                 break;
             }
             match screen.happenings.recv_timeout(STEP.min(next - now)) {
-                Ok(Happening::Key(b'q' | b'Q' | 0x1b)) => return Ok(()),
+                Ok(Happening::Key(b'q' | b'Q')) => return Ok(()),
+                Ok(Happening::Key(ESCAPE)) if passes(&screen.happenings) => {}
+                Ok(Happening::Key(ESCAPE)) => return Ok(()),
                 Ok(Happening::Key(b'r')) => next = now,
                 Ok(Happening::Key(key)) => {
                     if let Some(wanted) = sort_of(key) {
@@ -111,6 +117,23 @@ fn watch(
             if screen.size() != size {
                 size = screen.size();
                 break;
+            }
+        }
+    }
+}
+
+/// Passes over what an arrow or another key without a letter sends behind [`ESCAPE`]: it comes at once. False where
+/// it is time to end.
+fn passes(happenings: &Receiver<Happening>) -> bool {
+    let mut is_first = true;
+    loop {
+        match happenings.recv_timeout(SEQUENCE) {
+            Ok(Happening::Key(b'[' | b'O')) if is_first => is_first = false,
+            // What ends a sequence (ECMA-48 section 5.4).
+            Ok(Happening::Key(0x40..=0x7e)) | Err(RecvTimeoutError::Timeout) => return true,
+            Ok(Happening::Key(_)) => is_first = false,
+            Ok(Happening::Signal | Happening::NoKeys) | Err(RecvTimeoutError::Disconnected) => {
+                return false;
             }
         }
     }

@@ -24,6 +24,8 @@ pub struct Relay {
     pub unsent_packets: u64,
     pub dropped_packets: BTreeMap<String, u64>,
     pub drained: bool,
+    /// Not connected; it is listed for its calls, or because it is drained.
+    pub away: bool,
 }
 
 impl Relay {
@@ -33,17 +35,22 @@ impl Relay {
     }
 
     pub fn state(&self) -> String {
-        match (self.status.as_str(), self.drained) {
-            ("error", true) => "away, drained".to_owned(),
-            ("error", false) => "no answer".to_owned(),
-            (_, true) => "drained".to_owned(),
-            (other, false) => clean(other),
+        let what = match (self.status.as_str(), self.away) {
+            ("error", true) => "away",
+            ("error", false) => "no answer",
+            (_, _) if self.drained => return "drained".to_owned(),
+            (other, _) => return clean(other),
+        };
+        match self.drained {
+            true => format!("{what}, drained"),
+            false => what.to_owned(),
         }
     }
 
-    /// Something that an administrator should look at.
+    /// Something that an administrator should look at. A drained one may go when it has no calls.
     pub fn is_bad(&self) -> bool {
-        self.status == "error"
+        let is_expected = self.away && self.drained && self.session_count == 0;
+        self.status == "error" && !is_expected
     }
 
     pub fn streams(&self) -> String {
@@ -366,12 +373,18 @@ mod tests {
             (old.label(), old.state(), old.streams()),
             ("192.0.2.1".into(), "active".into(), "audio 2".into())
         );
-        let gone =
-            read(r#"{"ip": "192.0.2.1", "name": "r\u001b", "status": "error", "drained": true}"#);
+        let gone = |calls| {
+            let text = r#"{"ip": "192.0.2.1", "name": "r\u001b", "status": "error", "drained": true, "away": true,
+                "session_count": N}"#;
+            read(&text.replace('N', calls))
+        };
         assert_eq!(
-            (gone.label(), gone.state()),
+            (gone("0").label(), gone("0").state()),
             ("r\\u{1b}".into(), "away, drained".into())
         );
-        assert!(gone.is_bad() && !old.is_bad());
+        assert!(gone("1").is_bad() && !gone("0").is_bad() && !old.is_bad());
+        let silent = read(r#"{"ip": "192.0.2.1", "status": "error", "session_count": 2}"#);
+        assert_eq!(silent.state(), "no answer");
+        assert!(silent.is_bad());
     }
 }

@@ -292,20 +292,28 @@ impl Client<'_> {
     fn summary(&mut self) -> io::Result<()> {
         let (relays, away) = {
             let registry = lock(&self.dispatcher.registry);
-            (registry.connected(), registry.drained_away())
+            (registry.connected(), registry.away())
         };
         let mut list = List::new(self);
         for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
             let summary = answer.take().and_then(|bytes| object(&bytes));
-            let summary = summary.unwrap_or_else(|| failed_summary(&relay));
-            let (held, _) = lock(&list.client.dispatcher.registry).held(&relay);
+            let (held, calls) = {
+                let registry = lock(&list.client.dispatcher.registry);
+                (registry.held(&relay).0, registry.calls_on(&relay))
+            };
+            let summary = summary.unwrap_or_else(|| failed_summary(&relay, calls, false));
             match held.drained {
                 true => list.add(&with_drained(&summary))?,
                 false => list.add(&summary)?,
             }
         }
-        for relay in away {
-            list.add(&with_drained(&failed_summary(&relay)))?;
+        for (relay, calls) in away {
+            let summary = failed_summary(&relay, calls, true);
+            let drained = lock(&list.client.dispatcher.registry).drained();
+            match drained.contains(&relay) {
+                true => list.add(&with_drained(&summary))?,
+                false => list.add(&summary)?,
+            }
         }
         list.end()
     }
@@ -384,8 +392,15 @@ fn object(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
-fn failed_summary(relay: &RelayKey) -> String {
+/// `calls` of it are known here.
+fn failed_summary(relay: &RelayKey, calls: usize, is_away: bool) -> String {
     let mut summary = serde_json::json!({"status": "error", "ip": relay.address.to_string()});
+    if calls > 0 {
+        summary["session_count"] = calls.into();
+    }
+    if is_away {
+        summary["away"] = true.into();
+    }
     if let Some(name) = &relay.name {
         summary["name"] = serde_json::Value::from(&**name);
     }

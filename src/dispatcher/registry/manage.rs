@@ -1,7 +1,7 @@
 //! What an administrator asks and decides: which call a text means, what is known of it, which relays are to get no
 //! new calls.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Connected, LinkId, Registry, Relay, RelayKey, SessionState};
@@ -102,11 +102,17 @@ impl<L: Clone> Registry<L> {
         self.drained.keys().cloned().collect()
     }
 
-    /// Relays that are to get no calls and are not connected.
-    pub fn drained_away(&self) -> Vec<RelayKey> {
-        let mut away: Vec<RelayKey> = self.drained.keys().cloned().collect();
-        let connected = self.relays.values().filter(|relay| relay.link.is_some());
-        connected.for_each(|relay| away.retain(|key| *key != relay.key));
+    /// Relays that are not connected and have calls or are to get none, in order; with the number of their calls.
+    pub fn away(&self) -> BTreeMap<RelayKey, usize> {
+        let drained = self.drained.keys().map(|key| (key.clone(), 0));
+        let mut away: BTreeMap<RelayKey, usize> = drained.collect();
+        for relay in self.relays.values() {
+            if relay.link.is_some() {
+                away.remove(&relay.key);
+            } else if relay.live > 0 {
+                away.insert(relay.key.clone(), relay.live);
+            }
+        }
         away
     }
 

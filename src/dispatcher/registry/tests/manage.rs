@@ -44,10 +44,15 @@ fn a_drained_relay_gets_no_calls_whatever_becomes_of_its_link() {
     assert!(!registry.has_other(&[b]));
     assert!(matches!(registry.place(&call("one")), Place::On(id, _) if id == a));
     registry.link_lost(a, at(1));
-    let away = registry.drained_away();
-    assert_eq!(away.iter().collect::<Vec<_>>(), [&drained]);
+    assert_eq!(
+        registry.away().into_iter().collect::<Vec<_>>(),
+        [(drained.clone(), 1)]
+    );
+    registry.link_lost(b, at(1));
+    assert_eq!(registry.away().len(), 1, "the other one has no calls");
+    let b = up(&mut registry, ip(2), Some("b"));
     let again = up(&mut registry, ip(1), Some("a"));
-    assert!(registry.drained_away().is_empty());
+    assert!(registry.away().is_empty());
     assert_eq!(choose(&mut registry, None, &[b]), None);
     assert!(registry.held(&drained).0.drained);
     assert!(registry.resume(&drained) && !registry.resume(&drained));
