@@ -295,22 +295,16 @@ impl Keeper {
 
     /// Sends again what was not confirmed in time, and gives back disk space.
     fn tidy(&mut self, now: Duration) {
-        let records = &mut self.records;
+        let known = self.shared.dispatchers();
         for link in self.shared.all_links() {
-            if !link.outbox.confirms() {
-                continue;
-            }
-            let mut bytes = 0;
-            for (id, at) in records.book.overdue(link.address, now) {
-                let Some(line) = records.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
-                    continue;
-                };
-                bytes += line.len();
-                link.outbox.say(&line);
-                records.book.note_sent(id, now);
+            let outbox = &link.outbox;
+            // One that is away would take the others' records and say them to nobody.
+            if outbox.confirms() && outbox.is_connected() {
+                self.records
+                    .say_overdue(link.address, &known, now, |line| outbox.say(line));
             }
         }
-        records.tidy();
+        self.records.tidy();
     }
 }
 
@@ -364,6 +358,26 @@ impl Records {
         let open = self.book.records.len();
         self.spool.open.store(open, Ordering::Relaxed);
         questions
+    }
+
+    /// Says again what a dispatcher can confirm and nobody has in time, a part of it where it is much. What is said
+    /// is not overdue any more, so that no other dispatcher hears it in the same round.
+    fn say_overdue(
+        &mut self,
+        dispatcher: SocketAddr,
+        known: &[SocketAddr],
+        now: Duration,
+        mut say: impl FnMut(&[u8]),
+    ) {
+        let mut bytes = 0;
+        for (id, at) in self.book.overdue(dispatcher, known, now) {
+            let Some(line) = self.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
+                continue;
+            };
+            bytes += line.len();
+            say(&line);
+            self.book.note_sent(id, now);
+        }
     }
 
     fn quit(&mut self) {
