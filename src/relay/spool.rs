@@ -58,9 +58,6 @@ const AT_ONCE: usize = 256 * 1024;
 /// So many open records of an old segment are written again at the end, so that the segment can go.
 const MOVED: usize = 64;
 
-/// How long the list of open records may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How a session ended; the word of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -188,13 +185,20 @@ impl Spool {
     }
 
     /// What a dispatcher is to be told again, oldest first.
-    pub fn unconfirmed(&self, dispatcher: SocketAddr) -> Vec<(SessionId, Place)> {
+    ///
+    /// # Errors
+    /// It is not known within the limit, as when the disk hangs: that is not to be taken for nothing.
+    pub fn unconfirmed(
+        &self,
+        dispatcher: SocketAddr,
+        limit: Duration,
+    ) -> Result<Vec<(SessionId, Place)>, String> {
         let (answer, answered) = bounded(1);
         let asked = self.messages.send(Message::Open(dispatcher, answer));
-        if asked.is_err() {
-            return Vec::new();
-        }
-        answered.recv_timeout(PATIENCE).unwrap_or_default()
+        let told = asked.ok().and_then(|()| answered.recv_timeout(limit).ok());
+        told.ok_or_else(|| {
+            "the disk does not tell in time which ended calls it is to hear of".into()
+        })
     }
 
     /// The line for a dispatcher; none where it cannot be read.
@@ -369,12 +373,8 @@ impl Records {
         now: Duration,
         mut say: impl FnMut(&[u8]),
     ) {
-        let mut bytes = 0;
-        for (id, at) in self.book.overdue(dispatcher, known, now) {
-            let Some(line) = self.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
-                continue;
-            };
-            bytes += line.len();
+        let overdue = self.book.overdue(dispatcher, known, now);
+        for (id, line) in at_once(overdue, |at| self.spool.line(at)) {
             say(&line);
             self.book.note_sent(id, now);
         }
@@ -467,6 +467,24 @@ impl Records {
             }
         }
     }
+}
+
+/// The lines of so many records as may leave at once; the others are not read.
+fn at_once(
+    records: Vec<(SessionId, Place)>,
+    mut read: impl FnMut(&Place) -> Option<Vec<u8>>,
+) -> Vec<(SessionId, Vec<u8>)> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    for (id, at) in records {
+        if bytes >= AT_ONCE {
+            break;
+        }
+        if let Some(line) = read(&at) {
+            bytes += line.len();
+            lines.push((id, line));
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

@@ -163,6 +163,30 @@ fn what_a_dispatcher_that_is_gone_left_is_sent_to_one_of_the_others() {
     assert_eq!(said(&mut records, 1, 120), [line(1), line(2)]);
 }
 
+/// The thread is not started, and so does not answer.
+#[test]
+fn a_list_that_does_not_come_in_time_is_no_empty_list() {
+    let scratch = Scratch::new("spool");
+    let opened = open(scratch.path(), 40_000, LIMIT).unwrap();
+    let limit = Duration::from_millis(10);
+    let asked = opened.spool().unconfirmed(address(1), limit);
+    assert!(asked.unwrap_err().contains("in time"));
+}
+
+#[test]
+fn what_does_not_leave_at_once_is_not_read() {
+    let place = |offset| Place::Disk(Position { segment: 1, offset });
+    let records = (0..9).map(|number| (id(number), place(0))).collect();
+    let mut reads = 0;
+    let lines = at_once(records, |_| {
+        reads += 1;
+        // The first one is damaged.
+        (reads > 1).then(|| vec![b'x'; AT_ONCE / 2])
+    });
+    let ids: Vec<SessionId> = lines.into_iter().map(|(id, _)| id).collect();
+    assert_eq!((ids, reads), (vec![id(1), id(2)], 3));
+}
+
 #[test]
 fn what_the_disk_refused_is_told_from_memory_and_written_later() {
     let scratch = Scratch::new("spool");
