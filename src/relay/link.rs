@@ -359,6 +359,10 @@ impl<'a> Conversation<'a> {
     /// To the worker that has the call, or to all. Waits while a worker has too much to do.
     fn pass_on(&self, sequence: Sequence, command: Command) {
         let reply_to = self.reply_to(sequence);
+        // A list is asked for before anybody has said who it is, a call is not.
+        if matches!(command, Command::Update(_) | Command::Remove(_)) {
+            self.link.outbox.note_call();
+        }
         let taken = match command {
             Command::Update(update) => {
                 let worker = self.worker_of(&update.call_id);
