@@ -15,6 +15,7 @@ use super::gather::{Listing, Summing};
 use super::kernel::Order;
 use super::meter::{Answered, Asked};
 use super::outbox::{Outbox, Piece, Task, write_batch};
+use super::spool::Spool;
 use super::worker::Message;
 use super::{Shared, spawn};
 use crate::logging::sparse::Sparse;
@@ -34,6 +35,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// Two losses within this time count as a dispatcher that does not want us.
 const TOGETHER: Duration = Duration::from_secs(5);
+
+/// How long the list of kept records may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of kept records in one write.
 const GREETING: usize = 64 * 1024;
@@ -183,8 +187,12 @@ fn converse(
 /// The writing thread of one connection: who we are, what was not confirmed before, then whatever comes. No answer
 /// may overtake a session that has ended: the dispatcher would take it for lost.
 fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
-    if let Err(error) = greet(shared, link, &mut writer) {
-        return link.outbox.close(&format!("writing failed: {error}"));
+    let greeted = greet(&shared.hello, shared.spool.as_ref(), link, |bytes| {
+        let written = writer.write_all(bytes);
+        written.map_err(|error| format!("writing failed: {error}"))
+    });
+    if let Err(why) = greeted {
+        return link.outbox.close(&why);
     }
     let keepalive = shared.settings.keepalive_interval;
     let (mut batch, mut unsent, mut buffer) = (VecDeque::new(), Vec::new(), Vec::new());
@@ -207,13 +215,19 @@ fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
     }
 }
 
-fn greet(shared: &Shared, link: &Link, writer: &mut Writer) -> io::Result<()> {
-    writer.write_all(&shared.hello)?;
-    let Some(spool) = &shared.spool else {
+/// Without the list of what was not confirmed the connection has to end: answers come after it.
+fn greet(
+    hello: &[u8],
+    spool: Option<&Spool>,
+    link: &Link,
+    mut write: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    write(hello)?;
+    let Some(spool) = spool else {
         return Ok(());
     };
     let mut together = Vec::new();
-    let unconfirmed = spool.unconfirmed(link.address);
+    let unconfirmed = spool.unconfirmed(link.address, PATIENCE)?;
     if !unconfirmed.is_empty() {
         let count = unconfirmed.len();
         info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
@@ -225,11 +239,11 @@ fn greet(shared: &Shared, link: &Link, writer: &mut Writer) -> io::Result<()> {
             None => debug!("{link}: session {id} is not on disk any more"),
         }
         if together.len() > GREETING {
-            writer.write_all(&together)?;
+            write(&together)?;
             together.clear();
         }
     }
-    writer.write_all(&together)
+    write(&together)
 }
 
 /// What is read from one connection.
@@ -345,6 +359,10 @@ impl<'a> Conversation<'a> {
     /// To the worker that has the call, or to all. Waits while a worker has too much to do.
     fn pass_on(&self, sequence: Sequence, command: Command) {
         let reply_to = self.reply_to(sequence);
+        // A list is asked for before anybody has said who it is, a call is not.
+        if matches!(command, Command::Update(_) | Command::Remove(_)) {
+            self.link.outbox.note_call();
+        }
         let taken = match command {
             Command::Update(update) => {
                 let worker = self.worker_of(&update.call_id);
@@ -436,6 +454,25 @@ fn worker_of(call_id: &CallId, workers: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::spool;
+    use crate::sys::scratch::Scratch;
+
+    #[test]
+    fn no_connection_goes_on_without_what_was_not_confirmed() {
+        let scratch = Scratch::new("greeting");
+        let opened = spool::open(scratch.path(), 40_000, 16 << 20).unwrap();
+        let spool = opened.spool();
+        // Its thread is gone, which comes to the same as one that hangs, and sooner.
+        drop(opened);
+        let link = Link::new(Owner(0), "192.0.2.1:25060".parse().unwrap(), "x");
+        let mut written = Vec::new();
+        let greeted = greet(b"hello\r\n", Some(&spool), &link, |bytes| {
+            written.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert!(greeted.unwrap_err().contains("in time"));
+        assert_eq!(written, b"hello\r\n");
+    }
 
     #[test]
     fn calls_are_spread_evenly_and_always_alike() {

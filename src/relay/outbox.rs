@@ -149,9 +149,7 @@ impl Outbox {
     /// this side, if it was.
     pub fn lost(&self) -> Option<String> {
         let mut state = self.lock();
-        // One that has not said hello this time is an older one now.
-        let was_ours = state.connection.take().is_some_and(|last| last.is_ours);
-        state.confirms &= was_ours;
+        state.connection = None;
         state.queue.retain(is_notice);
         state.queued = state.notices;
         state.in_hand = 0;
@@ -168,6 +166,14 @@ impl Outbox {
             connection.is_ours = true;
             state.confirms = confirms;
         }
+    }
+
+    /// The dispatcher asks something of a call. One of ours has said hello by then, so one that has not is an older
+    /// one now and confirms nothing. That a connection ends before either tells nothing of the dispatcher.
+    pub fn note_call(&self) {
+        let mut state = self.lock();
+        let is_ours = |connection: &Connection| connection.is_ours;
+        state.confirms &= state.connection.as_ref().is_none_or(is_ours);
     }
 
     /// Whether the dispatcher confirms what it has recorded; as it was last seen while it is away.

@@ -112,6 +112,28 @@ fn an_older_dispatcher_gets_no_line_that_it_cannot_read() {
 }
 
 #[test]
+fn a_connection_that_ends_before_hello_tells_nothing_of_the_dispatcher() {
+    let outbox = outbox();
+    open(&outbox);
+    outbox.note_call();
+    assert!(!outbox.confirms(), "never said");
+    outbox.set_ours(true);
+    outbox.note_call();
+    outbox.lost();
+    assert!(outbox.confirms());
+    // Its certificate is refused, or it is killed.
+    open(&outbox);
+    outbox.lost();
+    assert!(outbox.confirms());
+    // An older one in its place.
+    open(&outbox);
+    outbox.note_call();
+    assert!(!outbox.confirms());
+    outbox.lost();
+    assert!(!outbox.confirms());
+}
+
+#[test]
 fn a_dispatcher_that_does_not_read_is_bounded() {
     let outbox = outbox();
     let number = open(&outbox);

@@ -58,9 +58,6 @@ const AT_ONCE: usize = 256 * 1024;
 /// So many open records of an old segment are written again at the end, so that the segment can go.
 const MOVED: usize = 64;
 
-/// How long the list of open records may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How a session ended; the word of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -188,13 +185,20 @@ impl Spool {
     }
 
     /// What a dispatcher is to be told again, oldest first.
-    pub fn unconfirmed(&self, dispatcher: SocketAddr) -> Vec<(SessionId, Place)> {
+    ///
+    /// # Errors
+    /// It is not known within the limit, as when the disk hangs: that is not to be taken for nothing.
+    pub fn unconfirmed(
+        &self,
+        dispatcher: SocketAddr,
+        limit: Duration,
+    ) -> Result<Vec<(SessionId, Place)>, String> {
         let (answer, answered) = bounded(1);
         let asked = self.messages.send(Message::Open(dispatcher, answer));
-        if asked.is_err() {
-            return Vec::new();
-        }
-        answered.recv_timeout(PATIENCE).unwrap_or_default()
+        let told = asked.ok().and_then(|()| answered.recv_timeout(limit).ok());
+        told.ok_or_else(|| {
+            "the disk does not tell in time which ended calls it is to hear of".into()
+        })
     }
 
     /// The line for a dispatcher; none where it cannot be read.
@@ -295,22 +299,16 @@ impl Keeper {
 
     /// Sends again what was not confirmed in time, and gives back disk space.
     fn tidy(&mut self, now: Duration) {
-        let records = &mut self.records;
+        let known = self.shared.dispatchers();
         for link in self.shared.all_links() {
-            if !link.outbox.confirms() {
-                continue;
-            }
-            let mut bytes = 0;
-            for (id, at) in records.book.overdue(link.address, now) {
-                let Some(line) = records.spool.line(&at).filter(|_| bytes < AT_ONCE) else {
-                    continue;
-                };
-                bytes += line.len();
-                link.outbox.say(&line);
-                records.book.note_sent(id, now);
+            let outbox = &link.outbox;
+            // One that is away would take the others' records and say them to nobody.
+            if outbox.confirms() && outbox.is_connected() {
+                self.records
+                    .say_overdue(link.address, &known, now, |line| outbox.say(line));
             }
         }
-        records.tidy();
+        self.records.tidy();
     }
 }
 
@@ -364,6 +362,22 @@ impl Records {
         let open = self.book.records.len();
         self.spool.open.store(open, Ordering::Relaxed);
         questions
+    }
+
+    /// Says again what a dispatcher can confirm and nobody has in time, a part of it where it is much. What is said
+    /// is not overdue any more, so that no other dispatcher hears it in the same round.
+    fn say_overdue(
+        &mut self,
+        dispatcher: SocketAddr,
+        known: &[SocketAddr],
+        now: Duration,
+        mut say: impl FnMut(&[u8]),
+    ) {
+        let overdue = self.book.overdue(dispatcher, known, now);
+        for (id, line) in at_once(overdue, |at| self.spool.line(at)) {
+            say(&line);
+            self.book.note_sent(id, now);
+        }
     }
 
     fn quit(&mut self) {
@@ -453,6 +467,24 @@ impl Records {
             }
         }
     }
+}
+
+/// The lines of so many records as may leave at once; the others are not read.
+fn at_once(
+    records: Vec<(SessionId, Place)>,
+    mut read: impl FnMut(&Place) -> Option<Vec<u8>>,
+) -> Vec<(SessionId, Vec<u8>)> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    for (id, at) in records {
+        if bytes >= AT_ONCE {
+            break;
+        }
+        if let Some(line) = read(&at) {
+            bytes += line.len();
+            lines.push((id, line));
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

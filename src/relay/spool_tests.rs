@@ -120,7 +120,8 @@ fn what_is_not_confirmed_in_time_is_sent_again() {
     add(2, 10, 1, 130);
     add(3, 20, 2, 100);
     let overdue = |book: &Book, at| {
-        let found = book.overdue(address(1), Duration::from_secs(at));
+        let known = [address(1), address(2)];
+        let found = book.overdue(address(1), &known, Duration::from_secs(at));
         found.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
     };
     assert!(overdue(&book, 159).is_empty());
@@ -129,6 +130,61 @@ fn what_is_not_confirmed_in_time_is_sent_again() {
     assert_eq!(overdue(&book, 190), [id(2)]);
     assert!(book.forget(id(2)) && !book.forget(id(2)));
     assert!(overdue(&book, 219).is_empty());
+}
+
+/// Records of dispatchers 1 and 3 while there are links to 1 and 2, which stand.
+#[test]
+fn what_a_dispatcher_that_is_gone_left_is_sent_to_one_of_the_others() {
+    let scratch = Scratch::new("spool");
+    let mut opened = open(scratch.path(), 40_000, LIMIT).unwrap();
+    let mut records = Records::new(opened.spool(), std::mem::take(&mut opened.book));
+    for (number, port) in [(1, 1), (2, 3)] {
+        let line = format!("keep {} removed {}", address(port), statistics(number));
+        let at = opened.spool.journal.append(line.as_bytes()).unwrap();
+        records
+            .book
+            .add(id(number), Place::Disk(at), address(port), Duration::ZERO);
+    }
+    let said = |records: &mut Records, port, seconds| {
+        let (known, now) = ([address(1), address(2)], Duration::from_secs(seconds));
+        let mut said = Vec::new();
+        records.say_overdue(address(port), &known, now, |line| {
+            said.push(String::from_utf8(line.to_vec()).unwrap());
+        });
+        said
+    };
+    let line = |number| format!("removed {}\r\n", statistics(number));
+    assert!(said(&mut records, 2, 59).is_empty());
+    assert_eq!(said(&mut records, 2, 60), [line(2)]);
+    // The next link in the same round: its own alone.
+    assert_eq!(said(&mut records, 1, 60), [line(1)]);
+    assert!(said(&mut records, 2, 119).is_empty());
+    // Not confirmed by the one: the other is asked.
+    assert_eq!(said(&mut records, 1, 120), [line(1), line(2)]);
+}
+
+/// The thread is not started, and so does not answer.
+#[test]
+fn a_list_that_does_not_come_in_time_is_no_empty_list() {
+    let scratch = Scratch::new("spool");
+    let opened = open(scratch.path(), 40_000, LIMIT).unwrap();
+    let limit = Duration::from_millis(10);
+    let asked = opened.spool().unconfirmed(address(1), limit);
+    assert!(asked.unwrap_err().contains("in time"));
+}
+
+#[test]
+fn what_does_not_leave_at_once_is_not_read() {
+    let place = |offset| Place::Disk(Position { segment: 1, offset });
+    let records = (0..9).map(|number| (id(number), place(0))).collect();
+    let mut reads = 0;
+    let lines = at_once(records, |_| {
+        reads += 1;
+        // The first one is damaged.
+        (reads > 1).then(|| vec![b'x'; AT_ONCE / 2])
+    });
+    let ids: Vec<SessionId> = lines.into_iter().map(|(id, _)| id).collect();
+    assert_eq!((ids, reads), (vec![id(1), id(2)], 3));
 }
 
 #[test]

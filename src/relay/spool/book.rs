@@ -37,6 +37,14 @@ pub struct Kept {
     sent: Duration,
 }
 
+impl Kept {
+    /// Whether a dispatcher is to be told: its own records, and those of one that there is no link to any more, for
+    /// which anyone that records calls will do.
+    fn is_for(&self, dispatcher: SocketAddr, known: &[SocketAddr]) -> bool {
+        self.dispatcher == dispatcher || !known.contains(&self.dispatcher)
+    }
+}
+
 impl Book {
     /// What stands in the journal.
     pub fn note(&mut self, position: Position, text: &[u8]) {
@@ -113,8 +121,7 @@ impl Book {
         }
     }
 
-    /// What is open for a dispatcher, and what is open for one that there is no link to any more: anyone that records
-    /// calls will do for those.
+    /// What is open for a dispatcher, of whatever age.
     pub fn open_for(
         &mut self,
         dispatcher: SocketAddr,
@@ -126,7 +133,7 @@ impl Book {
             let Some(kept) = self.records.get_mut(id) else {
                 continue;
             };
-            if kept.dispatcher == dispatcher || !known.contains(&kept.dispatcher) {
+            if kept.is_for(dispatcher, known) {
                 kept.sent = now;
                 found.push((*id, kept.place.clone()));
             }
@@ -134,8 +141,14 @@ impl Book {
         found
     }
 
-    pub fn overdue(&self, dispatcher: SocketAddr, now: Duration) -> Vec<(SessionId, Place)> {
-        let is_overdue = |kept: &&Kept| kept.dispatcher == dispatcher && now >= kept.sent + AGAIN;
+    /// Of that, what was not sent for a while, to whomever.
+    pub fn overdue(
+        &self,
+        dispatcher: SocketAddr,
+        known: &[SocketAddr],
+        now: Duration,
+    ) -> Vec<(SessionId, Place)> {
+        let is_overdue = |kept: &&Kept| now >= kept.sent + AGAIN && kept.is_for(dispatcher, known);
         let overdue = |id: &SessionId| {
             let kept = self.records.get(id).filter(is_overdue)?;
             Some((*id, kept.place.clone()))
