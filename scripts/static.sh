@@ -4,19 +4,20 @@
 set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
-musl=x86_64-unknown-linux-musl
-gnu=x86_64-unknown-linux-gnu
+machine=$(rustc -vV | sed -n 's/^host: \([^-]*\)-.*/\1/p')
+musl=$machine-unknown-linux-musl
+gnu=$machine-unknown-linux-gnu
 sysroot=$(rustc --print sysroot)
 if [ -d "$sysroot/lib/rustlib/$musl" ] && command -v musl-gcc >/dev/null; then
 	echo "static: musl"
 	target=$musl
-	CC_x86_64_unknown_linux_musl=musl-gcc $cargo build --locked --release --target $musl
+	env "CC_$(echo "$musl" | tr - _)=musl-gcc" $cargo build --locked --release --target $musl
 else
 	echo "static: glibc (no $musl target or no musl-gcc)"
 	target=$gnu
 	# --target is needed: without it the flag would reach procedural macros, which cannot be static. Relocations are
 	# packed (DT_RELR), which makes 0.3 MB of the dispatcher.
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' \
+	env "CARGO_TARGET_$(echo "$gnu" | tr a-z- A-Z_)_RUSTFLAGS=-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
 		$cargo build --locked --release --target $gnu
 fi
 for source in src/bin/*.rs; do

@@ -63,7 +63,12 @@ fn shake_hands(
     let (reader, writer, peer) = match accepted {
         Ok(connection) => connection,
         Err(error) => {
-            log::warn!("relay {address}: no connection: {error}");
+            // One that goes without a word has only looked whether the port answers: checks and monitors do.
+            let level = match error {
+                tls::Error::Closed => log::Level::Info,
+                _ => log::Level::Warn,
+            };
+            log::log!(level, "relay {address}: no connection: {error}");
             return;
         }
     };
