@@ -161,6 +161,101 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     assert!(text.contains("config.ini:2"), "{text}");
 }
 
+/// The packaged configuration with these keys of one section set.
+fn packaged(section: &str, keys: &[(&str, String)]) -> String {
+    let mut here = "";
+    let set = include_str!("../conf/config.ini").lines().map(|line| {
+        if line.starts_with('[') {
+            here = line;
+        }
+        let name = line.strip_prefix(';').and_then(|key| key.split_once(" ="));
+        let ours = name.filter(|_| here == section);
+        match keys
+            .iter()
+            .find(|(key, _)| Some(*key) == ours.map(|name| name.0))
+        {
+            Some((key, value)) => format!("{key} = {value}\n"),
+            None => format!("{line}\n"),
+        }
+    });
+    set.collect()
+}
+
+/// Another host beside a site: the packaged configuration, and of the certificates only those of its role.
+fn split(site: &Site, section: &str, keys: &[&str], role: &str) -> Scratch {
+    let scratch = Scratch::new("admin-split").unwrap();
+    let [from, to] = [site.scratch.path(), scratch.path()];
+    let text = std::fs::read_to_string(from.join("config.ini")).unwrap();
+    let own = text.split_once(section).unwrap().1;
+    let value = |key: &&str| {
+        let line = own.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap().trim_start_matches(" = ").to_owned()
+    };
+    let keys: Vec<_> = keys.iter().map(|key| (*key, value(key))).collect();
+    std::fs::write(to.join("config.ini"), packaged(section, &keys)).unwrap();
+    std::fs::create_dir(to.join("tls")).unwrap();
+    for file in [
+        "ca.pem",
+        "crl.pem",
+        &format!("{role}.crt"),
+        &format!("{role}.key"),
+    ] {
+        std::fs::copy(from.join("tls").join(file), to.join("tls").join(file)).unwrap();
+    }
+    std::os::unix::fs::symlink(from.join("run"), to.join("run")).unwrap();
+    scratch
+}
+
+#[track_caller]
+fn is_clean(host: &Scratch, role: &str) {
+    let (findings, status) = doctor(host.path());
+    let is_bad = |one: &&serde_json::Value| {
+        one["verdict"] == "problem" || !["host", role].contains(&one["area"].as_str().unwrap())
+    };
+    let bad: Vec<_> = findings.iter().filter(is_bad).collect();
+    assert_eq!((status, bad), (Some(0), vec![]));
+    found(&findings, role, "configuration", "ok");
+}
+
+#[test]
+fn doctor_looks_at_one_daemon_where_the_packaged_configuration_is_of_one() {
+    let site = Site::new("admin-packaged");
+    let keys = ["dispatchers", "relay_ip", "port_range", "state_dir"];
+    is_clean(&split(&site, "[Relay]", &keys, "relay"), "relay");
+    let keys = [
+        "listen",
+        "listen_management",
+        "management_use_tls",
+        "state_dir",
+    ];
+    let host = split(&site, "[Dispatcher]", &keys, "dispatcher");
+    is_clean(&host, "dispatcher");
+    // All defaults: its certificate tells.
+    let areas = || {
+        let mut areas: Vec<_> = doctor(host.path()).0;
+        areas.dedup_by_key(|one| one["area"].clone());
+        let names = areas
+            .iter()
+            .map(|one| one["area"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    std::fs::write(host.path().join("config.ini"), packaged("", &[])).unwrap();
+    assert_eq!(areas(), ["host", "dispatcher"]);
+    let certificate = |role: &str| host.path().join(format!("tls/{role}.crt"));
+    std::fs::copy(certificate("dispatcher"), certificate("relay")).unwrap();
+    assert_eq!(areas(), ["host", "relay", "dispatcher"]);
+    for role in ["relay", "dispatcher"] {
+        std::fs::remove_file(certificate(role)).unwrap();
+    }
+    assert_eq!(areas(), ["host", "dispatcher"]);
+    let (findings, _) = doctor(host.path());
+    let neither = found(&findings, "host", "daemons", "warning");
+    assert!(
+        neither.ends_with("for a relay set [Relay] dispatchers"),
+        "{neither}"
+    );
+}
+
 /// Gives a role a certificate that ended in the last century, for the same key and of the same CA.
 fn expire(directory: &Path, role: &str) {
     let tls = directory.join("tls");

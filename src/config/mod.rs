@@ -133,7 +133,33 @@ fn load<T>(
     understand((dir, path), &bytes, warnings, sections, read)
 }
 
-/// The same of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
+/// Which daemons the files of a host are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    pub relay: bool,
+    pub dispatcher: bool,
+}
+
+/// A daemon that has a key in its section, or else its certificate in `certs_path`. Headers alone say nothing: the
+/// sample has them all. What cannot be read is no sign of anything; the daemon's own reader tells of it.
+pub fn roles(dir: &Path) -> Roles {
+    let mut told = Vec::new();
+    let bytes = contents(&dir.join(FILE_NAME)).unwrap_or_default();
+    let file = ini::parse(&bytes, &mut told);
+    let mut tls = section::Section::new("TLS", &file, &mut told);
+    let certificates = tls.value("certs_path", values::path(dir));
+    let mut is_for = |section, certificate: &str| {
+        let has_keys = section::Section::new(section, &file, &mut told).has_keys();
+        let directory = certificates.as_ref();
+        has_keys || directory.is_some_and(|directory| directory.join(certificate).exists())
+    };
+    Roles {
+        relay: is_for("Relay", "relay.crt"),
+        dispatcher: is_for("Dispatcher", "dispatcher.crt"),
+    }
+}
+
+/// Both daemons' settings of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
 #[doc(hidden)]
 pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
     let relay = understand(
