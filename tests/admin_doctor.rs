@@ -15,9 +15,44 @@ mod site;
 use daemons::{Daemons, PortRange, Scratch, make_certificates, write_config};
 use site::{ADMIN, Site};
 
+/// What begins a remedy: a command, or what to set or write.
+const REMEDIES: [&str; 25] = [
+    "allowed:",
+    "AmbientCapabilities=",
+    "LimitNOFILE=",
+    "chgrp ",
+    "chmod ",
+    "chown ",
+    "df -h",
+    "groupadd ",
+    "install -d",
+    "ip -4 address",
+    "ip addr",
+    "iptables",
+    "journalctl ",
+    "media-admin ",
+    "mediaproxy-make-certs ",
+    "modparam(",
+    "modprobe ",
+    "nft ",
+    "set [",
+    "set socket_group",
+    "ss -l",
+    "sysctl -w",
+    "systemctl ",
+    "timedatectl ",
+    "usermod ",
+];
+
 /// What `doctor` finds, an object a line, and its exit status.
 fn doctor(directory: &Path) -> (Vec<serde_json::Value>, Option<i32>) {
-    let output = Command::new(ADMIN)
+    run(&mut Command::new(ADMIN), directory)
+}
+
+/// All that is not fine has a remedy, and what it says of systemd is true.
+#[track_caller]
+fn run(command: &mut Command, directory: &Path) -> (Vec<serde_json::Value>, Option<i32>) {
+    let output = command
         .args(["doctor", "--json", "--config-dir"])
         .arg(directory)
         .arg("--runtime-dir")
@@ -26,7 +61,20 @@ fn doctor(directory: &Path) -> (Vec<serde_json::Value>, Option<i32>) {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let findings = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    (findings.collect(), output.status.code())
+    let findings: Vec<serde_json::Value> = findings.collect();
+    for finding in &findings {
+        let text = finding["text"].as_str().unwrap();
+        let is_fine = finding["verdict"] == "ok";
+        let has_remedy = REMEDIES.iter().any(|remedy| text.contains(remedy));
+        assert!(is_fine || has_remedy, "no remedy: {finding}");
+        for command in text.split("systemctl ").skip(1) {
+            let unit = command.split_whitespace().nth(1).unwrap();
+            let unit = unit.trim_end_matches([',', ';', ':', ')']);
+            let file = format!("{}/conf/systemd/{unit}.service", env!("CARGO_MANIFEST_DIR"));
+            assert!(Path::new(&file).exists(), "no unit {unit}: {text}");
+        }
+    }
+    (findings, output.status.code())
 }
 
 #[track_caller]
@@ -153,12 +201,118 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     is("dispatcher", "SIP proxy", "problem", "dgram_socket");
     is("dispatcher", "daemon", "warning", "does not run here");
     assert!(!format!("{findings:?}").contains("secret"), "a password");
+    // One set of commands, not two.
+    let missing = found(&findings, "dispatcher", "certificates", "problem");
+    assert_eq!(
+        missing.matches("mediaproxy-make-certs").count(),
+        1,
+        "{missing}"
+    );
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("relay_ip = 127.0.0.1", "relay_ip = 203.0.113.9"),
+    )
+    .unwrap();
+    let (findings, _) = doctor(directory);
+    let text = found(&findings, "relay", "relay_ip", "problem");
+    assert!(text.ends_with("ip -4 address shows this host's"), "{text}");
     // A file that cannot be used is a finding, too.
     std::fs::write(&path, "[Relay]\nport_range = x\n").unwrap();
     let (findings, status) = doctor(directory);
     assert_eq!(status, Some(1));
     let text = found(&findings, "relay", "configuration", "problem");
     assert!(text.contains("config.ini:2"), "{text}");
+}
+
+/// `doctor` as a user whom rights hold for.
+fn doctor_of_nobody(scratch: &Scratch) -> Vec<serde_json::Value> {
+    let is_root =
+        std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
+    if !is_root {
+        return doctor(scratch.path()).0;
+    }
+    // Others may not get to where it was built.
+    let program = scratch.path().join("media-admin");
+    std::fs::copy(ADMIN, &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    run(command.arg(program), scratch.path()).0
+}
+
+fn chmod(path: &Path, mode: u32) {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, permissions).unwrap();
+}
+
+#[test]
+fn doctor_names_who_must_be_let_in_where_rights_are_missing() {
+    let scratch = Scratch::new("admin-rights").unwrap();
+    let directory = scratch.path();
+    chmod(directory, 0o755);
+    make_certificates(directory).unwrap();
+    write_config(directory, PortRange::find(200).unwrap()).unwrap();
+    let [tls, state, shut] = ["tls", "state", "shut"].map(|name| directory.join(name));
+    let [socket, config] = ["kamailio.sock", "config.ini"].map(|name| directory.join(name));
+    std::fs::create_dir(&shut).unwrap();
+    let _kamailio = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let text = std::fs::read_to_string(&config).unwrap()
+        + &format!(
+            "accounting = database, radius, file\n[Database]\ndburi = sqlite://{0}/calls.db\n[File]\npath = {0}/calls\n\
+             [Radius]\nconfig_file = {0}.conf\n[Kamailio]\nsocket_path = {1}\n",
+            shut.display(),
+            socket.display()
+        );
+    std::fs::write(&config, text).unwrap();
+    std::fs::write(directory.join("shut.conf"), "").unwrap();
+    for (path, mode) in [
+        (&tls, 0o755),
+        (&state, 0o555),
+        (&shut, 0o555),
+        (&socket, 0),
+        (&config, 0o644),
+    ] {
+        chmod(path, mode);
+    }
+    for name in ["ca.pem", "crl.pem", "relay.crt", "dispatcher.crt"] {
+        chmod(&tls.join(name), 0o644);
+    }
+    let locked =
+        ["tls/relay.key", "tls/dispatcher.key", "shut.conf"].map(|name| directory.join(name));
+    locked.iter().for_each(|path| chmod(path, 0));
+    let findings = doctor_of_nobody(&scratch);
+    let is = |area: &str, subject: &str, part: &str| {
+        let text = found(&findings, area, subject, "problem");
+        assert!(text.contains(part), "{part}: {text}");
+        assert!(text.matches("mediaproxy-make-certs").count() == 0, "{text}");
+    };
+    let may_read = |path: &Path| {
+        let path = path.display();
+        format!("chgrp mediaproxy {path} && chmod 640 {path}")
+    };
+    is("relay", "certificates", &may_read(&locked[0]));
+    is("dispatcher", "certificates", &may_read(&locked[1]));
+    is("dispatcher", "RADIUS", &may_read(&locked[2]));
+    let proxy = "usermod -aG kamailio mediaproxy && systemctl restart mediaproxy-dispatcher";
+    is("dispatcher", "SIP proxy", proxy);
+    for (subject, path) in [("state_dir", &state), ("database", &shut), ("file", &shut)] {
+        is(
+            "dispatcher",
+            subject,
+            &format!("chown mediaproxy: {}", path.display()),
+        );
+    }
+    is(
+        "relay",
+        "state_dir",
+        &format!("chown mediaproxy: {}", state.display()),
+    );
+    chmod(&config, 0);
+    let findings = doctor_of_nobody(&scratch);
+    for area in ["relay", "dispatcher"] {
+        let text = found(&findings, area, "configuration", "problem");
+        assert!(text.ends_with(&may_read(&config)), "{text}");
+    }
 }
 
 /// The packaged configuration with these keys of one section set.

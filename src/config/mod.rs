@@ -44,6 +44,8 @@ pub use values::{
     PortRange, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
 
+use crate::sys::remedy;
+
 /// The file's name in the configuration directory.
 pub const FILE_NAME: &str = "config.ini";
 
@@ -118,9 +120,10 @@ fn load<T>(
             Vec::new()
         }
         Err(error) => {
-            let hint = match error.kind() {
-                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
-                _ => "",
+            let hint = match (error.kind(), remedy::to_read(&path, &error)) {
+                (io::ErrorKind::NotFound, _) => "; it must say at least [Relay] dispatchers".into(),
+                (_, Some(command)) => format!("; {command}"),
+                (_, None) => String::new(),
             };
             let text = format!("cannot be read: {error}{hint}");
             return Err(ConfigError::new(

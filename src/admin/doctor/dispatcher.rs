@@ -14,7 +14,7 @@ use crate::admin::view::Relay;
 use crate::config::{
     Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
 };
-use crate::sys::users;
+use crate::sys::{remedy, users};
 
 /// A dispatcher that runs here, as it answers.
 struct Running {
@@ -69,7 +69,8 @@ fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
         (Ok(_), Some(_)) => warning(
             key,
             format!(
-                "{address} is free although media-dispatcher runs here: it has another configuration, restart it"
+                "{address} is free although media-dispatcher runs here: it has another configuration: \
+                 systemctl restart mediaproxy-dispatcher"
             ),
         ),
         (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => fine(
@@ -97,7 +98,8 @@ fn runs(running: Option<&Running>) -> Finding {
     let Some(Running { version, relays }) = running else {
         return warning(
             subject,
-            "media-dispatcher does not run here, or its socket is not for this user: systemctl start media-dispatcher",
+            "media-dispatcher does not run here, or its socket is not for this user: systemctl start \
+             mediaproxy-dispatcher",
         );
     };
     let able = |relay: &&Relay| relay.status == "active" && !relay.drained;
@@ -107,13 +109,15 @@ fn runs(running: Option<&Running>) -> Finding {
     {
         None => warning(
             subject,
-            format!("media-dispatcher {version} runs and does not tell of its relays"),
+            format!(
+                "media-dispatcher {version} runs and does not tell of its relays: journalctl -u mediaproxy-dispatcher"
+            ),
         ),
         Some(0) => problem(
             subject,
             format!(
                 "media-dispatcher {version} runs and no relay takes calls, all are refused: media-admin summary; \
-                 media-relay --check on the relays' hosts; media-admin resume where one is drained"
+                 systemctl start mediaproxy-relay and media-relay --check on the relays' hosts; media-admin resume where one is drained"
             ),
         ),
         Some(count) => fine(
@@ -156,27 +160,42 @@ fn proxy(config: &DispatcherConfig) -> Finding {
         let shown = path.display();
         return match answers(path) {
             Ok(()) => fine(subject, format!("Kamailio listens at {shown}")),
-            Err(error) => problem(
-                subject,
-                format!(
-                    "Kamailio's {shown} ([Kamailio] socket_path): {error}; dead calls get no BYE: load jsonrpcs.so with \
-                     modparam(\"jsonrpcs\", \"transport\", 4) and modparam(\"jsonrpcs\", \"dgram_socket\", \"{shown}\")"
-                ),
-            ),
+            Err(error) => {
+                let load = format!(
+                    "load jsonrpcs.so with modparam(\"jsonrpcs\", \"transport\", 4) and modparam(\"jsonrpcs\", \
+                     \"dgram_socket\", \"{shown}\")"
+                );
+                let mend = to_send(&error, "kamailio").unwrap_or(load);
+                problem(
+                    subject,
+                    format!(
+                        "Kamailio's {shown} ([Kamailio] socket_path): {error}; dead calls get no BYE: {mend}"
+                    ),
+                )
+            }
         };
     }
     let path = &config.opensips.socket_path;
     let shown = path.display();
     match answers(path) {
         Ok(()) => fine(subject, format!("OpenSIPS listens at {shown}")),
-        Err(error) => warning(
-            subject,
-            format!(
-                "OpenSIPS' {shown}: {error}; dead calls get no BYE: load mi_datagram.so there, or with Kamailio set \
-                 [Kamailio] socket_path to the dgram_socket of its jsonrpcs"
-            ),
-        ),
+        Err(error) => {
+            let load = "load mi_datagram.so there, or with Kamailio set [Kamailio] socket_path to the dgram_socket of \
+                        its jsonrpcs";
+            let mend = to_send(&error, "opensips").unwrap_or(load.to_owned());
+            warning(
+                subject,
+                format!("OpenSIPS' {shown}: {error}; dead calls get no BYE: {mend}"),
+            )
+        }
     }
+}
+
+/// What lets the dispatcher use a socket of the SIP proxy; none where rights are not what it lacks.
+fn to_send(error: &io::Error, group: &str) -> Option<String> {
+    let command =
+        format!("usermod -aG {group} mediaproxy && systemctl restart mediaproxy-dispatcher");
+    (error.kind() == io::ErrorKind::PermissionDenied).then_some(command)
 }
 
 /// What the configured backends can be asked without a password.
@@ -202,16 +221,27 @@ fn database(uri: &DatabaseUri) -> Finding {
             let reached = match &server.unix_socket {
                 Some(path) => UnixStream::connect(path)
                     .map(|_| path.display().to_string())
-                    .map_err(|error| format!("{} cannot be reached ({error})", path.display())),
-                None => reach(&server.host, server.port.unwrap_or(usual))
-                    .map(|(address, _)| address.to_string()),
+                    .map_err(|error| {
+                        let path = path.display();
+                        (
+                            format!("{path} cannot be reached ({error})"),
+                            format!("ss -lx src {path}"),
+                        )
+                    }),
+                None => {
+                    let port = server.port.unwrap_or(usual);
+                    reach(&server.host, port)
+                        .map(|(address, _)| address.to_string())
+                        .map_err(|why| (why, format!("ss -ltn 'sport = :{port}'")))
+                }
             };
             match reached {
                 Ok(place) => fine(subject, format!("{name} at {place} accepts connections")),
-                Err(why) => problem(
+                Err((why, command)) => problem(
                     subject,
                     format!(
-                        "{name}: {why}; calls are kept until it is back: is it running there, and its port open?"
+                        "{name}: {why}; calls are kept until it is back: {command} on its host shows whether it listens; \
+                         start it, open its port in the firewall, or set [Database] dburi"
                     ),
                 ),
             }
@@ -223,9 +253,10 @@ fn database(uri: &DatabaseUri) -> Finding {
                 Err(error) => problem(
                     subject,
                     format!(
-                        "{} cannot be made: {}: {error}: install -d {1}",
+                        "{} cannot be made: {}: {error}: {}",
                         path.display(),
-                        directory.display()
+                        directory.display(),
+                        remedy::to_write(directory, &error)
                     ),
                 ),
             }
@@ -240,9 +271,10 @@ fn file(path: &Path) -> Finding {
         Err(error) => problem(
             "file",
             format!(
-                "{} cannot be written: {}: {error}: install -d {1}",
+                "{} cannot be written: {}: {error}: {}",
                 path.display(),
-                directory.display()
+                directory.display(),
+                remedy::to_write(directory, &error)
             ),
         ),
     }
@@ -253,7 +285,12 @@ fn radius(section: &RadiusSection) -> Finding {
     let subject = "RADIUS";
     match read_radius(section) {
         Ok(()) => fine(subject, section.config_file.display().to_string()),
-        Err(why) => problem(subject, format!("{why}: see [Radius]")),
+        Err(why) => problem(
+            subject,
+            format!(
+                "{why}: mend that file or set [Radius] config_file, then systemctl restart mediaproxy-dispatcher"
+            ),
+        ),
     }
 }
 
@@ -318,7 +355,7 @@ mod tests {
         assert_eq!(radius(&section).verdict, Verdict::Problem);
         let found = database(&DatabaseUri::Sqlite("/nonexistent/a.db".into()));
         assert_eq!(found.verdict, Verdict::Problem);
-        assert!(found.text.ends_with("install -d /nonexistent"), "{found:?}");
+        assert!(found.text.ends_with(" /nonexistent"), "{found:?}");
         assert_eq!(
             file(Path::new("/nonexistent/a.json")).verdict,
             Verdict::Problem

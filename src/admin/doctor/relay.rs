@@ -11,6 +11,9 @@ use crate::relay::checks::{self, Verdict};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
 
+/// What to do where only the other side knows why.
+const LOG: &str = "journalctl -u mediaproxy-dispatcher there says why";
+
 pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     let config = &loaded.config;
     let links = links(config);
@@ -98,7 +101,7 @@ fn handshake(
     let (mut reader, _writer, _) = shaken.map_err(|error| {
         bad(format!(
             "{error}: is it a dispatcher, are both certificates of one CA, both clocks right, and does [Relay] passport \
-             fit?"
+             fit? {LOG}"
         ))
     })?;
     // In TLS 1.3 only this shows whether it accepts us; a dispatcher speaks first.
@@ -107,17 +110,16 @@ fn handshake(
         .and_then(|()| reader.read(&mut [0; 64]));
     match read {
         Ok(1..) => Ok(()),
-        Ok(0) => Err(bad(
+        Ok(0) => Err(bad(format!(
             "it closes the connection: its [Dispatcher] passport does not fit our certificate, or too many relays are \
-             connected"
-                .to_owned(),
-        )),
+             connected: {LOG}"
+        ))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(bad(format!(
-            "it does not accept our certificate ({error}): its log says why"
+            "it does not accept our certificate ({error}): {LOG}"
         ))),
         Err(error) => Err((
             Verdict::Warning,
-            format!("it accepts the connection and says nothing ({error})"),
+            format!("it accepts the connection and says nothing ({error}): {LOG}"),
         )),
     }
 }
