@@ -16,7 +16,8 @@ use daemons::{Daemons, PortRange, Scratch, make_certificates, write_config};
 use site::{ADMIN, Site};
 
 /// What begins a remedy: a command, or what to set or write.
-const REMEDIES: [&str; 25] = [
+const REMEDIES: [&str; 26] = [
+    " meant?",
     "allowed:",
     "AmbientCapabilities=",
     "LimitNOFILE=",
@@ -218,11 +219,24 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     let text = found(&findings, "relay", "relay_ip", "problem");
     assert!(text.ends_with("ip -4 address shows this host's"), "{text}");
     // A file that cannot be used is a finding, too.
-    std::fs::write(&path, "[Relay]\nport_range = x\n").unwrap();
+    let text = "[Relay]\nport_range = x\nrelay_ip = y\ndispatchers = 127.0.0.1\nport_rang = 1\n";
+    std::fs::write(&path, text).unwrap();
     let (findings, status) = doctor(directory);
     assert_eq!(status, Some(1));
-    let text = found(&findings, "relay", "configuration", "problem");
-    assert!(text.contains("config.ini:2"), "{text}");
+    let of_relay = findings.iter().filter(|one| one["area"] == "relay");
+    let lines: Vec<_> = of_relay
+        .map(|one| [&one["verdict"], &one["text"]].map(|text| text.as_str().unwrap()))
+        .collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for ([verdict, text], (want, line)) in
+        lines
+            .iter()
+            .zip([("problem", 2), ("problem", 3), ("warning", 5)])
+    {
+        assert_eq!(*verdict, want, "{text}");
+        assert!(text.contains(&format!("config.ini:{line}: ")), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
 }
 
 /// `doctor` as a user whom rights hold for.

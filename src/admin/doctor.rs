@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::options::{Command, Options};
 use super::units::{clean, colour, width, wrap};
 use super::{Outcome, print};
-use crate::config::{self, FILE_NAME, Roles};
+use crate::config::{self, ConfigError, FILE_NAME, Roles};
 use crate::relay::checks::Verdict;
 
 /// One thing that was looked at.
@@ -96,7 +96,7 @@ fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
     if relay {
         let findings = match config::load_relay(config_dir) {
             Ok(loaded) => relay::look(&loaded),
-            Err(error) => vec![problem("configuration", error.to_string())],
+            Err(error) => unusable(&error),
         };
         let name = "relay";
         areas.push(Area { name, findings });
@@ -105,12 +105,21 @@ fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
     if dispatcher || !relay {
         let findings = match config::load_dispatcher(config_dir) {
             Ok(loaded) => dispatcher::look(&loaded, runtime_dir),
-            Err(error) => vec![problem("configuration", error.to_string())],
+            Err(error) => unusable(&error),
         };
         let name = "dispatcher";
         areas.push(Area { name, findings });
     }
     areas
+}
+
+/// Each thing that is wrong with a configuration, and what else is odd in it.
+fn unusable(error: &ConfigError) -> Vec<Finding> {
+    let subject = "configuration";
+    let errors = error.messages().into_iter();
+    let mut findings: Vec<Finding> = errors.map(|text| problem(subject, text)).collect();
+    findings.extend(error.warnings().iter().map(|text| warning(subject, text)));
+    findings
 }
 
 /// Nothing here is of either daemon.
