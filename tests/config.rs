@@ -483,29 +483,3 @@ fn warnings() {
         "{short_hold:?}"
     );
 }
-
-#[test]
-fn a_key_or_a_certificate_tells_what_runs_here() {
-    let roles = |text: &str, certificates: &[&str]| {
-        let dir = Dir::with(text);
-        for name in certificates {
-            let path = dir.0.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        let roles = config::roles(&dir.0);
-        (roles.relay, roles.dispatcher)
-    };
-    let headers = "[Relay]\n;dispatchers = a\n[Dispatcher]\n listen =\n";
-    assert_eq!(roles(headers, &[]), (false, false));
-    assert_eq!(roles(headers, &["tls/relay.crt"]), (true, false));
-    let elsewhere = "[TLS]\ncerts_path = x\n[relay]\n";
-    assert_eq!(
-        roles(elsewhere, &["tls/relay.crt", "x/dispatcher.crt"]),
-        (false, true)
-    );
-    assert_eq!(
-        roles("[Dispatcher]\nlisten = any", &["tls/relay.crt"]),
-        (true, true)
-    );
-}

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  load_relay, load_dispatcher    the file, what it says beyond our keys, the settings
+//!  roles                          which daemons the files are for
 //!  RelayConfig, DispatcherConfig  the settings, and the rules between them     relay, dispatcher, shared
 //!  Section                        a key's value or its default                 section
 //!  KEYS                           every key: default, unit, meaning            keys, suggest
@@ -19,6 +20,7 @@ mod ini;
 mod keys;
 mod problem;
 mod relay;
+mod roles;
 mod section;
 mod shared;
 mod suggest;
@@ -36,6 +38,7 @@ pub use keys::{KEYS, Key};
 pub use problem::{ConfigError, quoted};
 use problem::{Problem, shown};
 pub use relay::RelayConfig;
+pub use roles::{Roles, roles};
 pub use shared::{
     DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
 };
@@ -134,32 +137,6 @@ fn load<T>(
         }
     };
     understand((dir, path), &bytes, warnings, sections, read)
-}
-
-/// Which daemons the files of a host are for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roles {
-    pub relay: bool,
-    pub dispatcher: bool,
-}
-
-/// A daemon that has a key in its section, or else its certificate in `certs_path`. Headers alone say nothing: the
-/// sample has them all. What cannot be read is no sign of anything; the daemon's own reader tells of it.
-pub fn roles(dir: &Path) -> Roles {
-    let mut told = Vec::new();
-    let bytes = contents(&dir.join(FILE_NAME)).unwrap_or_default();
-    let file = ini::parse(&bytes, &mut told);
-    let mut tls = section::Section::new("TLS", &file, &mut told);
-    let certificates = tls.value("certs_path", values::path(dir));
-    let mut is_for = |section, certificate: &str| {
-        let has_keys = section::Section::new(section, &file, &mut told).has_keys();
-        let directory = certificates.as_ref();
-        has_keys || directory.is_some_and(|directory| directory.join(certificate).exists())
-    };
-    Roles {
-        relay: is_for("Relay", "relay.crt"),
-        dispatcher: is_for("Dispatcher", "dispatcher.crt"),
-    }
 }
 
 /// Both daemons' settings of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
