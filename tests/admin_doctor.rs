@@ -117,6 +117,31 @@ fn doctor_finds_nothing_on_a_host_that_works() {
 }
 
 #[test]
+fn doctor_does_not_take_ports_of_others_for_those_of_the_dispatcher_that_runs() {
+    let site = Site::new("admin-ports");
+    let path = site.scratch.path().join("config.ini");
+    let others = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [one, two] = others.each_ref().map(|other| other.local_addr().unwrap());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("listen_management", _)) => {
+            format!("listen_management = {one}\nlisten_metrics = {two}")
+        }
+        _ => line.to_owned(),
+    });
+    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let (findings, _) = doctor(site.scratch.path());
+    found(&findings, "dispatcher", "listen", "ok");
+    for (area, subject) in [
+        ("dispatcher", "listen_management"),
+        ("dispatcher", "listen_metrics"),
+    ] {
+        let text = found(&findings, area, subject, "problem");
+        assert!(text.contains("is taken by another program"), "{text}");
+    }
+}
+
+#[test]
 fn doctor_tries_the_relays_certificate_at_the_dispatcher() {
     let mut site = Site::new("admin-handshake");
     let Daemons {
@@ -159,7 +184,7 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     let text = std::fs::read_to_string(&path).unwrap();
     let lines = text.lines().map(|line| match line.split_once(" = ") {
         Some(("listen", _)) => format!("listen = {taken}"),
-        Some(("dispatchers", _)) => "dispatchers = 127.0.0.1:1".to_owned(),
+        Some(("dispatchers", _)) => format!("dispatchers = 127.0.0.1:1\nlisten_metrics = {taken}"),
         Some(("state_dir", _)) => format!("state_dir = {}", directory.join("nowhere").display()),
         _ => line.to_owned(),
     });
@@ -179,6 +204,7 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     is("relay", "certificates", "problem", "renew relay");
     is("relay", "dispatcher", "warning", "cannot be reached");
     is("relay", "state_dir", "warning", "install -d -m 750");
+    is("relay", "listen_metrics", "problem", "ss -ltnp");
     is(
         "dispatcher",
         "certificates",

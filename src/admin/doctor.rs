@@ -4,6 +4,7 @@
 
 mod common;
 mod dispatcher;
+mod listeners;
 mod relay;
 
 use std::path::Path;

@@ -7,17 +7,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::common::{certificates, firewall, reach, state_dir};
-use super::{Finding, fine, problem, warning};
+use super::{Finding, fine, listeners, problem, warning};
 use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
 use crate::config::{
     Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
 };
+use crate::sys::peer::credentials;
 use crate::sys::{remedy, users};
 
 /// A dispatcher that runs here, as it answers.
-struct Running {
+pub struct Running {
+    /// None where its socket does not tell.
+    pid: Option<i32>,
     version: String,
     relays: Option<Vec<Relay>>,
 }
@@ -33,10 +36,11 @@ pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Findin
     findings.extend(certificates(&config.tls.certs_path, "dispatcher").0);
     let running = running(runtime_dir);
     for (key, address) in [
-        ("listen", config.listen),
-        ("listen_management", config.listen_management),
+        ("listen", Some(config.listen)),
+        ("listen_management", Some(config.listen_management)),
+        ("listen_metrics", config.listen_metrics),
     ] {
-        findings.push(port(key, address, running.as_ref()));
+        findings.extend(address.map(|address| port(key, address, running.as_ref())));
     }
     if !config.listen.ip().is_loopback() {
         let port = config.listen.port();
@@ -51,19 +55,23 @@ pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Findin
 }
 
 fn running(runtime_dir: &Path) -> Option<Running> {
-    let transport = Transport::Unix(runtime_dir.join("management.sock"));
+    let path = runtime_dir.join("management.sock");
+    let socket = UnixStream::connect(&path).ok()?;
+    let pid = credentials(&socket).ok().map(|process| process.pid);
+    let transport = Transport::Unix(path);
     let timeout = Duration::from_secs(10);
     let target = Target { transport, timeout };
     let version = Client::connect(&target).ok()?.ask("version").ok()?;
     let summary = Client::connect(&target).and_then(|mut client| client.ask("summary"));
     Some(Running {
+        pid,
         version: version.first().cloned().unwrap_or_default(),
         relays: summary.and_then(|lines| read(&lines)).ok(),
     })
 }
 
 /// Free, or the dispatcher's own.
-fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
+pub fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
     match (TcpListener::bind(address), running) {
         (Ok(_), None) => fine(key, format!("{address} is free")),
         (Ok(_), Some(_)) => warning(
@@ -73,10 +81,14 @@ fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
                  systemctl restart mediaproxy-dispatcher"
             ),
         ),
-        (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => fine(
-            key,
-            format!("{address}, in use by the media-dispatcher that runs here"),
-        ),
+        (Err(error), Some(running))
+            if error.kind() == io::ErrorKind::AddrInUse && has(running, address.port()) =>
+        {
+            fine(
+                key,
+                format!("{address}, in use by the media-dispatcher that runs here"),
+            )
+        }
         (Err(error), _) => problem(
             key,
             match error.kind() {
@@ -93,9 +105,18 @@ fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
     }
 }
 
+/// Who cannot see whose a port is takes it for the dispatcher's.
+fn has(running: &Running, port: u16) -> bool {
+    let seen = running.pid.and_then(|pid| listeners::has(pid, port));
+    seen.unwrap_or(true)
+}
+
 fn runs(running: Option<&Running>) -> Finding {
     let subject = "daemon";
-    let Some(Running { version, relays }) = running else {
+    let Some(Running {
+        version, relays, ..
+    }) = running
+    else {
         return warning(
             subject,
             "media-dispatcher does not run here, or its socket is not for this user: systemctl start \
@@ -313,14 +334,26 @@ mod tests {
     fn ports_are_free_taken_or_our_own() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let ours = Running {
+        let of = |pid| Running {
+            pid: Some(pid),
             version: "1".into(),
             relays: None,
         };
+        let ours = of(i32::try_from(std::process::id()).unwrap());
         let taken = port("listen", address, None);
         assert_eq!(taken.verdict, Verdict::Problem);
         assert!(taken.text.contains("ss -ltnp"), "{taken:?}");
         assert_eq!(port("listen", address, Some(&ours)).verdict, Verdict::Fine);
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let another = of(i32::try_from(child.id()).unwrap());
+        // From its fork to its exec it has all our files.
+        while port("listen", address, Some(&another)).verdict == Verdict::Fine {
+            std::thread::yield_now();
+        }
+        child.kill().and_then(|()| child.wait()).unwrap();
         let nowhere = port("listen", "203.0.113.9:1".parse().unwrap(), None);
         assert!(nowhere.text.contains("is on no interface"), "{nowhere:?}");
     }
@@ -335,7 +368,12 @@ mod tests {
             };
             let relays = Some(relays.iter().map(relay).collect());
             let version = "1".to_owned();
-            runs(Some(&Running { version, relays })).verdict
+            runs(Some(&Running {
+                pid: None,
+                version,
+                relays,
+            }))
+            .verdict
         };
         assert_eq!(with(&[("active", false), ("error", false)]), Verdict::Fine);
         assert_eq!(

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 
 use super::common::{CONNECT_LIMIT, firewall, state_dir};
+use super::dispatcher::port;
 use super::{Finding, fine};
 use crate::config::{Host, Loaded, RelayConfig};
 use crate::relay::checks::{self, Verdict};
@@ -34,6 +35,10 @@ pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     let (first, end) = (config.port_range.start, config.port_range.end);
     let last = u16::try_from(end.saturating_sub(1)).unwrap_or(u16::MAX);
     findings.extend(firewall("udp", first, last, "media"));
+    // What a relay that runs has cannot be told from what others have.
+    if let Some(address) = config.listen_metrics.filter(|_| !is_running) {
+        findings.push(port("listen_metrics", address, None));
+    }
     findings.extend(state_dir(&config.state_dir));
     findings.extend(handshakes(config, &links));
     findings
