@@ -4,9 +4,9 @@
 
 mod common;
 mod dispatcher;
+mod listeners;
 mod relay;
 
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::options::{Command, Options};
 use super::units::{clean, colour, width, wrap};
 use super::{Outcome, print};
-use crate::config::{self, FILE_NAME};
+use crate::config::{self, ConfigError, FILE_NAME, Roles};
 use crate::relay::checks::Verdict;
 
 /// One thing that was looked at.
@@ -85,25 +85,28 @@ pub fn run(options: &Options) -> Outcome {
 }
 
 fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
-    let text = fs::read_to_string(config_dir.join(FILE_NAME));
-    let [has_relay, has_dispatcher] = sections(text.as_deref().unwrap_or_default());
+    let Roles { relay, dispatcher } = config::roles(config_dir);
+    let mut host = vec![common::clock()];
+    if !relay && !dispatcher {
+        host.push(nobody(config_dir));
+    }
     let mut areas = vec![Area {
         name: "host",
-        findings: vec![common::clock()],
+        findings: host,
     }];
-    if has_relay {
+    if relay {
         let findings = match config::load_relay(config_dir) {
             Ok(loaded) => relay::look(&loaded),
-            Err(error) => vec![problem("configuration", error.to_string())],
+            Err(error) => unusable(&error),
         };
         let name = "relay";
         areas.push(Area { name, findings });
     }
-    // Without a file the defaults are a dispatcher's; a relay needs one.
-    if has_dispatcher || !has_relay {
+    // Without anything the defaults are a dispatcher's; a relay needs a key.
+    if dispatcher || !relay {
         let findings = match config::load_dispatcher(config_dir) {
             Ok(loaded) => dispatcher::look(&loaded, runtime_dir),
-            Err(error) => vec![problem("configuration", error.to_string())],
+            Err(error) => unusable(&error),
         };
         let name = "dispatcher";
         areas.push(Area { name, findings });
@@ -111,13 +114,26 @@ fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
     areas
 }
 
-/// Whether a configuration has something for a relay, and for a dispatcher.
-fn sections(text: &str) -> [bool; 2] {
-    let has = |name: &str| {
-        let mut lines = text.lines().map(str::trim);
-        lines.any(|line| line.eq_ignore_ascii_case(name))
-    };
-    [has("[relay]"), has("[dispatcher]")]
+/// Each thing that is wrong with a configuration, and what else is odd in it.
+fn unusable(error: &ConfigError) -> Vec<Finding> {
+    let subject = "configuration";
+    let errors = error.messages().into_iter();
+    let mut findings: Vec<Finding> = errors.map(|text| problem(subject, text)).collect();
+    findings.extend(error.warnings().iter().map(|text| warning(subject, text)));
+    findings
+}
+
+/// Nothing here is of either daemon.
+fn nobody(config_dir: &Path) -> Finding {
+    let file = config_dir.join(FILE_NAME);
+    warning(
+        "daemons",
+        format!(
+            "{} sets no key of [Relay] or [Dispatcher], and there is no certificate of either: a dispatcher with all \
+             defaults is looked at; for a relay set [Relay] dispatchers",
+            file.display()
+        ),
+    )
 }
 
 fn word(verdict: Verdict) -> (&'static str, &'static str) {
@@ -187,13 +203,6 @@ fn table(areas: &[Area], width: Option<usize>, colour: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_file_is_for() {
-        assert_eq!(sections(""), [false, false]);
-        assert_eq!(sections("; x\n[TLS]\n [relay] \na = b\n"), [true, false]);
-        assert_eq!(sections("[Relay]\n[DISPATCHER]\n"), [true, true]);
-    }
 
     #[test]
     fn findings_in_a_pipe_and_on_a_terminal() {

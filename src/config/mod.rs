@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  load_relay, load_dispatcher    the file, what it says beyond our keys, the settings
+//!  roles                          which daemons the files are for
 //!  RelayConfig, DispatcherConfig  the settings, and the rules between them     relay, dispatcher, shared
 //!  Section                        a key's value or its default                 section
 //!  KEYS                           every key: default, unit, meaning            keys, suggest
@@ -19,6 +20,7 @@ mod ini;
 mod keys;
 mod problem;
 mod relay;
+mod roles;
 mod section;
 mod shared;
 mod suggest;
@@ -36,6 +38,7 @@ pub use keys::{KEYS, Key};
 pub use problem::{ConfigError, quoted};
 use problem::{Problem, shown};
 pub use relay::RelayConfig;
+pub use roles::{Roles, roles};
 pub use shared::{
     DatabaseSection, FileSection, KamailioSection, OpenSipsSection, RadiusSection, TlsSection,
 };
@@ -43,6 +46,8 @@ pub use values::{
     Backend, DispatcherEntry, Forwarding, Host, LogLevel, MANAGEMENT_PORT, ManagementFormat,
     PortRange, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
+
+use crate::sys::remedy;
 
 /// The file's name in the configuration directory.
 pub const FILE_NAME: &str = "config.ini";
@@ -118,9 +123,10 @@ fn load<T>(
             Vec::new()
         }
         Err(error) => {
-            let hint = match error.kind() {
-                io::ErrorKind::NotFound => "; it must say at least [Relay] dispatchers",
-                _ => "",
+            let hint = match (error.kind(), remedy::to_read(&path, &error)) {
+                (io::ErrorKind::NotFound, _) => "; it must say at least [Relay] dispatchers".into(),
+                (_, Some(command)) => format!("; {command}"),
+                (_, None) => String::new(),
             };
             let text = format!("cannot be read: {error}{hint}");
             return Err(ConfigError::new(
@@ -133,7 +139,7 @@ fn load<T>(
     understand((dir, path), &bytes, warnings, sections, read)
 }
 
-/// The same of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
+/// Both daemons' settings of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
 #[doc(hidden)]
 pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
     let relay = understand(

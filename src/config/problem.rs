@@ -56,6 +56,11 @@ impl ConfigError {
     pub fn messages(&self) -> Vec<String> {
         self.messages.clone()
     }
+
+    /// What else is odd in the file, in the same form.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
 }
 
 impl fmt::Display for ConfigError {

@@ -77,6 +77,11 @@ impl<'a> Section<'a> {
         self.problems.push(Problem::new(self.line(name), text));
     }
 
+    /// Whether any key is set.
+    pub fn has_keys(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     /// Where the key stands, if it is set.
     pub fn line(&self, name: &str) -> Option<usize> {
         let entry = self.entries.iter().find(|entry| entry.key == name);

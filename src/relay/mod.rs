@@ -275,7 +275,7 @@ fn relay_ip(settings: &Settings) -> Result<Ipv4Addr, String> {
         return default_ip(settings.auto_detect_interfaces);
     };
     MediaSocket::bind(SocketAddrV4::new(address, 0))
-        .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}"))?;
+        .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}; ip -4 address shows this host's"))?;
     Ok(address)
 }
 

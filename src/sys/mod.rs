@@ -21,6 +21,7 @@ mod pid_file;
 pub mod process;
 pub mod random;
 pub mod range_lock;
+pub mod remedy;
 pub mod route;
 #[cfg(test)]
 pub mod scratch;

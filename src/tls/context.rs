@@ -83,9 +83,13 @@ impl Context {
     /// What peers with the same CA and lists will say to our own certificate.
     pub(super) fn own_certificate_warning(&self, paths: &Paths) -> Option<String> {
         let reason = self.trust.check(&self.pair.cert, now()).err()?;
+        let directory = paths.cert.parent().unwrap_or(&paths.cert);
+        let role = paths.cert.file_stem().unwrap_or_default();
         Some(format!(
-            "{}: peers with the same CA will refuse this certificate: {reason}",
-            paths.cert.display()
+            "{}: peers with the same CA will refuse this certificate: {reason}: mediaproxy-make-certs {} renew {}",
+            paths.cert.display(),
+            directory.display(),
+            role.to_string_lossy()
         ))
     }
 

@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use super::context::{now, provider};
 use super::trust::Trust;
 use super::x509::{Certificate, key_bits};
+use crate::sys::remedy;
 
 /// The largest file that is read; a list of a million certificates has about 40 MB.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -23,6 +24,8 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 pub struct LoadError {
     text: String,
     mismatch: bool,
+    /// The text says what to do.
+    has_remedy: bool,
 }
 
 impl LoadError {
@@ -30,7 +33,28 @@ impl LoadError {
         LoadError {
             text: format!("{}: {text}", path.display()),
             mismatch: false,
+            has_remedy: false,
         }
+    }
+
+    /// The same of a text that says what to do.
+    fn with_remedy(path: &Path, text: impl fmt::Display) -> LoadError {
+        LoadError {
+            has_remedy: true,
+            ..LoadError::new(path, text)
+        }
+    }
+
+    /// With what to do in any case; the files are those of `role` in a directory.
+    pub fn explain(&self, directory: &Path, role: &str) -> String {
+        if self.has_remedy {
+            return self.to_string();
+        }
+        format!(
+            "{self}: copy it again from where your CA is, or there make another pair: mediaproxy-make-certs --force {} \
+             {role}",
+            directory.display()
+        )
     }
 
     /// Whether certificate and key are both good but do not belong together.
@@ -72,8 +96,9 @@ pub fn load_trust(
         }
         None => {
             warnings.push(format!(
-                "{}: no such file; no certificate counts as revoked",
-                crl_path.display()
+                "{}: no such file; no certificate counts as revoked: mediaproxy-make-certs {} crl makes it",
+                crl_path.display(),
+                crl_path.parent().unwrap_or(crl_path).display()
             ));
             return Ok(trust);
         }
@@ -136,7 +161,7 @@ fn load_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'st
     let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
     if mode & 0o007 != 0 {
         warnings.push(format!(
-            "{}: every user of this machine may read or change the key (mode {:04o}); 0600 or 0640 is usual",
+            "{}: every user of this machine may read or change the key (mode {:04o}); chmod 640 {0}",
             path.display(),
             mode & 0o7777
         ));
@@ -145,7 +170,7 @@ fn load_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'st
     if holds(b"ENCRYPTED") {
         let text = "the key is encrypted and there is nobody to type its passphrase; \
                     write it in the clear with: openssl pkey -in OLD -out NEW";
-        return Err(LoadError::new(path, text));
+        return Err(LoadError::with_remedy(path, text));
     }
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         let text = "no readable private key in PEM form: one that begins with BEGIN PRIVATE KEY, \
@@ -170,9 +195,10 @@ fn pem_items<T: PemObject>(
     let text = if bytes.first() == Some(&super::der::tag::SEQUENCE) {
         format!("looks like DER; convert it with: {tool} -inform DER -in OLD -out NEW")
     } else {
-        format!("holds nothing that begins with BEGIN {kind}")
+        let text = format!("holds nothing that begins with BEGIN {kind}");
+        return Err(LoadError::new(path, text));
     };
-    Err(LoadError::new(path, text))
+    Err(LoadError::with_remedy(path, text))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
@@ -181,7 +207,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
         let text = format!(
             "no such file; copy the set that your CA has made, or make one with: mediaproxy-make-certs {directory} all"
         );
-        LoadError::new(path, text)
+        LoadError::with_remedy(path, text)
     })
 }
 
@@ -189,7 +215,12 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(LoadError::new(path, error)),
+        Err(error) => {
+            return Err(match remedy::to_read(path, &error) {
+                Some(command) => LoadError::with_remedy(path, format!("{error}; {command}")),
+                None => LoadError::new(path, error),
+            });
+        }
     };
     let mut bytes = Vec::new();
     file.take(LARGEST + 1)

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use log::warn;
 
+use crate::sys::remedy;
+
 /// Longest file, bytes; the longest dictionary that FreeRADIUS ships has 120 KB.
 const LONGEST: u64 = 4 << 20;
 
@@ -33,7 +35,11 @@ pub fn open(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Its name and why it cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
-    open(path).map_err(|error| format!("{}: {error}", path.display()))
+    open(path).map_err(|error| {
+        let command = remedy::to_read(path, &error);
+        let command = command.map_or(String::new(), |command| format!("; {command}"));
+        format!("{}: {error}{command}", path.display())
+    })
 }
 
 /// The same, of a file that is nobody else's business.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Finding, fine, problem, warning};
 use crate::relay::checks::{self, Wall};
-use crate::sys::host;
+use crate::sys::{host, remedy};
 use crate::tls::{Context, Validity};
 
 /// Less room than that is worth a warning, and then a problem; bytes.
@@ -44,11 +44,13 @@ pub fn clock() -> Finding {
 pub fn state_dir(directory: &Path) -> Vec<Finding> {
     let (subject, shown) = ("state_dir", directory.display());
     if !directory.is_dir() {
-        let text = format!("{shown} is not there: install -d -m 750 {shown}");
+        let command = remedy::to_write(directory, &io::Error::from_raw_os_error(libc::ENOENT));
+        let text = format!("{shown} is not there: {command}");
         return vec![warning(subject, text)];
     }
     if let Err(error) = host::may_write(directory) {
-        let text = format!("{shown} cannot be written to ({error}): chown it to the daemon's user");
+        let command = remedy::to_write(directory, &error);
+        let text = format!("{shown} cannot be written to ({error}): {command}");
         return vec![problem(subject, text)];
     }
     let mend = format!("df -h {shown} shows it; make room there or choose another state_dir");
@@ -62,7 +64,10 @@ pub fn state_dir(directory: &Path) -> Vec<Finding> {
             format!("{shown} has {} MB left: {mend}", room >> 20),
         ),
         Ok(room) => fine(subject, format!("{shown}, {} MB left", room >> 20)),
-        Err(error) => warning(subject, format!("{shown}: its room is not known: {error}")),
+        Err(error) => warning(
+            subject,
+            format!("{shown}: its room is not known ({error}): {mend}"),
+        ),
     }]
 }
 
@@ -72,10 +77,7 @@ pub fn certificates(directory: &Path, role: &str) -> (Vec<Finding>, Option<Conte
     let (context, warnings) = match Context::load(directory, role) {
         Ok(loaded) => loaded,
         Err(error) => {
-            let text = format!(
-                "{error}: mediaproxy-make-certs {} {role} makes them",
-                directory.display()
-            );
+            let text = error.explain(directory, role);
             return (vec![problem(subject, text)], None);
         }
     };
@@ -169,11 +171,8 @@ mod tests {
     fn a_missing_state_dir_comes_with_the_command_that_makes_it() {
         let found = state_dir(Path::new("/nonexistent/state"));
         assert_eq!(found[0].verdict, Verdict::Warning);
-        assert!(
-            found[0]
-                .text
-                .ends_with("install -d -m 750 /nonexistent/state")
-        );
+        let command = "install -d -m 750 -o mediaproxy -g mediaproxy /nonexistent/state";
+        assert!(found[0].text.ends_with(command), "{found:?}");
         assert_eq!(state_dir(&std::env::temp_dir()).len(), 1);
     }
 

@@ -7,17 +7,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::common::{certificates, firewall, reach, state_dir};
-use super::{Finding, fine, problem, warning};
+use super::{Finding, fine, listeners, problem, warning};
 use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
 use crate::config::{
     Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
 };
-use crate::sys::users;
+use crate::sys::peer::credentials;
+use crate::sys::{remedy, users};
 
 /// A dispatcher that runs here, as it answers.
-struct Running {
+pub struct Running {
+    /// None where its socket does not tell.
+    pid: Option<i32>,
     version: String,
     relays: Option<Vec<Relay>>,
 }
@@ -33,10 +36,11 @@ pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Findin
     findings.extend(certificates(&config.tls.certs_path, "dispatcher").0);
     let running = running(runtime_dir);
     for (key, address) in [
-        ("listen", config.listen),
-        ("listen_management", config.listen_management),
+        ("listen", Some(config.listen)),
+        ("listen_management", Some(config.listen_management)),
+        ("listen_metrics", config.listen_metrics),
     ] {
-        findings.push(port(key, address, running.as_ref()));
+        findings.extend(address.map(|address| port(key, address, running.as_ref())));
     }
     if !config.listen.ip().is_loopback() {
         let port = config.listen.port();
@@ -51,31 +55,40 @@ pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Findin
 }
 
 fn running(runtime_dir: &Path) -> Option<Running> {
-    let transport = Transport::Unix(runtime_dir.join("management.sock"));
+    let path = runtime_dir.join("management.sock");
+    let socket = UnixStream::connect(&path).ok()?;
+    let pid = credentials(&socket).ok().map(|process| process.pid);
+    let transport = Transport::Unix(path);
     let timeout = Duration::from_secs(10);
     let target = Target { transport, timeout };
     let version = Client::connect(&target).ok()?.ask("version").ok()?;
     let summary = Client::connect(&target).and_then(|mut client| client.ask("summary"));
     Some(Running {
+        pid,
         version: version.first().cloned().unwrap_or_default(),
         relays: summary.and_then(|lines| read(&lines)).ok(),
     })
 }
 
 /// Free, or the dispatcher's own.
-fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
+pub fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
     match (TcpListener::bind(address), running) {
         (Ok(_), None) => fine(key, format!("{address} is free")),
         (Ok(_), Some(_)) => warning(
             key,
             format!(
-                "{address} is free although media-dispatcher runs here: it has another configuration, restart it"
+                "{address} is free although media-dispatcher runs here: it has another configuration: \
+                 systemctl restart mediaproxy-dispatcher"
             ),
         ),
-        (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrInUse => fine(
-            key,
-            format!("{address}, in use by the media-dispatcher that runs here"),
-        ),
+        (Err(error), Some(running))
+            if error.kind() == io::ErrorKind::AddrInUse && has(running, address.port()) =>
+        {
+            fine(
+                key,
+                format!("{address}, in use by the media-dispatcher that runs here"),
+            )
+        }
         (Err(error), _) => problem(
             key,
             match error.kind() {
@@ -92,12 +105,22 @@ fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
     }
 }
 
+/// Who cannot see whose a port is takes it for the dispatcher's.
+fn has(running: &Running, port: u16) -> bool {
+    let seen = running.pid.and_then(|pid| listeners::has(pid, port));
+    seen.unwrap_or(true)
+}
+
 fn runs(running: Option<&Running>) -> Finding {
     let subject = "daemon";
-    let Some(Running { version, relays }) = running else {
+    let Some(Running {
+        version, relays, ..
+    }) = running
+    else {
         return warning(
             subject,
-            "media-dispatcher does not run here, or its socket is not for this user: systemctl start media-dispatcher",
+            "media-dispatcher does not run here, or its socket is not for this user: systemctl start \
+             mediaproxy-dispatcher",
         );
     };
     let able = |relay: &&Relay| relay.status == "active" && !relay.drained;
@@ -107,13 +130,15 @@ fn runs(running: Option<&Running>) -> Finding {
     {
         None => warning(
             subject,
-            format!("media-dispatcher {version} runs and does not tell of its relays"),
+            format!(
+                "media-dispatcher {version} runs and does not tell of its relays: journalctl -u mediaproxy-dispatcher"
+            ),
         ),
         Some(0) => problem(
             subject,
             format!(
                 "media-dispatcher {version} runs and no relay takes calls, all are refused: media-admin summary; \
-                 media-relay --check on the relays' hosts; media-admin resume where one is drained"
+                 systemctl start mediaproxy-relay and media-relay --check on the relays' hosts; media-admin resume where one is drained"
             ),
         ),
         Some(count) => fine(
@@ -156,27 +181,42 @@ fn proxy(config: &DispatcherConfig) -> Finding {
         let shown = path.display();
         return match answers(path) {
             Ok(()) => fine(subject, format!("Kamailio listens at {shown}")),
-            Err(error) => problem(
-                subject,
-                format!(
-                    "Kamailio's {shown} ([Kamailio] socket_path): {error}; dead calls get no BYE: load jsonrpcs.so with \
-                     modparam(\"jsonrpcs\", \"transport\", 4) and modparam(\"jsonrpcs\", \"dgram_socket\", \"{shown}\")"
-                ),
-            ),
+            Err(error) => {
+                let load = format!(
+                    "load jsonrpcs.so with modparam(\"jsonrpcs\", \"transport\", 4) and modparam(\"jsonrpcs\", \
+                     \"dgram_socket\", \"{shown}\")"
+                );
+                let mend = to_send(&error, "kamailio").unwrap_or(load);
+                problem(
+                    subject,
+                    format!(
+                        "Kamailio's {shown} ([Kamailio] socket_path): {error}; dead calls get no BYE: {mend}"
+                    ),
+                )
+            }
         };
     }
     let path = &config.opensips.socket_path;
     let shown = path.display();
     match answers(path) {
         Ok(()) => fine(subject, format!("OpenSIPS listens at {shown}")),
-        Err(error) => warning(
-            subject,
-            format!(
-                "OpenSIPS' {shown}: {error}; dead calls get no BYE: load mi_datagram.so there, or with Kamailio set \
-                 [Kamailio] socket_path to the dgram_socket of its jsonrpcs"
-            ),
-        ),
+        Err(error) => {
+            let load = "load mi_datagram.so there, or with Kamailio set [Kamailio] socket_path to the dgram_socket of \
+                        its jsonrpcs";
+            let mend = to_send(&error, "opensips").unwrap_or(load.to_owned());
+            warning(
+                subject,
+                format!("OpenSIPS' {shown}: {error}; dead calls get no BYE: {mend}"),
+            )
+        }
     }
+}
+
+/// What lets the dispatcher use a socket of the SIP proxy; none where rights are not what it lacks.
+fn to_send(error: &io::Error, group: &str) -> Option<String> {
+    let command =
+        format!("usermod -aG {group} mediaproxy && systemctl restart mediaproxy-dispatcher");
+    (error.kind() == io::ErrorKind::PermissionDenied).then_some(command)
 }
 
 /// What the configured backends can be asked without a password.
@@ -202,16 +242,27 @@ fn database(uri: &DatabaseUri) -> Finding {
             let reached = match &server.unix_socket {
                 Some(path) => UnixStream::connect(path)
                     .map(|_| path.display().to_string())
-                    .map_err(|error| format!("{} cannot be reached ({error})", path.display())),
-                None => reach(&server.host, server.port.unwrap_or(usual))
-                    .map(|(address, _)| address.to_string()),
+                    .map_err(|error| {
+                        let path = path.display();
+                        (
+                            format!("{path} cannot be reached ({error})"),
+                            format!("ss -lx src {path}"),
+                        )
+                    }),
+                None => {
+                    let port = server.port.unwrap_or(usual);
+                    reach(&server.host, port)
+                        .map(|(address, _)| address.to_string())
+                        .map_err(|why| (why, format!("ss -ltn 'sport = :{port}'")))
+                }
             };
             match reached {
                 Ok(place) => fine(subject, format!("{name} at {place} accepts connections")),
-                Err(why) => problem(
+                Err((why, command)) => problem(
                     subject,
                     format!(
-                        "{name}: {why}; calls are kept until it is back: is it running there, and its port open?"
+                        "{name}: {why}; calls are kept until it is back: {command} on its host shows whether it listens; \
+                         start it, open its port in the firewall, or set [Database] dburi"
                     ),
                 ),
             }
@@ -223,9 +274,10 @@ fn database(uri: &DatabaseUri) -> Finding {
                 Err(error) => problem(
                     subject,
                     format!(
-                        "{} cannot be made: {}: {error}: install -d {1}",
+                        "{} cannot be made: {}: {error}: {}",
                         path.display(),
-                        directory.display()
+                        directory.display(),
+                        remedy::to_write(directory, &error)
                     ),
                 ),
             }
@@ -240,9 +292,10 @@ fn file(path: &Path) -> Finding {
         Err(error) => problem(
             "file",
             format!(
-                "{} cannot be written: {}: {error}: install -d {1}",
+                "{} cannot be written: {}: {error}: {}",
                 path.display(),
-                directory.display()
+                directory.display(),
+                remedy::to_write(directory, &error)
             ),
         ),
     }
@@ -253,7 +306,12 @@ fn radius(section: &RadiusSection) -> Finding {
     let subject = "RADIUS";
     match read_radius(section) {
         Ok(()) => fine(subject, section.config_file.display().to_string()),
-        Err(why) => problem(subject, format!("{why}: see [Radius]")),
+        Err(why) => problem(
+            subject,
+            format!(
+                "{why}: mend that file or set [Radius] config_file, then systemctl restart mediaproxy-dispatcher"
+            ),
+        ),
     }
 }
 
@@ -276,14 +334,26 @@ mod tests {
     fn ports_are_free_taken_or_our_own() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let ours = Running {
+        let of = |pid| Running {
+            pid: Some(pid),
             version: "1".into(),
             relays: None,
         };
+        let ours = of(i32::try_from(std::process::id()).unwrap());
         let taken = port("listen", address, None);
         assert_eq!(taken.verdict, Verdict::Problem);
         assert!(taken.text.contains("ss -ltnp"), "{taken:?}");
         assert_eq!(port("listen", address, Some(&ours)).verdict, Verdict::Fine);
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let another = of(i32::try_from(child.id()).unwrap());
+        // From its fork to its exec it has all our files.
+        while port("listen", address, Some(&another)).verdict == Verdict::Fine {
+            std::thread::yield_now();
+        }
+        child.kill().and_then(|()| child.wait()).unwrap();
         let nowhere = port("listen", "203.0.113.9:1".parse().unwrap(), None);
         assert!(nowhere.text.contains("is on no interface"), "{nowhere:?}");
     }
@@ -298,7 +368,12 @@ mod tests {
             };
             let relays = Some(relays.iter().map(relay).collect());
             let version = "1".to_owned();
-            runs(Some(&Running { version, relays })).verdict
+            runs(Some(&Running {
+                pid: None,
+                version,
+                relays,
+            }))
+            .verdict
         };
         assert_eq!(with(&[("active", false), ("error", false)]), Verdict::Fine);
         assert_eq!(
@@ -318,7 +393,7 @@ mod tests {
         assert_eq!(radius(&section).verdict, Verdict::Problem);
         let found = database(&DatabaseUri::Sqlite("/nonexistent/a.db".into()));
         assert_eq!(found.verdict, Verdict::Problem);
-        assert!(found.text.ends_with("install -d /nonexistent"), "{found:?}");
+        assert!(found.text.ends_with(" /nonexistent"), "{found:?}");
         assert_eq!(
             file(Path::new("/nonexistent/a.json")).verdict,
             Verdict::Problem

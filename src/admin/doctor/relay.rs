@@ -5,11 +5,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 
 use super::common::{CONNECT_LIMIT, firewall, state_dir};
+use super::dispatcher::port;
 use super::{Finding, fine};
 use crate::config::{Host, Loaded, RelayConfig};
 use crate::relay::checks::{self, Verdict};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
+
+/// What to do where only the other side knows why.
+const LOG: &str = "journalctl -u mediaproxy-dispatcher there says why";
 
 pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     let config = &loaded.config;
@@ -31,6 +35,10 @@ pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     let (first, end) = (config.port_range.start, config.port_range.end);
     let last = u16::try_from(end.saturating_sub(1)).unwrap_or(u16::MAX);
     findings.extend(firewall("udp", first, last, "media"));
+    // What a relay that runs has cannot be told from what others have.
+    if let Some(address) = config.listen_metrics.filter(|_| !is_running) {
+        findings.push(port("listen_metrics", address, None));
+    }
     findings.extend(state_dir(&config.state_dir));
     findings.extend(handshakes(config, &links));
     findings
@@ -98,7 +106,7 @@ fn handshake(
     let (mut reader, _writer, _) = shaken.map_err(|error| {
         bad(format!(
             "{error}: is it a dispatcher, are both certificates of one CA, both clocks right, and does [Relay] passport \
-             fit?"
+             fit? {LOG}"
         ))
     })?;
     // In TLS 1.3 only this shows whether it accepts us; a dispatcher speaks first.
@@ -107,17 +115,16 @@ fn handshake(
         .and_then(|()| reader.read(&mut [0; 64]));
     match read {
         Ok(1..) => Ok(()),
-        Ok(0) => Err(bad(
+        Ok(0) => Err(bad(format!(
             "it closes the connection: its [Dispatcher] passport does not fit our certificate, or too many relays are \
-             connected"
-                .to_owned(),
-        )),
+             connected: {LOG}"
+        ))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(bad(format!(
-            "it does not accept our certificate ({error}): its log says why"
+            "it does not accept our certificate ({error}): {LOG}"
         ))),
         Err(error) => Err((
             Verdict::Warning,
-            format!("it accepts the connection and says nothing ({error})"),
+            format!("it accepts the connection and says nothing ({error}): {LOG}"),
         )),
     }
 }

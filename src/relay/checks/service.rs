@@ -62,7 +62,7 @@ pub fn certificates(directory: &Path) -> Vec<Finding> {
     let subject = "certificates";
     let (context, warnings) = match Context::load(directory, "relay") {
         Ok(loaded) => loaded,
-        Err(error) => return vec![problem(subject, error.to_string())],
+        Err(error) => return vec![problem(subject, error.explain(directory, "relay"))],
     };
     let warnings = warnings.iter();
     let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
@@ -107,7 +107,7 @@ pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
         false => warning(
             subject,
             format!(
-                "{address} is on no interface of this host, media to it does not arrive: ip addr add {address} dev IF"
+                "{address} is on no interface of this host, media to it does not arrive: ip -4 address shows this host's; ip addr add {address} dev IF"
             ),
         ),
     };
@@ -281,8 +281,8 @@ fn judge(target: &DispatcherEntry, found: Option<Reached>) -> Vec<Finding> {
                 Err(error) => warning(
                     subject,
                     format!(
-                        "{name} ({address}) cannot be reached ({error}): is media-dispatcher running there, and TCP \
-                         port {} open?",
+                        "{name} ({address}) cannot be reached ({error}): systemctl status mediaproxy-dispatcher there \
+                         tells whether it runs; is TCP port {} open?",
                         target.port
                     ),
                 ),
