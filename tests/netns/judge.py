@@ -187,7 +187,9 @@ class Judge:
                 new = self.places(commit, position)
                 if self.places(before, position) != new:
                     closed = new is None or not new[0].port or not new[1].port
-                    windows[position].append(Window((offered if closed else min(times)) - IN_FLIGHT, max(times)))
+                    # A phone that has got the answer may send once more into a closed stream before it has read it.
+                    end = max(times) + (IN_FLIGHT if closed else 0)
+                    windows[position].append(Window((offered if closed else min(times)) - IN_FLIGHT, end))
         return windows
 
     def counterpart_commit(self, party, peer, commit):
