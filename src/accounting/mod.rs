@@ -261,8 +261,7 @@ impl Accounting {
         let mut state = self.lock();
         while let Some(info) = state.held.pop_front() {
             // Its relay may have come back with the same session meanwhile.
-            let key = state.taken.key_of(info.as_bytes());
-            if key.is_some_and(|key| state.taken.has(key)) {
+            if state.taken.has_record(info.as_bytes()) {
                 state.held_bytes = state.held_bytes.saturating_sub(info.len());
                 continue;
             }

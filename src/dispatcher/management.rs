@@ -290,9 +290,9 @@ impl Client<'_> {
     }
 
     fn summary(&mut self) -> io::Result<()> {
-        let (relays, away) = {
+        let (relays, away, drained) = {
             let registry = lock(&self.dispatcher.registry);
-            (registry.connected(), registry.away())
+            (registry.connected(), registry.away(), registry.drained())
         };
         let mut list = List::new(self);
         for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
@@ -302,18 +302,11 @@ impl Client<'_> {
                 (registry.held(&relay).0, registry.calls_on(&relay))
             };
             let summary = summary.unwrap_or_else(|| failed_summary(&relay, calls, false));
-            match held.drained {
-                true => list.add(&with_drained(&summary))?,
-                false => list.add(&summary)?,
-            }
+            list.add(&as_held(summary, held.drained))?;
         }
         for (relay, calls) in away {
             let summary = failed_summary(&relay, calls, true);
-            let drained = lock(&list.client.dispatcher.registry).drained();
-            match drained.contains(&relay) {
-                true => list.add(&with_drained(&summary))?,
-                false => list.add(&summary)?,
-            }
+            list.add(&as_held(summary, drained.contains(&relay)))?;
         }
         list.end()
     }
@@ -405,6 +398,14 @@ fn failed_summary(relay: &RelayKey, calls: usize, is_away: bool) -> String {
         summary["name"] = serde_json::Value::from(&**name);
     }
     summary.to_string()
+}
+
+/// A relay's summary, and whether it is drained.
+fn as_held(summary: String, is_drained: bool) -> String {
+    match is_drained {
+        true => with_drained(&summary),
+        false => summary,
+    }
 }
 
 /// A relay's own object with one key more.
