@@ -19,6 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
 use serde_json::{Value, json};
 
+use super::ledger::{Due, Ledger};
 use super::metrics::Dialogs;
 use super::spawn;
 use crate::logging::sparse::Sparse;
@@ -63,10 +64,19 @@ impl fmt::Display for Proxy {
 struct Dialog {
     call_id: CallId,
     dialog_id: DialogId,
-    /// Who waits to hear what became of it.
-    told: Option<Sender<Outcome>>,
-    /// Held until that is known.
+    told: Told,
+    /// Held until it is known what became of it.
     _pending: Arc<()>,
+}
+
+/// Who hears what became of a dialog.
+#[derive(Clone, Debug)]
+pub enum Told {
+    Nobody,
+    /// Somebody who waits for it.
+    Asker(Sender<Outcome>),
+    /// Notes that it has been taken care of; as long as that is not there, the dispatcher after this one asks again.
+    Ledger(Arc<Ledger>, Due),
 }
 
 /// What became of a dialog that was to be ended.
@@ -81,9 +91,13 @@ pub enum Outcome {
 
 impl Dialog {
     fn tell(&self, outcome: Outcome) {
-        if let Some(told) = &self.told {
-            // Who asked may have given up waiting.
-            let _ = told.send(outcome);
+        match &self.told {
+            Told::Nobody => {}
+            Told::Asker(told) => {
+                // Who asked may have given up waiting.
+                let _ = told.send(outcome);
+            }
+            Told::Ledger(ledger, due) => ledger.settled(due),
         }
     }
 }
@@ -132,7 +146,7 @@ impl Enders {
     }
 
     /// Waits until the proxies have answered for all dialogs, but not longer than this; names those in the log that
-    /// they have not been asked for by then.
+    /// they have not been asked for by then and that nobody will ask for.
     pub fn stop(&self, limit: Duration) {
         let end = clock::mono() + limit;
         while Arc::strong_count(&self.pending) > 1 && clock::mono() < end {
@@ -140,7 +154,15 @@ impl Enders {
         }
         let queues = iter::once(&self.opensips).chain(&self.kamailio);
         for dialog in queues.flat_map(|(_, left)| left.try_iter()) {
-            self.give_up(&dialog, "this dispatcher ends");
+            let Dialog {
+                call_id, dialog_id, ..
+            } = &dialog;
+            match dialog.told {
+                Told::Ledger(..) => log::info!(
+                    "[session {call_id}] dialog {dialog_id} is not ended yet: the proxy is asked after the next start"
+                ),
+                _ => self.give_up(&dialog, "this dispatcher ends"),
+            }
         }
     }
 
@@ -158,9 +180,9 @@ impl Enders {
         &self.counts
     }
 
-    /// Has a dialog ended, soon; never waits. Whoever `told` leads to hears what became of it, 6 s later at most
-    /// where it is that one's turn.
-    pub fn end(&self, call_id: &CallId, dialog_id: &DialogId, told: Option<Sender<Outcome>>) {
+    /// Has a dialog ended, soon; never waits. `told` hears what became of it, 6 s later at most where it is that one's
+    /// turn.
+    pub fn end(&self, call_id: &CallId, dialog_id: &DialogId, told: Told) {
         let queue = match proxy_of(dialog_id) {
             Proxy::OpenSips => Some(&self.opensips),
             Proxy::Kamailio => self.kamailio.as_ref(),

@@ -91,7 +91,11 @@ fn what_waits_at_the_end_is_named() {
     let (told, outcome) = crossbeam_channel::unbounded();
     for number in 0..WINDOW + 8 {
         let call_id = CallId(number.to_string().as_str().into());
-        enders.end(&call_id, &id(&number.to_string()), Some(told.clone()));
+        enders.end(
+            &call_id,
+            &id(&number.to_string()),
+            Told::Asker(told.clone()),
+        );
     }
     for _ in 0..WINDOW {
         asked(&proxy);
@@ -106,14 +110,44 @@ fn what_waits_at_the_end_is_named() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+/// The one that the proxy has answered for is over; the others wait for the next start, and are no error.
+#[test]
+fn what_the_ledger_has_is_settled_by_an_answer_alone() {
+    let (dir, proxy) = stand_in("ledger");
+    let open = || Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false).unwrap();
+    let ledger = Arc::new(open().0);
+    let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+    for number in 0..WINDOW + 8 {
+        let call_id = CallId(number.to_string().as_str().into());
+        let dialog_id = id(&number.to_string());
+        let due = ledger.due(&call_id, &dialog_id, Duration::ZERO, number as u128);
+        enders.end(&call_id, &dialog_id, Told::Ledger(Arc::clone(&ledger), due));
+    }
+    let (request, from) = asked(&proxy);
+    let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": {}});
+    proxy
+        .send_to_addr(answer.to_string().as_bytes(), &from)
+        .unwrap();
+    // One more is asked for in its place.
+    for _ in 0..WINDOW {
+        asked(&proxy);
+    }
+    enders.stop(Duration::ZERO);
+    assert_eq!(enders.counts().unasked.get(), 0);
+    let left = open().1.dialogs;
+    assert_eq!(left.len(), WINDOW + 7);
+    assert!(left.iter().all(|due| due.dialog_id != id("0")));
+    fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
     let (dir, proxy) = stand_in("silent");
     let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
     let (told, outcome) = crossbeam_channel::unbounded();
-    enders.end(&CallId("a".into()), &id("1"), Some(told.clone()));
-    enders.end(&CallId("b".into()), &id("2"), Some(told.clone()));
-    enders.end(&CallId("k".into()), &id("1:2"), Some(told));
+    enders.end(&CallId("a".into()), &id("1"), Told::Asker(told.clone()));
+    enders.end(&CallId("b".into()), &id("2"), Told::Asker(told.clone()));
+    enders.end(&CallId("k".into()), &id("1:2"), Told::Asker(told));
     let why = "[Kamailio] socket_path is not set".to_owned();
     assert_eq!(outcome.recv(), Ok(Outcome::Failed(why)));
     let (first, from) = asked(&proxy);
@@ -134,7 +168,7 @@ fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog(
     let refused = outcome.recv().unwrap();
     assert!(matches!(refused, Outcome::Failed(why) if why == "OpenSIPS refuses: nonsense"));
     assert_eq!(outcome.recv(), Ok(Outcome::Ended(Proxy::OpenSips)));
-    enders.end(&CallId("c".into()), &id("3"), None);
+    enders.end(&CallId("c".into()), &id("3"), Told::Nobody);
     let (third, _) = asked(&proxy);
     assert_eq!(
         third["params"][0], "3",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::ledger::{Due, Earlier};
 use super::registry::LiveCall;
 use super::statistics::Statistics;
 use crate::metrics::Exposition;
@@ -87,10 +88,13 @@ pub trait Finisher: Send + Sync {
     /// process is killed, and forgets it with [`Finisher::finish`].
     fn note(&self, _call: &LiveCall) {}
 
-    /// The calls that a dispatcher before this one has noted and that are in no record.
-    fn earlier(&self) -> Vec<LiveCall> {
-        Vec::new()
+    /// What a dispatcher before this one has noted: calls that are in no record, dialogs that are to be ended.
+    fn earlier(&self) -> Earlier {
+        Earlier::default()
     }
+
+    /// Has those dialogs ended. The proxy's requests that come of it are served by now.
+    fn end_earlier(&self, _dialogs: Vec<Due>) {}
 
     /// Whether sessions are recorded at all. Where not, relays need keep none for that.
     fn records(&self) -> bool;

@@ -1,10 +1,10 @@
-//! Answered calls that are not over, on disk: what a dispatcher that is killed knew of them, for the one after it. So a
-//! call is accounted even where its relay is lost while no dispatcher runs, and a dialog is ended whose relay came back
-//! without the call.
+//! Answered calls that are not over, and dialogs that the SIP proxy is to end, on disk: what a dispatcher that is killed
+//! knew of them, for the one after it. So a call is accounted even where its relay is lost while no dispatcher runs, a
+//! dialog is ended whose relay came back without the call, and none goes on because nobody asked the proxy again.
 //!
-//! In the journal stand `call NOTE` (see `note`), `over SESSION_ID` and, as long as there are calls, `seen
-//! MICROSECONDS` every few seconds. A line is in the kernel's hands before the proxy is answered, and on disk a second
-//! later.
+//! In the journal stand `call NOTE` and `dialog ID NOTE` (see `note`), `over ID`, with a call's session id or a dialog's
+//! own, and, as long as there are calls, `seen MICROSECONDS` every few seconds. A line is in the kernel's hands before
+//! the proxy is answered or asked, and on disk a second later.
 
 mod note;
 
@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
-use self::note::{Note, micros};
+use self::note::{DialogNote, Note, micros};
 use super::registry::LiveCall;
 use super::waiting::lock;
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
-use crate::proto::{SessionId, Visible};
+use crate::proto::{CallId, DialogId, SessionId, Visible};
 use crate::sys::clock;
 
 /// Bytes of all segments, and of one. A call needs some 500.
@@ -37,6 +37,9 @@ const SEEN: Duration = Duration::from_secs(10);
 /// So many lines of live calls are moved at once from the oldest segment, so that it can go.
 const MOVED: usize = 500;
 
+/// A dialog that nobody was asked to end for so long is not ended any more: its id may be another one's by then.
+const DIALOG_AGE: Duration = Duration::from_secs(3600);
+
 /// Bytes of lines that are kept in memory while the disk does not take them.
 const IN_MEMORY: usize = 8 << 20;
 
@@ -47,12 +50,27 @@ pub struct Ledger {
     state: Mutex<State>,
 }
 
+/// What an earlier dispatcher has left.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    pub calls: Vec<LiveCall>,
+    pub dialogs: Vec<Due>,
+}
+
+/// A dialog that is to be ended, on disk until [`Ledger::settled`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    id: SessionId,
+    pub call_id: CallId,
+    pub dialog_id: DialogId,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// Where the last line of each live call is. None while the disk does not take it.
+    /// Where the last line of each live call or dialog is. None while the disk does not take it.
     lines: HashMap<SessionId, Option<Position>>,
     by_position: BTreeMap<Position, SessionId>,
-    /// What the disk did not take, oldest first: a call's line, or that it is over.
+    /// What the disk did not take, oldest first: a line, or that it is over.
     refused: VecDeque<(SessionId, Vec<u8>)>,
     refused_bytes: usize,
     /// Over, and recorded nowhere yet.
@@ -63,14 +81,15 @@ struct State {
 
 impl Ledger {
     /// Opens the ledger in this directory and takes what an earlier dispatcher has left; `is_recorded` tells which
-    /// sessions were accounted all the same.
+    /// sessions were accounted all the same. `now` is since 1970-01-01 UTC.
     ///
     /// # Errors
     /// A sentence with the path.
     pub fn open(
         dir: &Path,
+        now: Duration,
         is_recorded: impl Fn(SessionId) -> bool,
-    ) -> Result<(Ledger, Vec<LiveCall>), String> {
+    ) -> Result<(Ledger, Earlier), String> {
         let limits = Limits {
             size: SIZE,
             segment: SEGMENT,
@@ -82,26 +101,34 @@ impl Ledger {
             let (count, shown) = (found.unreadable, dir.display());
             error!("{shown}: {count} line(s) on live calls cannot be read and are left out");
         }
-        let (mut state, mut calls) = (State::default(), Vec::new());
+        let (mut state, mut earlier) = (State::default(), Earlier::default());
         // In the order in which they were noted, so that of two with one call-id the later one is the call.
-        let mut left: Vec<_> = found.calls.into_iter().collect();
+        let mut left: Vec<_> = found.entries.into_iter().collect();
         left.sort_unstable_by_key(|(_, (at, _))| *at);
-        for (id, (at, note)) in left {
-            if is_recorded(id) {
-                // Accounting does not remember it for ever. Should this fail: the next start finds it again.
-                let _ = journal.append(format!("over {id}").as_bytes());
-                continue;
-            }
-            if let Some(call) = note.call(found.seen) {
-                state.move_to(id, at);
-                calls.push(call);
+        for (id, (at, entry)) in left {
+            let is_needed = match entry {
+                // Accounting does not remember it for ever.
+                Entry::Call(_) if is_recorded(id) => false,
+                Entry::Call(note) => note
+                    .call(found.seen)
+                    .map(|c| earlier.calls.push(c))
+                    .is_some(),
+                Entry::Dialog(note) => {
+                    let due = note.due(id, now.saturating_sub(DIALOG_AGE));
+                    due.map(|due| earlier.dialogs.push(due)).is_some()
+                }
+            };
+            match is_needed {
+                true => state.move_to(id, at),
+                // Should this fail: the next start finds it again.
+                false => drop(journal.append(format!("over {id}").as_bytes())),
             }
         }
         let ledger = Ledger {
             journal,
             state: Mutex::new(state),
         };
-        Ok((ledger, calls))
+        Ok((ledger, earlier))
     }
 
     /// Tends the ledger every second, in a thread of its own, as long as it is used.
@@ -132,7 +159,30 @@ impl Ledger {
         if serde_json::to_writer(&mut line, &note).is_err() {
             return;
         }
-        let id = call.known.session_id;
+        self.enter(call.known.session_id, line);
+    }
+
+    /// A dialog is to be ended: to be told before anybody is asked to. `random` becomes its name here.
+    pub fn due(&self, call_id: &CallId, dialog_id: &DialogId, now: Duration, random: u128) -> Due {
+        let due = Due {
+            id: SessionId::from_random(random),
+            call_id: call_id.clone(),
+            dialog_id: dialog_id.clone(),
+        };
+        let mut line = format!("dialog {} ", due.id).into_bytes();
+        if serde_json::to_writer(&mut line, &DialogNote::new(&due, now)).is_ok() {
+            self.enter(due.id, line);
+        }
+        due
+    }
+
+    /// The proxy has answered, or is not asked any more.
+    pub fn settled(&self, due: &Due) {
+        self.strike(&mut lock(&self.state), due.id);
+    }
+
+    /// Writes the line that counts from now on.
+    fn enter(&self, id: SessionId, line: Vec<u8>) {
         let mut state = lock(&self.state);
         state.forget(id);
         state.lines.insert(id, None);
@@ -230,7 +280,7 @@ impl Ledger {
             match self.journal.append(&line) {
                 Ok(at) => {
                     state.refused_bytes = state.refused_bytes.saturating_sub(line.len());
-                    if line.starts_with(b"call ") {
+                    if !line.starts_with(b"over ") {
                         state.written(id, at);
                     }
                 }
@@ -315,10 +365,15 @@ impl State {
 /// What stands in a ledger that is opened.
 #[derive(Default)]
 struct Left {
-    calls: HashMap<SessionId, (Position, Note)>,
+    entries: HashMap<SessionId, (Position, Entry)>,
     /// Since 1970-01-01 UTC: until then a dispatcher lived.
     seen: Duration,
     unreadable: usize,
+}
+
+enum Entry {
+    Call(Box<Note>),
+    Dialog(DialogNote),
 }
 
 impl Left {
@@ -329,19 +384,26 @@ impl Left {
     }
 
     fn take(&mut self, at: Position, text: &[u8]) -> Option<()> {
-        if let Some(json) = text.strip_prefix(b"call ") {
-            let note: Note = serde_json::from_slice(json).ok()?;
-            self.seen = self.seen.max(Duration::from_micros(note.at));
-            self.calls.insert(note.session_id.parse().ok()?, (at, note));
-            return Some(());
-        }
-        let text = std::str::from_utf8(text).ok()?;
-        match text.split_once(' ')? {
-            ("over", id) => {
-                self.calls.remove(&id.parse().ok()?);
+        let (word, rest) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+        match word {
+            "call" => {
+                let note: Box<Note> = serde_json::from_str(rest).ok()?;
+                self.seen = self.seen.max(Duration::from_micros(note.at));
+                let id = note.session_id.parse().ok()?;
+                self.entries.insert(id, (at, Entry::Call(note)));
             }
-            ("seen", at) => {
-                self.seen = self.seen.max(Duration::from_micros(at.parse().ok()?));
+            "dialog" => {
+                let (id, json) = rest.split_once(' ')?;
+                let note = serde_json::from_str(json).ok()?;
+                self.entries
+                    .insert(id.parse().ok()?, (at, Entry::Dialog(note)));
+            }
+            "over" => {
+                self.entries.remove(&rest.parse().ok()?);
+            }
+            "seen" => {
+                let at = Duration::from_micros(rest.parse().ok()?);
+                self.seen = self.seen.max(at);
             }
             _ => return None,
         }

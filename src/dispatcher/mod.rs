@@ -62,6 +62,7 @@ pub use dialog::Enders;
 use drained::Drained;
 use finished::{Finished, Finisher};
 use gate::Gate;
+use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
 use registry::{Patience, Registry};
@@ -126,10 +127,12 @@ impl Dispatcher {
             cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
         };
         let drained = Drained::open(&settings.state_dir);
+        let earlier = finisher.earlier();
+        let registry = registry(patience, finisher.records(), &drained, &earlier);
         let dispatcher = Arc::new(Dispatcher {
             settings,
             store,
-            registry: Mutex::new(registry(patience, &*finisher, &drained)),
+            registry: Mutex::new(registry),
             drained,
             turns: Turns::default(),
             finisher,
@@ -158,6 +161,7 @@ impl Dispatcher {
         begin(&dispatcher, "proxies", move |d| {
             control::accept(d, &proxies);
         })?;
+        dispatcher.finisher.end_earlier(earlier.dialogs);
         Ok(Running {
             dispatcher,
             relay_address,
@@ -258,17 +262,24 @@ impl Running {
 }
 
 /// It knows the calls that a dispatcher before this one has left, and which relays were drained.
-fn registry(patience: Patience, finisher: &dyn Finisher, drained: &Drained) -> Registry<Arc<Link>> {
+fn registry(
+    patience: Patience,
+    is_noting: bool,
+    drained: &Drained,
+    earlier: &Earlier,
+) -> Registry<Arc<Link>> {
     let mut registry = Registry::new(patience);
     for relay in drained.relays() {
         registry.drain(&relay);
     }
     let now = clock::now();
     registry.set_wall(now);
-    if finisher.records() {
+    if is_noting {
         registry.note_calls();
-        registry.restore(finisher.earlier(), now.mono);
     }
+    registry.restore(earlier.calls.iter().cloned(), now.mono);
+    let dialogs = earlier.dialogs.iter();
+    registry.restore_ended(dialogs.map(|due| due.call_id.clone()), now.mono);
     registry
 }
 

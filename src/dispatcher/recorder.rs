@@ -1,19 +1,20 @@
 //! What becomes of an answered session: a note for the case that this process is killed; at its end a line in the log, a
-//! record in the journal, the end of its dialog.
+//! record in the journal, the end of its dialog. The dialog is noted before the record is there: from then on nothing
+//! else tells the dispatcher after this one that it is to be ended.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use log::info;
 
-use super::dialog::Enders;
+use super::dialog::{Enders, Told};
 use super::finished::{Finished, Finisher};
-use super::ledger::Ledger;
+use super::ledger::{Due, Earlier, Ledger};
 use super::registry::LiveCall;
 use super::waiting::lock;
 use crate::accounting::{self, Accounting, Keeper, Outcome};
 use crate::metrics::Exposition;
-use crate::proto::SessionId;
+use crate::proto::{CallId, DialogId, SessionId};
 use crate::sys::{clock, random};
 
 /// See the module.
@@ -27,7 +28,7 @@ struct Books {
     accounting: Arc<Accounting>,
     ledger: Arc<Ledger>,
     /// What the ledger had from a dispatcher before this one.
-    earlier: Mutex<Vec<LiveCall>>,
+    earlier: Mutex<Earlier>,
 }
 
 impl Books {
@@ -35,11 +36,16 @@ impl Books {
         let recorded = Arc::clone(&accounting);
         let is_recorded = move |id: SessionId| recorded.has(&id.to_string());
         let directory = state_dir.join("accounting").join("calls");
-        let (ledger, earlier) = Ledger::open(&directory, &is_recorded)?;
-        if !earlier.is_empty() {
-            let count = earlier.len();
+        let (ledger, earlier) = Ledger::open(&directory, clock::now().unix, &is_recorded)?;
+        let (calls, dialogs) = (earlier.calls.len(), earlier.dialogs.len());
+        if calls > 0 {
             info!(
-                "{count} answered call(s) are known from before this start: their relays are waited for"
+                "{calls} answered call(s) are known from before this start: their relays are waited for"
+            );
+        }
+        if dialogs > 0 {
+            info!(
+                "{dialogs} dialog(s) from before this start are to be ended: the SIP proxy is asked again"
             );
         }
         let ledger = Arc::new(ledger);
@@ -49,6 +55,13 @@ impl Books {
             ledger,
             earlier: Mutex::new(earlier),
         })
+    }
+
+    /// Notes that a dialog is to be ended.
+    fn due(&self, call_id: &CallId, dialog_id: &DialogId) -> Told {
+        let now = clock::now().unix;
+        let due = self.ledger.due(call_id, dialog_id, now, random::bits());
+        Told::Ledger(Arc::clone(&self.ledger), due)
     }
 }
 
@@ -88,9 +101,15 @@ impl Recorder {
 impl Finisher for Recorder {
     fn finish(&self, finished: Finished) -> bool {
         info!("{finished}");
+        let call_id = &finished.call_id;
+        let dialog_id = finished.dialog_id.as_ref().filter(|_| finished.end_dialog);
+        let told = match (dialog_id, &self.books) {
+            (Some(dialog_id), Some(books)) => books.due(call_id, dialog_id),
+            _ => Told::Nobody,
+        };
         let is_recorded = self.record(&finished);
-        if let Some(dialog_id) = finished.dialog_id.as_ref().filter(|_| finished.end_dialog) {
-            self.enders.end(&finished.call_id, dialog_id, None);
+        if let Some(dialog_id) = dialog_id {
+            self.enders.end(call_id, dialog_id, told);
         }
         is_recorded
     }
@@ -101,9 +120,22 @@ impl Finisher for Recorder {
         }
     }
 
-    fn earlier(&self) -> Vec<LiveCall> {
-        let earlier = self.books.as_ref();
-        earlier.map_or_else(Vec::new, |books| std::mem::take(&mut lock(&books.earlier)))
+    fn earlier(&self) -> Earlier {
+        let books = self.books.as_ref();
+        books.map_or_else(Earlier::default, |books| {
+            std::mem::take(&mut lock(&books.earlier))
+        })
+    }
+
+    fn end_earlier(&self, dialogs: Vec<Due>) {
+        let Some(books) = &self.books else {
+            return;
+        };
+        for due in dialogs {
+            let (call_id, dialog_id) = (due.call_id.clone(), due.dialog_id.clone());
+            let told = Told::Ledger(Arc::clone(&books.ledger), due);
+            self.enders.end(&call_id, &dialog_id, told);
+        }
     }
 
     fn records(&self) -> bool {

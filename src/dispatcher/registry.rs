@@ -5,6 +5,7 @@
 //! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
 
 mod calls;
+mod expired;
 mod manage;
 mod relays;
 mod restore;
@@ -12,7 +13,7 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,12 +24,10 @@ use crate::moment::Now;
 use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 pub use calls::spellings;
+use expired::Expired;
 pub use manage::{About, Held};
 pub use restore::LiveCall;
 pub use standing::{Standing, State};
-
-/// Ended sessions that are kept until the proxy's `remove`: beyond this the oldest are forgotten.
-const MAX_EXPIRED: usize = 20_000;
 
 /// How long things are waited for, from the configuration keys of these names.
 #[derive(Clone, Copy, Debug)]
@@ -136,8 +135,8 @@ pub struct Registry<L> {
     /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
     /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
     found: HashMap<CallId, Found>,
-    /// Ended sessions, oldest first, with the serial that they had then.
-    expired: VecDeque<(Duration, CallId, u64)>,
+    /// Calls that the proxy has yet to remove.
+    expired: Expired,
     relays: BTreeMap<u64, Relay>,
     links: BTreeMap<LinkId, Link<L>>,
     /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
@@ -179,7 +178,6 @@ enum SessionState {
     Live,
     /// The proxy has removed it, its relay has not been told or has not answered.
     Owed(Remove),
-    Expired,
 }
 
 #[derive(Debug)]
@@ -190,8 +188,6 @@ struct Relay {
     away: Option<Duration>,
     /// Sessions that its relay should have.
     live: usize,
-    /// Sessions of any state.
-    total: usize,
 }
 
 #[derive(Debug)]
@@ -216,7 +212,7 @@ impl<L: Clone> Registry<L> {
             sessions: HashMap::new(),
             aliases: HashMap::new(),
             found: HashMap::new(),
-            expired: VecDeque::new(),
+            expired: Expired::default(),
             relays: BTreeMap::new(),
             links: BTreeMap::new(),
             drained: BTreeMap::new(),
@@ -234,7 +230,10 @@ impl<L: Clone> Registry<L> {
 
     /// What is due at this time; to be called every second or so.
     pub fn tick(&mut self, now: Duration) -> Elapsed<L> {
-        self.forget_expired(now);
+        let limit = self.patience.cleanup_expired_sessions_after;
+        if let Some(time) = now.checked_sub(limit) {
+            self.expired.forget_until(time);
+        }
         let finished = self.give_up_relays(now);
         let limit = self.patience.relay_recover_interval;
         let is_dead = |link: &Link<L>| link.timed_out.is_some_and(|since| now >= since + limit);

@@ -1,10 +1,11 @@
-//! A live call as a line of the ledger: JSON, which an administrator can read, with every byte of what the proxy sent.
+//! A live call, or a dialog to be ended, as a line of the ledger: JSON, which an administrator can read, with every byte of what the proxy sent.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Due;
 use crate::dispatcher::finished::Known;
 use crate::dispatcher::registry::{LiveCall, RelayKey};
 use crate::proto::control::Remove;
@@ -135,6 +136,33 @@ impl Note {
                 ended: Some(ended.unwrap_or_else(|| seen.max(started))),
             },
             owed,
+        })
+    }
+}
+
+/// When it was to be ended: microseconds since 1970-01-01 UTC.
+#[derive(Serialize, Deserialize)]
+pub struct DialogNote {
+    call_id: Bytes,
+    dialog_id: Bytes,
+    at: u64,
+}
+
+impl DialogNote {
+    pub fn new(due: &Due, at: Duration) -> DialogNote {
+        DialogNote {
+            call_id: Bytes(due.call_id.0.clone()),
+            dialog_id: Bytes(due.dialog_id.0.clone()),
+            at: micros(at),
+        }
+    }
+
+    /// The dialog; none where it is from before that time.
+    pub fn due(self, id: SessionId, oldest: Duration) -> Option<Due> {
+        (self.at >= micros(oldest)).then_some(Due {
+            id,
+            call_id: CallId(self.call_id.0),
+            dialog_id: DialogId(self.dialog_id.0),
         })
     }
 }

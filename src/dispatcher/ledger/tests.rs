@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::slice;
 
 use super::*;
 use crate::dispatcher::finished::Known;
@@ -23,7 +24,13 @@ impl Directory {
     }
 
     fn open(&self) -> (Ledger, Vec<LiveCall>) {
-        Ledger::open(&self.0, NONE).unwrap()
+        let (ledger, earlier) = self.open_at(at(400));
+        assert_eq!(earlier.dialogs, []);
+        (ledger, earlier.calls)
+    }
+
+    fn open_at(&self, now: Duration) -> (Ledger, Earlier) {
+        Ledger::open(&self.0, now, NONE).unwrap()
     }
 }
 
@@ -136,8 +143,8 @@ fn what_was_accounted_before_the_kill_is_over() {
     ledger.note(&call(1), at(20));
     ledger.note(&call(2), at(20));
     drop(ledger);
-    let (_, earlier) = Ledger::open(&directory.0, |one| one == id(1)).unwrap();
-    assert_eq!(earlier, [seen(call(2), 20)]);
+    let (_, earlier) = Ledger::open(&directory.0, at(30), |one| one == id(1)).unwrap();
+    assert_eq!(earlier.calls, [seen(call(2), 20)]);
     // Once accounting has forgotten it, it is over all the same.
     assert_eq!(directory.open().1, [seen(call(2), 20)]);
 }
@@ -216,11 +223,50 @@ fn a_line_that_cannot_be_read_costs_itself_alone() {
     let (ledger, _) = directory.open();
     ledger.note(&call(1), at(20));
     for rubbish in [
-        "call {}", "call [1]", "over x", "over", "", "seen -1", "what 7",
+        "call {}",
+        "call [1]",
+        "over x",
+        "over",
+        "",
+        "seen -1",
+        "what 7",
+        "dialog x {}",
+        "dialog {}",
     ] {
         ledger.journal.append(rubbish.as_bytes()).unwrap();
     }
     ledger.note(&call(2), at(20));
     drop(ledger);
     assert_eq!(directory.open().1.len(), 2);
+}
+
+#[test]
+fn a_dialog_is_due_until_the_proxy_has_been_asked() {
+    let directory = Directory::new("dialogs");
+    let (ledger, _) = directory.open();
+    let odd = CallId(b"caf\xe9"[..].into());
+    let first = ledger.due(&odd, &DialogId("1:2".into()), at(20), 1);
+    let second = ledger.due(&odd, &DialogId("3:4".into()), at(21), 2);
+    ledger.note(&call(3), at(22));
+    ledger.settled(&first);
+    drop(ledger);
+    let (ledger, earlier) = directory.open_at(at(30));
+    assert_eq!(earlier.dialogs, slice::from_ref(&second));
+    assert_eq!(earlier.calls, [seen(call(3), 22)]);
+    ledger.settled(&second);
+    drop(ledger);
+    assert_eq!(directory.open_at(at(31)).1.dialogs, []);
+}
+
+/// A proxy that has started anew may have given its id to another one.
+#[test]
+fn an_old_dialog_is_left_alone() {
+    let directory = Directory::new("old");
+    let (ledger, _) = directory.open();
+    let due = ledger.due(&CallId("a".into()), &DialogId("1:2".into()), at(0), 1);
+    drop(ledger);
+    let kept = directory.open_at(at(3600)).1.dialogs;
+    assert_eq!(kept, [due]);
+    assert_eq!(directory.open_at(at(3601)).1.dialogs, []);
+    assert_eq!(directory.open_at(at(0)).1.dialogs, [], "given up for good");
 }

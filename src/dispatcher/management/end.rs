@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::answer::Who;
 use super::explain::Found;
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::dialog::Outcome;
+use crate::dispatcher::dialog::{Outcome, Told};
 use crate::dispatcher::link::{Ask, Removal};
 use crate::dispatcher::registry::{About, Place};
 use crate::dispatcher::waiting::{Slot, lock};
@@ -81,7 +81,7 @@ fn told_by_relay(dispatcher: &Dispatcher, call_id: &CallId) -> Option<About> {
 fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -> Option<Outcome> {
     let enders = dispatcher.enders.get()?;
     let (told, outcome) = crossbeam_channel::bounded(1);
-    enders.end(call_id, dialog_id, Some(told));
+    enders.end(call_id, dialog_id, Told::Asker(told));
     let outcome = outcome.recv_timeout(DIALOG_LIMIT);
     Some(outcome.unwrap_or_else(|_| {
         let seconds = DIALOG_LIMIT.as_secs();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Facts, Found, LinkId, LiveCall, MAX_EXPIRED, Place, Registry, Session, SessionState};
+use super::{Facts, Found, LinkId, LiveCall, Place, Registry, Session, SessionState};
 use crate::dispatcher::finished::{Finished, Known, Reason};
 use crate::dispatcher::statistics::Statistics;
 use crate::proto::control::Remove;
@@ -14,9 +14,6 @@ impl<L: Clone> Registry<L> {
         let Some(session) = self.sessions.get(call_id) else {
             return self.found_on(call_id);
         };
-        if session.state == SessionState::Expired {
-            return Place::Expired;
-        }
         let Some(relay) = self.relays.get(&session.relay) else {
             return Place::Unknown;
         };
@@ -31,6 +28,7 @@ impl<L: Clone> Registry<L> {
         let link = found.and_then(|found| self.links.get_key_value(&found.link));
         match link {
             Some((id, link)) => Place::On(*id, link.handle.clone()),
+            None if self.expired.has(call_id) => Place::Expired,
             None => Place::Unknown,
         }
     }
@@ -72,7 +70,7 @@ impl<L: Clone> Registry<L> {
         let relay = self.links.get(&link)?.relay;
         let at = self.wall + facts.at;
         let session = self.sessions.get_mut(&facts.call_id)?;
-        if Some(session.relay) != relay || session.state == SessionState::Expired {
+        if Some(session.relay) != relay {
             return None;
         }
         session.serial = serial;
@@ -98,10 +96,7 @@ impl<L: Clone> Registry<L> {
     pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> bool {
         let relay = self.links.get(&link).and_then(|link| link.relay);
         let session = self.sessions.get_mut(&facts.call_id);
-        let ours = session.filter(|session| {
-            Some(session.relay) == relay && session.state != SessionState::Expired
-        });
-        match ours {
+        match session.filter(|session| Some(session.relay) == relay) {
             Some(session) => {
                 session.answered |= facts.to_tag.is_some();
                 false
@@ -112,12 +107,7 @@ impl<L: Clone> Registry<L> {
 
     /// The proxy has removed a call that its relay ended before. True when that was so.
     pub fn remove_expired(&mut self, call_id: &CallId) -> bool {
-        let session = self.sessions.get(call_id);
-        let expired = session.is_some_and(|session| session.state == SessionState::Expired);
-        if expired {
-            self.forget(call_id);
-        }
-        expired
+        self.expired.remove(call_id)
     }
 
     /// The proxy has removed a call and its relay has to be told, now or when it is back.
@@ -145,10 +135,9 @@ impl<L: Clone> Registry<L> {
         let relay = self.links.get(&link)?.relay?;
         if self.forget_found(link, call_id) {
             let statistics = statistics?;
-            return self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics);
+            return self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics, now);
         }
-        let session = self.sessions.get(call_id)?;
-        if session.relay != relay || session.state == SessionState::Expired {
+        if self.sessions.get(call_id)?.relay != relay {
             return None;
         }
         self.end(call_id, Reason::Removed, statistics, now)
@@ -171,13 +160,12 @@ impl<L: Clone> Registry<L> {
                 SessionState::Owed(_) => true,
                 // Removed on the word of the dispatcher before this one.
                 SessionState::Live => statistics.session_id.as_ref() == Some(&id),
-                SessionState::Expired => false,
             };
             Some(session.relay) == relay && is_over
         });
         match is_it {
             true => self.end(&call_id, Reason::Removed, Some(statistics), now),
-            false => self.finish_unknown(link, call_id, Reason::Removed, statistics),
+            false => self.finish_unknown(link, call_id, Reason::Removed, statistics, now),
         }
     }
 
@@ -194,14 +182,11 @@ impl<L: Clone> Registry<L> {
         let call_id = known.cloned();
         let call_id = call_id.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
         let session = self.sessions.get(&call_id);
-        let live = session.is_some_and(|session| {
-            Some(session.relay) == relay && session.state != SessionState::Expired
-        });
-        if live {
+        if session.is_some_and(|session| Some(session.relay) == relay) {
             return self.end(&call_id, Reason::Expired, Some(statistics), now);
         }
         self.forget_found(link, &call_id);
-        self.finish_unknown(link, call_id, Reason::Expired, statistics)
+        self.finish_unknown(link, call_id, Reason::Expired, statistics, now)
     }
 
     /// A call that this link's relay listed is over there; what another relay says of a call of that name does not
@@ -217,24 +202,29 @@ impl<L: Clone> Registry<L> {
 
     /// A session that this dispatcher did not make is finished by it all the same.
     fn finish_unknown(
-        &self,
+        &mut self,
         link: LinkId,
         call_id: CallId,
         reason: Reason,
         statistics: Statistics,
+        now: Duration,
     ) -> Option<Finished> {
+        let relay_ip = self.links.get(&link)?.address;
         let reason = self.blame(&call_id, reason);
         let ice = statistics.all_streams_ice;
         let dialog_id = statistics.dialog_id.as_deref();
         let dialog_id = dialog_id.map(|id| DialogId(id.into()));
         let by_relay = reason == Reason::Expired && !ice;
+        if reason != Reason::Removed && !self.sessions.contains_key(&call_id) {
+            self.expired.add(call_id.clone(), now);
+        }
         Some(Finished {
             call_id,
             end_dialog: by_relay && dialog_id.is_some() && statistics.has_to_tag,
             dialog_id,
             timed_out: reason == Reason::Expired && !ice,
             all_streams_ice: ice,
-            relay_ip: self.links.get(&link)?.address,
+            relay_ip,
             statistics: Some(statistics),
             known: None,
             is_kept: false,
@@ -242,7 +232,7 @@ impl<L: Clone> Registry<L> {
         })
     }
 
-    /// Ends a live session. It stays known as expired where the proxy has yet to remove it.
+    /// Ends a session. It stays known as expired where the proxy has yet to remove it.
     pub(super) fn end(
         &mut self,
         call_id: &CallId,
@@ -254,15 +244,8 @@ impl<L: Clone> Registry<L> {
         let relay = self.relays.get(&session.relay)?;
         let relay_ip = relay.key.address;
         let ended = self.wall + relay.away.unwrap_or(now);
-        if session.state == SessionState::Expired {
-            if reason == Reason::LostRelay {
-                self.forget(call_id);
-            }
-            return None;
-        }
         let reason = self.blame(call_id, reason);
         let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
-        let to_be_removed = by_relay || reason == Reason::Ended;
         let proxy_knows = matches!(session.state, SessionState::Owed(_));
         let ice = statistics.as_ref().is_some_and(|s| s.all_streams_ice);
         let finished = Finished {
@@ -284,57 +267,18 @@ impl<L: Clone> Registry<L> {
             is_kept: false,
             reason: if proxy_knows { Reason::Removed } else { reason },
         };
-        if to_be_removed && !proxy_knows {
-            self.keep_expired(call_id, now);
-        } else {
-            self.forget(call_id);
+        self.forget(call_id);
+        if finished.reason != Reason::Removed {
+            self.expired.add(call_id.clone(), now);
         }
         Some(finished)
     }
 
-    fn keep_expired(&mut self, call_id: &CallId, now: Duration) {
-        let Some(session) = self.sessions.get_mut(call_id) else {
-            return;
-        };
-        session.state = SessionState::Expired;
-        let (relay, serial) = (session.relay, session.serial);
-        if let Some(relay) = self.relays.get_mut(&relay) {
-            relay.live = relay.live.saturating_sub(1);
-        }
-        self.expired.push_back((now, call_id.clone(), serial));
-        if self.expired.len() > MAX_EXPIRED {
-            if let Some((_, call_id, serial)) = self.expired.pop_front() {
-                self.forget_if(&call_id, serial);
-            }
-        }
-    }
-
-    /// Forgets ended sessions that the proxy never removed.
-    pub(super) fn forget_expired(&mut self, now: Duration) {
-        let limit = self.patience.cleanup_expired_sessions_after;
-        while let Some((since, ..)) = self.expired.front() {
-            if now < *since + limit {
-                break;
-            }
-            if let Some((_, call_id, serial)) = self.expired.pop_front() {
-                self.forget_if(&call_id, serial);
-            }
-        }
-    }
-
-    /// The entry may be of an earlier session of this call-id.
-    fn forget_if(&mut self, call_id: &CallId, serial: u64) {
-        let session = self.sessions.get(call_id);
-        if session.is_some_and(|s| s.serial == serial && s.state == SessionState::Expired) {
-            self.forget(call_id);
-        }
-    }
-
     pub(super) fn add(&mut self, call_id: CallId, session: Session) {
         self.found.remove(&call_id);
+        self.expired.remove(&call_id);
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             relay.live += 1;
-            relay.total += 1;
         }
         if std::str::from_utf8(call_id.0.as_bytes()).is_err() {
             for spelling in spellings(&call_id) {
@@ -356,11 +300,8 @@ impl<L: Clone> Registry<L> {
         let Some(relay) = self.relays.get_mut(&session.relay) else {
             return;
         };
-        relay.total = relay.total.saturating_sub(1);
-        if session.state != SessionState::Expired {
-            relay.live = relay.live.saturating_sub(1);
-        }
-        if relay.total == 0 && relay.link.is_none() {
+        relay.live = relay.live.saturating_sub(1);
+        if relay.live == 0 && relay.link.is_none() {
             self.relays.remove(&session.relay);
         }
     }

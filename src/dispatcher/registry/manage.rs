@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Connected, LinkId, Registry, Relay, RelayKey, SessionState};
+use super::{Connected, LinkId, Registry, Relay, RelayKey};
 use crate::dispatcher::finished::Reason;
 use crate::proto::{CallId, DialogId, Text};
 
@@ -47,7 +47,7 @@ impl<L: Clone> Registry<L> {
     /// What is known of a live call that this dispatcher has made or seen.
     pub fn about(&self, call_id: &CallId) -> Option<About> {
         let session = self.sessions.get(call_id)?;
-        (session.state != SessionState::Expired).then(|| About {
+        Some(About {
             dialog_id: session.dialog_id.clone(),
             answered: session.answered,
         })

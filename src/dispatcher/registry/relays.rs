@@ -76,7 +76,6 @@ impl<L: Clone> Registry<L> {
             link: None,
             away: None,
             live: 0,
-            total: 0,
         };
         self.relays.insert(id, relay);
         id
@@ -90,7 +89,7 @@ impl<L: Clone> Registry<L> {
         relay.link = None;
         relay.away = Some(now);
         let key = relay.key.clone();
-        if relay.total == 0 {
+        if relay.live == 0 {
             self.relays.remove(&relay_id);
         }
         Some(key)

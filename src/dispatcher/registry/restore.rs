@@ -51,6 +51,13 @@ impl<L: Clone> Registry<L> {
         }
     }
 
+    /// The proxy is about to be asked to end these calls' dialogs, and will remove them.
+    pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = CallId>, now: Duration) {
+        for call_id in calls {
+            self.expired.add(call_id, now);
+        }
+    }
+
     /// What is to be noted of a call; none where nobody notes, or it was not answered.
     pub(super) fn noted(&self, call_id: &CallId) -> Option<LiveCall> {
         let session = self.sessions.get(call_id).filter(|_| self.is_noting)?;
@@ -58,7 +65,6 @@ impl<L: Clone> Registry<L> {
         let owed = match &session.state {
             SessionState::Live => None,
             SessionState::Owed(remove) => Some(remove.clone()),
-            SessionState::Expired => return None,
         };
         Some(LiveCall {
             call_id: call_id.clone(),

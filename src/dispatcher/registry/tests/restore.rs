@@ -91,7 +91,7 @@ fn a_call_waits_for_its_relay_and_is_lost_with_it() {
         Some(DAY + at(40)),
         "when it was last seen"
     );
-    assert_eq!(registry.place(&call.call_id), Place::Unknown);
+    assert_eq!(registry.place(&call.call_id), Place::Expired);
 }
 
 #[test]
