@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -199,4 +200,61 @@ fn a_removal_while_the_relay_was_away_is_remembered_by_the_next_dispatcher() {
     assert_eq!(record["relay_lost"], true);
     assert_eq!(record["timed_out"], false, "the proxy ended it");
     assert!(!host.log("media-dispatcher").contains("dialog to be ended"));
+}
+
+/// The proxy's socket; it answers nothing by itself.
+fn stand_in(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// The dialog that is to be ended, and where the answer goes.
+fn asked(socket: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
+    let mut buffer = [0; 1000];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    (serde_json::from_slice(&buffer[..length]).unwrap(), from)
+}
+
+#[test]
+fn a_dialog_is_ended_by_the_dispatcher_after_a_killed_one() {
+    let mut host = Host::new();
+    let sip = stand_in(&host.scratch.path().join("opensips"));
+    let section = format!(
+        "[OpenSIPS]\nsocket_path = {}\n",
+        host.scratch.path().join("opensips").display()
+    );
+    daemons::extend_config(host.scratch.path(), &section).unwrap();
+    host.restart_dispatcher();
+    host.wait_for_log("media-dispatcher", "up, from port");
+    let (offer, answer) = ([Media::audio(CALLER)], [Media::audio(CALLEE)]);
+    for message in [
+        Message::offer("one", &offer),
+        Message::answer("one", &answer),
+    ] {
+        let request = message.update().replace("dialog_id: ", "dialog_id: 7788");
+        host.proxy().ask(&request).unwrap();
+    }
+    // The relay ends, and its calls with it. The proxy does not answer before the dispatcher is killed.
+    host.relay.take().unwrap().stop().unwrap();
+    let (request, _) = asked(&sip);
+    assert_eq!(request["params"], serde_json::json!(["7788"]));
+    assert_eq!(host.recorded(1), ["one"]);
+    host.restart_dispatcher();
+    host.wait_for_log("media-dispatcher", "1 dialog(s) from before this start");
+    let (request, from) = asked(&sip);
+    assert_eq!(request["params"], serde_json::json!(["7788"]));
+    // While the proxy ends it, it removes the call.
+    host.remove("one").unwrap();
+    let answer = serde_json::json!({"jsonrpc": "2.0", "id": request["id"], "result": {}});
+    sip.send_to_addr(answer.to_string().as_bytes(), &from)
+        .unwrap();
+    host.wait_for_log("media-dispatcher", "dialog 7788 ended by OpenSIPS");
+    host.restart_dispatcher();
+    assert!(
+        !host
+            .log("media-dispatcher")
+            .contains("dialog(s) from before")
+    );
+    assert_eq!(host.recorded(1), ["one"]);
 }
