@@ -1,6 +1,7 @@
 //! Brings records from the journal to one backend: a thread that tries again for as long as it takes.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -69,6 +70,8 @@ pub struct Delivery {
     progress: Arc<Progress>,
     shared: Arc<Shared>,
     retry: Duration,
+    /// So many records come one by one.
+    alone: usize,
     down: Option<Down>,
     alarms: Sparse,
 }
@@ -207,6 +210,7 @@ impl Delivery {
             file,
             shared,
             retry: FIRST_RETRY,
+            alone: 0,
             down: None,
             alarms: Sparse::default(),
         })
@@ -222,8 +226,11 @@ impl Delivery {
 
     /// Delivers until it is time to stop.
     pub fn run(mut self) {
-        if let Err(why) = self.backend.prepare() {
-            self.failed(&why.0);
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.backend.prepare()));
+        match prepared {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => self.failed(&why.0),
+            Err(_) => self.failed("internal error: a panic"),
         }
         loop {
             let has_work = !self.is_saved || self.wait();
@@ -234,7 +241,7 @@ impl Delivery {
             if !has_work {
                 continue;
             }
-            match self.deliver() {
+            match self.attempt() {
                 Ok(()) => self.succeeded(),
                 Err(why) => {
                     self.failed(&why);
@@ -244,6 +251,29 @@ impl Delivery {
             }
         }
         self.shared.set_ended();
+    }
+
+    /// A fault of a backend or its library costs an attempt, and no other backend anything. The records come one by
+    /// one then: the one that causes it is rejected.
+    fn attempt(&mut self) -> Result<(), String> {
+        if let Ok(delivered) = catch_unwind(AssertUnwindSafe(|| self.deliver())) {
+            self.alone = self.alone.saturating_sub(1);
+            return delivered;
+        }
+        let was_alone = self.alone > 0;
+        self.alone = BATCH;
+        match was_alone {
+            true => self.reject_next(),
+            false => Err("internal error: a panic; the records come one by one now".to_owned()),
+        }
+    }
+
+    fn reject_next(&mut self) -> Result<(), String> {
+        let batch = self.read().map_err(in_journal)?;
+        let why = "internal error: a panic of the backend";
+        let verdicts = vec![Verdict::Rejected(why.to_owned()); batch.records.len()];
+        self.settle(&batch, &verdicts, true)?;
+        self.save()
     }
 
     /// True when there is a record to deliver.
@@ -256,9 +286,7 @@ impl Delivery {
     fn deliver(&mut self) -> Result<(), String> {
         // Not before the disk knows of the last one: no more than one batch can come twice after a crash.
         self.save()?;
-        let batch = self
-            .read()
-            .map_err(|error| format!("the journal: {error}"))?;
+        let batch = self.read().map_err(in_journal)?;
         let mut verdicts = Vec::with_capacity(batch.records.len());
         let delivered = match batch.records.is_empty() {
             true => Ok(()),
@@ -285,7 +313,8 @@ impl Delivery {
             end: self.position,
         };
         let mut bytes = 0;
-        while batch.records.len() < BATCH && bytes < BATCH_BYTES {
+        let most = if self.alone > 0 { 1 } else { BATCH };
+        while batch.records.len() < most && bytes < BATCH_BYTES {
             let Some(found) = reader.next_record()? else {
                 // It may have gone on to a segment without a record in it: there is nothing more to wait for before.
                 batch.end = reader.position();
@@ -438,4 +467,8 @@ impl Delivery {
             LAST_RETRY.as_secs()
         );
     }
+}
+
+fn in_journal(error: io::Error) -> String {
+    format!("the journal: {error}")
 }

@@ -28,6 +28,8 @@ struct Seen {
     acts: VecDeque<Act>,
     /// Delivers nothing while this holds.
     is_down: bool,
+    /// Panics at the record of this call-id, having delivered those before it and told so.
+    panics_at: Option<&'static str>,
 }
 
 #[derive(Clone)]
@@ -77,6 +79,10 @@ impl Backend for Memory {
                 }
                 Some(Act::Forget) if index + 1 == records.len() => continue,
                 _ => {}
+            }
+            if seen.panics_at == Some(&record.call_id) {
+                drop(seen);
+                panic!("told to");
             }
             seen.records.push(record.call_id.clone());
             verdicts.push(Verdict::Delivered);
@@ -216,6 +222,29 @@ fn a_rejected_record_is_in_its_file_and_the_others_go_on() {
         "{text}"
     );
     assert_eq!(text.lines().count() as u64, progress.rejected());
+    dropped(accounting);
+}
+
+/// The backend has no chance to tell what became of the others in the batch: they come again.
+#[test]
+fn a_record_that_makes_a_backend_panic_is_rejected_and_holds_up_nothing() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.1.lock().unwrap().panics_at = Some("call-2");
+    memory.set_down(true);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..5);
+    memory.set_down(false);
+    let progress = &accounting.progress()[0];
+    wait("the rest", || progress.waiting() == 0);
+    assert_eq!((progress.rejected(), progress.delivered()), (1, 4));
+    let mut records = memory.records();
+    records.sort_unstable();
+    records.dedup();
+    assert_eq!(records, ["call-0", "call-1", "call-3", "call-4"]);
+    let path = scratch.path().join("accounting/rejected-memory.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains("panic") && text.contains("call-2"), "{text}");
     dropped(accounting);
 }
 

@@ -2,13 +2,14 @@
 //! record in the journal, the end of its dialog. The dialog is noted before the record is there: from then on nothing
 //! else tells the dispatcher after this one that it is to be ended.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use log::info;
 
 use super::dialog::{Enders, Told};
-use super::finished::{Finished, Finisher};
+use super::finished::{Finished, Finisher, Known, Reason};
 use super::ledger::{Due, Earlier, Ledger};
 use super::registry::LiveCall;
 use super::waiting::lock;
@@ -27,6 +28,7 @@ pub struct Recorder {
 struct Books {
     accounting: Arc<Accounting>,
     ledger: Arc<Ledger>,
+    refused: Mutex<Refused>,
     /// What the ledger had from a dispatcher before this one.
     earlier: Mutex<Earlier>,
 }
@@ -53,6 +55,7 @@ impl Books {
         Ok(Books {
             accounting,
             ledger,
+            refused: Mutex::default(),
             earlier: Mutex::new(earlier),
         })
     }
@@ -62,6 +65,51 @@ impl Books {
         let now = clock::now().unix;
         let due = self.ledger.due(call_id, dialog_id, now, random::bits());
         Told::Ledger(Arc::clone(&self.ledger), due)
+    }
+}
+
+/// What was known of sessions that could not be recorded when they ended. Their relays tell of them again, when the
+/// registry has forgotten them.
+#[derive(Debug, Default)]
+struct Refused(HashMap<SessionId, Judgement>);
+
+/// How a session ended.
+#[derive(Debug)]
+struct Judgement {
+    reason: Reason,
+    timed_out: bool,
+    dialog_id: Option<DialogId>,
+    known: Option<Known>,
+}
+
+/// So many are remembered: by then the disk has been full for long.
+const REFUSED: usize = 20_000;
+
+impl Refused {
+    fn remember(&mut self, finished: &Finished) {
+        let id = finished.session_id().filter(|_| finished.is_kept);
+        let Some(id) = id.filter(|_| self.0.len() < REFUSED) else {
+            return;
+        };
+        let judgement = Judgement {
+            reason: finished.reason,
+            timed_out: finished.timed_out,
+            dialog_id: finished.dialog_id.clone(),
+            known: finished.known.clone(),
+        };
+        self.0.insert(id, judgement);
+    }
+
+    /// A session that was told of before ended as it did then, and its dialog has been seen to.
+    fn recall(&mut self, finished: &mut Finished) {
+        let id = finished.session_id();
+        if let Some(before) = id.and_then(|id| self.0.remove(&id)) {
+            finished.reason = before.reason;
+            finished.timed_out = before.timed_out;
+            finished.dialog_id = before.dialog_id.or(finished.dialog_id.take());
+            finished.known = before.known.or(finished.known.take());
+            finished.end_dialog = false;
+        }
     }
 }
 
@@ -91,6 +139,9 @@ impl Recorder {
         let record = finished.record(clock::now(), random::bits());
         let take = |record: String| books.accounting.take(&record, keeper) != Outcome::Refused;
         let is_recorded = record.is_none_or(take);
+        if !is_recorded {
+            lock(&books.refused).remember(finished);
+        }
         if let Some(id) = finished.session_id() {
             books.ledger.over(id, is_recorded);
         }
@@ -99,7 +150,10 @@ impl Recorder {
 }
 
 impl Finisher for Recorder {
-    fn finish(&self, finished: Finished) -> bool {
+    fn finish(&self, mut finished: Finished) -> bool {
+        if let Some(books) = &self.books {
+            lock(&books.refused).recall(&mut finished);
+        }
         info!("{finished}");
         let call_id = &finished.call_id;
         let dialog_id = finished.dialog_id.as_ref().filter(|_| finished.end_dialog);
@@ -151,5 +205,68 @@ impl Finisher for Recorder {
         self.enders.counts().write(text);
         let books = self.books.as_ref();
         accounting::metrics::write(text, books.map(|books| &*books.accounting));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatcher::statistics::Statistics;
+
+    const TOLD: &str = r#"{"call_id":"a","start_time":1.5,"to_tag":"t","dialog_id":"1:2",
+        "session_id":"0f8fad5b-d9cb-469f-a165-70867728950e"}"#;
+
+    /// As a relay tells it of a session that is not known otherwise.
+    fn told() -> Finished {
+        Finished {
+            call_id: CallId("a".into()),
+            dialog_id: None,
+            statistics: Some(Statistics::parse(TOLD.as_bytes()).unwrap()),
+            known: None,
+            reason: Reason::Expired,
+            end_dialog: true,
+            timed_out: true,
+            all_streams_ice: false,
+            relay_ip: [192, 0, 2, 1].into(),
+            is_kept: true,
+        }
+    }
+
+    #[test]
+    fn what_comes_again_ended_as_it_did() {
+        let mut refused = Refused::default();
+        let removed = Finished {
+            reason: Reason::Removed,
+            dialog_id: Some(DialogId("1:2".into())),
+            end_dialog: false,
+            timed_out: false,
+            ..told()
+        };
+        refused.remember(&removed);
+        let mut again = told();
+        refused.recall(&mut again);
+        assert_eq!(again.to_string(), removed.to_string());
+        assert!(!again.timed_out && !again.end_dialog);
+        // Refused once more, and told once more.
+        refused.remember(&again);
+        let mut third = told();
+        refused.recall(&mut third);
+        assert!(!third.timed_out);
+        let mut other = told();
+        refused.recall(&mut other);
+        assert!(
+            other.timed_out && other.end_dialog,
+            "nothing is known of it"
+        );
+    }
+
+    #[test]
+    fn what_no_relay_keeps_does_not_come_again() {
+        let mut refused = Refused::default();
+        refused.remember(&Finished {
+            is_kept: false,
+            ..told()
+        });
+        assert!(refused.0.is_empty());
     }
 }
