@@ -47,6 +47,7 @@ use taken::Taken;
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
 use crate::sys::dir_lock::{self, DirLock};
+use crate::sys::thread::run_tenaciously;
 
 /// How often the disk is made to have what was written, and what could not be written is tried again.
 const SYNC: Duration = Duration::from_millis(250);
@@ -168,7 +169,9 @@ impl Accounting {
             spawn(&name, move || delivery.run())?;
         }
         let shared = Arc::clone(&accounting);
-        spawn("journal", move || shared.keep_synced())?;
+        spawn("journal", move || {
+            run_tenaciously("journal", || shared.keep_synced());
+        })?;
         Ok(accounting)
     }
 

@@ -25,6 +25,7 @@ use super::spawn;
 use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId, Visible};
 use crate::sys::clock;
+use crate::sys::thread::run_tenaciously;
 
 /// How long an answer may take; then the request is sent once more.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -130,9 +131,12 @@ impl Enders {
             let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
-            let ender = Ender::new(proxy, path.to_owned(), socket, Arc::clone(&counts));
+            let mut ender = Ender::new(proxy, path.to_owned(), socket, Arc::clone(&counts));
             let left = dialogs.clone();
-            spawn("dialogs", move || ender.run(&dialogs)).map_err(|e| e.to_string())?;
+            spawn("dialogs", move || {
+                run_tenaciously("dialogs", || ender.run(&dialogs));
+            })
+            .map_err(|e| e.to_string())?;
             Ok::<_, String>((sender, left))
         };
         Ok(Enders {
@@ -330,7 +334,7 @@ impl Ender {
     }
 
     /// Until nobody can hand over a dialog any more.
-    fn run(mut self, dialogs: &Receiver<Dialog>) {
+    fn run(&mut self, dialogs: &Receiver<Dialog>) {
         let mut buffer = vec![0; LONGEST];
         loop {
             if self.open.is_empty() {

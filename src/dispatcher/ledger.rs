@@ -23,6 +23,7 @@ use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId, SessionId, Visible};
 use crate::sys::clock;
+use crate::sys::thread::run_tenaciously;
 
 /// Bytes of all segments, and of one. A call needs some 500.
 const SIZE: u64 = 512 << 20;
@@ -141,11 +142,13 @@ impl Ledger {
     ) -> Result<(), String> {
         let ledger = Arc::downgrade(self);
         super::spawn("ledger", move || {
-            while let Some(ledger) = ledger.upgrade() {
-                ledger.tend(clock::now().unix, &is_recorded);
-                drop(ledger);
-                thread::sleep(TEND);
-            }
+            run_tenaciously("ledger", || {
+                while let Some(ledger) = ledger.upgrade() {
+                    ledger.tend(clock::now().unix, &is_recorded);
+                    drop(ledger);
+                    thread::sleep(TEND);
+                }
+            });
         })
         .map_err(|error| format!("cannot start the ledger thread: {error}"))
     }

@@ -48,7 +48,6 @@ use std::hash::BuildHasher;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -57,6 +56,7 @@ use std::time::Duration;
 use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
+use crate::sys::thread::run_tenaciously;
 use crate::tls::Store;
 pub use dialog::Enders;
 use drained::Drained;
@@ -335,12 +335,7 @@ fn begin(
     run: impl Fn(&Arc<Dispatcher>) + Send + 'static,
 ) -> Result<(), String> {
     let shared = Arc::clone(dispatcher);
-    let run = move || {
-        while catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-            log::error!("internal error: the {name} thread panicked, it is started again");
-            thread::sleep(Duration::from_secs(1));
-        }
-    };
+    let run = move || run_tenaciously(name, || run(&shared));
     spawn(name, run).map_err(|e| format!("cannot start the {name} thread: {e}"))
 }
 

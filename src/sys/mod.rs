@@ -28,6 +28,7 @@ pub mod scratch;
 pub mod signals;
 pub mod stderr;
 pub mod terminal;
+pub mod thread;
 pub mod udp;
 pub mod usage;
 pub mod users;
