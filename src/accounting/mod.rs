@@ -31,6 +31,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -91,6 +92,11 @@ pub struct Accounting {
     progress: Vec<Arc<Progress>>,
     shared: Arc<Shared>,
     syncing: (Mutex<bool>, Condvar),
+    /// Held while the journal is synced.
+    one_sync: Mutex<()>,
+    /// How often that has begun, and the last time that it succeeded.
+    begun: AtomicU64,
+    synced: AtomicU64,
     _lock: DirLock,
 }
 
@@ -162,6 +168,9 @@ impl Accounting {
             progress,
             shared,
             syncing: (Mutex::new(true), Condvar::new()),
+            one_sync: Mutex::default(),
+            begun: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
             _lock: lock,
         });
         for delivery in deliveries {
@@ -252,12 +261,26 @@ impl Accounting {
         }
     }
 
-    fn sync(&self) {
-        if let Err(error) = self.journal.sync() {
-            error!(
+    /// Brings the journal to the disk.
+    pub fn sync(&self) {
+        let _one = self.one_sync.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        match self.journal.sync() {
+            Ok(_) => self.synced.store(number, Ordering::SeqCst),
+            Err(error) => error!(
                 "accounting: the journal cannot be synced: {error}; a crash of this host may lose records"
-            );
+            ),
         }
+    }
+
+    /// The disk has what has been taken until now when [`Accounting::synced`] has come to this.
+    pub fn mark(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst) + 1
+    }
+
+    /// See [`Accounting::mark`].
+    pub fn synced(&self) -> u64 {
+        self.synced.load(Ordering::SeqCst)
     }
 
     fn retry_held(&self) {

@@ -334,6 +334,20 @@ fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
     dropped(accounting);
 }
 
+#[test]
+fn what_was_taken_is_on_disk_after_the_next_sync() {
+    let scratch = Scratch::new("accounting");
+    let accounting = start(&scratch, &[]);
+    take(&accounting, 0..1);
+    let mark = accounting.mark();
+    accounting.sync();
+    assert!(accounting.synced() >= mark);
+    take(&accounting, 1..2);
+    let mark = accounting.mark();
+    wait("the thread syncs", || accounting.synced() >= mark);
+    dropped(accounting);
+}
+
 /// As on a full disk.
 #[test]
 fn a_position_that_cannot_be_written_delivers_nothing_twice() {

@@ -199,9 +199,8 @@ impl Listener<'_> {
     }
 
     fn say_stored(&self, session_id: &str) {
-        // It stands in a line: nothing but a UUID gets into that.
         if let Ok(id) = session_id.parse::<SessionId>() {
-            self.link.say_to_ours(&format!("stored {id}"));
+            self.link.confirm(id, self.dispatcher.finisher.mark());
         }
     }
 

@@ -102,6 +102,19 @@ pub trait Finisher: Send + Sync {
     /// Whether the session of this id has been recorded.
     fn has(&self, session_id: &str) -> bool;
 
+    /// The disk has what has been recorded until now when [`Finisher::on_disk`] has come to this.
+    fn mark(&self) -> u64 {
+        0
+    }
+
+    /// See [`Finisher::mark`].
+    fn on_disk(&self) -> u64 {
+        0
+    }
+
+    /// Brings what has been recorded to the disk, where it is not there yet.
+    fn sync(&self) {}
+
     /// Writes the metrics of what becomes of them.
     fn write_metrics(&self, _text: &mut Exposition) {}
 }

@@ -4,7 +4,7 @@
 //! together leaves in one TLS write. The buffer and the number of open requests are bounded: a relay that
 //! does not read makes [`Link::send`] fail and blocks nobody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use std::time::Duration;
 use super::registry::LinkId;
 use super::waiting::{Slot, Updating, lock};
 use super::wire::write_remove;
-use crate::proto::CallId;
 use crate::proto::control::Remove;
 use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
+use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
 use crate::tls::PeerCertificates;
 
@@ -96,6 +96,8 @@ struct State {
     reason: Option<String>,
     compatibility: Compatibility,
     queue: Vec<u8>,
+    /// Recorded sessions that the relay has yet to be told of, each with its mark.
+    recorded: VecDeque<(u64, SessionId)>,
     writer_waits: bool,
     asked: HashMap<u64, Asked>,
     next: u64,
@@ -137,6 +139,7 @@ impl Link {
             reason: None,
             compatibility: Compatibility::Older,
             queue: Vec::new(),
+            recorded: VecDeque::new(),
             writer_waits: false,
             asked: HashMap::new(),
             next: 1,
@@ -215,20 +218,31 @@ impl Link {
         }
     }
 
-    /// Queues a line for a relay of ours that has time: it leaves with what is said next, or with [`Link::flush`].
-    pub fn say_to_ours(&self, line: &str) {
+    /// Tells a relay of ours that a session is recorded, as soon as the disk has it: see [`Finisher::mark`]. What is too
+    /// much is left out: the relay asks again.
+    ///
+    /// [`Finisher::mark`]: super::finished::Finisher::mark
+    pub fn confirm(&self, id: SessionId, mark: u64) {
         let mut state = lock(&self.state);
         let is_ours = state.compatibility == Compatibility::Ours;
-        if is_ours && state.open && state.queue.len() <= MAX_QUEUED {
-            state.queue.extend_from_slice(line.as_bytes());
-            state.queue.extend_from_slice(b"\r\n");
+        if is_ours && state.open && state.recorded.len() < MAX_OPEN {
+            state.recorded.push_back((mark, id));
         }
     }
 
-    /// Has everything written that waits; called a few times a second.
-    pub fn flush(&self) {
-        let state = lock(&self.state);
-        if !state.queue.is_empty() {
+    /// Confirms what the disk has, which is all up to this mark; called a few times a second.
+    pub fn flush(&self, on_disk: u64) {
+        let mut state = lock(&self.state);
+        let is_due = |(mark, _): &(u64, SessionId)| *mark <= on_disk;
+        let before = state.queue.len();
+        while state.queue.len() <= MAX_QUEUED && state.recorded.front().is_some_and(is_due) {
+            if let Some((_, id)) = state.recorded.pop_front() {
+                state
+                    .queue
+                    .extend_from_slice(format!("stored {id}\r\n").as_bytes());
+            }
+        }
+        if state.queue.len() > before {
             self.wake_writer(state);
         }
     }
@@ -397,17 +411,13 @@ mod tests {
     }
 
     #[test]
-    fn what_has_time_leaves_with_what_is_said_next_or_with_a_flush() {
+    fn what_is_recorded_is_confirmed_when_the_disk_has_it() {
         let link = link();
-        link.say_to_ours("stored 0");
+        let id = SessionId::from_random;
+        link.confirm(id(0), 1);
         link.set_ours();
-        link.say_to_ours("stored 1");
-        link.say_to_ours("stored 2");
-        link.say("pong");
-        let mut batch = Vec::new();
-        assert!(link.take_queue(&mut batch));
-        assert_eq!(batch, b"stored 1\r\nstored 2\r\npong\r\n");
-        batch.clear();
+        link.confirm(id(1), 1);
+        link.confirm(id(2), 2);
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let mut batch = Vec::new();
@@ -417,11 +427,16 @@ mod tests {
             while !lock(&link.state).writer_waits {
                 std::thread::yield_now();
             }
-            link.say_to_ours("stored 3");
+            link.flush(0);
             assert!(lock(&link.state).writer_waits, "it sleeps on");
-            link.flush();
-            assert_eq!(writer.join().unwrap(), b"stored 3\r\n");
+            link.flush(1);
+            let expected = format!("stored {}\r\n", id(1));
+            assert_eq!(writer.join().unwrap(), expected.as_bytes());
         });
+        link.flush(2);
+        let mut batch = Vec::new();
+        assert!(link.take_queue(&mut batch));
+        assert_eq!(batch, format!("stored {}\r\n", id(2)).as_bytes());
     }
 
     #[test]

@@ -247,8 +247,13 @@ impl Running {
         self.dispatcher.stopping.store(true, Ordering::Relaxed);
         remove_file(&self.dispatcher.settings.socket_path);
         remove_file(&self.dispatcher.settings.management_path);
+        self.dispatcher.finisher.sync();
+        let on_disk = self.dispatcher.finisher.on_disk();
         let links = lock(&self.dispatcher.registry).links();
-        links.iter().for_each(|link| link.finish());
+        for link in &links {
+            link.flush(on_disk);
+            link.finish();
+        }
         let deadline = clock::mono() + Duration::from_secs(1);
         for link in links {
             link.wait_written(deadline);

@@ -201,6 +201,22 @@ impl Finisher for Recorder {
         books.is_some_and(|books| books.accounting.has(session_id))
     }
 
+    fn mark(&self) -> u64 {
+        let books = self.books.as_ref();
+        books.map_or(0, |books| books.accounting.mark())
+    }
+
+    fn on_disk(&self) -> u64 {
+        let books = self.books.as_ref();
+        books.map_or(0, |books| books.accounting.synced())
+    }
+
+    fn sync(&self) {
+        if let Some(books) = &self.books {
+            books.accounting.sync();
+        }
+    }
+
     fn write_metrics(&self, text: &mut Exposition) {
         self.enders.counts().write(text);
         let books = self.books.as_ref();

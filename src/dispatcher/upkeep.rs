@@ -35,9 +35,10 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
 fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
     let settings = &dispatcher.settings;
     let patience = settings.relay_timeout + settings.relay_recover_interval;
+    let on_disk = dispatcher.finisher.on_disk();
     let links = lock(&dispatcher.registry).links();
     for link in links {
-        link.flush();
+        link.flush(on_disk);
         dispatcher.look_for_silence(&link, now);
         let Some(limit) = now.checked_sub(patience) else {
             continue;

@@ -7,13 +7,11 @@
 
 mod book;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -33,9 +31,6 @@ const SEGMENT: u64 = 4 << 20;
 
 /// How long what was written may wait for the disk.
 const SYNC: Duration = Duration::from_millis(250);
-
-/// What comes within this time goes to the disk together: most calls are confirmed by then, and need none.
-const GATHER: Duration = Duration::from_millis(20);
 
 /// Messages that are taken together at most.
 const TOGETHER: usize = 10_000;
@@ -270,12 +265,8 @@ impl Keeper {
         }
     }
 
-    /// Takes a message and those that come soon after it. True when the last one was to quit.
+    /// Takes a message and those that are there with it. True when the last one was to quit.
     fn take_all(&mut self, first: Message) -> bool {
-        // Somebody waits for the others' answers.
-        if matches!(first, Message::Keep { .. } | Message::Stored(_)) {
-            thread::sleep(GATHER);
-        }
         let mut messages = vec![first];
         messages.extend(self.messages.try_iter().take(TOGETHER));
         let mut is_over = false;
@@ -328,14 +319,8 @@ impl Records {
         }
     }
 
-    /// Keeps and forgets what these messages say; the others of them, to be answered. A record whose confirmation is
-    /// among them is not written.
+    /// Keeps and forgets what these messages say; the others of them, to be answered.
     fn take(&mut self, messages: Vec<Message>) -> Vec<Message> {
-        let confirmed = messages.iter().filter_map(|message| match message {
-            Message::Stored(id) => Some(*id),
-            _ => None,
-        });
-        let confirmed: HashSet<SessionId> = confirmed.collect();
         let mut questions = Vec::new();
         for message in messages {
             match message {
@@ -346,9 +331,7 @@ impl Records {
                 } => {
                     let in_flight = &self.spool.in_flight;
                     in_flight.fetch_sub(line.len(), Ordering::Relaxed);
-                    if !confirmed.contains(&id) {
-                        self.keep(dispatcher, id, &line);
-                    }
+                    self.keep(dispatcher, id, &line);
                 }
                 Message::Stored(id) => {
                     if self.book.forget(id) {
