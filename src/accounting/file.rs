@@ -1,11 +1,13 @@
 //! Accounting to a file: one JSON object a line.
 //!
 //! The file may be rotated away at any time. What stands in it when it is opened is mended first: a crash or a full
-//! disk may have left half a line. A record is reported as delivered when it is on the disk.
+//! disk may have left half a line. A record is reported as delivered when it is on the disk. What a process that was
+//! killed has written without knowing so is found at the file's end, or of the one that it was rotated to.
 
 use std::collections::HashSet;
 use std::fs::{self, File as Handle, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::mem;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +24,7 @@ const TAIL: u64 = 4 << 20;
 pub struct File {
     path: PathBuf,
     open: Option<Open>,
+    was_open: bool,
 }
 
 struct Open {
@@ -38,6 +41,7 @@ impl File {
         File {
             path: section.path.clone(),
             open: None,
+            was_open: false,
         }
     }
 
@@ -53,7 +57,11 @@ impl File {
                 return Ok(open);
             }
         }
-        Open::new(&self.path)
+        let mut open = Open::new(&self.path)?;
+        if !mem::replace(&mut self.was_open, true) {
+            open.look_into_rotated(&self.path);
+        }
+        Ok(open)
     }
 }
 
@@ -149,6 +157,24 @@ impl Open {
         Ok(None)
     }
 
+    /// Adds the sessions at the end of the file that this one has taken the place of. Where it cannot be read, a batch may
+    /// come twice: that is no reason to deliver nothing.
+    fn look_into_rotated(&mut self, path: &Path) {
+        let rotated = newest_rotated(path).and_then(|path| Handle::open(path).ok());
+        let Some(mut rotated) = rotated else {
+            return;
+        };
+        let length = rotated.metadata().map_or(0, |found| found.len());
+        let start = SeekFrom::Start(length.saturating_sub(TAIL));
+        if rotated.seek(start).is_err() {
+            return;
+        }
+        let lines = BufReader::new(rotated).split(b'\n').map_while(Result::ok);
+        let written = lines.filter_map(|line| serde_json::from_slice::<Written>(&line).ok());
+        self.recent
+            .extend(written.map(|Written { session_id }| session_id));
+    }
+
     /// All of them in one write, or nothing.
     fn write(&mut self, records: &[Record]) -> io::Result<Vec<Verdict>> {
         let mut verdicts = Vec::with_capacity(records.len());
@@ -179,6 +205,25 @@ impl Open {
         }
         Ok(verdicts)
     }
+}
+
+/// The latest of the files beside this one whose names begin with its name, as logrotate gives them: `NAME.1`,
+/// `NAME-20300102`.
+fn newest_rotated(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.as_encoded_bytes();
+    let is_rotated = |entry: &fs::DirEntry| {
+        let other = entry.file_name();
+        let rest = other.as_encoded_bytes().strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(b".") || rest.starts_with(b"-"))
+    };
+    let entries = fs::read_dir(path.parent()?).ok()?.filter_map(Result::ok);
+    let modified = |entry: &fs::DirEntry| {
+        let found = entry.metadata().ok()?;
+        found.is_file().then(|| found.modified().ok()).flatten()
+    };
+    let rotated = entries.filter(is_rotated);
+    let dated = rotated.filter_map(|entry| Some((modified(&entry)?, entry.path())));
+    dated.max().map(|(_, path)| path)
 }
 
 #[derive(Deserialize)]
@@ -271,6 +316,24 @@ mod tests {
         fs::remove_file(&path).unwrap();
         deliver(&mut file, 4..5);
         assert_eq!(fs::read_to_string(&path).unwrap(), expected(4..5));
+    }
+
+    /// Killed before it could note how far it had come; the file is rotated before the next start.
+    #[test]
+    fn what_was_rotated_away_is_not_written_again() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path().join("log");
+        for name in ["log.1", "log-20300102"] {
+            let old = scratch.path().join(name);
+            fs::write(&old, expected(0..2) + "half a l").unwrap();
+            fs::write(scratch.path().join("logs"), expected(2..3)).unwrap();
+            let verdicts = deliver(&mut at(&path), 0..3);
+            use Verdict::{Delivered, Known};
+            assert_eq!(verdicts, [Known, Known, Delivered]);
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected(2..3));
+            fs::remove_file(&old).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]
