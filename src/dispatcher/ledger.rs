@@ -298,17 +298,8 @@ impl Ledger {
 
     /// Writes live calls of the oldest segment again, at the end, where most of what is there is over.
     fn move_stragglers(&self, state: &mut State) {
-        let (start, end) = (self.journal.start(), self.journal.end());
-        let segments = end.segment.saturating_sub(start.segment);
-        let next = Position {
-            segment: start.segment + 1,
-            offset: 0,
-        };
-        let old = state.by_position.range(..next).take(MOVED + 1);
-        let old: Vec<(Position, SessionId)> = old.map(|(at, id)| (*at, *id)).collect();
-        if segments < 2 || old.len() > MOVED {
-            return;
-        }
+        let needed = state.by_position.iter().map(|(at, id)| (*at, *id));
+        let old = self.journal.stragglers(needed, MOVED);
         for (at, id) in old {
             let Some(text) = self.journal.read_at(at) else {
                 error!("what was noted of session {id} is damaged on disk and given up");

@@ -306,6 +306,25 @@ impl Journal {
         state.remove_released(&self.dir, &self.limits)
     }
 
+    /// Those of the records that are needed, given oldest first, which alone keep the oldest segment: to be written again
+    /// at the end, so that it can go. None where they are more than `most`, or where it is one of the last two.
+    pub fn stragglers<T>(
+        &self,
+        needed: impl Iterator<Item = (Position, T)>,
+        most: usize,
+    ) -> Vec<(Position, T)> {
+        let (start, end) = (self.start(), self.end());
+        if end.segment < start.segment + 2 {
+            return Vec::new();
+        }
+        let of_oldest = needed.take_while(|(at, _)| at.segment <= start.segment);
+        let found: Vec<(Position, T)> = of_oldest.take(most + 1).collect();
+        match found.len() > most {
+            true => Vec::new(),
+            false => found,
+        }
+    }
+
     /// A record of this segment is damaged: a copy is kept when the segment goes.
     pub fn keep_damaged(&self, segment: u64) {
         segments::keep_damaged(&self.dir, segment);

@@ -20,7 +20,7 @@ use log::{error, info, warn};
 pub use self::book::Place;
 use self::book::{Book, split};
 use super::{Shared, start_thread};
-use crate::journal::{self, Journal, Limits, Position};
+use crate::journal::{self, Journal, Limits};
 use crate::logging::sparse::Sparse;
 use crate::proto::SessionId;
 use crate::sys::clock;
@@ -426,19 +426,7 @@ impl Records {
 
     /// Writes the last few open records of the oldest segment again, at the end.
     fn move_stragglers(&mut self) {
-        let (start, end) = (self.spool.journal.start(), self.spool.journal.end());
-        if end.segment < start.segment + 2 {
-            return;
-        }
-        let next = Position {
-            segment: start.segment + 1,
-            offset: 0,
-        };
-        let old = self.book.on_disk().take_while(|(at, _)| *at < next);
-        let old: Vec<(Position, SessionId)> = old.collect();
-        if old.len() > MOVED {
-            return;
-        }
+        let old = self.spool.journal.stragglers(self.book.on_disk(), MOVED);
         for (at, id) in old {
             let Some(text) = self.spool.journal.read_at(at) else {
                 error!("the record of session {id} is damaged on disk and given up");

@@ -1,7 +1,7 @@
 //! What is open after which lines, and what is still open after a restart.
 
 use super::*;
-use crate::journal::{Found, Reader};
+use crate::journal::{Found, Position, Reader};
 use crate::sys::scratch::Scratch;
 
 const LIMIT: u64 = 16 << 20;

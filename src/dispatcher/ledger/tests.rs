@@ -1,7 +1,5 @@
 //! What a ledger tells the dispatcher after the one that wrote it.
 
-use std::fs;
-use std::path::PathBuf;
 use std::slice;
 
 use super::*;
@@ -9,35 +7,18 @@ use crate::dispatcher::finished::Known;
 use crate::dispatcher::registry::RelayKey;
 use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, Tag};
+use crate::sys::scratch::Scratch;
 
 const NONE: fn(SessionId) -> bool = |_| false;
 
-/// A directory that goes with its owner.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Directory {
-        let name = format!("mediaproxy-ledger-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
-        Directory(path)
-    }
-
-    fn open(&self) -> (Ledger, Vec<LiveCall>) {
-        let (ledger, earlier) = self.open_at(at(400));
-        assert_eq!(earlier.dialogs, []);
-        (ledger, earlier.calls)
-    }
-
-    fn open_at(&self, now: Duration) -> (Ledger, Earlier) {
-        Ledger::open(&self.0, now, NONE).unwrap()
-    }
+fn open(scratch: &Scratch) -> (Ledger, Vec<LiveCall>) {
+    let (ledger, earlier) = open_at(scratch, at(400));
+    assert_eq!(earlier.dialogs, []);
+    (ledger, earlier.calls)
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn open_at(scratch: &Scratch, now: Duration) -> (Ledger, Earlier) {
+    Ledger::open(scratch.path(), now, NONE).unwrap()
 }
 
 fn at(seconds: u64) -> Duration {
@@ -86,17 +67,17 @@ fn seen(call: LiveCall, seconds: u64) -> LiveCall {
 
 #[test]
 fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
-    let directory = Directory::new("next");
-    let (ledger, earlier) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, earlier) = open(&scratch);
     assert_eq!(earlier, []);
     (1..=3).for_each(|number| ledger.note(&call(number), at(20)));
     ledger.over(id(2), true);
     drop(ledger);
-    let (ledger, earlier) = directory.open();
+    let (ledger, earlier) = open(&scratch);
     assert_eq!(earlier, [1, 3].map(|number| seen(call(number), 20)));
     ledger.over(id(3), true);
     drop(ledger);
-    let (_, earlier) = directory.open();
+    let (_, earlier) = open(&scratch);
     assert_eq!(
         earlier,
         [seen(call(1), 20)],
@@ -106,8 +87,8 @@ fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
 
 #[test]
 fn the_last_word_on_a_call_counts() {
-    let directory = Directory::new("last");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     let mut removed = call(1);
     removed.known.ended = Some(at(30));
@@ -118,57 +99,53 @@ fn the_last_word_on_a_call_counts() {
     });
     ledger.note(&removed, at(30));
     drop(ledger);
-    assert_eq!(
-        directory.open().1,
-        [removed],
-        "with the time of its removal"
-    );
+    assert_eq!(open(&scratch).1, [removed], "with the time of its removal");
 }
 
 #[test]
 fn a_call_was_last_seen_when_its_dispatcher_was() {
-    let directory = Directory::new("seen");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     ledger.tend(at(300), NONE);
     ledger.tend(at(305), NONE);
     drop(ledger);
-    assert_eq!(directory.open().1, [seen(call(1), 300)]);
+    assert_eq!(open(&scratch).1, [seen(call(1), 300)]);
 }
 
 #[test]
 fn what_was_accounted_before_the_kill_is_over() {
-    let directory = Directory::new("accounted");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     ledger.note(&call(2), at(20));
     drop(ledger);
-    let (_, earlier) = Ledger::open(&directory.0, at(30), |one| one == id(1)).unwrap();
+    let (_, earlier) = Ledger::open(scratch.path(), at(30), |one| one == id(1)).unwrap();
     assert_eq!(earlier.calls, [seen(call(2), 20)]);
     // Once accounting has forgotten it, it is over all the same.
-    assert_eq!(directory.open().1, [seen(call(2), 20)]);
+    assert_eq!(open(&scratch).1, [seen(call(2), 20)]);
 }
 
 #[test]
 fn a_call_that_is_not_recorded_yet_stays() {
-    let directory = Directory::new("unrecorded");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     ledger.over(id(1), false);
     ledger.tend(at(21), NONE);
     drop(ledger);
-    let (ledger, earlier) = directory.open();
+    let (ledger, earlier) = open(&scratch);
     assert_eq!(earlier.len(), 1);
     ledger.over(id(1), false);
     ledger.tend(at(22), |_| true);
     drop(ledger);
-    assert_eq!(directory.open().1, []);
+    assert_eq!(open(&scratch).1, []);
 }
 
 #[test]
 fn the_ledger_stays_small_however_many_calls_come_and_go() {
-    let directory = Directory::new("small");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     let lasting: Vec<LiveCall> = (0..20).map(call).collect();
     for (number, lasting) in lasting.iter().enumerate() {
         ledger.note(lasting, at(20));
@@ -184,20 +161,20 @@ fn the_ledger_stays_small_however_many_calls_come_and_go() {
     assert!(ledger.size() < 4 * SEGMENT, "{}", ledger.size());
     assert!(ledger.journal.start().segment > 1);
     drop(ledger);
-    assert_eq!(directory.open().1.len(), lasting.len());
+    assert_eq!(open(&scratch).1.len(), lasting.len());
 }
 
 #[test]
 fn what_the_disk_refuses_is_written_later() {
-    let directory = Directory::new("refused");
-    let (mut ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (mut ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     let limits = Limits {
         size: ledger.journal.size() + 10,
         segment: SEGMENT,
         history: 0,
     };
-    ledger.journal = Journal::open(&directory.0, limits, |_, _| ()).unwrap();
+    ledger.journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
     ledger.note(&call(2), at(21));
     ledger.over(id(1), true);
     ledger.note(&call(3), at(22));
@@ -208,19 +185,19 @@ fn what_the_disk_refuses_is_written_later() {
         segment: SEGMENT,
         history: 0,
     };
-    ledger.journal = Journal::open(&directory.0, limits, |_, _| ()).unwrap();
+    ledger.journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
     ledger.tend(at(24), NONE);
     assert_eq!(lock(&ledger.state).refused_bytes, 0);
     drop(ledger);
-    let (_, earlier) = directory.open();
+    let (_, earlier) = open(&scratch);
     let ids: Vec<SessionId> = earlier.iter().map(|call| call.known.session_id).collect();
     assert_eq!(ids, [id(2)]);
 }
 
 #[test]
 fn a_line_that_cannot_be_read_costs_itself_alone() {
-    let directory = Directory::new("rubbish");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     for rubbish in [
         "call {}",
@@ -237,36 +214,36 @@ fn a_line_that_cannot_be_read_costs_itself_alone() {
     }
     ledger.note(&call(2), at(20));
     drop(ledger);
-    assert_eq!(directory.open().1.len(), 2);
+    assert_eq!(open(&scratch).1.len(), 2);
 }
 
 #[test]
 fn a_dialog_is_due_until_the_proxy_has_been_asked() {
-    let directory = Directory::new("dialogs");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     let odd = CallId(b"caf\xe9"[..].into());
     let first = ledger.due(&odd, &DialogId("1:2".into()), at(20), 1);
     let second = ledger.due(&odd, &DialogId("3:4".into()), at(21), 2);
     ledger.note(&call(3), at(22));
     ledger.settled(&first);
     drop(ledger);
-    let (ledger, earlier) = directory.open_at(at(30));
+    let (ledger, earlier) = open_at(&scratch, at(30));
     assert_eq!(earlier.dialogs, slice::from_ref(&second));
     assert_eq!(earlier.calls, [seen(call(3), 22)]);
     ledger.settled(&second);
     drop(ledger);
-    assert_eq!(directory.open_at(at(31)).1.dialogs, []);
+    assert_eq!(open_at(&scratch, at(31)).1.dialogs, []);
 }
 
 /// A proxy that has started anew may have given its id to another one.
 #[test]
 fn an_old_dialog_is_left_alone() {
-    let directory = Directory::new("old");
-    let (ledger, _) = directory.open();
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
     let due = ledger.due(&CallId("a".into()), &DialogId("1:2".into()), at(0), 1);
     drop(ledger);
-    let kept = directory.open_at(at(3600)).1.dialogs;
+    let kept = open_at(&scratch, at(3600)).1.dialogs;
     assert_eq!(kept, [due]);
-    assert_eq!(directory.open_at(at(3601)).1.dialogs, []);
-    assert_eq!(directory.open_at(at(0)).1.dialogs, [], "given up for good");
+    assert_eq!(open_at(&scratch, at(3601)).1.dialogs, []);
+    assert_eq!(open_at(&scratch, at(0)).1.dialogs, [], "given up for good");
 }
