@@ -5,12 +5,16 @@
 //! came, go back to the front when they could not be written, and leave before anything that was asked
 //! later. All of it is bounded; nobody but the writing thread ever waits.
 
+mod state;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::proto::link::{OLD_DISPATCHER_LINE, RELAY_LINE};
+pub use self::state::Piece;
+use self::state::{Connection, State, is_notice};
+use crate::proto::link::OLD_DISPATCHER_LINE;
 use crate::session::{Owner, ReplyTo};
 use crate::sys::clock;
 use crate::tls::{Closer, PeerCertificates};
@@ -18,39 +22,14 @@ use crate::tls::{Closer, PeerCertificates};
 /// Bytes of answers that a dispatcher may leave unread before it asks more; one answer beyond that still fits.
 const BACKLOG: usize = 8 << 20;
 
-/// Bytes of notices that are kept for a dispatcher; the oldest go first.
-const NOTICES: usize = 32 << 20;
-
 /// Answers are put together up to this size, bytes.
 const TEXT: usize = 16 * 1024;
 
 /// Bytes in one write.
 const TOGETHER: usize = 64 * 1024;
 
-/// Pings that may go unanswered in a row (docs/protocol.md section 2).
-const UNANSWERED: u32 = 3;
-
 /// Lists of sessions that one connection may have in the making.
 const LISTINGS: u32 = 4;
-
-/// Something to be written.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// For the connection that asked.
-    Text(Vec<u8>),
-    /// An `expired` line: for the dispatcher, whatever its connection.
-    Notice(Vec<u8>),
-}
-
-impl Piece {
-    /// The line, where it is a notice.
-    pub fn notice(self) -> Option<Vec<u8>> {
-        match self {
-            Piece::Notice(line) => Some(line),
-            Piece::Text(_) => None,
-        }
-    }
-}
 
 /// What the writing thread is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,38 +50,6 @@ pub struct Outbox {
     work: Condvar,
     /// Something was written, or the connection ended.
     progress: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    connection: Option<Connection>,
-    /// Connections so far.
-    serial: u32,
-    /// Why the last connection was closed from this side.
-    reason: Option<String>,
-    /// The dispatcher says `stored`.
-    confirms: bool,
-    queue: VecDeque<Piece>,
-    /// Bytes in the queue and in the writing thread's hands; the latter alone.
-    queued: usize,
-    in_hand: usize,
-    /// Bytes of notices in the queue; in the writing thread's hands.
-    notices: usize,
-    notices_in_hand: usize,
-    finishing: bool,
-    ended: bool,
-}
-
-#[derive(Debug)]
-struct Connection {
-    number: u64,
-    closer: Option<Closer>,
-    certificates: Option<PeerCertificates>,
-    is_ours: bool,
-    next_ping: Duration,
-    unanswered: u32,
-    listings: u32,
-    writer_waits: bool,
 }
 
 /// The dispatcher that asked.
@@ -426,72 +373,6 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    fn is_at(&self, number: u64) -> bool {
-        let connection = self.connection.as_ref();
-        connection.is_some_and(|connection| connection.number == number)
-    }
-
-    /// Bytes that were asked for and are not written yet. Notices do not count: what was kept for a dispatcher while
-    /// it was away says nothing of how it reads.
-    fn unread(&self) -> usize {
-        self.queued
-            .saturating_sub(self.notices + self.notices_in_hand)
-    }
-
-    fn line_limit(&self) -> usize {
-        match &self.connection {
-            Some(connection) if connection.is_ours => RELAY_LINE,
-            _ => OLD_DISPATCHER_LINE,
-        }
-    }
-
-    /// Says a ping when it is time; how long until the next one, or none where too many went unanswered.
-    fn keep_alive(&mut self, interval: Duration, now: Duration) -> Option<Duration> {
-        let connection = self.connection.as_mut()?;
-        if now < connection.next_ping || self.finishing {
-            return Some(connection.next_ping.saturating_sub(now));
-        }
-        if connection.unanswered >= UNANSWERED {
-            return None;
-        }
-        connection.unanswered += 1;
-        connection.next_ping = now + interval;
-        self.push_text(b"ping\r\n");
-        Some(interval)
-    }
-
-    fn push_text(&mut self, text: &[u8]) {
-        self.queued += text.len();
-        match self.queue.back_mut() {
-            Some(Piece::Text(last)) if last.len() + text.len() <= TEXT => {
-                last.extend_from_slice(text);
-            }
-            _ => self.queue.push_back(Piece::Text(text.to_vec())),
-        }
-    }
-
-    /// Gives up the oldest notices until `more` bytes of them fit; returns how many.
-    fn make_room(&mut self, more: usize) -> u64 {
-        let mut dropped = 0;
-        while self.notices + more > NOTICES {
-            let oldest = self.queue.iter().position(is_notice);
-            let Some(Piece::Notice(line)) = oldest.and_then(|index| self.queue.remove(index))
-            else {
-                break;
-            };
-            self.queued = self.queued.saturating_sub(line.len());
-            self.notices = self.notices.saturating_sub(line.len());
-            dropped += 1;
-        }
-        dropped
-    }
-}
-
-fn is_notice(piece: &Piece) -> bool {
-    matches!(piece, Piece::Notice(_))
 }
 
 /// Writes a batch, what is small put together, and empties it. Notices that were not certainly written
