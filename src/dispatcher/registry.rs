@@ -95,7 +95,7 @@ impl Facts {
 pub enum Place<L> {
     /// On no relay.
     Unknown,
-    /// Its relay has ended it; the proxy has not removed it yet.
+    /// It has ended without the proxy, which has not removed it yet.
     Expired,
     On(LinkId, L),
     /// On a relay that is not connected.

@@ -64,7 +64,7 @@ impl Dispatcher {
             Place::On(id, _) => relays.retain(|one| one.handle.id == id),
             Place::Expired => {
                 return Err(format!(
-                    "call {call_id} has ended on its relay; the SIP proxy has not removed it yet"
+                    "call {call_id} has ended; the SIP proxy has not removed it yet"
                 ));
             }
             Place::Away(relay) => {
