@@ -3,10 +3,12 @@
 
 #![cfg(feature = "file")]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -256,5 +258,58 @@ fn a_dialog_is_ended_by_the_dispatcher_after_a_killed_one() {
             .log("media-dispatcher")
             .contains("dialog(s) from before")
     );
+    assert_eq!(host.recorded(1), ["one"]);
+}
+
+/// A program of this name that runs the daemon, whose syncs of one file fail.
+fn with_failing_syncs(directory: &Path, name: &str, file: &Path) -> PathBuf {
+    let bin = directory.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let script = format!(
+        "#!/bin/sh\nexec strace -D -f -qq -o {0}/strace.log -P {1} -e trace=fdatasync -e inject=fdatasync:error=EIO {2}/{name} \"$@\"\n",
+        directory.display(),
+        file.display(),
+        binaries().display(),
+    );
+    fs::write(bin.join(name), script).unwrap();
+    fs::set_permissions(bin.join(name), Permissions::from_mode(0o755)).unwrap();
+    bin
+}
+
+/// What is only in the page cache is no record yet: its relay keeps it.
+#[test]
+fn a_session_is_confirmed_when_the_disk_has_it() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("SKIP: a failing fdatasync: no strace on this machine");
+        return;
+    }
+    let mut host = Host::new();
+    let directory = host.scratch.path().to_owned();
+    let journal = directory.join("state/accounting/journal/0000000001.journal");
+    let bin = with_failing_syncs(&directory, "media-dispatcher", &journal);
+    host.dispatcher = None;
+    host.dispatcher = Some(Daemon::start(&bin, "media-dispatcher", &directory).unwrap());
+    host.wait_for_log("media-dispatcher", "up, from port");
+    host.answer("one");
+    host.remove("one").unwrap();
+    let failures = || {
+        let text = fs::read_to_string(directory.join("strace.log")).unwrap();
+        text.matches("EIO").count()
+    };
+    let before = failures();
+    host.wait("failures", || failures() > before + 3);
+    let log = host.log("media-dispatcher");
+    assert!(log.contains("the journal cannot be synced"), "{log}");
+    let confirmed = || {
+        let spools = fs::read_dir(directory.join("state")).unwrap();
+        let spools = spools.map(|entry| entry.unwrap().path());
+        let spool = spools.filter(|path| path.to_string_lossy().contains("relay-"));
+        let journals = spool.map(|path| fs::read(path.join("0000000001.journal")).unwrap());
+        let all: Vec<u8> = journals.flatten().collect();
+        String::from_utf8_lossy(&all).matches(" stored ").count()
+    };
+    assert_eq!(confirmed(), 0);
+    host.restart_dispatcher();
+    host.wait("confirmation", || confirmed() == 1);
     assert_eq!(host.recorded(1), ["one"]);
 }

@@ -108,6 +108,7 @@ struct State {
     held_bytes: usize,
     is_refusing: bool,
     refusals: Sparse,
+    sync_failures: Sparse,
     near_limit: Sparse,
 }
 
@@ -267,9 +268,14 @@ impl Accounting {
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         match self.journal.sync() {
             Ok(_) => self.synced.store(number, Ordering::SeqCst),
-            Err(error) => error!(
-                "accounting: the journal cannot be synced: {error}; a crash of this host may lose records"
-            ),
+            Err(error) => {
+                if let Some(left_out) = self.lock().sync_failures.due() {
+                    error!(
+                        "accounting: the journal cannot be synced: {error}; relays keep their records until it can, a \
+                         crash of this host may lose others{left_out}"
+                    );
+                }
+            }
         }
     }
 
