@@ -134,7 +134,8 @@ impl Listener<'_> {
     }
 
     fn identify(&mut self, name: Option<&str>) {
-        let identified = lock(&self.dispatcher.registry).identify(self.link.id, name);
+        let identified =
+            lock(&self.dispatcher.registry).identify(self.link.id, name, clock::mono());
         let Some((relay, replaced)) = identified else {
             return;
         };
@@ -177,7 +178,11 @@ impl Listener<'_> {
         }
         let (link, now) = (self.link.id, clock::mono());
         let mut registry = lock(&self.dispatcher.registry);
+        let is_refused = |id: &String| self.dispatcher.finisher.is_refused(id);
         let finished = match reason {
+            _ if session_id.as_ref().is_some_and(is_refused) => {
+                registry.ended_before(link, reason, statistics, now)
+            }
             Reason::Removed => registry.removed_before(link, statistics, now),
             _ => registry.expire(link, statistics, now),
         };
@@ -187,7 +192,7 @@ impl Listener<'_> {
 
     /// Records an ended session, and tells its relay.
     fn finish(&self, finished: Option<Finished>, session_id: Option<&str>) {
-        let is_recorded = finished.is_none_or(|ended| {
+        let is_recorded = finished.is_some_and(|ended| {
             self.dispatcher.hand_over(Finished {
                 is_kept: self.relay_keeps,
                 ..ended
@@ -267,8 +272,11 @@ impl Listener<'_> {
     /// Takes back a session that nobody waits for, unless the same call is on its way to this relay again.
     fn updated_late(&mut self, updating: &Updating) {
         let (link, facts) = (self.link, &updating.facts);
-        let is_stray = lock(&self.dispatcher.registry).updated_late(link.id, facts);
-        if is_stray && updating.is_new && !link.is_updating(&facts.call_id) {
+        let late = lock(&self.dispatcher.registry).updated_late(link.id, facts);
+        if let Some(call) = late.noted {
+            self.dispatcher.finisher.note(&call);
+        }
+        if late.is_stray && updating.is_new && !link.is_updating(&facts.call_id) {
             let call_id = &facts.call_id;
             log::warn!("[session {call_id}] relay {link} took the call too late: taken back");
             link.remove(facts.removal(), true);
@@ -321,6 +329,9 @@ impl Listener<'_> {
             "relay {}: has {all} session(s); {gone} of ours are gone",
             self.link
         );
+        for call in purge.back {
+            self.dispatcher.finisher.note(&call);
+        }
         for remove in purge.owed {
             log::info!(
                 "[session {}] removed while relay {} was away: removed there now",

@@ -5,7 +5,7 @@
 //! One thread for each proxy that sends and waits by itself: while Kamailio handles the request, it asks this
 //! daemon for `remove` and waits for the answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded};
 use serde_json::{Value, json};
 
+use super::finished::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
 use super::metrics::Dialogs;
 use super::spawn;
@@ -35,6 +36,9 @@ const TRIES: u32 = 2;
 const WINDOW: usize = 32;
 /// Dialogs that wait to be asked for; those beyond are only logged.
 const WAITING: usize = 10_000;
+/// When a proxy that has not answered is asked again, and for how long: it may just be starting.
+const LATER: Duration = Duration::from_secs(60);
+const LAST: Duration = DIALOG_AGE;
 /// How long to look for answers before what is new is sent.
 const TURN: Duration = Duration::from_millis(50);
 /// The longest answer that is read, bytes.
@@ -66,8 +70,10 @@ struct Dialog {
     call_id: CallId,
     dialog_id: DialogId,
     told: Told,
-    /// Held until it is known what became of it.
-    _pending: Arc<()>,
+    /// Since when it is to be ended.
+    since: Duration,
+    /// Held until it is known what became of it, or that this may take long.
+    pending: Option<Arc<()>>,
 }
 
 /// Who hears what became of a dialog.
@@ -76,7 +82,7 @@ pub enum Told {
     Nobody,
     /// Somebody who waits for it.
     Asker(Sender<Outcome>),
-    /// Notes that it has been taken care of; as long as that is not there, the dispatcher after this one asks again.
+    /// Notes that the proxy has answered. As long as it has not, it is asked again, by the dispatcher after this one too.
     Ledger(Arc<Ledger>, Due),
 }
 
@@ -195,7 +201,8 @@ impl Enders {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
             told,
-            _pending: Arc::clone(&self.pending),
+            since: clock::mono(),
+            pending: Some(Arc::clone(&self.pending)),
         };
         let Some((sender, _)) = queue else {
             return self.give_up(&dialog, "[Kamailio] socket_path is not set");
@@ -315,6 +322,8 @@ struct Ender {
     path: PathBuf,
     socket: UnixDatagram,
     open: HashMap<u64, Open>,
+    /// To be asked for again, and when.
+    later: VecDeque<(Duration, Dialog)>,
     next: u64,
     odd: Sparse,
     counts: Arc<Dialogs>,
@@ -327,6 +336,7 @@ impl Ender {
             path,
             socket,
             open: HashMap::new(),
+            later: VecDeque::new(),
             next: 1,
             odd: Sparse::default(),
             counts,
@@ -338,21 +348,39 @@ impl Ender {
         let mut buffer = vec![0; LONGEST];
         loop {
             if self.open.is_empty() {
-                match dialogs.recv() {
+                match dialogs.recv_timeout(self.rest(clock::mono())) {
                     Ok(dialog) => self.ask(dialog),
-                    Err(_) => return,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
+            self.ask_again(clock::mono());
             while self.open.len() < WINDOW {
                 match dialogs.try_recv() {
                     Ok(dialog) => self.ask(dialog),
                     Err(_) => break,
                 }
             }
-            if let Ok(length) = self.socket.recv(&mut buffer) {
-                self.answered(buffer.get(..length).unwrap_or_default());
+            if !self.open.is_empty() {
+                if let Ok(length) = self.socket.recv(&mut buffer) {
+                    self.answered(buffer.get(..length).unwrap_or_default());
+                }
+                self.look_for_silence(clock::mono());
             }
-            self.look_for_silence(clock::mono());
+        }
+    }
+
+    /// How long there is nothing to ask for again.
+    fn rest(&self, now: Duration) -> Duration {
+        let next = self.later.front().map(|(at, _)| at.saturating_sub(now));
+        next.unwrap_or(LATER)
+    }
+
+    fn ask_again(&mut self, now: Duration) {
+        while self.open.len() < WINDOW && self.later.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, dialog)) = self.later.pop_front() {
+                self.ask(dialog);
+            }
         }
     }
 
@@ -443,14 +471,35 @@ impl Ender {
                 self.send(number, open);
                 continue;
             }
-            self.counts.unanswered.add(1);
-            let why = format!("no answer from {} at {}", self.proxy, self.path.display());
-            let Dialog {
-                call_id, dialog_id, ..
-            } = &open.dialog;
-            log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
-            open.dialog.tell(Outcome::Failed(why));
+            self.unanswered(open.dialog, now);
         }
+    }
+
+    /// Who waits for it hears that at once; the others are asked for again.
+    fn unanswered(&mut self, mut dialog: Dialog, now: Duration) {
+        self.counts.unanswered.add(1);
+        let why = format!("no answer from {} at {}", self.proxy, self.path.display());
+        let Dialog {
+            call_id, dialog_id, ..
+        } = &dialog;
+        let is_waited_for = matches!(dialog.told, Told::Asker(_));
+        if is_waited_for || now >= dialog.since + LAST || self.later.len() >= WAITING {
+            log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
+            return dialog.tell(Outcome::Failed(why));
+        }
+        let seconds = LATER.as_secs();
+        let level = match dialog.pending.take() {
+            Some(_) => log::Level::Error,
+            None => log::Level::Debug,
+        };
+        let Dialog {
+            call_id, dialog_id, ..
+        } = &dialog;
+        log::log!(
+            level,
+            "[session {call_id}] dialog {dialog_id} is not ended yet: {why}; it is asked every {seconds} s"
+        );
+        self.later.push_back((now + LATER, dialog));
     }
 }
 

@@ -110,6 +110,53 @@ fn what_waits_at_the_end_is_named() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+/// It starts with the host, and a little later than this.
+#[test]
+fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
+    let (dir, proxy) = stand_in("later");
+    let ledger = Arc::new(
+        Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false)
+            .unwrap()
+            .0,
+    );
+    let due = ledger.due(&CallId("a".into()), &id("7"), Duration::ZERO, 1);
+    let socket = bind(&dir.join("own.sock")).unwrap();
+    let counts = Arc::new(Dialogs::default());
+    let mut ender = Ender::new(Proxy::OpenSips, dir.join("proxy.sock"), socket, counts);
+    let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
+    let pending = Arc::new(());
+    let dialog = Dialog {
+        call_id: due.call_id.clone(),
+        dialog_id: due.dialog_id.clone(),
+        told: Told::Ledger(Arc::clone(&ledger), due),
+        since: at(0),
+        pending: Some(Arc::clone(&pending)),
+    };
+    ender.unanswered(dialog, at(6));
+    assert_eq!(
+        Arc::strong_count(&pending),
+        1,
+        "nobody waits for it at the end"
+    );
+    assert_eq!(ender.rest(at(6)), LATER);
+    ender.ask_again(at(65));
+    assert!(ender.open.is_empty());
+    ender.ask_again(at(66));
+    assert_eq!(asked(&proxy).0["params"], json!(["7"]));
+    let open = ender.open.drain().next().unwrap().1;
+    ender.unanswered(open.dialog, at(3599));
+    ender.ask_again(at(3659));
+    let open = ender.open.drain().next().unwrap().1;
+    ender.unanswered(open.dialog, at(3665));
+    assert!(ender.later.is_empty(), "its id may be another one's");
+    drop(ledger);
+    let left = Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false)
+        .unwrap()
+        .1;
+    assert_eq!(left.dialogs, []);
+    fs::remove_dir_all(dir).unwrap();
+}
+
 /// The one that the proxy has answered for is over; the others wait for the next start, and are no error.
 #[test]
 fn what_the_ledger_has_is_settled_by_an_answer_alone() {

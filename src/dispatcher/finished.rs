@@ -13,6 +13,9 @@ use crate::metrics::Exposition;
 use crate::moment::Now;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text, Visible};
 
+/// A dialog whose call ended longer ago is not ended any more: its id may be another one's by then.
+pub const DIALOG_AGE: Duration = Duration::from_secs(3600);
+
 /// How the dispatcher learned that a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -101,6 +104,11 @@ pub trait Finisher: Send + Sync {
 
     /// Whether the session of this id has been recorded.
     fn has(&self, session_id: &str) -> bool;
+
+    /// Whether it has ended before and could not be recorded then.
+    fn is_refused(&self, _session_id: &str) -> bool {
+        false
+    }
 
     /// The disk has what has been recorded until now when [`Finisher::on_disk`] has come to this.
     fn mark(&self) -> u64 {

@@ -8,7 +8,7 @@
 
 mod note;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use log::{error, info, warn};
 
 use self::note::{DialogNote, Note, micros};
+use super::finished::DIALOG_AGE;
 use super::registry::LiveCall;
 use super::waiting::lock;
 use crate::journal::{Journal, Limits, Position, Refused};
@@ -37,9 +38,6 @@ const SEEN: Duration = Duration::from_secs(10);
 
 /// So many lines of live calls are moved at once from the oldest segment, so that it can go.
 const MOVED: usize = 500;
-
-/// A dialog that nobody was asked to end for so long is not ended any more: its id may be another one's by then.
-const DIALOG_AGE: Duration = Duration::from_secs(3600);
 
 /// Bytes of lines that are kept in memory while the disk does not take them.
 const IN_MEMORY: usize = 8 << 20;
@@ -75,7 +73,7 @@ struct State {
     refused: VecDeque<(SessionId, Vec<u8>)>,
     refused_bytes: usize,
     /// Over, and recorded nowhere yet.
-    unrecorded: Vec<SessionId>,
+    unrecorded: HashSet<SessionId>,
     complaints: Sparse,
     seen: Duration,
 }
@@ -107,22 +105,27 @@ impl Ledger {
         let mut left: Vec<_> = found.entries.into_iter().collect();
         left.sort_unstable_by_key(|(_, (at, _))| *at);
         for (id, (at, entry)) in left {
-            let is_needed = match entry {
+            let line = match entry {
                 // Accounting does not remember it for ever.
-                Entry::Call(_) if is_recorded(id) => false,
-                Entry::Call(note) => note
-                    .call(found.seen)
-                    .map(|c| earlier.calls.push(c))
-                    .is_some(),
+                Entry::Call(_) if is_recorded(id) => None,
+                Entry::Call(note) => {
+                    // What is known now of its end and its relay, the next start does not know better.
+                    let call = note.call(found.seen);
+                    let line = call.as_ref().and_then(|call| call_line(call, now));
+                    earlier.calls.extend(call);
+                    line
+                }
                 Entry::Dialog(note) => {
                     let due = note.due(id, now.saturating_sub(DIALOG_AGE));
-                    due.map(|due| earlier.dialogs.push(due)).is_some()
+                    let line = due.as_ref().and_then(|(due, at)| dialog_line(due, *at));
+                    earlier.dialogs.extend(due.map(|(due, _)| due));
+                    line
                 }
             };
-            match is_needed {
-                true => state.move_to(id, at),
-                // Should this fail: the next start finds it again.
-                false => drop(journal.append(format!("over {id}").as_bytes())),
+            // Should the disk not take it: the old line says nearly the same.
+            match line {
+                Some(line) => state.move_to(id, journal.append(&line).unwrap_or(at)),
+                None => drop(journal.append(format!("over {id}").as_bytes())),
             }
         }
         let ledger = Ledger {
@@ -155,14 +158,9 @@ impl Ledger {
 
     /// A call is answered, or there is news of it.
     pub fn note(&self, call: &LiveCall, now: Duration) {
-        let Some(note) = Note::new(call, now) else {
-            return;
-        };
-        let mut line = b"call ".to_vec();
-        if serde_json::to_writer(&mut line, &note).is_err() {
-            return;
+        if let Some(line) = call_line(call, now) {
+            self.enter(call.known.session_id, line);
         }
-        self.enter(call.known.session_id, line);
     }
 
     /// A dialog is to be ended: to be told before anybody is asked to. `random` becomes its name here.
@@ -172,8 +170,7 @@ impl Ledger {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
         };
-        let mut line = format!("dialog {} ", due.id).into_bytes();
-        if serde_json::to_writer(&mut line, &DialogNote::new(&due, now)).is_ok() {
+        if let Some(line) = dialog_line(&due, now) {
             self.enter(due.id, line);
         }
         due
@@ -200,7 +197,7 @@ impl Ledger {
         }
         match is_recorded {
             true => self.strike(&mut state, id),
-            false => state.unrecorded.push(id),
+            false => drop(state.unrecorded.insert(id)),
         }
     }
 
@@ -240,15 +237,16 @@ impl Ledger {
 
     /// What is due: the disk gets what was written and what it did not take before, and what is over is given back.
     pub fn tend(&self, now: Duration, is_recorded: impl Fn(SessionId) -> bool) {
+        // They may be many, and nobody who answers the proxy shall wait for them.
+        let unrecorded = std::mem::take(&mut lock(&self.state).unrecorded);
+        let (recorded, left): (Vec<SessionId>, Vec<SessionId>) =
+            unrecorded.into_iter().partition(|id| is_recorded(*id));
         let mut state = lock(&self.state);
-        self.retry(&mut state);
-        let waiting = std::mem::take(&mut state.unrecorded);
-        for id in waiting {
-            match is_recorded(id) {
-                true => self.strike(&mut state, id),
-                false => state.unrecorded.push(id),
-            }
+        state.unrecorded.extend(left);
+        for id in recorded {
+            self.strike(&mut state, id);
         }
+        self.retry(&mut state);
         if !state.lines.is_empty() && now.abs_diff(state.seen) >= SEEN {
             state.seen = now;
             // Should it fail: the next one is soon.
@@ -356,6 +354,18 @@ impl State {
     }
 }
 
+fn call_line(call: &LiveCall, now: Duration) -> Option<Vec<u8>> {
+    let mut line = b"call ".to_vec();
+    serde_json::to_writer(&mut line, &Note::new(call, now)?).ok()?;
+    Some(line)
+}
+
+fn dialog_line(due: &Due, at: Duration) -> Option<Vec<u8>> {
+    let mut line = format!("dialog {} ", due.id).into_bytes();
+    serde_json::to_writer(&mut line, &DialogNote::new(due, at)).ok()?;
+    Some(line)
+}
+
 /// What stands in a ledger that is opened.
 #[derive(Default)]
 struct Left {
@@ -396,8 +406,8 @@ impl Left {
                 self.entries.remove(&rest.parse().ok()?);
             }
             "seen" => {
-                let at = Duration::from_micros(rest.parse().ok()?);
-                self.seen = self.seen.max(at);
+                // The last one counts, though the clock may have been set back before it.
+                self.seen = Duration::from_micros(rest.parse().ok()?);
             }
             _ => return None,
         }

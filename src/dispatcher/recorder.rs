@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use log::info;
+use log::{Level, info, log};
 
 use super::dialog::{Enders, Told};
 use super::finished::{Finished, Finisher, Known, Reason};
@@ -100,16 +100,18 @@ impl Refused {
         self.0.insert(id, judgement);
     }
 
-    /// A session that was told of before ended as it did then, and its dialog has been seen to.
-    fn recall(&mut self, finished: &mut Finished) {
+    /// A session that was told of before ended as it did then, and its dialog has been seen to. Whether that is so.
+    fn recall(&mut self, finished: &mut Finished) -> bool {
         let id = finished.session_id();
-        if let Some(before) = id.and_then(|id| self.0.remove(&id)) {
-            finished.reason = before.reason;
-            finished.timed_out = before.timed_out;
-            finished.dialog_id = before.dialog_id.or(finished.dialog_id.take());
-            finished.known = before.known.or(finished.known.take());
-            finished.end_dialog = false;
-        }
+        let Some(before) = id.and_then(|id| self.0.remove(&id)) else {
+            return false;
+        };
+        finished.reason = before.reason;
+        finished.timed_out = before.timed_out;
+        finished.dialog_id = before.dialog_id.or(finished.dialog_id.take());
+        finished.known = before.known.or(finished.known.take());
+        finished.end_dialog = false;
+        true
     }
 }
 
@@ -151,10 +153,14 @@ impl Recorder {
 
 impl Finisher for Recorder {
     fn finish(&self, mut finished: Finished) -> bool {
-        if let Some(books) = &self.books {
-            lock(&books.refused).recall(&mut finished);
-        }
-        info!("{finished}");
+        let books = self.books.as_ref();
+        let is_told_again = books.is_some_and(|b| lock(&b.refused).recall(&mut finished));
+        // A relay repeats what is not recorded, for as long as that takes.
+        let level = match is_told_again {
+            true => Level::Debug,
+            false => Level::Info,
+        };
+        log!(level, "{finished}");
         let call_id = &finished.call_id;
         let dialog_id = finished.dialog_id.as_ref().filter(|_| finished.end_dialog);
         let told = match (dialog_id, &self.books) {
@@ -199,6 +205,13 @@ impl Finisher for Recorder {
     fn has(&self, session_id: &str) -> bool {
         let books = self.books.as_ref();
         books.is_some_and(|books| books.accounting.has(session_id))
+    }
+
+    fn is_refused(&self, session_id: &str) -> bool {
+        let id: Option<SessionId> = session_id.parse().ok();
+        let books = self.books.as_ref();
+        id.zip(books)
+            .is_some_and(|(id, books)| lock(&books.refused).0.contains_key(&id))
     }
 
     fn mark(&self) -> u64 {

@@ -102,10 +102,29 @@ pub enum Place<L> {
     Away(RelayKey),
 }
 
+/// A relay that has no link any more.
+#[derive(Debug)]
+pub struct Lost {
+    pub relay: RelayKey,
+    /// Its calls, to be noted: that is when they were last known to be well.
+    pub calls: Vec<LiveCall>,
+}
+
+/// What an update that nobody waits for has done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Late {
+    /// It may have made a session that is not ours: to be removed.
+    pub is_stray: bool,
+    /// What is to be noted of a call that is ours.
+    pub noted: Option<LiveCall>,
+}
+
 /// What has to be done after a relay has listed its sessions.
 #[derive(Debug, Default)]
 pub struct Purge {
     pub finished: Vec<Finished>,
+    /// Calls that go on after all, to be noted.
+    pub back: Vec<LiveCall>,
     /// Removals that the relay missed while it was away.
     pub owed: Vec<Remove>,
 }
@@ -158,6 +177,8 @@ struct Session {
     /// A to_tag was seen in an update.
     answered: bool,
     known: Known,
+    /// `known.started` on the caller's clock, where that was in this run.
+    started: Option<Duration>,
     /// It was made by a reply: the callee makes the offer (C8).
     begun_by_reply: bool,
     /// When it was last made or confirmed by its relay.
@@ -246,6 +267,15 @@ impl<L: Clone> Registry<L> {
     fn drop_link(&mut self, id: LinkId) -> Option<Link<L>> {
         self.found.retain(|_, found| found.link != id);
         self.links.remove(&id)
+    }
+
+    /// A time of the caller's clock as one since 1970. A call's times stay as far apart as they were, whatever the
+    /// calendar was set to meanwhile.
+    fn calendar(&self, session: &Session, at: Duration) -> Duration {
+        match (session.known.started, session.started) {
+            (Some(began), Some(started)) => began + at.saturating_sub(started),
+            _ => self.wall + at,
+        }
     }
 
     fn next_serial(&mut self) -> u64 {

@@ -148,7 +148,12 @@ fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
     let reason = reason.as_deref().unwrap_or(why);
     match lost {
         _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
-        Some(relay) => log::warn!("relay {relay}: down: {reason}"),
+        Some(lost) => {
+            log::warn!("relay {}: down: {reason}", lost.relay);
+            for call in &lost.calls {
+                dispatcher.finisher.note(call);
+            }
+        }
         None => log::info!("relay {link}: an unused link ended: {reason}"),
     }
     for ask in asked {

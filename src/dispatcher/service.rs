@@ -250,10 +250,15 @@ impl Dispatcher {
                 false
             }
             Place::On(_, link) => {
-                // Not noted: its relay keeps the session's record until that has come.
                 lock(&self.registry).owe(remove, arrival);
                 let deadline = arrival + self.settings.relay_timeout;
-                self.remove_call(frame, &call_id, &link, started, deadline)
+                let is_removed = self.remove_call(frame, &call_id, &link, started, deadline);
+                if !is_removed {
+                    // A relay that has heard it keeps the session's record until that has come: nothing to note then.
+                    let owed = lock(&self.registry).still_owed(&call_id);
+                    owed.iter().for_each(|call| self.finisher.note(call));
+                }
+                is_removed
             }
         };
         let answer = if is_removed { "removed" } else { ERROR };

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -31,6 +32,8 @@ pub struct Statistics {
     pub dialog_id: Option<String>,
     /// It was answered, if only by a 183: it is to be accounted.
     pub is_answered: bool,
+    /// Its end, since 1970-01-01 UTC; none where it was not answered or does not tell.
+    pub ended: Option<Duration>,
     /// It has a to_tag: it was finally answered.
     pub has_to_tag: bool,
     /// It had streams, and both parties used ICE and went direct with every one of them.
@@ -46,6 +49,8 @@ struct Seen {
     dialog_id: Option<String>,
     #[serde(default)]
     start_time: Option<f64>,
+    #[serde(default)]
+    duration: Option<f64>,
     #[serde(default)]
     to_tag: Option<String>,
     #[serde(default)]
@@ -70,6 +75,9 @@ impl Statistics {
     pub fn parse(json: &[u8]) -> Result<Statistics, serde_json::Error> {
         let seen: Seen = serde_json::from_slice(json)?;
         let json: Box<RawValue> = serde_json::from_slice(json)?;
+        let ended = seen.start_time.zip(seen.duration);
+        let ended =
+            ended.and_then(|(start, length)| Duration::try_from_secs_f64(start + length).ok());
         let is_ice = |stream: &SeenStream| stream.status.as_deref() == Some(UNSELECTED);
         Ok(Statistics {
             json,
@@ -77,6 +85,7 @@ impl Statistics {
             session_id: seen.session_id,
             dialog_id: seen.dialog_id,
             is_answered: seen.start_time.is_some(),
+            ended,
             has_to_tag: seen.to_tag.is_some_and(|tag| !tag.is_empty()),
             all_streams_ice: !seen.streams.is_empty() && seen.streams.iter().all(is_ice),
         })

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use log::warn;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Due;
@@ -59,6 +60,9 @@ pub struct Note {
     relay: IpAddr,
     relay_name: Option<String>,
     owed: Option<Owed>,
+    /// How long its relay had been away then.
+    #[serde(default)]
+    away: u64,
     /// When this was written.
     pub at: u64,
 }
@@ -97,6 +101,7 @@ impl Note {
                 from_tag: tag(&remove.from_tag),
                 to_tag: remove.to_tag.as_ref().map(tag),
             }),
+            away: micros(call.away),
             at: micros(at),
         })
     }
@@ -106,6 +111,9 @@ impl Note {
         let call_id = CallId(self.call_id.0);
         let started = Duration::from_micros(self.started);
         let ended = self.ended.map(Duration::from_micros);
+        let since = seen.saturating_sub(Duration::from_micros(self.at));
+        // Noted at its relay's loss, and not since.
+        let away = ended.map_or(Duration::ZERO, |_| Duration::from_micros(self.away) + since);
         let text = |bytes: Bytes| bytes.0;
         let tag = |bytes: Bytes| Tag(bytes.0);
         let session_id: SessionId = self.session_id.parse().ok()?;
@@ -136,6 +144,7 @@ impl Note {
                 ended: Some(ended.unwrap_or_else(|| seen.max(started))),
             },
             owed,
+            away,
         })
     }
 }
@@ -157,13 +166,21 @@ impl DialogNote {
         }
     }
 
-    /// The dialog; none where it is from before that time.
-    pub fn due(self, id: SessionId, oldest: Duration) -> Option<Due> {
-        (self.at >= micros(oldest)).then_some(Due {
+    /// The dialog, and since when it was to be ended; none where that is before the oldest time, which the log says.
+    pub fn due(self, id: SessionId, oldest: Duration) -> Option<(Due, Duration)> {
+        let due = Due {
             id,
             call_id: CallId(self.call_id.0),
             dialog_id: DialogId(self.dialog_id.0),
-        })
+        };
+        if self.at < micros(oldest) {
+            let Due {
+                call_id, dialog_id, ..
+            } = &due;
+            warn!("[session {call_id}] dialog {dialog_id} is not ended: it was to be too long ago");
+            return None;
+        }
+        Some((due, Duration::from_micros(self.at)))
     }
 }
 

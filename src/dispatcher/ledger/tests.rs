@@ -53,6 +53,7 @@ fn call(number: u128) -> LiveCall {
             ended: None,
         },
         owed: None,
+        away: Duration::ZERO,
     }
 }
 
@@ -246,4 +247,36 @@ fn an_old_dialog_is_left_alone() {
     assert_eq!(kept, [due]);
     assert_eq!(open_at(&scratch, at(3601)).1.dialogs, []);
     assert_eq!(open_at(&scratch, at(0)).1.dialogs, [], "given up for good");
+}
+
+/// A relay that was lost, and a dispatcher that lived on for 270 s; the one after it tells the same of it.
+#[test]
+fn what_is_known_of_a_lost_relay_outlives_restarts() {
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
+    let lost = seen(call(1), 30);
+    ledger.note(&lost, at(30));
+    ledger.note(&call(2), at(40));
+    ledger.tend(at(300), NONE);
+    drop(ledger);
+    let away = |call, seconds| LiveCall {
+        away: Duration::from_secs(seconds),
+        ..call
+    };
+    let expected = [away(lost, 270), seen(call(2), 300)];
+    assert_eq!(open(&scratch).1, expected);
+    // A day later: nobody saw it being away meanwhile.
+    assert_eq!(open_at(&scratch, at(86_400)).1.calls, expected);
+    assert_eq!(open_at(&scratch, at(86_401)).1.calls, expected);
+}
+
+#[test]
+fn a_clock_that_was_ahead_does_not_make_calls_longer() {
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
+    ledger.note(&call(1), at(20));
+    ledger.tend(at(5_000), NONE);
+    ledger.tend(at(300), NONE);
+    drop(ledger);
+    assert_eq!(open(&scratch).1, [seen(call(1), 300)]);
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Facts, Found, LinkId, LiveCall, Place, Registry, Session, SessionState};
-use crate::dispatcher::finished::{Finished, Known, Reason};
+use super::{Facts, Found, Late, LinkId, LiveCall, Place, Registry, Session, SessionState};
+use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
 use crate::dispatcher::statistics::Statistics;
 use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId};
@@ -51,11 +51,13 @@ impl<L: Clone> Registry<L> {
         let answered = facts.to_tag.is_some();
         // An answered call of another dispatcher, or of before this one's start.
         known.started = answered.then_some(self.wall + facts.at);
+        let started = answered.then_some(facts.at);
         let session = Session {
             relay,
             dialog_id: facts.dialog_id.clone(),
             answered,
             known,
+            started,
             begun_by_reply: facts.is_reply,
             serial: self.next_serial(),
             state: SessionState::Live,
@@ -91,17 +93,24 @@ impl<L: Clone> Registry<L> {
         found.session_id.filter(|_| found.link == link)
     }
 
-    /// A relay has given ports for an update that nobody waits for any more. True when it may have made a
-    /// session there that is not ours: to be removed.
-    pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> bool {
+    /// A relay has given ports for an update that nobody waits for any more.
+    pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> Late {
+        let at = self.wall + facts.at;
         let relay = self.links.get(&link).and_then(|link| link.relay);
         let session = self.sessions.get_mut(&facts.call_id);
         match session.filter(|session| Some(session.relay) == relay) {
             Some(session) => {
                 session.answered |= facts.to_tag.is_some();
-                false
+                let has_news = session.learn(facts, at);
+                Late {
+                    is_stray: false,
+                    noted: has_news.then(|| self.noted(&facts.call_id)).flatten(),
+                }
             }
-            None => facts.has_media,
+            None => Late {
+                is_stray: facts.has_media,
+                noted: None,
+            },
         }
     }
 
@@ -113,9 +122,9 @@ impl<L: Clone> Registry<L> {
     /// The proxy has removed a call and its relay has to be told, now or when it is back.
     /// What is to be noted is returned.
     pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
-        let at = self.wall + now;
+        let ended = self.calendar(self.sessions.get(&remove.call_id)?, now);
         let session = self.sessions.get_mut(&remove.call_id)?;
-        session.known.ended.get_or_insert(at);
+        session.known.ended.get_or_insert(ended);
         if session.state != SessionState::Live {
             return None;
         }
@@ -133,14 +142,30 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay?;
-        if self.forget_found(link, call_id) {
-            let statistics = statistics?;
-            return self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics, now);
+        let is_found = self.forget_found(link, call_id);
+        let is_here = |session: &Session| session.relay == relay;
+        if !is_found && self.sessions.get(call_id).is_some_and(is_here) {
+            return self.end(call_id, Reason::Removed, statistics, now);
         }
-        if self.sessions.get(call_id)?.relay != relay {
-            return None;
-        }
-        self.end(call_id, Reason::Removed, statistics, now)
+        // Another dispatcher's call, or one that has moved: what its relay tells is told once.
+        self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics?, now)
+    }
+
+    /// A relay tells again of a session that could not be recorded: of no other one of that name.
+    pub fn ended_before(
+        &mut self,
+        link: LinkId,
+        reason: Reason,
+        statistics: Statistics,
+        now: Duration,
+    ) -> Option<Finished> {
+        let call_id = self.named_by_relay(&statistics);
+        self.finish_unknown(link, call_id, reason, statistics, now)
+    }
+
+    fn named_by_relay(&self, statistics: &Statistics) -> CallId {
+        let known = self.aliases.get(&statistics.call_id).cloned();
+        known.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()))
     }
 
     /// A relay says again that a session was removed: the answer to the removal was not heard.
@@ -150,8 +175,7 @@ impl<L: Clone> Registry<L> {
         statistics: Statistics,
         now: Duration,
     ) -> Option<Finished> {
-        let known = self.aliases.get(&statistics.call_id).cloned();
-        let call_id = known.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
+        let call_id = self.named_by_relay(&statistics);
         let relay = self.links.get(&link)?.relay;
         let session = self.sessions.get(&call_id);
         let is_it = session.is_some_and(|session| {
@@ -178,9 +202,7 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay;
-        let known = self.aliases.get(&statistics.call_id);
-        let call_id = known.cloned();
-        let call_id = call_id.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()));
+        let call_id = self.named_by_relay(&statistics);
         let session = self.sessions.get(&call_id);
         if session.is_some_and(|session| Some(session.relay) == relay) {
             return self.end(&call_id, Reason::Expired, Some(statistics), now);
@@ -215,12 +237,21 @@ impl<L: Clone> Registry<L> {
         let dialog_id = statistics.dialog_id.as_deref();
         let dialog_id = dialog_id.map(|id| DialogId(id.into()));
         let by_relay = reason == Reason::Expired && !ice;
+        let wall = self.wall + now;
+        let is_old = statistics.ended.is_some_and(|at| at + DIALOG_AGE < wall);
+        let session = self.sessions.get(&call_id);
+        // A later call of that name in the same dialog goes on.
+        let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);
         if reason != Reason::Removed && !self.sessions.contains_key(&call_id) {
             self.expired.add(call_id.clone(), now);
         }
         Some(Finished {
             call_id,
-            end_dialog: by_relay && dialog_id.is_some() && statistics.has_to_tag,
+            end_dialog: by_relay
+                && dialog_id.is_some()
+                && statistics.has_to_tag
+                && !is_old
+                && !is_in_use,
             dialog_id,
             timed_out: reason == Reason::Expired && !ice,
             all_streams_ice: ice,
@@ -243,7 +274,7 @@ impl<L: Clone> Registry<L> {
         let session = self.sessions.get(call_id)?;
         let relay = self.relays.get(&session.relay)?;
         let relay_ip = relay.key.address;
-        let ended = self.wall + relay.away.unwrap_or(now);
+        let ended = self.calendar(session, relay.away.unwrap_or(now));
         let reason = self.blame(call_id, reason);
         let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
         let proxy_knows = matches!(session.state, SessionState::Owed(_));
@@ -333,15 +364,16 @@ impl Session {
     fn learn(&mut self, facts: &Facts, at: Duration) -> bool {
         let known = &mut self.known;
         let before = (known.started, known.to_tag.clone());
-        // A later call may be on its way while the removal of the earlier one is owed.
-        known.ended = None;
+        // A later call may be on its way while the removal of the earlier one is owed; or its relay is back.
+        let was_over = known.ended.take().is_some();
         let by_caller = facts.from_tag == known.from_tag;
         if by_caller && facts.to_tag.is_some() {
             known.to_tag.clone_from(&facts.to_tag);
         }
         let answers = facts.has_media && facts.is_reply != self.begun_by_reply;
-        if answers || facts.to_tag.is_some() {
-            known.started.get_or_insert(at);
+        if (answers || facts.to_tag.is_some()) && known.started.is_none() {
+            known.started = Some(at);
+            self.started = Some(facts.at);
         }
         let agent = match by_caller != facts.is_reply {
             true => &mut known.caller_ua,
@@ -349,7 +381,7 @@ impl Session {
         };
         let is_new_agent = agent.is_none();
         agent.get_or_insert_with(|| facts.user_agent.clone());
-        is_new_agent || before != (known.started, known.to_tag.clone())
+        was_over || is_new_agent || before != (known.started, known.to_tag.clone())
     }
 }
 

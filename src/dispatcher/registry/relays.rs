@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Connected, Found, Link, LinkId, Purge, Registry, Relay, RelayKey, SessionState};
+use super::{
+    Connected, Found, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey, SessionState,
+};
 use crate::dispatcher::finished::{Finished, Reason};
 use crate::dispatcher::statistics::Listed;
 use crate::proto::CallId;
@@ -31,7 +33,12 @@ impl<L: Clone> Registry<L> {
 
     /// The link's first line tells who it is; a later `hello` may say it again. The link that it replaces
     /// is returned, to be closed.
-    pub fn identify(&mut self, id: LinkId, name: Option<&str>) -> Option<(RelayKey, Option<L>)> {
+    pub fn identify(
+        &mut self,
+        id: LinkId,
+        name: Option<&str>,
+        now: Duration,
+    ) -> Option<(RelayKey, Option<L>)> {
         let link = self.links.get_mut(&id)?;
         link.halting = false;
         let key = RelayKey {
@@ -52,6 +59,9 @@ impl<L: Clone> Registry<L> {
             link.relay = Some(relay_id);
         }
         let replaced = replaced.and_then(|old| self.drop_link(old));
+        if replaced.is_some() {
+            self.note_loss(relay_id, now);
+        }
         Some((key, replaced.map(|old| old.handle)))
     }
 
@@ -82,7 +92,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The link is gone. Returns the relay when that leaves it without one.
-    pub fn link_lost(&mut self, id: LinkId, now: Duration) -> Option<RelayKey> {
+    pub fn link_lost(&mut self, id: LinkId, now: Duration) -> Option<Lost> {
         let link = self.drop_link(id)?;
         let relay_id = link.relay?;
         let relay = self.relays.get_mut(&relay_id)?;
@@ -92,7 +102,23 @@ impl<L: Clone> Registry<L> {
         if relay.live == 0 {
             self.relays.remove(&relay_id);
         }
-        Some(key)
+        let calls = self.note_loss(relay_id, now);
+        Some(Lost { relay: key, calls })
+    }
+
+    /// Nobody knows how a relay's calls are from now on. Should it turn out that they are over, they were then.
+    fn note_loss(&mut self, relay: u64, now: Duration) -> Vec<LiveCall> {
+        let calls = self.sessions.iter().filter(|(_, s)| s.relay == relay);
+        let calls: Vec<CallId> = calls.map(|(call_id, _)| call_id.clone()).collect();
+        let mut noted = Vec::new();
+        for call_id in calls {
+            let ended = self.sessions.get(&call_id).map(|s| self.calendar(s, now));
+            if let (Some(session), Some(ended)) = (self.sessions.get_mut(&call_id), ended) {
+                session.known.ended.get_or_insert(ended);
+            }
+            noted.extend(self.noted(&call_id));
+        }
+        noted
     }
 
     /// Who a link is, once it is known.
@@ -190,7 +216,7 @@ impl<L: Clone> Registry<L> {
         let (asked, Some(relay)) = (link.asked, link.relay) else {
             return purge;
         };
-        let mut gone: Vec<CallId> = Vec::new();
+        let (mut gone, mut back): (Vec<CallId>, Vec<CallId>) = (Vec::new(), Vec::new());
         for (call_id, session) in &mut self.sessions {
             if session.relay != relay || session.serial > asked {
                 continue;
@@ -199,9 +225,8 @@ impl<L: Clone> Registry<L> {
                 gone.push(call_id.clone());
             } else if let SessionState::Owed(remove) = &session.state {
                 purge.owed.push(remove.clone());
-            } else {
-                // It was taken over from an earlier dispatcher, which had seen it last then.
-                session.known.ended = None;
+            } else if session.known.ended.take().is_some() {
+                back.push(call_id.clone());
             }
         }
         for (text, session_id) in listed {
@@ -217,6 +242,7 @@ impl<L: Clone> Registry<L> {
                 );
             }
         }
+        purge.back = back.iter().filter_map(|id| self.noted(id)).collect();
         let gone = gone.into_iter();
         purge.finished = gone
             .filter_map(|call_id| self.end(&call_id, Reason::Purged, None, now))

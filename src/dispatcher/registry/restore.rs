@@ -21,6 +21,8 @@ pub struct LiveCall {
     pub known: Known,
     /// The proxy has removed it, its relay was away.
     pub owed: Option<Remove>,
+    /// How long its relay had been away when the dispatcher before this one was last seen.
+    pub away: Duration,
 }
 
 impl<L: Clone> Registry<L> {
@@ -29,19 +31,22 @@ impl<L: Clone> Registry<L> {
         self.is_noting = true;
     }
 
-    /// Takes calls over from the dispatcher before this one. Their relays count as away from now on.
+    /// Takes calls over from the dispatcher before this one. Their relays count as away from now on, or for as long as
+    /// they were before; while there was no dispatcher nobody knows.
     pub fn restore(&mut self, calls: impl IntoIterator<Item = LiveCall>, now: Duration) {
         for call in calls {
             let relay = self.known_as(&call.relay);
             let relay = relay.unwrap_or_else(|| self.add_relay(call.relay.clone()));
             if let Some(relay) = self.relays.get_mut(&relay) {
-                relay.away.get_or_insert(now);
+                let since = now.saturating_sub(call.away);
+                relay.away = Some(relay.away.map_or(since, |before| before.min(since)));
             }
             let session = Session {
                 relay,
                 dialog_id: call.dialog_id,
                 answered: call.answered,
                 known: call.known,
+                started: None,
                 begun_by_reply: call.begun_by_reply,
                 serial: self.next_serial(),
                 state: call.owed.map_or(SessionState::Live, SessionState::Owed),
@@ -56,6 +61,11 @@ impl<L: Clone> Registry<L> {
         for call_id in calls {
             self.expired.add(call_id, now);
         }
+    }
+
+    /// What is to be noted of a call whose relay may not have heard that the proxy has removed it.
+    pub fn still_owed(&self, call_id: &CallId) -> Option<LiveCall> {
+        self.noted(call_id).filter(|call| call.owed.is_some())
     }
 
     /// What is to be noted of a call; none where nobody notes, or it was not answered.
@@ -74,6 +84,7 @@ impl<L: Clone> Registry<L> {
             relay: self.relays.get(&session.relay)?.key.clone(),
             known: session.known.clone(),
             owed,
+            away: Duration::ZERO,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Every rule of the registry on a virtual clock.
 
+mod lost;
 mod manage;
 mod restore;
 
@@ -69,8 +70,12 @@ fn registry() -> Links {
 }
 
 fn up(registry: &mut Links, address: IpAddr, name: Option<&str>) -> LinkId {
+    up_at(registry, address, name, at(0))
+}
+
+fn up_at(registry: &mut Links, address: IpAddr, name: Option<&str>, now: Duration) -> LinkId {
     let id = LinkId(registry.link_up(address, |id| id.0));
-    registry.identify(id, name);
+    registry.identify(id, name, now);
     id
 }
 
@@ -86,7 +91,7 @@ fn a_link_takes_calls_once_it_is_known() {
     let id = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(choose(&mut registry, None, &[]), None);
     assert!(registry.connected().is_empty());
-    registry.identify(id, None);
+    registry.identify(id, None, at(0));
     assert_eq!(choose(&mut registry, None, &[]), Some(id));
     assert_eq!(registry.connected().len(), 1);
 }
@@ -128,7 +133,7 @@ fn a_call_stays_on_its_relay() {
     assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
     assert_eq!(registry.counts(), (1, 1));
     let key = registry.link_lost(a, at(1)).unwrap();
-    assert_eq!(registry.place(&call("one")), Place::Away(key));
+    assert_eq!(registry.place(&call("one")), Place::Away(key.relay));
     assert_eq!(registry.counts(), (0, 1));
     up(&mut registry, ip(2), None);
     let again = up(&mut registry, ip(1), None);
@@ -353,11 +358,8 @@ fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
     registry.listed(a, &list(&["old"]), at(1));
     let stray = statistics("old", "no-traffic timeout");
     assert!(registry.expire(b, stray.clone(), at(2)).is_some());
-    assert!(
-        registry
-            .removed(b, &call("old"), Some(stray), at(2))
-            .is_none()
-    );
+    let removed = registry.removed(b, &call("old"), Some(stray), at(2));
+    assert_eq!(removed.unwrap().reason, Reason::Removed);
     assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
 }
 
@@ -412,9 +414,12 @@ fn a_second_link_replaces_the_first_of_the_same_relay() {
     registry.updated(first, &facts("one"));
     let second = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
-    let (key, replaced) = registry.identify(second, None).unwrap();
+    let (key, replaced) = registry.identify(second, None, at(7)).unwrap();
     assert_eq!((key.address, replaced), (ip(1), Some(first.0)));
-    assert_eq!(registry.link_lost(first, at(1)), None, "already replaced");
+    assert!(
+        registry.link_lost(first, at(1)).is_none(),
+        "already replaced"
+    );
     assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
 }
 
@@ -473,7 +478,7 @@ fn a_relay_that_says_hello_again_drains_no_more() {
     let a = up(&mut registry, ip(1), Some("a"));
     registry.halting(a);
     assert_eq!(choose(&mut registry, None, &[]), None);
-    let (_, replaced) = registry.identify(a, Some("a")).unwrap();
+    let (_, replaced) = registry.identify(a, Some("a"), at(0)).unwrap();
     assert_eq!(replaced, None);
     assert_eq!(choose(&mut registry, None, &[]), Some(a));
 }
@@ -511,13 +516,19 @@ fn a_late_success_is_removed_unless_the_session_is_there_by_now() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    assert!(registry.updated_late(a, &facts("one")));
+    assert!(registry.updated_late(a, &facts("one")).is_stray);
     registry.updated(b, &facts("one"));
-    assert!(registry.updated_late(a, &facts("one")), "it is on b");
-    assert!(!registry.updated_late(b, &answered("one")));
+    assert!(
+        registry.updated_late(a, &facts("one")).is_stray,
+        "it is on b"
+    );
+    assert!(!registry.updated_late(b, &answered("one")).is_stray);
     let ended = registry.expire(b, statistics("one", "closed"), at(1));
     assert!(ended.unwrap().end_dialog, "the late answer counts");
     let mut none = facts("two");
     none.has_media = false;
-    assert!(!registry.updated_late(a, &none), "nothing was made");
+    assert!(
+        !registry.updated_late(a, &none).is_stray,
+        "nothing was made"
+    );
 }
