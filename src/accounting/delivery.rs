@@ -22,6 +22,11 @@ const BATCH: usize = 256;
 /// Bytes in one batch; one record more still fits.
 const BATCH_BYTES: usize = 512 * 1024;
 
+/// A record at which a backend panics so often, one of them in company, is rejected; and where no other record has got
+/// through since the last one that was.
+const PANICS: u32 = 4;
+const MANY_PANICS: u32 = 30;
+
 /// Before a delivery that failed is tried again; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -72,6 +77,9 @@ pub struct Delivery {
     retry: Duration,
     /// So many records come one by one.
     alone: usize,
+    /// Panics in a row, and how many of them a record may cause.
+    panics: u32,
+    most_panics: u32,
     down: Option<Down>,
     alarms: Sparse,
 }
@@ -87,6 +95,7 @@ struct Batch {
     records: Vec<Record>,
     /// Behind the record of the same index.
     ends: Vec<Position>,
+    /// There are no records then.
     damaged: Vec<(Vec<u8>, &'static str)>,
     end: Position,
 }
@@ -211,6 +220,8 @@ impl Delivery {
             shared,
             retry: FIRST_RETRY,
             alone: 0,
+            panics: 0,
+            most_panics: PANICS,
             down: None,
             alarms: Sparse::default(),
         })
@@ -254,18 +265,27 @@ impl Delivery {
     }
 
     /// A fault of a backend or its library costs an attempt, and no other backend anything. The records come one by
-    /// one then: the one that causes it is rejected.
+    /// one then, and the one at which it happens again and again is rejected; but not one after the other where none
+    /// gets through, because then it is not the record.
     fn attempt(&mut self) -> Result<(), String> {
-        if let Ok(delivered) = catch_unwind(AssertUnwindSafe(|| self.deliver())) {
+        let before = self.progress.delivered();
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.deliver()));
+        if self.progress.delivered() > before {
+            self.panics = 0;
+            self.most_panics = PANICS;
+        }
+        if let Ok(delivered) = attempt {
             self.alone = self.alone.saturating_sub(1);
             return delivered;
         }
-        let was_alone = self.alone > 0;
         self.alone = BATCH;
-        match was_alone {
-            true => self.reject_next(),
-            false => Err("internal error: a panic; the records come one by one now".to_owned()),
+        self.panics += 1;
+        if self.panics < self.most_panics {
+            return Err("internal error: a panic; the records come one by one now".to_owned());
         }
+        self.panics = 0;
+        self.most_panics = MANY_PANICS;
+        self.reject_next()
     }
 
     fn reject_next(&mut self) -> Result<(), String> {
@@ -322,6 +342,7 @@ impl Delivery {
             };
             let (end, text, damage) = match found {
                 Found::Record(end, text) => match std::str::from_utf8(&text).map(Record::parse) {
+                    Ok(Ok(_)) if !batch.damaged.is_empty() => break,
                     Ok(Ok(record)) => {
                         bytes += text.len();
                         batch.end = end;
@@ -336,6 +357,10 @@ impl Delivery {
                     (end, bytes, "it was damaged in the journal")
                 }
             };
+            // Not with records: what becomes of them does not hang on whether it can be put down.
+            if !batch.records.is_empty() {
+                break;
+            }
             bytes += text.len();
             batch.end = end;
             batch.damaged.push((text, damage));
@@ -365,19 +390,13 @@ impl Delivery {
         let is_rejected = |verdict: &Verdict| matches!(verdict, Verdict::Rejected(_));
         let mut rejected = verdicts.iter().filter(|v| is_rejected(v)).count();
         let mut failed = Ok(());
-        let damaged = if is_whole {
-            batch.damaged.as_slice()
-        } else {
-            &[]
-        };
+        let damaged = &batch.damaged;
         if rejected + damaged.len() > 0 {
             failed = self.reject(batch.records.iter().zip(verdicts), damaged);
         }
         if failed.is_err() {
-            // Those before the first one that cannot be put down need not come again. What was damaged has no place
-            // among them.
-            let first = verdicts.iter().position(is_rejected);
-            let first = first.filter(|_| batch.damaged.is_empty()).unwrap_or(0);
+            // Those before the first one that cannot be put down need not come again.
+            let first = verdicts.iter().position(is_rejected).unwrap_or(0);
             (verdicts, is_whole, rejected) = (&verdicts[..first], false, 0);
         }
         let end = match (is_whole, verdicts.len().checked_sub(1)) {

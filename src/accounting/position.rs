@@ -125,9 +125,17 @@ fn left_behind(dir: &Path, backends: &[Box<dyn Backend>]) -> io::Result<Vec<(Pat
             continue;
         };
         if backends.iter().all(|backend| backend.name() != name) {
-            let position = read(&path).unwrap_or(None);
-            let unread = 0;
-            left.push((path, Unsettled { position, unread }));
+            // One that cannot be read stays: nobody knows what waits behind it.
+            match read(&path) {
+                Ok(position) => left.push((
+                    path,
+                    Unsettled {
+                        position,
+                        unread: 0,
+                    },
+                )),
+                Err(error) => warn!("accounting: {}: {error}", path.display()),
+            }
         }
     }
     Ok(left)
@@ -139,12 +147,13 @@ pub fn path(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn read(path: &Path) -> io::Result<Option<Position>> {
-    let text = match fs::read_to_string(path) {
+    let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     // One that cannot be read must neither lose what waits nor stop the dispatcher.
+    let text = String::from_utf8_lossy(&text);
     Ok(Some(text.trim().parse().unwrap_or_else(|()| {
         error!(
             "accounting: {}: is no position, allowed: SEGMENT:OFFSET; all that the journal still has is delivered once \
@@ -256,7 +265,7 @@ mod tests {
             starts(scratch.path(), &["file"], &[])[0].position,
             at(2, 300)
         );
-        fs::write(path(scratch.path(), "file"), "nonsense").unwrap();
+        fs::write(path(scratch.path(), "file"), b"nonsens\xe9").unwrap();
         let start = starts(scratch.path(), &["file"], &[at(1, 50), at(2, 0)])[0];
         assert_eq!((start.position, start.unread), (at(1, 0), 2), "all of it");
     }

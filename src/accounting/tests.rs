@@ -28,8 +28,9 @@ struct Seen {
     acts: VecDeque<Act>,
     /// Delivers nothing while this holds.
     is_down: bool,
-    /// Panics at the record of this call-id, having delivered those before it and told so.
+    /// Panics at the record of this call-id, having delivered those before it and told so; or at any.
     panics_at: Option<&'static str>,
+    panics: usize,
 }
 
 #[derive(Clone)]
@@ -80,7 +81,8 @@ impl Backend for Memory {
                 Some(Act::Forget) if index + 1 == records.len() => continue,
                 _ => {}
             }
-            if seen.panics_at == Some(&record.call_id) {
+            if seen.panics_at == Some(&record.call_id) || seen.panics_at == Some("any") {
+                seen.panics += 1;
                 drop(seen);
                 panic!("told to");
             }
@@ -245,6 +247,54 @@ fn a_record_that_makes_a_backend_panic_is_rejected_and_holds_up_nothing() {
     let path = scratch.path().join("accounting/rejected-memory.jsonl");
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains("panic") && text.contains("call-2"), "{text}");
+    dropped(accounting);
+}
+
+/// As where its library panics when it connects: that is no fault of the records.
+#[test]
+fn a_backend_that_always_panics_rejects_one_record_and_waits() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.1.lock().unwrap().panics_at = Some("any");
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..5);
+    let progress = &accounting.progress()[0];
+    wait("the first is rejected", || progress.rejected() == 1);
+    wait("another attempt", || memory.1.lock().unwrap().panics >= 5);
+    memory.1.lock().unwrap().panics_at = None;
+    wait("the rest", || progress.waiting() == 0);
+    assert_eq!((progress.rejected(), progress.delivered()), (1, 4));
+    assert_eq!(memory.records(), names(1..5));
+    dropped(accounting);
+}
+
+/// The record before it is delivered once, however often the damaged one cannot be put down.
+#[test]
+fn a_damaged_record_that_cannot_be_put_down_brings_no_other_back() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    memory.set_down(true);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..4);
+    dropped(accounting);
+    let path = scratch.path().join("accounting/journal/0000000001.journal");
+    let mut bytes = fs::read(&path).unwrap();
+    let lines = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
+    let ends: Vec<usize> = lines.map(|(at, _)| at).collect();
+    bytes[ends[0] + 20] ^= 1;
+    bytes[ends[1] + 20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let obstacle = scratch.path().join("accounting/rejected-memory.jsonl");
+    fs::create_dir(&obstacle).unwrap();
+    memory.set_down(false);
+    let accounting = start(&scratch, &[&memory]);
+    let progress = &accounting.progress()[0];
+    wait("some attempts", || progress.failures() > 1);
+    assert_eq!(memory.records(), ["call-0"]);
+    fs::remove_dir(&obstacle).unwrap();
+    wait("the rest", || memory.records().len() == 2);
+    assert_eq!(memory.records(), ["call-0", "call-3"]);
+    assert_eq!(fs::read_to_string(&obstacle).unwrap().lines().count(), 2);
     dropped(accounting);
 }
 

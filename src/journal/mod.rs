@@ -139,7 +139,8 @@ impl Journal {
         }
         let file = if end.segment == 0 {
             end.segment = 1;
-            let file = segments::create(dir, 1).map_err(told)?;
+            let (file, directory) = segments::create(dir, 1).map_err(told)?;
+            directory.sync_all().map_err(told)?;
             segments.add(1);
             file
         } else {
@@ -356,8 +357,10 @@ impl State {
 
     fn begin_segment(&mut self, dir: &Path) -> io::Result<()> {
         let number = self.end.segment + 1;
-        let file = segments::create(dir, number)?;
+        let (file, directory) = segments::create(dir, number)?;
         self.note_unsynced();
+        // Not here: who appends does not wait for the disk.
+        self.unsynced.push(Arc::new(directory));
         self.file = Arc::new(file);
         self.segments.add(number);
         self.end = Position {

@@ -105,15 +105,19 @@ pub fn make_directory(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(dir)
 }
 
-/// A new segment, and its name on disk.
-pub fn create(dir: &Path, number: u64) -> io::Result<File> {
+/// A new segment, and the directory: its name is on disk when that has been synced. An empty one of that number may be
+/// left of an attempt that failed.
+pub fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
+    let directory = File::open(dir)?;
     let file = OpenOptions::new()
         .append(true)
-        .create_new(true)
+        .create(true)
         .mode(0o640)
         .open(path(dir, number))?;
-    File::open(dir)?.sync_all()?;
-    Ok(file)
+    if file.metadata()?.len() > 0 {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    Ok((file, directory))
 }
 
 /// The last segment, to be appended to.

@@ -248,3 +248,25 @@ fn a_full_disk_refuses_records_whole_and_takes_them_again_later() {
     };
     std::thread::spawn(run).join().unwrap();
 }
+
+/// Too many open files, a disk that fails for a moment: the next attempt begins the segment.
+#[test]
+fn a_segment_that_could_not_be_begun_is_begun_later() {
+    let scratch = Scratch::new("journal");
+    let limits = Limits {
+        segment: 1,
+        ..LIMITS
+    };
+    let (journal, _) = open_with(&scratch, limits);
+    fill(&journal, &numbered(0..1));
+    let obstacle = segments::path(scratch.path(), 2);
+    fs::create_dir(&obstacle).unwrap();
+    assert!(matches!(journal.append(b"refused"), Err(Refused::Io(_))));
+    fs::remove_dir(&obstacle).unwrap();
+    fs::write(&obstacle, "").unwrap();
+    fill(&journal, &numbered(1..3));
+    assert!(journal.sync().unwrap(), "the directory as well");
+    assert_eq!(read_all(&journal, Position::default()), numbered(0..3));
+    drop(journal);
+    assert_eq!(open_with(&scratch, limits).1, numbered(0..3));
+}
