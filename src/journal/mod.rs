@@ -105,12 +105,21 @@ struct State {
     /// The last segment, open for writing.
     file: Arc<File>,
     end: Position,
-    /// Files with something that the disk may not have yet.
-    unsynced: Vec<Arc<File>>,
+    unsynced: Vec<Unsynced>,
     /// Records before this are needed by nobody.
     released: Position,
     readers_wait: usize,
     line: Vec<u8>,
+}
+
+/// A file with something that the disk may not have yet.
+#[derive(Debug)]
+struct Unsynced {
+    file: Arc<File>,
+    /// Which it is; none for the directory.
+    segment: Option<u64>,
+    /// The disk has refused it.
+    has_failed: bool,
 }
 
 impl Journal {
@@ -158,7 +167,11 @@ impl Journal {
                 segments,
                 end,
                 // A process that was killed may have left something.
-                unsynced: vec![Arc::clone(&file)],
+                unsynced: vec![Unsynced {
+                    file: Arc::clone(&file),
+                    segment: Some(end.segment),
+                    has_failed: false,
+                }],
                 file,
                 released,
                 readers_wait: 0,
@@ -206,10 +219,13 @@ impl Journal {
         let had_work = !files.is_empty();
         let mut failed = None;
         let mut left = Vec::new();
-        for file in files {
-            if let Err(error) = file.sync_data() {
+        for one in files {
+            if let Err(error) = self.sync_one(&one) {
                 failed.get_or_insert(error);
-                left.push(file);
+                left.push(Unsynced {
+                    has_failed: true,
+                    ..one
+                });
             }
         }
         match failed {
@@ -222,6 +238,16 @@ impl Journal {
                 Err(error)
             }
         }
+    }
+
+    /// The kernel tells of a failure once, and takes what it could not write for written from then on (fsync(2)): so it
+    /// gets all of it again.
+    fn sync_one(&self, one: &Unsynced) -> io::Result<()> {
+        if let (true, Some(number)) = (one.has_failed, one.segment) {
+            let length = self.lock().segments.length(number);
+            segments::write_again(&self.dir, number, length)?;
+        }
+        one.file.sync_data()
     }
 
     /// Behind the last record.
@@ -360,7 +386,11 @@ impl State {
         let (file, directory) = segments::create(dir, number)?;
         self.note_unsynced();
         // Not here: who appends does not wait for the disk.
-        self.unsynced.push(Arc::new(directory));
+        self.unsynced.push(Unsynced {
+            file: Arc::new(directory),
+            segment: None,
+            has_failed: false,
+        });
         self.file = Arc::new(file);
         self.segments.add(number);
         self.end = Position {
@@ -371,9 +401,13 @@ impl State {
     }
 
     fn note_unsynced(&mut self) {
-        let is_same = |file: &Arc<File>| Arc::ptr_eq(file, &self.file);
-        if !self.unsynced.last().is_some_and(is_same) {
-            self.unsynced.push(Arc::clone(&self.file));
+        let is_same = |one: &Unsynced| Arc::ptr_eq(&one.file, &self.file);
+        if !self.unsynced.iter().any(is_same) {
+            self.unsynced.push(Unsynced {
+                file: Arc::clone(&self.file),
+                segment: Some(self.end.segment),
+                has_failed: false,
+            });
         }
     }
 

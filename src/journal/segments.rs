@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::{error, warn};
 
-use super::Position;
 use super::reader::{Found, Lines};
+use super::{Position, read_at};
 
 const SUFFIX: &str = ".journal";
 
@@ -123,6 +123,31 @@ pub fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
 /// The last segment, to be appended to.
 pub fn reopen(dir: &Path, end: Position) -> io::Result<File> {
     OpenOptions::new().append(true).open(path(dir, end.segment))
+}
+
+/// Writes the first `length` bytes of a segment over themselves, so that the kernel has to bring them to disk again.
+pub fn write_again(dir: &Path, number: u64, length: u64) -> io::Result<()> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path(dir, number));
+    let file = match opened {
+        // Nobody has needed it any more.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let mut buffer = vec![0; 64 * 1024];
+    let mut at = 0;
+    while at < length {
+        buffer.truncate(usize::try_from(length - at).unwrap_or(usize::MAX));
+        let count = read_at(&file, &mut buffer, at)?;
+        if count == 0 {
+            break;
+        }
+        file.write_all_at(buffer.get(..count).unwrap_or_default(), at)?;
+        at += count as u64;
+    }
+    Ok(())
 }
 
 /// Removes a segment.

@@ -249,6 +249,28 @@ fn a_full_disk_refuses_records_whole_and_takes_them_again_later() {
     std::thread::spawn(run).join().unwrap();
 }
 
+#[test]
+fn what_the_disk_has_refused_is_written_again_as_it_was() {
+    let scratch = Scratch::new("journal");
+    let (journal, _) = open(&scratch);
+    fill(&journal, &numbered(0..300));
+    let before = journal.end();
+    for one in &mut journal.lock().unsynced {
+        one.has_failed = true;
+    }
+    fill(&journal, &numbered(300..310));
+    assert!(journal.sync().unwrap() && !journal.sync().unwrap());
+    assert!(journal.end() > before);
+    assert_eq!(read_all(&journal, Position::default()), numbered(0..310));
+    // A file that is shorter than it should be stays so.
+    let path = scratch.path().join("0000000001.journal");
+    fs::write(&path, "short").unwrap();
+    segments::write_again(scratch.path(), 1, 100_000).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "short");
+    // One that nobody needs any more has been removed.
+    segments::write_again(scratch.path(), 77, 1).unwrap();
+}
+
 /// Too many open files, a disk that fails for a moment: the next attempt begins the segment.
 #[test]
 fn a_segment_that_could_not_be_begun_is_begun_later() {
