@@ -95,7 +95,7 @@ pub struct Opened {
     spool: Spool,
     messages: Receiver<Message>,
     book: Book,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 /// Opens what this relay, or one before it, has kept. `first_port` tells relays on one host apart.
@@ -128,7 +128,7 @@ pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, Str
         },
         messages,
         book,
-        _lock: lock,
+        lock,
     })
 }
 
@@ -143,13 +143,13 @@ impl Opened {
             spool,
             messages,
             book,
-            _lock,
+            lock,
         } = self;
         let mut keeper = Keeper {
             shared: Arc::clone(shared),
             messages,
             records: Records::new(spool, book),
-            _lock,
+            lock: Some(lock),
         };
         start_thread("spool", move || keeper.run())
     }
@@ -233,7 +233,7 @@ struct Keeper {
     shared: Arc<Shared>,
     messages: Receiver<Message>,
     records: Records,
-    _lock: DirLock,
+    lock: Option<DirLock>,
 }
 
 impl Keeper {
@@ -279,6 +279,8 @@ impl Keeper {
                 }
                 Message::Quit(done) => {
                     self.records.quit();
+                    // Who hears of it may start the next one at once.
+                    self.lock = None;
                     let _ = done.send(());
                     is_over = true;
                 }
