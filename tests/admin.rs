@@ -134,7 +134,7 @@ fn a_call_is_listed_explained_and_ended() {
     );
     assert!(explained.contains("DROPPED: 1 wrong source"), "{explained}");
     assert!(
-        explained.contains("RTP goes by user space: this relay does not use the kernel"),
+        explained.contains("RTP goes by user space: forwarding = userspace\n"),
         "{explained}"
     );
     let json = site.prints(&["explain", "--json", "first@x"]);

@@ -117,14 +117,14 @@ pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
 /// The port range: who else has it or parts of it, and whether there are files for it.
 pub fn ports(wanted: &Wanted) -> Vec<Finding> {
     let first = wanted.port_range.0;
-    let taken = match range_lock::lock(first) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => warning(
+    let taken = match range_lock::is_held(first) {
+        true => warning(
             "ports",
             format!(
                 "a relay with ports from {first} on runs on this host; another one needs a port_range of its own"
             ),
         ),
-        _ => others(wanted, &bound_udp_ports(wanted.relay_ip)),
+        false => others(wanted, &bound_udp_ports(wanted.relay_ip)),
     };
     let needed = u64::from(wanted.ports()) + OTHER_FILES;
     let files = match limits::raise_open_files(needed) {
@@ -363,13 +363,7 @@ mod tests {
     fn a_relay_that_runs_is_named() {
         in_namespace("a relay that runs", || {
             assert_eq!(ports(&wanted())[0].verdict, Verdict::Fine);
-            // That look had the lock; a program that another test starts has it, too, from its fork to its exec.
-            let _held = loop {
-                if let Ok(held) = range_lock::lock(40000) {
-                    break held;
-                }
-                thread::yield_now();
-            };
+            let _held = range_lock::lock(40000).unwrap();
             let finding = &ports(&wanted())[0];
             assert_eq!(finding.verdict, Verdict::Warning);
             assert!(
