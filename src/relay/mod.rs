@@ -87,7 +87,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     let relay_ip = relay_ip(&settings)?;
     let (gate, in_kernel, lock) =
         match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
-            kernel::Opened::Kernel(gate) => (Some(gate), Ok(()), None),
+            kernel::Opened::Kernel(gate) => (Some(*gate), Ok(()), None),
             kernel::Opened::UserSpace(why, lock) => (None, Err(why), lock),
         };
     let most_pairs = allow_files(&settings);

@@ -132,7 +132,7 @@ mod tests {
         let refused = nobody(&[]).run(read).unwrap().unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(nobody(&[1, 4321]).run(read).unwrap().unwrap(), "x");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o0)).unwrap();
         assert_eq!(read().unwrap(), "x", "this thread is root still");
     }
 }

@@ -63,7 +63,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A kernel that is ready to forward, or why there is none.
 fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Gate, String> {
     match open(settings, forwarding)? {
-        Opened::Kernel(gate) => Ok(gate),
+        Opened::Kernel(gate) => Ok(*gate),
         Opened::UserSpace(why, lock) => {
             assert!(lock.is_some(), "its ports are its own in any case");
             Err(why.to_string())

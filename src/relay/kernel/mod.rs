@@ -106,7 +106,7 @@ pub struct Gate {
 
 /// Who is to forward media.
 pub enum Opened {
-    Kernel(Gate),
+    Kernel(Box<Gate>),
     /// The relay alone: why, and its lock where nobody else has that.
     UserSpace(Arc<str>, Option<RangeLock>),
 }
@@ -128,13 +128,13 @@ pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, Strin
     let (why, lock) = match lock {
         Ok(lock) => match prepare(settings) {
             Ok((host, events, locals)) => {
-                return Ok(Opened::Kernel(Gate {
+                return Ok(Opened::Kernel(Box::new(Gate {
                     host,
                     events,
                     locals,
                     lock,
                     shortest_silence: settings.shortest_silence,
-                }));
+                })));
             }
             Err(why) => (why, Some(lock)),
         },
