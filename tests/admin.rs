@@ -216,6 +216,44 @@ fn calls_whose_identifiers_are_not_utf_8_are_ended_by_what_is_shown() {
 }
 
 #[test]
+fn a_call_that_rings_is_found_by_its_addresses_and_shows_its_relay() {
+    let site = Site::new("admin-ringing");
+    let mut proxy = Proxy::connect(&site.daemons().control_socket()).unwrap();
+    let phone = phone();
+    let media = [Media::audio_at(&phone)];
+    let offer = Message::offer("ring@x", &media).update();
+    let offer = offer.replace("signaling_ip: 127.0.0.1", "signaling_ip: 127.9.9.9");
+    let answer = proxy.ask(&offer).unwrap();
+    let port = answer.split(' ').nth(1).unwrap();
+    let sdp = media[0].address.to_string();
+    // The SDP's, the relay's, that of the caller's SIP messages.
+    for address in [&sdp, &format!("127.0.0.1:{port}"), "127.9.9.9", "127.0.0.1"] {
+        let table = site.prints(&["sessions", "--address", address]);
+        let row = table.lines().nth(1).unwrap_or_default();
+        let words: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(words[2], "ringing", "{address}: {table}");
+        assert_eq!(words[4], "audio", "{table}");
+        assert_eq!(words[words.len() - 2..], ["127.0.0.1", "ring@x"], "{table}");
+    }
+    assert_eq!(
+        site.prints(&["sessions", "--address", "127.9.9.8"]),
+        "no calls\n"
+    );
+    let json = site.prints(&["sessions", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert_eq!(
+        (&json["offered"][0]["caller_sdp"], &json["streams"]),
+        (&sdp.into(), &serde_json::json!([]))
+    );
+    // Once it is answered it stands where it always did.
+    let callee = [Media::audio_at(&phone)];
+    proxy.update(&Message::answer("ring@x", &callee)).unwrap();
+    let json = site.prints(&["sessions", "--json", "--address", "127.9.9.9"]);
+    let json: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert!(json.get("offered").is_none() && json["streams"][0]["status"] == "active");
+}
+
+#[test]
 fn a_relay_is_drained_and_resumed() {
     let site = Site::new("admin-drain");
     let first = Call::place(&site, "first").unwrap();

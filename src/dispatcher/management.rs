@@ -269,7 +269,7 @@ impl Client<'_> {
             };
             let mut failed = None;
             let read = each(&sessions, |session| {
-                if !filter.fits(session.get()) {
+                if !filter.fits(session.get(), relay.address) {
                     return Ok(());
                 }
                 list.add(session.get()).map_err(|error| {

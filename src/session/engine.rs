@@ -333,7 +333,7 @@ impl Engine {
                 return Some(slot);
             }
             if let Some(entry) = entry.as_ref().filter(|entry| entry.ending.is_none()) {
-                report::write_session(out, &entry.session, now);
+                report::write_listed(out, &entry.session, now);
                 out.push(b',');
                 written += 1;
             }
