@@ -28,7 +28,7 @@ fn doctor_finds_nothing_on_a_host_that_works() {
         .collect();
     assert_eq!((status, bad), (Some(0), vec![]), "{findings:#?}");
     let running = found(&findings, "dispatcher", "daemon", "ok");
-    assert!(running.contains("1 relay(s) take calls"), "{running}");
+    assert!(running.contains("1 relay takes calls"), "{running}");
     found(&findings, "dispatcher", "listen", "ok");
     // They are valid for a day.
     found(&findings, "dispatcher", "certificates", "warning");

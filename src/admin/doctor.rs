@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::options::{Command, Options};
-use super::units::{clean, colour, width, wrap};
+use super::units::{clean, colour, counted, width, wrap};
 use super::{Outcome, print};
 use crate::config::{self, ConfigError, FILE_NAME, Roles};
 use crate::relay::checks::{self, Verdict};
@@ -207,9 +207,10 @@ fn table(areas: &[Area], width: Option<usize>, colour: bool) -> Vec<String> {
             );
         }
     }
-    let count = |verdict| all().filter(|finding| finding.verdict == verdict).count();
+    let count = |verdict| all().filter(|finding| finding.verdict == verdict).count() as u64;
     let (problems, warnings) = (count(Verdict::Problem), count(Verdict::Warning));
-    lines.push(format!("{problems} problem(s), {warnings} warning(s)"));
+    let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
+    lines.push(format!("{problems}, {warnings}"));
     lines
 }
 
@@ -233,7 +234,7 @@ mod tests {
             "host:",
             "ok       clock      right",
             "PROBLEM  state_dir  is not there: mkdir -p /var/lib/mediaproxy\\u{1b}",
-            "1 problem(s), 0 warning(s)",
+            "1 problem, 0 warnings",
         ];
         assert_eq!(table(&areas, None, false), want);
         let narrow = table(&areas, Some(50), true);

@@ -12,7 +12,7 @@ use super::options::{Command, Options};
 use super::screen::{Happening, Screen};
 use super::show::{RELAYS, read, relay_row};
 use super::table::{self, Column, number, text, word};
-use super::units::{clean, colour, cut, scaled, time, wrap};
+use super::units::{clean, colour, counted, cut, scaled, time, wrap};
 use super::view::{Relay, Session, SortKey};
 use crate::sys::clock;
 
@@ -22,6 +22,9 @@ const STEP: Duration = Duration::from_millis(200);
 /// What keys without a letter send first, and how long the rest of it may take.
 const ESCAPE: u8 = 0x1b;
 const SEQUENCE: Duration = Duration::from_millis(50);
+
+/// Ctrl-Z.
+const SUSPEND: u8 = 0x1a;
 
 /// A call is among the worst where one side is heard so much less than the other.
 const BAD: f64 = 0.5;
@@ -103,6 +106,13 @@ fn watch(
                 Ok(Happening::Key(ESCAPE)) if passes(&screen.happenings) => {}
                 Ok(Happening::Key(ESCAPE)) => return Ok(()),
                 Ok(Happening::Key(b'r')) => next = now,
+                Ok(Happening::Key(SUSPEND)) => {
+                    screen.suspend()?;
+                    // The dispatcher may have closed it meanwhile, and what was seen is old.
+                    (client, next) = (None, clock::mono());
+                    size = screen.size();
+                    break;
+                }
                 Ok(Happening::Key(key)) => {
                     if let Some(wanted) = sort_of(key) {
                         sort = wanted;
@@ -212,8 +222,9 @@ fn frame(look: &Look, sort: SortKey, (columns, rows): (usize, usize), colour: bo
     let calls: u64 = look.relays.iter().map(|relay| relay.session_count).sum();
     let rate: f64 = look.relays.iter().map(|relay| relay.bps_relayed).sum();
     let title = format!(
-        "media-admin top: {} relays, {calls} calls, {} bit/s",
-        look.relays.len(),
+        "media-admin top: {}, {}, {} bit/s",
+        counted(look.relays.len() as u64, "relay"),
+        counted(calls, "call"),
         scaled(rate)
     );
     let mut lines = vec![paint(cut(&title, columns), "1"), String::new()];

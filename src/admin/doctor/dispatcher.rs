@@ -151,7 +151,10 @@ fn runs(running: Option<&Running>) -> Finding {
         ),
         Some(count) => fine(
             subject,
-            format!("media-dispatcher {version} runs, {count} relay(s) take calls"),
+            match count {
+                1 => format!("media-dispatcher {version} runs, 1 relay takes calls"),
+                _ => format!("media-dispatcher {version} runs, {count} relays take calls"),
+            },
         ),
     }
 }
