@@ -246,7 +246,7 @@ impl Client<'_> {
             ));
         }
         match act(self) {
-            Ok(done) => self.lines([done]),
+            Ok(done) => self.lines(done.lines()),
             Err(why) => self.fail(&why),
         }
     }
