@@ -311,6 +311,17 @@ fn exit_statuses() {
         .args(["--socket", "/nonexistent", "summary"])
         .output()
         .unwrap();
+    // What makes no sense is said before anybody is asked.
+    let senseless = Command::new(ADMIN)
+        .args(["--socket", "/nonexistent", "sessions", "--address", "foo"])
+        .output()
+        .unwrap();
+    assert_eq!(senseless.status.code(), Some(2));
+    let why = error_of(&senseless);
+    assert!(
+        why.starts_with("media-admin: --address foo: allowed: IP or IP:PORT"),
+        "{why}"
+    );
     assert_eq!(nowhere.status.code(), Some(3));
     assert!(error_of(&nowhere).contains("is media-dispatcher running on this host?"));
     // Over TCP without TLS everybody may look and nobody may change anything.

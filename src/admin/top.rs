@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn the_busiest_stand_above_and_the_worst_below() {
         let lines = frame(&look(), SortKey::Traffic, (120, 30), false);
-        assert_eq!(lines[0], "media-admin top: 1 relays, 3 calls, 64k bit/s");
+        assert_eq!(lines[0], "media-admin top: 1 relay, 3 calls, 64k bit/s");
         let place = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap();
         assert!(place("calls by traffic") < place("caller-of-busy"));
         assert!(place("caller-of-busy") < place("caller-of-quiet"));
