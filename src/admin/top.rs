@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::client::{Client, Failure, Target};
+use super::client::{Failure, Pair, Target};
 use super::options::{Command, Options};
 use super::screen::{Happening, Screen};
 use super::show::{RELAYS, read, relay_row};
@@ -68,7 +68,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let Command::Top { interval, sort } = options.command else {
         return Ok(());
     };
-    let mut client = Some(Client::connect(&options.target)?);
+    let mut client = Some(Pair::connect(&options.target)?);
     let mut look = Look::default();
     look.renew(&mut client, &options.target);
     if let Some(why) = look.failure {
@@ -84,7 +84,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 fn watch(
     screen: &Screen,
     target: &Target,
-    (mut client, mut look): (Option<Client>, Look),
+    (mut client, mut look): (Option<Pair>, Look),
     interval: Duration,
     mut sort: SortKey,
 ) -> std::io::Result<()> {
@@ -163,7 +163,7 @@ fn sort_of(key: u8) -> Option<SortKey> {
 
 impl Look {
     /// Looks again; what was seen stays where that fails.
-    fn renew(&mut self, client: &mut Option<Client>, target: &Target) {
+    fn renew(&mut self, client: &mut Option<Pair>, target: &Target) {
         match look(client, target) {
             Ok((relays, sessions)) => {
                 self.failure = None;
@@ -200,17 +200,13 @@ impl Look {
     }
 }
 
-fn look(
-    client: &mut Option<Client>,
-    target: &Target,
-) -> Result<(Vec<Relay>, Vec<Session>), Failure> {
+fn look(client: &mut Option<Pair>, target: &Target) -> Result<(Vec<Relay>, Vec<Session>), Failure> {
     let client = match client {
         Some(client) => client,
-        none => none.insert(Client::connect(target)?),
+        none => none.insert(Pair::connect(target)?),
     };
-    let relays = read(&client.ask("summary")?)?;
-    let sessions = read(&client.ask("sessions")?)?;
-    Ok((relays, sessions))
+    let [relays, sessions] = client.ask(["summary", "sessions"])?;
+    Ok((read(&relays)?, read(&sessions)?))
 }
 
 /// The lines of the screen: as many as it has rows, none longer than it has columns.
