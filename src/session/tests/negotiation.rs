@@ -26,35 +26,6 @@ fn c1_each_party_gets_the_ports_of_its_own_side() {
 }
 
 #[test]
-fn what_waits_for_its_answer_is_listed_apart() {
-    let mut lab = Lab::new();
-    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
-    let ringing = lab.statistics();
-    assert_eq!(ringing["streams"], serde_json::json!([]));
-    let offered = &ringing["offered"][0];
-    assert_eq!(
-        (&offered["caller_sdp"], &offered["callee_sdp"]),
-        (&CALLER.into(), &"Unknown".into())
-    );
-    let local = offered["callee_local"].as_str().unwrap();
-    assert!(local.ends_with(&format!(":{callee_side}")), "{ringing}");
-    lab.update("reply", 1, AB, &audio(CALLEE));
-    let answered = lab.statistics();
-    assert!(answered.get("offered").is_none(), "{answered}");
-    assert_eq!(answered["streams"].as_array().unwrap().len(), 1);
-    // An offer within the call that is not answered yet.
-    lab.update(
-        "request",
-        2,
-        AB,
-        &format!("{},video:198.18.0.1:4002:sendrecv:ice=no", audio(CALLER)),
-    );
-    let both = lab.statistics();
-    assert_eq!(both["offered"][0]["media_type"], "video", "{both}");
-    assert_eq!(both["streams"].as_array().unwrap().len(), 1);
-}
-
-#[test]
 fn c1_found_by_either_tag_and_not_by_another() {
     let mut lab = Lab::new();
     lab.call();
