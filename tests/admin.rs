@@ -134,7 +134,7 @@ fn a_call_is_listed_explained_and_ended() {
     );
     assert!(explained.contains("DROPPED: 1 wrong source"), "{explained}");
     assert!(
-        explained.contains("RTP goes by user space: this relay does not use the kernel"),
+        explained.contains("RTP goes by user space: forwarding = userspace\n"),
         "{explained}"
     );
     let json = site.prints(&["explain", "--json", "first@x"]);
@@ -216,13 +216,60 @@ fn calls_whose_identifiers_are_not_utf_8_are_ended_by_what_is_shown() {
 }
 
 #[test]
+fn a_call_that_rings_is_found_by_its_addresses_and_shows_its_relay() {
+    let site = Site::new("admin-ringing");
+    let mut proxy = Proxy::connect(&site.daemons().control_socket()).unwrap();
+    let phone = phone();
+    let media = [Media::audio_at(&phone)];
+    let offer = Message::offer("ring@x", &media).update();
+    let offer = offer.replace("signaling_ip: 127.0.0.1", "signaling_ip: 127.9.9.9");
+    let answer = proxy.ask(&offer).unwrap();
+    let port = answer.split(' ').nth(1).unwrap();
+    let sdp = media[0].address.to_string();
+    // The SDP's, the relay's, that of the caller's SIP messages.
+    for address in [&sdp, &format!("127.0.0.1:{port}"), "127.9.9.9", "127.0.0.1"] {
+        let table = site.prints(&["sessions", "--address", address]);
+        let row = table.lines().nth(1).unwrap_or_default();
+        let words: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(words[2], "ringing", "{address}: {table}");
+        assert_eq!(words[4], "audio", "{table}");
+        assert_eq!(words[words.len() - 2..], ["127.0.0.1", "ring@x"], "{table}");
+    }
+    assert_eq!(
+        site.prints(&["sessions", "--address", "127.9.9.8"]),
+        "no calls\n"
+    );
+    let json = site.prints(&["sessions", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert_eq!(
+        (&json["offered"][0]["caller_sdp"], &json["streams"]),
+        (&sdp.into(), &serde_json::json!([]))
+    );
+    // Once it is answered it stands where it always did.
+    let callee = [Media::audio_at(&phone)];
+    proxy.update(&Message::answer("ring@x", &callee)).unwrap();
+    let json = site.prints(&["sessions", "--json", "--address", "127.9.9.9"]);
+    let json: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
+    assert!(json.get("offered").is_none() && json["streams"][0]["status"] == "active");
+}
+
+#[test]
 fn a_relay_is_drained_and_resumed() {
     let site = Site::new("admin-drain");
     let first = Call::place(&site, "first").unwrap();
-    let drained = site.prints(&["drain", "127.0.0.1"]);
+    let drained = site.admin(&["drain", "127.0.0.1"]);
+    assert_eq!(drained.status.code(), Some(0), "it was done all the same");
+    let warned = error_of(&drained);
     assert!(
-        drained.contains("gets no new calls, 1 call is left there; NO OTHER RELAY"),
-        "{drained}"
+        warned.starts_with(
+            "media-admin: warning: NO RELAY IS LEFT THAT TAKES CALLS, new ones are refused"
+        ),
+        "{warned}"
+    );
+    let done = String::from_utf8(drained.stdout).unwrap();
+    assert!(
+        done.ends_with("gets no new calls, 1 call is left there\n"),
+        "{done}"
     );
     let summary = site.prints(&["summary"]);
     assert!(
@@ -264,6 +311,17 @@ fn exit_statuses() {
         .args(["--socket", "/nonexistent", "summary"])
         .output()
         .unwrap();
+    // What makes no sense is said before anybody is asked.
+    let senseless = Command::new(ADMIN)
+        .args(["--socket", "/nonexistent", "sessions", "--address", "foo"])
+        .output()
+        .unwrap();
+    assert_eq!(senseless.status.code(), Some(2));
+    let why = error_of(&senseless);
+    assert!(
+        why.starts_with("media-admin: --address foo: allowed: IP or IP:PORT"),
+        "{why}"
+    );
     assert_eq!(nowhere.status.code(), Some(3));
     assert!(error_of(&nowhere).contains("is media-dispatcher running on this host?"));
     // Over TCP without TLS everybody may look and nobody may change anything.

@@ -120,7 +120,7 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
     let screen = terminal.shows("seen@x");
     let lines: Vec<&str> = screen.lines().collect();
     assert!(
-        lines[0].starts_with("media-admin top: 1 relays, 1 calls, "),
+        lines[0].starts_with("media-admin top: 1 relay, 1 call, "),
         "{screen}"
     );
     assert!(
@@ -179,6 +179,41 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
     terminal.shows("one way");
     terminal.key("C-c");
     terminal.is_restored("status 0");
+}
+
+#[test]
+fn top_can_be_suspended_and_goes_on() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        println!("SKIP: top under tmux: tmux is not installed");
+        return;
+    }
+    let site = Site::new("admin-suspend");
+    let _call = Call::place(&site, "seen@x").unwrap();
+    let terminal = Terminal::start(&site);
+    terminal.top();
+    for round in ["one", "two"] {
+        terminal.shows("calls by traffic");
+        terminal.key("C-z");
+        // What a shell says of a command that SIGTSTP, 20, has stopped; and it does nothing meanwhile.
+        terminal.is_restored(if round == "one" {
+            "status 148"
+        } else {
+            "back 148"
+        });
+        let jobs = format!("jobs; echo round {round}");
+        terminal.types(&jobs);
+        let screen = terminal.shows(&format!("\nround {round}"));
+        assert!(
+            screen.contains("Stopped") || screen.contains("Suspended"),
+            "{screen}"
+        );
+        terminal.types("clear; fg; echo back $?");
+    }
+    terminal.shows("calls by traffic");
+    terminal.key("d");
+    terminal.shows("calls by duration");
+    terminal.key("q");
+    terminal.is_restored("back 0");
 }
 
 #[test]
@@ -259,11 +294,11 @@ fn top_outlives_a_dispatcher_that_is_away() {
     {
         let terminal = Terminal::start(&site);
         terminal.top();
-        terminal.shows("1 relays");
+        terminal.shows("1 relay, ");
         let pid = site.daemons().dispatcher.pid();
         daemons::signal(pid, "KILL").unwrap();
         terminal.shows("old figures: ");
-        terminal.shows("1 relays");
+        terminal.shows("1 relay, ");
         terminal.key("q");
         terminal.is_restored("status 0");
     }

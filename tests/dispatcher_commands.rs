@@ -309,6 +309,7 @@ fn a_drained_relay_stays_drained_over_lost_links_and_upgrades() {
         drained.starts_with("drained: relay 127.0.0.1 gets no new calls"),
         "{drained}"
     );
+    assert!(client.answer().starts_with("warning: NO RELAY IS LEFT"));
     assert_eq!(client.answer(), "");
     older.cut();
     // It is listed while it is away, too.

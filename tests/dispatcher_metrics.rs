@@ -101,6 +101,7 @@ fn a_relay_that_drains_and_one_that_stays_away() {
     let drained = client.ask("drain one\r\n");
     assert!(!drained.starts_with("error"), "{drained}");
     assert_eq!(states(&metrics(&bed)), [0.0, 1.0, 0.0, 0.0, 0.0]);
+    assert!(client.answer().starts_with("warning: NO RELAY IS LEFT"));
     assert_eq!(client.answer(), "");
     assert!(!client.ask("resume one\r\n").starts_with("error"));
     proxy.send(offer("b").as_bytes());

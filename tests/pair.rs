@@ -116,7 +116,7 @@ impl World {
             setup_timeout: Duration::from_secs(300),
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
-            kernel: false,
+            kernel: Err("forwarding = userspace".into()),
         };
         World {
             engine: Engine::new(settings),

@@ -141,7 +141,7 @@ impl Lab {
             setup_timeout: Duration::from_secs(300),
             advertised_ip: None,
             routable_private_ranges: ranges.iter().flat_map(|range| range.parse()).collect(),
-            kernel,
+            kernel: if kernel { Ok(()) } else { Err("".into()) },
         };
         Lab {
             engine: Engine::new(settings),

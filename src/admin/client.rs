@@ -5,6 +5,7 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::config::MANAGEMENT_PORT;
@@ -119,8 +120,16 @@ impl Client {
     /// # Errors
     /// See [`Failure`].
     pub fn ask(&mut self, command: &str) -> Result<Vec<String>, Failure> {
+        self.send(command)?;
+        self.answer(command)
+    }
+
+    fn send(&mut self, command: &str) -> Result<(), Failure> {
         let written = self.writer.write_all(format!("{command}\r\n").as_bytes());
-        written.map_err(|error| Failure::Lost(format!("the dispatcher is gone: {error}")))?;
+        written.map_err(|error| Failure::Lost(format!("the dispatcher is gone: {error}")))
+    }
+
+    fn answer(&mut self, command: &str) -> Result<Vec<String>, Failure> {
         let deadline = clock::mono() + self.timeout;
         let mut answer = Vec::new();
         let mut size = 0;
@@ -180,6 +189,30 @@ impl Client {
                 count => self.lines.extend(buffer.get(..count).unwrap_or_default()),
             }
         }
+    }
+}
+
+/// Two connections that are asked at the same time: a relay that hangs is waited for once and not twice.
+pub struct Pair([Client; 2]);
+
+impl Pair {
+    /// Connects, twice.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect(target: &Target) -> Result<Pair, Failure> {
+        Ok(Pair([Client::connect(target)?, Client::connect(target)?]))
+    }
+
+    /// The answers to a command each. After a failure the connections are of no more use.
+    ///
+    /// # Errors
+    /// As [`Client::ask`], the first one's first.
+    pub fn ask(&mut self, [one, other]: [&str; 2]) -> Result<[Vec<String>; 2], Failure> {
+        let Pair([first, second]) = self;
+        first.send(one)?;
+        second.send(other)?;
+        Ok([first.answer(one)?, second.answer(other)?])
     }
 }
 
@@ -248,9 +281,13 @@ impl Files {
             key: or(&self.key, usual.key),
         };
         let (context, warnings) = Context::load_files(&paths).map_err(|error| error.to_string())?;
-        warnings
-            .iter()
-            .for_each(|text| eprintln!("media-admin: {text}"));
+        // Not once more for each connection.
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            warnings
+                .iter()
+                .for_each(|text| eprintln!("media-admin: {text}"));
+        });
         Ok(context)
     }
 }
@@ -260,18 +297,23 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
-    /// What a client makes of an answer.
-    fn asked(command: &str, answer: &[u8]) -> Result<Vec<String>, Failure> {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
+    /// A client, and the dispatcher's end.
+    fn client(timeout: Duration) -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer, _) = tls::plain_unix(ours).unwrap();
-        let timeout = Duration::from_millis(200);
         let lines = Lines::new(LONGEST);
-        let mut client = Client {
+        let client = Client {
             reader,
             writer,
             lines,
             timeout,
         };
+        (client, theirs)
+    }
+
+    /// What a client makes of an answer.
+    fn asked(command: &str, answer: &[u8]) -> Result<Vec<String>, Failure> {
+        let (mut client, mut theirs) = client(Duration::from_millis(200));
         theirs.write_all(answer).unwrap();
         let result = client.ask(command);
         let mut sent = vec![0; command.len() + 2];
@@ -292,6 +334,27 @@ mod tests {
             ["a \"b\""]
         );
         assert_eq!(asked("version", b"0.1\r\n").unwrap(), ["0.1"]);
+    }
+
+    #[test]
+    fn a_pair_is_asked_before_either_answer_is_waited_for() {
+        let [(one, first), (other, second)] = [(); 2].map(|()| client(Duration::from_secs(30)));
+        let dispatcher = std::thread::spawn(move || {
+            let mut ends = [first, second];
+            let asked = ends.each_mut().map(|end| {
+                let mut word = [0; 6];
+                end.read_exact(&mut word).unwrap();
+                String::from_utf8(word.into()).unwrap()
+            });
+            for (end, answer) in ends.iter_mut().zip(["{\"a\": 1}", "{\"b\": 2}"]) {
+                end.write_all(format!("{answer}\r\n\r\n").as_bytes())
+                    .unwrap();
+            }
+            asked
+        });
+        let answers = Pair([one, other]).ask(["some", "more"]).unwrap();
+        assert_eq!(answers, [["{\"a\": 1}"], ["{\"b\": 2}"]]);
+        assert_eq!(dispatcher.join().unwrap(), ["some\r\n", "more\r\n"]);
     }
 
     #[test]

@@ -4,18 +4,19 @@
 
 mod common;
 mod dispatcher;
-mod listeners;
 mod relay;
+mod sockets;
+mod user;
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::options::{Command, Options};
-use super::units::{clean, colour, width, wrap};
+use super::units::{clean, colour, counted, width, wrap};
 use super::{Outcome, print};
 use crate::config::{self, ConfigError, FILE_NAME, Roles};
-use crate::relay::checks::Verdict;
+use crate::relay::checks::{self, Verdict};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,22 @@ pub struct Finding {
     pub verdict: Verdict,
     /// What there is; where it is not fine, what is wrong and what mends it.
     pub text: String,
+}
+
+impl From<checks::Finding> for Finding {
+    fn from(found: checks::Finding) -> Finding {
+        Finding::new(found.verdict, &found.subject, found.text)
+    }
+}
+
+/// A daemon of ours that runs on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    pub name: &'static str,
+    /// The command after which it has read its configuration again.
+    pub again: &'static str,
+    /// None where this user cannot see it.
+    pub pid: Option<i32>,
 }
 
 #[derive(Serialize)]
@@ -95,27 +112,23 @@ fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
         findings: host,
     }];
     if relay {
-        let findings = match config::load_relay(config_dir) {
-            Ok(loaded) => relay::look(&loaded),
-            Err(error) => unusable(&error),
-        };
-        let name = "relay";
-        areas.push(Area { name, findings });
+        areas.push(Area {
+            name: "relay",
+            findings: relay::look(config_dir),
+        });
     }
     // Without anything the defaults are a dispatcher's; a relay needs a key.
     if dispatcher || !relay {
-        let findings = match config::load_dispatcher(config_dir) {
-            Ok(loaded) => dispatcher::look(&loaded, runtime_dir),
-            Err(error) => unusable(&error),
-        };
-        let name = "dispatcher";
-        areas.push(Area { name, findings });
+        areas.push(Area {
+            name: "dispatcher",
+            findings: dispatcher::look(config_dir, runtime_dir),
+        });
     }
     areas
 }
 
 /// Each thing that is wrong with a configuration, and what else is odd in it.
-fn unusable(error: &ConfigError) -> Vec<Finding> {
+pub fn unusable(error: &ConfigError) -> Vec<Finding> {
     let subject = "configuration";
     let errors = error.messages().into_iter();
     let mut findings: Vec<Finding> = errors.map(|text| problem(subject, text)).collect();
@@ -194,9 +207,10 @@ fn table(areas: &[Area], width: Option<usize>, colour: bool) -> Vec<String> {
             );
         }
     }
-    let count = |verdict| all().filter(|finding| finding.verdict == verdict).count();
+    let count = |verdict| all().filter(|finding| finding.verdict == verdict).count() as u64;
     let (problems, warnings) = (count(Verdict::Problem), count(Verdict::Warning));
-    lines.push(format!("{problems} problem(s), {warnings} warning(s)"));
+    let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
+    lines.push(format!("{problems}, {warnings}"));
     lines
 }
 
@@ -220,7 +234,7 @@ mod tests {
             "host:",
             "ok       clock      right",
             "PROBLEM  state_dir  is not there: mkdir -p /var/lib/mediaproxy\\u{1b}",
-            "1 problem(s), 0 warning(s)",
+            "1 problem, 0 warnings",
         ];
         assert_eq!(table(&areas, None, false), want);
         let narrow = table(&areas, Some(50), true);

@@ -105,6 +105,11 @@ fn pass_on(options: &Options) -> Result<(), Failure> {
     // JSON stays as it is: a program may read it from a terminal, too.
     let width = units::width().filter(|_| !options.json);
     for line in lines {
+        // Of something that was done all the same: seen where the rest goes to a file, too.
+        if matches!(options.command, Command::Drain(_)) && line.starts_with("warning: ") {
+            eprintln!("media-admin: {}", units::clean(&line));
+            continue;
+        }
         for part in units::fold(&units::clean(&line), width) {
             print(&format!("{part}\n"));
         }

@@ -3,6 +3,7 @@
 mod help;
 
 use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -171,14 +172,14 @@ impl Raw {
                 runtime_dir: self.path("runtime-dir", RUNTIME_DIR),
             },
             ("explain", 2) => Command::Explain {
-                call_id: self.words.remove(1),
+                call_id: name(self.words.remove(1))?,
             },
             ("end", 2) => Command::End {
-                call_id: self.words.remove(1),
+                call_id: name(self.words.remove(1))?,
                 media_only: self.media,
             },
-            ("drain", 2) => Command::Drain(self.words.remove(1)),
-            ("resume", 2) => Command::Resume(self.words.remove(1)),
+            ("drain", 2) => Command::Drain(name(self.words.remove(1))?),
+            ("resume", 2) => Command::Resume(name(self.words.remove(1))?),
             (name, _) => {
                 let usage = format!("usage: media-admin {name} {}", about.arguments);
                 return Err(usage.trim_end().to_owned());
@@ -261,7 +262,19 @@ impl Raw {
             ("address", "address"),
             ("relay", "relay"),
         ] {
-            filters.extend(self.text(option)?.map(|value| (key, value)));
+            let Some(value) = self.text(option)? else {
+                continue;
+            };
+            let allowed = match option {
+                "address" if !is_address(&value) => "IP or IP:PORT",
+                _ if value.is_empty() => "one that is not empty",
+                _ => {
+                    filters.push((key, value));
+                    continue;
+                }
+            };
+            let value = value.escape_debug();
+            return Err(format!("--{option} {value}: allowed: {allowed}"));
         }
         let sort = self.sort(SortKey::Start)?;
         Ok(Sessions { filters, sort })
@@ -291,6 +304,21 @@ impl Raw {
         let timeout = self.seconds("timeout")?.unwrap_or(Duration::from_secs(15));
         Ok(Target { transport, timeout })
     }
+}
+
+/// A Call-ID or a relay's name, as the dispatcher takes them.
+fn name(word: String) -> Result<String, String> {
+    match word.is_empty() || word.contains(['\r', '\n', '\0']) {
+        true => Err(format!(
+            "\"{}\": allowed: a name without CR, LF and NUL",
+            word.escape_debug()
+        )),
+        false => Ok(word),
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok()
 }
 
 impl Command {

@@ -25,7 +25,7 @@ pub enum Happening {
 
 /// See the module.
 pub struct Screen {
-    _keys: Keys,
+    keys: Keys,
     pub happenings: Receiver<Happening>,
 }
 
@@ -53,10 +53,14 @@ impl Screen {
         })?;
         spawn("keys", move || read_keys(&sender))?;
         say(ENTER)?;
-        Ok(Screen {
-            _keys: keys,
-            happenings,
-        })
+        Ok(Screen { keys, happenings })
+    }
+
+    /// Leaves the terminal to the shell until that lets us go on; the screen is empty then.
+    pub fn suspend(&self) -> io::Result<()> {
+        say(LEAVE)?;
+        self.keys.suspend()?;
+        say(ENTER)
     }
 
     /// Columns and rows, as they are now.
@@ -88,9 +92,12 @@ fn say(text: &str) -> io::Result<()> {
 
 fn read_keys(sender: &Sender<Happening>) {
     let mut key = [0];
-    while let Ok(1) = io::stdin().read(&mut key) {
-        if sender.send(Happening::Key(key[0])).is_err() {
-            return;
+    loop {
+        match io::stdin().read(&mut key) {
+            Ok(1) if sender.send(Happening::Key(key[0])).is_ok() => {}
+            // To be stopped is no end.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => break,
         }
     }
     // As above.
@@ -99,5 +106,9 @@ fn read_keys(sender: &Sender<Happening>) {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let builder = thread::Builder::new().name(name.to_owned());
+    let run = || {
+        terminal::keep_from_stopping();
+        run();
+    };
     builder.spawn(run).map(drop)
 }

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::client::{Client, Failure};
+use super::client::{Client, Failure, Pair};
 use super::options::{Command, Options};
 use super::print;
 use super::table::{self, Column, number, text, word};
@@ -87,9 +87,9 @@ pub fn sessions(options: &Options) -> Result<(), Failure> {
     let Command::Sessions(wanted) = &options.command else {
         return Ok(());
     };
-    let mut client = Client::connect(&options.target)?;
-    let lines = client.ask(&options.command.line(options.json))?;
-    let relays: Vec<Relay> = read(&client.ask("summary")?)?;
+    let line = options.command.line(options.json);
+    let [lines, relays] = Pair::connect(&options.target)?.ask([&line, "summary"])?;
+    let relays: Vec<Relay> = read(&relays)?;
     let sessions: Vec<Session> = read(&lines)?;
     let mut all: Vec<(Session, &String)> = sessions.into_iter().zip(&lines).collect();
     sort(&mut all, wanted.sort);

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::client::{Client, Failure, Target};
+use super::client::{Failure, Pair, Target};
 use super::options::{Command, Options};
 use super::screen::{Happening, Screen};
 use super::show::{RELAYS, read, relay_row};
 use super::table::{self, Column, number, text, word};
-use super::units::{clean, colour, cut, scaled, time, wrap};
+use super::units::{clean, colour, counted, cut, scaled, time, wrap};
 use super::view::{Relay, Session, SortKey};
 use crate::sys::clock;
 
@@ -22,6 +22,9 @@ const STEP: Duration = Duration::from_millis(200);
 /// What keys without a letter send first, and how long the rest of it may take.
 const ESCAPE: u8 = 0x1b;
 const SEQUENCE: Duration = Duration::from_millis(50);
+
+/// Ctrl-Z.
+const SUSPEND: u8 = 0x1a;
 
 /// A call is among the worst where one side is heard so much less than the other.
 const BAD: f64 = 0.5;
@@ -65,7 +68,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let Command::Top { interval, sort } = options.command else {
         return Ok(());
     };
-    let mut client = Some(Client::connect(&options.target)?);
+    let mut client = Some(Pair::connect(&options.target)?);
     let mut look = Look::default();
     look.renew(&mut client, &options.target);
     if let Some(why) = look.failure {
@@ -81,7 +84,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 fn watch(
     screen: &Screen,
     target: &Target,
-    (mut client, mut look): (Option<Client>, Look),
+    (mut client, mut look): (Option<Pair>, Look),
     interval: Duration,
     mut sort: SortKey,
 ) -> std::io::Result<()> {
@@ -103,6 +106,13 @@ fn watch(
                 Ok(Happening::Key(ESCAPE)) if passes(&screen.happenings) => {}
                 Ok(Happening::Key(ESCAPE)) => return Ok(()),
                 Ok(Happening::Key(b'r')) => next = now,
+                Ok(Happening::Key(SUSPEND)) => {
+                    screen.suspend()?;
+                    // The dispatcher may have closed it meanwhile, and what was seen is old.
+                    (client, next) = (None, clock::mono());
+                    size = screen.size();
+                    break;
+                }
                 Ok(Happening::Key(key)) => {
                     if let Some(wanted) = sort_of(key) {
                         sort = wanted;
@@ -153,7 +163,7 @@ fn sort_of(key: u8) -> Option<SortKey> {
 
 impl Look {
     /// Looks again; what was seen stays where that fails.
-    fn renew(&mut self, client: &mut Option<Client>, target: &Target) {
+    fn renew(&mut self, client: &mut Option<Pair>, target: &Target) {
         match look(client, target) {
             Ok((relays, sessions)) => {
                 self.failure = None;
@@ -190,17 +200,13 @@ impl Look {
     }
 }
 
-fn look(
-    client: &mut Option<Client>,
-    target: &Target,
-) -> Result<(Vec<Relay>, Vec<Session>), Failure> {
+fn look(client: &mut Option<Pair>, target: &Target) -> Result<(Vec<Relay>, Vec<Session>), Failure> {
     let client = match client {
         Some(client) => client,
-        none => none.insert(Client::connect(target)?),
+        none => none.insert(Pair::connect(target)?),
     };
-    let relays = read(&client.ask("summary")?)?;
-    let sessions = read(&client.ask("sessions")?)?;
-    Ok((relays, sessions))
+    let [relays, sessions] = client.ask(["summary", "sessions"])?;
+    Ok((read(&relays)?, read(&sessions)?))
 }
 
 /// The lines of the screen: as many as it has rows, none longer than it has columns.
@@ -212,8 +218,9 @@ fn frame(look: &Look, sort: SortKey, (columns, rows): (usize, usize), colour: bo
     let calls: u64 = look.relays.iter().map(|relay| relay.session_count).sum();
     let rate: f64 = look.relays.iter().map(|relay| relay.bps_relayed).sum();
     let title = format!(
-        "media-admin top: {} relays, {calls} calls, {} bit/s",
-        look.relays.len(),
+        "media-admin top: {}, {}, {} bit/s",
+        counted(look.relays.len() as u64, "relay"),
+        counted(calls, "call"),
         scaled(rate)
     );
     let mut lines = vec![paint(cut(&title, columns), "1"), String::new()];
@@ -354,7 +361,7 @@ mod tests {
     #[test]
     fn the_busiest_stand_above_and_the_worst_below() {
         let lines = frame(&look(), SortKey::Traffic, (120, 30), false);
-        assert_eq!(lines[0], "media-admin top: 1 relays, 3 calls, 64k bit/s");
+        assert_eq!(lines[0], "media-admin top: 1 relay, 3 calls, 64k bit/s");
         let place = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap();
         assert!(place("calls by traffic") < place("caller-of-busy"));
         assert!(place("caller-of-busy") < place("caller-of-quiet"));

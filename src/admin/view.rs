@@ -79,6 +79,8 @@ pub struct Session {
     /// Seconds.
     pub duration: f64,
     pub streams: Vec<Stream>,
+    /// Those that are not answered yet.
+    pub offered: Vec<Stream>,
     pub exact: Option<Exact>,
 }
 
@@ -190,7 +192,10 @@ impl Session {
     }
 
     pub fn media(&self) -> String {
+        // What a later offer adds to a call is not its media yet.
+        let ringing = self.offered.iter().filter(|_| self.streams.is_empty());
         let live = self.streams.iter().filter(|stream| stream.is_live());
+        let live = live.chain(ringing);
         let kinds: Vec<String> = live.map(|stream| clean(&stream.media_type)).collect();
         kinds.join(",")
     }
@@ -209,7 +214,8 @@ impl Session {
 
     /// The relay's address on the caller's side.
     pub fn relay(&self) -> String {
-        let local = self.streams.last().map(|stream| &stream.caller_local);
+        let stream = self.streams.last().or(self.offered.last());
+        let local = stream.map(|stream| &stream.caller_local);
         let ip = local.and_then(|local| local.rsplit_once(':'));
         ip.map_or_else(|| "-".to_owned(), |(ip, _)| clean(ip))
     }
@@ -314,6 +320,18 @@ mod tests {
             }],
             ..Session::default()
         }
+    }
+
+    #[test]
+    fn a_call_that_rings_has_a_relay() {
+        let mut ringing = Session::default();
+        let columns = |session: &Session| (session.status(), session.media(), session.relay());
+        let want = |media: &str, relay: &str| ("ringing".into(), media.into(), relay.into());
+        assert_eq!(columns(&ringing), want("", "-"), "an older relay's");
+        ringing.offered = std::mem::take(&mut session("a", [0, 0]).streams);
+        assert_eq!(columns(&ringing), want("audio", "192.0.2.1"));
+        ringing.streams = session("a", [0, 0]).streams;
+        assert_eq!(ringing.media(), "audio");
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl Client<'_> {
             ));
         }
         match act(self) {
-            Ok(done) => self.lines([done]),
+            Ok(done) => self.lines(done.lines()),
             Err(why) => self.fail(&why),
         }
     }
@@ -269,7 +269,7 @@ impl Client<'_> {
             };
             let mut failed = None;
             let read = each(&sessions, |session| {
-                if !filter.fits(session.get()) {
+                if !filter.fits(session.get(), relay.address) {
                     return Ok(());
                 }
                 list.add(session.get()).map_err(|error| {

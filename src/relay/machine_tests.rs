@@ -45,7 +45,7 @@ fn place() -> Place {
         setup_timeout: Duration::from_secs(90),
         advertised_ip: None,
         routable_private_ranges: Vec::new(),
-        kernel: false,
+        kernel: Err("forwarding = userspace".into()),
     });
     let text = "update\r\ntype: request\r\ncall_id: c\r\ncseq: 1\r\nfrom_uri: a\r\nto_uri: b\r\nfrom_tag: f\r\n\
                 user_agent: u\r\nmedia: audio:192.0.2.1:4000:sendrecv:ice=no\r\n\r\n";

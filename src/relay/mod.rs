@@ -85,7 +85,11 @@ pub struct Running {
 /// A sentence that names the setting and what is wrong.
 pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     let relay_ip = relay_ip(&settings)?;
-    let gate = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
+    let (gate, in_kernel, lock) =
+        match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
+            kernel::Opened::Kernel(gate) => (Some(*gate), Ok(()), None),
+            kernel::Opened::UserSpace(why, lock) => (None, Err(why), lock),
+        };
     let most_pairs = allow_files(&settings);
     let count = settings.workers.unwrap_or_else(default_workers).max(1);
     let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
@@ -116,6 +120,8 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         relay_ip,
         workers,
         kernel,
+        in_kernel,
+        _lock: lock,
         kernel_pulse,
         links: RwLock::default(),
         started: clock::mono(),
@@ -158,7 +164,7 @@ fn start_workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Resu
     };
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
         let session = session::Settings {
-            kernel: shared.kernel.is_some(),
+            kernel: shared.in_kernel.clone(),
             ..shared.settings.session.clone()
         };
         let worker = Worker::new(index, Arc::clone(shared), mailbox, session, addresses);

@@ -59,7 +59,7 @@ impl From<&RelayConfig> for Settings {
                 setup_timeout: config.setup_timeout,
                 advertised_ip: config.advertised_ip,
                 routable_private_ranges: config.routable_private_ranges.clone(),
-                kernel: false,
+                kernel: Err("the relay has not started yet".into()),
             },
             state_dir: Some(config.state_dir.clone()),
             journal_limit: config.journal_limit,

@@ -22,6 +22,7 @@ use crate::metrics::Gauge;
 use crate::session::{Ended, Owner, ReplyTo};
 use crate::sys::clock;
 use crate::sys::mailbox::Postbox;
+use crate::sys::range_lock::RangeLock;
 use crate::tls::Store;
 
 /// Links that there can ever be; each name server's answer can bring new ones.
@@ -40,6 +41,10 @@ pub struct Shared {
     pub spool: Option<Spool>,
     /// None where media is relayed in user space only.
     pub kernel: Option<Postbox<Order>>,
+    /// Why it is user space only.
+    pub in_kernel: Result<(), Arc<str>>,
+    /// The lock of the port range, where the kernel thread does not hold it.
+    pub _lock: Option<RangeLock>,
     pub kernel_pulse: Arc<Pulse>,
     /// Flows that the kernel has.
     pub kernel_flows: Arc<Gauge>,

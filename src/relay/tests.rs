@@ -37,7 +37,7 @@ fn settings() -> Settings {
             setup_timeout: Duration::from_secs(90),
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
-            kernel: false,
+            kernel: Err("forwarding = userspace".into()),
         },
         state_dir: None,
         journal_limit: 64 << 20,

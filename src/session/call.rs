@@ -30,6 +30,8 @@ pub struct Session {
     /// By party.
     pub user_agents: [Option<Text>; 2],
     pub username: Option<Text>,
+    /// Where its first message came from, as the SIP proxy says.
+    pub signaling: Option<IpAddr>,
     /// The SIP proxy's, for the dispatcher that is told of the session's end: it may not know any more.
     pub dialog_id: Option<DialogId>,
     /// Who is told when the session ends by itself: the dispatcher that spoke of it last.
@@ -82,6 +84,7 @@ impl Session {
             to_uri: update.to_uri.clone(),
             user_agents: [None, None],
             username: update.signaling.username.clone(),
+            signaling: update.signaling.source,
             dialog_id: None,
             owner,
             created: context.now.mono,

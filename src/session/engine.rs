@@ -186,7 +186,7 @@ impl Engine {
             );
             send_waiting(stream, party, &self.settings, &mut self.actions);
         }
-        if self.settings.kernel {
+        if self.settings.kernel.is_ok() {
             let is_media = kind != demux::Kind::Stun && matches!(relay, Relay::To(_));
             if is_media && stream.handovers[component as usize].is_bypassed(now) {
                 let line = Line(stream, usize::from(place.stream));
@@ -333,7 +333,7 @@ impl Engine {
                 return Some(slot);
             }
             if let Some(entry) = entry.as_ref().filter(|entry| entry.ending.is_none()) {
-                report::write_session(out, &entry.session, now);
+                report::write_listed(out, &entry.session, now);
                 out.push(b',');
                 written += 1;
             }

@@ -183,9 +183,8 @@ fn path(
     if !stream.is_live() {
         return (USER_SPACE, "the stream has ended".to_owned());
     }
-    if !settings.kernel {
-        let why = "this relay does not use the kernel, media-relay --check says why";
-        return (USER_SPACE, why.to_owned());
+    if let Err(why) = &settings.kernel {
+        return (USER_SPACE, why.to_string());
     }
     let why = match stream.handovers[component as usize].path {
         Path::Kernel(since) => {

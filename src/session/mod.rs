@@ -21,6 +21,7 @@ mod stream;
 mod tests;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::address::Range;
@@ -43,8 +44,8 @@ pub struct Settings {
     pub advertised_ip: Option<Ipv4Addr>,
     /// Private addresses that may be sent to before they are learned.
     pub routable_private_ranges: Vec<Range>,
-    /// Whether components are offered to the kernel at all.
-    pub kernel: bool,
+    /// Whether components are offered to the kernel at all, or else why not, for people.
+    pub kernel: Result<(), Arc<str>>,
 }
 
 /// Names a session in this engine; never used again for another.

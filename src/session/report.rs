@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
 use log::{info, warn};
@@ -197,6 +197,54 @@ impl Engine {
         }
         counts
     }
+}
+
+/// A session that goes on: the statistics, and the addresses of what is not answered yet.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    report: SessionReport<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signaling_ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    offered: Vec<Offered<'a>>,
+}
+
+/// A stream that waits for its answer.
+#[derive(Serialize)]
+struct Offered<'a> {
+    media_type: &'a MediaType,
+    caller_sdp: OrUnknown<String>,
+    callee_sdp: OrUnknown<String>,
+    caller_local: String,
+    callee_local: String,
+    caller_remote: OrUnknown<SocketAddrV4>,
+    callee_remote: OrUnknown<SocketAddrV4>,
+}
+
+/// Appends what `sessions` tells of a session, on one line.
+pub fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
+    let streams = session.streams.iter();
+    let waiting = streams.filter(|stream| stream.answered.is_none() && stream.is_live());
+    let offered = waiting.map(|stream| {
+        let [caller, callee] = &stream.legs;
+        Offered {
+            media_type: &stream.media_type,
+            caller_sdp: OrUnknown(caller.sdp()),
+            callee_sdp: OrUnknown(callee.sdp()),
+            caller_local: local(caller),
+            callee_local: local(callee),
+            caller_remote: OrUnknown(remote(caller)),
+            callee_remote: OrUnknown(remote(callee)),
+        }
+    });
+    let listed = Listed {
+        offered: offered.collect(),
+        report: session_report(session, now),
+        signaling_ip: session.signaling,
+    };
+    // As below.
+    let _ = serde_json::to_writer(out, &listed);
 }
 
 /// Appends the statistics object of a session, on one line.

@@ -1,4 +1,4 @@
-//! The host as a whole: whether its clock is kept right, what room a file system has, what this process may do there
+//! The host as a whole: whether its clock is kept right, what room a file system has, what this thread may do there
 //! (adjtimex(2), statvfs(3), access(2)).
 
 use std::ffi::CString;
@@ -37,7 +37,7 @@ pub fn room(path: &Path) -> io::Result<u64> {
     Ok((found.f_bavail as u64).saturating_mul(found.f_frsize as u64))
 }
 
-/// Whether this process may make files in a directory.
+/// Whether this thread may make files in a directory.
 ///
 /// # Errors
 /// Why not.
@@ -45,6 +45,26 @@ pub fn may_write(directory: &Path) -> io::Result<()> {
     let path = c_path(directory)?;
     // SAFETY: the path lives through the call.
     check(unsafe { libc::access(path.as_ptr(), libc::W_OK | libc::X_OK) }).map(drop)
+}
+
+/// Whether this thread may read and write a file.
+///
+/// # Errors
+/// Why not.
+pub fn may_change(file: &Path) -> io::Result<()> {
+    let path = c_path(file)?;
+    // SAFETY: the path lives through the call.
+    check(unsafe { libc::access(path.as_ptr(), libc::R_OK | libc::W_OK) }).map(drop)
+}
+
+/// Whether this thread may use what is in a directory.
+///
+/// # Errors
+/// Why not.
+pub fn may_enter(directory: &Path) -> io::Result<()> {
+    let path = c_path(directory)?;
+    // SAFETY: the path lives through the call.
+    check(unsafe { libc::access(path.as_ptr(), libc::X_OK) }).map(drop)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
@@ -61,7 +81,9 @@ mod tests {
         let directory = std::env::temp_dir();
         assert!(room(&directory).unwrap() > 0);
         may_write(&directory).unwrap();
+        may_enter(&directory).unwrap();
         let nowhere = Path::new("/nonexistent/a");
         assert!(room(nowhere).is_err() && may_write(nowhere).is_err());
+        assert!(may_change(nowhere).is_err() && may_enter(nowhere).is_err());
     }
 }

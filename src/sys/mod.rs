@@ -9,6 +9,7 @@ pub mod dns;
 pub mod epoll;
 mod fork;
 pub mod host;
+pub mod identity;
 pub mod interfaces;
 pub mod limits;
 pub mod local_time;

@@ -28,6 +28,7 @@ pub fn size(terminal: impl AsFd) -> Option<(usize, usize)> {
 pub struct Keys {
     terminal: OwnedFd,
     before: libc::termios,
+    wanted: libc::termios,
 }
 
 impl Keys {
@@ -49,22 +50,51 @@ impl Keys {
         }
         wanted.c_cc[libc::VMIN] = 1;
         wanted.c_cc[libc::VTIME] = 0;
+        let keys = Keys {
+            terminal,
+            before,
+            wanted,
+        };
+        keys.set(&wanted)?;
+        Ok(keys)
+    }
+
+    /// Gives the terminal back and stops, with all the foreground, as Ctrl-Z does by itself; takes it again when the
+    /// shell lets us go on. To be called by the only thread that has not called [`keep_from_stopping`]: then it has
+    /// stopped before it goes on.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub fn suspend(&self) -> io::Result<()> {
+        self.set(&self.before)?;
+        // SAFETY: plain values; 0 is this process's group.
+        check(unsafe { libc::kill(0, libc::SIGTSTP) })?;
+        // In the background this stops us once more, until we are in front.
+        self.set(&self.wanted)
+    }
+
+    fn set(&self, settings: &libc::termios) -> io::Result<()> {
+        let fd = self.terminal.as_raw_fd();
         // SAFETY: the settings live through the call.
-        check(unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const wanted) })?;
-        Ok(Keys { terminal, before })
+        check(unsafe { libc::tcsetattr(fd, libc::TCSANOW, settings) }).map(drop)
+    }
+}
+
+/// Leaves it to other threads to take the signal that stops the process.
+pub fn keep_from_stopping() {
+    let mut set = mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set; all calls have valid values and cannot fail for them.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTSTP);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
     }
 }
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        // SAFETY: the settings live through the call. A terminal that is gone needs no more.
-        unsafe {
-            libc::tcsetattr(
-                self.terminal.as_raw_fd(),
-                libc::TCSANOW,
-                &raw const self.before,
-            )
-        };
+        // A terminal that is gone needs no more.
+        let _ = self.set(&self.before);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
@@ -15,7 +16,7 @@ use super::error::Reason;
 use super::files::{LoadError, load_pair, load_trust};
 use super::passport::Passport;
 use super::subject::Subject;
-use super::trust::Trust;
+use super::trust::{Due, Trust};
 use super::verify::Verifier;
 use super::x509::Certificate;
 use crate::sys::clock;
@@ -107,6 +108,20 @@ impl Context {
         let chain = self.pair.cert.iter();
         let ends = chain.filter_map(|cert| Some(Certificate::parse(cert).ok()?.not_after));
         ends.min()
+    }
+
+    /// Until when each list's issuer promised the next one, by the issuer's name, and for how long that list was to do.
+    pub fn lists_due(&self) -> Vec<(String, Validity, Duration)> {
+        let due = self.trust.lists_due();
+        due.map(|Due { issuer, made, next }| {
+            let validity = Validity {
+                seconds_left: next - now(),
+                end: date::show(next),
+            };
+            let whole = u64::try_from(next - made).unwrap_or_default();
+            (issuer, validity, Duration::from_secs(whole))
+        })
+        .collect()
     }
 
     /// One line for the log: what was loaded.

@@ -15,7 +15,8 @@ pub struct Crl {
     bytes: Vec<u8>,
     /// The content of the issuer's Name.
     issuer: Vec<u8>,
-    /// Seconds since 1970.
+    /// Seconds since 1970, both.
+    this_update: i64,
     next_update: Option<i64>,
     /// Serial numbers, sorted.
     revoked: Vec<Box<[u8]>>,
@@ -59,7 +60,7 @@ impl Crl {
         body.optional(tag::INTEGER, "the version")?;
         body.expect(tag::SEQUENCE, "the algorithm")?;
         let issuer = body.expect(tag::SEQUENCE, "the issuer")?;
-        body.time("the date of this list")?;
+        let this_update = body.time("the date of this list")?;
         let next_update = if body.at_time() {
             Some(body.time("the date of the next list")?)
         } else {
@@ -78,6 +79,7 @@ impl Crl {
         Ok(Crl {
             bytes: bytes.to_vec(),
             issuer: issuer.content.to_vec(),
+            this_update,
             next_update,
             revoked,
         })
@@ -86,6 +88,11 @@ impl Crl {
     /// The content of the issuer's Name.
     pub fn issuer(&self) -> &[u8] {
         &self.issuer
+    }
+
+    /// When this list was made, seconds since 1970.
+    pub fn this_update(&self) -> i64 {
+        self.this_update
     }
 
     /// When the next list was promised, seconds since 1970.

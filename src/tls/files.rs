@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 
 use super::context::{now, provider};
-use super::trust::Trust;
+use super::date;
+use super::trust::{Due, Trust};
 use super::x509::{Certificate, key_bits};
 use crate::sys::remedy;
 
@@ -107,7 +108,7 @@ pub fn load_trust(
         pem_items::<CertificateRevocationListDer>(crl_path, &bytes, "X509 CRL", "openssl crl")?;
     for list in lists {
         let found = trust
-            .add_list(&list, now)
+            .add_list(&list)
             .map_err(|text| LoadError::new(crl_path, text))?;
         warnings.extend(
             found
@@ -115,6 +116,16 @@ pub fn load_trust(
                 .map(|text| format!("{}: {text}", crl_path.display())),
         );
     }
+    let overdue = trust.lists_due().filter(|due| due.next < now);
+    warnings.extend(overdue.map(|Due { issuer, next, .. }| {
+        format!(
+            "{}: the list of \"{issuer}\" was to be renewed by {}; it is still used, and does not know what was revoked \
+             since: mediaproxy-make-certs {} crl, or ask who runs your CA",
+            crl_path.display(),
+            date::show(next),
+            crl_path.parent().unwrap_or(crl_path).display()
+        )
+    }));
     Ok(trust)
 }
 

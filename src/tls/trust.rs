@@ -52,6 +52,14 @@ struct List {
     of_our_ca: bool,
 }
 
+/// When a list was made and when its issuer promised the next one, seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub issuer: String,
+    pub made: i64,
+    pub next: i64,
+}
+
 /// The CAs and the lists, read together. Immutable: new files make a new one.
 #[derive(Debug)]
 pub struct Trust {
@@ -97,7 +105,7 @@ impl Trust {
     ///
     /// # Errors
     /// When the list cannot be read, or one of our CAs of the issuer's name did not sign it.
-    pub fn add_list(&mut self, bytes: &[u8], now: i64) -> Result<Vec<String>, String> {
+    pub fn add_list(&mut self, bytes: &[u8]) -> Result<Vec<String>, String> {
         let crl = Crl::parse(bytes).map_err(|error| error.to_string())?;
         let issuer = name(crl.issuer());
         let mut warnings = Vec::new();
@@ -128,12 +136,6 @@ impl Trust {
                 ));
             }
         }
-        if let Some(next) = crl.next_update().filter(|next| *next < now) {
-            warnings.push(format!(
-                "the list of \"{issuer}\" was to be renewed by {}; it is still used",
-                date::show(next)
-            ));
-        }
         self.lists.push(List { crl, of_our_ca });
         Ok(warnings)
     }
@@ -146,6 +148,18 @@ impl Trust {
     /// Whether there is any list, an empty one included.
     pub fn has_lists(&self) -> bool {
         !self.lists.is_empty()
+    }
+
+    /// The lists that say when the next one comes.
+    pub fn lists_due(&self) -> impl Iterator<Item = Due> {
+        let lists = self.lists.iter();
+        lists.filter_map(|List { crl, .. }| {
+            Some(Due {
+                issuer: name(crl.issuer()),
+                made: crl.this_update(),
+                next: crl.next_update()?,
+            })
+        })
     }
 
     /// Number of revoked certificates in all lists.

@@ -418,7 +418,8 @@ def stale_source(scene):
 
 @kernel('refused-start')
 def refused_start(scene):
-    """Without ip_forward `kernel` does not start and `auto` relays in user space; both name the setting."""
+    """Without ip_forward `kernel` does not start and `auto` relays in user space; both name the setting,
+    and so does a call."""
     made = World(scene, start=False)
     sysctl(scene.router, 'net.ipv4.ip_forward', 0)
     keep, scene.lab.forwarding = scene.lab.forwarding, lambda host: None
@@ -436,4 +437,7 @@ def refused_start(scene):
     sysctl(scene.router, 'net.ipv4.ip_forward', 1)
     calls = made.place(1)
     made.until_flowing(calls)
+    # A call has the same reason to tell as the log had.
+    made.until_explained(calls, r'RTP goes by user space: the kernel cannot forward media: .*sysctl -w net\.ipv4\.ip_forward=1.*'
+                         r'\(as it was when this relay started\)')
     made.finish()

@@ -108,7 +108,7 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
             setup_timeout: Duration::from_secs(300),
             advertised_ip: None,
             routable_private_ranges: vec!["127.0.0.0/8".parse().unwrap()],
-            kernel: false,
+            kernel: Err("forwarding = userspace".into()),
         },
         state_dir: None,
         journal_limit: 64 << 20,

@@ -1,21 +1,22 @@
 //! What both daemons need of a host.
 
+use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Finding, fine, problem, warning};
+use super::{Daemon, Finding, fine, problem, sockets, warning};
 use crate::relay::checks::{self, Wall};
 use crate::sys::{host, remedy};
-use crate::tls::{Context, Validity};
 
 /// Less room than that is worth a warning, and then a problem; bytes.
 const LITTLE: u64 = 1 << 30;
 const TOO_LITTLE: u64 = 64 << 20;
 
-/// A certificate that ends sooner is worth a warning.
-const SOON: i64 = 14 * 24 * 3600;
+/// How far down it is looked for what cannot be used, and at how many entries of each directory.
+const DEEPEST: usize = 4;
+const MOST_ENTRIES: usize = 10_000;
 
 /// How long a connection may take to come about.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -40,21 +41,61 @@ pub fn clock() -> Finding {
     }
 }
 
-/// Where a daemon keeps what must outlive it.
-pub fn state_dir(directory: &Path) -> Vec<Finding> {
+/// Where a daemon keeps what must outlive it; `own` is what it has there, as far as that is there already.
+pub fn state_dir(directory: &Path, own: &[&str]) -> Vec<Finding> {
     let (subject, shown) = ("state_dir", directory.display());
-    if !directory.is_dir() {
-        let command = remedy::to_write(directory, &io::Error::from_raw_os_error(libc::ENOENT));
-        let text = format!("{shown} is not there: {command}");
-        return vec![warning(subject, text)];
-    }
     if let Err(error) = host::may_write(directory) {
         let command = remedy::to_write(directory, &error);
-        let text = format!("{shown} cannot be written to ({error}): {command}");
-        return vec![problem(subject, text)];
+        return vec![match error.kind() {
+            io::ErrorKind::NotFound => warning(subject, format!("{shown} is not there: {command}")),
+            _ => {
+                let text = format!("{shown} cannot be written to ({error}): {command}");
+                problem(subject, text)
+            }
+        }];
     }
+    let paths = own.iter().map(|name| directory.join(name));
+    let refused = paths.filter_map(|path| Some((closed(&path, DEEPEST)?, path)));
+    let mut findings: Vec<Finding> = refused
+        .map(|((inner, error), path)| {
+            let inner = inner.display();
+            let path = path.display();
+            problem(
+                subject,
+                format!(
+                    "{inner} cannot be read and written ({error}): chown -R mediaproxy: {path}"
+                ),
+            )
+        })
+        .collect();
+    findings.push(room(directory));
+    findings
+}
+
+/// The first of all that is at a path and below that this user cannot use.
+fn closed(path: &Path, depth: usize) -> Option<(PathBuf, io::Error)> {
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => None,
+        _ => Some((path.to_owned(), error)),
+    };
+    if !path.is_dir() {
+        return host::may_change(path).err().and_then(refused);
+    }
+    let entries = host::may_write(path).and_then(|()| fs::read_dir(path));
+    let entries = match entries {
+        Ok(entries) => entries.flatten(),
+        Err(error) => return refused(error),
+    };
+    let deeper = depth.checked_sub(1)?;
+    entries
+        .take(MOST_ENTRIES)
+        .find_map(|entry| closed(&entry.path(), deeper))
+}
+
+fn room(directory: &Path) -> Finding {
+    let (subject, shown) = ("state_dir", directory.display());
     let mend = format!("df -h {shown} shows it; make room there or choose another state_dir");
-    vec![match host::room(directory) {
+    match host::room(directory) {
         Ok(room) if room < TOO_LITTLE => problem(
             subject,
             format!("{shown} has {} MB left: {mend}", room >> 20),
@@ -68,44 +109,48 @@ pub fn state_dir(directory: &Path) -> Vec<Finding> {
             subject,
             format!("{shown}: its room is not known ({error}): {mend}"),
         ),
-    }]
-}
-
-/// A daemon's certificate and key, the CAs and lists beside them, their dates.
-pub fn certificates(directory: &Path, role: &str) -> (Vec<Finding>, Option<Context>) {
-    let subject = "certificates";
-    let (context, warnings) = match Context::load(directory, role) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            let text = error.explain(directory, role);
-            return (vec![problem(subject, text)], None);
-        }
-    };
-    let mut findings: Vec<Finding> = warnings.iter().map(|text| warning(subject, text)).collect();
-    findings.extend(
-        context
-            .own_validity()
-            .map(|validity| dates(directory, role, &validity)),
-    );
-    (findings, Some(context))
-}
-
-fn dates(directory: &Path, role: &str, validity: &Validity) -> Finding {
-    let subject = "certificates";
-    let Validity { seconds_left, end } = validity;
-    let directory = directory.display();
-    let mend = format!("mediaproxy-make-certs {directory} renew {role}, or ask who runs your CA");
-    match *seconds_left {
-        left if left < 0 => problem(
-            subject,
-            format!("{directory}/{role}.crt ended on {end}, nobody accepts it: {mend}"),
-        ),
-        left if left < SOON => warning(
-            subject,
-            format!("{directory}/{role}.crt ends on {end}; before that: {mend}"),
-        ),
-        _ => fine(subject, format!("{directory}/{role}.crt, valid to {end}")),
     }
+}
+
+/// A TCP port to listen on: free, or that of the daemon that runs.
+pub fn port(key: &str, address: SocketAddr, running: Option<&Daemon>) -> Finding {
+    match (TcpListener::bind(address), running) {
+        (Ok(_), None) => fine(key, format!("{address} is free")),
+        (Ok(_), Some(Daemon { name, again, .. })) => warning(
+            key,
+            format!(
+                "{address} is free although {name} runs here: it has another configuration: {again}"
+            ),
+        ),
+        (Err(error), Some(daemon))
+            if error.kind() == io::ErrorKind::AddrInUse && has(daemon, address.port()) =>
+        {
+            let name = daemon.name;
+            fine(
+                key,
+                format!("{address}, in use by the {name} that runs here"),
+            )
+        }
+        (Err(error), _) => problem(
+            key,
+            match error.kind() {
+                io::ErrorKind::AddrInUse => format!(
+                    "{address} is taken by another program: ss -ltnp 'sport = :{}' shows which; stop it or set {key}",
+                    address.port()
+                ),
+                io::ErrorKind::AddrNotAvailable => format!(
+                    "{address} is on no interface of this host: set {key} to one of those that ip addr shows"
+                ),
+                _ => format!("{address} cannot be listened on ({error}): set {key}"),
+            },
+        ),
+    }
+}
+
+/// Who cannot see whose a port is takes it for the daemon's.
+fn has(daemon: &Daemon, port: u16) -> bool {
+    let seen = daemon.pid.and_then(|pid| sockets::listens(pid, port));
+    seen.unwrap_or(true)
 }
 
 /// Chains of this host that refuse what no rule of theirs accepts: whether one does so for these ports they do not say.
@@ -156,24 +201,40 @@ mod tests {
     use crate::relay::checks::testing::{in_namespace, shell};
 
     #[test]
-    fn dates_are_judged() {
-        let judged = |seconds_left| {
-            let end = "2026-11-23 21:00:00 UTC".to_owned();
-            dates(Path::new("tls"), "relay", &Validity { seconds_left, end })
+    fn ports_are_free_taken_or_our_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let of = |pid| Daemon {
+            name: "media-relay",
+            again: "systemctl reload mediaproxy-relay",
+            pid: Some(pid),
         };
-        assert_eq!(judged(SOON).verdict, Verdict::Fine);
-        assert_eq!(judged(SOON - 1).verdict, Verdict::Warning);
-        assert_eq!(judged(-1).verdict, Verdict::Problem);
-        assert!(judged(-1).text.contains("renew relay"));
+        let ours = of(i32::try_from(std::process::id()).unwrap());
+        let taken = port("listen", address, None);
+        assert_eq!(taken.verdict, Verdict::Problem);
+        assert!(taken.text.contains("ss -ltnp"), "{taken:?}");
+        assert_eq!(port("listen", address, Some(&ours)).verdict, Verdict::Fine);
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let another = of(i32::try_from(child.id()).unwrap());
+        // From its fork to its exec it has all our files.
+        while port("listen", address, Some(&another)).verdict == Verdict::Fine {
+            std::thread::yield_now();
+        }
+        child.kill().and_then(|()| child.wait()).unwrap();
+        let nowhere = port("listen", "203.0.113.9:1".parse().unwrap(), None);
+        assert!(nowhere.text.contains("is on no interface"), "{nowhere:?}");
     }
 
     #[test]
     fn a_missing_state_dir_comes_with_the_command_that_makes_it() {
-        let found = state_dir(Path::new("/nonexistent/state"));
+        let found = state_dir(Path::new("/nonexistent/state"), &[]);
         assert_eq!(found[0].verdict, Verdict::Warning);
         let command = "install -d -m 750 -o mediaproxy -g mediaproxy /nonexistent/state";
         assert!(found[0].text.ends_with(command), "{found:?}");
-        assert_eq!(state_dir(&std::env::temp_dir()).len(), 1);
+        assert_eq!(state_dir(&std::env::temp_dir(), &["no such"]).len(), 1);
     }
 
     #[test]

@@ -1,46 +1,50 @@
 //! What a dispatcher needs: its ports, the SIP proxy beside it, the backends that calls are accounted to.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use super::common::{certificates, firewall, reach, state_dir};
-use super::{Finding, fine, listeners, problem, warning};
+use super::common::{firewall, port, reach, state_dir};
+use super::user::User;
+use super::{Daemon, Finding, fine, problem, unusable, warning};
 use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
 use crate::config::{
-    Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
+    self, Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
 };
+use crate::relay::checks;
 use crate::sys::peer::credentials;
-use crate::sys::{remedy, users};
+use crate::sys::{host, remedy, users};
 
 /// A dispatcher that runs here, as it answers.
 pub struct Running {
-    /// None where its socket does not tell.
-    pid: Option<i32>,
+    daemon: Daemon,
     version: String,
     relays: Option<Vec<Relay>>,
 }
 
-pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Finding> {
-    let config = &loaded.config;
-    let subject = "configuration";
-    let warnings = loaded.warnings.iter();
-    let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
-    if findings.is_empty() {
-        findings.push(fine(subject, loaded.path.display().to_string()));
-    }
-    findings.extend(certificates(&config.tls.certs_path, "dispatcher").0);
+pub fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Finding> {
     let running = running(runtime_dir);
+    let daemon = running.as_ref().map(|running| &running.daemon);
+    let user = User::of(daemon);
+    let mut findings = vec![user.finding.clone()];
+    let loaded = match user.run(|| config::load_dispatcher(config_dir)) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            findings.extend(unusable(&error));
+            return findings;
+        }
+    };
+    let config = &loaded.config;
+    findings.extend(user.run(|| files(&loaded, runtime_dir)));
     for (key, address) in [
         ("listen", Some(config.listen)),
         ("listen_management", Some(config.listen_management)),
         ("listen_metrics", config.listen_metrics),
     ] {
-        findings.extend(address.map(|address| port(key, address, running.as_ref())));
+        findings.extend(address.map(|address| port(key, address, daemon)));
     }
     if !config.listen.ip().is_loopback() {
         let port = config.listen.port();
@@ -48,10 +52,47 @@ pub fn look(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Findin
     }
     findings.push(runs(running.as_ref()));
     findings.push(group(&config.socket_group));
-    findings.push(proxy(config));
-    findings.extend(state_dir(&config.state_dir));
-    findings.extend(accounting(config));
+    findings.push(user.run(|| proxy(config)));
+    findings.extend(user.run(|| accounting(config)));
     findings
+}
+
+/// What it reads and writes, with the rights of the calling thread.
+fn files(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Finding> {
+    let config = &loaded.config;
+    let subject = "configuration";
+    let warnings = loaded.warnings.iter();
+    let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
+    if findings.is_empty() {
+        findings.push(fine(subject, loaded.path.display().to_string()));
+    }
+    let certificates = checks::certificates(&config.tls.certs_path, "dispatcher");
+    findings.extend(certificates.into_iter().map(Finding::from));
+    let socket = runtime_dir.join(&config.socket_path);
+    let mut places = vec![runtime_dir, socket.parent().unwrap_or(runtime_dir)];
+    places.dedup();
+    findings.extend(places.into_iter().map(sockets_in));
+    findings.extend(state_dir(&config.state_dir, &["accounting", "drained"]));
+    findings
+}
+
+/// A directory in which it makes sockets. The units and init scripts make the usual one at each start.
+fn sockets_in(directory: &Path) -> Finding {
+    let (subject, shown) = ("sockets", directory.display());
+    match host::may_write(directory) {
+        Ok(()) => fine(subject, format!("made in {shown}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fine(
+            subject,
+            format!("{shown} is not there, it is made when the dispatcher starts"),
+        ),
+        Err(error) => problem(
+            subject,
+            format!(
+                "{shown} cannot be written to ({error}), media-dispatcher will not start: {}",
+                remedy::to_write(directory, &error)
+            ),
+        ),
+    }
 }
 
 fn running(runtime_dir: &Path) -> Option<Running> {
@@ -64,51 +105,18 @@ fn running(runtime_dir: &Path) -> Option<Running> {
     let version = Client::connect(&target).ok()?.ask("version").ok()?;
     let summary = Client::connect(&target).and_then(|mut client| client.ask("summary"));
     Some(Running {
-        pid,
+        daemon: daemon(pid),
         version: version.first().cloned().unwrap_or_default(),
         relays: summary.and_then(|lines| read(&lines)).ok(),
     })
 }
 
-/// Free, or the dispatcher's own.
-pub fn port(key: &str, address: SocketAddr, running: Option<&Running>) -> Finding {
-    match (TcpListener::bind(address), running) {
-        (Ok(_), None) => fine(key, format!("{address} is free")),
-        (Ok(_), Some(_)) => warning(
-            key,
-            format!(
-                "{address} is free although media-dispatcher runs here: it has another configuration: \
-                 systemctl restart mediaproxy-dispatcher"
-            ),
-        ),
-        (Err(error), Some(running))
-            if error.kind() == io::ErrorKind::AddrInUse && has(running, address.port()) =>
-        {
-            fine(
-                key,
-                format!("{address}, in use by the media-dispatcher that runs here"),
-            )
-        }
-        (Err(error), _) => problem(
-            key,
-            match error.kind() {
-                io::ErrorKind::AddrInUse => format!(
-                    "{address} is taken by another program: ss -ltnp 'sport = :{}' shows which; stop it or set {key}",
-                    address.port()
-                ),
-                io::ErrorKind::AddrNotAvailable => format!(
-                    "{address} is on no interface of this host: set {key} to one of those that ip addr shows"
-                ),
-                _ => format!("{address} cannot be listened on ({error}): set {key}"),
-            },
-        ),
+fn daemon(pid: Option<i32>) -> Daemon {
+    Daemon {
+        name: "media-dispatcher",
+        again: "systemctl restart mediaproxy-dispatcher",
+        pid,
     }
-}
-
-/// Who cannot see whose a port is takes it for the dispatcher's.
-fn has(running: &Running, port: u16) -> bool {
-    let seen = running.pid.and_then(|pid| listeners::has(pid, port));
-    seen.unwrap_or(true)
 }
 
 fn runs(running: Option<&Running>) -> Finding {
@@ -143,7 +151,10 @@ fn runs(running: Option<&Running>) -> Finding {
         ),
         Some(count) => fine(
             subject,
-            format!("media-dispatcher {version} runs, {count} relay(s) take calls"),
+            match count {
+                1 => format!("media-dispatcher {version} runs, 1 relay takes calls"),
+                _ => format!("media-dispatcher {version} runs, {count} relays take calls"),
+            },
         ),
     }
 }
@@ -267,37 +278,35 @@ fn database(uri: &DatabaseUri) -> Finding {
                 ),
             }
         }
-        DatabaseUri::Sqlite(path) => {
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            match crate::sys::host::may_write(directory) {
-                Ok(()) => fine(subject, format!("SQLite in {}", path.display())),
-                Err(error) => problem(
-                    subject,
-                    format!(
-                        "{} cannot be made: {}: {error}: {}",
-                        path.display(),
-                        directory.display(),
-                        remedy::to_write(directory, &error)
-                    ),
-                ),
-            }
-        }
+        DatabaseUri::Sqlite(path) => match may_grow(path) {
+            Ok(()) => fine(subject, format!("SQLite in {}", path.display())),
+            Err(why) => problem(subject, why),
+        },
     }
 }
 
 fn file(path: &Path) -> Finding {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    match crate::sys::host::may_write(directory) {
+    match may_grow(path) {
         Ok(()) => fine("file", path.display().to_string()),
-        Err(error) => problem(
-            "file",
-            format!(
-                "{} cannot be written: {}: {error}: {}",
-                path.display(),
-                directory.display(),
-                remedy::to_write(directory, &error)
-            ),
-        ),
+        Err(why) => problem("file", why),
+    }
+}
+
+/// Whether a file can be made or, where it is there, written to; and others beside it.
+fn may_grow(path: &Path) -> Result<(), String> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let shown = path.display();
+    host::may_write(directory).map_err(|error| {
+        let mend = remedy::to_write(directory, &error);
+        let directory = directory.display();
+        format!("{shown} cannot be written: {directory}: {error}: {mend}")
+    })?;
+    match host::may_change(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
+            "{shown} cannot be written: {error}: {}",
+            remedy::to_write(path, &error)
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -331,34 +340,6 @@ mod tests {
     use crate::relay::checks::Verdict;
 
     #[test]
-    fn ports_are_free_taken_or_our_own() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let of = |pid| Running {
-            pid: Some(pid),
-            version: "1".into(),
-            relays: None,
-        };
-        let ours = of(i32::try_from(std::process::id()).unwrap());
-        let taken = port("listen", address, None);
-        assert_eq!(taken.verdict, Verdict::Problem);
-        assert!(taken.text.contains("ss -ltnp"), "{taken:?}");
-        assert_eq!(port("listen", address, Some(&ours)).verdict, Verdict::Fine);
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        let another = of(i32::try_from(child.id()).unwrap());
-        // From its fork to its exec it has all our files.
-        while port("listen", address, Some(&another)).verdict == Verdict::Fine {
-            std::thread::yield_now();
-        }
-        child.kill().and_then(|()| child.wait()).unwrap();
-        let nowhere = port("listen", "203.0.113.9:1".parse().unwrap(), None);
-        assert!(nowhere.text.contains("is on no interface"), "{nowhere:?}");
-    }
-
-    #[test]
     fn a_dispatcher_without_relays_is_a_problem() {
         let with = |relays: &[(&str, bool)]| {
             let relay = |(status, drained): &(&str, bool)| Relay {
@@ -369,7 +350,7 @@ mod tests {
             let relays = Some(relays.iter().map(relay).collect());
             let version = "1".to_owned();
             runs(Some(&Running {
-                pid: None,
+                daemon: daemon(None),
                 version,
                 relays,
             }))

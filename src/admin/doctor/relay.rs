@@ -3,45 +3,148 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
 
-use super::common::{CONNECT_LIMIT, firewall, state_dir};
-use super::dispatcher::port;
-use super::{Finding, fine};
-use crate::config::{Host, Loaded, RelayConfig};
+use super::common::{CONNECT_LIMIT, firewall, port, state_dir};
+use super::user::User;
+use super::{Daemon, Finding, fine, problem, sockets, unusable, warning};
+use crate::config::{self, Host, Loaded, RelayConfig};
 use crate::relay::checks::{self, Verdict};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
 
+/// The program, as a process's name has it, too.
+const NAME: &str = "media-relay";
+
 /// What to do where only the other side knows why.
 const LOG: &str = "journalctl -u mediaproxy-dispatcher there says why";
 
-pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
+/// Who has the lock of the relay's port range.
+#[derive(Debug, PartialEq, Eq)]
+enum Holder {
+    /// The first ports of the ranges that have one.
+    Nobody(Vec<u16>),
+    Relay(Daemon),
+    /// A program that is no relay, and its process.
+    Stranger(String, i32),
+}
+
+pub fn look(config_dir: &Path) -> Vec<Finding> {
+    // As who asks: the ports tell which relay is this configuration's, and that as whom it is to be read.
+    let ports = config::load_relay(config_dir).ok();
+    let holder = ports.map(|loaded| holder(loaded.config.port_range.start));
+    let daemon = match &holder {
+        Some(Holder::Relay(daemon)) => Some(daemon),
+        _ => None,
+    };
+    let user = User::of(daemon);
+    let mut findings = vec![user.finding.clone()];
+    match user.run(|| config::load_relay(config_dir)) {
+        Ok(loaded) => {
+            let holder = holder.unwrap_or(Holder::Nobody(Vec::new()));
+            findings.extend(look_at(&loaded, &holder, &user));
+        }
+        Err(error) => findings.extend(unusable(&error)),
+    }
+    findings
+}
+
+fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &User) -> Vec<Finding> {
     let config = &loaded.config;
-    let links = links(config);
-    let held = range_lock::lock(config.port_range.start);
-    let is_held = matches!(&held, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
-    drop(held);
-    let is_running = is_held || links.iter().any(|(_, is_up)| *is_up);
-    let mut findings: Vec<Finding> = checks::look(loaded)
-        .into_iter()
-        .map(|found| {
-            let verdict = found.weight(config.forwarding);
-            if is_running && found.subject == "ports" {
-                return fine("ports", "in use by the media-relay that runs here");
-            }
-            Finding::new(verdict, &found.subject, found.text)
-        })
-        .collect();
+    let files = user.run(|| checks::files(loaded)).into_iter();
+    let mut findings: Vec<Finding> = files.map(Finding::from).collect();
+    let mut ports = ports(config, holder);
+    for found in checks::host(config) {
+        let as_found = |found: checks::Finding| Finding {
+            verdict: found.weight(config.forwarding),
+            ..Finding::from(found)
+        };
+        findings.push(match found.subject.as_str() {
+            "ports" => ports.take().unwrap_or_else(|| as_found(found)),
+            _ => as_found(found),
+        });
+    }
     let (first, end) = (config.port_range.start, config.port_range.end);
     let last = u16::try_from(end.saturating_sub(1)).unwrap_or(u16::MAX);
     findings.extend(firewall("udp", first, last, "media"));
-    // What a relay that runs has cannot be told from what others have.
-    if let Some(address) = config.listen_metrics.filter(|_| !is_running) {
-        findings.push(port("listen_metrics", address, None));
-    }
-    findings.extend(state_dir(&config.state_dir));
-    findings.extend(handshakes(config, &links));
+    findings.push(runs(first, holder));
+    let daemon = match holder {
+        Holder::Relay(daemon) => Some(daemon),
+        _ => None,
+    };
+    let metrics = config.listen_metrics;
+    findings.extend(metrics.map(|address| port("listen_metrics", address, daemon)));
+    let spool = format!("relay-{first}");
+    findings.extend(user.run(|| state_dir(&config.state_dir, &[&spool])));
+    findings.extend(handshakes(config, &links(config)));
     findings
+}
+
+fn holder(first_port: u16) -> Holder {
+    let held = range_lock::held();
+    let Some((_, inode)) = held.iter().find(|(port, _)| *port == first_port) else {
+        return Holder::Nobody(held.into_iter().map(|(port, _)| port).collect());
+    };
+    let pid = sockets::owner(*inode);
+    let process = pid.and_then(|pid| Some((sockets::name(pid)?, pid)));
+    match process {
+        Some((name, pid)) if name != NAME => Holder::Stranger(name, pid),
+        _ => Holder::Relay(Daemon {
+            name: NAME,
+            // It ends after its last call, and is started again.
+            again: "systemctl reload mediaproxy-relay",
+            pid,
+        }),
+    }
+}
+
+/// The ports where the lock is held; where it is not, they are looked at as for a relay that is to start.
+fn ports(config: &RelayConfig, holder: &Holder) -> Option<Finding> {
+    let first = config.port_range.start;
+    let daemon = match holder {
+        Holder::Nobody(_) => return None,
+        Holder::Stranger(name, pid) => {
+            return Some(problem(
+                "ports",
+                format!(
+                    "the relays' lock on ports from {first} on is held by {name}, process {pid}, which is no media-relay: \
+                     stop that, or set [Relay] port_range"
+                ),
+            ));
+        }
+        Holder::Relay(daemon) => daemon,
+    };
+    let others = checks::ports_beside(config, || sockets::of(daemon.pid?));
+    Some(others.map_or_else(
+        || fine("ports", "in use by the media-relay that runs here"),
+        Finding::from,
+    ))
+}
+
+fn runs(first_port: u16, holder: &Holder) -> Finding {
+    let subject = "daemon";
+    match holder {
+        Holder::Relay(Daemon { pid: Some(pid), .. }) => {
+            fine(subject, format!("media-relay runs, process {pid}"))
+        }
+        Holder::Relay(_) => fine(subject, "media-relay runs"),
+        Holder::Nobody(others) if !others.is_empty() => {
+            let others: Vec<String> = others.iter().map(u16::to_string).collect();
+            warning(
+                subject,
+                format!(
+                    "no media-relay has ports from {first_port} on; one runs with those from {} on: where it has read another \
+                     configuration, systemctl reload mediaproxy-relay",
+                    others.join(", ")
+                ),
+            )
+        }
+        Holder::Nobody(_) | Holder::Stranger(..) => warning(
+            subject,
+            "media-relay does not run here: systemctl start mediaproxy-relay; where it has ended, journalctl -u \
+             mediaproxy-relay says why",
+        ),
+    }
 }
 
 /// The dispatchers' addresses, and whether this host has a link there.

@@ -38,6 +38,10 @@ fn commands_as_the_management_port_takes_them() {
     ];
     let want = "sessions call_id=\"x\\\"\\u001b\" user=\"a b\" relay=\"r1\"";
     assert_eq!(line(&filters), want);
+    for address in ["192.0.2.1", "192.0.2.1:4000", "2001:db8::1"] {
+        let want = format!("sessions address=\"{address}\"");
+        assert_eq!(line(&["sessions", "--address", address]), want);
+    }
     assert_eq!(line(&["explain", "a@b"]), "explain \"a@b\"");
     assert_eq!(line(&["explain", "--json", "a@b"]), "explain json \"a@b\"");
     assert_eq!(line(&["end", "--", "-x"]), "end \"-x\"");
@@ -96,6 +100,15 @@ fn what_is_wrong_is_named() {
             "--interval 0: allowed: seconds from 0.1",
         ),
         (&["top", "--interval", "nan"], "allowed: seconds"),
+        (
+            &["sessions", "--address", "foo"],
+            "--address foo: allowed: IP or IP:PORT",
+        ),
+        (&["sessions", "--address="], "--address : allowed: IP"),
+        (&["sessions", "--address", "192.0.2.1:x"], "allowed: IP"),
+        (&["sessions", "--user="], "--user : allowed: one that"),
+        (&["explain", ""], "\"\": allowed: a name"),
+        (&["drain", "a\nb"], "\"a\\nb\": allowed: a name without CR"),
         (&["summary", "--tls"], "TLS needs --connect"),
         (
             &["summary", "--connect", "a", "--socket", "b"],

@@ -9,7 +9,10 @@ use crate::dispatcher::drained::MOST;
 use crate::dispatcher::registry::{Held, RelayKey};
 use crate::dispatcher::waiting::lock;
 
-/// A relay gets no new calls.
+/// What is said where the last one was drained.
+const NONE_LEFT: &str = "\nwarning: NO RELAY IS LEFT THAT TAKES CALLS, new ones are refused: resume this one, or start another";
+
+/// A relay gets no new calls. A second line warns where none is left that does.
 pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
     let mut registry = lock(&dispatcher.registry);
     let key = the_one(registry.named(relay), relay, &registry.known())?;
@@ -26,21 +29,24 @@ pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, 
     if is_news {
         log::warn!("relay {key}: drained by {who}: no new calls, {calls} left");
     }
+    let warning = match others {
+        true => "",
+        false => {
+            log::warn!("no relay is left that takes calls: new ones are refused");
+            NONE_LEFT
+        }
+    };
     let left = match calls {
         0 => "no call of this dispatcher is left there".to_owned(),
         1 => "1 call is left there".to_owned(),
         more => format!("{more} calls are left there"),
-    };
-    let warning = match others {
-        true => "",
-        false => "; NO OTHER RELAY TAKES CALLS NOW",
     };
     let lost = match kept(dispatcher) {
         Ok(()) => String::new(),
         Err(why) => format!("; A RESTART OF THE DISPATCHER WOULD GIVE IT CALLS AGAIN: {why}"),
     };
     Ok(format!(
-        "drained: relay {key} gets no new calls, {left}{warning}{lost}"
+        "drained: relay {key} gets no new calls, {left}{lost}{warning}"
     ))
 }
 

@@ -1,6 +1,7 @@
 //! Which sessions a client wants to see: a look into a relay's JSON, which is shown as it came. Pure.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use serde::Deserialize;
 
@@ -13,7 +14,7 @@ pub struct Filter {
     pub spellings: Vec<String>,
     /// A part of the caller's or callee's URI, or of the username; upper and lower case are the same.
     pub user: Option<String>,
-    /// An address, with or without its port: in the SDP, learned, or the relay's own.
+    /// An address, with or without its port: in the SDP, learned, of the caller's SIP messages, or the relay's own.
     pub address: Option<String>,
     /// A relay's name or address.
     pub relay: Option<String>,
@@ -33,6 +34,11 @@ struct Seen<'a> {
     username: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     streams: Vec<SeenStream<'a>>,
+    /// Those that are not answered yet.
+    #[serde(borrow, default)]
+    offered: Vec<SeenStream<'a>>,
+    #[serde(borrow, default)]
+    signaling_ip: Cow<'a, str>,
 }
 
 /// What is not UTF-8 as it is shown.
@@ -65,8 +71,9 @@ impl Filter {
         self.call_id.is_some() || self.user.is_some() || self.address.is_some()
     }
 
-    /// Whether a session of one of the relays that are asked fits. What cannot be read does not.
-    pub fn fits(&self, session: &str) -> bool {
+    /// Whether a session of one of the relays that are asked fits; it is on the relay of this address. What cannot be
+    /// read does not.
+    pub fn fits(&self, session: &str, relay: IpAddr) -> bool {
         if !self.looks_at_sessions() {
             return true;
         }
@@ -84,7 +91,7 @@ impl Filter {
             && self
                 .address
                 .as_ref()
-                .is_none_or(|address| has_address(&seen, address))
+                .is_none_or(|address| has_address(&seen, address, relay))
     }
 }
 
@@ -99,29 +106,37 @@ fn has_user(seen: &Seen<'_>, part: &str) -> bool {
     texts.any(|text| text.to_lowercase().contains(&part))
 }
 
-fn has_address(seen: &Seen<'_>, wanted: &str) -> bool {
+fn has_address(seen: &Seen<'_>, wanted: &str, relay: IpAddr) -> bool {
     let is_it = |text: &str| {
         text == wanted
             || text
                 .strip_prefix(wanted)
                 .is_some_and(|port| port.starts_with(':'))
     };
-    seen.streams.iter().any(|stream| {
-        let texts = [
-            &stream.caller_sdp,
-            &stream.callee_sdp,
-            &stream.caller_local,
-            &stream.callee_local,
-            &stream.caller_remote,
-            &stream.callee_remote,
-        ];
-        texts.into_iter().any(|text| is_it(text))
-    })
+    let mut streams = seen.streams.iter().chain(&seen.offered).peekable();
+    // An older relay says nothing of calls that ring but that they are there.
+    if streams.peek().is_none() && relay.to_string() == wanted {
+        return true;
+    }
+    is_it(&seen.signaling_ip)
+        || streams.any(|stream| {
+            let texts = [
+                &stream.caller_sdp,
+                &stream.callee_sdp,
+                &stream.caller_local,
+                &stream.callee_local,
+                &stream.caller_remote,
+                &stream.callee_remote,
+            ];
+            texts.into_iter().any(|text| is_it(text))
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RELAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 77));
 
     const SESSION: &str = r#"{"call_id": "a\u001bb", "from_uri": "Alice@example.com", "to_uri": "bob@example.org",
         "username": "a.smith", "streams": [{"caller_sdp": "10.0.0.5:4000", "caller_local": "192.0.2.1:40000",
@@ -130,7 +145,7 @@ mod tests {
     fn fits(change: impl FnOnce(&mut Filter)) -> bool {
         let mut filter = Filter::default();
         change(&mut filter);
-        filter.fits(SESSION)
+        filter.fits(SESSION, RELAY)
     }
 
     #[test]
@@ -153,7 +168,7 @@ mod tests {
                 spellings: vec!["caf\u{fffd}".into(), "caf?".into()],
                 ..Filter::default()
             };
-            filter.fits(session)
+            filter.fits(session, RELAY)
         };
         let ours = r#"{"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe9", "from_tag": "t"}}"#;
         assert!(fits("caf\\xe9", ours) && fits("caf\u{fffd}", ours));
@@ -163,6 +178,27 @@ mod tests {
             "an older relay's"
         );
         assert!(!fits("caf\\xe9", r#"{"call_id": "caf"}"#));
+    }
+
+    #[test]
+    fn calls_that_ring_are_found_by_what_is_known_of_them() {
+        let fits = |address: &str, session: &str| {
+            let filter = Filter {
+                address: Some(address.into()),
+                ..Filter::default()
+            };
+            filter.fits(session, RELAY)
+        };
+        let ringing = r#"{"call_id": "a", "streams": [], "signaling_ip": "203.0.113.8", "offered":
+            [{"caller_sdp": "10.0.0.5:4000", "callee_sdp": "Unknown", "caller_local": "192.0.2.1:40000"}]}"#;
+        for address in ["10.0.0.5", "10.0.0.5:4000", "192.0.2.1", "203.0.113.8"] {
+            assert!(fits(address, ringing), "{address}");
+        }
+        for address in ["10.0.0.6", "203.0.113.80", "192.0.2.77"] {
+            assert!(!fits(address, ringing), "{address}");
+        }
+        let older = r#"{"call_id": "a", "streams": []}"#;
+        assert!(fits("192.0.2.77", older) && !fits("192.0.2.7", older));
     }
 
     #[test]
@@ -190,9 +226,12 @@ mod tests {
             "{\"call_id\": 7}",
             "{\"call_id\": \"a\", \"streams\": 7}",
         ] {
-            assert!(!filter.fits(odd), "{odd}");
-            assert!(Filter::default().fits(odd));
+            assert!(!filter.fits(odd, RELAY), "{odd}");
+            assert!(Filter::default().fits(odd, RELAY));
         }
-        assert!(!filter.fits("{\"call_id\": \"a\"}"), "an older relay's");
+        assert!(
+            !filter.fits("{\"call_id\": \"a\"}", RELAY),
+            "an older relay's"
+        );
     }
 }

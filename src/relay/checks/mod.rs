@@ -5,9 +5,10 @@
 //!  prepare        what the relay changes on the host when it starts, then the findings
 //!  main           all of `media-relay --check`: a table                                   table
 //!  kernel         judges the host for the kernel path          host, probe, sysctl look
-//!  service        ports, files, certificates, dispatchers
+//!  service        ports, files, dispatchers                    certificates
 //! ```
 
+mod certificates;
 mod host;
 mod kernel;
 mod probe;
@@ -17,10 +18,12 @@ mod table;
 #[cfg(test)]
 pub mod testing;
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
+pub use self::certificates::certificates;
 pub(super) use self::host::{IP_FORWARD, Interface, Walls, interfaces, walls};
 pub use self::host::{Wall, walls_to_here};
 pub(super) use self::kernel::set;
@@ -166,19 +169,23 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Everything that `--check` looks at.
 pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
-    let config = &loaded.config;
+    let mut findings = files(loaded);
+    findings.extend(host(&loaded.config));
+    findings
+}
+
+/// What must be readable with the rights of the calling thread.
+pub fn files(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     let mut findings = service::configuration(loaded);
-    findings.extend(service::certificates(&config.tls.certs_path));
-    let (address, relay_ip) = service::address(config);
-    findings.push(address);
-    if let Some(relay_ip) = relay_ip {
-        let wanted = Wanted {
-            relay_ip,
-            auto_detect: config.auto_detect_interfaces,
-            port_range: (config.port_range.start, config.port_range.end),
-            mark: config.mark,
-            mark_mask: config.mark_mask,
-        };
+    findings.extend(certificates(&loaded.config.tls.certs_path, "relay"));
+    findings
+}
+
+/// All the rest. The kernel's part needs root's rights, or the relay's.
+pub fn host(config: &RelayConfig) -> Vec<Finding> {
+    let (address, wanted) = wanted(config);
+    let mut findings = vec![address];
+    if let Some(wanted) = wanted {
         findings.extend(service::ports(&wanted));
         findings.extend(match config.forwarding {
             Forwarding::Userspace => kernel::not_needed(),
@@ -187,6 +194,28 @@ pub fn look(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     }
     findings.extend(service::dispatchers(&config.dispatchers));
     findings
+}
+
+/// What is to be looked for, where it is known at which address.
+fn wanted(config: &RelayConfig) -> (Finding, Option<Wanted>) {
+    let (finding, relay_ip) = service::address(config);
+    let wanted = relay_ip.map(|relay_ip| Wanted {
+        relay_ip,
+        auto_detect: config.auto_detect_interfaces,
+        port_range: (config.port_range.start, config.port_range.end),
+        mark: config.mark,
+        mark_mask: config.mark_mask,
+    });
+    (finding, wanted)
+}
+
+/// What of the port range of a relay that runs other programs have; `own` tells the inodes of all its sockets.
+pub fn ports_beside(
+    config: &RelayConfig,
+    own: impl FnOnce() -> Option<HashSet<u64>>,
+) -> Option<Finding> {
+    let wanted = wanted(config).1?;
+    service::ports_beside(&wanted, own)
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! What any relay needs: its configuration, certificates, address, ports and files, and dispatchers to work for.
+//! What any relay needs: its configuration, address, ports and files, and dispatchers to work for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -18,13 +17,9 @@ use crate::relay::discovery::{self, System};
 use crate::relay::machine::FILES_PER_PAIR;
 use crate::relay::{OTHER_FILES, Settings, relay_ip};
 use crate::sys::{clock, interfaces, limits, range_lock};
-use crate::tls::{Context, Validity};
 
 /// No process may have more files than that.
 const MOST_FILES: &str = "fs.nr_open";
-
-/// A certificate that ends sooner is worth a warning.
-const SOON: i64 = 14 * 24 * 3600;
 
 /// How long a dispatcher may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -57,38 +52,6 @@ pub fn configuration(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
     findings
 }
 
-/// The relay's certificate and key, the CAs and lists beside them.
-pub fn certificates(directory: &Path) -> Vec<Finding> {
-    let subject = "certificates";
-    let (context, warnings) = match Context::load(directory, "relay") {
-        Ok(loaded) => loaded,
-        Err(error) => return vec![problem(subject, error.explain(directory, "relay"))],
-    };
-    let warnings = warnings.iter();
-    let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
-    let validity = context.own_validity();
-    findings.extend(validity.map(|validity| validity_of(directory, &validity)));
-    findings
-}
-
-fn validity_of(directory: &Path, Validity { seconds_left, end }: &Validity) -> Finding {
-    let subject = "certificates";
-    let file = directory.join("relay.crt").display().to_string();
-    let directory = directory.display();
-    let renew = format!("mediaproxy-make-certs {directory} renew relay, or ask who runs your CA");
-    match *seconds_left {
-        left if left < 0 => problem(
-            subject,
-            format!("{file} ended on {end}, no dispatcher accepts it: {renew}"),
-        ),
-        left if left < SOON => warning(
-            subject,
-            format!("{file} ends on {end}; before that: {renew}"),
-        ),
-        _ => fine(subject, format!("{file}, valid to {end}")),
-    }
-}
-
 /// The address that media goes to, as the relay itself will find it.
 pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
     let subject = "relay_ip";
@@ -117,14 +80,14 @@ pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
 /// The port range: who else has it or parts of it, and whether there are files for it.
 pub fn ports(wanted: &Wanted) -> Vec<Finding> {
     let first = wanted.port_range.0;
-    let taken = match range_lock::lock(first) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => warning(
+    let taken = match range_lock::is_held(first) {
+        true => warning(
             "ports",
             format!(
                 "a relay with ports from {first} on runs on this host; another one needs a port_range of its own"
             ),
         ),
-        _ => others(wanted, &bound_udp_ports(wanted.relay_ip)),
+        false => others(wanted, bound_udp_ports(wanted.relay_ip).into_values()),
     };
     let needed = u64::from(wanted.ports()) + OTHER_FILES;
     let files = match limits::raise_open_files(needed) {
@@ -134,10 +97,27 @@ pub fn ports(wanted: &Wanted) -> Vec<Finding> {
     vec![taken, files]
 }
 
+/// What of the range others have than the relay that has these sockets; none where that has all, or cannot be seen.
+pub fn ports_beside(
+    wanted: &Wanted,
+    own: impl FnOnce() -> Option<HashSet<u64>>,
+) -> Option<Finding> {
+    let before = bound_udp_ports(wanted.relay_ip);
+    let own = own()?;
+    // A call that begins or ends at this moment is not to be taken for somebody else's: what was there all the time.
+    let after = bound_udp_ports(wanted.relay_ip);
+    let foreign = before.into_iter().filter_map(|(inode, port)| {
+        let is_foreign = after.contains_key(&inode) && !own.contains(&inode);
+        is_foreign.then_some(port)
+    });
+    let finding = others(wanted, foreign);
+    (finding.verdict != Verdict::Fine).then_some(finding)
+}
+
 /// What of the range other programs have bound.
-fn others(wanted: &Wanted, bound: &BTreeSet<u16>) -> Finding {
+fn others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
     let (first, last) = (wanted.port_range.0, wanted.last_port());
-    let taken: Vec<u16> = bound.range(first..=last).copied().collect();
+    let taken: BTreeSet<u16> = bound.filter(|port| (first..=last).contains(port)).collect();
     let some: Vec<String> = taken.iter().take(5).map(u16::to_string).collect();
     let some = some.join(", ");
     match taken.len() {
@@ -153,8 +133,8 @@ fn others(wanted: &Wanted, bound: &BTreeSet<u16>) -> Finding {
     }
 }
 
-/// The UDP ports that cannot be bound on an address, by /proc/net (proc_pid_net(5)).
-fn bound_udp_ports(address: Ipv4Addr) -> BTreeSet<u16> {
+/// The UDP ports that cannot be bound on an address, by their sockets' inodes (proc_pid_net(5)).
+fn bound_udp_ports(address: Ipv4Addr) -> HashMap<u64, u16> {
     let table = |name| fs::read_to_string(format!("{PROC_NET}/{name}")).unwrap_or_default();
     let own = u32::from_ne_bytes(address.octets());
     let mut ports = parse_udp(&table("udp"), &[format!("{own:08X}"), "0".repeat(8)]);
@@ -163,11 +143,14 @@ fn bound_udp_ports(address: Ipv4Addr) -> BTreeSet<u16> {
 }
 
 /// The ports of sockets with one of these addresses, as they are written there.
-fn parse_udp(table: &str, addresses: &[String]) -> BTreeSet<u16> {
+fn parse_udp(table: &str, addresses: &[String]) -> HashMap<u64, u16> {
     let local = |line: &str| {
-        let (address, port) = line.split_whitespace().nth(1)?.split_once(':')?;
+        let mut words = line.split_whitespace().skip(1);
+        let (address, port) = words.next()?.split_once(':')?;
+        let inode = words.nth(7)?.parse().ok()?;
         let is_ours = addresses.iter().any(|ours| ours == address);
-        u16::from_str_radix(port, 16).ok().filter(|_| is_ours)
+        let port = u16::from_str_radix(port, 16).ok().filter(|_| is_ours);
+        Some((inode, port?))
     };
     table.lines().skip(1).filter_map(local).collect()
 }
@@ -314,35 +297,23 @@ mod tests {
     }
 
     #[test]
-    fn certificates_end() {
-        let judged = |seconds_left| {
-            let end = "2026-11-23 21:00:00 UTC".to_owned();
-            validity_of(Path::new("tls"), &Validity { seconds_left, end })
-        };
-        assert_eq!(judged(SOON).verdict, Verdict::Fine);
-        assert_eq!(judged(SOON - 1).verdict, Verdict::Warning);
-        let over = judged(-1);
-        assert_eq!(over.verdict, Verdict::Problem);
-        assert!(over.text.contains("ended on 2026-11-23") && over.text.contains("renew"));
-    }
-
-    #[test]
     fn ports_of_others_are_read_from_proc() {
         let table = "  sl  local_address rem_address   st\n\
-            12: 00000000:9C40 00000000:0000 07\n 13: 0100007F:9C42 0:0 07\n 14: 0200007F:9C44 0:0 07\n junk\n";
+            12: 00000000:9C40 00000000:0000 07 0:0 00:0 0 0 0 71 2\n 13: 0100007F:9C42 0:0 07 0:0 00:0 0 0 0 72 2\n\
+            14: 0200007F:9C44 0:0 07 0:0 00:0 0 0 0 73 2\n 15: 00000000:9C46 0:0 07\n junk\n";
         let own = u32::from_ne_bytes([127, 0, 0, 1]);
         let found = parse_udp(table, &[format!("{own:08X}"), "00000000".to_owned()]);
         let want = if cfg!(target_endian = "little") {
-            vec![40000, 40002]
+            vec![(71, 40000), (72, 40002)]
         } else {
-            vec![40000]
+            vec![(71, 40000)]
         };
-        assert_eq!(found.iter().copied().collect::<Vec<_>>(), want);
-        let finding = others(&wanted(), &BTreeSet::from([39999, 40000, 40002, 40100]));
+        assert_eq!(found, want.into_iter().collect());
+        let finding = others(&wanted(), [39999, 40000, 40002, 40100].into_iter());
         assert_eq!(finding.verdict, Verdict::Warning);
         assert!(finding.text.starts_with("2 of 100 ports"), "{finding:?}");
         assert_eq!(
-            others(&wanted(), &BTreeSet::from([40100])).verdict,
+            others(&wanted(), [40100].into_iter()).verdict,
             Verdict::Fine
         );
     }
@@ -354,8 +325,40 @@ mod tests {
             shell("ip link set lo up");
             let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let port = socket.local_addr().unwrap().port();
-            assert!(bound_udp_ports(Ipv4Addr::LOCALHOST).contains(&port));
-            assert!(!bound_udp_ports(Ipv4Addr::new(127, 0, 0, 2)).contains(&port));
+            let seen = |address| {
+                bound_udp_ports(address)
+                    .into_values()
+                    .any(|one| one == port)
+            };
+            assert!(seen(Ipv4Addr::LOCALHOST) && !seen(Ipv4Addr::new(127, 0, 0, 2)));
+        });
+    }
+
+    #[test]
+    fn ports_beside_a_relay_are_those_of_others() {
+        in_namespace("ports beside a relay", || {
+            shell("ip link set lo up");
+            let bind = |port| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+            let _sockets = [40000, 40002, 40098].map(bind);
+            let inode = |port| {
+                let bound = bound_udp_ports(Ipv4Addr::LOCALHOST);
+                let mut bound = bound.into_iter().filter(|(_, one)| *one == port);
+                bound.next().unwrap().0
+            };
+            let own = HashSet::from([40000, 40002].map(inode));
+            let found = ports_beside(&wanted(), || Some(own.clone())).unwrap();
+            let begin = "1 of 100 ports are taken by other programs, 40098 among them";
+            assert!(found.text.starts_with(begin), "{found:?}");
+            // A port that comes while they are told of, and one that goes.
+            let mut passing = Some(bind(40096));
+            let all = own.iter().copied().chain([inode(40098)]).collect();
+            let found = ports_beside(&wanted(), || {
+                drop(passing.take());
+                passing = Some(bind(40094));
+                Some(all)
+            });
+            assert_eq!(found, None);
+            assert_eq!(ports_beside(&wanted(), || None), None);
         });
     }
 
@@ -363,13 +366,7 @@ mod tests {
     fn a_relay_that_runs_is_named() {
         in_namespace("a relay that runs", || {
             assert_eq!(ports(&wanted())[0].verdict, Verdict::Fine);
-            // That look had the lock; a program that another test starts has it, too, from its fork to its exec.
-            let _held = loop {
-                if let Ok(held) = range_lock::lock(40000) {
-                    break held;
-                }
-                thread::yield_now();
-            };
+            let _held = range_lock::lock(40000).unwrap();
             let finding = &ports(&wanted())[0];
             assert_eq!(finding.verdict, Verdict::Warning);
             assert!(

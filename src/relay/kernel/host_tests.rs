@@ -60,6 +60,17 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// A kernel that is ready to forward, or why there is none.
+fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Gate, String> {
+    match open(settings, forwarding)? {
+        Opened::Kernel(gate) => Ok(*gate),
+        Opened::UserSpace(why, lock) => {
+            assert!(lock.is_some(), "its ports are its own in any case");
+            Err(why.to_string())
+        }
+    }
+}
+
 /// A kernel thread with one worker, and a socket to look at what it does.
 struct Lab {
     orders: Postbox<Order>,
@@ -72,10 +83,10 @@ impl Lab {
     fn new(protect: bool) -> Lab {
         command("ip link set lo up");
         command("sysctl -q -w net.ipv4.ip_forward=1");
-        let gate = open(&settings(protect), Forwarding::Kernel).unwrap();
+        let gate = opened(&settings(protect), Forwarding::Kernel).unwrap();
         let (postbox, mailbox) = mailbox(100).unwrap();
         Lab {
-            orders: start(gate.unwrap(), vec![postbox], Arc::default(), Arc::default()).unwrap(),
+            orders: start(gate, vec![postbox], Arc::default(), Arc::default()).unwrap(),
             mailbox,
             news: Vec::new(),
             netfilter: Netfilter::open().unwrap(),
@@ -150,17 +161,17 @@ fn key(number: u32) -> Key {
 fn a_host_that_does_not_forward_is_refused_with_the_setting_that_does_it() {
     in_namespace(|| {
         command("ip link set lo up");
-        let why = open(&settings(true), Forwarding::Kernel).err().unwrap();
+        let why = opened(&settings(true), Forwarding::Kernel).err().unwrap();
         assert!(
             why.contains("forwarding = kernel") && why.contains("net.ipv4.ip_forward"),
             "{why}"
         );
-        assert!(open(&settings(true), Forwarding::Auto).unwrap().is_none());
-        assert!(
-            open(&settings(true), Forwarding::Userspace)
-                .unwrap()
-                .is_none()
-        );
+        // As calls will tell who asks why they are not in the kernel.
+        let why = opened(&settings(true), Forwarding::Auto).err().unwrap();
+        assert!(why.starts_with("the kernel cannot forward media: "));
+        assert!(why.contains("sysctl -w net.ipv4.ip_forward=1"), "{why}");
+        let why = opened(&settings(true), Forwarding::Userspace).err();
+        assert_eq!(why.unwrap(), "forwarding = userspace");
     });
 }
 
@@ -175,7 +186,7 @@ fn one_relay_for_each_range_and_others_beside_it() {
         );
         let mut beside = settings(true);
         beside.wanted.port_range = (50000, 51000);
-        assert!(open(&beside, Forwarding::Kernel).unwrap().is_some());
+        assert!(opened(&beside, Forwarding::Kernel).is_ok());
         lab.install(1);
         assert_eq!(lab.entries(), 1);
         lab.quit();
@@ -198,8 +209,7 @@ fn what_a_dead_relay_left_is_removed_and_nothing_else() {
             "{tuple} --sport 1 --dport 51000 --mark 0x4d500000"
         ));
         command("nft add table ip somebodys");
-        let gate = open(&settings(true), Forwarding::Kernel).unwrap();
-        assert!(gate.is_some());
+        let _gate = opened(&settings(true), Forwarding::Kernel).unwrap();
         let mut left = Vec::new();
         netfilter
             .dump(0, 0, |entry| left.push(entry.original.destination.port()))

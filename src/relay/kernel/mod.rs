@@ -104,34 +104,61 @@ pub struct Gate {
     shortest_silence: Duration,
 }
 
-/// Prepares the kernel, as far as the setting wants it; none where media is to be relayed in user space.
+/// Who is to forward media.
+pub enum Opened {
+    Kernel(Box<Gate>),
+    /// The relay alone: why, and its lock where nobody else has that.
+    UserSpace(Arc<str>, Option<RangeLock>),
+}
+
+/// Prepares the kernel, as far as the setting wants it.
 ///
 /// # Errors
 /// Where the kernel is demanded and cannot be had: why, and what to do.
-pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Option<Gate>, String> {
+pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, String> {
+    let lock = take_lock(settings.wanted.port_range.0);
     if forwarding == Forwarding::Userspace {
         info!("media is relayed in user space (forwarding = userspace)");
-        return Ok(None);
+        let lock = lock.inspect_err(|why| warn!("{why}: each goes round the other's ports"));
+        return Ok(Opened::UserSpace(
+            "forwarding = userspace".into(),
+            lock.ok(),
+        ));
     }
-    match (prepare(settings), forwarding) {
-        (Ok(gate), _) => Ok(Some(gate)),
-        (Err(why), Forwarding::Kernel) => Err(format!("forwarding = kernel: {why}")),
-        (Err(why), _) => {
-            warn!("media is relayed in user space: {why}");
-            Ok(None)
-        }
+    let (why, lock) = match lock {
+        Ok(lock) => match prepare(settings) {
+            Ok((host, events, locals)) => {
+                return Ok(Opened::Kernel(Box::new(Gate {
+                    host,
+                    events,
+                    locals,
+                    lock,
+                    shortest_silence: settings.shortest_silence,
+                })));
+            }
+            Err(why) => (why, Some(lock)),
+        },
+        Err(why) => (why, None),
+    };
+    if forwarding == Forwarding::Kernel {
+        return Err(format!("forwarding = kernel: {why}"));
     }
+    warn!("media is relayed in user space: {why}");
+    let why = format!("{why} (as it was when this relay started)");
+    Ok(Opened::UserSpace(why.into(), lock))
 }
 
-fn prepare(settings: &Settings) -> Result<Gate, String> {
-    let wanted = &settings.wanted;
-    let first_port = wanted.port_range.0;
-    let lock = range_lock::lock(first_port).map_err(|error| match error.kind() {
+fn take_lock(first_port: u16) -> Result<RangeLock, String> {
+    range_lock::lock(first_port).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("another relay on this host has a port_range that begins with {first_port}")
         }
         _ => format!("the lock on port_range: {error}"),
-    })?;
+    })
+}
+
+fn prepare(settings: &Settings) -> Result<(Host, Events, Vec<Ipv4Addr>), String> {
+    let wanted = &settings.wanted;
     let findings = checks::prepare(wanted);
     if let Some(why) = checks::problems_for_kernel(&findings) {
         return Err(why);
@@ -150,13 +177,7 @@ fn prepare(settings: &Settings) -> Result<Gate, String> {
         info!("removed {swept} conntrack entries that an earlier relay left");
     }
     say_protection(&host);
-    Ok(Gate {
-        host,
-        events,
-        locals,
-        lock,
-        shortest_silence: settings.shortest_silence,
-    })
+    Ok((host, events, locals))
 }
 
 fn say_protection(host: &Host) {

@@ -127,7 +127,7 @@ fn m3_stun_teaches_an_address_but_is_not_media() {
 
 pub fn kernel_lab() -> Lab {
     Lab::with(Settings {
-        kernel: true,
+        kernel: Ok(()),
         ..settings()
     })
 }

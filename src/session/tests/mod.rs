@@ -73,7 +73,7 @@ pub fn settings() -> Settings {
         setup_timeout: Duration::from_secs(300),
         advertised_ip: None,
         routable_private_ranges: Vec::new(),
-        kernel: false,
+        kernel: Err("forwarding = userspace".into()),
     }
 }
 

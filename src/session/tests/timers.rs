@@ -84,7 +84,7 @@ fn m7_rtcp_is_no_life_but_on_hold() {
 #[test]
 fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
     let mut lab = Lab::with(Settings {
-        kernel: true,
+        kernel: Ok(()),
         ..settings()
     });
     let (caller_side, callee_side) = lab.talking();
@@ -256,7 +256,7 @@ fn c7_silence_counts_from_the_answer_or_the_first_media() {
 #[test]
 fn m7_what_the_kernel_has_is_silent_only_when_a_reading_says_so() {
     let mut lab = Lab::with(Settings {
-        kernel: true,
+        kernel: Ok(()),
         ..settings()
     });
     lab.talking();
