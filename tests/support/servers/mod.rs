@@ -14,6 +14,7 @@
     reason = "every test uses its own part of this"
 )]
 
+mod between;
 mod certificates;
 mod freeradius;
 mod mariadb;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+pub use between::{Between, Side, Stop, Turn};
 pub use certificates::Certificates;
 pub use freeradius::{Detail, FreeRadius};
 pub use mariadb::MariaDb;
