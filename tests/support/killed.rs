@@ -197,7 +197,12 @@ pub fn start(case: &Scratch, step: &str) -> Child {
 
 /// The process that goes on: it ends by itself, with all delivered.
 pub fn go_on(case: &Scratch, what: &str) {
-    let status = start(case, "never").wait().unwrap();
+    finish(start(case, "never"), case, what);
+}
+
+/// Waits for a process that is not to be killed.
+pub fn finish(mut process: Child, case: &Scratch, what: &str) {
+    let status = process.wait().unwrap();
     let output = fs::read_to_string(case.path().join("output")).unwrap();
     assert!(status.success(), "{what}: {output}");
     for entry in fs::read_dir(case.path().join("state/accounting")).unwrap() {

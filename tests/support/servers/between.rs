@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use super::PATIENCE;
 
+/// How often a thread looks at the other of its two sockets.
+const POLL: Duration = Duration::from_millis(1);
+
 /// What one side says until the other one speaks; of a server by UDP, one datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
@@ -253,25 +256,31 @@ fn pump(side: Side, [mut from, mut to]: [TcpStream; 2], of: usize, shared: &Shar
 }
 
 fn relay(outside: &UdpSocket, shared: &Shared) {
-    let inside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let poll = Some(Duration::from_millis(1));
-    for socket in [outside, &inside] {
-        socket.set_read_timeout(poll).unwrap();
-    }
-    let mut client = None;
+    let inside = || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(POLL)).unwrap();
+        socket
+    };
+    outside.set_read_timeout(Some(POLL)).unwrap();
+    // The client, and where the server sees it.
+    let mut known: Option<(SocketAddr, UdpSocket)> = None;
     let mut buffer = [0; 5000];
     while !shared.is_over.load(Ordering::SeqCst) {
-        if let Ok((length, from)) = outside.recv_from(&mut buffer) {
-            client = Some(from);
+        while let Ok((length, from)) = outside.recv_from(&mut buffer) {
+            let (_, server) = match known.take().filter(|(client, _)| *client == from) {
+                Some(same) => known.insert(same),
+                None => known.insert((from, inside())),
+            };
             if shared.pass(Side::Client, &buffer[..length], None) == Some(length) {
                 // The server may be away.
-                let _ = inside.send_to(&buffer[..length], shared.server);
+                let _ = server.send_to(&buffer[..length], shared.server);
             }
         }
-        while let Ok((length, _)) = inside.recv_from(&mut buffer) {
-            let passed = shared.pass(Side::Server, &buffer[..length], None);
-            if let (Some(client), true) = (client, passed == Some(length)) {
-                let _ = outside.send_to(&buffer[..length], client);
+        if let Some((client, server)) = &known {
+            while let Ok((length, _)) = server.recv_from(&mut buffer) {
+                if shared.pass(Side::Server, &buffer[..length], None) == Some(length) {
+                    let _ = outside.send_to(&buffer[..length], client);
+                }
             }
         }
         shared.tell_stopped();

@@ -154,6 +154,16 @@ fn free_port() -> u16 {
     }
 }
 
+/// Waits until it is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut waited = Duration::ZERO;
+    while !is_so() {
+        assert!(waited < PATIENCE, "waited in vain for {what}");
+        thread::sleep(STEP);
+        waited += STEP;
+    }
+}
+
 /// A client that has done its statements and stays, with what it has locked, until this is dropped.
 pub struct Held(Child);
 
