@@ -17,7 +17,10 @@ mod records;
 #[path = "support/servers/mod.rs"]
 mod servers;
 
-use killed::{Journal, MANY, OWN_STEPS, finish, go_on, killed_at, killed_by_itself, start, wait};
+use killed::{
+    Journal, MANY, OWN_STEPS, POSITION_CALLS, finish, go_on, killed_at, killed_at_position,
+    killed_by_itself, start, wait,
+};
 use records::{deliver, expected_sums, keyed, record, sums};
 use servers::{Between, Held, MariaDb, Postgres, Scratch, Side, Stop, Turn};
 
@@ -208,6 +211,17 @@ impl Cases<'_> {
         }
     }
 
+    /// Killed while the position is written.
+    fn within_the_position(&mut self) {
+        let journal = self.journal(&records::records(0..MANY));
+        for call in POSITION_CALLS {
+            let (table, case) = self.case(&journal, MANY, false);
+            if !killed_at_position(&case, call) {
+                self.tables.remove(&table);
+            }
+        }
+    }
+
     /// Killed while the server works at what was sent last, which it does in the end; the next process meets that.
     fn under_way(&mut self, all: &[Record]) {
         let journal = self.journal(all);
@@ -265,6 +279,7 @@ fn nothing_is_lost_or_there_twice(database: &dyn Database) {
     cases.at_every_turn(false);
     cases.at_every_turn(true);
     cases.at_every_delivery();
+    cases.within_the_position();
     cases.under_way(&records::records(0..4));
     cases.under_way(&[keyed(0, "null", "f", None)]);
     cases.check();

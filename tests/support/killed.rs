@@ -23,7 +23,7 @@ use mediaproxy::accounting::{
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
-use crate::servers::{Between, Scratch, Stop};
+use crate::servers::{self, Between, Scratch, Stop};
 
 const DIRECTORY: &str = "MEDIAPROXY_TEST_DIRECTORY";
 const STEP: &str = "MEDIAPROXY_TEST_KILL_AT";
@@ -179,12 +179,18 @@ fn copy(from: &Path, to: &Path) {
 
 /// Starts the process with the directory of a case.
 pub fn start(case: &Scratch, step: &str) -> Child {
+    let program = std::env::current_exe().unwrap();
+    command(case, step, &mut Command::new(program))
+}
+
+/// `runner` is the program, or what runs it.
+fn command(case: &Scratch, step: &str, runner: &mut Command) -> Child {
     let output = fs::File::options()
         .create(true)
         .append(true)
         .open(case.path().join("output"))
         .unwrap();
-    Command::new(std::env::current_exe().unwrap())
+    runner
         .args(["killed::process", "--exact", "--nocapture"])
         .env(STEP, step)
         .env(DIRECTORY, case.path())
@@ -217,6 +223,38 @@ pub fn killed_by_itself(case: &Scratch, step: &str) {
     let status = start(case, step).wait().unwrap();
     assert_eq!(status.signal(), Some(9), "{step}: it ended before");
     go_on(case, step);
+}
+
+/// How the position is written: the system calls, as strace knows them.
+pub const POSITION_CALLS: [&str; 4] = ["openat", "write", "fdatasync", "/^rename"];
+
+/// Killed at this system call, when the position behind the second delivery is written; then gone on with. False, and
+/// the reason to skip, where there is no strace.
+pub fn killed_at_position(case: &Scratch, call: &str) -> bool {
+    if Command::new("strace").arg("-V").output().is_err() {
+        servers::skip("killed while the position is written: no strace");
+        return false;
+    }
+    let accounting = case.path().join("state/accounting");
+    let names = fs::read_dir(&accounting).unwrap();
+    let mut paths = names.map(|entry| entry.unwrap().path());
+    let position = paths.find(|path| path.extension().is_some_and(|end| end == "position"));
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-qq", "-o"])
+        .arg(case.path().join("strace"));
+    strace
+        .arg("-P")
+        .arg(position.unwrap().with_extension("new"));
+    // Each thread is counted for itself: the one that delivers, and the one that starts it and writes once.
+    let trace = format!("trace={call}");
+    let inject = format!("inject={call}:signal=KILL:when=2");
+    strace.args(["-e", &trace, "-e", &inject]);
+    strace.arg(std::env::current_exe().unwrap());
+    let status = command(case, "never", &mut strace).wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "{call}: it ended before");
+    go_on(case, call);
+    true
 }
 
 /// Killed where the conversation is to stop, then gone on with.

@@ -125,7 +125,7 @@ fn tried(command: &mut Command) -> Result<String, String> {
 }
 
 /// Past the test harness, which keeps the output of tests that pass.
-fn skip(reason: &str) {
+pub fn skip(reason: &str) {
     let _ = writeln!(io::stderr(), "SKIP: {reason}");
 }
 
