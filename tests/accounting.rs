@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -19,6 +18,8 @@ use std::time::Duration;
 use mediaproxy::sys::clock;
 use serde_json::Value;
 
+#[path = "support/callers.rs"]
+mod callers;
 #[path = "support/daemons.rs"]
 mod daemons;
 #[path = "support/management.rs"]
@@ -28,69 +29,96 @@ mod proxy;
 #[path = "support/servers/mod.rs"]
 mod servers;
 
+use callers::{Course, Sent, answered, place};
 use daemons::{Daemon, Daemons, PortRange};
-use proxy::{Media, Message, Proxy};
-use servers::{FreeRadius, MariaDb, Postgres, Server};
+use servers::{Between, FreeRadius, MariaDb, Postgres, Server, SmallDisk, until};
 
 /// Longest wait for records to arrive, on a busy machine and after failures.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// IP and UDP headers.
-const HEADERS: u64 = 28;
-
-/// Bytes of a datagram of these tests.
-const PACKET: usize = 172;
-
 /// All servers, and where the daemons have their files.
 struct World {
     scratch: daemons::Scratch,
+    /// What the way to the servers is made slow with.
+    ways: Vec<Between>,
+    /// A small one, for the file alone; where that is allowed.
+    disk: Option<SmallDisk>,
     mariadb: MariaDb,
     postgres: Postgres,
     radius: FreeRadius,
 }
 
-/// What one party of the calls has sent, by call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sent {
-    caller: u64,
-    callee: u64,
-}
-
 impl World {
     /// None where a server is not installed, which is said.
     fn new() -> Option<World> {
-        let world = World {
+        Some(World {
             mariadb: MariaDb::start()?,
             postgres: Postgres::start()?,
             radius: FreeRadius::start()?,
             scratch: daemons::Scratch::new("mediaproxy-accounting").unwrap(),
-        };
-        let directory = world.scratch.path();
+            ways: Vec::new(),
+            disk: None,
+        })
+    }
+
+    /// The servers are reached over ways that can be made slow, and the file is on a small disk.
+    fn with_troubles() -> Option<World> {
+        let mut world = World::new()?;
+        world.ways = vec![
+            Between::tcp(world.mariadb.port()),
+            Between::tcp(world.postgres.port()),
+            Between::udp(world.radius.port()),
+        ];
+        world.disk = SmallDisk::mount();
+        Some(world)
+    }
+
+    fn make_slow(&self, delay: Duration) {
+        self.ways.iter().for_each(|way| way.set_delay(delay));
+    }
+
+    /// The text with the ways' ports instead of the servers' own.
+    fn by_the_ways(&self, mut text: String) -> String {
+        let own = [
+            self.mariadb.port(),
+            self.postgres.port(),
+            self.radius.port(),
+        ];
+        for (own, way) in own.iter().zip(&self.ways) {
+            text = text.replace(&format!(":{own}"), &format!(":{}", way.port()));
+        }
+        text
+    }
+
+    fn configure(&self) {
+        let directory = self.scratch.path();
         daemons::make_certificates(directory).unwrap();
         daemons::write_config(directory, PortRange::find(2000).unwrap()).unwrap();
-        let client = world
-            .radius
-            .client(&[], &[], "radius_timeout 1\nradius_retries 1");
+        let more = "radius_timeout 1\nradius_retries 1";
+        let client = self.radius.client(&[], &[], more);
+        let text = self.by_the_ways(fs::read_to_string(&client).unwrap());
+        fs::write(&client, text).unwrap();
         let dictionary = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/radius/dictionary");
         let databases = [
-            world.mariadb.uri(),
-            world.postgres.uri(),
-            format!("sqlite://{}", world.sqlite().display()),
+            self.mariadb.uri(),
+            self.postgres.uri(),
+            format!("sqlite://{}", self.sqlite().display()),
         ];
+        let databases = self.by_the_ways(databases.join(" "));
         let text = format!(
             "accounting = file, database, radius\n[File]\npath = {}\n[Database]\ndburi = {}\n[Radius]\n\
              config_file = {}\nadditional_dictionary = {}\n",
-            world.lines().display(),
-            databases.join(" ").replace('%', "%%"),
+            self.lines().display(),
+            databases.replace('%', "%%"),
             client.display(),
             dictionary.display(),
         );
         daemons::extend_config(directory, &text).unwrap();
-        Some(world)
     }
 
     fn lines(&self) -> PathBuf {
-        self.scratch.path().join("calls.jsonl")
+        let disk = self.disk.as_ref().map(SmallDisk::path);
+        disk.unwrap_or(self.scratch.path()).join("calls.jsonl")
     }
 
     fn sqlite(&self) -> PathBuf {
@@ -98,6 +126,7 @@ impl World {
     }
 
     fn start(&self) -> Daemons {
+        self.configure();
         Daemons::start(&binaries(), self.scratch.path()).unwrap()
     }
 
@@ -127,6 +156,30 @@ impl World {
             ("sqlite", by_call(self.rows_of_sqlite())),
             ("radius", self.accounted()),
         ]
+    }
+
+    /// By another process's transaction, as it were, until it is dropped.
+    fn lock_sqlite(&self) -> rusqlite::Connection {
+        let other = rusqlite::Connection::open(self.sqlite()).unwrap();
+        other.busy_timeout(PATIENCE).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        other
+    }
+
+    fn fill_disk(&self) {
+        if let Some(disk) = &self.disk {
+            let full = fs::write(disk.path().join("ballast"), [0; 256 * 1024]);
+            assert!(full.is_err(), "the disk is full");
+        }
+    }
+
+    /// Of the dispatcher that runs.
+    fn log(&self) -> String {
+        fs::read_to_string(self.scratch.path().join("media-dispatcher.log")).unwrap()
+    }
+
+    fn enlarge_disk(&self) {
+        self.disk.iter().for_each(SmallDisk::enlarge);
     }
 
     fn rows_of_sqlite(&self) -> Vec<String> {
@@ -195,138 +248,6 @@ fn by_call(lines: Vec<String>) -> BTreeMap<String, Vec<Sent>> {
     calls
 }
 
-/// Both phones of the calls of one thread, one call after the other.
-struct Phones {
-    proxy: Option<Proxy>,
-    socket: PathBuf,
-    caller: UdpSocket,
-    callee: UdpSocket,
-}
-
-/// How a call went, as far as the proxy knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Course {
-    Answered(Sent),
-    /// The dispatcher went away while it was asked.
-    Unclear,
-    Failed,
-}
-
-impl Phones {
-    fn new(socket: PathBuf) -> Phones {
-        let phone = || {
-            let phone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            phone
-                .set_read_timeout(Some(Duration::from_secs(5)))
-                .unwrap();
-            phone
-        };
-        Phones {
-            proxy: None,
-            socket,
-            caller: phone(),
-            callee: phone(),
-        }
-    }
-
-    /// Asks the dispatcher, over a new connection where the last one is gone.
-    fn ask<T>(&mut self, ask: impl Fn(&mut Proxy) -> Result<T, String>) -> Result<T, String> {
-        if self.proxy.is_none() {
-            self.proxy = Some(Proxy::connect(&self.socket).map_err(|e| e.to_string())?);
-        }
-        let proxy = self.proxy.as_mut().unwrap();
-        ask(proxy).inspect_err(|_| self.proxy = None)
-    }
-
-    fn call(&mut self, call_id: &str, number: usize) -> Course {
-        let (offered, answered) = (
-            [Media::audio_at(&self.caller)],
-            [Media::audio_at(&self.callee)],
-        );
-        let offer = Message::offer(call_id, &offered);
-        let answer = Message::answer(call_id, &answered);
-        let Ok(for_callee) = self.ask(|proxy| proxy.update(&offer)) else {
-            return Course::Failed;
-        };
-        let for_caller = self.ask(|proxy| proxy.update(&answer));
-        let course = match for_caller {
-            Ok(for_caller) => Course::Answered(self.talk(number, for_caller[0], for_callee[0])),
-            Err(_) => Course::Unclear,
-        };
-        // A proxy that gets no answer asks again when it can; one that was heard is an error then.
-        let end = clock::mono() + PATIENCE;
-        while let Err(why) = self.ask(|proxy| proxy.remove(&answer)) {
-            if why.ends_with(": error") {
-                break;
-            }
-            assert!(clock::mono() < end, "{call_id}: {why}");
-            thread::sleep(Duration::from_millis(20));
-        }
-        course
-    }
-
-    /// One to three packets each way; each has to arrive.
-    fn talk(&self, number: usize, for_caller: u16, for_callee: u16) -> Sent {
-        let sides = [
-            (&self.caller, for_caller, &self.callee, 1 + number % 3),
-            (&self.callee, for_callee, &self.caller, 1 + number / 3 % 3),
-        ];
-        for (from, port, to, count) in sides {
-            for _ in 0..count {
-                let mut packet = [0u8; PACKET];
-                packet[..2].copy_from_slice(&[0x80, 8]);
-                from.send_to(&packet, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
-                    .unwrap();
-                to.recv(&mut packet).unwrap();
-            }
-        }
-        let octets = |count: usize| count as u64 * (PACKET as u64 + HEADERS);
-        Sent {
-            caller: octets(sides[0].3),
-            callee: octets(sides[1].3),
-        }
-    }
-}
-
-/// Places calls in several threads while `is_going_on` holds for their number; how each went.
-fn place(socket: &Path, is_going_on: impl Fn(usize) -> bool + Sync) -> BTreeMap<String, Course> {
-    let next = AtomicUsize::new(0);
-    let caller = || {
-        let mut phones = Phones::new(socket.to_owned());
-        let mut courses = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if !is_going_on(number) {
-                return courses;
-            }
-            let call_id = format!("{number}-call@192.0.2.1");
-            let course = phones.call(&call_id, number);
-            if course == Course::Failed {
-                thread::sleep(Duration::from_millis(20));
-            }
-            courses.push((call_id, course));
-        }
-    };
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(caller)).collect();
-        threads
-            .into_iter()
-            .flat_map(|t| t.join().unwrap())
-            .collect()
-    })
-}
-
-fn answered(courses: &BTreeMap<String, Course>) -> BTreeMap<&str, Sent> {
-    let sent = |course: &Course| match course {
-        Course::Answered(sent) => Some(*sent),
-        Course::Unclear | Course::Failed => None,
-    };
-    let calls = courses.iter();
-    calls
-        .filter_map(|(call_id, course)| Some((call_id.as_str(), sent(course)?)))
-        .collect()
-}
-
 #[test]
 fn a_thousand_calls_are_in_all_five_backends_with_what_was_sent() {
     let Some(world) = World::new() else { return };
@@ -358,44 +279,70 @@ fn started(world: &World) -> Daemon {
 }
 
 #[test]
-fn servers_that_stop_die_and_freeze_and_a_dispatcher_that_is_killed_lose_nothing() {
-    let Some(mut world) = World::new() else {
+fn backends_that_stop_die_and_are_slow_and_a_dispatcher_that_is_killed_lose_nothing() {
+    let Some(mut world) = World::with_troubles() else {
         return;
     };
     let Daemons {
         dispatcher, relay, ..
     } = world.start();
     let mut dispatcher = Some(dispatcher);
-    let is_over = AtomicBool::new(false);
-    let pause = || thread::sleep(Duration::from_millis(700));
+    let (is_over, tried) = (AtomicBool::new(false), AtomicUsize::new(0));
+    // Some more calls, whatever comes of them.
+    let more_calls = || {
+        let before = tried.load(Ordering::Relaxed);
+        until("calls", || tried.load(Ordering::Relaxed) >= before + 40);
+    };
     let courses = thread::scope(|scope| {
         let socket = world.socket();
-        let is_over = &is_over;
-        let calls = scope.spawn(move || place(&socket, |_| !is_over.load(Ordering::Relaxed)));
-        pause();
+        let (is_over, tried) = (&is_over, &tried);
+        let calls = scope.spawn(move || {
+            place(&socket, |number| {
+                tried.store(number, Ordering::Relaxed);
+                !is_over.load(Ordering::Relaxed)
+            })
+        });
+        more_calls();
         world.mariadb.kill();
         world.postgres.freeze();
-        pause();
+        let sqlite = world.lock_sqlite();
+        world.fill_disk();
+        more_calls();
+        until("the log of a full disk", || {
+            world.disk.is_none() || world.log().contains("No space left")
+        });
         killed(&mut dispatcher);
-        pause();
         dispatcher = Some(started(&world));
+        more_calls();
         world.mariadb.restart();
         world.radius.stop();
-        pause();
+        more_calls();
+        drop(sqlite);
         world.postgres.thaw();
-        world.postgres.stop();
-        pause();
+        world.postgres.kill();
+        more_calls();
         killed(&mut dispatcher);
         world.postgres.restart();
         world.radius.restart();
         dispatcher = Some(started(&world));
-        pause();
+        world.enlarge_disk();
+        more_calls();
+        world.make_slow(Duration::from_millis(300));
+        more_calls();
+        world.make_slow(Duration::ZERO);
+        world.mariadb.stop();
         world.radius.freeze();
+        more_calls();
+        world.mariadb.restart();
+        world.radius.kill();
+        world.postgres.stop();
+        more_calls();
+        world.postgres.restart();
+        world.radius.restart();
         world.mariadb.freeze();
-        pause();
-        world.radius.thaw();
+        more_calls();
         world.mariadb.thaw();
-        pause();
+        more_calls();
         is_over.store(true, Ordering::Relaxed);
         calls.join().unwrap()
     });

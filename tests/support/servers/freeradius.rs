@@ -1,5 +1,5 @@
 //! Debian's FreeRADIUS on a port and in a directory of the test's own, with a writer of detail files. Nothing of the
-//! system's configuration is read but the standard dictionaries.
+//! system's configuration is read but the standard dictionaries, and the queries of its own for a database.
 
 use super::{Process, Scratch, Server, free_port, skip};
 use std::collections::BTreeMap;
@@ -13,6 +13,17 @@ use std::process::{Command, Stdio};
 pub const RADIUS_SECRET: &str = "correct horse battery";
 
 const PROGRAM: &str = "/usr/sbin/freeradius";
+
+/// Its own for a database of SQLite.
+const QUERIES: &str = "/etc/freeradius/3.0/mods-config/sql/main/sqlite/queries.conf";
+const SCHEMA: &str = "/etc/freeradius/3.0/mods-config/sql/main/sqlite/schema.sql";
+
+/// What more there is in its configuration: modules, and where requests come by.
+#[derive(Default)]
+struct Parts {
+    modules: String,
+    accounting: String,
+}
 
 /// A server, running or not; killed and its directory removed when dropped.
 pub struct FreeRadius {
@@ -37,6 +48,19 @@ impl Server for FreeRadius {
 impl FreeRadius {
     /// Writes the configuration and waits until the server answers. None where it is not installed, which is said.
     pub fn start() -> Option<FreeRadius> {
+        FreeRadius::start_with(&Parts::default())
+    }
+
+    /// With a table `radacct` too, in SQLite, by the tables and queries that it brings along.
+    pub fn start_with_table() -> Option<FreeRadius> {
+        if !Path::new(QUERIES).exists() {
+            skip(&format!("{QUERIES} is not there"));
+            return None;
+        }
+        FreeRadius::start_with(&Parts::with_table())
+    }
+
+    fn start_with(parts: &Parts) -> Option<FreeRadius> {
         if !Path::new(PROGRAM).exists() {
             skip(&format!("{PROGRAM} is not installed"));
             return None;
@@ -52,7 +76,7 @@ impl FreeRadius {
             port,
             directory,
         };
-        server.configure();
+        server.configure(parts);
         server.restart();
         Some(server)
     }
@@ -61,7 +85,11 @@ impl FreeRadius {
         self.port
     }
 
-    fn configure(&self) {
+    fn configure(&self, parts: &Parts) {
+        let Parts {
+            modules,
+            accounting,
+        } = parts;
         let at = self.directory.path().display();
         let port = self.port;
         // What a request without Message-Authenticator would get: FreeRADIUS 3.2 itself requires it of
@@ -76,11 +104,12 @@ impl FreeRadius {
              thread pool {{\n start_servers = 2\n max_servers = 4\n min_spare_servers = 1\n max_spare_servers = 4\n \
              max_requests_per_server = 0\n}}\n\
              modules {{\n detail {{\n  filename = {at}/detail\n  permissions = 0600\n  header = \"%t\"\n  locking = yes\n }}\n \
-             always refuse {{\n  rcode = fail\n }}\n}}\n\
+             always refuse {{\n  rcode = fail\n }}\n {modules}\n}}\n\
              server accounting {{\n listen {{\n  type = acct\n  ipaddr = 127.0.0.1\n  port = {port}\n }}\n \
-             accounting {{\n  if (!&Message-Authenticator || &User-Name == \"refused\") {{\n   refuse\n  }}\n  detail\n  \
+             accounting {{\n  if (!&Message-Authenticator || &User-Name == \"refused\") {{\n   refuse\n  }}\n  detail\n  {accounting}\n  \
              update reply {{\n   Message-Authenticator := 0x00\n  }}\n }}\n}}\n"
         );
+        let text = text.replace("DIRECTORY", &at.to_string());
         fs::write(self.directory.path().join("radiusd.conf"), text).unwrap();
         let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/radius/dictionary");
         let include = format!("$INCLUDE {}\n", ours.display());
@@ -120,6 +149,11 @@ impl FreeRadius {
         records.map(detail).collect()
     }
 
+    /// The table of [`FreeRadius::start_with_table`].
+    pub fn table(&self) -> PathBuf {
+        self.directory.path().join("radacct.sqlite")
+    }
+
     /// How many of them there are.
     pub fn accounted(&self) -> usize {
         self.detail_file().matches("\n\n").count()
@@ -128,6 +162,39 @@ impl FreeRadius {
     fn detail_file(&self) -> String {
         let text = fs::read(self.directory.path().join("detail")).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Parts {
+    /// The unique id is what FreeRADIUS's own policy `acct_unique` makes of a request.
+    fn with_table() -> Parts {
+        // The queries name them, and none of those is asked.
+        let unused = [
+            "client_table",
+            "authcheck_table",
+            "authreply_table",
+            "usergroup_table",
+            "groupcheck_table",
+            "groupreply_table",
+            "postauth_table",
+        ];
+        let unused = unused
+            .map(|name| format!("{name} = \"unused\"\n  "))
+            .concat();
+        Parts {
+            modules: format!(
+                "expr {{\n }}\n sql {{\n  driver = \"rlm_sql_sqlite\"\n  dialect = \"sqlite\"\n  sqlite {{\n   \
+                 filename = \"DIRECTORY/radacct.sqlite\"\n   busy_timeout = 5000\n   \
+                 bootstrap = \"{SCHEMA}\"\n  }}\n  open_query = \"PRAGMA synchronous = OFF\"\n  \
+                 sql_user_name = \"%{{User-Name}}\"\n  \
+                 class {{\n   packet_xlat = \"\"\n   reply_xlat = \"\"\n   column_name = \"\"\n  }}\n  \
+                 pool {{\n   start = 4\n   min = 4\n   max = 8\n  }}\n  acct_table1 = \"radacct\"\n  \
+                 acct_table2 = \"radacct\"\n  {unused}group_attribute = \"SQL-Group\"\n  $INCLUDE {QUERIES}\n }}"
+            ),
+            accounting: "update request {\n   &Acct-Unique-Session-Id := \
+                         \"%{md5:%{User-Name},%{Acct-Session-ID},%{NAS-IP-Address}}\"\n  }\n  sql"
+                .to_owned(),
+        }
     }
 }
 

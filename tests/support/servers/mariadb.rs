@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::{
     Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, find, free_port, is_root, run, tried,
+    until,
 };
 
 /// See the module above.
@@ -110,6 +111,21 @@ impl MariaDb {
         let mut client = connected(&self.socket);
         client.arg("media");
         Held::new(client, statements)
+    }
+
+    /// Nobody adds to the table until this is dropped: who wants to waits.
+    pub fn lock_table(&self, table: &str) -> Held {
+        let held = self.hold(&format!("LOCK TABLES {table} READ;"));
+        let ask = "SHOW OPEN TABLES WHERE In_use > 0";
+        until("the lock", || !self.sql(ask).is_empty());
+        held
+    }
+
+    /// Connections of the user `media` that wait for locks.
+    pub fn waiting_for_locks(&self) -> usize {
+        let ask = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'media' AND \
+                   (STATE LIKE 'Waiting for%' OR STATE = 'User lock')";
+        self.sql(ask).trim().parse().unwrap()
     }
 
     /// After `stop` or `kill`.

@@ -14,6 +14,7 @@
     reason = "every test uses its own part of this"
 )]
 
+mod between;
 mod certificates;
 mod freeradius;
 mod mariadb;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+pub use between::{Between, Side, Stop, Turn};
 pub use certificates::Certificates;
 pub use freeradius::{Detail, FreeRadius};
 pub use mariadb::MariaDb;
@@ -123,7 +125,7 @@ fn tried(command: &mut Command) -> Result<String, String> {
 }
 
 /// Past the test harness, which keeps the output of tests that pass.
-fn skip(reason: &str) {
+pub fn skip(reason: &str) {
     let _ = writeln!(io::stderr(), "SKIP: {reason}");
 }
 
@@ -149,6 +151,16 @@ fn free_port() -> u16 {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
+    }
+}
+
+/// Waits until it is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut waited = Duration::ZERO;
+    while !is_so() {
+        assert!(waited < PATIENCE, "waited in vain for {what}");
+        thread::sleep(STEP);
+        waited += STEP;
     }
 }
 

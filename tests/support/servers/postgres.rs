@@ -5,7 +5,7 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, is_root, run, tried};
+use super::{Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, is_root, run, tried, until};
 
 /// See the module above.
 pub struct Postgres {
@@ -105,6 +105,13 @@ impl Postgres {
         format!("postgres://{user}:{password}@127.0.0.1:{}/media", self.port)
     }
 
+    /// From now on nobody is asked for a password, which takes much longer than anything else in a short visit.
+    pub fn trust_all(&self) {
+        let rules = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
+        fs::write(self.directory.path().join("data/pg_hba.conf"), rules).unwrap();
+        self.sql("SELECT pg_reload_conf()");
+    }
+
     /// From now on, over TCP with TLS alone.
     pub fn only_encrypted(&self) {
         let rules = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
@@ -153,6 +160,21 @@ impl Postgres {
             connected(self.directory.path(), self.port, "media"),
             statements,
         )
+    }
+
+    /// Nobody adds to the table until this is dropped: who wants to waits.
+    pub fn lock_table(&self, table: &str) -> Held {
+        let held = self.hold(&format!("BEGIN; LOCK TABLE {table} IN SHARE MODE;"));
+        let ask = "SELECT 1 FROM pg_locks WHERE mode = 'ShareLock' AND locktype = 'relation'";
+        until("the lock", || !self.sql(ask).is_empty());
+        held
+    }
+
+    /// Connections of the user `media` that wait for locks.
+    pub fn waiting_for_locks(&self) -> usize {
+        let ask = "SELECT COUNT(*) FROM pg_stat_activity \
+                   WHERE usename = 'media' AND wait_event_type = 'Lock'";
+        self.sql(ask).trim().parse().unwrap()
     }
 
     /// After `stop` or `kill`.
