@@ -12,7 +12,7 @@ CONFIG ?= yes
 # What was built.
 BINARIES ?= target/release
 # Units and init scripts name what was installed, and a configuration that is not in /etc.
-PLACES = s|/usr/sbin/media-|$(PREFIX)/sbin/media-|$(if $(filter-out /etc,$(SYSCONFDIR)),;s|^ExecStart=.*|& --config-dir $(SYSCONFDIR)/mediaproxy|)
+PLACES = s|/usr/sbin/media-|$(PREFIX)/sbin/media-|;s|^CONFIG=.*|CONFIG=$(SYSCONFDIR)/mediaproxy|$(if $(filter-out /etc,$(SYSCONFDIR)),;s|^ExecStart=.*|& --config-dir $(SYSCONFDIR)/mediaproxy|)
 FUZZ_SECONDS ?= 60
 
 .PHONY: help build release demo test test-deps test-packages lint bench fuzz static install install-files deb dist clean
@@ -90,8 +90,11 @@ ifneq (,$(INITDIR))
 endif
 ifneq (,$(CONFIG))
 	install -d '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius'
-	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini' || \
-		install -m 644 conf/config.ini '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'
+	@# Passwords in it are for root and the daemons alone.
+	set -e; config='$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'; test -e "$$config" || { \
+		install -m 640 conf/config.ini "$$config"; \
+		chgrp mediaproxy "$$config" 2>/dev/null || \
+			echo "only root can read $$config; once there is the user mediaproxy: chgrp mediaproxy $$config"; }
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary' || \
 		install -m 644 conf/radius/dictionary '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary'
 endif

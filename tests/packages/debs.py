@@ -68,7 +68,7 @@ def mediaproxy(folder, config):
         conffiles=('/etc/mediaproxy/config.ini', '/etc/mediaproxy/radius/dictionary', '/etc/mediaproxy/tls/.placeholder'))]
     for part in ('relay', 'dispatcher'):
         packages.append(made(folder, 'mediaproxy-' + part, '4.0.5', {
-            '/usr/bin/media-' + part: ('#!/bin/sh\nexec sleep 1000\n', 0o755),
+            '/usr/bin/media-' + part: ('#!/bin/sh\nwhile :; do sleep 0.2; done\n', 0o755),
             '/lib/systemd/system/mediaproxy-%s.service' % part: (unit % ('media-' + part), 0o644),
             '/etc/init.d/mediaproxy-' + part: ('#!/bin/sh\n# theirs\n', 0o755)},
             conffiles=('/etc/init.d/mediaproxy-' + part,)))
