@@ -162,12 +162,12 @@ class Machine:
             file.write(text)
         os.chmod(self.path(path), mode)
 
-    def install(self, *packages):
-        """By dpkg, in one go; what it says."""
+    def install(self, *packages, by='dpkg -i'):
+        """In one go; what is said meanwhile."""
         for package in packages:
             shutil.copy(package, self.path('/tmp'))
         names = ' '.join('/tmp/' + os.path.basename(package) for package in packages)
-        return self.sh('dpkg -i %s && rm %s' % (names, names))
+        return self.sh('%s %s && rm %s' % (by, names, names))
 
     def show(self, unit, what):
         """A property of a unit."""
