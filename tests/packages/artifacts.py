@@ -138,6 +138,9 @@ def make_install():
 
 def dist():
     """The same bytes whenever it is made, with the lock file, and nothing that is not committed."""
+    if not os.path.exists(PROJECT + '/.git'):
+        raise Skipped('these sources are no git checkout')
+
     def archive():
         path = os.path.join(PROJECT, run('scripts/dist.sh', cwd=PROJECT).strip())
         return path, open(path, 'rb').read()
