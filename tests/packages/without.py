@@ -117,26 +117,32 @@ def source(machine):
     shutil.copy(shutil.which('make'), machine.path('/usr/local/bin'))
 
 
+CONFIG_INI = '/opt/etc/mediaproxy/config.ini'
+PLACE = 'PATH=/usr/local/bin:$PATH make -s -C /tmp/source install-files PREFIX=/opt/relay SYSCONFDIR=/opt/etc INITDIR=/etc/init.d'
+
+
+def placed(machine):
+    """`make install` before and after there is the user: what is to be done is said. Then over a configuration that is there, which stays."""
+    said = machine.sh(PLACE)
+    if 'chgrp mediaproxy ' + CONFIG_INI not in said or machine.sh('stat -c "%a %G" ' + CONFIG_INI) != '640 root\n':
+        raise Failed('configuration of nobody: ' + said)
+    said = machine.fails(SCRIPTS['relay'] + ' start', 6)
+    machine.sh(said[said.index('useradd'):].split('\n')[0])
+    machine.sh('rm %s; %s' % (CONFIG_INI, PLACE))
+    if machine.sh('stat -c "%a %U %G" ' + CONFIG_INI) != '640 root mediaproxy\n':
+        raise Failed('mode of the configuration')
+    config = CONFIG + 'accounting = file\n'
+    machine.write(CONFIG_INI, config, 0o640)
+    machine.sh(PLACE)
+    if machine.sh('cat ' + CONFIG_INI) != config or machine.sh('stat -c "%a %G" ' + CONFIG_INI) != '640 mediaproxy\n':
+        raise Failed('a second installation has changed the configuration')
+
+
 def make_install(site):
-    """By `make install` with a prefix, then again over it; started by its init scripts, a call, stopped."""
-    place = 'PATH=/usr/local/bin:$PATH make -s -C /tmp/source install-files PREFIX=/opt/relay SYSCONFDIR=/opt/etc INITDIR=/etc/init.d'
-    config = '/opt/etc/mediaproxy/config.ini'
+    """By `make install` with a prefix; started by its init scripts, a call, drained for what is installed then, stopped."""
     with site.machine('plain') as machine:
         source(machine)
-        # Without the user; what is to be done then is said.
-        said = machine.sh(place)
-        if 'chgrp mediaproxy ' + config not in said or machine.sh('stat -c "%a %G" ' + config) != '640 root\n':
-            raise Failed('configuration of nobody: ' + said)
-        said = machine.fails(SCRIPTS['relay'] + ' start', 6)
-        machine.sh(said[said.index('useradd'):].split('\n')[0])
-        machine.sh('rm %s; %s' % (config, place))
-        if machine.sh('stat -c "%a %U %G" ' + config) != '640 root mediaproxy\n':
-            raise Failed('mode of the configuration')
-        machine.write(config, CONFIG + 'accounting = file\n', 0o600)
-        machine.sh('chgrp mediaproxy %s; chmod 640 %s' % (config, config))
-        machine.sh(place)
-        if machine.sh('cat ' + config) != CONFIG + 'accounting = file\n' or machine.sh('stat -c "%a %G" ' + config) != '640 mediaproxy\n':
-            raise Failed('a second installation has changed the configuration')
+        placed(machine)
         machine.sh('/opt/relay/sbin/mediaproxy-make-certs --key ec /opt/etc/mediaproxy/tls all')
         for script in SCRIPTS.values():
             machine.sh(script + ' start')
@@ -149,9 +155,8 @@ def make_install(site):
         wait_for('a record of the call', lambda: '"one"' in machine.call('cat /var/log/mediaproxy/sessions.jsonl').stdout)
         if machine.sh('stat -c "%a %U" /var/lib/mediaproxy /var/log/mediaproxy') != '750 mediaproxy\n' * 2:
             raise Failed('directories of state and records')
-        # A new relay after a drained one, by the script that is installed.
         was = pid(machine, 'relay')
-        machine.sh(place + '; %s reload' % SCRIPTS['relay'])
+        machine.sh(PLACE + '; %s reload' % SCRIPTS['relay'])
         wait_for('a relay after the drained one', lambda: pid(machine, 'relay') not in (None, was))
         for daemon, script in SCRIPTS.items():
             command = machine.sh('tr "\\0" " " </proc/%d/cmdline' % pid(machine, daemon))
