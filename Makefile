@@ -12,10 +12,10 @@ CONFIG ?= yes
 # What was built.
 BINARIES ?= target/release
 # Units and init scripts name what was installed, and a configuration that is not in /etc.
-PLACES = s|/usr/sbin/media-|$(PREFIX)/sbin/media-|$(if $(filter-out /etc,$(SYSCONFDIR)),;s|^ExecStart=.*|& --config-dir $(SYSCONFDIR)/mediaproxy|)
+PLACES = s|/usr/sbin/media-|$(PREFIX)/sbin/media-|;s|^CONFIG=.*|CONFIG=$(SYSCONFDIR)/mediaproxy|$(if $(filter-out /etc,$(SYSCONFDIR)),;s|^ExecStart=.*|& --config-dir $(SYSCONFDIR)/mediaproxy|)
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build release demo test test-deps test-packages lint bench fuzz static install install-files deb dist clean
+.PHONY: help build release demo test test-deps test-packages test-packages-build lint bench fuzz static install install-files deb dist clean
 
 help:
 	@echo 'make demo       a few calls through both daemons on loopback, without root (under 30 s after the build)'
@@ -28,6 +28,7 @@ help:
 	@echo 'make deb        Debian packages, in target/deb'
 	@echo 'make dist       the sources as committed, in target'
 	@echo 'make test-packages  as root: packages built, installed, upgraded and purged in a fresh Debian and Ubuntu of its own'
+	@echo 'make test-packages-build  as root: the packages compiled on Debian 13 and Ubuntu 24.04, and used there'
 
 build:
 	$(CARGO) build --locked
@@ -90,8 +91,11 @@ ifneq (,$(INITDIR))
 endif
 ifneq (,$(CONFIG))
 	install -d '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/tls' '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius'
-	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini' || \
-		install -m 644 conf/config.ini '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'
+	@# Passwords in it are for root and the daemons alone.
+	set -e; config='$(DESTDIR)$(SYSCONFDIR)/mediaproxy/config.ini'; test -e "$$config" || { \
+		install -m 640 conf/config.ini "$$config"; \
+		chgrp mediaproxy "$$config" 2>/dev/null || \
+			echo "only root can read $$config; once there is the user mediaproxy: chgrp mediaproxy $$config"; }
 	test -e '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary' || \
 		install -m 644 conf/radius/dictionary '$(DESTDIR)$(SYSCONFDIR)/mediaproxy/radius/dictionary'
 endif
@@ -106,6 +110,10 @@ dist:
 
 test-packages:
 	tests/packages/run.sh
+
+# Compiled on the other releases, too: several minutes for each where it is the first time.
+test-packages-build:
+	tests/packages/run.sh --build
 
 clean:
 	$(CARGO) clean

@@ -4,10 +4,11 @@ an installation by `make install`, the archive of `make dist`.
 import glob
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 
-from machine import Failed, run, wait_for
+from machine import Failed, Skipped, run, wait_for
 
 PROJECT = os.path.abspath(os.path.join(os.path.dirname(__file__), '../..'))
 # systemd's own measure: 10 is no protection at all.
@@ -16,8 +17,14 @@ LARGEST = 8_000_000
 DAEMONS = ('media-dispatcher', 'media-relay')
 
 
+def needs(program):
+    if not shutil.which(program):
+        raise Skipped(program + ' is not installed')
+
+
 def lintian():
     """No error and no warning."""
+    needs('lintian')
     changes = glob.glob(PROJECT + '/target/deb/*.changes')
     programs = [os.path.basename(path)[:-3] for path in glob.glob(PROJECT + '/src/bin/*.rs')]
     without = [name for name in programs if not os.path.exists('%s/man/%s.8' % (PROJECT, name))]
@@ -32,6 +39,7 @@ def lintian():
 
 def security():
     """What systemd thinks of each unit."""
+    needs('systemd-analyze')
     for unit in sorted(glob.glob(PROJECT + '/conf/systemd/*.service')):
         text = run('systemd-analyze', 'security', '--no-pager', '--offline=true', unit)
         print('  %s: %.1f' % (os.path.basename(unit), protected(text)))
@@ -45,18 +53,26 @@ def protected(text):
     return exposure
 
 
-def static():
-    """In a root that holds nothing but a binary, a configuration and certificates."""
+def built_statically():
+    """The paths of the static binaries."""
     text = run('scripts/static.sh', cwd=PROJECT)
-    for path, size in re.findall(r'^(target/\S+): static, (\d+) bytes$', text, re.M):
-        if int(size) > LARGEST:
-            raise Failed('%s has %s bytes' % (path, size))
-        with tempfile.TemporaryDirectory() as root:
-            empty_root(root, os.path.join(PROJECT, path))
-        print('  %s: %s bytes' % (os.path.basename(path), size))
-    found = {os.path.basename(path) for path, _ in re.findall(r'^(target/\S+): (static)', text, re.M)}
-    if not found.issuperset(DAEMONS):
+    binaries = [os.path.join(PROJECT, path) for path in re.findall(r'^(target/\S+): static, ', text, re.M)]
+    if not {os.path.basename(path) for path in binaries}.issuperset(DAEMONS + ('media-admin',)):
         raise Failed('not all are static:\n' + text)
+    return binaries
+
+
+def static():
+    """Each in a root that holds nothing but it, a configuration and certificates, not even /proc."""
+    for path in built_statically():
+        size = os.path.getsize(path)
+        if size > LARGEST:
+            raise Failed('%s has %d bytes' % (path, size))
+        print('  %s: %d bytes' % (os.path.basename(path), size))
+        if os.geteuid():
+            raise Skipped('an empty root: needs root')
+        with tempfile.TemporaryDirectory() as root:
+            empty_root(root, path)
 
 
 def empty_root(root, binary):
@@ -106,7 +122,7 @@ def make_install():
         run(*make)
         for path, mode in (('/opt/relay/sbin/media-relay', 0o755), ('/opt/relay/sbin/media-dispatcher', 0o755),
                            ('/opt/relay/sbin/mediaproxy-make-certs', 0o755), ('/opt/relay/lib/sysusers.d/mediaproxy.conf', 0o644),
-                           ('/etc/init.d/mediaproxy-relay', 0o755), ('/opt/etc/mediaproxy/config.ini', 0o644),
+                           ('/etc/init.d/mediaproxy-relay', 0o755), ('/opt/etc/mediaproxy/config.ini', 0o640),
                            ('/opt/relay/share/man/man8/mediaproxy-make-certs.8', 0o644)):
             if os.stat(destination + path).st_mode & 0o7777 != mode:
                 raise Failed('%s: mode %o' % (path, os.stat(destination + path).st_mode))
@@ -122,6 +138,9 @@ def make_install():
 
 def dist():
     """The same bytes whenever it is made, with the lock file, and nothing that is not committed."""
+    if not os.path.exists(PROJECT + '/.git'):
+        raise Skipped('these sources are no git checkout')
+
     def archive():
         path = os.path.join(PROJECT, run('scripts/dist.sh', cwd=PROJECT).strip())
         return path, open(path, 'rb').read()

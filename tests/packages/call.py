@@ -56,16 +56,16 @@ def linked(machine):
     wait_for('a relay linked to the dispatcher', is_linked)
 
 
-def phone_socket(machine, address):
-    """In the namespace of the phones."""
+def socket_in(namespace, address, port=0):
+    """UDP, in the network namespace of that file."""
     made = []
 
     def make():
-        with open('/run/netns/' + machine.phones) as namespace:
-            if libc.setns(namespace.fileno(), CLONE_NEWNET):
+        with open(namespace) as file:
+            if libc.setns(file.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), 'setns')
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind((address, 0))
+        sock.bind((address, port))
         made.append(sock)
 
     # Of a thread of its own, which ends in there.
@@ -80,7 +80,7 @@ class Call:
 
     def __init__(self, machine, name):
         self.machine, self.name = machine, name
-        self.socks = [phone_socket(machine, side + '.2') for side in SIDES]
+        self.socks = [socket_in('/run/netns/' + machine.phones, side + '.2') for side in SIDES]
         self.remotes, self.sent, self.received, self.strange = [None, None], [0, 0], [{}, {}], []
         self.offer()
         self.sending = True

@@ -7,7 +7,7 @@ import tempfile
 from machine import run
 
 MAINTAINER = 'Nobody <nobody@test.invalid>'
-CONTROL = 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: ' + MAINTAINER + '\nDescription: made by a test\n'
+CONTROL = 'Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: ' + MAINTAINER + '\nDescription: made by a test\n'
 
 
 def renamed(package, version, folder):
@@ -29,7 +29,7 @@ def built(work, package):
     return package
 
 
-def made(folder, name, version, files, scripts=None, conffiles=()):
+def made(folder, name, version, files, scripts=None, conffiles=(), depends='', architecture='all'):
     """A package from nothing. Files are path: (text, mode)."""
     work = tempfile.mkdtemp(dir=folder)
     os.chmod(work, 0o755)
@@ -40,7 +40,7 @@ def made(folder, name, version, files, scripts=None, conffiles=()):
             file.write(text)
         os.chmod(work + path, mode)
     with open(work + '/DEBIAN/control', 'w') as file:
-        file.write(CONTROL % (name, version))
+        file.write(CONTROL % (name, version, architecture) + ('Depends: %s\n' % depends if depends else ''))
     for script, text in (scripts or {}).items():
         with open(work + '/DEBIAN/' + script, 'w') as file:
             file.write(text)
@@ -59,17 +59,27 @@ def kamailio(folder):
 
 
 def mediaproxy(folder, config):
-    """AG Projects' three packages in their last version, by what is theirs on disk: conffiles and units of the same names."""
+    """AG Projects' packages by what is theirs on disk: conffiles and units of the same names, programs elsewhere. Two that have no
+    successor: symbols for the very version, and pages for a web server."""
     unit = '[Service]\nType=simple\nExecStart=/usr/bin/%s\n[Install]\nWantedBy=multi-user.target\n'
-    packages = [made(folder, 'mediaproxy-common', '4.0.5', {
-        '/etc/mediaproxy/config.ini': (config, 0o600),
-        '/etc/mediaproxy/radius/dictionary': ('# theirs\n', 0o644),
-        '/etc/mediaproxy/tls/.placeholder': ('', 0o644)},
-        conffiles=('/etc/mediaproxy/config.ini', '/etc/mediaproxy/radius/dictionary', '/etc/mediaproxy/tls/.placeholder'))]
+    machine = run('dpkg', '--print-architecture').strip()
+    packages = [
+        made(folder, 'mediaproxy-common', '4.0.5', {
+            '/etc/mediaproxy/config.ini': (config, 0o600),
+            '/etc/mediaproxy/radius/dictionary': ('# theirs\n', 0o644),
+            '/etc/mediaproxy/tls/.placeholder': ('', 0o644),
+            '/usr/share/doc/mediaproxy-common/tls/README': ('theirs\n', 0o644),
+            '/usr/lib/python3/dist-packages/mediaproxy/relay.py': ('', 0o644)},
+            conffiles=('/etc/mediaproxy/config.ini', '/etc/mediaproxy/radius/dictionary', '/etc/mediaproxy/tls/.placeholder'), architecture=machine),
+        made(folder, 'mediaproxy-common-dbg', '4.0.5', {'/usr/lib/debug/theirs': ('', 0o644)}, depends='mediaproxy-common (= 4.0.5)', architecture=machine),
+        made(folder, 'mediaproxy-web-sessions', '4.0.5', {
+            '/etc/mediaproxy/web/media_sessions.conf': ('theirs\n', 0o644),
+            '/usr/share/mediaproxy/web/media_sessions.phtml': ('', 0o644)}, conffiles=('/etc/mediaproxy/web/media_sessions.conf',))]
     for part in ('relay', 'dispatcher'):
         packages.append(made(folder, 'mediaproxy-' + part, '4.0.5', {
-            '/usr/bin/media-' + part: ('#!/bin/sh\nexec sleep 1000\n', 0o755),
+            '/usr/bin/media-' + part: ('#!/bin/sh\ntrap "exit 0" HUP\nwhile :; do sleep 0.2; done\n', 0o755),
+            '/usr/share/man/man1/media-%s.1' % part: ('', 0o644),
             '/lib/systemd/system/mediaproxy-%s.service' % part: (unit % ('media-' + part), 0o644),
             '/etc/init.d/mediaproxy-' + part: ('#!/bin/sh\n# theirs\n', 0o755)},
-            conffiles=('/etc/init.d/mediaproxy-' + part,)))
+            conffiles=('/etc/init.d/mediaproxy-' + part,), depends='mediaproxy-common (>= 4.0.5)'))
     return packages

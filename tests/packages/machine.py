@@ -63,10 +63,26 @@ def cgroups():
     raise Failed('cgroup2 is not mounted')
 
 
+def connect(pid, phones):
+    """Two networks in the network namespace of a process, each with a phone in a new namespace of that name; between them it forwards."""
+    inside = ['nsenter', '-t', str(pid), '-n']
+    run('ip', 'netns', 'add', phones)
+    run('ip', '-n', phones, 'link', 'set', 'lo', 'up')
+    run(*inside, 'sysctl', '-qw', 'net.ipv4.ip_forward=1')
+    run(*inside, 'ip', 'link', 'set', 'lo', 'up')
+    for number, side in enumerate(SIDES):
+        run('ip', '-n', phones, 'link', 'add', 'p%d' % number, 'type', 'veth', 'peer', 'name', 'eth%d' % number, 'netns', str(pid))
+        for ip, device, host in ((['ip', '-n', phones], 'p%d', '2'), (inside + ['ip'], 'eth%d', '1')):
+            run(*ip, 'addr', 'add', '%s.%s/24' % (side, host), 'dev', device % number)
+            run(*ip, 'link', 'set', device % number, 'up')
+
+
 class Machine:
     """A running Debian or Ubuntu. To be used with `with`."""
 
     def __init__(self, archive, folder, kind):
+        if os.geteuid():
+            raise Skipped('needs root')
         self.kind, self.root = kind, tempfile.mkdtemp(prefix='machine-', dir=folder)
         self.name = 'mediaproxy-packages-%d-%s' % (os.getpid(), os.path.basename(self.root)[8:])
         self.phones = 'mpp-' + os.path.basename(self.root)[8:]
@@ -109,26 +125,13 @@ class Machine:
         wait_for('the root of the machine', lambda: self.call('test -e /run/this-is-the-machine').returncode == 0)
         if self.kind == 'systemd':
             wait_for('the end of the boot', lambda: self.call('systemctl is-system-running').stdout.strip() in ('running', 'degraded'))
-        self.connect()
+        connect(self.pid, self.phones)
 
     def child(self):
         path = '/proc/%d/task/%d/children' % (self.starter.pid, self.starter.pid)
         if self.starter.poll() is not None:
             raise Failed('the machine did not boot: ' + open(self.log.name).read())
         return open(path).read().strip()
-
-    def connect(self):
-        """Two networks, each with a phone and a leg of the machine."""
-        run('ip', 'netns', 'add', self.phones)
-        run('ip', '-n', self.phones, 'link', 'set', 'lo', 'up')
-        self.sh('sysctl -qw net.ipv4.ip_forward=1')
-        run('nsenter', '-t', str(self.pid), '-n', 'ip', 'link', 'set', 'lo', 'up')
-        for number, side in enumerate(SIDES):
-            run('ip', '-n', self.phones, 'link', 'add', 'p%d' % number, 'type', 'veth', 'peer', 'name', 'eth%d' % number, 'netns', str(self.pid))
-            for enter, device, host in ((['-n', self.phones], 'p%d', '2'), (None, 'eth%d', '1')):
-                ip = ['ip'] + enter if enter else ['nsenter', '-t', str(self.pid), '-n', 'ip']
-                run(*ip, 'addr', 'add', '%s.%s/24' % (side, host), 'dev', device % number)
-                run(*ip, 'link', 'set', device % number, 'up')
 
     def call(self, command):
         """Runs a shell command in it, as root."""
@@ -159,12 +162,12 @@ class Machine:
             file.write(text)
         os.chmod(self.path(path), mode)
 
-    def install(self, *packages):
-        """By dpkg, in one go; what it says."""
+    def install(self, *packages, by='dpkg -i'):
+        """In one go; what is said meanwhile."""
         for package in packages:
             shutil.copy(package, self.path('/tmp'))
         names = ' '.join('/tmp/' + os.path.basename(package) for package in packages)
-        return self.sh('dpkg -i %s && rm %s' % (names, names))
+        return self.sh('%s %s && rm %s' % (by, names, names))
 
     def show(self, unit, what):
         """A property of a unit."""

@@ -18,6 +18,8 @@ SUITES = {'bookworm': DEBIAN, 'noble': UBUNTU, 'trixie': DEBIAN}
 UBUNTU_KEYS = '/usr/share/keyrings/ubuntu-archive-keyring.gpg'
 # Whose root has Ubuntu's keys, for a host that has not: they come by way of Debian's archive, which the host trusts.
 WITH_KEYS = 'trixie'
+# Why there is none, by its path: what could not be made is not tried again.
+missing = {}
 
 
 def own():
@@ -54,6 +56,20 @@ def archive(folder, suite, mirror=None):
     mirror = mirror or (own()[1] if suite == own()[0] else SUITES.get(suite))
     if not mirror:
         raise Failed('no mirror is known for %s; give it as --suite %s=http://...' % (suite, suite))
+    if path in missing:
+        raise missing[path]
+    try:
+        make(folder, suite, mirror, include, path)
+    except (Failed, Skipped) as error:
+        missing[path] = error
+        raise
+    return path
+
+
+def make(folder, suite, mirror, include, path):
+    """By debootstrap."""
+    if os.geteuid():
+        raise Skipped('needs root')
     reachable(suite, mirror)
     work = tempfile.mkdtemp(prefix='debootstrap-', dir=folder)
     root = os.path.join(work, 'root')
@@ -66,7 +82,6 @@ def archive(folder, suite, mirror=None):
         os.rename(path + '.new', path)
     finally:
         run('rm', '-rf', '--one-file-system', work)
-    return path
 
 
 def is_ubuntu(suite, mirror):

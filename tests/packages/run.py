@@ -15,6 +15,8 @@ import time
 import traceback
 
 import artifacts
+import build
+import container
 import debs
 import roots
 import without
@@ -29,18 +31,19 @@ RELAY, DISPATCHER = 'mediaproxy-relay', 'mediaproxy-dispatcher'
 class Site:
     """What all cases need: the packages, the root, a scratch folder."""
 
-    def __init__(self, folder, suite, mirror=None):
-        self.folder, self.archive = folder, roots.archive(CACHE, suite, mirror)
-        self.packages = sorted(glob.glob(PROJECT + '/target/deb/*.deb'))
+    def __init__(self, folder, suite, mirror=None, packages=None):
+        self.folder, self.suite, self.mirror = folder, suite, mirror
+        self.packages = packages or sorted(glob.glob(PROJECT + '/target/deb/*.deb'))
         if len(self.packages) != 3:
             raise Failed('three packages are expected: %r' % self.packages)
 
-    def of(self, suite):
+    def of(self, suite, packages=None):
         """The same with another release."""
-        return Site(self.folder, suite)
+        return Site(self.folder, suite, packages=packages)
 
     def machine(self, kind='systemd'):
-        return Machine(self.archive, self.folder, kind)
+        """A new one; Skipped where its release cannot be had."""
+        return Machine(roots.archive(CACHE, self.suite, self.mirror), self.folder, kind)
 
     def later(self, number):
         """The packages as a later build."""
@@ -78,6 +81,10 @@ def fresh_install(site):
     """Without configuration and certificates the services say what they lack, and do not try again and again."""
     with site.machine() as machine:
         machine.install(*site.packages)
+        # Without certificates made by hand, nothing stays.
+        machine.sh('dpkg --purge mediaproxy-relay mediaproxy-dispatcher mediaproxy-common; test ! -e /etc/mediaproxy')
+        said = machine.install(*site.packages)
+        must('not started; media-relay --check' in said and 'not started; media-admin doctor' in said, 'nothing is said of what to do:\n' + said)
         for unit in (RELAY, DISPATCHER):
             must(machine.call('systemctl is-enabled ' + unit).returncode == 0, unit + ' is not enabled')
             must(machine.show(unit, 'ActiveState') == 'failed', unit + ' has not failed')
@@ -263,16 +270,26 @@ def from_mediaproxy(site):
         machine.install(*debs.mediaproxy(site.folder, '; as it was shipped\n'))
         machine.write('/etc/mediaproxy/config.ini', config, 0o600)
         run('tls/make-certs.sh', '--key', 'ec', '--group', 'root', machine.path('/etc/mediaproxy/tls'), 'all', cwd=PROJECT)
-        machine.sh('chmod 600 /etc/mediaproxy/tls/*.key; systemctl restart %s %s' % (RELAY, DISPATCHER))
-        before = machine.sh('cd /etc/mediaproxy && sha256sum config.ini tls/* 2>/dev/null || true')
-        relay = main_pid(machine, RELAY)
-        said = machine.install(*site.packages)
-        must('the relay of MediaProxy was not ended' in said, 'dpkg says nothing of the relay that runs:\n' + said)
-        must(machine.sh('cd /etc/mediaproxy && sha256sum config.ini tls/* 2>/dev/null || true') == before, 'files have changed')
-        must(main_pid(machine, RELAY) == relay, "MediaProxy's relay was ended")
+        machine.sh('chmod 600 /etc/mediaproxy/tls/*.key; chmod 700 /etc/mediaproxy/tls; systemctl restart %s %s' % (RELAY, DISPATCHER))
+        sums = 'cd /etc/mediaproxy && sha256sum config.ini tls/* 2>/dev/null || true'
+        before = machine.sh(sums)
+        relay, dispatcher = (main_pid(machine, unit) for unit in (RELAY, DISPATCHER))
+        said = machine.install(*site.packages, by='apt-get install -y --no-install-recommends')
+        must("MediaProxy's relay keeps its calls" in said, 'no word of the relay that runs:\n' + said)
+        must(machine.sh(sums) == before, 'files have changed')
+        must(machine.call('dpkg -s mediaproxy-common-dbg').returncode == 1 and machine.sh('dpkg --audit') == '', 'packages that do not fit:\n' + said)
+        machine.sh('test -e /etc/mediaproxy/web/media_sessions.conf -a ! -e /usr/lib/python3/dist-packages/mediaproxy')
+        must(main_pid(machine, DISPATCHER) not in (0, dispatcher), "MediaProxy's dispatcher still runs")
         must('# theirs' not in machine.sh('cat /etc/init.d/mediaproxy-relay'), 'the old init script is still there')
-        machine.sh('systemctl restart ' + RELAY)
+        # Neither a later upgrade ends the old relay, nor does systemd, which hears nothing from it.
+        machine.sh('mkdir /run/systemd/system/%s.service.d' % RELAY)
+        machine.write('/run/systemd/system/%s.service.d/soon.conf' % RELAY, '[Service]\nWatchdogSec=1\n')
+        machine.sh('systemctl daemon-reload')
+        machine.install(*site.later(5))
+        must(main_pid(machine, RELAY) == relay, "MediaProxy's relay was ended")
+        machine.sh('rm -r /run/systemd/system/%s.service.d; systemctl daemon-reload; systemctl reload %s' % (RELAY, RELAY))
         linked(machine)
+        must(program(machine, main_pid(machine, RELAY)) == '/usr/sbin/media-relay', 'not the new relay')
         must(machine.sh('stat -c %a /etc/mediaproxy/config.ini').strip() == '640', 'mode of config.ini')
         with Call(machine, 'one') as call:
             call.goes_on()
@@ -302,6 +319,13 @@ def taken_away(site):
         must(not machine.call('ls -d /var/lib/systemd/deb-systemd-helper*/*mediaproxy*').stdout.startswith('/'), 'systemd helper files are left')
 
 
+def no_mirror():
+    """Where no mirror can be reached, what starts from a fresh root is skipped with the reason, and all else is tried."""
+    said = run(sys.executable, __file__, '--suite', 'nowhere=http://127.0.0.1:9/debian', 'artifacts.security', 'systemd.fresh_install')
+    reason = 'needs root' if os.geteuid() else 'nowhere/InRelease: [Errno 111] Connection refused'
+    must('1 passed, 0 failed, 1 skipped: systemd.fresh_install\n' in said and reason in said, said)
+
+
 def on_another(suite):
     """The main things on another release: services start and are confined, the kernel forwards a call, all of it goes again."""
     def case(site):
@@ -313,9 +337,20 @@ def on_another(suite):
     return case
 
 
-CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, fresh_install, protected_service, accounted,
+def compiled_on(suite):
+    """Compiled there with this host's Rust, and a call through what came out."""
+    def case(site):
+        protected_service(site.of(suite, build.packages(CACHE, site.folder, suite)))
+
+    case.__name__, case.__doc__ = 'compiled_on_' + suite, compiled_on.__doc__
+    return case
+
+
+CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, no_mirror, fresh_install, protected_service, accounted,
          watchdog, upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, *map(on_another, roots.others()),
-         without.init_scripts, without.upgrade_in_a_call, artifacts.static]
+         without.init_scripts, without.upgrade_in_a_call, without.from_mediaproxy, without.make_install, artifacts.static, container.calls]
+# Minutes each, so on demand.
+BUILDS = [*map(compiled_on, roots.others())]
 
 
 def arguments():
@@ -323,6 +358,7 @@ def arguments():
     parser.add_argument('cases', metavar='NAME', nargs='*', help='only cases whose name contains one of these')
     parser.add_argument('--suite', metavar='SUITE[=MIRROR]', help='all that needs a machine, on this release instead: '
                         + ', '.join(roots.SUITES) + ', or any other with its mirror')
+    parser.add_argument('--build', action='store_true', help='instead: compile the packages on the other releases and use them there')
     parser.add_argument('--root', action='store_true', help='only make what machines start from, where it is not there yet')
     return parser.parse_args()
 
@@ -342,15 +378,12 @@ def main(asked):
         make_roots()
         return 0
     suite, _, mirror = (asked.suite or roots.own()[0]).partition('=')
-    cases = [case for case in CASES if not asked.cases or any(word in name(case) for word in asked.cases)]
-    if asked.suite:
+    cases = [case for case in (BUILDS if asked.build else CASES) if not asked.cases or any(word in name(case) for word in asked.cases)]
+    if asked.suite and not asked.cases:
         cases = [case for case in cases if case.__code__.co_argcount and not case.__name__.startswith('on_')]
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         try:
             site = Site(folder, suite, mirror)
-        except Skipped as reason:
-            print('SKIP: no root of %s: %s' % (suite, reason))
-            return 0
         except Failed as error:
             print(error)
             return 1

@@ -1,9 +1,9 @@
 #!/bin/sh
-# make test-packages: what is needed is installed, the packages are built, then run.py. As root.
+# make test-packages: what is needed is installed, the packages are built, then run.py. What needs root, a mirror or
+# something that could not be installed is skipped.
 set -eu
 cd "$(dirname "$0")/../.."
-[ "$(id -u)" = 0 ] || { echo 'SKIP: packages in a Debian of their own: needs root'; exit 0; }
-tests/deps.sh packages
+tests/deps.sh packages || echo 'not all of it is installed'
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 echo '-- make deb, and a fresh root for machines'

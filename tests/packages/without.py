@@ -1,6 +1,12 @@
-"""The same packages on a host without systemd: the init scripts."""
+"""A host without systemd: the init scripts, of the same packages and of `make install`."""
+import glob
+import os
+import shutil
+
+import debs
+from artifacts import PROJECT
 from call import CONFIG, Call, linked, refused
-from machine import Failed, wait_for
+from machine import Failed, run, wait_for
 
 SCRIPTS = {'relay': '/etc/init.d/mediaproxy-relay', 'dispatcher': '/etc/init.d/mediaproxy-dispatcher'}
 
@@ -82,3 +88,79 @@ def upgrade_in_a_call(site):
         if machine.call('pidof media-relay media-dispatcher').stdout:
             raise Failed('a daemon is still there after the purge')
         machine.sh('test ! -e /run/mediaproxy -a ! -e /etc/init.d/mediaproxy-relay')
+
+
+def from_mediaproxy(site):
+    """Beside a relay of MediaProxy that still runs none is started."""
+    with site.machine('plain') as machine:
+        machine.install(*debs.mediaproxy(site.folder, CONFIG))
+        machine.sh('setsid /usr/bin/media-relay </dev/null >/dev/null 2>&1 &')
+        theirs = wait_for("MediaProxy's relay", lambda: machine.call('pidof -x media-relay').stdout.strip())
+        said = machine.install(*site.packages)
+        if 'kill -HUP %s\n' % theirs not in said:
+            raise Failed('no word of the relay that runs:\n' + said)
+        machine.sh('mediaproxy-make-certs --key ec /etc/mediaproxy/tls all; %s start' % SCRIPTS['dispatcher'])
+        machine.fails(SCRIPTS['relay'] + ' start', 1)
+        machine.sh('kill -HUP ' + theirs)
+        wait_for('its end', lambda: not machine.call('pidof -x media-relay').stdout)
+        machine.sh(SCRIPTS['relay'] + ' start')
+        linked(machine)
+
+
+def source(machine):
+    """The sources in the machine, with what was built of them, and make."""
+    folder = machine.path('/tmp/source')
+    os.mkdir(folder)
+    run('tar', '-C', folder, '--strip-components=1', '-xf', *glob.glob(PROJECT + '/target/deb/mediaproxy_*.tar.xz'))
+    shutil.copytree(PROJECT + '/target/deb/cargo/release', folder + '/target/release', ignore=lambda path, names: [
+        name for name in names if not os.access(os.path.join(path, name), os.X_OK) or os.path.isdir(os.path.join(path, name))])
+    shutil.copy(shutil.which('make'), machine.path('/usr/local/bin'))
+
+
+CONFIG_INI = '/opt/etc/mediaproxy/config.ini'
+PLACE = 'PATH=/usr/local/bin:$PATH make -s -C /tmp/source install-files PREFIX=/opt/relay SYSCONFDIR=/opt/etc INITDIR=/etc/init.d'
+
+
+def placed(machine):
+    """`make install` before and after there is the user: what is to be done is said. Then over a configuration that is there, which stays."""
+    said = machine.sh(PLACE)
+    if 'chgrp mediaproxy ' + CONFIG_INI not in said or machine.sh('stat -c "%a %G" ' + CONFIG_INI) != '640 root\n':
+        raise Failed('configuration of nobody: ' + said)
+    said = machine.fails(SCRIPTS['relay'] + ' start', 6)
+    machine.sh(said[said.index('useradd'):].split('\n')[0])
+    machine.sh('rm %s; %s' % (CONFIG_INI, PLACE))
+    if machine.sh('stat -c "%a %U %G" ' + CONFIG_INI) != '640 root mediaproxy\n':
+        raise Failed('mode of the configuration')
+    config = CONFIG + 'accounting = file\n'
+    machine.write(CONFIG_INI, config, 0o640)
+    machine.sh(PLACE)
+    if machine.sh('cat ' + CONFIG_INI) != config or machine.sh('stat -c "%a %G" ' + CONFIG_INI) != '640 mediaproxy\n':
+        raise Failed('a second installation has changed the configuration')
+
+
+def make_install(site):
+    """By `make install` with a prefix; started by its init scripts, a call, drained for what is installed then, stopped."""
+    with site.machine('plain') as machine:
+        source(machine)
+        placed(machine)
+        machine.sh('/opt/relay/sbin/mediaproxy-make-certs --key ec /opt/etc/mediaproxy/tls all')
+        for script in SCRIPTS.values():
+            machine.sh(script + ' start')
+            machine.sh(script + ' status')
+        linked(machine)
+        with Call(machine, 'one') as call:
+            call.goes_on()
+            wait_for('packets that the kernel forwards', call.by_kernel)
+            print('  %d packets, none lost' % call.end())
+        wait_for('a record of the call', lambda: '"one"' in machine.call('cat /var/log/mediaproxy/sessions.jsonl').stdout)
+        if machine.sh('stat -c "%a %U" /var/lib/mediaproxy /var/log/mediaproxy') != '750 mediaproxy\n' * 2:
+            raise Failed('directories of state and records')
+        was = pid(machine, 'relay')
+        machine.sh(PLACE + '; %s reload' % SCRIPTS['relay'])
+        wait_for('a relay after the drained one', lambda: pid(machine, 'relay') not in (None, was))
+        for daemon, script in SCRIPTS.items():
+            command = machine.sh('tr "\\0" " " </proc/%d/cmdline' % pid(machine, daemon))
+            if command != '/opt/relay/sbin/media-%s --config-dir /opt/etc/mediaproxy ' % daemon:
+                raise Failed('what runs is %r' % command)
+            machine.sh(script + ' stop')
+            machine.fails(script + ' status', 3)
