@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 
 use super::common::{CONNECT_LIMIT, firewall, port, state_dir};
 use super::user::User;
 use super::{Daemon, Finding, fine, problem, sockets, unusable, warning};
-use crate::config::{self, Host, Loaded, RelayConfig};
+use crate::config::{self, Loaded, RelayConfig};
 use crate::relay::checks::{self, Verdict};
+use crate::relay::discovery::{Directory, System};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
 
@@ -150,15 +151,10 @@ fn runs(first_port: u16, holder: &Holder) -> Finding {
 /// The dispatchers' addresses, and whether this host has a link there.
 fn links(config: &RelayConfig) -> Vec<(SocketAddr, bool)> {
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
-    let addresses = config.dispatchers.iter().flat_map(|target| {
-        let host = match &target.host {
-            Host::Address(address) => address.to_string(),
-            Host::Name(name) => name.clone(),
-        };
-        // One that is not known has been named already.
-        let found = (host.as_str(), target.port).to_socket_addrs();
-        found.into_iter().flatten()
-    });
+    // As the relay finds them. One that is not known has been named already.
+    let mut directory = Directory::new(&config.dispatchers);
+    directory.refresh(&mut System);
+    let addresses = directory.dispatchers().into_keys();
     let is_up = |address: SocketAddr| (address, has_link(&table, address));
     addresses.map(is_up).collect()
 }
