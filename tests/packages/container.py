@@ -151,7 +151,8 @@ def a_call(there, name, settings, rights):
             wait_for('packets that the kernel forwards', one.by_kernel)
         doctor = there.admin(rights, 'doctor')
         said = there.admin(rights, 'summary') + there.admin(rights, 'sessions') + doctor
-        expected = ['10.77.1.1:40000  active ', name, '%s (127.0.0.1:25060) accepts connections\n' % name, 'relay(s) take calls\n', '\n0 problem(s), ']
+        expected = ['10.77.1.1:40000  active ', name, '%s (127.0.0.1:25060) accepts connections\n' % name,
+                    '127.0.0.1:25060: the relay has a link there\n', 'relay(s) take calls\n', '\n0 problem(s), ']
         missing = [text for text in expected if text not in said]
         if missing or ('--cap-add NET_ADMIN' in doctor) != (rights == '-net_admin'):
             raise Failed('media-admin does not say %r:\n%s' % (missing, said))
