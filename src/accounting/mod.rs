@@ -28,7 +28,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,7 @@ pub use delivery::Progress;
 use delivery::{Delivery, Shared};
 pub use open::backends;
 pub use record::Record;
-use taken::Taken;
+use taken::{Key, Taken};
 
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
@@ -60,7 +60,8 @@ const SEGMENT: u64 = 16 << 20;
 /// again, and is recognised.
 const HISTORY: u64 = 64 << 20;
 
-/// Bytes of records that are kept in memory while the journal refuses them.
+/// Bytes of records that are kept in memory while the journal refuses them; those that their relays keep, too, because a
+/// relay may be killed before its own disk has them, up to half of that.
 const HELD: usize = 32 << 20;
 
 /// Threads of backends need room for their libraries.
@@ -73,7 +74,7 @@ pub enum Outcome {
     Stored,
     /// It was there already.
     Known,
-    /// The journal refuses it at the moment. It is held in memory and tried again, where nobody else keeps it.
+    /// The journal refuses it at the moment. It is held in memory and tried again.
     Refused,
 }
 
@@ -103,13 +104,22 @@ pub struct Accounting {
 #[derive(Debug, Default)]
 struct State {
     taken: Taken,
-    /// Records that the journal refused, oldest first; bytes of them.
-    held: VecDeque<String>,
+    /// Records that the journal refused, oldest first; their sessions; bytes of them.
+    held: VecDeque<Held>,
+    held_keys: HashSet<Key>,
     held_bytes: usize,
     is_refusing: bool,
     refusals: Sparse,
     sync_failures: Sparse,
     near_limit: Sparse,
+}
+
+/// A record that the journal refused.
+#[derive(Debug)]
+struct Held {
+    info: String,
+    key: Option<Key>,
+    keeper: Keeper,
 }
 
 /// Where accounting keeps its files, and how much of them.
@@ -205,7 +215,7 @@ impl Accounting {
                 Outcome::Stored
             }
             Err(why) => {
-                state.refuse(&why, info, keeper);
+                state.refuse(&why, info, key, keeper);
                 Outcome::Refused
             }
         }
@@ -242,8 +252,9 @@ impl Accounting {
         let (running, changed) = &self.syncing;
         *running.lock().unwrap_or_else(PoisonError::into_inner) = false;
         changed.notify_all();
-        let held = self.lock();
-        for info in &held.held {
+        let state = self.lock();
+        let lost = state.held.iter().filter(|one| one.keeper == Keeper::Nobody);
+        for Held { info, .. } in lost {
             error!("accounting: not recorded, the journal refuses it: {info}");
         }
     }
@@ -291,23 +302,19 @@ impl Accounting {
 
     fn retry_held(&self) {
         let mut state = self.lock();
-        while let Some(info) = state.held.pop_front() {
-            // Its relay may have come back with the same session meanwhile.
-            if state.taken.has_record(info.as_bytes()) {
-                state.held_bytes = state.held_bytes.saturating_sub(info.len());
-                continue;
-            }
-            match self.journal.append(info.as_bytes()) {
-                Ok(at) => {
-                    state.held_bytes = state.held_bytes.saturating_sub(info.len());
-                    state.taken.add_record(info.as_bytes(), at.segment);
-                    self.shared.count_appended();
-                }
-                Err(_) => {
-                    state.held.push_front(info);
+        while let Some(one) = state.held.pop_front() {
+            // Its relay may have told of the same session meanwhile.
+            if !one.key.is_some_and(|key| state.taken.has(key)) {
+                let Ok(at) = self.journal.append(one.info.as_bytes()) else {
+                    state.held.push_front(one);
                     return;
+                };
+                if let Some(key) = one.key {
+                    state.taken.add(key, at.segment);
                 }
+                self.shared.count_appended();
             }
+            state.forget_held(&one);
         }
         if state.is_refusing && self.journal.has_room() {
             state.is_refusing = false;
@@ -341,22 +348,40 @@ impl Accounting {
 }
 
 impl State {
-    fn refuse(&mut self, why: &Refused, info: &str, keeper: Keeper) {
+    fn refuse(&mut self, why: &Refused, info: &str, key: Option<Key>, keeper: Keeper) {
         self.is_refusing = true;
         if let Some(left_out) = self.refusals.due() {
             error!(
                 "accounting: the journal refuses records: {why}; they are kept and tried again{left_out}"
             );
         }
-        if keeper == Keeper::Relay || self.held.iter().any(|held| held == info) {
+        if key.is_some_and(|key| self.held_keys.contains(&key)) {
             return;
         }
-        if self.held_bytes + info.len() > HELD {
-            error!("accounting: not recorded, too much waits already: {info}");
+        let (limit, is_lost) = match keeper {
+            Keeper::Relay => (HELD / 2, false),
+            Keeper::Nobody => (HELD, true),
+        };
+        if self.held_bytes + info.len() > limit {
+            if is_lost {
+                error!("accounting: not recorded, too much waits already: {info}");
+            }
             return;
         }
         self.held_bytes += info.len();
-        self.held.push_back(info.to_owned());
+        self.held_keys.extend(key);
+        self.held.push_back(Held {
+            info: info.to_owned(),
+            key,
+            keeper,
+        });
+    }
+
+    fn forget_held(&mut self, one: &Held) {
+        self.held_bytes = self.held_bytes.saturating_sub(one.info.len());
+        if let Some(key) = &one.key {
+            self.held_keys.remove(key);
+        }
     }
 }
 

@@ -50,11 +50,6 @@ impl Taken {
         self.segments.contains_key(&key)
     }
 
-    /// The same by a record of it.
-    pub fn has_record(&self, info: &[u8]) -> bool {
-        self.key_of(info).is_some_and(|key| self.has(key))
-    }
-
     /// Whether the session with this id has been noted.
     pub fn has_id(&self, session_id: &str) -> bool {
         self.has(self.key(session_id))
