@@ -152,7 +152,7 @@ def a_call(there, name, settings, rights):
         doctor = there.admin(rights, 'doctor')
         said = there.admin(rights, 'summary') + there.admin(rights, 'sessions') + doctor
         expected = ['10.77.1.1:40000  active ', name, '%s (127.0.0.1:25060) accepts connections\n' % name,
-                    '127.0.0.1:25060: the relay has a link there\n', 'relay(s) take calls\n', '\n0 problem(s), ']
+                    '127.0.0.1:25060: the relay has a link there\n', '1 relay takes calls\n', '\n0 problems, ']
         missing = [text for text in expected if text not in said]
         if missing or ('--cap-add NET_ADMIN' in doctor) != (rights == '-net_admin'):
             raise Failed('media-admin does not say %r:\n%s' % (missing, said))
