@@ -20,7 +20,7 @@ UDP_AND_IP = 28
 CODECS = {('audio', CALLER): 'G711a', ('audio', CALLEE): 'G711u', ('video', CALLER): 'H263', ('video', CALLEE): 'H263'}
 
 # Packets of this stream that its party sent between these times may be lost.
-Window = namedtuple('Window', 'start end')
+Window = namedtuple('Window', 'start end to', defaults=(None,))
 # A packet that was sent: by which party, its m= line, component 0 (RTP) or 1 (RTCP), and the datagram.
 Sent = namedtuple('Sent', 'party position component packet')
 
@@ -173,7 +173,7 @@ class Judge:
         hidden = peer.call.rules.get('hidden', ())
         if peer.role in hidden and sent.packet.time < first.get(place, float('inf')):
             return True
-        return any(w.start <= sent.packet.time <= w.end for w in windows.get(sent.position, []))
+        return any(w.start <= sent.packet.time <= w.end and (w.to is None or sent.packet.dst in w.to) for w in windows.get(sent.position, []))
 
     def windows(self, party, peer):
         """When packets of each stream may be lost because an exchange closed it, moved an end of it or proposed it anew:
@@ -187,9 +187,12 @@ class Judge:
                 new = self.places(commit, position)
                 if self.places(before, position) != new:
                     closed = new is None or not new[0].port or not new[1].port
-                    # A phone that has got the answer may send once more into a closed stream before it has read it.
-                    end = max(times) + (IN_FLIGHT if closed else 0)
-                    windows[position].append(Window((offered if closed else min(times)) - IN_FLIGHT, end))
+                    windows[position].append(Window((offered if closed else min(times)) - IN_FLIGHT, max(times)))
+                    # A phone that has got the answer may send once more to where the stream was before it has read it.
+                    if position < len(before.remote):
+                        was = before.remote[position]
+                        to = [(was.ip, was.port), (was.ip, was.port + 1)]
+                        windows[position].append(Window(max(times), max(times) + IN_FLIGHT, to))
         return windows
 
     def counterpart_commit(self, party, peer, commit):
