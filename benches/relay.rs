@@ -14,6 +14,8 @@ mod journal;
 mod listing;
 #[path = "../tests/support/management.rs"]
 mod management;
+#[path = "relay/neighbours.rs"]
+mod neighbours;
 #[path = "relay/processes.rs"]
 mod processes;
 #[path = "../tests/support/proxy.rs"]

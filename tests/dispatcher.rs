@@ -560,6 +560,41 @@ fn a_session_that_expires_while_it_is_being_removed_is_removed() {
     assert!(ended.statistics.is_some());
 }
 
+/// All in one write, and one of them twice.
+#[test]
+fn sessions_that_end_together_are_recorded_together_and_once() {
+    let bed = Bed::new();
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    for call in ["one", "two", "three", "four"] {
+        talking(&mut proxy, &mut relay, call);
+    }
+    proxy.send(remove("four").as_bytes());
+    let asked = relay.asked();
+    let told = |call: &str| {
+        let id = format!(
+            "\"session_id\": \"00000000-0000-4000-8000-{:012x}\", \"call_id\"",
+            call.len()
+        );
+        let told = statistics(call, "closed").replace("\"call_id\"", &id);
+        format!("expired {told}\r\n")
+    };
+    let four = format!("{} error\r\n", asked.sequence);
+    let burst = ["one", "three", "three", "four"].map(told).concat() + &four;
+    relay.say_bytes(burst.as_bytes());
+    assert_eq!(proxy.answer(), "removed");
+    let ended = bed.ended.wait_for(3);
+    let calls: Vec<String> = ended.iter().map(|one| one.call_id.to_string()).collect();
+    assert_eq!(calls, ["one", "three", "four"]);
+    assert!(
+        bed.ended.most_together() >= 2,
+        "{}",
+        bed.ended.most_together()
+    );
+    assert_eq!(proxy.ask(&remove("one")), "removed");
+    relay.settle();
+    assert_eq!(bed.ended.count(), 3);
+}
+
 #[test]
 fn a_call_that_its_relay_does_not_know_is_forgotten_on_removal() {
     let bed = Bed::new();

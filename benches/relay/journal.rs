@@ -1,5 +1,9 @@
 //! What accounting costs the calls: 10,000 records a second go into the journal beside those of the calls themselves,
 //! while 8 connections place calls at half their full rate.
+//!
+//! Each run goes on for a while with the records on and off in turn, in an order that is left to chance, so that
+//! nothing that comes again and again falls on one kind. Calls during which the hypervisor gave the processors to
+//! others are left out: where it does, a few such moments would be all that p99 tells.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,18 +20,27 @@ use mediaproxy::tls::Store;
 
 use crate::daemons::{self, Daemon, PortRange, Scratch};
 use crate::management;
+use crate::neighbours::Watch;
 use crate::proxy::Proxy;
-use crate::setup::{Pace, one_connection, percentile};
+use crate::setup::{Pace, Placed, one_connection, percentile};
 use crate::{Spread, Verdicts};
 
 const CONNECTIONS: usize = 8;
-/// Each of them with and without the records.
-const ROUNDS: usize = 5;
-/// One half of a round.
-const LENGTH: Duration = Duration::from_secs(2);
+const RUNS: usize = 5;
+/// Of each run: two turns each, one of them with the records.
+const PAIRS: u32 = 40;
+const TURN: Duration = Duration::from_millis(430);
+/// What begins so early in a turn is not counted: the disk still gets what the turn before has left.
+const SETTLES: Duration = Duration::from_millis(150);
+/// A run counts that has so many calls of each kind.
+const ENOUGH: usize = 3000;
+/// So many runs are tried at most.
+const TRIES: usize = 12;
+/// How long the full rate is looked for.
+const FULL: Duration = Duration::from_secs(2);
 const RECORDS_PER_SECOND: u32 = 10_000;
 /// Records go in so many at a time, as a relay's answers come.
-const TOGETHER: u32 = 10;
+const TOGETHER: u32 = 20;
 const JOURNAL_LIMIT: u64 = 1 << 30;
 const PORTS: u16 = 8000;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,10 +49,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Recorder(Arc<Accounting>);
 
 impl Finisher for Recorder {
-    fn finish(&self, finished: Finished) -> bool {
-        let record = finished.record(clock::now(), random::bits());
-        let taken = record.map(|record| self.0.take(&record, Keeper::Nobody));
-        taken != Some(Outcome::Refused)
+    fn finish(&self, ended: Vec<Finished>) -> Vec<bool> {
+        let take = |finished: Finished| {
+            let record = finished.record(clock::now(), random::bits());
+            let taken = record.map(|record| self.0.take(&record, Keeper::Nobody));
+            taken != Some(Outcome::Refused)
+        };
+        ended.into_iter().map(take).collect()
     }
 
     fn records(&self) -> bool {
@@ -102,22 +118,118 @@ impl Bed {
         }
     }
 
-    /// Calls for so long, on all connections; what each took, microseconds, sorted.
-    fn place_calls(&self, length: Duration, pace: Pace) -> Result<Vec<f64>, String> {
+    /// Begins to place calls, on all connections, until `end`.
+    fn place_calls(&self, end: Duration, interval: Option<Duration>) -> Result<Callers, String> {
         let socket = self.scratch.path().join("run/dispatcher.sock");
         let connect = |_| Proxy::connect(&socket).map_err(|error| error.to_string());
         let proxies: Result<Vec<Proxy>, String> = (0..CONNECTIONS).map(connect).collect();
-        let end = clock::mono() + length;
-        let threads: Vec<_> = proxies?
-            .into_iter()
-            .map(|proxy| thread::spawn(move || one_connection(Box::new(proxy), end, pace)))
-            .collect();
-        let mut latencies = Vec::new();
-        for thread in threads {
-            latencies.extend(thread.join().map_err(|_| "a caller panicked")??);
+        // Not all at the same moment.
+        let pace = |index| match interval {
+            None => Pace::Full,
+            Some(interval) => Pace::Every {
+                interval,
+                after: interval * index / CONNECTIONS as u32,
+            },
+        };
+        let one = |(index, proxy)| {
+            let pace = pace(index);
+            thread::spawn(move || one_connection(Box::new(proxy), end, pace))
+        };
+        Ok(Callers((0..).zip(proxies?).map(one).collect()))
+    }
+}
+
+/// Threads that place calls.
+struct Callers(Vec<thread::JoinHandle<Result<Vec<Placed>, String>>>);
+
+impl Callers {
+    /// What they did, when they are at their end.
+    fn join(self) -> Result<Vec<Placed>, String> {
+        let mut calls = Vec::new();
+        for thread in self.0 {
+            calls.extend(thread.join().map_err(|_| "a caller panicked")??);
         }
-        latencies.sort_by(f64::total_cmp);
-        Ok(latencies)
+        Ok(calls)
+    }
+}
+
+/// One run.
+struct Run {
+    /// p99 of the calls, microseconds.
+    alone: f64,
+    beside: f64,
+    /// Taken a second.
+    records: f64,
+    /// The part of the calls that count.
+    counted: f64,
+}
+
+impl Run {
+    /// None where the processors were away too often.
+    fn of(bed: &Bed, interval: Duration) -> Result<Option<Run>, String> {
+        let start = clock::mono();
+        let end = start + TURN * PAIRS * 2;
+        let callers = bed.place_calls(end, Some(interval))?;
+        let watch = Watch::start();
+        let (mut records, mut seconds) = (0, 0.0);
+        // Which turns had the records.
+        let mut fed = Vec::new();
+        for pair in 0..PAIRS {
+            let first = random::bits() & 1 == 0;
+            for (turn, is_fed) in (pair * 2..).zip([first, !first]) {
+                let feeder = is_fed.then(|| Feeder::start(&bed.accounting));
+                let began = clock::mono();
+                let turn_ends = start + TURN * (turn + 1);
+                thread::sleep(turn_ends.saturating_sub(began));
+                if let Some(feeder) = feeder {
+                    seconds += (clock::mono() - began).as_secs_f64();
+                    records += feeder.stop()?;
+                }
+                fed.push(is_fed);
+            }
+        }
+        let calls = callers.join()?;
+        let away = watch.stop()?;
+        let mut kinds = [Vec::new(), Vec::new()];
+        for call in &calls {
+            let since = call.began.saturating_sub(start).as_micros();
+            let (turn, into) = (since / TURN.as_micros(), since % TURN.as_micros());
+            let took = Duration::from_secs_f64(call.took / 1e6);
+            let counts = into >= SETTLES.as_micros()
+                && !away.iter().any(|window| window.meets(call.began, took));
+            if let (true, Some(is_fed)) = (counts, fed.get(turn as usize)) {
+                kinds[usize::from(*is_fed)].push(call.took);
+            }
+        }
+        let counted = kinds.iter().map(Vec::len).sum::<usize>() as f64 / calls.len() as f64;
+        let is_enough = kinds.iter().all(|took| took.len() >= ENOUGH);
+        let [alone, beside] = kinds.map(|mut took| {
+            took.sort_by(f64::total_cmp);
+            percentile(&took, 99)
+        });
+        Ok(is_enough.then_some(Run {
+            alone,
+            beside,
+            records: records as f64 / seconds,
+            counted,
+        }))
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Run {
+            alone,
+            beside,
+            records,
+            counted,
+        } = self;
+        let ratio = beside / alone;
+        write!(
+            f,
+            "p99 {alone:.0} us, beside {records:.0} records/s {beside:.0} us: {ratio:.2}; {:.0} % of the calls count",
+            counted * 100.0
+        )
     }
 }
 
@@ -141,7 +253,12 @@ impl Feeder {
                     break;
                 }
                 thread::sleep(due.saturating_sub(clock::mono()));
-                let outcomes = (0..TOGETHER).map(|_| accounting.take(&record(), Keeper::Relay));
+                let records: Vec<String> = (0..TOGETHER).map(|_| record()).collect();
+                let records: Vec<_> = records
+                    .iter()
+                    .map(|one| (one.as_str(), Keeper::Relay))
+                    .collect();
+                let outcomes = accounting.take_all(&records).into_iter();
                 taken += outcomes
                     .filter(|outcome| *outcome == Outcome::Stored)
                     .count() as u64;
@@ -169,38 +286,44 @@ fn record() -> String {
     format!(
         "{{\"session_id\":\"00000000-0000-4000-9000-{number:012x}\",\"call_id\":\"{number}@192.0.2.4\",\"from_tag\":\"f\",\
          \"to_tag\":\"t\",\"from_uri\":\"alice@example.com\",\"to_uri\":\"bob@example.com\",\"start_time\":1764000000.5,\
-         \"duration\":60,\"caller_ua\":\"desk phone 1.0\",\"callee_ua\":\"desk phone 1.0\",\"username\":null,\"streams\":[{:?}]}}",
-        "x".repeat(700)
+         \"duration\":60,\"caller_ua\":\"desk phone 1.0\",\"callee_ua\":\"desk phone 1.0\",\"username\":null,\
+         \"streams\":[\"{:700}\"]}}",
+        ""
     )
 }
 
 pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
     println!(
         "Accounting: {RECORDS_PER_SECOND} records/s into the journal while {CONNECTIONS} connections place calls at \
-         half their full rate, {ROUNDS} rounds with and without in turn"
+         half their full rate, {RUNS} runs with and without in turn"
     );
     let bed = Bed::start(binaries)?;
-    let full = bed.place_calls(LENGTH, Pace::Full)?.len() as f64 / LENGTH.as_secs_f64();
+    let calls = bed.place_calls(clock::mono() + FULL, None)?.join()?;
+    let full = calls.len() as f64 / FULL.as_secs_f64();
     let interval = Duration::from_secs_f64(2.0 * CONNECTIONS as f64 / full);
-    let mut rounds = Vec::new();
-    let mut taken = Vec::new();
-    for round in 0..ROUNDS {
-        let mut p99 = [0.0; 2];
-        // Whoever goes first may find the machine in another state.
-        for fed in [round % 2 == 0, round % 2 != 0] {
-            let feeder = fed.then(|| Feeder::start(&bed.accounting));
-            let latencies = bed.place_calls(LENGTH, Pace::Every(interval))?;
-            p99[usize::from(fed)] = percentile(&latencies, 99);
-            if let Some(feeder) = feeder {
-                taken.push(feeder.stop()? as f64 / LENGTH.as_secs_f64());
+    let mut runs = Vec::new();
+    for _ in 0..TRIES {
+        if runs.len() < RUNS {
+            let run = Run::of(&bed, interval)?;
+            match &run {
+                Some(run) => println!("  {run}"),
+                None => {
+                    println!("  does not count: the hypervisor took the processors away too often")
+                }
             }
+            runs.extend(run);
         }
-        rounds.push(p99);
     }
-    let alone = Spread::of(rounds.iter().map(|[alone, _]| *alone));
-    let beside = Spread::of(rounds.iter().map(|[_, beside]| *beside));
-    let ratio = Spread::of(rounds.iter().map(|[alone, beside]| beside / alone));
-    let rate = Spread::of(taken);
+    if runs.len() < RUNS {
+        return Err(format!(
+            "{} of {TRIES} runs count, {RUNS} are wanted",
+            runs.len()
+        ));
+    }
+    let alone = Spread::of(runs.iter().map(|run| run.alone));
+    let beside = Spread::of(runs.iter().map(|run| run.beside));
+    let ratio = Spread::of(runs.iter().map(|run| run.beside / run.alone));
+    let rate = Spread::of(runs.iter().map(|run| run.records));
     println!(
         "  full rate {full:.0} calls/s; p99 at half of it {alone:.0} us, beside {rate:.0} records/s {beside:.0} us: \
          ratio {ratio}"

@@ -44,8 +44,20 @@ pub fn percentile(sorted: &[f64], percent: usize) -> f64 {
 #[derive(Clone, Copy)]
 pub enum Pace {
     Full,
-    /// One begins each interval, or as soon as the one before is over.
-    Every(Duration),
+    /// One begins each interval, or as soon as the one before is over; the first `after` this.
+    Every {
+        interval: Duration,
+        after: Duration,
+    },
+}
+
+/// One call that was placed.
+#[derive(Clone, Copy)]
+pub struct Placed {
+    /// When it began.
+    pub began: Duration,
+    /// How long it took, microseconds.
+    pub took: f64,
 }
 
 pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
@@ -111,8 +123,8 @@ fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
         .collect();
     let mut latencies = Vec::new();
     for thread in threads {
-        let done = thread.join().map_err(|_| "a caller panicked")?;
-        latencies.extend(done?);
+        let placed = thread.join().map_err(|_| "a caller panicked")??;
+        latencies.extend(placed.iter().map(|call| call.took));
     }
     let seconds = (clock::mono() - start).as_secs_f64();
     let cpu = (side.cpu_time()? - used).as_secs_f64() * 1e6;
@@ -125,29 +137,33 @@ fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
     })
 }
 
-/// Calls one after the other; what each took, microseconds.
+/// Calls one after the other.
 pub fn one_connection(
     mut caller: Box<dyn Caller>,
     end: Duration,
     pace: Pace,
-) -> Result<Vec<f64>, String> {
+) -> Result<Vec<Placed>, String> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let end_of = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    let mut latencies = Vec::new();
+    let mut calls = Vec::new();
     let mut due = clock::mono();
+    if let Pace::Every { after, .. } = pace {
+        due += after;
+    }
     loop {
-        if let Pace::Every(interval) = pace {
+        if let Pace::Every { interval, .. } = pace {
             thread::sleep(due.saturating_sub(clock::mono()));
             due += interval;
         }
-        let start = clock::mono();
-        if start >= end {
-            return Ok(latencies);
+        let began = clock::mono();
+        if began >= end {
+            return Ok(calls);
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let call_id = format!("{number:x}-84b4c76e66710@192.0.2.4");
         caller.set_up(&call_id, [end_of(4000), end_of(4002)])?;
         caller.hang_up(&call_id)?;
-        latencies.push((clock::mono() - start).as_secs_f64() * 1e6);
+        let took = (clock::mono() - began).as_secs_f64() * 1e6;
+        calls.push(Placed { began, took });
     }
 }

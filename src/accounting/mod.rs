@@ -43,7 +43,7 @@ pub use delivery::Progress;
 use delivery::{Delivery, Shared};
 pub use open::backends;
 pub use record::Record;
-use taken::{Key, Taken};
+use taken::{Key, Keys, Taken};
 
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
@@ -89,6 +89,7 @@ pub enum Keeper {
 #[derive(Debug)]
 pub struct Accounting {
     journal: Arc<Journal>,
+    keys: Keys,
     state: Mutex<State>,
     progress: Vec<Arc<Progress>>,
     shared: Arc<Shared>,
@@ -147,10 +148,12 @@ impl Accounting {
             segment: SEGMENT.min(settings.journal_limit / 8),
             history: HISTORY.min(settings.journal_limit / 4),
         };
-        let mut taken = Taken::default();
+        let (keys, mut taken) = (Keys::default(), Taken::default());
         let mut unread = position::Unread::new(&dir, &backends)?;
         let each = |at: Position, text: &[u8]| {
-            taken.add_record(text, at.segment);
+            if let Some(key) = keys.of_record(text) {
+                taken.add(key, at.segment);
+            }
             unread.count(at);
         };
         let journal = Arc::new(Journal::open(&dir.join("journal"), limits, each)?);
@@ -172,6 +175,7 @@ impl Accounting {
         left.settle();
         let accounting = Arc::new(Accounting {
             journal,
+            keys,
             state: Mutex::new(State {
                 taken,
                 ..State::default()
@@ -197,33 +201,53 @@ impl Accounting {
 
     /// Puts a finished session into the journal. Writes to the disk's cache, waits for nobody.
     pub fn take(&self, info: &str, keeper: Keeper) -> Outcome {
+        let outcomes = self.take_all(&[(info, keeper)]);
+        outcomes.first().copied().unwrap_or(Outcome::Refused)
+    }
+
+    /// The same for several of them, which are written together.
+    pub fn take_all(&self, records: &[(&str, Keeper)]) -> Vec<Outcome> {
+        let key_of = |(info, _): &(&str, Keeper)| self.keys.of_record(info.as_bytes());
+        let keys: Vec<Option<Key>> = records.iter().map(key_of).collect();
         let mut state = self.lock();
-        let key = state.taken.key_of(info.as_bytes());
-        if key.is_some_and(|key| state.taken.has(key)) {
-            return Outcome::Known;
-        }
-        match self.journal.append(info.as_bytes()) {
-            Ok(at) => {
-                if let Some(key) = key {
-                    state.taken.add(key, at.segment);
+        let mut seen = HashSet::new();
+        let is_known =
+            |key: &Option<Key>| key.is_some_and(|key| state.taken.has(key) || !seen.insert(key));
+        let known: Vec<bool> = keys.iter().map(is_known).collect();
+        let new = records.iter().zip(&known).filter(|(_, known)| !**known);
+        let new: Vec<&str> = new.map(|((info, _), _)| *info).collect();
+        let mut results = self.journal.append_all(&new).into_iter();
+        let mut outcomes = Vec::with_capacity(records.len());
+        for (((info, keeper), key), is_known) in records.iter().zip(keys).zip(known) {
+            let result = (!is_known).then(|| results.next()).flatten();
+            outcomes.push(match result {
+                None if key.is_some_and(|key| state.taken.has(key)) => Outcome::Known,
+                // It is twice among these, and the first one was.
+                None => Outcome::Refused,
+                Some(Ok(at)) => {
+                    if let Some(key) = key {
+                        state.taken.add(key, at.segment);
+                    }
+                    self.shared.count_appended();
+                    Outcome::Stored
                 }
-                self.shared.count_appended();
-                Outcome::Stored
-            }
-            Err(Refused::Unfit(why)) => {
-                error!("accounting: a record cannot be kept ({why}): {info}");
-                Outcome::Stored
-            }
-            Err(why) => {
-                state.refuse(&why, info, key, keeper);
-                Outcome::Refused
-            }
+                Some(Err(Refused::Unfit(why))) => {
+                    error!("accounting: a record cannot be kept ({why}): {info}");
+                    Outcome::Stored
+                }
+                Some(Err(why)) => {
+                    state.refuse(&why, info, key, *keeper);
+                    Outcome::Refused
+                }
+            });
         }
+        outcomes
     }
 
     /// Whether the session with this id has been taken.
     pub fn has(&self, session_id: &str) -> bool {
-        self.lock().taken.has_id(session_id)
+        let key = self.keys.of(session_id);
+        self.lock().taken.has(key)
     }
 
     /// How far each backend is.
@@ -329,8 +353,9 @@ impl Accounting {
         if let Err(error) = self.journal.release(until) {
             warn!("accounting: a journal segment cannot be removed: {error}");
         }
+        let start = self.journal.start().segment;
         let mut state = self.lock();
-        state.taken.forget_before(self.journal.start().segment);
+        let forgotten = state.taken.forget_before(start);
         if self.journal.is_nearly_full() {
             if let Some(left_out) = state.near_limit.due() {
                 let size = self.journal.size() >> 20;
@@ -340,6 +365,8 @@ impl Accounting {
                 );
             }
         }
+        drop(state);
+        drop(forgotten);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,24 +1,22 @@
 //! Which sessions are in the journal: a relay that did not hear so sends them again.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
 
 use serde::Deserialize;
 
 use crate::proto::SessionId;
 
-/// Session ids of the records in the journal, with the segment that each is in.
-#[derive(Debug, Default)]
-pub struct Taken {
-    segments: HashMap<Key, u64>,
-    oldest: u64,
-    other: [RandomState; 2],
-}
-
-/// See [`Taken::key_of`].
+/// What tells a session from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(u128);
+
+/// Makes keys.
+#[derive(Debug, Default)]
+pub struct Keys {
+    hashes: [RandomState; 2],
+}
 
 #[derive(Deserialize)]
 struct Seen<'a> {
@@ -26,51 +24,47 @@ struct Seen<'a> {
     session_id: std::borrow::Cow<'a, str>,
 }
 
-impl Taken {
-    /// What tells the session of this record from others. What has no session id cannot come a second time.
-    pub fn key_of(&self, info: &[u8]) -> Option<Key> {
+impl Keys {
+    /// The key of the session that a record is of. What has no session id cannot come a second time.
+    pub fn of_record(&self, info: &[u8]) -> Option<Key> {
         let seen: Seen = serde_json::from_slice(info).ok()?;
-        Some(self.key(&seen.session_id))
+        Some(self.of(&seen.session_id))
     }
 
-    /// Notes the session of a record in this segment.
+    /// The key of the session with this id. A UUID is its own; anything else has a hash for one.
+    pub fn of(&self, session_id: &str) -> Key {
+        let uuid: Result<SessionId, ()> = session_id.parse();
+        let bits = uuid.map(SessionId::bits).unwrap_or_else(|()| {
+            let [high, low] = &self.hashes;
+            u128::from(high.hash_one(session_id)) << 64 | u128::from(low.hash_one(session_id))
+        });
+        Key(bits)
+    }
+}
+
+/// The sessions of the records in the journal, by the segment that each is in: all of a segment are forgotten at once,
+/// however many there are.
+#[derive(Debug, Default)]
+pub struct Taken {
+    segments: BTreeMap<u64, HashSet<Key>>,
+}
+
+impl Taken {
+    /// Notes a session whose record is in this segment.
     pub fn add(&mut self, key: Key, segment: u64) {
-        self.segments.insert(key, segment);
-    }
-
-    /// The same by the record.
-    pub fn add_record(&mut self, info: &[u8], segment: u64) {
-        if let Some(key) = self.key_of(info) {
-            self.add(key, segment);
-        }
+        self.segments.entry(segment).or_default().insert(key);
     }
 
     /// Whether this session has been noted.
     pub fn has(&self, key: Key) -> bool {
-        self.segments.contains_key(&key)
+        self.segments.values().any(|keys| keys.contains(&key))
     }
 
-    /// Whether the session with this id has been noted.
-    pub fn has_id(&self, session_id: &str) -> bool {
-        self.has(self.key(session_id))
-    }
-
-    /// Forgets what was in segments before this one.
-    pub fn forget_before(&mut self, segment: u64) {
-        if segment > self.oldest {
-            self.oldest = segment;
-            self.segments.retain(|_, at| *at >= segment);
-        }
-    }
-
-    /// A UUID is its own key; anything else has a hash for one.
-    fn key(&self, session_id: &str) -> Key {
-        let uuid: Result<SessionId, ()> = session_id.parse();
-        let bits = uuid.map(SessionId::bits).unwrap_or_else(|()| {
-            let [high, low] = &self.other;
-            u128::from(high.hash_one(session_id)) << 64 | u128::from(low.hash_one(session_id))
-        });
-        Key(bits)
+    /// Forgets what was in segments before this one; what it takes to hold it, to be dropped where nobody waits.
+    #[must_use]
+    pub fn forget_before(&mut self, segment: u64) -> impl Sized + use<> {
+        let kept = self.segments.split_off(&segment);
+        std::mem::replace(&mut self.segments, kept)
     }
 }
 
@@ -80,18 +74,17 @@ mod tests {
 
     #[test]
     fn sessions_are_known_until_their_segment_is_gone() {
-        let mut taken = Taken::default();
+        let (keys, mut taken) = (Keys::default(), Taken::default());
         let record = |id: &str| format!(r#"{{"call_id":"a","session_id":"{id}"}}"#);
         let uuid = "0f8fad5b-d9cb-469f-a165-70867728950e";
-        taken.add_record(record(uuid).as_bytes(), 1);
-        taken.add_record(record("odd \\u00e9").as_bytes(), 2);
-        taken.add_record(b"{}", 2);
-        assert!(taken.has_id(uuid) && taken.has_id("odd \u{e9}"));
-        assert!(taken.has_id(&uuid.to_uppercase()), "the same UUID");
-        assert!(!taken.has_id("0f8fad5b-d9cb-469f-a165-70867728950f"));
-        assert_eq!(taken.key_of(b"{}"), None);
-        taken.forget_before(2);
-        let key = taken.key_of(record("odd \\u00e9").as_bytes());
-        assert!(!taken.has_id(uuid) && taken.has(key.unwrap()));
+        let of_record = |id: &str| keys.of_record(record(id).as_bytes()).unwrap();
+        taken.add(of_record(uuid), 1);
+        taken.add(of_record("odd \\u00e9"), 2);
+        assert!(taken.has(keys.of(uuid)) && taken.has(keys.of("odd \u{e9}")));
+        assert!(taken.has(keys.of(&uuid.to_uppercase())), "the same UUID");
+        assert!(!taken.has(keys.of("0f8fad5b-d9cb-469f-a165-70867728950f")));
+        assert_eq!(keys.of_record(b"{}"), None);
+        drop(taken.forget_before(2));
+        assert!(!taken.has(keys.of(uuid)) && taken.has(of_record("odd \\u00e9")));
     }
 }

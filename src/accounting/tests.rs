@@ -339,6 +339,29 @@ fn fill(accounting: &Accounting) -> usize {
     count
 }
 
+#[test]
+fn of_records_that_come_together_each_is_taken_once() {
+    let scratch = Scratch::new("accounting");
+    let memory = Memory::new("memory", &[]);
+    let accounting = start(&scratch, &[&memory]);
+    take(&accounting, 0..1);
+    let records = [1, 0, 2, 1].map(info);
+    let together = records
+        .each_ref()
+        .map(|record| (record.as_str(), Keeper::Relay));
+    let expected = [
+        Outcome::Stored,
+        Outcome::Known,
+        Outcome::Stored,
+        Outcome::Known,
+    ];
+    assert_eq!(accounting.take_all(&together), expected);
+    assert_eq!(accounting.take_all(&[]), []);
+    wait("all of them", || memory.records().len() == 3);
+    assert_eq!(memory.records(), names(0..3));
+    dropped(accounting);
+}
+
 /// The record of a relay that was lost waits in memory when the relay comes back with its own.
 #[test]
 fn what_waits_in_memory_is_not_recorded_beside_what_its_relay_tells() {
@@ -380,6 +403,10 @@ fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
         accounting.take(&padded(count), Keeper::Nobody),
         Outcome::Refused
     );
+    let padded = padded(count);
+    let twice = [(padded.as_str(), Keeper::Relay); 2];
+    let refused = [Outcome::Refused; 2];
+    assert_eq!(accounting.take_all(&twice), refused, "neither is on disk");
     assert_eq!(accounting.held(), 1);
     memory.set_down(false);
     wait("all of them", || memory.records().len() == count + 1);

@@ -10,7 +10,7 @@ use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
 use super::registry::{Facts, Place};
 use super::statistics::{Statistics, call_ids};
-use super::waiting::{Failure, Updating, lock};
+use super::waiting::{Failure, Slot, Updating, lock};
 use crate::logging::sparse::Sparse;
 use crate::proto::line::{Lines, TooLong};
 use crate::proto::link::{
@@ -38,7 +38,19 @@ struct Listener<'a> {
     is_known: bool,
     /// It keeps ended sessions until it hears that they are recorded.
     relay_keeps: bool,
+    /// Not recorded yet.
+    ended: Vec<Ended>,
     odd: Sparse,
+}
+
+/// A session that a line told the end of. Those that are told together are recorded together.
+struct Ended {
+    /// None where there is nothing to record.
+    finished: Option<Finished>,
+    /// What its relay calls it, to hear that it is recorded.
+    session_id: Option<String>,
+    /// Who waits for the removal, and what became of it.
+    asked: Option<(Arc<Slot<Removal>>, Removal)>,
 }
 
 /// What a line means for the reading of those after it.
@@ -59,6 +71,7 @@ impl<'a> Conversation<'a> {
                 link,
                 is_known: false,
                 relay_keeps: false,
+                ended: Vec::new(),
                 odd: Sparse::default(),
             },
         }
@@ -66,6 +79,17 @@ impl<'a> Conversation<'a> {
 
     /// Acts on all lines that end in these bytes.
     pub fn take(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+        let heard = self.hear_all(bytes);
+        self.settle();
+        heard
+    }
+
+    /// Records what has been heard of. Nothing is left of it where the lines were taken to their end.
+    pub fn settle(&mut self) {
+        self.listener.settle();
+    }
+
+    fn hear_all(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
         self.lines.extend(bytes);
         while let Some(line) = self.lines.next_line()? {
             match self.listener.hear(line) {
@@ -170,6 +194,14 @@ impl Listener<'_> {
             }
         };
         let session_id = statistics.session_id.clone();
+        if self
+            .ended
+            .iter()
+            .any(|before| before.session_id == session_id)
+        {
+            // What has become of it decides on this one.
+            self.settle();
+        }
         if let Some(id) = &session_id {
             if self.dispatcher.finisher.has(id) {
                 self.say_stored(id);
@@ -187,19 +219,47 @@ impl Listener<'_> {
             _ => registry.expire(link, statistics, now),
         };
         drop(registry);
-        self.finish(finished, session_id.as_deref());
+        self.finish(finished, session_id, None);
     }
 
-    /// Records an ended session, and tells its relay.
-    fn finish(&self, finished: Option<Finished>, session_id: Option<&str>) {
-        let is_recorded = finished.is_some_and(|ended| {
-            self.dispatcher.hand_over(Finished {
-                is_kept: self.relay_keeps,
-                ..ended
-            })
+    /// Takes an ended session, to be recorded with those that are told together with it. Whoever has asked for the
+    /// removal hears of it then.
+    fn finish(
+        &mut self,
+        finished: Option<Finished>,
+        session_id: Option<String>,
+        asked: Option<(Arc<Slot<Removal>>, Removal)>,
+    ) {
+        let finished = finished.map(|finished| Finished {
+            is_kept: self.relay_keeps,
+            ..finished
         });
-        if let (true, Some(id)) = (is_recorded, session_id) {
-            self.say_stored(id);
+        self.ended.push(Ended {
+            finished,
+            session_id,
+            asked,
+        });
+    }
+
+    /// Records those sessions, and tells who waits for it, and their relay.
+    fn settle(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        let (mut finished, mut to_tell) = (Vec::new(), Vec::new());
+        for ended in self.ended.drain(..) {
+            to_tell.push((ended.finished.is_some(), ended.session_id, ended.asked));
+            finished.extend(ended.finished);
+        }
+        let mut recorded = self.dispatcher.hand_over(finished).into_iter();
+        for (is_finished, session_id, asked) in to_tell {
+            let is_recorded = is_finished && recorded.next() == Some(true);
+            if let (true, Some(id)) = (is_recorded, session_id) {
+                self.say_stored(&id);
+            }
+            if let Some((slot, removal)) = asked {
+                slot.put(removal);
+            }
         }
     }
 
@@ -214,12 +274,7 @@ impl Listener<'_> {
         let now = clock::mono();
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
-            Some(Ask::Remove(call_id, slot)) => {
-                let removal = self.removed(&call_id, result, now);
-                if let Some(slot) = slot {
-                    slot.put(removal);
-                }
-            }
+            Some(Ask::Remove(call_id, slot)) => self.removed(&call_id, slot, result, now),
             Some(Ask::TakeBack(call_id)) => {
                 // The proxy was given another relay: nothing of this one is accounted.
                 if let Ok(Statistics {
@@ -283,7 +338,13 @@ impl Listener<'_> {
         }
     }
 
-    fn removed(&mut self, call_id: &CallId, result: &[u8], now: Duration) -> Removal {
+    fn removed(
+        &mut self,
+        call_id: &CallId,
+        asked: Option<Arc<Slot<Removal>>>,
+        result: &[u8],
+        now: Duration,
+    ) {
         let statistics = match result {
             b"error" => None,
             json => match Statistics::parse(json) {
@@ -305,12 +366,11 @@ impl Listener<'_> {
         drop(registry);
         // What is not here any more has expired since it was asked for.
         let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
-        let removed = was_there || !is_here;
-        self.finish(finished, session_id.as_deref());
-        match removed {
+        let removal = match was_there || !is_here {
             true => Removal::Removed,
             false => Removal::Error,
-        }
+        };
+        self.finish(finished, session_id, asked.map(|slot| (slot, removal)));
     }
 
     fn listed(&mut self, result: &[u8], now: Duration) {

@@ -84,8 +84,8 @@ pub struct Known {
 /// Takes ended sessions. Called by the threads that read from relays, so it may write to a file but must wait for
 /// nobody.
 pub trait Finisher: Send + Sync {
-    /// A session is over. False when it could not be recorded now and is to be told again.
-    fn finish(&self, finished: Finished) -> bool;
+    /// Sessions are over. For each: false when it could not be recorded now and is to be told again.
+    fn finish(&self, ended: Vec<Finished>) -> Vec<bool>;
 
     /// An answered call is under way, or there is news of it: whoever records sessions notes it for the case that this
     /// process is killed, and forgets it with [`Finisher::finish`].

@@ -178,7 +178,7 @@ impl Ledger {
 
     /// The proxy has answered, or is not asked any more.
     pub fn settled(&self, due: &Due) {
-        self.strike(&mut lock(&self.state), due.id);
+        self.strike(&mut lock(&self.state), [due.id]);
     }
 
     /// Writes the line that counts from now on.
@@ -186,51 +186,48 @@ impl Ledger {
         let mut state = lock(&self.state);
         state.forget(id);
         state.lines.insert(id, None);
-        self.write(&mut state, id, line);
+        self.write(&mut state, vec![(id, line)]);
     }
 
-    /// A call is over. One that is not recorded yet stays until it is, whoever else keeps its record.
-    pub fn over(&self, id: SessionId, is_recorded: bool) {
+    /// Calls are over, each with whether it is recorded. One that is not stays until it is, whoever else keeps its
+    /// record.
+    pub fn over(&self, ended: &[(SessionId, bool)]) {
         let mut state = lock(&self.state);
-        if !state.lines.contains_key(&id) {
-            return;
-        }
-        match is_recorded {
-            true => self.strike(&mut state, id),
-            false => drop(state.unrecorded.insert(id)),
-        }
-    }
-
-    fn strike(&self, state: &mut State, id: SessionId) {
-        if state.forget(id) {
-            self.write(state, id, format!("over {id}").into_bytes());
-        }
-    }
-
-    /// Appends a line, or keeps it until the disk takes lines again: behind those that wait already.
-    fn write(&self, state: &mut State, id: SessionId, line: Vec<u8>) {
-        let appended = match state.refused.is_empty() {
-            true => self.journal.append(&line),
-            false => Err(Refused::Full),
-        };
-        match appended {
-            Ok(at) => state.written(id, at),
-            Err(Refused::Unfit(why)) => {
-                error!(
-                    "a live call cannot be noted on disk ({why}): {}",
-                    Visible(&line)
-                );
+        let mut recorded = Vec::new();
+        for (id, is_recorded) in ended {
+            match is_recorded {
+                true => recorded.push(*id),
+                false if state.lines.contains_key(id) => drop(state.unrecorded.insert(*id)),
+                false => {}
             }
-            Err(why) => {
-                if state.refused.is_empty() {
-                    state.complain(&why.to_string());
+        }
+        self.strike(&mut state, recorded);
+    }
+
+    fn strike(&self, state: &mut State, ids: impl IntoIterator<Item = SessionId>) {
+        let known = ids.into_iter().filter(|id| state.forget(*id));
+        let lines = known.map(|id| (id, format!("over {id}").into_bytes()));
+        let lines = lines.collect();
+        self.write(state, lines);
+    }
+
+    /// Appends lines, or keeps them until the disk takes lines again: behind those that wait already.
+    fn write(&self, state: &mut State, lines: Vec<(SessionId, Vec<u8>)>) {
+        let texts = lines.iter().map(|(_, line)| line);
+        let appended = match state.refused.is_empty() {
+            true => self.journal.append_all(&texts.collect::<Vec<_>>()),
+            false => texts.map(|_| Err(Refused::Full)).collect(),
+        };
+        for ((id, line), result) in lines.into_iter().zip(appended) {
+            match result {
+                Ok(at) => state.written(id, at),
+                Err(Refused::Unfit(why)) => {
+                    error!(
+                        "a live call cannot be noted on disk ({why}): {}",
+                        Visible(&line)
+                    );
                 }
-                if state.refused_bytes + line.len() > IN_MEMORY {
-                    state.complain("too many wait in memory");
-                    return;
-                }
-                state.refused_bytes += line.len();
-                state.refused.push_back((id, line));
+                Err(why) => state.keep(id, line, &why),
             }
         }
     }
@@ -243,9 +240,7 @@ impl Ledger {
             unrecorded.into_iter().partition(|id| is_recorded(*id));
         let mut state = lock(&self.state);
         state.unrecorded.extend(left);
-        for id in recorded {
-            self.strike(&mut state, id);
-        }
+        self.strike(&mut state, recorded);
         self.retry(&mut state);
         if !state.lines.is_empty() && now.abs_diff(state.seen) >= SEEN {
             state.seen = now;
@@ -342,6 +337,18 @@ impl State {
             self.by_position.remove(&at);
         }
         true
+    }
+
+    /// The disk did not take this line.
+    fn keep(&mut self, id: SessionId, line: Vec<u8>, why: &Refused) {
+        if self.refused.is_empty() {
+            self.complain(&why.to_string());
+        }
+        if self.refused_bytes + line.len() > IN_MEMORY {
+            return self.complain("too many wait in memory");
+        }
+        self.refused_bytes += line.len();
+        self.refused.push_back((id, line));
     }
 
     fn complain(&mut self, why: &str) {

@@ -106,15 +106,21 @@ impl Running {
 }
 
 impl Dispatcher {
-    /// Hands over an ended session; false where it comes again.
-    pub(super) fn hand_over(&self, ended: Finished) -> bool {
-        let (reason, timed_out, is_kept) = (ended.reason, ended.timed_out, ended.is_kept);
-        let is_recorded = self.finisher.finish(ended);
-        // What its relay does not keep is told once.
-        if is_recorded || !is_kept {
-            self.counts.ended(reason, timed_out);
+    /// Hands over ended sessions; for each: false where it comes again.
+    pub(super) fn hand_over(&self, ended: Vec<Finished>) -> Vec<bool> {
+        let how = |one: &Finished| (one.reason, one.timed_out, one.is_kept);
+        let how: Vec<_> = ended.iter().map(how).collect();
+        if ended.is_empty() {
+            return Vec::new();
         }
-        is_recorded
+        let recorded = self.finisher.finish(ended);
+        for ((reason, timed_out, is_kept), is_recorded) in how.into_iter().zip(&recorded) {
+            // What its relay does not keep is told once.
+            if *is_recorded || !is_kept {
+                self.counts.ended(reason, timed_out);
+            }
+        }
+        recorded
     }
 
     /// All metrics as text.

@@ -76,6 +76,9 @@ const STACK: usize = 256 * 1024;
 /// At the end, for proxies to answer that they have ended dialogs.
 const LAST_DIALOGS: Duration = Duration::from_secs(2);
 
+/// Ended sessions that are recorded together at most.
+const TOGETHER: usize = 256;
+
 /// Clients that may list sessions at once: each listing is megabytes for a moment.
 const LISTINGS: usize = 4;
 
@@ -171,9 +174,10 @@ impl Dispatcher {
 
     /// Hands over ended sessions. No lock is held here.
     fn finish(&self, ended: impl IntoIterator<Item = Finished>) {
-        for ended in ended {
-            // Nobody else has it: what cannot be recorded now is held there and tried again.
-            let _ = self.hand_over(ended);
+        let mut ended = ended.into_iter().peekable();
+        while ended.peek().is_some() {
+            // Nobody else has them: what cannot be recorded now is held there and tried again.
+            self.hand_over(ended.by_ref().take(TOGETHER).collect());
         }
     }
 

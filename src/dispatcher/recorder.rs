@@ -130,48 +130,70 @@ impl Recorder {
         Ok(Recorder { books, enders })
     }
 
-    fn record(&self, finished: &Finished) -> bool {
-        let Some(books) = &self.books else {
-            return true;
-        };
-        let keeper = match finished.is_kept {
-            true => Keeper::Relay,
-            false => Keeper::Nobody,
-        };
-        let record = finished.record(clock::now(), random::bits());
-        let take = |record: String| books.accounting.take(&record, keeper) != Outcome::Refused;
-        let is_recorded = record.is_none_or(take);
-        if !is_recorded {
-            lock(&books.refused).remember(finished);
-        }
-        if let Some(id) = finished.session_id() {
-            books.ledger.over(id, is_recorded);
-        }
-        is_recorded
-    }
-}
-
-impl Finisher for Recorder {
-    fn finish(&self, mut finished: Finished) -> bool {
+    /// What goes before the record: a line in the log, and the note that a dialog is to be ended.
+    fn announce(&self, finished: &mut Finished) -> Told {
         let books = self.books.as_ref();
-        let is_told_again = books.is_some_and(|b| lock(&b.refused).recall(&mut finished));
+        let is_told_again = books.is_some_and(|b| lock(&b.refused).recall(finished));
         // A relay repeats what is not recorded, for as long as that takes.
         let level = match is_told_again {
             true => Level::Debug,
             false => Level::Info,
         };
         log!(level, "{finished}");
-        let call_id = &finished.call_id;
-        let dialog_id = finished.dialog_id.as_ref().filter(|_| finished.end_dialog);
-        let told = match (dialog_id, &self.books) {
-            (Some(dialog_id), Some(books)) => books.due(call_id, dialog_id),
+        match (dialog_to_end(finished), books) {
+            (Some(dialog_id), Some(books)) => books.due(&finished.call_id, dialog_id),
             _ => Told::Nobody,
-        };
-        let is_recorded = self.record(&finished);
-        if let Some(dialog_id) = dialog_id {
-            self.enders.end(call_id, dialog_id, told);
         }
-        is_recorded
+    }
+
+    /// Which of them are recorded.
+    fn record(&self, ended: &[Finished]) -> Vec<bool> {
+        let Some(books) = &self.books else {
+            return vec![true; ended.len()];
+        };
+        let record = |one: &Finished| one.record(clock::now(), random::bits());
+        let records: Vec<Option<String>> = ended.iter().map(record).collect();
+        let keeper = |one: &Finished| match one.is_kept {
+            true => Keeper::Relay,
+            false => Keeper::Nobody,
+        };
+        let mut answered: Vec<(&str, Keeper)> = Vec::with_capacity(ended.len());
+        for (record, one) in records.iter().zip(ended) {
+            answered.extend(record.as_deref().map(|record| (record, keeper(one))));
+        }
+        let mut outcomes = books.accounting.take_all(&answered).into_iter();
+        let is_recorded = |record: &Option<String>| match record {
+            Some(_) => outcomes.next() != Some(Outcome::Refused),
+            None => true,
+        };
+        let recorded: Vec<bool> = records.iter().map(is_recorded).collect();
+        let mut over = Vec::with_capacity(ended.len());
+        for (one, is_recorded) in ended.iter().zip(&recorded) {
+            if !is_recorded {
+                lock(&books.refused).remember(one);
+            }
+            over.extend(one.session_id().map(|id| (id, *is_recorded)));
+        }
+        books.ledger.over(&over);
+        recorded
+    }
+}
+
+/// The dialog that the proxy is to end.
+fn dialog_to_end(finished: &Finished) -> Option<&DialogId> {
+    finished.dialog_id.as_ref().filter(|_| finished.end_dialog)
+}
+
+impl Finisher for Recorder {
+    fn finish(&self, mut ended: Vec<Finished>) -> Vec<bool> {
+        let told: Vec<Told> = ended.iter_mut().map(|one| self.announce(one)).collect();
+        let recorded = self.record(&ended);
+        for (one, told) in ended.iter().zip(told) {
+            if let Some(dialog_id) = dialog_to_end(one) {
+                self.enders.end(&one.call_id, dialog_id, told);
+            }
+        }
+        recorded
     }
 
     fn note(&self, call: &LiveCall) {

@@ -105,8 +105,12 @@ fn run_link(
     let why = match (sent, spawned) {
         // A fault of ours in one relay's conversation ends its link, and never leaves it half open.
         (Ok(()), Ok(())) => {
-            let reading = AssertUnwindSafe(|| read(dispatcher, &link, &mut reader));
-            catch_unwind(reading).unwrap_or_else(|_| "internal error: a panic".to_owned())
+            let mut conversation = Conversation::new(dispatcher, &link);
+            let reading = AssertUnwindSafe(|| read(&mut conversation, &mut reader));
+            let why = catch_unwind(reading);
+            // What the lines before a panic told.
+            let _ = catch_unwind(AssertUnwindSafe(|| conversation.settle()));
+            why.unwrap_or_else(|_| "internal error: a panic".to_owned())
         }
         (Err(refused), _) => refused.to_string(),
         (_, Err(error)) => format!("no thread to write to it: {error}"),
@@ -123,8 +127,7 @@ fn write(link: &Link, mut writer: Writer) {
 }
 
 /// Reads until the link ends and says why it did.
-fn read(dispatcher: &Dispatcher, link: &Arc<Link>, reader: &mut Reader) -> String {
-    let mut conversation = Conversation::new(dispatcher, link);
+fn read(conversation: &mut Conversation<'_>, reader: &mut Reader) -> String {
     let mut buffer = vec![0; READ_SIZE];
     loop {
         match reader.read(&mut buffer) {

@@ -4,6 +4,7 @@
 //! so that reading goes on behind whatever is damaged.
 
 use std::fmt;
+use std::io::Write;
 
 /// The checksum and a blank.
 const HEAD: usize = 9;
@@ -39,7 +40,7 @@ pub fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
         return Err(Unfit::LineFeed);
     }
     out.reserve(HEAD + text.len() + 1);
-    out.extend_from_slice(format!("{:08x} ", crc32fast::hash(text)).as_bytes());
+    let _ = write!(out, "{:08x} ", crc32fast::hash(text)); // a Vec takes all
     out.extend_from_slice(text);
     out.push(b'\n');
     Ok(())

@@ -32,6 +32,9 @@ pub use reader::{Found, Reader};
 use segments::Segments;
 pub use segments::make_directory;
 
+/// Lines that are written together are no more than this, and the one that passes it, bytes.
+const TOGETHER: usize = 64 * 1024;
+
 /// A place in a journal, between two records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
@@ -109,7 +112,6 @@ struct State {
     /// Records before this are needed by nobody.
     released: Position,
     readers_wait: usize,
-    line: Vec<u8>,
 }
 
 /// A file with something that the disk may not have yet.
@@ -175,7 +177,6 @@ impl Journal {
                 file,
                 released,
                 readers_wait: 0,
-                line: Vec::new(),
             }),
             appended: Condvar::new(),
         })
@@ -186,11 +187,66 @@ impl Journal {
     /// # Errors
     /// When it cannot be kept; the journal is as before.
     pub fn append(&self, text: &[u8]) -> Result<Position, Refused> {
+        let mut line = Vec::new();
+        line::write(&mut line, text).map_err(Refused::Unfit)?;
+        self.write(&line)
+    }
+
+    /// The same for several records, each with its own result: where they fit, they are written together.
+    pub fn append_all<T: AsRef<[u8]>>(&self, texts: &[T]) -> Vec<Result<Position, Refused>> {
+        let mut results = Vec::with_capacity(texts.len());
+        let mut lines = Vec::new();
+        // Where in the lines each of them begins.
+        let mut starts = Vec::new();
+        for text in texts {
+            let start = lines.len();
+            match line::write(&mut lines, text.as_ref()) {
+                Ok(()) => starts.push(start),
+                Err(why) => {
+                    self.write_all(&mut lines, &mut starts, &mut results);
+                    results.push(Err(Refused::Unfit(why)));
+                }
+            }
+            if lines.len() >= TOGETHER {
+                self.write_all(&mut lines, &mut starts, &mut results);
+            }
+        }
+        self.write_all(&mut lines, &mut starts, &mut results);
+        results
+    }
+
+    /// Writes lines together or, where that is refused, as many of them as there is room for. Empties them.
+    fn write_all(
+        &self,
+        lines: &mut Vec<u8>,
+        starts: &mut Vec<usize>,
+        results: &mut Vec<Result<Position, Refused>>,
+    ) {
+        if starts.is_empty() {
+            return;
+        }
+        match self.write(lines) {
+            Ok(at) => results.extend(starts.iter().map(|start| {
+                Ok(Position {
+                    offset: at.offset + *start as u64,
+                    ..at
+                })
+            })),
+            Err(why) if starts.len() == 1 => results.push(Err(why)),
+            Err(_) => results.extend(
+                lines
+                    .split_inclusive(|b| *b == b'\n')
+                    .map(|line| self.write(line)),
+            ),
+        }
+        lines.clear();
+        starts.clear();
+    }
+
+    /// Writes whole lines at the end, all or nothing; where they begin.
+    fn write(&self, lines: &[u8]) -> Result<Position, Refused> {
+        let length = lines.len() as u64;
         let mut state = self.lock();
-        let State { line, .. } = &mut *state;
-        line.clear();
-        line::write(line, text).map_err(Refused::Unfit)?;
-        let length = line.len() as u64;
         if state.segments.total() + length > self.limits.size {
             state
                 .remove_released(&self.dir, &self.limits)
@@ -203,7 +259,7 @@ impl Journal {
             state.begin_segment(&self.dir).map_err(Refused::Io)?;
         }
         let start = state.end;
-        state.write_line(&self.dir).map_err(Refused::Io)?;
+        state.write(lines, &self.dir).map_err(Refused::Io)?;
         if state.readers_wait > 0 {
             self.appended.notify_all();
         }
@@ -330,7 +386,14 @@ impl Journal {
     pub fn release(&self, until: Position) -> io::Result<()> {
         let mut state = self.lock();
         state.released = state.released.max(until);
-        state.remove_released(&self.dir, &self.limits)
+        while let Some(number) = state.removable(&self.limits) {
+            // Whoever appends does not wait until the file system has given back a whole segment.
+            drop(state);
+            segments::remove(&self.dir, number)?;
+            state = self.lock();
+            state.segments.forget(number);
+        }
+        Ok(())
     }
 
     /// Those of the records that are needed, given oldest first, which alone keep the oldest segment: to be written again
@@ -363,21 +426,19 @@ impl Journal {
 }
 
 impl State {
-    /// Writes the line that is in the buffer, whole or not at all.
-    fn write_line(&mut self, dir: &Path) -> io::Result<()> {
+    /// Writes lines, all or nothing.
+    fn write(&mut self, lines: &[u8], dir: &Path) -> io::Result<()> {
         let mut file = &*self.file;
-        if let Err(error) = file.write_all(&self.line) {
+        if let Err(error) = file.write_all(lines) {
             // A part may be there: what comes later must not stand behind it.
             if self.file.set_len(self.end.offset).is_err() {
                 self.begin_segment(dir)?;
             }
             return Err(error);
         }
-        let length = self.line.len() as u64;
-        self.end.offset += length;
+        self.end.offset += lines.len() as u64;
         self.segments.set_length(self.end.segment, self.end.offset);
         self.note_unsynced();
-        self.line.shrink_to(64 * 1024);
         Ok(())
     }
 

@@ -70,6 +70,50 @@ fn records_come_back_in_order_over_segments_and_restarts() {
 }
 
 #[test]
+fn records_that_are_written_together_are_as_if_they_came_alone() {
+    let scratch = Scratch::new("journal");
+    let mut records = numbered(0..1000);
+    let (journal, _) = open(&scratch);
+    let starts: Vec<Position> = journal
+        .append_all(&records)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    assert!(journal.end().segment > 2, "{}", journal.end());
+    for (start, record) in starts.iter().zip(&records) {
+        assert_eq!(journal.read_at(*start).unwrap(), record.as_bytes());
+    }
+    // One that no journal can hold costs none of its neighbours.
+    let results = journal.append_all(&["before", "line\nfeed", "behind"]);
+    assert!(matches!(
+        results[..],
+        [Ok(_), Err(Refused::Unfit(Unfit::LineFeed)), Ok(_)]
+    ));
+    records.extend(["before", "behind"].map(str::to_owned));
+    assert!(journal.append_all(&[""; 0]).is_empty());
+    assert_eq!(read_all(&journal, Position::default()), records);
+    drop(journal);
+    assert_eq!(open(&scratch).1, records);
+}
+
+#[test]
+fn of_records_that_come_together_those_are_kept_that_there_is_room_for() {
+    let scratch = Scratch::new("journal");
+    let limits = Limits {
+        size: 3000,
+        ..LIMITS
+    };
+    let (journal, _) = open_with(&scratch, limits);
+    let record = |number: usize| format!("{number} {}", "x".repeat(988));
+    let records: Vec<String> = (0..5).map(record).collect();
+    let results = journal.append_all(&records);
+    let taken: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    assert_eq!(taken, [true, true, true, false, false]);
+    assert!(matches!(results[4], Err(Refused::Full)));
+    assert_eq!(read_all(&journal, Position::default()), records[..3]);
+}
+
+#[test]
 fn a_last_record_that_was_cut_at_any_byte_is_gone_and_no_other() {
     let scratch = Scratch::new("journal");
     let records = ["first", "second", "third"].map(str::to_owned);

@@ -7,6 +7,7 @@
 
 mod book;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +21,7 @@ use log::{error, info, warn};
 pub use self::book::Place;
 use self::book::{Book, split};
 use super::{Shared, start_thread};
-use crate::journal::{self, Journal, Limits};
+use crate::journal::{self, Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
 use crate::proto::SessionId;
 use crate::sys::clock;
@@ -323,7 +324,8 @@ impl Records {
 
     /// Keeps and forgets what these messages say; the others of them, to be answered.
     fn take(&mut self, messages: Vec<Message>) -> Vec<Message> {
-        let mut questions = Vec::new();
+        let (mut questions, mut changes, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+        let mut kept = HashSet::new();
         for message in messages {
             match message {
                 Message::Keep {
@@ -333,15 +335,25 @@ impl Records {
                 } => {
                     let in_flight = &self.spool.in_flight;
                     in_flight.fetch_sub(line.len(), Ordering::Relaxed);
-                    self.keep(dispatcher, id, &line);
+                    kept.insert(id);
+                    changes.push((id, Some(dispatcher)));
+                    lines.push(line);
                 }
                 Message::Stored(id) => {
-                    if self.book.forget(id) {
-                        // Should this be lost, the record is sent once more, and recognised.
-                        let _ = self.spool.journal.append(format!("stored {id}").as_bytes());
+                    if kept.contains(&id) || self.book.records.contains_key(&id) {
+                        changes.push((id, None));
+                        lines.push(format!("stored {id}").into_bytes());
                     }
                 }
                 question => questions.push(question),
+            }
+        }
+        let written = self.spool.journal.append_all(&lines);
+        for (((id, keep), line), written) in changes.into_iter().zip(lines).zip(written) {
+            match keep {
+                Some(dispatcher) => self.kept(dispatcher, id, line, written),
+                // Should its line be lost, the record is sent once more, and recognised.
+                None => drop(self.book.forget(id)),
             }
         }
         let open = self.book.records.len();
@@ -374,8 +386,15 @@ impl Records {
         }
     }
 
-    fn keep(&mut self, dispatcher: SocketAddr, id: SessionId, line: &[u8]) {
-        let place = match self.spool.journal.append(line) {
+    /// What became of the line of a record: where it is refused, it stays in memory.
+    fn kept(
+        &mut self,
+        dispatcher: SocketAddr,
+        id: SessionId,
+        line: Vec<u8>,
+        written: Result<Position, Refused>,
+    ) {
+        let place = match written {
             Ok(position) => Place::Disk(position),
             Err(why) => {
                 if let Some(left_out) = self.refusals.due() {
@@ -384,7 +403,7 @@ impl Records {
                     );
                 }
                 if self.book.in_memory + line.len() > IN_MEMORY {
-                    let line = crate::proto::Visible(line);
+                    let line = crate::proto::Visible(&line);
                     return error!("an ended call cannot be kept, too many are in memory: {line}");
                 }
                 Place::Memory(line.into())

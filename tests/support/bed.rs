@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -28,18 +28,21 @@ pub const LONG: Duration = Duration::from_secs(20);
 pub struct Ended {
     list: Mutex<Vec<Finished>>,
     more: Condvar,
+    most: AtomicUsize,
     /// Nothing is recorded while this holds, as with a full disk.
     pub is_full: AtomicBool,
 }
 
 impl Finisher for Ended {
-    fn finish(&self, finished: Finished) -> bool {
-        if self.is_full.load(Ordering::Relaxed) {
-            return false;
+    fn finish(&self, ended: Vec<Finished>) -> Vec<bool> {
+        let is_recorded = !self.is_full.load(Ordering::Relaxed);
+        let answer = vec![is_recorded; ended.len()];
+        self.most.fetch_max(ended.len(), Ordering::Relaxed);
+        if is_recorded {
+            self.list.lock().unwrap().extend(ended);
+            self.more.notify_all();
         }
-        self.list.lock().unwrap().push(finished);
-        self.more.notify_all();
-        true
+        answer
     }
 
     fn records(&self) -> bool {
@@ -63,6 +66,11 @@ impl Ended {
         let (list, timed_out) = self.more.wait_timeout_while(list, LONG, waiting).unwrap();
         assert!(!timed_out.timed_out(), "only {} ended", list.len());
         list.clone()
+    }
+
+    /// So many were handed over at once.
+    pub fn most_together(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     pub fn count(&self) -> usize {

@@ -72,11 +72,11 @@ fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
     let (ledger, earlier) = open(&scratch);
     assert_eq!(earlier, []);
     (1..=3).for_each(|number| ledger.note(&call(number), at(20)));
-    ledger.over(id(2), true);
+    ledger.over(&[(id(2), true)]);
     drop(ledger);
     let (ledger, earlier) = open(&scratch);
     assert_eq!(earlier, [1, 3].map(|number| seen(call(number), 20)));
-    ledger.over(id(3), true);
+    ledger.over(&[(id(3), true)]);
     drop(ledger);
     let (_, earlier) = open(&scratch);
     assert_eq!(
@@ -132,12 +132,12 @@ fn a_call_that_is_not_recorded_yet_stays() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
-    ledger.over(id(1), false);
+    ledger.over(&[(id(1), false)]);
     ledger.tend(at(21), NONE);
     drop(ledger);
     let (ledger, earlier) = open(&scratch);
     assert_eq!(earlier.len(), 1);
-    ledger.over(id(1), false);
+    ledger.over(&[(id(1), false)]);
     ledger.tend(at(22), |_| true);
     drop(ledger);
     assert_eq!(open(&scratch).1, []);
@@ -153,7 +153,7 @@ fn the_ledger_stays_small_however_many_calls_come_and_go() {
         for short in 0..500 {
             let number = 1_000 * (number as u128 + 1) + short;
             ledger.note(&call(number), at(20));
-            ledger.over(id(number), true);
+            ledger.over(&[(id(number), true)]);
         }
         ledger.tend(at(21), NONE);
     }
@@ -177,9 +177,9 @@ fn what_the_disk_refuses_is_written_later() {
     };
     ledger.journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
     ledger.note(&call(2), at(21));
-    ledger.over(id(1), true);
+    ledger.over(&[(id(1), true)]);
     ledger.note(&call(3), at(22));
-    ledger.over(id(3), true);
+    ledger.over(&[(id(3), true)]);
     ledger.tend(at(23), NONE);
     let limits = Limits {
         size: SIZE,
