@@ -215,7 +215,7 @@ impl Accounting {
             |key: &Option<Key>| key.is_some_and(|key| state.taken.has(key) || !seen.insert(key));
         let known: Vec<bool> = keys.iter().map(is_known).collect();
         let new = records.iter().zip(&known).filter(|(_, known)| !**known);
-        let new: Vec<&str> = new.map(|((info, _), _)| *info).collect();
+        let new: Vec<&[u8]> = new.map(|((info, _), _)| info.as_bytes()).collect();
         let mut results = self.journal.append_all(&new).into_iter();
         let mut outcomes = Vec::with_capacity(records.len());
         for (((info, keeper), key), is_known) in records.iter().zip(keys).zip(known) {

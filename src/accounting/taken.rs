@@ -1,7 +1,7 @@
 //! Which sessions are in the journal: a relay that did not hear so sends them again.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
 
 use serde::Deserialize;
@@ -46,25 +46,35 @@ impl Keys {
 /// however many there are.
 #[derive(Debug, Default)]
 pub struct Taken {
-    segments: BTreeMap<u64, HashSet<Key>>,
+    /// Oldest first.
+    segments: Vec<(u64, HashSet<Key>)>,
 }
 
 impl Taken {
     /// Notes a session whose record is in this segment.
     pub fn add(&mut self, key: Key, segment: u64) {
-        self.segments.entry(segment).or_default().insert(key);
+        let keys = match self.segments.last_mut() {
+            Some((last, keys)) if *last == segment => keys,
+            _ => {
+                self.segments.push((segment, HashSet::new()));
+                return self.add(key, segment);
+            }
+        };
+        keys.insert(key);
     }
 
     /// Whether this session has been noted.
     pub fn has(&self, key: Key) -> bool {
-        self.segments.values().any(|keys| keys.contains(&key))
+        self.segments.iter().any(|(_, keys)| keys.contains(&key))
     }
 
     /// Forgets what was in segments before this one; what it takes to hold it, to be dropped where nobody waits.
     #[must_use]
-    pub fn forget_before(&mut self, segment: u64) -> impl Sized + use<> {
-        let kept = self.segments.split_off(&segment);
-        std::mem::replace(&mut self.segments, kept)
+    pub fn forget_before(&mut self, segment: u64) -> Vec<(u64, HashSet<Key>)> {
+        let kept = self
+            .segments
+            .partition_point(|(number, _)| *number < segment);
+        self.segments.drain(..kept).collect()
     }
 }
 

@@ -213,7 +213,7 @@ impl Ledger {
 
     /// Appends lines, or keeps them until the disk takes lines again: behind those that wait already.
     fn write(&self, state: &mut State, lines: Vec<(SessionId, Vec<u8>)>) {
-        let texts = lines.iter().map(|(_, line)| line);
+        let texts = lines.iter().map(|(_, line)| line.as_slice());
         let appended = match state.refused.is_empty() {
             true => self.journal.append_all(&texts.collect::<Vec<_>>()),
             false => texts.map(|_| Err(Refused::Full)).collect(),

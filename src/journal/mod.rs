@@ -193,14 +193,14 @@ impl Journal {
     }
 
     /// The same for several records, each with its own result: where they fit, they are written together.
-    pub fn append_all<T: AsRef<[u8]>>(&self, texts: &[T]) -> Vec<Result<Position, Refused>> {
+    pub fn append_all(&self, texts: &[&[u8]]) -> Vec<Result<Position, Refused>> {
         let mut results = Vec::with_capacity(texts.len());
         let mut lines = Vec::new();
         // Where in the lines each of them begins.
         let mut starts = Vec::new();
         for text in texts {
             let start = lines.len();
-            match line::write(&mut lines, text.as_ref()) {
+            match line::write(&mut lines, text) {
                 Ok(()) => starts.push(start),
                 Err(why) => {
                     self.write_all(&mut lines, &mut starts, &mut results);

@@ -348,7 +348,8 @@ impl Records {
                 question => questions.push(question),
             }
         }
-        let written = self.spool.journal.append_all(&lines);
+        let texts: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
+        let written = self.spool.journal.append_all(&texts);
         for (((id, keep), line), written) in changes.into_iter().zip(lines).zip(written) {
             match keep {
                 Some(dispatcher) => self.kept(dispatcher, id, line, written),

@@ -94,7 +94,8 @@ def from_mediaproxy(site):
     """Beside a relay of MediaProxy that still runs none is started."""
     with site.machine('plain') as machine:
         machine.install(*debs.mediaproxy(site.folder, CONFIG))
-        machine.sh('setsid /usr/bin/media-relay </dev/null >/dev/null 2>&1 &')
+        # Whoever runs this may ignore HUP (nohup), and a shell can't trap what it was started with ignored.
+        machine.sh('setsid env --default-signal=HUP /usr/bin/media-relay </dev/null >/dev/null 2>&1 &')
         theirs = wait_for("MediaProxy's relay", lambda: machine.call('pidof -x media-relay').stdout.strip())
         said = machine.install(*site.packages)
         if 'kill -HUP %s\n' % theirs not in said:
