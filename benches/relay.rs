@@ -4,6 +4,10 @@
 //!
 //! The first argument is the directory of the binaries; more of them name the parts wanted, all by default. Exit status: 0 when every bound holds, 1 otherwise.
 
+#[path = "relay/aside.rs"]
+mod aside;
+#[path = "relay/callers.rs"]
+mod callers;
 #[path = "../tests/support/daemons.rs"]
 mod daemons;
 #[path = "relay/flows.rs"]

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -18,11 +18,14 @@ use mediaproxy::dispatcher::{Dispatcher, Running, Settings};
 use mediaproxy::sys::{clock, random};
 use mediaproxy::tls::Store;
 
+use crate::aside::Aside;
+use crate::callers::{Callers, Pace};
 use crate::daemons::{self, Daemon, PortRange, Scratch};
 use crate::management;
-use crate::neighbours::Watch;
+use crate::neighbours::watch;
 use crate::proxy::Proxy;
-use crate::setup::{Pace, Placed, one_connection, percentile};
+use crate::setup::percentile;
+use crate::sides::Caller;
 use crate::{Spread, Verdicts};
 
 const CONNECTIONS: usize = 8;
@@ -119,37 +122,14 @@ impl Bed {
     }
 
     /// Begins to place calls, on all connections, until `end`.
-    fn place_calls(&self, end: Duration, interval: Option<Duration>) -> Result<Callers, String> {
+    fn place_calls(&self, end: Duration, pace: Pace) -> Result<Callers, String> {
         let socket = self.scratch.path().join("run/dispatcher.sock");
-        let connect = |_| Proxy::connect(&socket).map_err(|error| error.to_string());
-        let proxies: Result<Vec<Proxy>, String> = (0..CONNECTIONS).map(connect).collect();
-        // Not all at the same moment.
-        let pace = |index| match interval {
-            None => Pace::Full,
-            Some(interval) => Pace::Every {
-                interval,
-                after: interval * index / CONNECTIONS as u32,
-            },
+        let connect = |_| -> Result<Box<dyn Caller>, String> {
+            let proxy = Proxy::connect(&socket).map_err(|error| error.to_string())?;
+            Ok(Box::new(proxy))
         };
-        let one = |(index, proxy)| {
-            let pace = pace(index);
-            thread::spawn(move || one_connection(Box::new(proxy), end, pace))
-        };
-        Ok(Callers((0..).zip(proxies?).map(one).collect()))
-    }
-}
-
-/// Threads that place calls.
-struct Callers(Vec<thread::JoinHandle<Result<Vec<Placed>, String>>>);
-
-impl Callers {
-    /// What they did, when they are at their end.
-    fn join(self) -> Result<Vec<Placed>, String> {
-        let mut calls = Vec::new();
-        for thread in self.0 {
-            calls.extend(thread.join().map_err(|_| "a caller panicked")??);
-        }
-        Ok(calls)
+        let callers: Result<Vec<_>, String> = (0..CONNECTIONS).map(connect).collect();
+        Ok(Callers::start(callers?, end, pace))
     }
 }
 
@@ -169,15 +149,15 @@ impl Run {
     fn of(bed: &Bed, interval: Duration) -> Result<Option<Run>, String> {
         let start = clock::mono();
         let end = start + TURN * PAIRS * 2;
-        let callers = bed.place_calls(end, Some(interval))?;
-        let watch = Watch::start();
+        let callers = bed.place_calls(end, Pace::Every(interval))?;
+        let watch = watch();
         let (mut records, mut seconds) = (0, 0.0);
         // Which turns had the records.
         let mut fed = Vec::new();
         for pair in 0..PAIRS {
             let first = random::bits() & 1 == 0;
             for (turn, is_fed) in (pair * 2..).zip([first, !first]) {
-                let feeder = is_fed.then(|| Feeder::start(&bed.accounting));
+                let feeder = is_fed.then(|| feed(&bed.accounting));
                 let began = clock::mono();
                 let turn_ends = start + TURN * (turn + 1);
                 thread::sleep(turn_ends.saturating_sub(began));
@@ -233,63 +213,55 @@ impl std::fmt::Display for Run {
     }
 }
 
-/// Feeds the journal while it lives; counts what went in.
-struct Feeder {
-    is_over: Arc<AtomicBool>,
-    thread: thread::JoinHandle<u64>,
-}
-
-impl Feeder {
-    fn start(accounting: &Arc<Accounting>) -> Feeder {
-        let (accounting, is_over) = (Arc::clone(accounting), Arc::new(AtomicBool::new(false)));
-        let stop = Arc::clone(&is_over);
-        let feed = move || {
-            let interval = Duration::from_secs(1) * TOGETHER / RECORDS_PER_SECOND;
-            let start = clock::mono();
-            let mut taken = 0;
-            for burst in 0.. {
-                let due = start + interval * burst;
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                thread::sleep(due.saturating_sub(clock::mono()));
-                let records: Vec<String> = (0..TOGETHER).map(|_| record()).collect();
-                let records: Vec<_> = records
-                    .iter()
-                    .map(|one| (one.as_str(), Keeper::Relay))
-                    .collect();
-                let outcomes = accounting.take_all(&records).into_iter();
-                taken += outcomes
-                    .filter(|outcome| *outcome == Outcome::Stored)
-                    .count() as u64;
+/// Feeds the journal until it is asked how much went in.
+fn feed(accounting: &Arc<Accounting>) -> Aside<u64> {
+    let accounting = Arc::clone(accounting);
+    Aside::start(move |is_over| {
+        let interval = Duration::from_secs(1) * TOGETHER / RECORDS_PER_SECOND;
+        let start = clock::mono();
+        let mut records: Vec<Made> = (0..TOGETHER).map(|_| Made::new()).collect();
+        let mut taken = 0;
+        for burst in 0.. {
+            let due = start + interval * burst;
+            if is_over() {
+                break;
             }
-            taken
-        };
-        Feeder {
-            is_over,
-            thread: thread::spawn(feed),
+            thread::sleep(due.saturating_sub(clock::mono()));
+            records.iter_mut().for_each(Made::renew);
+            let given = records.iter().map(|one| (one.0.as_str(), Keeper::Relay));
+            let outcomes = accounting.take_all(&given.collect::<Vec<_>>()).into_iter();
+            let stored = outcomes.filter(|outcome| *outcome == Outcome::Stored);
+            taken += stored.count() as u64;
         }
-    }
-
-    fn stop(self) -> Result<u64, String> {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .map_err(|_| "the feeder panicked".to_owned())
-    }
+        taken
+    })
 }
 
-/// As a call with one stream leaves it.
-fn record() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!(
-        "{{\"session_id\":\"00000000-0000-4000-9000-{number:012x}\",\"call_id\":\"{number}@192.0.2.4\",\"from_tag\":\"f\",\
-         \"to_tag\":\"t\",\"from_uri\":\"alice@example.com\",\"to_uri\":\"bob@example.com\",\"start_time\":1764000000.5,\
-         \"duration\":60,\"caller_ua\":\"desk phone 1.0\",\"callee_ua\":\"desk phone 1.0\",\"username\":null,\
-         \"streams\":[\"{:700}\"]}}",
-        ""
-    )
+/// A record as a call with one stream leaves it. It is made once and becomes another one by its number alone: what
+/// making it costs is not the journal's.
+struct Made(String);
+
+impl Made {
+    /// Where the number of its session is, hexadecimal digits.
+    const NUMBER: std::ops::Range<usize> = 39..51;
+
+    fn new() -> Made {
+        Made(format!(
+            "{{\"session_id\":\"00000000-0000-4000-9000-000000000000\",\"call_id\":\"84b4c76e66710@192.0.2.4\",\
+             \"from_tag\":\"f\",\"to_tag\":\"t\",\"from_uri\":\"alice@example.com\",\"to_uri\":\"bob@example.com\",\
+             \"start_time\":1764000000.5,\"duration\":60,\"caller_ua\":\"desk phone 1.0\",\
+             \"callee_ua\":\"desk phone 1.0\",\"username\":null,\"streams\":[\"{:700}\"]}}",
+            ""
+        ))
+    }
+
+    /// The next session's.
+    fn renew(&mut self) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.0
+            .replace_range(Made::NUMBER, &format!("{number:012x}"));
+    }
 }
 
 pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
@@ -298,7 +270,7 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
          half their full rate, {RUNS} runs with and without in turn"
     );
     let bed = Bed::start(binaries)?;
-    let calls = bed.place_calls(clock::mono() + FULL, None)?.join()?;
+    let calls = bed.place_calls(clock::mono() + FULL, Pace::Full)?.join()?;
     let full = calls.len() as f64 / FULL.as_secs_f64();
     let interval = Duration::from_secs_f64(2.0 * CONNECTIONS as f64 / full);
     let mut runs = Vec::new();

@@ -1,20 +1,14 @@
 //! When the hypervisor gave this machine's processors to others: what was under way then says nothing of us.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use mediaproxy::sys::clock;
 
+use crate::aside::Aside;
+
 /// How often that is looked at. The kernel counts in hundredths of a second (proc(5), /proc/stat, "steal").
 const LOOKS: Duration = Duration::from_millis(20);
-
-/// Watches until it is asked.
-pub struct Watch {
-    is_over: Arc<AtomicBool>,
-    thread: thread::JoinHandle<Vec<Window>>,
-}
 
 /// A time in which it happened.
 #[derive(Clone, Copy)]
@@ -30,37 +24,25 @@ impl Window {
     }
 }
 
-impl Watch {
-    pub fn start() -> Watch {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&is_over);
-        let thread = thread::spawn(move || {
-            let mut windows: Vec<Window> = Vec::new();
-            let mut last = (clock::mono(), stolen());
-            while !stop.load(Ordering::Relaxed) {
-                thread::sleep(LOOKS);
-                let now = (clock::mono(), stolen());
-                if now.1 > last.1 {
-                    windows.push(Window {
-                        // It may have been counted late.
-                        begin: last.0.saturating_sub(LOOKS),
-                        end: now.0,
-                    });
-                }
-                last = now;
+/// Watches until it is asked for the windows, oldest first.
+pub fn watch() -> Aside<Vec<Window>> {
+    Aside::start(|is_over| {
+        let mut windows: Vec<Window> = Vec::new();
+        let mut last = (clock::mono(), stolen());
+        while !is_over() {
+            thread::sleep(LOOKS);
+            let now = (clock::mono(), stolen());
+            if now.1 > last.1 {
+                windows.push(Window {
+                    // It may have been counted late.
+                    begin: last.0.saturating_sub(LOOKS),
+                    end: now.0,
+                });
             }
-            windows
-        });
-        Watch { is_over, thread }
-    }
-
-    /// The windows, oldest first.
-    pub fn stop(self) -> Result<Vec<Window>, String> {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .map_err(|_| "the watch on the processors panicked".to_owned())
-    }
+            last = now;
+        }
+        windows
+    })
 }
 
 /// Time that all processors lost, in the kernel's units; 0 where it is not told.

@@ -1,14 +1,12 @@
 //! Call set-up: offer, answer and remove, one call after the other on each of 8 connections.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use mediaproxy::sys::clock;
 
-use crate::sides::{Caller, Ours, Side, Theirs};
+use crate::callers::{Callers, Pace};
+use crate::sides::{Ours, Side, Theirs};
 use crate::{Spread, Verdicts};
 
 const CONNECTIONS: usize = 8;
@@ -38,26 +36,6 @@ impl Run {
 pub fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let index = sorted.len() * percent / 100;
     sorted.get(index).copied().unwrap_or_default()
-}
-
-/// How one connection's calls follow each other.
-#[derive(Clone, Copy)]
-pub enum Pace {
-    Full,
-    /// One begins each interval, or as soon as the one before is over; the first `after` this.
-    Every {
-        interval: Duration,
-        after: Duration,
-    },
-}
-
-/// One call that was placed.
-#[derive(Clone, Copy)]
-pub struct Placed {
-    /// When it began.
-    pub began: Duration,
-    /// How long it took, microseconds.
-    pub took: f64,
 }
 
 pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
@@ -117,17 +95,10 @@ fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
     let callers: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| side.caller()).collect();
     let used = side.cpu_time()?;
     let start = clock::mono();
-    let threads: Vec<_> = callers?
-        .into_iter()
-        .map(|caller| thread::spawn(move || one_connection(caller, start + length, Pace::Full)))
-        .collect();
-    let mut latencies = Vec::new();
-    for thread in threads {
-        let placed = thread.join().map_err(|_| "a caller panicked")??;
-        latencies.extend(placed.iter().map(|call| call.took));
-    }
+    let calls = Callers::start(callers?, start + length, Pace::Full).join()?;
     let seconds = (clock::mono() - start).as_secs_f64();
     let cpu = (side.cpu_time()? - used).as_secs_f64() * 1e6;
+    let mut latencies: Vec<f64> = calls.iter().map(|call| call.took).collect();
     latencies.sort_by(f64::total_cmp);
     let calls = latencies.len() as f64;
     Ok(Run {
@@ -135,35 +106,4 @@ fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
         cpu: cpu / calls,
         latencies,
     })
-}
-
-/// Calls one after the other.
-pub fn one_connection(
-    mut caller: Box<dyn Caller>,
-    end: Duration,
-    pace: Pace,
-) -> Result<Vec<Placed>, String> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let end_of = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    let mut calls = Vec::new();
-    let mut due = clock::mono();
-    if let Pace::Every { after, .. } = pace {
-        due += after;
-    }
-    loop {
-        if let Pace::Every { interval, .. } = pace {
-            thread::sleep(due.saturating_sub(clock::mono()));
-            due += interval;
-        }
-        let began = clock::mono();
-        if began >= end {
-            return Ok(calls);
-        }
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let call_id = format!("{number:x}-84b4c76e66710@192.0.2.4");
-        caller.set_up(&call_id, [end_of(4000), end_of(4002)])?;
-        caller.hang_up(&call_id)?;
-        let took = (clock::mono() - began).as_secs_f64() * 1e6;
-        calls.push(Placed { began, took });
-    }
 }

@@ -210,9 +210,10 @@ impl Accounting {
         let key_of = |(info, _): &(&str, Keeper)| self.keys.of_record(info.as_bytes());
         let keys: Vec<Option<Key>> = records.iter().map(key_of).collect();
         let mut state = self.lock();
+        let is_one = records.len() == 1;
         let mut seen = HashSet::new();
-        let is_known =
-            |key: &Option<Key>| key.is_some_and(|key| state.taken.has(key) || !seen.insert(key));
+        let mut is_known = |key: Key| state.taken.has(key) || (!is_one && !seen.insert(key));
+        let is_known = |key: &Option<Key>| key.is_some_and(&mut is_known);
         let known: Vec<bool> = keys.iter().map(is_known).collect();
         let new = records.iter().zip(&known).filter(|(_, known)| !**known);
         let new: Vec<&[u8]> = new.map(|((info, _), _)| info.as_bytes()).collect();

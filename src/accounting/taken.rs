@@ -53,14 +53,13 @@ pub struct Taken {
 impl Taken {
     /// Notes a session whose record is in this segment.
     pub fn add(&mut self, key: Key, segment: u64) {
-        let keys = match self.segments.last_mut() {
-            Some((last, keys)) if *last == segment => keys,
-            _ => {
-                self.segments.push((segment, HashSet::new()));
-                return self.add(key, segment);
-            }
-        };
-        keys.insert(key);
+        let last = self.segments.last().map(|(number, _)| *number);
+        if last != Some(segment) {
+            self.segments.push((segment, HashSet::new()));
+        }
+        if let Some((_, keys)) = self.segments.last_mut() {
+            keys.insert(key);
+        }
     }
 
     /// Whether this session has been noted.

@@ -108,11 +108,11 @@ impl Running {
 impl Dispatcher {
     /// Hands over ended sessions; for each: false where it comes again.
     pub(super) fn hand_over(&self, ended: Vec<Finished>) -> Vec<bool> {
-        let how = |one: &Finished| (one.reason, one.timed_out, one.is_kept);
-        let how: Vec<_> = ended.iter().map(how).collect();
         if ended.is_empty() {
             return Vec::new();
         }
+        let how = |one: &Finished| (one.reason, one.timed_out, one.is_kept);
+        let how: Vec<_> = ended.iter().map(how).collect();
         let recorded = self.finisher.finish(ended);
         for ((reason, timed_out, is_kept), is_recorded) in how.into_iter().zip(&recorded) {
             // What its relay does not keep is told once.

@@ -248,9 +248,8 @@ impl Journal {
         let length = lines.len() as u64;
         let mut state = self.lock();
         if state.segments.total() + length > self.limits.size {
-            state
-                .remove_released(&self.dir, &self.limits)
-                .map_err(Refused::Io)?;
+            drop(state);
+            state = self.remove_released().map_err(Refused::Io)?;
             if state.segments.total() + length > self.limits.size {
                 return Err(Refused::Full);
             }
@@ -386,14 +385,8 @@ impl Journal {
     pub fn release(&self, until: Position) -> io::Result<()> {
         let mut state = self.lock();
         state.released = state.released.max(until);
-        while let Some(number) = state.removable(&self.limits) {
-            // Whoever appends does not wait until the file system has given back a whole segment.
-            drop(state);
-            segments::remove(&self.dir, number)?;
-            state = self.lock();
-            state.segments.forget(number);
-        }
-        Ok(())
+        drop(state);
+        self.remove_released().map(drop)
     }
 
     /// Those of the records that are needed, given oldest first, which alone keep the oldest segment: to be written again
@@ -418,6 +411,19 @@ impl Journal {
     /// A record of this segment is damaged: a copy is kept when the segment goes.
     pub fn keep_damaged(&self, segment: u64) {
         segments::keep_damaged(&self.dir, segment);
+    }
+
+    /// Removes what may go, and takes the lock.
+    fn remove_released(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        while let Some(number) = state.removable(&self.limits) {
+            // Whoever appends does not wait until the file system has given back a whole segment.
+            drop(state);
+            segments::remove(&self.dir, number)?;
+            state = self.lock();
+            state.segments.forget(number);
+        }
+        Ok(state)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -470,14 +476,6 @@ impl State {
                 has_failed: false,
             });
         }
-    }
-
-    fn remove_released(&mut self, dir: &Path, limits: &Limits) -> io::Result<()> {
-        while let Some(number) = self.removable(limits) {
-            segments::remove(dir, number)?;
-            self.segments.forget(number);
-        }
-        Ok(())
     }
 
     /// The oldest segment, where nobody needs it and the younger ones that nobody needs are history enough, or where

@@ -102,7 +102,7 @@ impl Outbox {
         state.in_hand = 0;
         state.notices_in_hand = 0;
         self.work.notify_all();
-        self.progress.notify_all();
+        self.tell_progress(&state);
         state.reason.take()
     }
 
@@ -234,7 +234,7 @@ impl Outbox {
         state.queued = state.queued.saturating_sub(state.in_hand);
         state.in_hand = 0;
         state.notices_in_hand = 0;
-        self.progress.notify_all();
+        self.tell_progress(&state);
         while state.is_at(number) {
             let now = clock::mono();
             let Some(wait) = state.keep_alive(keepalive, now) else {
@@ -347,9 +347,19 @@ impl Outbox {
         waiting: impl FnMut(&mut State) -> bool,
     ) -> MutexGuard<'_, State> {
         let limit = deadline.saturating_sub(clock::mono());
-        let state = self.lock();
+        let mut state = self.lock();
+        state.progress_waits += 1;
         let waited = self.progress.wait_timeout_while(state, limit, waiting);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.progress_waits -= 1;
+        state
+    }
+
+    /// A system call, so only where somebody waits.
+    fn tell_progress(&self, state: &State) {
+        if state.progress_waits > 0 {
+            self.progress.notify_all();
+        }
     }
 
     fn close_locked(&self, state: &mut State, reason: &str) {

@@ -49,6 +49,8 @@ pub struct State {
     /// Bytes of notices in the queue; in the writing thread's hands.
     pub notices: usize,
     pub notices_in_hand: usize,
+    /// Threads that wait for some of it to be written.
+    pub progress_waits: usize,
     pub finishing: bool,
     pub ended: bool,
 }
