@@ -62,13 +62,14 @@ impl From<String> for StartError {
     }
 }
 
-/// Runs a daemon to its end: `load` reads its configuration, `level` is the log level in it, `start` begins its
-/// work or says why it cannot. Returns what `main` returns: 0 after a clean end, 1 when it could not start, 78 when
+/// Runs a daemon to its end: `load` reads its configuration, `examine` the files that are named in it, for a check;
+/// `level` is the log level in it, `start` begins its work or says why it cannot. Returns what `main` returns: 0 after a clean end, 1 when it could not start, 78 when
 /// it cannot before configuration or certificates are mended; why is said by then. A check ends with 0 or 1.
 pub fn run<C, D: Daemon>(
     program: &Program,
     options: &Options,
     load: impl FnOnce(&std::path::Path) -> Result<Loaded<C>, ConfigError>,
+    examine: impl FnOnce(&C) -> Result<(), String>,
     level: impl FnOnce(&C) -> LevelFilter,
     start: impl FnOnce(&Options, &C) -> Result<D, StartError>,
 ) -> ExitCode {
@@ -86,6 +87,10 @@ pub fn run<C, D: Daemon>(
     };
     if options.check_config {
         loaded.warnings.iter().for_each(|text| eprintln!("{text}"));
+        if let Err(reason) = examine(&loaded.config) {
+            eprintln!("{reason}");
+            return ExitCode::from(FAILED);
+        }
         println!("{}: can be used", loaded.path.display());
         return ExitCode::SUCCESS;
     }

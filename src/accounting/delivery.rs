@@ -252,10 +252,16 @@ impl Delivery {
             if !has_work {
                 continue;
             }
+            let settled = self.progress.settled.load(Ordering::Relaxed);
             match self.attempt() {
                 Ok(()) => self.succeeded(),
                 Err(why) => {
                     self.failed(&why);
+                    // A slow one is not down: it would only be slower if it were left alone for longer.
+                    if self.progress.settled.load(Ordering::Relaxed) > settled {
+                        self.retry = FIRST_RETRY;
+                        self.progress.is_down.store(false, Ordering::Relaxed);
+                    }
                     self.shared.pause(self.retry);
                     self.retry = (self.retry * 2).min(LAST_RETRY);
                 }

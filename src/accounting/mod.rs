@@ -64,6 +64,9 @@ const HISTORY: u64 = 64 << 20;
 /// relay may be killed before its own disk has them, up to half of that.
 const HELD: usize = 32 << 20;
 
+/// So many of those are tried again at a time.
+const RETRIED: usize = 100;
+
 /// Threads of backends need room for their libraries.
 const STACK: usize = 1 << 20;
 
@@ -326,13 +329,23 @@ impl Accounting {
     }
 
     fn retry_held(&self) {
+        while self.retry_some() {
+            thread::yield_now();
+        }
+    }
+
+    /// A few of what is held, so that nobody waits for long who has a new one; whether there are more.
+    fn retry_some(&self) -> bool {
         let mut state = self.lock();
-        while let Some(one) = state.held.pop_front() {
+        for _ in 0..RETRIED {
+            let Some(one) = state.held.pop_front() else {
+                break;
+            };
             // Its relay may have told of the same session meanwhile.
             if !one.key.is_some_and(|key| state.taken.has(key)) {
                 let Ok(at) = self.journal.append(one.info.as_bytes()) else {
                     state.held.push_front(one);
-                    return;
+                    return false;
                 };
                 if let Some(key) = one.key {
                     state.taken.add(key, at.segment);
@@ -345,6 +358,7 @@ impl Accounting {
             state.is_refusing = false;
             info!("accounting: the journal takes records again");
         }
+        !state.held.is_empty()
     }
 
     /// Gives back what every backend has.

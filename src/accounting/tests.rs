@@ -144,6 +144,25 @@ fn dropped(accounting: Arc<Accounting>) {
 }
 
 #[test]
+fn a_slow_backend_is_not_left_alone_for_longer_and_longer() {
+    let scratch = Scratch::new("accounting");
+    let slow = Memory::new("slow", &[const { Act::Break(1) }; 4]);
+    slow.set_down(true);
+    let accounting = start(&scratch, &[&slow]);
+    take(&accounting, 0..5);
+    let progress = &accounting.progress()[0];
+    wait("a failure", || progress.is_down());
+    slow.set_down(false);
+    let begin = clock::mono();
+    wait("it to be up", || !progress.is_down());
+    assert!(slow.records().len() < 5, "it is slow still");
+    wait("all records", || slow.records().len() == 5);
+    // Were it left alone for twice as long each time, it would be 15 s.
+    assert!(clock::mono() < begin + Duration::from_secs(6));
+    accounting.stop(clock::mono() + PATIENCE);
+}
+
+#[test]
 fn every_backend_gets_every_record_in_order_and_once() {
     let scratch = Scratch::new("accounting");
     let (one, two) = (

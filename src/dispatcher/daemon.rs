@@ -41,6 +41,7 @@ pub fn main(program: &Program) -> ExitCode {
         Ok(options) => options,
         Err(status) => return status,
     };
+    let examine = |config: &DispatcherConfig| accounting::backends(config).map(drop);
     let level = |config: &DispatcherConfig| config.log_level.filter();
     let begin = |options: &Options, config: &_| {
         let (running, accounting) = start(options, config)?;
@@ -50,7 +51,14 @@ pub fn main(program: &Program) -> ExitCode {
             runtime_dir: options.runtime_dir.clone(),
         })
     };
-    daemon::run(program, &options, config::load_dispatcher, level, begin)
+    daemon::run(
+        program,
+        &options,
+        config::load_dispatcher,
+        examine,
+        level,
+        begin,
+    )
 }
 
 type Started = (Running, Option<Arc<Accounting>>);
@@ -94,16 +102,16 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
 }
 
 /// Accounting, where any is wanted.
-fn start_accounting(config: &DispatcherConfig) -> Result<Option<Arc<Accounting>>, String> {
+fn start_accounting(config: &DispatcherConfig) -> Result<Option<Arc<Accounting>>, StartError> {
     if config.accounting.is_empty() {
         return Ok(None);
     }
-    let backends = accounting::backends(config)?;
+    let backends = accounting::backends(config).map_err(StartError::unusable)?;
     let settings = accounting::Settings {
         state_dir: config.state_dir.clone(),
         journal_limit: config.journal_limit,
     };
-    Accounting::start(&settings, backends).map(Some)
+    Ok(Some(Accounting::start(&settings, backends)?))
 }
 
 /// The group that the SIP proxy runs in.

@@ -32,8 +32,9 @@ use crate::sys::thread::run_tenaciously;
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How often a request is sent.
 const TRIES: u32 = 2;
-/// Requests that wait for an answer at a time: the proxy handles one after the other.
-const WINDOW: usize = 32;
+/// Requests that wait for an answer at a time. The proxy handles one after the other, and loses an answer for which there is
+/// no room in our socket: the kernel's default is 10 (net.unix.max_dgram_qlen).
+const WINDOW: usize = 8;
 /// Dialogs that wait to be asked for; those beyond are only logged.
 const WAITING: usize = 10_000;
 /// When a proxy that has not answered is asked again, and for how long: it may just be starting.

@@ -39,6 +39,12 @@ const SEEN: Duration = Duration::from_secs(10);
 /// So many lines of live calls are moved at once from the oldest segment, so that it can go.
 const MOVED: usize = 500;
 
+/// So many of those that are over are remembered: news of one may come late.
+const STRUCK: usize = 4096;
+
+/// So many lines that the disk refused are tried again at a time.
+const RETRIED: usize = 100;
+
 /// Bytes of lines that are kept in memory while the disk does not take them.
 const IN_MEMORY: usize = 8 << 20;
 
@@ -69,6 +75,10 @@ struct State {
     /// Where the last line of each live call or dialog is. None while the disk does not take it.
     lines: HashMap<SessionId, Option<Position>>,
     by_position: BTreeMap<Position, SessionId>,
+    /// Those of them that the proxy has removed.
+    owed: HashSet<SessionId>,
+    /// What was over lately.
+    struck: Struck,
     /// What the disk did not take, oldest first: a line, or that it is over.
     refused: VecDeque<(SessionId, Vec<u8>)>,
     refused_bytes: usize,
@@ -76,6 +86,30 @@ struct State {
     unrecorded: HashSet<SessionId>,
     complaints: Sparse,
     seen: Duration,
+}
+
+/// The last ones that were over.
+#[derive(Debug, Default)]
+struct Struck {
+    ids: HashSet<SessionId>,
+    order: VecDeque<SessionId>,
+}
+
+impl Struck {
+    fn contains(&self, id: SessionId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    fn add(&mut self, id: SessionId) {
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > STRUCK {
+            if let Some(oldest) = self.order.pop_front() {
+                self.ids.remove(&oldest);
+            }
+        }
+    }
 }
 
 impl Ledger {
@@ -112,6 +146,9 @@ impl Ledger {
                     // What is known now of its end and its relay, the next start does not know better.
                     let call = note.call(found.seen);
                     let line = call.as_ref().and_then(|call| call_line(call, now));
+                    if call.as_ref().is_some_and(|call| call.owed.is_some()) {
+                        state.owed.insert(id);
+                    }
                     earlier.calls.extend(call);
                     line
                 }
@@ -158,8 +195,18 @@ impl Ledger {
 
     /// A call is answered, or there is news of it.
     pub fn note(&self, call: &LiveCall, now: Duration) {
-        if let Some(line) = call_line(call, now) {
-            self.enter(call.known.session_id, line);
+        let id = call.known.session_id;
+        let Some(line) = call_line(call, now) else {
+            return;
+        };
+        let mut state = lock(&self.state);
+        // Two threads may have news of one call, and the older news may come last.
+        if state.struck.contains(id) || (call.owed.is_none() && state.owed.contains(&id)) {
+            return;
+        }
+        self.enter(&mut state, id, line);
+        if call.owed.is_some() {
+            state.owed.insert(id);
         }
     }
 
@@ -171,7 +218,7 @@ impl Ledger {
             dialog_id: dialog_id.clone(),
         };
         if let Some(line) = dialog_line(&due, now) {
-            self.enter(due.id, line);
+            self.enter(&mut lock(&self.state), due.id, line);
         }
         due
     }
@@ -182,11 +229,10 @@ impl Ledger {
     }
 
     /// Writes the line that counts from now on.
-    fn enter(&self, id: SessionId, line: Vec<u8>) {
-        let mut state = lock(&self.state);
+    fn enter(&self, state: &mut State, id: SessionId, line: Vec<u8>) {
         state.forget(id);
         state.lines.insert(id, None);
-        self.write(&mut state, vec![(id, line)]);
+        self.write(state, vec![(id, line)]);
     }
 
     /// Calls are over, each with whether it is recorded. One that is not stays until it is, whoever else keeps its
@@ -205,9 +251,13 @@ impl Ledger {
     }
 
     fn strike(&self, state: &mut State, ids: impl IntoIterator<Item = SessionId>) {
-        let known = ids.into_iter().filter(|id| state.forget(*id));
-        let lines = known.map(|id| (id, format!("over {id}").into_bytes()));
-        let lines = lines.collect();
+        let mut lines = Vec::new();
+        for id in ids {
+            state.struck.add(id);
+            if state.forget(id) {
+                lines.push((id, format!("over {id}").into_bytes()));
+            }
+        }
         self.write(state, lines);
     }
 
@@ -241,7 +291,12 @@ impl Ledger {
         let mut state = lock(&self.state);
         state.unrecorded.extend(left);
         self.strike(&mut state, recorded);
-        self.retry(&mut state);
+        drop(state);
+        while self.retry_some() {
+            thread::yield_now();
+        }
+        self.move_stragglers();
+        let mut state = lock(&self.state);
         if !state.lines.is_empty() && now.abs_diff(state.seen) >= SEEN {
             state.seen = now;
             // Should it fail: the next one is soon.
@@ -249,12 +304,10 @@ impl Ledger {
                 .journal
                 .append(format!("seen {}", micros(now)).as_bytes());
         }
-        self.move_stragglers(&mut state);
         let oldest = state.by_position.keys().next().copied();
+        let oldest = oldest.unwrap_or_else(|| self.journal.end());
         drop(state);
-        let released = self
-            .journal
-            .release(oldest.unwrap_or_else(|| self.journal.end()));
+        let released = self.journal.release(oldest);
         if let Err(error) = released {
             warn!("a segment of ended calls cannot be removed: {error}");
         }
@@ -268,11 +321,17 @@ impl Ledger {
         }
     }
 
-    fn retry(&self, state: &mut State) {
+    /// Tries a few refused lines again, so that nobody who answers the proxy waits for long; whether there are more.
+    fn retry_some(&self) -> bool {
+        let mut state = lock(&self.state);
         if state.refused.is_empty() {
-            return;
+            return false;
         }
-        while let Some((id, line)) = state.refused.pop_front() {
+        for _ in 0..RETRIED {
+            let Some((id, line)) = state.refused.pop_front() else {
+                info!("live calls are noted on disk again");
+                return false;
+            };
             match self.journal.append(&line) {
                 Ok(at) => {
                     state.refused_bytes = state.refused_bytes.saturating_sub(line.len());
@@ -282,19 +341,27 @@ impl Ledger {
                 }
                 Err(why) => {
                     state.refused.push_front((id, line));
-                    return state.complain(&why.to_string());
+                    state.complain(&why.to_string());
+                    return false;
                 }
             }
         }
-        info!("live calls are noted on disk again");
+        true
     }
 
     /// Writes live calls of the oldest segment again, at the end, where most of what is there is over.
-    fn move_stragglers(&self, state: &mut State) {
+    fn move_stragglers(&self) {
+        let state = lock(&self.state);
         let needed = state.by_position.iter().map(|(at, id)| (*at, *id));
         let old = self.journal.stragglers(needed, MOVED);
+        drop(state);
         for (at, id) in old {
-            let Some(text) = self.journal.read_at(at) else {
+            let text = self.journal.read_at(at);
+            let mut state = lock(&self.state);
+            if state.lines.get(&id) != Some(&Some(at)) {
+                continue; // There is news of it.
+            }
+            let Some(text) = text else {
                 error!("what was noted of session {id} is damaged on disk and given up");
                 state.forget(id);
                 continue;
@@ -336,6 +403,7 @@ impl State {
         if let Some(at) = at {
             self.by_position.remove(&at);
         }
+        self.owed.remove(&id);
         true
     }
 

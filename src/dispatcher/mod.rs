@@ -262,8 +262,6 @@ impl Running {
         for link in links {
             link.wait_written(deadline);
         }
-        let owed = lock(&self.dispatcher.registry).give_up_owed(clock::mono());
-        self.dispatcher.finish(owed);
         if let Some(enders) = self.dispatcher.enders.get() {
             enders.stop(LAST_DIALOGS);
         }

@@ -225,8 +225,15 @@ impl Finisher for Recorder {
     }
 
     fn has(&self, session_id: &str) -> bool {
-        let books = self.books.as_ref();
-        books.is_some_and(|books| books.accounting.has(session_id))
+        let Some(books) = &self.books else {
+            return false;
+        };
+        let is_recorded = books.accounting.has(session_id);
+        // What was refused may have been recorded since.
+        if let (true, Ok(id)) = (is_recorded, session_id.parse()) {
+            lock(&books.refused).0.remove(&id);
+        }
+        is_recorded
     }
 
     fn is_refused(&self, session_id: &str) -> bool {
@@ -263,6 +270,7 @@ impl Finisher for Recorder {
 mod tests {
     use super::*;
     use crate::dispatcher::statistics::Statistics;
+    use crate::sys::scratch::Scratch;
 
     const TOLD: &str = r#"{"call_id":"a","start_time":1.5,"to_tag":"t","dialog_id":"1:2",
         "session_id":"0f8fad5b-d9cb-469f-a165-70867728950e"}"#;
@@ -309,6 +317,26 @@ mod tests {
             other.timed_out && other.end_dialog,
             "nothing is known of it"
         );
+    }
+
+    #[test]
+    fn what_was_refused_and_is_recorded_now_is_not_waited_for() {
+        let scratch = Scratch::new("recorder");
+        let dir = scratch.path();
+        let settings = accounting::Settings {
+            state_dir: dir.to_owned(),
+            journal_limit: 16 << 20,
+        };
+        let accounting = Accounting::start(&settings, Vec::new()).unwrap();
+        let enders = Arc::new(Enders::start(&dir.join("fifo"), None, dir).unwrap());
+        let recorder = Recorder::open(Some(Arc::clone(&accounting)), enders, dir).unwrap();
+        let id = told().session_id().unwrap().to_string();
+        lock(&recorder.books.as_ref().unwrap().refused).remember(&told());
+        assert!(recorder.is_refused(&id) && !recorder.has(&id));
+        // What accounting held in memory went to the disk.
+        let record = told().record(clock::now(), 0).unwrap().replace('\n', "");
+        assert_eq!(accounting.take(&record, Keeper::Relay), Outcome::Stored);
+        assert!(recorder.has(&id) && !recorder.is_refused(&id));
     }
 
     #[test]

@@ -112,6 +112,8 @@ struct State {
     /// Records before this are needed by nobody.
     released: Position,
     readers_wait: usize,
+    /// A part of a line may be behind the end.
+    is_torn: bool,
 }
 
 /// A file with something that the disk may not have yet.
@@ -177,6 +179,7 @@ impl Journal {
                 file,
                 released,
                 readers_wait: 0,
+                is_torn: false,
             }),
             appended: Condvar::new(),
         })
@@ -254,6 +257,7 @@ impl Journal {
                 return Err(Refused::Full);
             }
         }
+        state.mend(&self.dir).map_err(Refused::Io)?;
         if state.end.offset >= self.limits.segment {
             state.begin_segment(&self.dir).map_err(Refused::Io)?;
         }
@@ -372,6 +376,9 @@ impl Journal {
     /// One record, by where it begins; none where it is damaged or gone.
     pub fn read_at(&self, position: Position) -> Option<Vec<u8>> {
         let mut reader = Reader::new(self, position);
+        if reader.position() != position {
+            return None;
+        }
         reader.next_record().ok()?.and_then(|found| match found {
             Found::Record(_, text) => Some(text),
             Found::Damaged(..) => None,
@@ -436,15 +443,23 @@ impl State {
     fn write(&mut self, lines: &[u8], dir: &Path) -> io::Result<()> {
         let mut file = &*self.file;
         if let Err(error) = file.write_all(lines) {
-            // A part may be there: what comes later must not stand behind it.
-            if self.file.set_len(self.end.offset).is_err() {
-                self.begin_segment(dir)?;
-            }
+            self.is_torn = true;
+            // Where it cannot be mended now, it is before the next line.
+            let _ = self.mend(dir);
             return Err(error);
         }
         self.end.offset += lines.len() as u64;
         self.segments.set_length(self.end.segment, self.end.offset);
         self.note_unsynced();
+        Ok(())
+    }
+
+    /// What comes later must not stand behind a part of a line.
+    fn mend(&mut self, dir: &Path) -> io::Result<()> {
+        if self.is_torn && self.file.set_len(self.end.offset).is_err() {
+            self.begin_segment(dir)?;
+        }
+        self.is_torn = false;
         Ok(())
     }
 

@@ -52,8 +52,7 @@ impl<'a> Reader<'a> {
             let at = self.position();
             let (end, length, next) = {
                 let state = self.journal.lock();
-                let next = state.segments.numbers();
-                let next = next.into_iter().find(|number| *number > at.segment);
+                let next = state.segments.after(at.segment);
                 (state.end, state.segments.length(at.segment), next)
             };
             let limit = if at.segment == end.segment {

@@ -46,6 +46,12 @@ impl Segments {
         self.lengths.keys().next().copied()
     }
 
+    /// The next one that there is.
+    pub fn after(&self, number: u64) -> Option<u64> {
+        let mut behind = self.lengths.range(number.saturating_add(1)..);
+        behind.next().map(|(number, _)| *number)
+    }
+
     pub fn length(&self, number: u64) -> u64 {
         self.lengths.get(&number).copied().unwrap_or(0)
     }

@@ -340,3 +340,48 @@ fn a_segment_that_could_not_be_begun_is_begun_later() {
     drop(journal);
     assert_eq!(open_with(&scratch, limits).1, numbered(0..3));
 }
+
+#[test]
+fn a_record_that_is_gone_is_not_another_one() {
+    let scratch = Scratch::new("journal");
+    let limits = Limits {
+        history: 0,
+        ..LIMITS
+    };
+    let (journal, _) = open_with(&scratch, limits);
+    let records = numbered(0..1000);
+    let starts = fill(&journal, &records);
+    let text = |at| {
+        journal
+            .read_at(at)
+            .map(|text| String::from_utf8(text).unwrap())
+    };
+    assert_eq!(text(starts[0]).as_ref(), Some(&records[0]));
+    journal.release(starts[999]).unwrap();
+    assert!(journal.start() > starts[0]);
+    assert_eq!(text(starts[0]), None);
+    assert_eq!(text(journal.end()), None);
+    assert_eq!(text(starts[999]).as_ref(), Some(&records[999]));
+}
+
+#[test]
+fn what_comes_after_a_torn_line_stands_behind_a_whole_one() {
+    let scratch = Scratch::new("journal");
+    let (journal, _) = open(&scratch);
+    journal.append(b"one").unwrap();
+    let path = segments::path(scratch.path(), 1);
+    // Neither written to nor cut, and there can be no new segment.
+    let unwritable = Arc::new(File::open(&path).unwrap());
+    let good = std::mem::replace(&mut journal.lock().file, unwritable);
+    let next = segments::path(scratch.path(), 2);
+    fs::write(&next, "in the way").unwrap();
+    assert!(matches!(journal.append(b"two"), Err(Refused::Io(_))));
+    (&*good).write_all(b"0badc0de tw").unwrap();
+    assert!(matches!(journal.append(b"two"), Err(Refused::Io(_))));
+    journal.lock().file = good;
+    let at = journal.append(b"three").unwrap();
+    assert_eq!(journal.read_at(at).as_deref(), Some(&b"three"[..]));
+    fs::remove_file(next).unwrap();
+    drop(journal);
+    assert_eq!(open(&scratch).1, ["one", "three"]);
+}

@@ -232,16 +232,17 @@ impl std::str::FromStr for SessionId {
 
     /// Reads what [`SessionId`] displays, in either case.
     fn from_str(text: &str) -> Result<SessionId, ()> {
-        let dashes = [8, 13, 18, 23];
-        let is_right = |(at, byte): (usize, u8)| match dashes.contains(&at) {
-            true => byte == b'-',
-            false => byte.is_ascii_hexdigit(),
-        };
-        if text.len() != 36 || !text.bytes().enumerate().all(is_right) {
+        if text.len() != 36 {
             return Err(());
         }
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        let bits = u128::from_str_radix(&digits, 16).map_err(|_| ())?;
+        let mut bits = 0;
+        for (at, byte) in text.bytes().enumerate() {
+            match (at, char::from(byte).to_digit(16)) {
+                (8 | 13 | 18 | 23, _) if byte == b'-' => {}
+                (8 | 13 | 18 | 23, _) | (_, None) => return Err(()),
+                (_, Some(digit)) => bits = bits << 4 | u128::from(digit),
+            }
+        }
         Ok(SessionId(bits))
     }
 }

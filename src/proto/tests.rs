@@ -280,6 +280,26 @@ fn no_log_line_is_forged_and_ids_are_uuids() {
 }
 
 #[test]
+fn session_ids_are_read_as_they_are_written() {
+    let text = "0f8fad5b-d9cb-469f-a165-70867728950e";
+    let id: SessionId = text.parse().unwrap();
+    assert_eq!(id.to_string(), text);
+    assert_eq!(text.to_uppercase().parse(), Ok(id));
+    for wrong in [
+        "",
+        "0f8fad5b-d9cb-469f-a165-70867728950",
+        "0f8fad5b-d9cb-469f-a165-70867728950e0",
+        "0f8fad5bd-9cb-469f-a165-70867728950e",
+        "0f8fad5b0d9cb0469f0a165070867728950e",
+        "0f8fad5b-d9cb-469f-a165-70867728950g",
+        "+f8fad5b-d9cb-469f-a165-70867728950e",
+        "0f8fad5b-d9cb-469f-a165-7086772895\u{e9}",
+    ] {
+        assert_eq!(wrong.parse::<SessionId>(), Err(()), "{wrong}");
+    }
+}
+
+#[test]
 fn what_is_shown_of_odd_bytes_means_them() {
     for bytes in [
         &b"caf\xe9"[..],

@@ -32,9 +32,10 @@ pub fn main(program: &Program) -> ExitCode {
     if options.check {
         return checks::main(&options);
     }
+    let examine = |_: &RelayConfig| Ok(());
     let level = |config: &RelayConfig| config.log_level.filter();
     let begin = |_: &_, config: &_| begin(config);
-    daemon::run(program, &options, config::load_relay, level, begin)
+    daemon::run(program, &options, config::load_relay, examine, level, begin)
 }
 
 fn begin(config: &RelayConfig) -> Result<Running, StartError> {

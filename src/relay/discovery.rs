@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log::{error, info, warn};
@@ -103,6 +104,11 @@ impl Directory {
         entries.all(|entry| matches!(entry.target.host, Host::Address(_)))
     }
 
+    /// Whether each name has stood for somebody.
+    pub fn is_complete(&self) -> bool {
+        self.entries.iter().all(|entry| !entry.known.is_empty())
+    }
+
     /// Looks all names up.
     pub fn refresh(&mut self, resolver: &mut impl Resolver) {
         for entry in &mut self.entries {
@@ -194,6 +200,9 @@ pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: 
     loop {
         directory.refresh(&mut resolver);
         apply(shared, &directory.dispatchers());
+        if directory.is_complete() {
+            shared.all_found.store(true, Ordering::Relaxed);
+        }
         if shared.pause(shared.settings.dns_check_interval) {
             return;
         }

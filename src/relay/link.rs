@@ -1,7 +1,7 @@
 //! A link to one dispatcher: a thread that connects, reads and hands commands to the workers, and one that
 //! writes while there is a connection.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -15,14 +15,14 @@ use super::gather::{Listing, Summing};
 use super::kernel::Order;
 use super::meter::{Answered, Asked};
 use super::outbox::{Outbox, Piece, Task, write_batch};
-use super::spool::Spool;
+use super::spool::{Place, Spool};
 use super::worker::Message;
 use super::{Shared, spawn};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
-use crate::proto::CallId;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
+use crate::proto::{CallId, SessionId};
 use crate::session::{Owner, ReplyTo};
 use crate::sys::clock;
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
@@ -226,24 +226,45 @@ fn greet(
     let Some(spool) = spool else {
         return Ok(());
     };
-    let mut together = Vec::new();
     let unconfirmed = spool.unconfirmed(link.address, PATIENCE)?;
     if !unconfirmed.is_empty() {
         let count = unconfirmed.len();
         info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
     }
-    for (id, at) in unconfirmed {
+    let missing = say_all(spool, unconfirmed.into_iter(), &mut write)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Confirmed meanwhile, or written again somewhere else.
+    let again = spool.unconfirmed(link.address, PATIENCE)?.into_iter();
+    let missing = say_all(spool, again.filter(|(id, _)| missing.contains(id)), write)?;
+    for id in missing {
+        // Damaged, which the spool says when it finds it.
+        debug!("{link}: session {id} is not on disk any more");
+    }
+    Ok(())
+}
+
+/// Says the lines of these records; which of them are not where they should be.
+fn say_all(
+    spool: &Spool,
+    records: impl Iterator<Item = (SessionId, Place)>,
+    mut write: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<HashSet<SessionId>, String> {
+    let mut together = Vec::new();
+    let mut missing = HashSet::new();
+    for (id, at) in records {
         match spool.line(&at) {
             Some(line) => together.extend_from_slice(&line),
-            // Confirmed meanwhile, by another dispatcher; or damaged, which the spool says when it finds it.
-            None => debug!("{link}: session {id} is not on disk any more"),
+            None => drop(missing.insert(id)),
         }
         if together.len() > GREETING {
             write(&together)?;
             together.clear();
         }
     }
-    write(&together)
+    write(&together)?;
+    Ok(missing)
 }
 
 /// What is read from one connection.

@@ -127,6 +127,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         started: clock::mono(),
         bps: AtomicU64::new(0),
         draining: AtomicBool::new(false),
+        all_found: AtomicBool::new(false),
         stopping: (Mutex::new(false), Condvar::new()),
     });
     if let Some(spool) = spool {
@@ -181,6 +182,9 @@ fn start_helpers(shared: &Arc<Shared>) -> Result<(), String> {
     for (address, name) in directory.dispatchers() {
         shared.ensure_link(address, &name)?;
     }
+    shared
+        .all_found
+        .store(directory.is_fixed(), Ordering::Relaxed);
     if !directory.is_fixed() {
         let shared = Arc::clone(shared);
         start_thread("discovery", move || {

@@ -55,16 +55,19 @@ pub struct Shared {
     pub started: Duration,
     pub bps: AtomicU64,
     pub draining: AtomicBool,
+    /// Each of the configuration's names for dispatchers has been found once.
+    pub all_found: AtomicBool,
     /// Discovery and upkeep are to end.
     pub stopping: (Mutex<bool>, Condvar),
 }
 
 impl Shared {
-    /// Those that there are links to, or should be.
-    pub fn dispatchers(&self) -> Vec<SocketAddr> {
+    /// Those that there are links to, or should be. None as long as a name has not been found that stands for some.
+    pub fn dispatchers(&self) -> Option<Vec<SocketAddr>> {
         let links = self.all_links();
         let wanted = links.iter().filter(|link| !link.outbox.is_finishing());
-        wanted.map(|link| link.address).collect()
+        let wanted = wanted.map(|link| link.address).collect();
+        self.all_found.load(Ordering::Relaxed).then_some(wanted)
     }
 
     pub fn all_links(&self) -> Vec<Arc<Link>> {

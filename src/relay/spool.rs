@@ -51,8 +51,9 @@ const IN_MEMORY: usize = 32 << 20;
 /// Bytes that are sent again at once to one dispatcher.
 const AT_ONCE: usize = 256 * 1024;
 
-/// So many open records of an old segment are written again at the end, so that the segment can go.
-const MOVED: usize = 64;
+/// So many open records of an old segment are written again at the end, so that the segment can go: a good third of it, so
+/// that what one dispatcher leaves unconfirmed while it is away does not fill the disk with what another one has confirmed.
+const MOVED: usize = 1000;
 
 /// How a session ended; the word of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,7 +277,7 @@ impl Keeper {
                 Message::Open(dispatcher, answer) => {
                     let known = self.shared.dispatchers();
                     let book = &mut self.records.book;
-                    let _ = answer.send(book.open_for(dispatcher, &known, clock::mono()));
+                    let _ = answer.send(book.open_for(dispatcher, known.as_deref(), clock::mono()));
                 }
                 Message::Quit(done) => {
                     self.records.quit();
@@ -299,7 +300,7 @@ impl Keeper {
             // One that is away would take the others' records and say them to nobody.
             if outbox.confirms() && outbox.is_connected() {
                 self.records
-                    .say_overdue(link.address, &known, now, |line| outbox.say(line));
+                    .say_overdue(link.address, known.as_deref(), now, |line| outbox.say(line));
             }
         }
         self.records.tidy();
@@ -367,7 +368,7 @@ impl Records {
     fn say_overdue(
         &mut self,
         dispatcher: SocketAddr,
-        known: &[SocketAddr],
+        known: Option<&[SocketAddr]>,
         now: Duration,
         mut say: impl FnMut(&[u8]),
     ) {

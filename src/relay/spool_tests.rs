@@ -23,7 +23,9 @@ fn statistics(number: u128) -> String {
 
 fn open_for(opened: &mut Opened, port: u16, known: &[u16]) -> Vec<String> {
     let known: Vec<SocketAddr> = known.iter().map(|port| address(*port)).collect();
-    let open = opened.book.open_for(address(port), &known, Duration::ZERO);
+    let open = opened
+        .book
+        .open_for(address(port), Some(&known), Duration::ZERO);
     let line = |(_, at): (SessionId, Place)| opened.spool.line(&at).unwrap();
     let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
     open.into_iter().map(line).map(text).collect()
@@ -126,7 +128,7 @@ fn what_is_not_confirmed_in_time_is_sent_again() {
     add(3, 20, 2, 100);
     let overdue = |book: &Book, at| {
         let known = [address(1), address(2)];
-        let found = book.overdue(address(1), &known, Duration::from_secs(at));
+        let found = book.overdue(address(1), Some(&known), Duration::from_secs(at));
         found.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
     };
     assert!(overdue(&book, 159).is_empty());
@@ -135,6 +137,24 @@ fn what_is_not_confirmed_in_time_is_sent_again() {
     assert_eq!(overdue(&book, 190), [id(2)]);
     assert!(book.forget(id(2)) && !book.forget(id(2)));
     assert!(overdue(&book, 219).is_empty());
+}
+
+#[test]
+fn nobody_hears_of_anothers_records_before_all_are_known() {
+    let mut book = Book::default();
+    for (number, port) in [(1, 1), (2, 3)] {
+        let place = Place::Memory(Vec::new().into());
+        book.add(id(number), place, address(port), Duration::ZERO);
+    }
+    let ids = |found: Vec<(SessionId, Place)>| found.into_iter().map(|(id, _)| id);
+    let overdue = |book: &Book, known: Option<&[SocketAddr]>| {
+        let found = book.overdue(address(1), known, Duration::from_secs(60));
+        ids(found).collect::<Vec<_>>()
+    };
+    assert_eq!(overdue(&book, None), [id(1)]);
+    assert_eq!(overdue(&book, Some(&[address(1)])), [id(1), id(2)]);
+    let open = book.open_for(address(1), None, Duration::ZERO);
+    assert_eq!(ids(open).collect::<Vec<_>>(), [id(1)]);
 }
 
 /// Records of dispatchers 1 and 3 while there are links to 1 and 2, which stand.
@@ -153,7 +173,7 @@ fn what_a_dispatcher_that_is_gone_left_is_sent_to_one_of_the_others() {
     let said = |records: &mut Records, port, seconds| {
         let (known, now) = ([address(1), address(2)], Duration::from_secs(seconds));
         let mut said = Vec::new();
-        records.say_overdue(address(port), &known, now, |line| {
+        records.say_overdue(address(port), Some(&known), now, |line| {
             said.push(String::from_utf8(line.to_vec()).unwrap());
         });
         said

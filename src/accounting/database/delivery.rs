@@ -122,19 +122,28 @@ impl Backend for Database {
     ) -> Result<(), Unavailable> {
         let mut link = self.connected()?;
         let end = clock::mono() + DELIVERY_LIMIT;
-        settle(&mut *link, records, verdicts, end)?;
+        let is_whole = settle(&mut *link, records, verdicts, end)?;
         self.link = Some(link);
         self.used = clock::mono();
-        Ok(())
+        match is_whole {
+            true => Ok(()),
+            false => Err(Unavailable(format!(
+                "it answers too slowly: {} of {} records in {} s",
+                verdicts.len(),
+                records.len(),
+                DELIVERY_LIMIT.as_secs()
+            ))),
+        }
     }
 }
 
+/// False when the time was over before all were told of.
 fn settle(
     link: &mut dyn Link,
     records: &[Record],
     verdicts: &mut Vec<Verdict>,
     end: Duration,
-) -> Result<(), Unavailable> {
+) -> Result<bool, Unavailable> {
     let shape = link.shape().clone();
     let mut records = records.iter().peekable();
     while records.peek().is_some() {
@@ -156,41 +165,37 @@ fn settle(
                 other => break Some(other),
             }
         };
-        in_time(end)?;
-        add(link, &batch, verdicts, end)?;
+        if is_past(end) || !add(link, &batch, verdicts, end)? {
+            return Ok(false);
+        }
         match single {
-            Some(Ok(row)) => {
-                in_time(end)?;
-                verdicts.push(add_unless_there(link, &row)?);
-            }
+            Some(Ok(_)) if is_past(end) => return Ok(false),
+            Some(Ok(row)) => verdicts.push(add_unless_there(link, &row)?),
             Some(Err(reason)) => verdicts.push(Verdict::Rejected(reason)),
             None => (),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-fn in_time(end: Duration) -> Result<(), Unavailable> {
-    match clock::mono() < end {
-        true => Ok(()),
-        false => Err(Unavailable("it answers too slowly".into())),
-    }
+fn is_past(end: Duration) -> bool {
+    clock::mono() >= end
 }
 
 /// All at once, else one by one. Where one of them is there already, so may be others: they are looked for first then,
-/// which is quicker than another failure for each.
+/// which is quicker than another failure for each. False when the time was over before.
 fn add(
     link: &mut dyn Link,
     rows: &[Row],
     verdicts: &mut Vec<Verdict>,
     end: Duration,
-) -> Result<(), Unavailable> {
+) -> Result<bool, Unavailable> {
     let mut looking = false;
     if rows.len() > 1 {
         match link.insert(rows) {
             Ok(()) => {
                 verdicts.extend(rows.iter().map(|_| Verdict::Delivered));
-                return Ok(());
+                return Ok(true);
             }
             Err(Failure::Unavailable(why)) => return Err(Unavailable(why)),
             Err(Failure::Duplicate(_)) => looking = true,
@@ -198,7 +203,9 @@ fn add(
         }
     }
     for row in rows {
-        in_time(end)?;
+        if is_past(end) {
+            return Ok(false);
+        }
         let there = match looking {
             true => compare(&link.find(row).map_err(unavailable)?, row.session_id),
             false => None,
@@ -211,7 +218,7 @@ fn add(
             }
         });
     }
-    Ok(())
+    Ok(true)
 }
 
 fn judge(

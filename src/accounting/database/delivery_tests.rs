@@ -336,6 +336,6 @@ fn a_slow_server_is_left_in_time() {
     let mut link = fake.connect().unwrap();
     let mut verdicts = Vec::new();
     let result = settle(&mut *link, &many(3), &mut verdicts, Duration::ZERO);
-    assert_eq!(result, Err(Unavailable("it answers too slowly".into())));
+    assert_eq!(result, Ok(false));
     assert_eq!(verdicts, []);
 }

@@ -220,11 +220,13 @@ fn columns(connection: &mut Conn, section: &DatabaseSection) -> mysql::Result<Ve
 
 /// Whether an index keeps the key from being there twice.
 fn is_unique(connection: &mut Conn, section: &DatabaseSection) -> mysql::Result<bool> {
-    let ask = "SELECT GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY LOWER(COLUMN_NAME)) FROM \
+    // A part of an index that is an expression has no column.
+    let ask = "SELECT IF(COUNT(*) = COUNT(COLUMN_NAME), \
+               GROUP_CONCAT(LOWER(COLUMN_NAME) ORDER BY LOWER(COLUMN_NAME)), NULL) FROM \
                information_schema.STATISTICS WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? \
                AND NON_UNIQUE = 0 GROUP BY INDEX_NAME";
-    let indices: Vec<String> = connection.exec(ask, place(section))?;
-    Ok(indices.contains(&key_columns(section)))
+    let indices: Vec<Option<String>> = connection.exec(ask, place(section))?;
+    Ok(indices.contains(&Some(key_columns(section))))
 }
 
 fn shape(section: &DatabaseSection, columns: &[Told], unique: bool) -> Result<Shape, String> {

@@ -87,6 +87,42 @@ fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
 }
 
 #[test]
+fn older_news_that_comes_late_changes_nothing() {
+    let scratch = Scratch::new("ledger");
+    let (ledger, _) = open(&scratch);
+    let owed = LiveCall {
+        owed: Some(Remove {
+            call_id: call(1).call_id,
+            from_tag: call(1).known.from_tag,
+            to_tag: None,
+        }),
+        ..call(1)
+    };
+    ledger.note(&owed, at(20));
+    ledger.note(&call(1), at(21));
+    ledger.note(&call(2), at(20));
+    ledger.over(&[(id(2), true)]);
+    ledger.note(&call(2), at(21));
+    drop(ledger);
+    let (ledger, earlier) = open(&scratch);
+    assert_eq!(earlier, [seen(owed.clone(), 20)]);
+    ledger.note(&call(1), at(22));
+    drop(ledger);
+    assert_eq!(open(&scratch).1, [seen(owed, 20)]);
+}
+
+#[test]
+fn only_the_last_calls_that_were_over_are_remembered() {
+    let mut struck = Struck::default();
+    for number in 0..=STRUCK as u128 {
+        struck.add(id(number));
+        struck.add(id(number));
+    }
+    assert!(!struck.contains(id(0)) && struck.contains(id(1)));
+    assert_eq!((struck.ids.len(), struck.order.len()), (STRUCK, STRUCK));
+}
+
+#[test]
 fn the_last_word_on_a_call_counts() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);

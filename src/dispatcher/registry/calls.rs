@@ -238,7 +238,9 @@ impl<L: Clone> Registry<L> {
         let dialog_id = dialog_id.map(|id| DialogId(id.into()));
         let by_relay = reason == Reason::Expired && !ice;
         let wall = self.wall + now;
-        let is_old = statistics.ended.is_some_and(|at| at + DIALOG_AGE < wall);
+        let is_old = statistics
+            .ended
+            .is_some_and(|at| at.saturating_add(DIALOG_AGE) < wall);
         let session = self.sessions.get(&call_id);
         // A later call of that name in the same dialog goes on.
         let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);

@@ -275,22 +275,6 @@ impl<L: Clone> Registry<L> {
         self.links.values().map(|l| l.handle.clone()).collect()
     }
 
-    /// Ends the sessions that the proxy has removed while their relays were away: this dispatcher ends, and nobody knows
-    /// whether there is another one soon. A relay that comes back and tells of one is told that it is recorded.
-    pub fn give_up_owed(&mut self, now: Duration) -> Vec<Finished> {
-        let is_away = |relay: u64| {
-            let relay = self.relays.get(&relay);
-            relay.is_none_or(|relay| relay.link.is_none())
-        };
-        let owed = self.sessions.iter().filter(|(_, session)| {
-            matches!(session.state, SessionState::Owed(_)) && is_away(session.relay)
-        });
-        let owed: Vec<CallId> = owed.map(|(call_id, _)| call_id.clone()).collect();
-        let owed = owed.into_iter();
-        owed.filter_map(|call_id| self.end(&call_id, Reason::LostRelay, None, now))
-            .collect()
-    }
-
     /// Ends the sessions of relays that stayed away too long.
     pub(super) fn give_up_relays(&mut self, now: Duration) -> Vec<Finished> {
         let limit = self.patience.cleanup_dead_relays_after;

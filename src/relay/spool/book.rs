@@ -39,9 +39,10 @@ pub struct Kept {
 
 impl Kept {
     /// Whether a dispatcher is to be told: its own records, and those of one that there is no link to any more, for
-    /// which anyone that records calls will do.
-    fn is_for(&self, dispatcher: SocketAddr, known: &[SocketAddr]) -> bool {
-        self.dispatcher == dispatcher || !known.contains(&self.dispatcher)
+    /// which anyone that records calls will do. As long as not all are known, nobody is told of another one's.
+    fn is_for(&self, dispatcher: SocketAddr, known: Option<&[SocketAddr]>) -> bool {
+        let is_gone = |known: &[SocketAddr]| !known.contains(&self.dispatcher);
+        self.dispatcher == dispatcher || known.is_some_and(is_gone)
     }
 }
 
@@ -125,7 +126,7 @@ impl Book {
     pub fn open_for(
         &mut self,
         dispatcher: SocketAddr,
-        known: &[SocketAddr],
+        known: Option<&[SocketAddr]>,
         now: Duration,
     ) -> Vec<(SessionId, Place)> {
         let mut found = Vec::new();
@@ -145,7 +146,7 @@ impl Book {
     pub fn overdue(
         &self,
         dispatcher: SocketAddr,
-        known: &[SocketAddr],
+        known: Option<&[SocketAddr]>,
         now: Duration,
     ) -> Vec<(SessionId, Place)> {
         let is_overdue = |kept: &&Kept| now >= kept.sent + AGAIN && kept.is_for(dispatcher, known);
