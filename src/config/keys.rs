@@ -316,7 +316,7 @@ pub const KEYS: &[Key] = &[
         DISPATCHER,
         "cleanup_dead_relays_after",
         "43200",
-        "The sessions of a relay that stays away for this long are forgotten.",
+        "The sessions of a relay that stays away for this long are accounted with what is known, and forgotten.",
     ),
     seconds(
         DISPATCHER,
@@ -373,7 +373,10 @@ pub const KEYS: &[Key] = &[
          hexadecimal code: %%40 is @. After ? and separated by &: sslmode=disable, prefer (the default: TLS where \
          the server has it), require, verify-ca or verify-full (the certificate is of a known CA; and for that \
          host); sslrootcert=FILE with the CAs, else those of the system are known; unix_socket=PATH to use \
-         instead of the host. Several databases, separated by blanks, get every session each.",
+         instead of the host. With mysql, localhost without a port and with sslmode disable or prefer is the \
+         server's UNIX socket: the first that is there of /run/mysqld/mysqld.sock, /var/lib/mysql/mysql.sock and \
+         /tmp/mysql.sock, which the systemd unit hides (PrivateTmp); 127.0.0.1 means TCP. Several databases, \
+         separated by blanks, get every session each.",
     ),
     key(
         "Database",
