@@ -188,7 +188,7 @@ impl fmt::Display for Help<'_> {
         )?;
         writeln!(
             f,
-            "Exit status: 0 a clean end, 1 could not start, 2 wrong command line,\n78 configuration or certificates must be mended."
+            "Exit status: 0 a clean end, 1 could not start, 2 wrong command line,\n78 configuration, files that it names, or certificates must be mended."
         )
     }
 }

@@ -63,8 +63,9 @@ impl From<String> for StartError {
 }
 
 /// Runs a daemon to its end: `load` reads its configuration, `examine` the files that are named in it, for a check;
-/// `level` is the log level in it, `start` begins its work or says why it cannot. Returns what `main` returns: 0 after a clean end, 1 when it could not start, 78 when
-/// it cannot before configuration or certificates are mended; why is said by then. A check ends with 0 or 1.
+/// `level` is the log level in it, `start` begins its work or says why it cannot. Returns what `main` returns: 0 after a
+/// clean end, 1 when it could not start, 78 when it cannot before configuration, files that it names or certificates are
+/// mended; why is said by then. A check ends with 0 or 1.
 pub fn run<C, D: Daemon>(
     program: &Program,
     options: &Options,

@@ -313,3 +313,21 @@ fn a_session_is_confirmed_when_the_disk_has_it() {
     host.wait("confirmation", || confirmed() == 1);
     assert_eq!(host.recorded(1), ["one"]);
 }
+
+/// What the relay tells of the call when it is back is worth more than what the dispatcher could record when it ends.
+#[test]
+fn a_dispatcher_that_is_stopped_leaves_a_removal_to_the_next_one() {
+    let mut host = Host::new();
+    host.answer("removed");
+    host.relay = None;
+    host.wait_for_log("media-dispatcher", "down");
+    host.remove("removed").unwrap_err();
+    let dispatcher = host.dispatcher.take().unwrap();
+    dispatcher.stop().unwrap();
+    assert!(host.records().is_empty(), "{:?}", host.records());
+    host.restart_dispatcher();
+    host.wait_for_log("media-dispatcher", "1 answered call(s) are known");
+    host.restart_relay();
+    assert_eq!(host.recorded(1), ["removed"]);
+    assert_eq!(host.records()[0]["timed_out"], false, "the proxy ended it");
+}

@@ -245,6 +245,43 @@ fn the_configuration_is_checked_without_a_start() {
     assert_eq!(home.output(&["--no-such-option"]).status.code(), Some(2));
 }
 
+/// Another attempt is of no use, so systemd makes none.
+#[test]
+#[cfg(all(feature = "radius", feature = "postgres"))]
+fn files_that_accounting_needs_are_part_of_the_configuration() {
+    let home = Home::new("named-files");
+    for (accounting, section, named) in [
+        (
+            "radius",
+            "[Radius]\nconfig_file = /nonexistent/client.conf\n",
+            "/nonexistent/client.conf",
+        ),
+        (
+            "database",
+            "[Database]\ndburi = postgres://u@h/d?sslmode=verify-full&sslrootcert=/nonexistent.pem\n",
+            "/nonexistent.pem",
+        ),
+        (
+            "database",
+            "[Database]\ndburi = sqlite:///a sqlite:///a\n",
+            "twice",
+        ),
+    ] {
+        home.configure(&format!(
+            "[Dispatcher]\nlisten = 127.0.0.1:{}\naccounting = {accounting}\n{section}[TLS]\ncerts_path = {}\n",
+            home.port,
+            home.certs.path().display()
+        ));
+        for (arguments, status) in [(&["--check-config"][..], 1), (&["--no-fork"], 78)] {
+            let checked = home.output(arguments);
+            let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+            assert_eq!(checked.status.code(), Some(status), "{said}");
+            assert!(said.contains(named), "{said}");
+        }
+        assert!(!home.socket().exists());
+    }
+}
+
 #[test]
 fn missing_certificates_are_named() {
     let home = Home::new("certificates");
