@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use mediaproxy::accounting::{self, Accounting, Keeper, Outcome};
 use mediaproxy::config;
-use mediaproxy::dispatcher::finished::{Finished, Finisher};
-use mediaproxy::dispatcher::{Dispatcher, Running, Settings};
+use mediaproxy::dispatcher::{Dispatcher, Enders, Recorder, Running, Settings};
 use mediaproxy::sys::{clock, random};
 use mediaproxy::tls::Store;
 
@@ -31,7 +30,7 @@ use crate::{Spread, Verdicts};
 const CONNECTIONS: usize = 8;
 const RUNS: usize = 5;
 /// Of each run: two turns each, one of them with the records.
-const PAIRS: u32 = 40;
+const PAIRS: u32 = 60;
 const TURN: Duration = Duration::from_millis(430);
 /// What begins so early in a turn is not counted: the disk still gets what the turn before has left.
 const SETTLES: Duration = Duration::from_millis(150);
@@ -48,29 +47,7 @@ const JOURNAL_LIMIT: u64 = 1 << 30;
 const PORTS: u16 = 8000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Accounts as the daemon does.
-struct Recorder(Arc<Accounting>);
-
-impl Finisher for Recorder {
-    fn finish(&self, ended: Vec<Finished>) -> Vec<bool> {
-        let take = |finished: Finished| {
-            let record = finished.record(clock::now(), random::bits());
-            let taken = record.map(|record| self.0.take(&record, Keeper::Nobody));
-            taken != Some(Outcome::Refused)
-        };
-        ended.into_iter().map(take).collect()
-    }
-
-    fn records(&self) -> bool {
-        true
-    }
-
-    fn has(&self, session_id: &str) -> bool {
-        self.0.has(session_id)
-    }
-}
-
-/// A dispatcher in this process, so that its journal can be fed, and a relay.
+/// A dispatcher in this process, which accounts as the daemon does, so that its journal can be fed; and a relay.
 struct Bed {
     running: Running,
     accounting: Arc<Accounting>,
@@ -90,11 +67,19 @@ impl Bed {
             journal_limit: JOURNAL_LIMIT,
         };
         let accounting = Accounting::start(&settings, Vec::new())?;
-        let recorder = Arc::new(Recorder(Arc::clone(&accounting)));
-        let store = Store::open(&loaded.config.tls.certs_path, "dispatcher");
+        let config = &loaded.config;
+        let runtime_dir = directory.join("run");
+        std::fs::create_dir_all(&runtime_dir).map_err(|error| error.to_string())?;
+        let enders = Enders::start(&config.opensips.socket_path, None, &runtime_dir)?;
+        let recorder = Recorder::open(
+            Some(Arc::clone(&accounting)),
+            Arc::new(enders),
+            &directory.join("state"),
+        )?;
+        let store = Store::open(&config.tls.certs_path, "dispatcher");
         let store = Arc::new(store.map_err(|error| error.to_string())?);
-        let settings = Settings::new(&loaded.config, &directory.join("run"), None);
-        let running = Dispatcher::start(settings, store, recorder)?;
+        let settings = Settings::new(config, &runtime_dir, None);
+        let running = Dispatcher::start(settings, store, Arc::new(recorder))?;
         let relay = Daemon::start(binaries, "media-relay", directory)?;
         let bed = Bed {
             running,

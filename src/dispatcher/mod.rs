@@ -65,6 +65,7 @@ use gate::Gate;
 use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
+pub use recorder::Recorder;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
 use turns::Turns;
