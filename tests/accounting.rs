@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -26,15 +26,38 @@ mod daemons;
 mod management;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/scrape.rs"]
+mod scrape;
 #[path = "support/servers/mod.rs"]
 mod servers;
 
 use callers::{Course, Sent, answered, place};
 use daemons::{Daemon, Daemons, PortRange};
-use servers::{Between, FreeRadius, MariaDb, Postgres, Server, SmallDisk, until};
+use servers::{Between, FreeRadius, MariaDb, Postgres, Server, SmallDisk};
 
 /// Longest wait for records to arrive, on a busy machine and after failures.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// All backends, by the beginnings of their names.
+const ALL: [&str; 5] = ["file", "mysql", "postgres", "sqlite", "radius"];
+
+/// How long each piece is held back on a slow way to a database and to RADIUS: a datagram after the other there, and no
+/// answer may come later than all repetitions.
+const SLOW: Duration = Duration::from_millis(100);
+const SLOW_DATAGRAM: Duration = Duration::from_millis(10);
+
+/// Between the calls of one caller: in all phases together no more than the backends take in a debug build.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the dispatcher that runs tells of a backend since its start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    is_up: bool,
+    failures: u64,
+    delivered: u64,
+    rejected: u64,
+    waiting: u64,
+}
 
 /// All servers, and where the daemons have their files.
 struct World {
@@ -73,8 +96,10 @@ impl World {
         Some(world)
     }
 
-    fn make_slow(&self, delay: Duration) {
-        self.ways.iter().for_each(|way| way.set_delay(delay));
+    /// The ways in the order in which they were made.
+    fn delay(&self, delays: [Duration; 3]) {
+        let ways = self.ways.iter().zip(delays);
+        ways.for_each(|(way, delay)| way.set_delay(delay));
     }
 
     /// The text with the ways' ports instead of the servers' own.
@@ -128,6 +153,90 @@ impl World {
     fn start(&self) -> Daemons {
         self.configure();
         Daemons::start(&binaries(), self.scratch.path()).unwrap()
+    }
+
+    /// None while no dispatcher answers.
+    fn told(&self, backend: &str) -> Option<Told> {
+        let socket = self.scratch.path().join("run/management.sock");
+        let metrics = scrape::parse(&management::ask(&socket, "metrics").ok()?.join("\n"));
+        let value = |what: &str| {
+            let start = format!("mediaproxy_dispatcher_accounting_{what}{{backend=\"{backend}");
+            let samples = &mut metrics.samples.iter();
+            let found = samples.find(|(name, _)| name.starts_with(&start));
+            *found.unwrap_or_else(|| panic!("no {start}")).1 as u64
+        };
+        Some(Told {
+            is_up: value("backend_up") == 1,
+            failures: value("failures_total"),
+            delivered: value("delivered_records_total"),
+            rejected: value("rejected_records_total"),
+            waiting: value("waiting_records"),
+        })
+    }
+
+    /// Waits until the dispatcher tells so of each of these backends; `is_so` gets what was told at first and what is
+    /// now.
+    fn wait_told(&self, what: &str, backends: &[&str], is_so: impl Fn(&Told, &Told) -> bool) {
+        let end = clock::mono() + PATIENCE;
+        // Where none answers yet, the one that is to come begins with nothing.
+        let first = |backend: &&str| self.told(backend).unwrap_or_default();
+        let first: Vec<Told> = backends.iter().map(first).collect();
+        for (backend, first) in backends.iter().zip(first) {
+            loop {
+                let told = self.told(backend);
+                if let Some(now) = told {
+                    assert_eq!(now.rejected, 0, "{backend}");
+                    if is_so(&first, &now) {
+                        break;
+                    }
+                }
+                assert!(clock::mono() < end, "{backend} is not {what}: {told:?}");
+                thread::sleep(Duration::from_millis(30));
+            }
+        }
+    }
+
+    /// Some that were up get nothing any more, and records wait for them.
+    fn wait_down(&self, backends: &[&str]) {
+        self.wait_told("down", backends, |_, now| !now.is_up && now.waiting > 0);
+    }
+
+    /// Some get records from now on.
+    fn wait_up(&self, backends: &[&str]) {
+        self.wait_told("up", backends, |first, now| {
+            now.is_up && now.delivered > first.delivered
+        });
+    }
+
+    /// Calls go on, and these are not behind.
+    fn wait_caught_up(&self, backends: &[&str]) {
+        self.wait_told("caught up", backends, |_, now| {
+            now.is_up && now.delivered > 0 && now.waiting < 10
+        });
+    }
+
+    /// They go on to get nothing.
+    fn wait_failing(&self, backends: &[&str]) {
+        self.wait_told("failing", backends, |first, now| {
+            now.failures > first.failures
+        });
+    }
+
+    /// Records come through the slow ways, again and again: what was under way when they became slow is not enough.
+    fn wait_slow(&self) {
+        for _ in 0..3 {
+            self.wait_told("slow", &["mysql", "postgres", "radius"], |first, now| {
+                now.delivered >= first.delivered + 10
+            });
+        }
+    }
+
+    /// The disk of the file has no room, where there is one of its own.
+    fn wait_disk_full(&self) {
+        if self.disk.is_some() {
+            self.wait_down(&["file"]);
+            assert!(self.log().contains("No space left"));
+        }
     }
 
     fn socket(&self) -> PathBuf {
@@ -210,17 +319,18 @@ impl World {
         calls
     }
 
-    /// Waits until every backend has so many calls.
-    fn wait_for(&self, count: usize) {
+    /// Waits until every backend has these calls.
+    fn wait_for(&self, expected: &BTreeMap<&str, Sent>) {
         let end = clock::mono() + PATIENCE;
         loop {
-            let recorded = self.recorded();
-            if recorded.iter().all(|(_, calls)| calls.len() >= count) {
+            let missing = self.recorded().map(|(backend, calls)| {
+                let is_missing = |id: &&&str| !calls.contains_key(**id);
+                (backend, expected.keys().filter(is_missing).count())
+            });
+            if missing.iter().all(|(_, count)| *count == 0) {
                 return;
             }
-            let counts = recorded.iter().map(|(name, calls)| (*name, calls.len()));
-            let counts: Vec<_> = counts.collect();
-            assert!(clock::mono() < end, "of {count} calls there are {counts:?}");
+            assert!(clock::mono() < end, "missing: {missing:?}");
             thread::sleep(Duration::from_millis(100));
         }
     }
@@ -255,7 +365,7 @@ fn a_thousand_calls_are_in_all_five_backends_with_what_was_sent() {
     let courses = place(&world.socket(), |number| number < 1000);
     let expected = answered(&courses);
     assert_eq!(expected.len(), 1000, "every call is answered");
-    world.wait_for(1000);
+    world.wait_for(&expected);
     for (backend, calls) in world.recorded() {
         assert_eq!(calls.len(), 1000, "{backend}");
         for (call_id, sent) in &calls {
@@ -278,6 +388,15 @@ fn started(world: &World) -> Daemon {
     Daemon::start(&binaries(), "media-dispatcher", world.scratch.path()).unwrap()
 }
 
+/// Has the callers end when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn backends_that_stop_die_and_are_slow_and_a_dispatcher_that_is_killed_lose_nothing() {
     let Some(mut world) = World::with_troubles() else {
@@ -287,93 +406,108 @@ fn backends_that_stop_die_and_are_slow_and_a_dispatcher_that_is_killed_lose_noth
         dispatcher, relay, ..
     } = world.start();
     let mut dispatcher = Some(dispatcher);
-    let (is_over, tried) = (AtomicBool::new(false), AtomicUsize::new(0));
-    // Some more calls, whatever comes of them.
-    let more_calls = || {
-        let before = tried.load(Ordering::Relaxed);
-        until("calls", || tried.load(Ordering::Relaxed) >= before + 40);
+    let (is_over, is_hurried) = (AtomicBool::new(false), AtomicBool::new(false));
+    // Calls without a pause, so that the kill hits some.
+    let hurry = |world: &World, backend: &str| {
+        is_hurried.store(true, Ordering::Relaxed);
+        world.wait_told("hurried", &[backend], |first, now| {
+            now.delivered >= first.delivered + 20
+        });
     };
     let courses = thread::scope(|scope| {
         let socket = world.socket();
-        let (is_over, tried) = (&is_over, &tried);
+        let (is_over, is_hurried) = (&is_over, &is_hurried);
+        // However this ends: the scope waits for the callers.
+        let over = Over(is_over);
         let calls = scope.spawn(move || {
-            place(&socket, |number| {
-                tried.store(number, Ordering::Relaxed);
+            place(&socket, |_| {
+                if !is_hurried.load(Ordering::Relaxed) {
+                    thread::sleep(PAUSE);
+                }
                 !is_over.load(Ordering::Relaxed)
             })
         });
-        more_calls();
+        world.wait_up(&ALL);
         world.mariadb.kill();
         world.postgres.freeze();
         let sqlite = world.lock_sqlite();
         world.fill_disk();
-        more_calls();
-        until("the log of a full disk", || {
-            world.disk.is_none() || world.log().contains("No space left")
-        });
+        world.wait_disk_full();
+        world.wait_down(&["mysql", "postgres", "sqlite"]);
+        hurry(&world, "radius");
         killed(&mut dispatcher);
+        is_hurried.store(false, Ordering::Relaxed);
         dispatcher = Some(started(&world));
-        more_calls();
+        world.wait_disk_full();
+        world.wait_down(&["mysql", "postgres", "sqlite"]);
+        world.wait_up(&["radius"]);
         world.mariadb.restart();
         world.radius.stop();
-        more_calls();
+        world.wait_down(&["radius"]);
+        world.wait_up(&["mysql"]);
         drop(sqlite);
         world.postgres.thaw();
+        world.wait_up(&["postgres", "sqlite"]);
         world.postgres.kill();
-        more_calls();
+        world.wait_down(&["postgres"]);
+        hurry(&world, "mysql");
         killed(&mut dispatcher);
+        is_hurried.store(false, Ordering::Relaxed);
         world.postgres.restart();
         world.radius.restart();
         dispatcher = Some(started(&world));
         world.enlarge_disk();
-        more_calls();
-        world.make_slow(Duration::from_millis(300));
-        more_calls();
-        world.make_slow(Duration::ZERO);
+        world.wait_caught_up(&ALL);
+        world.delay([SLOW, SLOW, SLOW_DATAGRAM]);
+        world.wait_slow();
+        world.delay([Duration::ZERO; 3]);
         world.mariadb.stop();
         world.radius.freeze();
-        more_calls();
+        world.wait_down(&["mysql", "radius"]);
         world.mariadb.restart();
         world.radius.kill();
         world.postgres.stop();
-        more_calls();
+        world.wait_failing(&["radius"]);
+        world.wait_down(&["postgres"]);
+        world.wait_up(&["mysql"]);
         world.postgres.restart();
         world.radius.restart();
         world.mariadb.freeze();
-        more_calls();
+        world.wait_down(&["mysql"]);
+        world.wait_up(&["postgres", "radius"]);
         world.mariadb.thaw();
-        more_calls();
-        is_over.store(true, Ordering::Relaxed);
+        world.wait_caught_up(&ALL);
+        drop(over);
         calls.join().unwrap()
     });
     let expected = answered(&courses);
     assert!(expected.len() > 100, "only {} calls", expected.len());
-    world.wait_for(expected.len());
+    world.wait_for(&expected);
+    // What has yet to come, such as what is told a second time, has come when they have ended.
+    relay.stop().unwrap();
+    dispatcher.unwrap().stop().unwrap();
     for (backend, calls) in world.recorded() {
         for (call_id, sent) in &expected {
             let found = calls
                 .get(*call_id)
                 .unwrap_or_else(|| panic!("{backend}: {call_id} is lost"));
-            // RADIUS: at least once on the wire.
             let distinct: BTreeSet<_> = found.iter().map(|s| (s.caller, s.callee)).collect();
             assert_eq!(
                 distinct,
                 BTreeSet::from([(sent.caller, sent.callee)]),
                 "{backend}: {call_id}"
             );
+        }
+        for (call_id, found) in &calls {
+            let course = courses.get(call_id);
+            let is_placed = matches!(course, Some(Course::Answered(_) | Course::Unclear));
+            assert!(is_placed, "{backend}: {call_id} is strange: {course:?}");
+            // Those that the kill hit, too. RADIUS: at least once on the wire.
             assert!(
                 found.len() == 1 || backend == "radius",
                 "{backend}: {call_id} {} times",
                 found.len()
             );
         }
-        let unclear = |call_id: &String| courses.get(call_id) == Some(&Course::Unclear);
-        let strange: Vec<_> = calls
-            .keys()
-            .filter(|id| !expected.contains_key(id.as_str()) && !unclear(id))
-            .collect();
-        assert!(strange.is_empty(), "{backend}: {strange:?}");
     }
-    dispatcher.unwrap().stop().unwrap();
-    relay.stop().unwrap();
 }

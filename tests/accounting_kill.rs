@@ -29,6 +29,10 @@ const DIRECTORY: &str = "MEDIAPROXY_TEST_DIRECTORY";
 /// Records of the process that is killed; the next one has as many more.
 const RECORDS: usize = 30;
 
+/// The first ones are delivered one by one, those behind them come together: the third delivery has several records.
+const ALONE: usize = 2;
+const TOGETHER: usize = 6;
+
 /// Where the process is killed.
 const STEPS: [&str; 8] = [
     "before the journal",
@@ -76,6 +80,8 @@ impl Backend for Mortal {
         self.deliveries += 1;
         self.kill_at("before");
         if self.deliveries == 3 && self.step.starts_with("within") {
+            // The half of one record would be all of it.
+            assert!(records.len() > 1, "nothing to cut");
             self.backend
                 .deliver(&records[..records.len().div_ceil(2)], verdicts)?;
             self.kill_at("within");
@@ -123,23 +129,27 @@ fn process() {
         .open(&path)
         .unwrap();
     let is_last = step == "never";
-    for number in 0..if is_last { 2 * RECORDS } else { RECORDS } {
-        let is_here = step.ends_with("the journal") && number == RECORDS / 2;
-        if confirmed.lines().any(|line| line == number.to_string()) {
-            continue;
-        }
+    let numbers = 0..if is_last { 2 * RECORDS } else { RECORDS };
+    let is_new = |number: &usize| confirmed.lines().all(|line| line != number.to_string());
+    let numbers: Vec<usize> = numbers.filter(is_new).collect();
+    let is_together = |number: &usize| (ALONE..ALONE + TOGETHER).contains(number);
+    for group in numbers.chunk_by(|a, b| is_together(a) && is_together(b)) {
+        let is_here = step.ends_with("the journal") && group.contains(&(RECORDS / 2));
         if is_here && step.starts_with("before") {
             die();
         }
-        let outcome = accounting.take(&info(number), Keeper::Relay);
-        assert_ne!(outcome, Outcome::Refused);
+        let infos: Vec<String> = group.iter().map(|number| info(*number)).collect();
+        let records: Vec<_> = infos.iter().map(|info| (&**info, Keeper::Relay)).collect();
+        let outcomes = accounting.take_all(&records);
+        assert!(!outcomes.contains(&Outcome::Refused), "{outcomes:?}");
         if is_here && step.starts_with("after") {
             die();
         }
-        writeln!(log, "{number}").unwrap();
-        // One by one, so that there are several deliveries.
+        for number in group {
+            writeln!(log, "{number}").unwrap();
+        }
         let end = clock::mono() + Duration::from_secs(20);
-        while number < 5 && accounting.progress().iter().any(|p| p.waiting() > 0) {
+        while group[0] < ALONE && accounting.progress().iter().any(|p| p.waiting() > 0) {
             assert!(clock::mono() < end, "{step}: not delivered");
             std::thread::sleep(Duration::from_millis(1));
         }

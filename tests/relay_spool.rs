@@ -194,13 +194,7 @@ fn a_torn_record_is_given_up_and_the_others_are_told() {
     let path: &Path = &dir.join("0000000001.journal");
     let whole = std::fs::read(path).unwrap();
     let second = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
-    for cut in [
-        second,
-        second + 1,
-        second + 9,
-        whole.len() - 2,
-        whole.len() - 1,
-    ] {
+    for cut in second..whole.len() {
         std::fs::write(path, &whole[..cut]).unwrap();
         bed.start();
         let told = told(&mut bed.link());
