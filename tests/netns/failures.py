@@ -15,6 +15,8 @@ from script import CALLEE, CALLER, Bye, Ended, Media, Phone, Reinvite, Setup, Ta
 
 # How much later than its limit a silent stream may end, seconds.
 LATE = 1.5
+# A call that its relay ends, whoever says BYE then.
+TIMED_OUT = {'timed_out': True}
 # A call whose relay was taken away under it.
 GONE = {'complete': False, 'statistics': False, 'relay_gone': True, 'least': 20}
 
@@ -112,7 +114,7 @@ def relay_ended(scene):
     """TERM in mid-call: the relay reports the session as expired, the call is ended, the proxy's remove is answered `removed`."""
     caller, callee = scene.two_phones()
     scene.start()
-    scene.place(scene.call(caller, callee, [Setup(A, B)] + ending(scene, 2500), complete=False, statistics=False, least=20), seconds=1.5)
+    scene.place(scene.call(caller, callee, [Setup(A, B)] + ending(scene, 2500), **TIMED_OUT, complete=False, statistics=False, least=20), seconds=1.5)
     scene.until_flowing()
     relay = scene.daemons.relays['relay']
     status = scene.lab.stop(relay)
@@ -245,7 +247,7 @@ def last_media(scene):
 def media_stops(scene):
     """The media stops in mid-call: the session expires after stream_timeout and the call is ended."""
     caller, callee = limited(scene, stream_timeout=3)
-    scene.place(scene.call(caller, callee, [Setup(A, B)] + ending(scene, 6500), statistics=False, least=40), seconds=0.7)
+    scene.place(scene.call(caller, callee, [Setup(A, B)] + ending(scene, 6500), **TIMED_OUT, statistics=False, least=40), seconds=0.7)
     scene.until_flowing()
     scene.finish()
     ended_in_time(scene, last_media(scene), 3)
@@ -255,7 +257,7 @@ def media_stops(scene):
 def media_never(scene):
     """Nobody ever sends: the same, counted from the answer."""
     caller, callee = limited(scene, stream_timeout=3)
-    scene.place(scene.call(caller, callee, [Setup(A, B)] + ending(scene, 5500), statistics=False, least=0), silent=(CALLER, CALLEE))
+    scene.place(scene.call(caller, callee, [Setup(A, B)] + ending(scene, 5500), **TIMED_OUT, statistics=False, least=0), silent=(CALLER, CALLEE))
     scene.finish()
     ended_in_time(scene, scene.parties[0][0].commits[0].time, 3)
 

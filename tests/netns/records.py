@@ -57,7 +57,8 @@ def record(call, line, row, relay_logs):
         yield 'the relay never told of the end of the call'
     elif any(line[key] != value for key, value in last_words.items()):
         yield 'differs from what the relay told: %s, %s' % (line, last_words)
-    # A call that the dispatcher had the proxy end has timed out, unless its relay went or an operator wanted it.
-    ended = any(isinstance(step, Ended) and step.by == 'silence' for step in call.steps)
-    if ended and not line.get('relay_lost') and not line['timed_out']:
-        yield 'does not say that the call timed out'
+    # A call that its relay ended has timed out, unless the relay was lost; no other has, whoever ended it.
+    by_silence = any(isinstance(step, Ended) and step.by == 'silence' for step in call.steps)
+    wanted = call.rules.get('timed_out', by_silence) and not line.get('relay_lost')
+    if line['timed_out'] is not bool(wanted):
+        yield 'says that the call %s' % ('has not timed out' if wanted else 'timed out')
