@@ -31,7 +31,8 @@ struct Open {
     handle: Handle,
     /// Device and inode, to know the file again.
     identity: (u64, u64),
-    /// Sessions at its end. Forgotten when the first that is not among them comes: so are all that follow it.
+    /// Sessions at its end when it was opened. A crash of the machine may have left them here and taken them from the
+    /// journal: their relays tell of them again, in between others.
     recent: HashSet<String>,
 }
 
@@ -199,9 +200,6 @@ impl Open {
         if let Err(error) = written.and_then(|()| self.handle.sync_data()) {
             self.handle.set_len(before)?;
             return Err(error);
-        }
-        if !verdicts.contains(&Verdict::Known) {
-            self.recent = HashSet::new();
         }
         Ok(verdicts)
     }

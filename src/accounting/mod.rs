@@ -354,7 +354,7 @@ impl Accounting {
             }
             state.forget_held(&one);
         }
-        if state.is_refusing && self.journal.has_room() {
+        if state.is_refusing && state.held.is_empty() && self.journal.has_room() {
             state.is_refusing = false;
             info!("accounting: the journal takes records again");
         }

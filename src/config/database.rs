@@ -37,6 +37,40 @@ pub enum ServerKind {
     PostgreSql,
 }
 
+/// Where `localhost` is a socket for MySQL's own programs, and so for MediaProxy: Debian, Red Hat, the sources.
+const MYSQL_SOCKETS: [&str; 3] = [
+    "/run/mysqld/mysqld.sock",
+    "/var/lib/mysql/mysql.sock",
+    "/tmp/mysql.sock",
+];
+
+impl ServerUri {
+    /// The port, whether it is told or the usual one.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(match self.kind {
+            ServerKind::MySql => 3306,
+            ServerKind::PostgreSql => 5432,
+        })
+    }
+
+    /// The UNIX socket to connect to; none where that is done by TCP. Looks at which files there are.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let is_plain = matches!(self.tls, TlsMode::Disable | TlsMode::Prefer);
+        let is_local = self.host == "localhost" && self.port.is_none() && is_plain;
+        match (&self.unix_socket, self.kind) {
+            (Some(path), ServerKind::PostgreSql) if path.is_dir() => {
+                Some(path.join(format!(".s.PGSQL.{}", self.port())))
+            }
+            (Some(path), _) => Some(path.clone()),
+            (None, ServerKind::MySql) if is_local => {
+                let mut usual = MYSQL_SOCKETS.iter().map(Path::new);
+                usual.find(|path| path.exists()).map(Path::to_path_buf)
+            }
+            (None, _) => None,
+        }
+    }
+}
+
 /// Whether the way to the server is encrypted, by the names that PostgreSQL gives (`sslmode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsMode {
@@ -301,6 +335,32 @@ mod tests {
             one("sqlite:///var/lib/a%20b.db"),
             DatabaseUri::Sqlite("/var/lib/a b.db".into())
         );
+    }
+
+    #[test]
+    fn sockets_and_ports() {
+        let socket = |text: &str| server(text).socket();
+        assert_eq!(
+            socket("mysql://h/d?unix_socket=/run/s"),
+            Some("/run/s".into())
+        );
+        // A directory that is there everywhere.
+        assert_eq!(
+            socket("postgres://h:5433/d?unix_socket=/"),
+            Some("/.s.PGSQL.5433".into())
+        );
+        for by_tcp in [
+            "mysql://127.0.0.1/d",
+            "mysql://localhost:3306/d",
+            "mysql://localhost/d?sslmode=require",
+            "postgres://localhost/d",
+        ] {
+            assert_eq!(socket(by_tcp), None, "{by_tcp}");
+        }
+        let usual = MYSQL_SOCKETS.iter().find(|path| Path::new(path).exists());
+        assert_eq!(socket("mysql://localhost/d"), usual.map(PathBuf::from));
+        let ports = ["mysql://h/d", "postgres://h/d", "mysql://h:1/d"];
+        assert_eq!(ports.map(|text| server(text).port()), [3306, 5432, 1]);
     }
 
     #[test]

@@ -75,8 +75,8 @@ struct State {
     /// Where the last line of each live call or dialog is. None while the disk does not take it.
     lines: HashMap<SessionId, Option<Position>>,
     by_position: BTreeMap<Position, SessionId>,
-    /// Those of them that the proxy has removed.
-    owed: HashSet<SessionId>,
+    /// Of the news that its line tells.
+    orders: HashMap<SessionId, u64>,
     /// What was over lately.
     struck: Struck,
     /// What the disk did not take, oldest first: a line, or that it is over.
@@ -146,9 +146,6 @@ impl Ledger {
                     // What is known now of its end and its relay, the next start does not know better.
                     let call = note.call(found.seen);
                     let line = call.as_ref().and_then(|call| call_line(call, now));
-                    if call.as_ref().is_some_and(|call| call.owed.is_some()) {
-                        state.owed.insert(id);
-                    }
                     earlier.calls.extend(call);
                     line
                 }
@@ -201,13 +198,12 @@ impl Ledger {
         };
         let mut state = lock(&self.state);
         // Two threads may have news of one call, and the older news may come last.
-        if state.struck.contains(id) || (call.owed.is_none() && state.owed.contains(&id)) {
+        let last = state.orders.get(&id).copied();
+        if state.struck.contains(id) || last.is_some_and(|last| call.order < last) {
             return;
         }
         self.enter(&mut state, id, line);
-        if call.owed.is_some() {
-            state.owed.insert(id);
-        }
+        state.orders.insert(id, call.order);
     }
 
     /// A dialog is to be ended: to be told before anybody is asked to. `random` becomes its name here.
@@ -329,8 +325,7 @@ impl Ledger {
         }
         for _ in 0..RETRIED {
             let Some((id, line)) = state.refused.pop_front() else {
-                info!("live calls are noted on disk again");
-                return false;
+                break;
             };
             match self.journal.append(&line) {
                 Ok(at) => {
@@ -346,7 +341,11 @@ impl Ledger {
                 }
             }
         }
-        true
+        let has_more = !state.refused.is_empty();
+        if !has_more {
+            info!("live calls are noted on disk again");
+        }
+        has_more
     }
 
     /// Writes live calls of the oldest segment again, at the end, where most of what is there is over.
@@ -403,7 +402,7 @@ impl State {
         if let Some(at) = at {
             self.by_position.remove(&at);
         }
-        self.owed.remove(&id);
+        self.orders.remove(&id);
         true
     }
 

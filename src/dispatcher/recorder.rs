@@ -168,11 +168,14 @@ impl Recorder {
         };
         let recorded: Vec<bool> = records.iter().map(is_recorded).collect();
         let mut over = Vec::with_capacity(ended.len());
-        for (one, is_recorded) in ended.iter().zip(&recorded) {
+        for ((one, record), is_recorded) in ended.iter().zip(&records).zip(&recorded) {
             if !is_recorded {
                 lock(&books.refused).remember(one);
             }
-            over.extend(one.session_id().map(|id| (id, *is_recorded)));
+            // Else a relay tells of what it alone has left of a call that another one got.
+            if record.is_some() || one.known.is_some() {
+                over.extend(one.session_id().map(|id| (id, *is_recorded)));
+            }
         }
         books.ledger.over(&over);
         recorded

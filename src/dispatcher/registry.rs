@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::finished::{Finished, Known};
@@ -166,6 +167,8 @@ pub struct Registry<L> {
     wall: Duration,
     /// Somebody keeps what [`LiveCall`] tells of answered calls.
     is_noting: bool,
+    /// How much news has been told to be noted.
+    notes: AtomicU64,
     /// Counts changes to sessions, relays and links: what is known when is a comparison.
     serial: u64,
 }
@@ -240,6 +243,7 @@ impl<L: Clone> Registry<L> {
             by_admin: HashSet::new(),
             wall: Duration::ZERO,
             is_noting: false,
+            notes: AtomicU64::new(0),
             serial: 0,
         }
     }

@@ -379,10 +379,11 @@ impl Journal {
         if reader.position() != position {
             return None;
         }
-        reader.next_record().ok()?.and_then(|found| match found {
-            Found::Record(_, text) => Some(text),
+        match reader.next_record().ok()?? {
+            // In another segment where this one has gone just now.
+            Found::Record(end, text) => (end.segment == position.segment).then_some(text),
             Found::Damaged(..) => None,
-        })
+        }
     }
 
     /// Nobody needs what is before this position. Removes segments beyond the history that is kept.

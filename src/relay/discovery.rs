@@ -18,6 +18,7 @@ use super::Shared;
 use super::link::Link;
 use super::worker::Message;
 use crate::config::{DispatcherEntry, Host};
+use crate::sys::clock;
 use crate::sys::dns::{self, Failure};
 
 /// The record type (RFC 2782).
@@ -25,6 +26,10 @@ const SRV: u16 = 33;
 
 /// How long the workers may take to count a dispatcher's sessions.
 const COUNT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Names that are not found for so long from the start on are not waited for: records are told to those dispatchers that
+/// are there.
+const WANTED: Duration = Duration::from_secs(3600);
 
 /// What asks the name servers; another one in tests.
 pub trait Resolver {
@@ -104,9 +109,10 @@ impl Directory {
         entries.all(|entry| matches!(entry.target.host, Host::Address(_)))
     }
 
-    /// Whether each name has stood for somebody.
+    /// Whether each name stands for somebody, and all of them are known.
     pub fn is_complete(&self) -> bool {
-        self.entries.iter().all(|entry| !entry.known.is_empty())
+        let mut entries = self.entries.iter();
+        entries.all(|entry| !entry.known.is_empty() && entry.failure.is_none())
     }
 
     /// Looks all names up.
@@ -200,7 +206,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: 
     loop {
         directory.refresh(&mut resolver);
         apply(shared, &directory.dispatchers());
-        if directory.is_complete() {
+        if directory.is_complete() || clock::mono() > shared.started + WANTED {
             shared.all_found.store(true, Ordering::Relaxed);
         }
         if shared.pause(shared.settings.dns_check_interval) {

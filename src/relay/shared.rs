@@ -55,7 +55,7 @@ pub struct Shared {
     pub started: Duration,
     pub bps: AtomicU64,
     pub draining: AtomicBool,
-    /// Each of the configuration's names for dispatchers has been found once.
+    /// Each of the configuration's names for dispatchers has been found once, or was looked for long enough.
     pub all_found: AtomicBool,
     /// Discovery and upkeep are to end.
     pub stopping: (Mutex<bool>, Condvar),

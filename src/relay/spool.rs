@@ -51,9 +51,9 @@ const IN_MEMORY: usize = 32 << 20;
 /// Bytes that are sent again at once to one dispatcher.
 const AT_ONCE: usize = 256 * 1024;
 
-/// So many open records of an old segment are written again at the end, so that the segment can go: a good third of it, so
-/// that what one dispatcher leaves unconfirmed while it is away does not fill the disk with what another one has confirmed.
-const MOVED: usize = 1000;
+/// So many open records of an old segment are written again at the end, so that the segment can go: a tenth of it or so, lest
+/// what one dispatcher leaves unconfirmed while it is away fill the disk with what another one has confirmed.
+const MOVED: usize = 300;
 
 /// How a session ended; the word of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,15 +60,19 @@ def on_relay(pair, ip):
 
 @scenario('relay-killed', standin=False)
 def relay_killed(scene):
-    """One of two relays dies: the calls on the other lose nothing, and a new call that asks for the dead one gets the other."""
+    """One of two relays dies: the calls on the other lose nothing, and a new call that asks for the dead one gets the other.
+    When it is back without its call, that is accounted."""
     phones = scene.two_phones()
     first, second = two_relays(scene)
     one = place(scene, phones, 1, [Talk(3000), Bye(CALLER)], first, 2.5, **GONE)
     two = place(scene, phones, 2, [Talk(4200), Bye(CALLER)], second, 3.5)
     scene.until_flowing(one, two)
-    scene.daemons.relays['relay1'].kill()
-    scene.lab.wait(scene.daemons.relays['relay1'], 2)
+    killed = scene.daemons.relays['relay1']
+    killed.kill()
+    scene.lab.wait(killed, 2)
     three = place(scene, phones, 3, [LAST, Bye(CALLEE)], first)
+    scene.loop.until(scene.over, 40, 'the phones to end their calls')
+    scene.daemons.start_relay(killed.host, first[:-1] + '1', 'relay1')
     scene.finish()
     for pair, ip in ((one, first), (two, second), (three, second)):
         on_relay(pair, ip)

@@ -2,7 +2,6 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::info;
@@ -15,15 +14,6 @@ use super::delivery::{Driver, Failure, LOCK_LIMIT, Link, STATEMENT_LIMIT};
 use super::server::{self, CONNECT_LIMIT, TRUSTED_FOR};
 use super::table::{Column, Letters, Quoted, Room, Row, Shape, key_columns};
 use crate::config::{DatabaseSection, DatabaseUri, ServerUri, TlsMode};
-
-const PORT: u16 = 3306;
-
-/// Where `localhost` is a socket for the server's own programs, and so for MediaProxy: Debian, Red Hat, the sources.
-const USUAL_SOCKETS: [&str; 3] = [
-    "/run/mysqld/mysqld.sock",
-    "/var/lib/mysql/mysql.sock",
-    "/tmp/mysql.sock",
-];
 
 /// The key is compared byte for byte, as call-ids are; three columns of 255 characters are as long as an index of
 /// InnoDB may be.
@@ -57,7 +47,7 @@ impl MySql {
 
     /// Logged in, at the first address that answers.
     fn log_in(&self) -> Result<Conn, String> {
-        if let Some(path) = self.socket() {
+        if let Some(path) = self.uri.socket() {
             let options = self.options().socket(path.to_str());
             return self
                 .encrypted_or_not(options)
@@ -70,7 +60,7 @@ impl MySql {
                 .encrypted_or_not(options)
                 .map_err(|error| words(&error));
         }
-        let addresses = server::addresses(&self.uri, PORT).map_err(|error| error.to_string())?;
+        let addresses = server::addresses(&self.uri).map_err(|error| error.to_string())?;
         let mut why = "the name has no address".to_owned();
         for address in addresses {
             let options = self
@@ -94,24 +84,6 @@ impl MySql {
         }
     }
 
-    fn socket(&self) -> Option<PathBuf> {
-        let usual = || {
-            USUAL_SOCKETS
-                .iter()
-                .map(Path::new)
-                .find(|path| path.exists())
-                .map(Path::to_path_buf)
-        };
-        match &self.uri.unix_socket {
-            Some(path) => Some(path.clone()),
-            None if self.uri.host == "localhost" && self.uri.port.is_none() => {
-                let plain = matches!(self.uri.tls, TlsMode::Disable | TlsMode::Prefer);
-                Some(()).filter(|()| plain).and_then(|()| usual())
-            }
-            None => None,
-        }
-    }
-
     fn options(&self) -> OptsBuilder {
         let refuse = LocalInfileHandler::new(|_, _| Err(io::Error::other("no file is given away")));
         let locks = LOCK_LIMIT.as_secs();
@@ -121,7 +93,7 @@ impl MySql {
              innodb_lock_wait_timeout = {locks}, lock_wait_timeout = {locks}"
         );
         OptsBuilder::new()
-            .tcp_port(self.uri.port.unwrap_or(PORT))
+            .tcp_port(self.uri.port())
             .user(self.uri.user.as_deref())
             .pass(self.uri.password.as_ref().map(|password| password.reveal()))
             .db_name(Some(&self.uri.database))
@@ -168,7 +140,7 @@ impl MySql {
         })?;
         info!(
             "accounting: {}: made the table {}",
-            server::place(&self.uri, PORT),
+            server::place(&self.uri),
             names.table
         );
         let made = self::columns(connection, &self.section).map_err(|error| words(&error))?;
@@ -178,7 +150,7 @@ impl MySql {
 
 impl Driver for MySql {
     fn connect(&self) -> Result<Box<dyn Link>, String> {
-        let named = |why: String| format!("{}: {why}", server::place(&self.uri, PORT));
+        let named = |why: String| format!("{}: {why}", server::place(&self.uri));
         let mut connection = self.log_in().map_err(named)?;
         let names = Quoted::new(&self.section, '`');
         let shape = self.found_or_made(&mut connection, &names).map_err(named)?;

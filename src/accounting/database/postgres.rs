@@ -22,8 +22,6 @@ use super::table::{Column, Letters, Quoted, Room, Row, Shape, key_columns};
 use super::tls::{self, Connector};
 use crate::config::{DatabaseSection, DatabaseUri, ServerUri, TlsMode};
 
-const PORT: u16 = 5432;
-
 /// See the module.
 pub struct Postgres {
     uri: ServerUri,
@@ -70,7 +68,7 @@ impl Postgres {
     }
 
     fn log_in(&self, runtime: &Runtime) -> Result<Client, String> {
-        let Some(path) = &self.uri.unix_socket else {
+        let Some(path) = self.uri.socket() else {
             let client = self.log_in_over_tcp(runtime, self.uri.tls);
             return match (self.uri.tls, client) {
                 (TlsMode::Prefer, Err((_, Trouble::Tls))) => {
@@ -79,11 +77,6 @@ impl Postgres {
                 (_, client) => client,
             }
             .map_err(|(why, _)| why);
-        };
-        let port = self.uri.port.unwrap_or(PORT);
-        let path = match path.is_dir() {
-            true => path.join(format!(".s.PGSQL.{port}")),
-            false => path.clone(),
         };
         let stream = local(&path).map_err(|error| error.to_string())?;
         let started = async {
@@ -99,8 +92,7 @@ impl Postgres {
         mode: TlsMode,
     ) -> Result<Client, (String, Trouble)> {
         let other = |why: String| (why, Trouble::Other);
-        let addresses =
-            server::addresses(&self.uri, PORT).map_err(|error| other(error.to_string()))?;
+        let addresses = server::addresses(&self.uri).map_err(|error| other(error.to_string()))?;
         let mut why = "the name has no address".to_owned();
         for address in addresses {
             let stream = match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
@@ -171,7 +163,7 @@ fn within<T>(runtime: &Runtime, run: impl Future<Output = io::Result<T>>) -> Res
 
 impl Driver for Postgres {
     fn connect(&self) -> Result<Box<dyn Link>, String> {
-        let named = |why: String| format!("{}: {why}", server::place(&self.uri, PORT));
+        let named = |why: String| format!("{}: {why}", server::place(&self.uri));
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
         let client = self.log_in(&runtime).map_err(named)?;
@@ -212,7 +204,7 @@ impl Postgres {
                 let why = told(failure);
                 format!("the table cannot be made: {why}; the statement is: {create}")
             })?;
-            let place = server::place(&self.uri, PORT);
+            let place = server::place(&self.uri);
             info!("accounting: {place}: made the table {}", names.table);
             columns = session.columns(&names).map_err(told)?;
         }

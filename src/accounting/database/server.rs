@@ -25,17 +25,16 @@ const SYSTEM_CAS: [&str; 4] = [
 ];
 
 /// By the system's resolver: databases are often named in `/etc/hosts`.
-pub fn addresses(uri: &ServerUri, default_port: u16) -> io::Result<Vec<SocketAddr>> {
-    let port = uri.port.unwrap_or(default_port);
-    let addresses = (uri.host.as_str(), port).to_socket_addrs()?;
+pub fn addresses(uri: &ServerUri) -> io::Result<Vec<SocketAddr>> {
+    let addresses = (uri.host.as_str(), uri.port()).to_socket_addrs()?;
     Ok(addresses.take(MOST_ADDRESSES).collect())
 }
 
 /// `host:port`, or the socket's path: for messages.
-pub fn place(uri: &ServerUri, default_port: u16) -> String {
-    match &uri.unix_socket {
+pub fn place(uri: &ServerUri) -> String {
+    match uri.socket() {
         Some(path) => path.display().to_string(),
-        None => format!("{}:{}", uri.host, uri.port.unwrap_or(default_port)),
+        None => format!("{}:{}", uri.host, uri.port()),
     }
 }
 

@@ -246,12 +246,12 @@ fn database(uri: &DatabaseUri) -> Finding {
     let subject = "database";
     match uri {
         DatabaseUri::Server(server) => {
-            let (name, usual) = match server.kind {
-                ServerKind::MySql => ("MySQL", 3306),
-                ServerKind::PostgreSql => ("PostgreSQL", 5432),
+            let name = match server.kind {
+                ServerKind::MySql => "MySQL",
+                ServerKind::PostgreSql => "PostgreSQL",
             };
-            let reached = match &server.unix_socket {
-                Some(path) => UnixStream::connect(path)
+            let reached = match server.socket() {
+                Some(path) => UnixStream::connect(&path)
                     .map(|_| path.display().to_string())
                     .map_err(|error| {
                         let path = path.display();
@@ -261,7 +261,7 @@ fn database(uri: &DatabaseUri) -> Finding {
                         )
                     }),
                 None => {
-                    let port = server.port.unwrap_or(usual);
+                    let port = server.port();
                     reach(&server.host, port)
                         .map(|(address, _)| address.to_string())
                         .map_err(|why| (why, format!("ss -ltn 'sport = :{port}'")))

@@ -145,6 +145,7 @@ impl Note {
             },
             owed,
             away,
+            order: 0,
         })
     }
 }

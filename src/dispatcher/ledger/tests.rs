@@ -54,6 +54,7 @@ fn call(number: u128) -> LiveCall {
         },
         owed: None,
         away: Duration::ZERO,
+        order: 0,
     }
 }
 
@@ -90,25 +91,28 @@ fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
 fn older_news_that_comes_late_changes_nothing() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);
-    let owed = LiveCall {
-        owed: Some(Remove {
-            call_id: call(1).call_id,
-            from_tag: call(1).known.from_tag,
-            to_tag: None,
-        }),
+    let news = |order, answered| LiveCall {
+        order,
+        answered,
         ..call(1)
     };
-    ledger.note(&owed, at(20));
-    ledger.note(&call(1), at(21));
+    let told = |answered, seconds| LiveCall {
+        answered,
+        ..seen(call(1), seconds)
+    };
+    ledger.note(&news(2, true), at(20));
+    ledger.note(&news(1, false), at(20));
     ledger.note(&call(2), at(20));
     ledger.over(&[(id(2), true)]);
-    ledger.note(&call(2), at(21));
+    ledger.note(&call(2), at(20));
     drop(ledger);
+    // The next dispatcher's news is newer than all of that.
     let (ledger, earlier) = open(&scratch);
-    assert_eq!(earlier, [seen(owed.clone(), 20)]);
-    ledger.note(&call(1), at(22));
+    assert_eq!(earlier, [told(true, 20)]);
+    ledger.note(&news(1, false), at(20));
+    ledger.note(&news(1, false), at(20));
     drop(ledger);
-    assert_eq!(open(&scratch).1, [seen(owed, 20)]);
+    assert_eq!(open(&scratch).1, [told(false, 400)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a dispatcher tells the one after it of an answered call, and what that one makes of it: it knows the call, and
 //! waits for its relay.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Registry, RelayKey, Session, SessionState};
@@ -23,6 +24,8 @@ pub struct LiveCall {
     pub owed: Option<Remove>,
     /// How long its relay had been away when the dispatcher before this one was last seen.
     pub away: Duration,
+    /// Later news of it has a higher one.
+    pub order: u64,
 }
 
 impl<L: Clone> Registry<L> {
@@ -85,6 +88,7 @@ impl<L: Clone> Registry<L> {
             known: session.known.clone(),
             owed,
             away: Duration::ZERO,
+            order: self.notes.fetch_add(1, Ordering::Relaxed),
         })
     }
 }
