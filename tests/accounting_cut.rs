@@ -16,11 +16,14 @@ use mediaproxy::accounting::{
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
+#[path = "support/copy.rs"]
+mod copy;
 #[path = "support/daemons.rs"]
 mod daemons;
 #[path = "support/management.rs"]
 mod management;
 
+use copy::copy;
 use daemons::Scratch;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -108,18 +111,6 @@ fn accounted(is_last_delivered: bool) -> Scratch {
     accounting.stop(clock::mono() + PATIENCE);
     wait("the last one", &accounting, u64::from(!is_last_delivered));
     scratch
-}
-
-/// With all that is in it.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
-        match path.is_dir() {
-            true => copy(&path, &to),
-            false => drop(fs::copy(&path, &to).unwrap()),
-        }
-    }
 }
 
 /// The call-ids in the file and in the table, in alphabetical order.

@@ -5,7 +5,7 @@
 //!  DIR/0000000001.journal     segments, oldest first; a record a line                 line
 //!  DIR/0000000002.journal     the last one is appended to
 //!  DIR/*.damaged              copies of segments with a damaged record
-//!  Position                   segment and offset: where a reader goes on               reader
+//!  Position                   segment and offset: where a reader goes on               position, reader
 //! ```
 //!
 //! A record is in the kernel's hands when [`Journal::append`] returns, so that the end of this process does not hurt
@@ -14,6 +14,7 @@
 //! records: whoever has them keeps them.
 
 mod line;
+mod position;
 mod reader;
 mod segments;
 #[cfg(test)]
@@ -28,40 +29,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use line::{LONGEST, Unfit, text as line_text};
+pub use position::Position;
 pub use reader::{Found, Reader};
 use segments::Segments;
 pub use segments::make_directory;
 
 /// Lines that are written together are no more than this, and the one that passes it, bytes.
 const TOGETHER: usize = 64 * 1024;
-
-/// A place in a journal, between two records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// Number of the segment.
-    pub segment: u64,
-    /// Bytes from its beginning.
-    pub offset: u64,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.segment, self.offset)
-    }
-}
-
-impl std::str::FromStr for Position {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Position, ()> {
-        let (segment, offset) = text.split_once(':').ok_or(())?;
-        let number = |text: &str| text.parse().map_err(|_| ());
-        Ok(Position {
-            segment: number(segment)?,
-            offset: number(offset)?,
-        })
-    }
-}
 
 /// How large a journal may become.
 #[derive(Clone, Copy, Debug)]

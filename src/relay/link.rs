@@ -1,7 +1,7 @@
 //! A link to one dispatcher: a thread that connects, reads and hands commands to the workers, and one that
 //! writes while there is a connection.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -12,17 +12,17 @@ use log::{debug, info, warn};
 
 use super::explain;
 use super::gather::{Listing, Summing};
+use super::greeting::greet;
 use super::kernel::Order;
 use super::meter::{Answered, Asked};
 use super::outbox::{Outbox, Piece, Task, write_batch};
-use super::spool::{Place, Spool};
 use super::worker::Message;
 use super::{Shared, spawn};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
+use crate::proto::CallId;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
-use crate::proto::{CallId, SessionId};
 use crate::session::{Owner, ReplyTo};
 use crate::sys::clock;
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
@@ -35,12 +35,6 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// Two losses within this time count as a dispatcher that does not want us.
 const TOGETHER: Duration = Duration::from_secs(5);
-
-/// How long the list of kept records may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Bytes of kept records in one write.
-const GREETING: usize = 64 * 1024;
 
 /// Bytes read at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -213,58 +207,6 @@ fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
             return;
         }
     }
-}
-
-/// Without the list of what was not confirmed the connection has to end: answers come after it.
-fn greet(
-    hello: &[u8],
-    spool: Option<&Spool>,
-    link: &Link,
-    mut write: impl FnMut(&[u8]) -> Result<(), String>,
-) -> Result<(), String> {
-    write(hello)?;
-    let Some(spool) = spool else {
-        return Ok(());
-    };
-    let unconfirmed = spool.unconfirmed(link.address, PATIENCE)?;
-    if !unconfirmed.is_empty() {
-        let count = unconfirmed.len();
-        info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
-    }
-    let missing = say_all(spool, unconfirmed.into_iter(), &mut write)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    // Confirmed meanwhile, or written again somewhere else.
-    let again = spool.unconfirmed(link.address, PATIENCE)?.into_iter();
-    let missing = say_all(spool, again.filter(|(id, _)| missing.contains(id)), write)?;
-    for id in missing {
-        // Damaged, which the spool says when it finds it.
-        debug!("{link}: session {id} is not on disk any more");
-    }
-    Ok(())
-}
-
-/// Says the lines of these records; which of them are not where they should be.
-fn say_all(
-    spool: &Spool,
-    records: impl Iterator<Item = (SessionId, Place)>,
-    mut write: impl FnMut(&[u8]) -> Result<(), String>,
-) -> Result<HashSet<SessionId>, String> {
-    let mut together = Vec::new();
-    let mut missing = HashSet::new();
-    for (id, at) in records {
-        match spool.line(&at) {
-            Some(line) => together.extend_from_slice(&line),
-            None => drop(missing.insert(id)),
-        }
-        if together.len() > GREETING {
-            write(&together)?;
-            together.clear();
-        }
-    }
-    write(&together)?;
-    Ok(missing)
 }
 
 /// What is read from one connection.
@@ -475,25 +417,6 @@ fn worker_of(call_id: &CallId, workers: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::spool;
-    use crate::sys::scratch::Scratch;
-
-    #[test]
-    fn no_connection_goes_on_without_what_was_not_confirmed() {
-        let scratch = Scratch::new("greeting");
-        let opened = spool::open(scratch.path(), 40_000, 16 << 20).unwrap();
-        let spool = opened.spool();
-        // Its thread is gone, which comes to the same as one that hangs, and sooner.
-        drop(opened);
-        let link = Link::new(Owner(0), "192.0.2.1:25060".parse().unwrap(), "x");
-        let mut written = Vec::new();
-        let greeted = greet(b"hello\r\n", Some(&spool), &link, |bytes| {
-            written.extend_from_slice(bytes);
-            Ok(())
-        });
-        assert!(greeted.unwrap_err().contains("in time"));
-        assert_eq!(written, b"hello\r\n");
-    }
 
     #[test]
     fn calls_are_spread_evenly_and_always_alike() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  dispatcher --TLS--> link reader --mailbox--> worker   an engine, its sockets and timers    worker, machine, pace
-//!             <--TLS-- link writer <--outbox----/        answers, notices, pings              link, outbox
+//!             <--TLS-- link writer <--outbox----/        answers, notices, pings              link, greeting, outbox
 //!                                     gather             lists and summaries of all workers
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
@@ -20,6 +20,7 @@ pub mod diagnosis;
 pub mod discovery;
 mod explain;
 mod gather;
+mod greeting;
 mod kernel;
 mod link;
 mod machine;

@@ -23,6 +23,10 @@ use mediaproxy::accounting::{
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
+#[path = "copy.rs"]
+mod copy;
+
+use self::copy::copy;
 use crate::servers::{self, Between, Scratch, Stop};
 
 const DIRECTORY: &str = "MEDIAPROXY_TEST_DIRECTORY";
@@ -163,17 +167,6 @@ impl Journal {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(path, text + more).unwrap();
         case
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).unwrap();
-        match path.is_dir() {
-            true => copy(&path, &to),
-            false => drop(fs::copy(&path, &to).unwrap()),
-        }
     }
 }
 

@@ -1,0 +1,96 @@
+//! What a link says first on each connection: hello, and the ended calls that its dispatcher has not confirmed.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use log::{debug, info};
+
+use super::link::Link;
+use super::spool::{Place, Spool};
+use crate::proto::SessionId;
+
+/// How long the list of kept records may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of kept records in one write.
+const GREETING: usize = 64 * 1024;
+
+/// Says it. Answers come after it: without the list of what was not confirmed the connection has to end.
+///
+/// # Errors
+/// A sentence: the list is not to be had in time, or as of `write`.
+pub fn greet(
+    hello: &[u8],
+    spool: Option<&Spool>,
+    link: &Link,
+    mut write: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    write(hello)?;
+    let Some(spool) = spool else {
+        return Ok(());
+    };
+    let unconfirmed = spool.unconfirmed(link.address, PATIENCE)?;
+    if !unconfirmed.is_empty() {
+        let count = unconfirmed.len();
+        info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
+    }
+    let missing = say_all(spool, unconfirmed.into_iter(), &mut write)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Confirmed meanwhile, or written again somewhere else.
+    let again = spool.unconfirmed(link.address, PATIENCE)?.into_iter();
+    let missing = say_all(spool, again.filter(|(id, _)| missing.contains(id)), write)?;
+    for id in missing {
+        // Damaged, which the spool says when it finds it.
+        debug!("{link}: session {id} is not on disk any more");
+    }
+    Ok(())
+}
+
+/// Says the lines of these records; which of them are not where they should be.
+fn say_all(
+    spool: &Spool,
+    records: impl Iterator<Item = (SessionId, Place)>,
+    mut write: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<HashSet<SessionId>, String> {
+    let mut together = Vec::new();
+    let mut missing = HashSet::new();
+    for (id, at) in records {
+        match spool.line(&at) {
+            Some(line) => together.extend_from_slice(&line),
+            None => drop(missing.insert(id)),
+        }
+        if together.len() > GREETING {
+            write(&together)?;
+            together.clear();
+        }
+    }
+    write(&together)?;
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::spool;
+    use crate::session::Owner;
+    use crate::sys::scratch::Scratch;
+
+    #[test]
+    fn no_connection_goes_on_without_what_was_not_confirmed() {
+        let scratch = Scratch::new("greeting");
+        let opened = spool::open(scratch.path(), 40_000, 16 << 20).unwrap();
+        let spool = opened.spool();
+        // Its thread is gone, which comes to the same as one that hangs, and sooner.
+        drop(opened);
+        let link = Link::new(Owner(0), "192.0.2.1:25060".parse().unwrap(), "x");
+        let mut written = Vec::new();
+        let greeted = greet(b"hello\r\n", Some(&spool), &link, |bytes| {
+            written.extend_from_slice(bytes);
+            Ok(())
+        });
+        assert!(greeted.unwrap_err().contains("in time"));
+        assert_eq!(written, b"hello\r\n");
+    }
+}
