@@ -2,7 +2,7 @@
 //! RFC 3264 for directions).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -91,7 +91,8 @@ pub fn parse_list(value: &[u8]) -> Result<Vec<MediaDescription>, BadMedia> {
 }
 
 /// `type:address:port:direction[:name=value...]`. An IPv6 address comes with its colons, so what is fixed is
-/// taken from both ends and the address is what is left.
+/// taken from both ends and the address is what is left. A line with port 0 is rejected or disabled: its address says
+/// nothing, and may be missing or of any form.
 fn parse_item(item: &[u8]) -> Result<MediaDescription, BadMedia> {
     let bad = |what: &str| BadMedia(format!("{what} in \"{}\"", Visible(item)));
     let mut fields: Vec<&[u8]> = item.split(|&b| b == b':').collect();
@@ -106,10 +107,13 @@ fn parse_item(item: &[u8]) -> Result<MediaDescription, BadMedia> {
         return Err(bad("expected type:address:port:direction"));
     };
     let media_type = parse_type(media_type).ok_or_else(|| bad("not a media type"))?;
-    let address = address.join(&b':');
-    let address = parse_address(&address).ok_or_else(|| bad("not an address"))?;
-    let port = std::str::from_utf8(port).ok().and_then(|p| p.parse().ok());
+    let port = std::str::from_utf8(before_slash(port)).ok();
+    let port: Option<u16> = port.and_then(|p| p.parse().ok());
     let port = port.ok_or_else(|| bad("not a port (0 to 65535)"))?;
+    let address = match port {
+        0 => NOWHERE,
+        _ => parse_address(&address.join(&b':')).ok_or_else(|| bad("not an address"))?,
+    };
     let direction = parse_direction(direction)
         .ok_or_else(|| bad("not a direction (sendrecv, sendonly, recvonly, inactive)"))?;
     Ok(MediaDescription {
@@ -132,10 +136,23 @@ fn parse_type(token: &[u8]) -> Option<MediaType> {
     is_token.then(|| MediaType(text.to_ascii_lowercase().into()))
 }
 
+/// The address of a line that is rejected or disabled.
+const NOWHERE: MediaAddress = MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
+/// The part before a slash: RFC 8866 lets a port be followed by a number of ports, an address by TTL or count.
+fn before_slash(field: &[u8]) -> &[u8] {
+    field.split(|&b| b == b'/').next().unwrap_or(field)
+}
+
 fn parse_address(address: &[u8]) -> Option<MediaAddress> {
+    let address = before_slash(address);
     let text = std::str::from_utf8(address).ok();
-    if let Some(ip) = text.and_then(|t| t.parse().ok()) {
-        return Some(MediaAddress::Ip(ip));
+    if let Some(ip) = text.and_then(|t| t.parse::<IpAddr>().ok()) {
+        return Some(match ip.to_canonical() {
+            // The hold of RFC 2543, as IPv6 writes it.
+            IpAddr::V6(ip) if ip.is_unspecified() => NOWHERE,
+            ip => MediaAddress::Ip(ip),
+        });
     }
     // A name has no colon; what has one is a broken IPv6 address.
     let is_name = !address.is_empty()
@@ -146,13 +163,15 @@ fn parse_address(address: &[u8]) -> Option<MediaAddress> {
 }
 
 fn parse_direction(word: &[u8]) -> Option<Direction> {
-    match word {
-        b"sendrecv" => Some(Direction::SendRecv),
-        b"sendonly" => Some(Direction::SendOnly),
-        b"recvonly" => Some(Direction::RecvOnly),
-        b"inactive" => Some(Direction::Inactive),
-        _ => None,
-    }
+    let directions = [
+        ("sendrecv", Direction::SendRecv),
+        ("sendonly", Direction::SendOnly),
+        ("recvonly", Direction::RecvOnly),
+        ("inactive", Direction::Inactive),
+    ];
+    let mut known = directions.into_iter();
+    let (_, direction) = known.find(|(name, _)| word.eq_ignore_ascii_case(name.as_bytes()))?;
+    Some(direction)
 }
 
 #[cfg(test)]
@@ -193,6 +212,41 @@ mod tests {
             one("IMAGE:1.2.3.4:0:recvonly").unwrap().media_type.as_str(),
             "image"
         );
+    }
+
+    #[test]
+    fn a_line_with_port_0_needs_no_address() {
+        for item in [
+            "video::0:inactive",
+            "video::::0:inactive:ice=no",
+            "video:2001:db8::1:0:sendrecv:ice=no",
+            "video:what ever:0:recvonly",
+            "video:1.2.3.4:0/2:sendrecv",
+        ] {
+            let line = one(item).unwrap();
+            assert_eq!((line.port, line.address), (0, NOWHERE), "{item}");
+        }
+    }
+
+    #[test]
+    fn directions_in_capitals_and_counts_after_a_slash_are_taken() {
+        for (item, direction) in [
+            ("audio:1.2.3.4:4000:SENDRECV", Direction::SendRecv),
+            ("audio:1.2.3.4:4000/1:SendOnly", Direction::SendOnly),
+            ("audio:1.2.3.4/127:4000:RECVONLY", Direction::RecvOnly),
+            ("audio:::ffff:1.2.3.4:4000:Inactive", Direction::Inactive),
+        ] {
+            let line = one(item).unwrap();
+            assert_eq!((line.port, line.direction), (4000, direction), "{item}");
+            let address = MediaAddress::Ip("1.2.3.4".parse().unwrap());
+            assert_eq!(line.address, address, "{item}");
+        }
+    }
+
+    #[test]
+    fn an_unspecified_ipv6_address_is_a_hold_like_0_0_0_0() {
+        let line = one("audio::::4000:sendrecv:ice=no").unwrap();
+        assert_eq!((line.port, line.address), (4000, NOWHERE));
     }
 
     #[test]

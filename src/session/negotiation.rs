@@ -52,7 +52,8 @@ impl Said {
     fn of(media: &MediaDescription) -> Said {
         Said {
             direction: media.direction,
-            zero_address: is_zero(&media.address),
+            // With trickle ICE (RFC 8840) 0.0.0.0 says that candidates follow.
+            zero_address: is_zero(&media.address) && !media.ice,
             ice: media.ice,
         }
     }
@@ -144,7 +145,7 @@ impl Session {
         for (line, description) in media.iter().enumerate() {
             let stream = if description.port == 0 {
                 None
-            } else if let Some(kept) = self.kept(line, offerer, description) {
+            } else if let Some(kept) = self.kept(line, offerer, description, context) {
                 Some(kept)
             } else {
                 let proposed = self.propose(offerer, description, context);
@@ -180,12 +181,21 @@ impl Session {
     }
 
     /// The live stream that a line of a new offer goes on with.
-    fn kept(&self, line: usize, offerer: Party, media: &MediaDescription) -> Option<usize> {
+    fn kept(
+        &self,
+        line: usize,
+        offerer: Party,
+        media: &MediaDescription,
+        context: &Context<'_>,
+    ) -> Option<usize> {
         let slot = self.agreed.get(line)?;
         let index = slot.stream?;
         let stream = &self.streams[index];
         let leg = stream.leg(offerer);
-        let same_place = leg.is_same(media) || leg.described.is_none() || is_zero(&media.address);
+        let same_place = leg.is_same(media)
+            || leg.described.is_none()
+            || is_zero(&media.address)
+            || self.is_own(media, context);
         let same = stream.media_type == media.media_type && same_place;
         (same && stream.is_live() && !stream.declined).then_some(index)
     }
@@ -285,8 +295,12 @@ impl Session {
         let Some(offer) = self.offers.back_mut() else {
             return Err("an answer without an offer");
         };
-        let mut pairs = offer.slots.iter().zip(media);
-        if pairs.any(|(slot, answer)| slot.media_type != answer.media_type) {
+        // A line that either side has turned off has no media whose type could matter.
+        let differs = |(slot, answer): (&Slot, &MediaDescription)| {
+            let is_on = slot.stream.is_some() && answer.port != 0;
+            is_on && slot.media_type != answer.media_type
+        };
+        if offer.slots.iter().zip(media).any(differs) {
             return Err("the answer's media types are not those of the offer");
         }
         let first = !std::mem::replace(&mut offer.answered, true);
@@ -326,8 +340,15 @@ impl Session {
             offering.described.clone_from(&slot.described);
         }
         let leg = stream.leg(answerer);
-        let moved = leg.described.is_some() && !leg.is_same(answer) && !is_zero(&answer.address);
-        describe(stream, answerer, answer, is_own);
+        // The call passes this relay twice under one name: its own ports say nothing of where the party is.
+        let says_nothing = is_own && leg.described.is_some();
+        let moved = leg.described.is_some()
+            && !leg.is_same(answer)
+            && !is_zero(&answer.address)
+            && !says_nothing;
+        if !says_nothing {
+            describe(stream, answerer, answer, is_own);
+        }
         apply(stream, answerer, Said::of(answer));
         let first = stream.answered.is_none();
         stream.answered.get_or_insert(now);

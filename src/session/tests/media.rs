@@ -4,6 +4,7 @@ use super::*;
 
 const A: (&str, &str) = ("A", "");
 const AB: (&str, &str) = ("A", "B");
+const BA: (&str, &str) = ("B", "A");
 const NAT: &str = "192.0.0.77:999";
 
 #[test]
@@ -427,21 +428,53 @@ fn what_could_not_be_sent_was_not_relayed() {
 }
 
 #[test]
-fn a_party_that_names_the_relays_own_ports_makes_no_loop() {
-    let mut lab = Lab::with(Settings {
+fn c4_a_party_that_names_the_relays_own_ports_makes_no_loop() {
+    let settings = || Settings {
         routable_private_ranges: vec!["10.0.0.0/8".parse().unwrap()],
         ..settings()
-    });
-    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
-    let caller_side = ports(&lab.update("reply", 1, A, &audio(CALLEE)))[0];
-    for port in [caller_side, callee_side, callee_side + 1] {
-        lab.update("reply", 1, AB, &audio(&format!("{RELAY}:{port}")));
-        lab.now += Duration::from_secs(10);
+    };
+    for offset in [0, 1] {
+        let mut lab = Lab::with(settings());
+        let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+        let own = format!("{RELAY}:{}", callee_side + offset);
+        let caller_side = ports(&lab.update("reply", 1, AB, &audio(&own)))[0];
         let none = Verdict::Drop(Drop::OwnPort);
-        assert_eq!(lab.rtp(CALLER, caller_side), none, "{port}");
+        assert_eq!(lab.rtp(CALLER, caller_side), none, "{own}");
     }
+    let mut lab = Lab::with(settings());
+    let (caller_side, callee_side) = lab.call();
     let elsewhere = format!("{RELAY}:{}", callee_side + 100);
     lab.update("reply", 1, AB, &audio(&elsewhere));
     let through_another_session = to(callee_side, &elsewhere);
     assert_eq!(lab.rtp(CALLER, caller_side), through_another_session);
+}
+
+/// A spiral: both passes have the same Call-ID, tags and CSeq, so the second pass names the first one's ports.
+#[test]
+fn c4_an_sdp_that_names_the_relays_own_ports_moves_nobody() {
+    let mut lab = Lab::with(Settings {
+        routable_private_ranges: vec!["198.18.0.0/15".parse().unwrap()],
+        ..settings()
+    });
+    let second_pass = |lab: &mut Lab, kind, cseq, tags, ports: &[u16]| {
+        lab.update(kind, cseq, tags, &audio(&format!("{RELAY}:{}", ports[0])))
+    };
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)));
+    second_pass(&mut lab, "request", 1, A, &callee_side);
+    for tags in [A, AB] {
+        let caller_side = ports(&lab.update("reply", 1, tags, &audio(CALLEE)));
+        second_pass(&mut lab, "reply", 1, tags, &caller_side);
+        let heard = to(callee_side[0], CALLEE);
+        assert_eq!(lab.rtp(CALLER, caller_side[0]), heard, "a listener");
+    }
+    let caller_side = ports(&lab.update("reply", 1, AB, &audio(CALLEE)))[0];
+    assert_eq!(lab.rtp(CALLEE, callee_side[0]), to(caller_side, CALLER));
+    // A refresh by the callee, answered by the caller.
+    let kept = ports(&lab.update("request", 1, BA, &audio(CALLEE)));
+    assert_eq!(kept, [caller_side], "the same stream");
+    second_pass(&mut lab, "request", 1, BA, &kept);
+    let answer = ports(&lab.update("reply", 1, BA, &audio(CALLER)));
+    second_pass(&mut lab, "reply", 1, BA, &answer);
+    assert_eq!(lab.rtp(CALLEE, callee_side[0]), to(caller_side, CALLER));
+    assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side[0], CALLEE));
 }

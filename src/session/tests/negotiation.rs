@@ -543,3 +543,15 @@ fn every_stream_list_is_bounded() {
     assert_eq!(last, UpdateReply::Error);
     assert_eq!(lab.host.bound.len(), 4);
 }
+
+#[test]
+fn c4_a_line_that_is_turned_off_may_have_any_type_and_address() {
+    let mut lab = Lab::new();
+    let offer = format!("{},image:198.18.0.1:4002:sendrecv", audio(CALLER));
+    lab.update("request", 1, A, &offer);
+    let answer = format!("{},audio:2001:db8::1:0:INACTIVE:ice=no", audio(CALLEE));
+    let answered = ports(&lab.update("reply", 1, AB, &answer));
+    assert_ne!(answered[0], 0);
+    assert_eq!(answered[1], 0, "T.38 is refused");
+    assert_eq!(lab.statistics()["streams"][1]["status"], "rejected");
+}

@@ -377,3 +377,11 @@ fn a_long_list_is_written_in_pieces() {
     let list: Vec<Value> = serde_json::from_slice(&out).unwrap();
     assert_eq!((list.len(), pieces), (9, 2));
 }
+
+#[test]
+fn c6_an_unspecified_address_with_ice_is_no_hold() {
+    let mut lab = Lab::new();
+    lab.update("request", 1, A, "audio:0.0.0.0:9:sendrecv:ice=yes");
+    lab.update("reply", 1, AB, "audio:0.0.0.0:9:sendrecv:ice=yes");
+    assert_eq!(lab.statistics()["streams"][0]["status"], "active");
+}
