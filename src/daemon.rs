@@ -19,6 +19,9 @@ use crate::sys::signals::{Signal, SignalWaiter};
 /// How often the end looks for a second signal.
 const ENDING: Duration = Duration::from_millis(10);
 
+/// How long the last lines may take to reach the log.
+const LOGGED: Duration = Duration::from_secs(1);
+
 /// Exit status where configuration or certificates have to be mended first: EX_CONFIG of sysexits(3). A service
 /// manager has no use for another attempt.
 const UNUSABLE: u8 = 78;
@@ -110,14 +113,29 @@ fn live<C, D: Daemon>(
     start: impl FnOnce(&Options, &C) -> Result<D, StartError>,
 ) -> ExitCode {
     memory::return_large_buffers();
-    let (mut process, signals) = match process::start(options.mode, &options.runtime_dir, name) {
+    let (process, signals) = match process::start(options.mode, &options.runtime_dir, name) {
         Ok(started) => started,
         Err(error) => {
             eprintln!("{name}: {error}");
             return ExitCode::FAILURE;
         }
     };
-    logging::start(options.mode, name, level);
+    if let Err(error) = logging::start(options.mode, name, level) {
+        return process.failed(&format!("the thread that logs: {error}"), FAILED);
+    }
+    let status = work(name, options, loaded, process, &signals, start);
+    logging::flush(LOGGED);
+    status
+}
+
+fn work<C, D: Daemon>(
+    name: &'static str,
+    options: &Options,
+    loaded: &Loaded<C>,
+    mut process: Process,
+    signals: &SignalWaiter,
+    start: impl FnOnce(&Options, &C) -> Result<D, StartError>,
+) -> ExitCode {
     let (version, path) = (env!("CARGO_PKG_VERSION"), loaded.path.display());
     info!("{name} {version} with {path}");
     loaded.warnings.iter().for_each(|text| warn!("{text}"));
@@ -129,9 +147,9 @@ fn live<C, D: Daemon>(
         daemon.stop();
         return process.failed(&format!("cannot say that it is ready: {error}"), FAILED);
     }
-    daemon.serve(&process, &signals);
+    daemon.serve(&process, signals);
     process.stopping();
-    stop(&signals, daemon);
+    stop(signals, daemon);
     info!("{name} has ended");
     ExitCode::SUCCESS
 }

@@ -132,7 +132,7 @@ fn serve(mut process: Process, signals: &SignalWaiter, news: &Path) -> ExitCode 
 
 /// More than a journal that does not read takes; more again when it has read.
 fn log_much(news: &Path) -> ExitCode {
-    logging::start(Mode::Systemd, NAME, LevelFilter::Info);
+    logging::start(Mode::Systemd, NAME, LevelFilter::Info).unwrap();
     let mut news = UnixStream::connect(news).unwrap();
     log::warn!("one\ntwo");
     for number in 0..4000 {
@@ -462,7 +462,7 @@ fn journal(bed: &Bed) {
     let whole = format!(" {}", "x".repeat(500));
     let numbered = lines.iter().filter(|line| line.ends_with(&whole)).count();
     let lost = format!(
-        "<4>{} log lines were lost: the log daemon did not take them",
+        "<4>{} log lines were lost: the log did not take them in time",
         4000 - numbered
     );
     let rest = &lines[1 + numbered..];

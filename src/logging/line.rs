@@ -29,8 +29,8 @@ impl Line {
         line
     }
 
-    pub fn as_str(&self) -> &str {
-        &self.text
+    pub fn into_text(self) -> String {
+        self.text
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!  log::info! ──> Logger ──> Line: one line, nothing forged     line
-//!                   └──────> Sink: terminal, journal            stderr
-//!                                  syslog                       syslog
+//!                   └──────> Queue, and the thread that writes   queue
+//!                              └──> Sink: terminal, journal      stderr
+//!                                         syslog                 syslog
 //! ```
 //!
-//! A line about a session begins with `[session CALL-ID]`; who logs writes that. No thread waits for a log
-//! daemon: lines that it does not take are counted, and the number is logged as soon as it takes lines again.
+//! A line about a session begins with `[session CALL-ID]`; who logs writes that. No thread waits for a log, whatever
+//! it is: lines that it does not take are counted, and the number is logged as soon as it takes lines again.
 
 mod line;
+mod queue;
 pub mod sparse;
 mod stderr;
 mod syslog;
@@ -18,39 +20,63 @@ use std::io;
 use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use self::line::Line;
+use self::queue::{Entry, Queue};
 use self::stderr::{Journal, Terminal};
 use self::syslog::Syslog;
+use crate::sys::clock;
 use crate::sys::process::Mode;
+use crate::sys::thread::run_tenaciously;
 
 /// Where syslogd listens.
 const SYSLOG_SOCKET: &str = "/dev/log";
 
-/// Takes finished lines, one at a time.
+/// How long the words of a panic may take to reach the log before the thread goes on, which may end the process.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The lines of this process; empty before [`start`].
+static LINES: OnceLock<Arc<Queue>> = OnceLock::new();
+
+/// Takes finished lines, one at a time. It may block: only the writing thread calls it.
 trait Sink: Send {
-    /// `text` is one line, without its end.
-    fn send(&mut self, level: Level, text: &str) -> io::Result<()>;
+    fn send(&mut self, entry: &Entry) -> io::Result<()>;
 }
 
 /// Starts logging for the daemon `program`: to syslog in the background, for the journal under systemd, else to
 /// the terminal. Panics are logged too. To be called once, after [`crate::sys::process::start`]: the process's
-/// number is part of a line.
-pub fn start(mode: Mode, program: &'static str, level: LevelFilter) {
+/// number is part of a line, and the thread that writes would not outlive a fork.
+///
+/// # Errors
+/// The thread cannot be made.
+pub fn start(mode: Mode, program: &'static str, level: LevelFilter) -> io::Result<()> {
     let sink: Box<dyn Sink> = match mode {
         Mode::Background => Box::new(Syslog::new(Path::new(SYSLOG_SOCKET), program)),
         Mode::Systemd => Box::new(Journal),
         Mode::Foreground => Box::new(Terminal::new()),
     };
-    let logger = Logger {
-        output: Mutex::new(Output::new(sink)),
-    };
-    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+    let queue = Arc::clone(LINES.get_or_init(Arc::default));
+    let lines = Arc::clone(&queue);
+    let mut output = Output::new(sink);
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || run_tenaciously("log", || lines.write_to(&mut output)))?;
+    if log::set_boxed_logger(Box::new(Logger { queue })).is_ok() {
         set_level(level);
         std::panic::set_hook(Box::new(log_panic));
+    }
+    Ok(())
+}
+
+/// Waits until the log has all lines, for this long at most: to be called before the process ends.
+pub fn flush(limit: Duration) {
+    if let Some(queue) = LINES.get() {
+        queue.flush(limit);
     }
 }
 
@@ -71,6 +97,7 @@ fn log_panic(panic: &PanicHookInfo) {
         Some(place) => log::error!("thread {name} panicked at {place}: {message}"),
         None => log::error!("thread {name} panicked: {message}"),
     }
+    flush(LAST_WORDS);
 }
 
 /// The least severe level that is logged, until it is toggled.
@@ -118,7 +145,7 @@ fn count(level: Level) {
 }
 
 struct Logger {
-    output: Mutex<Output>,
+    queue: Arc<Queue>,
 }
 
 impl Log for Logger {
@@ -133,8 +160,7 @@ impl Log for Logger {
         if self.enabled(record.metadata()) {
             count(record.level());
             let line = Line::new(*record.args());
-            let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-            output.write(record.level(), line.as_str());
+            self.queue.push(record.level(), line.into_text());
         }
     }
 
@@ -152,21 +178,35 @@ impl Output {
         Output { sink, lost: 0 }
     }
 
-    fn write(&mut self, level: Level, line: &str) {
+    fn write(&mut self, entry: &Entry) {
+        if !self.say_lost() || self.sink.send(entry).is_err() {
+            self.lost += 1;
+        }
+    }
+
+    /// So many lines were lost on the way here.
+    fn lose(&mut self, count: u64) {
+        self.lost += count;
+        self.say_lost();
+    }
+
+    /// Says how many lines were lost. Returns false where the sink does not take that either.
+    fn say_lost(&mut self) -> bool {
         if self.lost > 0 {
-            let text = format!(
-                "{} log lines were lost: the log daemon did not take them",
-                self.lost
-            );
-            if self.sink.send(Level::Warn, &text).is_err() {
-                self.lost += 1;
-                return;
+            let entry = Entry {
+                level: Level::Warn,
+                at: clock::now().unix,
+                text: format!(
+                    "{} log lines were lost: the log did not take them in time",
+                    self.lost
+                ),
+            };
+            if self.sink.send(&entry).is_err() {
+                return false;
             }
             self.lost = 0;
         }
-        if self.sink.send(level, line).is_err() {
-            self.lost += 1;
-        }
+        true
     }
 }
 
@@ -181,17 +221,19 @@ mod tests {
     struct Full(SyncSender<String>);
 
     impl Sink for Full {
-        fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
+        fn send(&mut self, entry: &Entry) -> io::Result<()> {
             self.0
-                .try_send(format!("{level} {text}"))
+                .try_send(format!("{} {}", entry.level, entry.text))
                 .map_err(|_| io::ErrorKind::WouldBlock.into())
         }
     }
 
-    fn logger(room: usize) -> (Arc<Logger>, Receiver<String>) {
+    fn logger(room: usize) -> (Logger, Receiver<String>) {
         let (sender, lines) = mpsc::sync_channel(room);
-        let output = Mutex::new(Output::new(Box::new(Full(sender))));
-        (Arc::new(Logger { output }), lines)
+        let queue = Arc::new(Queue::default());
+        let writer = Arc::clone(&queue);
+        thread::spawn(move || writer.write_to(&mut Output::new(Box::new(Full(sender)))));
+        (Logger { queue }, lines)
     }
 
     fn log(logger: &Logger, target: &str, level: Level, text: &str) {
@@ -202,6 +244,7 @@ mod tests {
                 .args(format_args!("{text}"))
                 .build(),
         );
+        logger.queue.flush(Duration::from_secs(60));
     }
 
     #[test]
@@ -215,7 +258,7 @@ mod tests {
         assert_eq!(
             lines.try_iter().collect::<Vec<_>>(),
             [
-                "WARN 3 log lines were lost: the log daemon did not take them",
+                "WARN 3 log lines were lost: the log did not take them in time",
                 "INFO 6"
             ]
         );
@@ -238,19 +281,6 @@ mod tests {
             lines.try_iter().collect::<Vec<_>>(),
             ["WARN bad", "DEBUG ours"]
         );
-    }
-
-    #[test]
-    fn a_panic_while_logging_does_not_end_logging() {
-        let (logger, lines) = logger(1);
-        let poisoner = Arc::clone(&logger);
-        let thread = std::thread::spawn(move || {
-            let _held = poisoner.output.lock().unwrap();
-            panic!("on purpose");
-        });
-        assert!(thread.join().is_err());
-        log(&logger, "mediaproxy", Level::Info, "still here");
-        assert_eq!(lines.recv().unwrap(), "INFO still here");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::io::{self, IsTerminal};
 use log::Level;
 
 use super::Sink;
+use super::queue::Entry;
 use super::syslog::severity;
-use crate::sys::clock;
 use crate::sys::local_time::{LocalTime, local_time};
 use crate::sys::stderr;
 
@@ -27,11 +27,11 @@ impl Terminal {
 }
 
 impl Sink for Terminal {
-    fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
+    fn send(&mut self, entry: &Entry) -> io::Result<()> {
         let line = TerminalLine {
-            time: local_time(clock::now().unix),
-            level,
-            text,
+            time: local_time(entry.at),
+            level: entry.level,
+            text: &entry.text,
             colour: self.colour,
         };
         stderr::write(line.to_string().as_bytes())
@@ -85,8 +85,8 @@ fn name(level: Level) -> &'static str {
 pub struct Journal;
 
 impl Sink for Journal {
-    fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
-        stderr::write(format!("<{}>{text}\n", severity(level)).as_bytes())
+    fn send(&mut self, entry: &Entry) -> io::Result<()> {
+        stderr::write(format!("<{}>{}\n", severity(entry.level), entry.text).as_bytes())
     }
 }
 

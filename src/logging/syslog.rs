@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use log::Level;
 
 use super::Sink;
-use crate::sys::clock;
+use super::queue::Entry;
 use crate::sys::local_time::{LocalTime, local_time};
 
 /// RFC 3164 section 4.1.1.
@@ -55,13 +55,13 @@ impl Syslog {
 }
 
 impl Sink for Syslog {
-    fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
+    fn send(&mut self, entry: &Entry) -> io::Result<()> {
         let line = SyslogLine {
-            time: local_time(clock::now().unix),
-            level,
+            time: local_time(entry.at),
+            level: entry.level,
             program: self.program,
             pid: self.pid,
-            text,
+            text: &entry.text,
         };
         let line = line.to_string();
         if let Some(socket) = &self.socket {
@@ -130,7 +130,14 @@ mod tests {
 
     use super::super::Output;
     use super::*;
+    use crate::sys::clock;
     use crate::sys::scratch::Scratch;
+
+    fn write(output: &mut Output, level: Level, text: &str) {
+        let text = text.to_owned();
+        let at = clock::now().unix;
+        output.write(&Entry { level, at, text });
+    }
 
     fn next(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 9000];
@@ -168,32 +175,32 @@ mod tests {
         let dir = Scratch::new("syslog");
         let path = dir.path().join("log");
         let mut output = Output::new(Box::new(Syslog::new(&path, "media-test")));
-        output.write(Level::Info, "before there is one");
+        write(&mut output, Level::Info, "before there is one");
 
         let first = UnixDatagram::bind(&path).unwrap();
-        output.write(Level::Info, "one");
+        write(&mut output, Level::Info, "one");
         assert_eq!(
             next(&first),
-            "warning: 1 log lines were lost: the log daemon did not take them"
+            "warning: 1 log lines were lost: the log did not take them in time"
         );
         assert_eq!(next(&first), "one");
 
         drop(first);
         fs::remove_file(&path).unwrap();
-        output.write(Level::Info, "nobody listens");
-        output.write(Level::Info, "still nobody");
+        write(&mut output, Level::Info, "nobody listens");
+        write(&mut output, Level::Info, "still nobody");
         let second = UnixDatagram::bind(&path).unwrap();
-        output.write(Level::Error, "two");
+        write(&mut output, Level::Error, "two");
         assert_eq!(
             next(&second),
-            "warning: 2 log lines were lost: the log daemon did not take them"
+            "warning: 2 log lines were lost: the log did not take them in time"
         );
         assert_eq!(next(&second), "error: two");
 
         drop(second);
         fs::remove_file(&path).unwrap();
         let third = UnixDatagram::bind(&path).unwrap();
-        output.write(Level::Info, "three");
+        write(&mut output, Level::Info, "three");
         assert_eq!(next(&third), "three");
     }
 
@@ -204,16 +211,16 @@ mod tests {
         let daemon = UnixDatagram::bind(&path).unwrap();
         let mut output = Output::new(Box::new(Syslog::new(&path, "media-test")));
         while output.lost < 3 {
-            output.write(Level::Info, "flood");
+            write(&mut output, Level::Info, "flood");
         }
         assert_eq!(next(&daemon), "flood");
         daemon.set_nonblocking(true).unwrap();
         let mut buffer = [0; 9000];
         while daemon.recv(&mut buffer).is_ok() {}
-        output.write(Level::Info, "end");
+        write(&mut output, Level::Info, "end");
         assert_eq!(
             next(&daemon),
-            "warning: 3 log lines were lost: the log daemon did not take them"
+            "warning: 3 log lines were lost: the log did not take them in time"
         );
         assert_eq!(next(&daemon), "end");
     }

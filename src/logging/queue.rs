@@ -1,0 +1,184 @@
+//! Finished lines on their way to the sink: whoever logs appends here and goes on, one thread of its own writes.
+//!
+//! A log that nobody reads (a pipe whose reader stalls, a full disk, a terminal that is stopped) blocks that thread
+//! alone. Lines for which there is no room meanwhile are counted, and the number is the next line.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use log::Level;
+
+use super::Output;
+use crate::sys::clock;
+
+/// Bytes of lines that wait: ten seconds of 1,000 lines a second. As much may be on its way to the sink.
+const ROOM: usize = 1 << 20;
+/// What a line costs besides its text, bytes: about the size of an entry and its allocation.
+const OVERHEAD: usize = 64;
+
+/// One line, and when it was logged.
+pub struct Entry {
+    pub level: Level,
+    /// Since 1970-01-01 UTC.
+    pub at: Duration,
+    /// One line, without its end.
+    pub text: String,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Entry>,
+    bytes: usize,
+    /// Lines for which there was no room, since the last that waits.
+    lost: u64,
+    /// The writer waits for lines.
+    is_idle: bool,
+}
+
+/// Lines that wait for the writer.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// Lines have come.
+    filled: Condvar,
+    /// The writer has written all there was.
+    emptied: Condvar,
+}
+
+impl Queue {
+    /// Appends a line. Never waits for the sink; a system call only where the writer sleeps.
+    pub fn push(&self, level: Level, text: String) {
+        let at = clock::now().unix;
+        let mut state = self.lock();
+        let size = text.len() + OVERHEAD;
+        // Once a line is lost the next ones are, too, so that the number stands where they were.
+        if state.lost > 0 || state.bytes + size > ROOM {
+            state.lost += 1;
+        } else {
+            state.bytes += size;
+            state.lines.push_back(Entry { level, at, text });
+        }
+        if std::mem::take(&mut state.is_idle) {
+            drop(state);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Writes what comes, for ever.
+    pub fn write_to(self: &Arc<Self>, output: &mut Output) {
+        loop {
+            let (lines, lost) = self.take();
+            for entry in &lines {
+                output.write(entry);
+            }
+            output.lose(lost);
+        }
+    }
+
+    fn take(&self) -> (VecDeque<Entry>, u64) {
+        let mut state = self.lock();
+        while state.lines.is_empty() && state.lost == 0 {
+            state.is_idle = true;
+            self.emptied.notify_all();
+            state = self
+                .filled
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_idle = false;
+        state.bytes = 0;
+        (
+            std::mem::take(&mut state.lines),
+            std::mem::take(&mut state.lost),
+        )
+    }
+
+    /// Waits until all lines are with the sink, or this time is up: then the sink blocks.
+    pub fn flush(&self, limit: Duration) {
+        let end = clock::mono() + limit;
+        let mut state = self.lock();
+        while !(state.is_idle && state.lines.is_empty()) {
+            let left = end.saturating_sub(clock::mono());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.emptied.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+    use std::thread;
+
+    use super::super::Sink;
+    use super::*;
+
+    /// A sink whose reader has stopped: a line blocks until the test receives it.
+    struct Stalled(SyncSender<String>);
+
+    impl Sink for Stalled {
+        fn send(&mut self, entry: &Entry) -> io::Result<()> {
+            self.0
+                .send(entry.text.clone())
+                .map_err(|_| io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    fn stalled() -> (Arc<Queue>, Receiver<String>) {
+        let (sender, lines) = sync_channel(0);
+        let queue = Arc::new(Queue::default());
+        let writer = Arc::clone(&queue);
+        thread::spawn(move || writer.write_to(&mut Output::new(Box::new(Stalled(sender)))));
+        (queue, lines)
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_holds_nobody_and_takes_no_memory() {
+        let (queue, lines) = stalled();
+        queue.push(Level::Info, "first".to_owned());
+        // On its way to the sink, which does not return.
+        while !queue.lock().lines.is_empty() {
+            thread::yield_now();
+        }
+        let long = "x".repeat(1000);
+        for _ in 0..5000 {
+            queue.push(Level::Info, long.clone());
+        }
+        let (kept, lost) = {
+            let state = queue.lock();
+            assert!(state.bytes <= ROOM);
+            (state.lines.len(), state.lost)
+        };
+        assert!((900..1100).contains(&kept), "{kept}");
+        assert_eq!(kept as u64 + lost, 5000);
+        assert_eq!(lines.recv().unwrap(), "first");
+        for _ in 0..kept {
+            assert_eq!(lines.recv().unwrap(), long);
+        }
+        let told = format!("{lost} log lines were lost: the log did not take them in time");
+        assert_eq!(lines.recv().unwrap(), told);
+        queue.push(Level::Info, "after".to_owned());
+        assert_eq!(lines.recv().unwrap(), "after");
+    }
+
+    #[test]
+    fn a_flush_waits_for_the_last_line_but_not_for_ever() {
+        let (queue, lines) = stalled();
+        queue.flush(Duration::from_secs(60));
+        queue.push(Level::Info, "last".to_owned());
+        queue.flush(Duration::from_millis(1));
+        let reader = thread::spawn(move || lines.recv().unwrap());
+        queue.flush(Duration::from_secs(60));
+        assert!(queue.lock().lines.is_empty());
+        assert_eq!(reader.join().unwrap(), "last");
+    }
+}
