@@ -11,7 +11,16 @@ use super::check;
 /// Held until it is dropped.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirLock {
+    /// To close the file is not enough: a child that another thread has just forked has a copy of the descriptor, and
+    /// with it the lock, until it executes its program.
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is open, no pointers.
+        unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+    }
 }
 
 /// Takes the lock of a directory: the file `lock` in it, by flock(2).
@@ -27,7 +36,7 @@ pub fn lock(dir: &Path) -> io::Result<DirLock> {
         .open(dir.join("lock"))?;
     // SAFETY: the descriptor is open, no pointers.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
-    Ok(DirLock { _file: file })
+    Ok(DirLock { file })
 }
 
 #[cfg(test)]
@@ -43,5 +52,15 @@ mod tests {
         assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
         drop(first);
         assert!(lock(scratch.path()).is_ok());
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_hold_the_lock_on() {
+        let scratch = Scratch::new("lock");
+        let first = lock(scratch.path()).unwrap();
+        let copy = first.file.try_clone().unwrap();
+        drop(first);
+        assert!(lock(scratch.path()).is_ok());
+        drop(copy);
     }
 }
