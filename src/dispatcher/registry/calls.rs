@@ -9,7 +9,7 @@ use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, Tag, Text};
 
 /// A relay that tells of a call's end so long after the proxy's removal counts the time between as the call's.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_millis(250);
 
 impl<L: Clone> Registry<L> {
     /// Where a call is to be asked for.
