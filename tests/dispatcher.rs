@@ -693,6 +693,35 @@ fn a_relay_that_is_lost_before_it_says_whether_it_has_a_call_says_so_when_it_is_
     assert!(ended.statistics.is_some());
 }
 
+/// It lives, and says nothing of what it has been asked: it is told all the same what it missed.
+#[test]
+fn a_relay_that_does_not_list_its_sessions_is_told_what_it_missed() {
+    let bed = Bed::with(|settings| {
+        short(settings);
+        settings.relay_recover_interval = Duration::from_millis(300);
+    });
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    relay.cut();
+    // From here on the dispatcher knows that it is away.
+    while proxy.ask(&answered("one")) != "error" {}
+    assert_eq!(proxy.ask(&remove("one")), "error");
+    let mut again = bed.link();
+    again.say("hello {\"name\": \"a\"}");
+    let end = mediaproxy::sys::clock::mono() + bed::LONG;
+    let told = loop {
+        again.say("ping");
+        match again.line() {
+            line if line.starts_with("remove ") => break line,
+            _ => thread::sleep(Duration::from_millis(10)),
+        }
+        assert!(mediaproxy::sys::clock::mono() < end, "it is not told");
+    };
+    let (_, sequence) = told.split_once(' ').unwrap();
+    again.say(&format!("{sequence} {}", statistics("one", "closed")));
+    assert_eq!(bed.ended.wait_for(1)[0].reason, Reason::Removed);
+}
+
 /// Somebody who knows the Call-ID has a session of its own under it, which rings until its relay ends it.
 #[test]
 fn another_session_of_that_call_id_ends_without_the_call() {

@@ -9,7 +9,7 @@ use super::Dispatcher;
 use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
 use super::registry::{Doubts, Facts, Place};
-use super::statistics::{Listed, Statistics, call_ids};
+use super::statistics::{Statistics, call_ids, of_calls};
 use super::waiting::{Failure, Slot, Updating, lock};
 use crate::logging::sparse::Sparse;
 use crate::proto::control::Remove;
@@ -399,16 +399,16 @@ impl Listener<'_> {
     /// The relay says whether it has calls that it does not know by the tags of their removal.
     fn checked(&mut self, doubts: Doubts, result: &[u8], now: Duration) {
         let link = self.link;
-        let listed = match call_ids(result) {
-            Ok(listed) => listed,
-            Err(_) if result == b"error" && link.explains() => Listed::new(),
+        let told = match of_calls(result, |call_id| doubts.has(call_id)) {
+            Ok(told) => told,
+            Err(_) if result == b"error" && link.explains() => Vec::new(),
             Err(error) => {
                 self.odd(&format!("sessions that cannot be read ({error})"), result);
                 lock(&self.dispatcher.registry).unanswered(link.id, doubts, now);
                 return;
             }
         };
-        let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, &listed, now);
+        let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, &told, now);
         for call_id in checked.there {
             log::warn!(
                 "[session {call_id}] relay {link} has refused to remove it and has it still: it goes on"

@@ -150,6 +150,22 @@ pub fn call_ids(list: &[u8]) -> Result<Listed, serde_json::Error> {
     Ok(found)
 }
 
+/// Those of a relay's sessions whose call-id is wanted.
+pub fn of_calls(
+    list: &[u8],
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Statistics>, serde_json::Error> {
+    let mut found = Vec::new();
+    each(list, |element| {
+        let seen: SeenCall = serde_json::from_str(element.get())?;
+        if is_wanted(&seen.call_id) {
+            found.push(Statistics::parse(element.get().as_bytes())?);
+        }
+        Ok::<(), serde_json::Error>(())
+    })?;
+    Ok(found)
+}
+
 /// Hands every element of a JSON array to `take`, as it stands in the text. Stops at the first failure, of
 /// the text or of `take`; the elements before it have been taken by then.
 pub fn each<E: fmt::Display>(
@@ -278,6 +294,13 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(count, 1);
         assert!(call_ids(b"error").is_err());
+        assert!(of_calls(b"error", |_| true).is_err());
+        let wanted = |id: &str| id == "b";
+        let found = of_calls(
+            br#"[{"call_id":"a"},{"call_id":"b","from_tag":"f"}]"#,
+            wanted,
+        );
+        assert_eq!(found.unwrap()[0].from_tag.as_deref(), Some("f"));
         assert!(call_ids(b"[] []").is_err());
         assert!(call_ids(b"[{}]").is_err());
     }

@@ -394,7 +394,7 @@ impl Session {
 
     /// Whether statistics are of this session and not of another one of its call-id. This dispatcher may have met the
     /// call by a request of the callee's.
-    fn is_told_by(&self, statistics: &Statistics) -> bool {
+    pub(super) fn is_told_by(&self, statistics: &Statistics) -> bool {
         let tags = [Some(&self.known.from_tag), self.known.to_tag.as_ref()];
         statistics.from_tag.as_ref().is_none_or(|told| {
             let mut tags = tags.into_iter().flatten();

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::relays::is_listed;
-use super::{LinkId, LiveCall, Registry, SessionState};
+use super::calls::spellings;
+use super::{Found, LinkId, LiveCall, Registry, SessionState};
 use crate::dispatcher::finished::{Finished, Reason};
-use crate::dispatcher::statistics::Listed;
+use crate::dispatcher::statistics::{ListedCall, Statistics};
 use crate::proto::CallId;
 use crate::proto::control::Remove;
 
@@ -19,6 +19,17 @@ pub struct Doubts {
     pub calls: Vec<CallId>,
     /// The serial when it was asked.
     asked: u64,
+}
+
+impl Doubts {
+    /// Whether a relay's name for a call is one of these calls'.
+    pub fn has(&self, call_id: &str) -> bool {
+        self.calls.iter().any(|call| is_name_of(call_id, call))
+    }
+}
+
+fn is_name_of(name: &str, call_id: &CallId) -> bool {
+    spellings(call_id).iter().any(|spelling| spelling == name)
 }
 
 /// What became of them.
@@ -74,13 +85,13 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// A relay has said which of them it has: the others are over. What has been heard of a call since it was asked
-    /// counts more.
+    /// A relay has told of the sessions of these calls that it has: what it has not got is over. What has been heard of a
+    /// call since it was asked counts more.
     pub fn checked(
         &mut self,
         id: LinkId,
         doubts: Doubts,
-        listed: &Listed,
+        told: &[Statistics],
         now: Duration,
     ) -> Checked {
         let mut checked = Checked::default();
@@ -95,15 +106,21 @@ impl<L: Clone> Registry<L> {
             let Some(session) = session else {
                 continue;
             };
-            if is_listed(listed, &call_id) {
+            let is_named = |told: &&Statistics| is_name_of(&told.call_id, &call_id);
+            let told: Vec<&Statistics> = told.iter().filter(is_named).collect();
+            if told.iter().any(|told| session.is_told_by(told)) {
                 session.state = SessionState::Live;
                 session.known.ended = None;
                 checked.back.extend(self.noted(&call_id));
                 checked.there.push(call_id);
             } else {
-                checked
-                    .finished
-                    .extend(self.end(&call_id, Reason::Purged, None, now));
+                let ended = self.end(&call_id, Reason::Purged, None, now);
+                checked.finished.extend(ended);
+                if !told.is_empty() {
+                    // Another session of that call-id goes on there.
+                    let call = ListedCall::default();
+                    self.found.insert(call_id, Found { link: id, call });
+                }
             }
         }
         checked

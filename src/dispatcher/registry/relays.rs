@@ -327,7 +327,7 @@ impl<L: Clone> Registry<L> {
 }
 
 /// Relays replace what is not UTF-8, each kind in its own way.
-pub(super) fn is_listed(listed: &Listed, call_id: &CallId) -> bool {
+fn is_listed(listed: &Listed, call_id: &CallId) -> bool {
     match std::str::from_utf8(call_id.0.as_bytes()) {
         Ok(text) => listed.contains_key(text),
         Err(_) => super::calls::spellings(call_id)

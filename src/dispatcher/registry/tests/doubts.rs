@@ -86,7 +86,12 @@ fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it
             registry.doubts(a, explains, at(60)).is_empty(),
             "it was asked"
         );
-        let checked = registry.checked(a, doubts, &list(&["one", "other"]), at(16));
+        let checked = registry.checked(
+            a,
+            doubts,
+            &[told("one", "x", 5), told("one", "f", 5)],
+            at(16),
+        );
         assert!(checked.finished.is_empty());
         assert_eq!(checked.there, [call("one")]);
         let back = &checked.back[0];
@@ -111,7 +116,7 @@ fn what_a_relay_that_refused_its_removal_has_not_is_over_since_that_removal() {
         registry.refused(a, &removal(id, "f", "t"));
     }
     let doubts = registry.doubts(a, false, at(16)).remove(0);
-    let checked = registry.checked(a, doubts, &list(&["two"]), at(18));
+    let checked = registry.checked(a, doubts, &[told("two", "t", 5)], at(18));
     let [finished] = &checked.finished[..] else {
         panic!("{checked:?}");
     };
@@ -123,6 +128,25 @@ fn what_a_relay_that_refused_its_removal_has_not_is_over_since_that_removal() {
     assert_eq!(finished.known.as_ref().unwrap().ended, Some(DAY + at(15)));
     assert_eq!(registry.place(&call("one")), Place::Unknown);
     assert_eq!(registry.place(&call("two")), Place::On(a, a.0));
+}
+
+#[test]
+fn another_session_of_that_call_id_is_not_what_a_relay_is_asked_for() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.updated(a, &answered_at(10, "one"));
+    registry.owe(removal("one", "f", "t"), at(15));
+    registry.refused(a, &removal("one", "f", "t"));
+    let doubts = registry.doubts(a, true, at(16)).remove(0);
+    assert!(doubts.has("one") && !doubts.has("two"));
+    let checked = registry.checked(a, doubts, &[told("one", "x", 5)], at(16));
+    assert_eq!((checked.finished.len(), checked.there.len()), (1, 0));
+    assert_eq!(registry.counts(), (1, 0));
+    assert_eq!(
+        registry.place(&call("one")),
+        Place::On(a, a.0),
+        "the other one"
+    );
 }
 
 #[test]
@@ -143,7 +167,7 @@ fn what_was_heard_since_a_relay_was_asked_counts_more() {
     registry.owe(right("again"), at(17));
     registry.removed(a, &call("elsewhere"), told("elsewhere", "f", 5), at(17));
     registry.updated(b, &answered_at(17, "elsewhere"));
-    let checked = registry.checked(a, doubts, &list(&[]), at(18));
+    let checked = registry.checked(a, doubts, &[], at(18));
     assert!(checked.finished.is_empty(), "{checked:?}");
     for id in ["updated", "again"] {
         assert_eq!(registry.place(&call(id)), Place::On(a, a.0), "{id}");
@@ -163,7 +187,7 @@ fn a_relay_that_does_not_say_is_asked_again_and_a_long_list_is_not_asked_for_all
     registry.unanswered(a, doubts, at(20));
     assert!(registry.doubts(a, false, at(29)).is_empty());
     let doubts = registry.doubts(a, false, at(30)).remove(0);
-    registry.checked(a, doubts, &list(&["one"]), at(31));
+    registry.checked(a, doubts, &[told("one", "f", 5)], at(31));
     registry.owe(right.clone(), at(32));
     registry.refused(a, &right);
     assert!(
