@@ -595,26 +595,151 @@ fn sessions_that_end_together_are_recorded_together_and_once() {
     assert_eq!(bed.ended.count(), 3);
 }
 
+/// By somebody who knows the Call-ID.
+fn foreign_remove(call_id: &str) -> String {
+    format!("remove\r\ncall_id: {call_id}\r\nfrom_tag: x\r\nto_tag: y\r\n\r\n")
+}
+
+/// Whatever a relay says to it that is no statistics, for calls that are known and such that it has listed.
 #[test]
-fn a_call_that_its_relay_does_not_know_is_forgotten_on_removal() {
+fn a_removal_that_a_relay_refuses_leaves_the_call_where_it_is() {
+    for answer in ["error", "None", "halting", "", "{}", "[]"] {
+        let bed = Bed::new();
+        let mut proxy = bed.proxy();
+        let mut relay = bed.relay_with("a", r#"[{"call_id": "found"}]"#);
+        talking(&mut proxy, &mut relay, "known");
+        let mut other = bed.relay("b");
+        for (before, call_id) in ["known", "found"].into_iter().enumerate() {
+            proxy.send(foreign_remove(call_id).as_bytes());
+            relay.serve("remove", answer);
+            assert_eq!(proxy.answer(), "error", "{answer}");
+            for _ in 0..10 {
+                proxy.send(answered(call_id).as_bytes());
+                relay.serve("update", PORTS);
+                assert_eq!(proxy.answer(), PORTS);
+            }
+            assert_eq!(bed.ended.count(), before, "{answer}");
+            proxy.send(remove(call_id).as_bytes());
+            relay.serve("remove", &statistics(call_id, "closed"));
+            assert_eq!(proxy.answer(), "removed", "{answer}");
+        }
+        let ended = bed.ended.wait_for(2);
+        assert!(ended.iter().all(|one| one.statistics.is_some()));
+        other.settle();
+    }
+}
+
+/// A relay of ours is asked for the one call, an older one for all that it has.
+#[test]
+fn a_relay_that_refuses_the_right_removal_is_asked_whether_it_has_the_call() {
+    let cases = [
+        ("explain", r#"[{"call_id": "one"}]"#, true),
+        ("explain", "error", false),
+        (
+            "sessions",
+            r#"[{"call_id": "two"}, {"call_id": "one"}]"#,
+            true,
+        ),
+        ("sessions", r#"[{"call_id": "two"}]"#, false),
+    ];
+    for (word, answer, is_there) in cases {
+        let bed = Bed::new();
+        let (mut relay, mut proxy) = (bed.link(), bed.proxy());
+        if word == "explain" {
+            relay.say(r#"hello {"name": "a", "commands": ["explain"]}"#);
+        }
+        relay.list("[]");
+        talking(&mut proxy, &mut relay, "one");
+        let mut other = bed.relay("b");
+        proxy.send(remove("one").as_bytes());
+        relay.serve("remove", "error");
+        assert_eq!(proxy.answer(), "error");
+        let asked = relay.serve(word, answer);
+        assert_eq!(asked.headers.contains_key("call_id"), word == "explain");
+        if is_there {
+            relay.settle();
+            proxy.send(answered("one").as_bytes());
+            relay.serve("update", PORTS);
+            assert_eq!(proxy.answer(), PORTS);
+            proxy.send(remove("one").as_bytes());
+            relay.serve("remove", &statistics("one", "closed"));
+            assert_eq!(proxy.answer(), "removed");
+        }
+        let ended = &bed.ended.wait_for(1)[0];
+        assert_eq!(ended.reason, Reason::Removed);
+        assert_eq!(ended.statistics.is_some(), is_there);
+        assert!(!ended.end_dialog);
+        assert_eq!(proxy.ask(&remove("one")), "error");
+        other.settle();
+    }
+}
+
+/// A link that is cut while it is asked: the list on the new one says the same.
+#[test]
+fn a_relay_that_is_lost_before_it_says_whether_it_has_a_call_says_so_when_it_is_back() {
     let bed = Bed::new();
-    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    let (mut relay, mut proxy) = (bed.older_relay(), bed.proxy());
     talking(&mut proxy, &mut relay, "one");
     proxy.send(remove("one").as_bytes());
     relay.serve("remove", "error");
     assert_eq!(proxy.answer(), "error");
-    assert!(bed.ended.wait_for(1)[0].statistics.is_none());
-    assert_eq!(proxy.ask(&remove("one")), "error");
+    assert_eq!(relay.asked().word, "sessions");
+    relay.cut();
+    let mut again = bed.link();
+    again.serve("sessions", "error");
+    // What it has cannot be known: it is told what it may have missed.
+    again.serve("remove", &statistics("one", "closed"));
+    let ended = &bed.ended.wait_for(1)[0];
+    assert!(ended.statistics.is_some());
 }
 
+/// It lives, and says nothing of what it has been asked: it is told all the same what it missed.
 #[test]
-fn a_listed_call_that_its_relay_does_not_know_any_more_is_not_removed() {
+fn a_relay_that_does_not_list_its_sessions_is_told_what_it_missed() {
+    let bed = Bed::with(|settings| {
+        short(settings);
+        settings.relay_recover_interval = Duration::from_millis(300);
+    });
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    relay.cut();
+    // From here on the dispatcher knows that it is away.
+    while proxy.ask(&answered("one")) != "error" {}
+    assert_eq!(proxy.ask(&remove("one")), "error");
+    let mut again = bed.link();
+    again.say("hello {\"name\": \"a\"}");
+    let end = mediaproxy::sys::clock::mono() + bed::LONG;
+    let told = loop {
+        again.say("ping");
+        match again.line() {
+            line if line.starts_with("remove ") => break line,
+            _ => thread::sleep(Duration::from_millis(10)),
+        }
+        assert!(mediaproxy::sys::clock::mono() < end, "it is not told");
+    };
+    let (_, sequence) = told.split_once(' ').unwrap();
+    again.say(&format!("{sequence} {}", statistics("one", "closed")));
+    assert_eq!(bed.ended.wait_for(1)[0].reason, Reason::Removed);
+}
+
+/// Somebody who knows the Call-ID has a session of its own under it, which rings until its relay ends it.
+#[test]
+fn another_session_of_that_call_id_ends_without_the_call() {
     let bed = Bed::new();
-    let mut relay = bed.relay_with("a", r#"[{"call_id": "old"}]"#);
-    let mut proxy = bed.proxy();
-    proxy.send(remove("old").as_bytes());
-    relay.serve("remove", "error");
-    assert_eq!(proxy.answer(), "error");
-    assert_eq!(proxy.ask(&remove("old")), "error");
-    assert_eq!(bed.ended.count(), 0);
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    let other = offer("one").replace("from_tag: from", "from_tag: x");
+    proxy.send(other.replace("4242:77", "1:1").as_bytes());
+    relay.serve("update", PORTS);
+    assert_eq!(proxy.answer(), PORTS);
+    let told = statistics("one", "closed").replace('{', r#"{"from_tag": "x", "#);
+    let told = told.replacen(r#"{"from_tag": "x", "status"#, r#"{"status"#, 1);
+    relay.say(&format!("expired {told}"));
+    relay.settle();
+    assert!(bed.ended.wait_for(1).iter().all(|one| !one.end_dialog));
+    proxy.send(remove("one").as_bytes());
+    relay.serve("remove", &statistics("one", "closed"));
+    assert_eq!(proxy.answer(), "removed");
+    let ended = &bed.ended.wait_for(2)[1];
+    assert_eq!(ended.dialog_id.as_ref().unwrap().to_string(), "4242:77");
 }

@@ -8,15 +8,16 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
-use super::registry::{Facts, Place};
-use super::statistics::{Statistics, call_ids};
+use super::registry::{Doubts, Facts, Place};
+use super::statistics::{Statistics, call_ids, of_calls};
 use super::waiting::{Failure, Slot, Updating, lock};
 use crate::logging::sparse::Sparse;
+use crate::proto::control::Remove;
 use crate::proto::line::{Lines, TooLong};
 use crate::proto::link::{
     FromRelay, Hello, OLD_DISPATCHER_LINE, RELAY_LINE, Sequence, UpdateReply,
 };
-use crate::proto::{CallId, SessionId, Visible};
+use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
 
 /// Characters in a relay's name.
@@ -60,6 +61,23 @@ enum Next {
     LongLines,
     /// Somebody wants to have it, from this byte on.
     Keep(usize, Arc<Shown>),
+}
+
+/// Tells a relay of removals that it missed.
+fn remove_missed(link: &Link, missed: Vec<Remove>) {
+    for remove in missed {
+        let call_id = &remove.call_id;
+        log::info!("[session {call_id}] removed while relay {link} was away: removed there now");
+        link.remove(remove, false);
+    }
+}
+
+impl Dispatcher {
+    /// Tells a relay that has not said which sessions it has of all removals that it missed.
+    pub fn remove_owed(&self, link: &Link) {
+        let owed = lock(&self.registry).owed(link.id);
+        remove_missed(link, owed);
+    }
 }
 
 impl<'a> Conversation<'a> {
@@ -274,7 +292,7 @@ impl Listener<'_> {
         let now = clock::mono();
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
-            Some(Ask::Remove(call_id, slot)) => self.removed(&call_id, slot, result, now),
+            Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now),
             Some(Ask::TakeBack(call_id)) => {
                 // The proxy was given another relay: nothing of this one is accounted.
                 if let Ok(Statistics {
@@ -287,6 +305,7 @@ impl Listener<'_> {
                 log::info!("[session {call_id}] taken back from relay {}", self.link);
             }
             Some(Ask::Purge) => self.listed(result, now),
+            Some(Ask::Check(doubts)) => self.checked(doubts, result, now),
             Some(Ask::Show(slot)) => return Some(slot),
             None => self.odd("a reply that nobody waits for", result),
         }
@@ -338,39 +357,67 @@ impl Listener<'_> {
         }
     }
 
+    /// Only statistics tell that a session is over.
     fn removed(
         &mut self,
-        call_id: &CallId,
+        remove: &Remove,
         asked: Option<Arc<Slot<Removal>>>,
         result: &[u8],
         now: Duration,
     ) {
-        let statistics = match result {
-            b"error" => None,
-            json => match Statistics::parse(json) {
-                Ok(statistics) => Some(statistics),
-                Err(error) => {
-                    self.odd(
-                        &format!("[session {call_id}] statistics that cannot be read ({error})"),
-                        json,
-                    );
-                    None
-                }
-            },
+        let call_id = &remove.call_id;
+        let statistics = match Statistics::parse(result) {
+            Ok(statistics) => Some(statistics),
+            Err(_) if result == b"error" => None,
+            Err(error) => {
+                self.odd(
+                    &format!("[session {call_id}] statistics that cannot be read ({error})"),
+                    result,
+                );
+                None
+            }
         };
-        let was_there = result != b"error";
         let session_id = statistics.as_ref().and_then(|s| s.session_id.clone());
         let mut registry = lock(&self.dispatcher.registry);
-        let place = registry.place(call_id);
-        let finished = registry.removed(self.link.id, call_id, statistics, now);
-        drop(registry);
         // What is not here any more has expired since it was asked for.
-        let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
-        let removal = match was_there || !is_here {
+        let is_here = matches!(registry.place(call_id), Place::On(id, _) if id == self.link.id);
+        let removal = match statistics.is_some() || !is_here {
             true => Removal::Removed,
             false => Removal::Error,
         };
+        let finished = match statistics {
+            Some(statistics) => registry.removed(self.link.id, call_id, statistics, now),
+            None => {
+                registry.refused(self.link.id, remove);
+                None
+            }
+        };
+        drop(registry);
         self.finish(finished, session_id, asked.map(|slot| (slot, removal)));
+    }
+
+    /// The relay says whether it has calls that it does not know by the tags of their removal.
+    fn checked(&mut self, doubts: Doubts, result: &[u8], now: Duration) {
+        let link = self.link;
+        let told = match of_calls(result, |call_id| doubts.has(call_id)) {
+            Ok(told) => told,
+            Err(_) if result == b"error" && link.explains() => Vec::new(),
+            Err(error) => {
+                self.odd(&format!("sessions that cannot be read ({error})"), result);
+                lock(&self.dispatcher.registry).unanswered(link.id, doubts, now);
+                return;
+            }
+        };
+        let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, &told, now);
+        for call_id in checked.there {
+            log::warn!(
+                "[session {call_id}] relay {link} has refused to remove it and has it still: it goes on"
+            );
+        }
+        for call in checked.back {
+            self.dispatcher.finisher.note(&call);
+        }
+        self.dispatcher.finish(checked.finished);
     }
 
     fn listed(&mut self, result: &[u8], now: Duration) {
@@ -378,6 +425,7 @@ impl Listener<'_> {
             Ok(listed) => listed,
             Err(error) => {
                 self.odd(&format!("sessions that cannot be read ({error})"), result);
+                self.dispatcher.remove_owed(self.link);
                 return;
             }
         };
@@ -392,14 +440,7 @@ impl Listener<'_> {
         for call in purge.back {
             self.dispatcher.finisher.note(&call);
         }
-        for remove in purge.owed {
-            log::info!(
-                "[session {}] removed while relay {} was away: removed there now",
-                remove.call_id,
-                self.link
-            );
-            self.link.remove(remove, false);
-        }
+        remove_missed(self.link, purge.owed);
         self.dispatcher.finish(purge.finished);
     }
 

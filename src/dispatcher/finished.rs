@@ -62,6 +62,8 @@ pub struct Finished {
     pub relay_ip: IpAddr,
     /// Its relay tells it again until it hears that it is recorded.
     pub is_kept: bool,
+    /// How long it was, where its relay heard so late that the proxy had removed it that the relay's own time is wrong.
+    pub length: Option<Duration>,
 }
 
 /// What the SIP proxy's requests tell of a session: enough to account it when its relay is lost.
@@ -206,7 +208,11 @@ impl Finished {
             relay_ip: self.relay_ip,
         };
         let added = serde_json::to_string(&added).ok()?;
-        let json = statistics.json.get().trim_end().strip_suffix('}')?;
+        let shortened = self
+            .length
+            .and_then(|length| statistics.until(length.as_secs()));
+        let json = shortened.as_deref().unwrap_or(statistics.json.get());
+        let json = json.trim_end().strip_suffix('}')?;
         let comma = if json.trim_end().ends_with('{') {
             ""
         } else {
@@ -262,6 +268,13 @@ impl fmt::Display for Finished {
         if self.end_dialog {
             f.write_str(", dialog to be ended")?;
         }
+        if let Some(length) = self.length {
+            let seconds = length.as_secs();
+            write!(
+                f,
+                ", {seconds} s until the proxy removed it, of which its relay heard later"
+            )?;
+        }
         match &self.statistics {
             Some(statistics) => {
                 let json = Visible(statistics.json.get().as_bytes());
@@ -301,6 +314,7 @@ mod tests {
             all_streams_ice: false,
             relay_ip: [192, 0, 2, 1].into(),
             is_kept: false,
+            length: None,
         }
     }
 
@@ -338,6 +352,30 @@ mod tests {
         let text = finished(Some(named)).record(now(), 0).unwrap();
         assert_eq!(text.matches("session_id").count(), 1, "{text}");
         assert_eq!(text.matches("dialog_id").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn what_a_relay_heard_late_adds_packets_and_no_time() {
+        let json = r#"{"call_id":"a","start_time":1.5,"duration":16,"streams":[{"end_time":16,"caller_packets":5}]}"#;
+        let late = Finished {
+            length: Some(Duration::from_millis(8900)),
+            ..finished(Some(json))
+        };
+        let value = record(&late);
+        assert_eq!(
+            (&value["duration"], &value["dialog_id"]),
+            (&8.into(), &"7:8".into())
+        );
+        let stream = &value["streams"][0];
+        assert_eq!(
+            (&stream["end_time"], &stream["caller_packets"]),
+            (&8.into(), &5.into())
+        );
+        assert!(
+            late.to_string()
+                .contains(", 8 s until the proxy removed it"),
+            "{late}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::registry::LinkId;
+use super::registry::{Doubts, LinkId};
 use super::waiting::{Slot, Updating, lock};
 use super::wire::write_remove;
 use crate::proto::control::Remove;
@@ -46,11 +46,13 @@ pub type Shown = Slot<Option<Vec<u8>>>;
 pub enum Ask {
     Update(Arc<Updating>),
     /// The removal of a session; some do not wait for it.
-    Remove(CallId, Option<Arc<Slot<Removal>>>),
+    Remove(Remove, Option<Arc<Slot<Removal>>>),
     /// The removal of a session that is not in the registry.
     TakeBack(CallId),
     /// All sessions of a relay that has just connected.
     Purge,
+    /// Whether it has these calls.
+    Check(Doubts),
     /// `sessions` or `summary` for the management port.
     Show(Arc<Shown>),
 }
@@ -249,10 +251,9 @@ impl Link {
 
     /// Queues a removal that nobody waits for; `take_back` is for a session that is not in the registry.
     pub fn remove(&self, remove: Remove, take_back: bool) {
-        let call_id = remove.call_id.clone();
         let ask = match take_back {
-            true => Ask::TakeBack(call_id),
-            false => Ask::Remove(call_id, None),
+            true => Ask::TakeBack(remove.call_id.clone()),
+            false => Ask::Remove(remove.clone(), None),
         };
         let sent = self.send(clock::mono(), ask, |out, sequence, compatibility| {
             write_remove(out, &remove, sequence, compatibility)

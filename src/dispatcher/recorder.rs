@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use log::{Level, info, log};
 
@@ -80,6 +81,7 @@ struct Judgement {
     timed_out: bool,
     dialog_id: Option<DialogId>,
     known: Option<Known>,
+    length: Option<Duration>,
 }
 
 /// So many are remembered: by then the disk has been full for long.
@@ -96,6 +98,7 @@ impl Refused {
             timed_out: finished.timed_out,
             dialog_id: finished.dialog_id.clone(),
             known: finished.known.clone(),
+            length: finished.length,
         };
         self.0.insert(id, judgement);
     }
@@ -110,6 +113,7 @@ impl Refused {
         finished.timed_out = before.timed_out;
         finished.dialog_id = before.dialog_id.or(finished.dialog_id.take());
         finished.known = before.known.or(finished.known.take());
+        finished.length = before.length;
         finished.end_dialog = false;
         true
     }
@@ -291,6 +295,7 @@ mod tests {
             all_streams_ice: false,
             relay_ip: [192, 0, 2, 1].into(),
             is_kept: true,
+            length: None,
         }
     }
 
@@ -302,6 +307,7 @@ mod tests {
             dialog_id: Some(DialogId("1:2".into())),
             end_dialog: false,
             timed_out: false,
+            length: Some(Duration::from_secs(8)),
             ..told()
         };
         refused.remember(&removed);

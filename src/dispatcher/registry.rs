@@ -5,6 +5,7 @@
 //! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
 
 mod calls;
+mod doubts;
 mod expired;
 mod manage;
 mod relays;
@@ -21,10 +22,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::finished::{Finished, Known};
+use super::statistics::ListedCall;
 use crate::moment::Now;
 use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 pub use calls::spellings;
+pub use doubts::{Checked, Doubts};
 use expired::Expired;
 pub use manage::{About, Held};
 pub use restore::LiveCall;
@@ -193,8 +196,7 @@ struct Session {
 #[derive(Debug)]
 struct Found {
     link: LinkId,
-    /// What its relay calls the session; older relays do not tell.
-    session_id: Option<SessionId>,
+    call: ListedCall,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -226,6 +228,9 @@ struct Link<L> {
     timed_out: Option<Duration>,
     /// New calls that it has been asked to take and has not answered.
     attempts: usize,
+    /// Calls that it is to be asked whether it has, and not before when.
+    doubted: HashSet<CallId>,
+    ask_at: Duration,
 }
 
 impl<L: Clone> Registry<L> {

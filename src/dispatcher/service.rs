@@ -189,6 +189,10 @@ impl Dispatcher {
             log::warn!("[session {call_id}] preference ignored: {why}");
             None
         });
+        let unavailable = preferred.and_then(|ip| lock(&self.registry).unavailable(ip));
+        if let (Some(ip), Some(why)) = (preferred, unavailable) {
+            log::warn!("[session {call_id}] media_relay {ip} {why}: another relay is asked");
+        }
         let mut placing = Placing {
             dispatcher: self,
             frame,
@@ -250,9 +254,9 @@ impl Dispatcher {
                 false
             }
             Place::On(_, link) => {
-                lock(&self.registry).owe(remove, arrival);
+                lock(&self.registry).owe(remove.clone(), arrival);
                 let deadline = arrival + self.settings.relay_timeout;
-                let is_removed = self.remove_call(frame, &call_id, &link, started, deadline);
+                let is_removed = self.remove_call(frame, remove, &link, started, deadline);
                 if !is_removed {
                     // A relay that has heard it keeps the session's record until that has come: nothing to note then.
                     let owed = lock(&self.registry).still_owed(&call_id);
@@ -273,13 +277,14 @@ impl Dispatcher {
     fn remove_call(
         &self,
         frame: &Frame,
-        call_id: &CallId,
+        remove: Remove,
         link: &Arc<Link>,
         started: Duration,
         deadline: Duration,
     ) -> bool {
+        let call_id = remove.call_id.clone();
         let slot = Arc::new(Slot::new());
-        let ask = Ask::Remove(call_id.clone(), Some(Arc::clone(&slot)));
+        let ask = Ask::Remove(remove, Some(Arc::clone(&slot)));
         let sent = link.send(started, ask, |out, sequence, compatibility| {
             write_command(out, frame, sequence, compatibility, None)
         });
@@ -290,7 +295,9 @@ impl Dispatcher {
         match slot.take_until(deadline) {
             Some(Removal::Removed) => return true,
             Some(Removal::Error) => {
-                log::warn!("[session {call_id}] remove: relay {link} answered error");
+                log::warn!(
+                    "[session {call_id}] remove: relay {link} knows no session by these tags"
+                );
             }
             Some(Removal::LinkLost) => {
                 log::warn!("[session {call_id}] remove: relay {link} lost its link");

@@ -10,11 +10,21 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::proto::SessionId;
 
-/// The call-ids in a relay's list, with what each session is called where the relay tells.
-pub type Listed = HashMap<String, Option<SessionId>>;
+/// The call-ids in a relay's list.
+pub type Listed = HashMap<String, ListedCall>;
+
+/// What a relay's list tells of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListedCall {
+    /// What the session is called; older relays do not tell.
+    pub session_id: Option<SessionId>,
+    /// The first answer, since 1970-01-01 UTC by the relay's calendar.
+    pub started: Option<Duration>,
+}
 
 /// The status of a stream whose parties went direct.
 const UNSELECTED: &str = "unselected ICE candidate";
@@ -26,6 +36,8 @@ pub struct Statistics {
     pub json: Box<RawValue>,
     /// What is not UTF-8 in a call-id was replaced by the relay.
     pub call_id: String,
+    /// Of the session's caller; what is not UTF-8 in it was replaced as well.
+    pub from_tag: Option<String>,
     /// None where an older relay sent them.
     pub session_id: Option<String>,
     /// The SIP proxy's dialog, as a relay of ours was told it.
@@ -43,6 +55,8 @@ pub struct Statistics {
 #[derive(Deserialize)]
 struct Seen {
     call_id: String,
+    #[serde(default)]
+    from_tag: Option<String>,
     #[serde(default)]
     session_id: Option<String>,
     #[serde(default)]
@@ -68,6 +82,8 @@ struct SeenCall {
     call_id: String,
     #[serde(default)]
     session_id: Option<String>,
+    #[serde(default)]
+    start_time: Option<f64>,
 }
 
 impl Statistics {
@@ -82,6 +98,7 @@ impl Statistics {
         Ok(Statistics {
             json,
             call_id: seen.call_id,
+            from_tag: seen.from_tag,
             session_id: seen.session_id,
             dialog_id: seen.dialog_id,
             is_answered: seen.start_time.is_some(),
@@ -90,6 +107,31 @@ impl Statistics {
             all_streams_ice: !seen.streams.is_empty() && seen.streams.iter().all(is_ice),
         })
     }
+
+    /// The object of a call that was over after so many seconds, though its relay heard of that later: packets and bytes
+    /// as they are, no time beyond that. None where it tells of no longer call.
+    pub fn until(&self, seconds: u64) -> Option<String> {
+        let mut object: Map<String, Value> = serde_json::from_str(self.json.get()).ok()?;
+        let is_later = |time: &Value| time.as_f64().is_some_and(|time| time > seconds as f64);
+        let duration = object.get_mut("duration").filter(|time| is_later(time))?;
+        *duration = seconds.into();
+        let streams = object.get_mut("streams").and_then(Value::as_array_mut);
+        for stream in streams.into_iter().flatten() {
+            let went_on = stream.get("end_time").is_some_and(is_later);
+            for time in ["start_time", "end_time"] {
+                if let Some(time) = stream.get_mut(time).filter(|time| is_later(time)) {
+                    *time = seconds.into();
+                }
+            }
+            // The call's end has closed it, not the silence after that.
+            let status = stream.get("status").and_then(Value::as_str);
+            if went_on && status.is_some_and(|status| status.ends_with(" timeout")) {
+                stream["status"] = "closed".into();
+                stream["timeout_wait"] = 0.into();
+            }
+        }
+        serde_json::to_string(&object).ok()
+    }
 }
 
 /// The call-ids in a relay's answer to `sessions`.
@@ -97,8 +139,28 @@ pub fn call_ids(list: &[u8]) -> Result<Listed, serde_json::Error> {
     let mut found = Listed::new();
     each(list, |element| {
         let seen: SeenCall = serde_json::from_str(element.get())?;
-        let session_id = seen.session_id.and_then(|id| id.parse().ok());
-        found.insert(seen.call_id, session_id);
+        let since_1970 = |time| Duration::try_from_secs_f64(time).ok();
+        let call = ListedCall {
+            session_id: seen.session_id.and_then(|id| id.parse().ok()),
+            started: seen.start_time.and_then(since_1970),
+        };
+        found.insert(seen.call_id, call);
+        Ok::<(), serde_json::Error>(())
+    })?;
+    Ok(found)
+}
+
+/// Those of a relay's sessions whose call-id is wanted.
+pub fn of_calls(
+    list: &[u8],
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Statistics>, serde_json::Error> {
+    let mut found = Vec::new();
+    each(list, |element| {
+        let seen: SeenCall = serde_json::from_str(element.get())?;
+        if is_wanted(&seen.call_id) {
+            found.push(Statistics::parse(element.get().as_bytes())?);
+        }
         Ok::<(), serde_json::Error>(())
     })?;
     Ok(found)
@@ -162,6 +224,38 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_over_before_its_relay_heard_of_it_has_no_more_time_than_that() {
+        let json = br#"{"call_id":"a","duration":98,"start_time":1.25,"streams":[
+            {"status":"conntrack timeout","timeout_wait":90,"start_time":0,"end_time":98,"caller_packets":7},
+            {"status":"conntrack timeout","timeout_wait":90,"start_time":0,"end_time":5},
+            {"status":"unselected ICE candidate","timeout_wait":90,"start_time":9,"end_time":98},
+            {"status":"rejected","timeout_wait":0,"start_time":9,"end_time":9},
+            {"status":"closed","start_time":null,"end_time":null}]}"#;
+        let statistics = Statistics::parse(json).unwrap();
+        assert_eq!((statistics.until(98), statistics.until(99)), (None, None));
+        let value: Value = serde_json::from_str(&statistics.until(8).unwrap()).unwrap();
+        let expected = serde_json::json!({"call_id":"a","duration":8,"start_time":1.25,"streams":[
+            {"status":"closed","timeout_wait":0,"start_time":0,"end_time":8,"caller_packets":7},
+            {"status":"conntrack timeout","timeout_wait":90,"start_time":0,"end_time":5},
+            {"status":"unselected ICE candidate","timeout_wait":90,"start_time":8,"end_time":8},
+            {"status":"rejected","timeout_wait":0,"start_time":8,"end_time":8},
+            {"status":"closed","start_time":null,"end_time":null}]});
+        assert_eq!(value, expected);
+        for odd in [
+            r#""duration":"98""#,
+            r#""streams":[]"#,
+            r#""duration":null,"streams":7"#,
+        ] {
+            let json = format!(r#"{{"call_id":"a",{odd}}}"#);
+            let parsed = Statistics::parse(json.as_bytes());
+            assert!(
+                parsed.is_err() || parsed.unwrap().until(8).is_none(),
+                "{odd}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_no_statistics_is_an_error() {
         for bad in ["", "[]", "{}", r#"{"call_id": 7}"#, "{\"call_id\":\"a\"} x"] {
             assert!(Statistics::parse(bad.as_bytes()).is_err(), "{bad}");
@@ -172,7 +266,7 @@ mod tests {
     #[test]
     fn elements_come_one_by_one_as_they_stand() {
         let mut found = Vec::new();
-        let list = br#"[{"call_id":"a", "n": 1.0}, {"call_id":"b"}]"#;
+        let list = br#"[{"call_id":"a", "n": 1.0}, {"call_id":"b","start_time":1.5}]"#;
         each(list, |element| {
             found.push(element.get().to_owned());
             Ok::<(), String>(())
@@ -180,13 +274,14 @@ mod tests {
         .unwrap();
         assert_eq!(
             found,
-            [r#"{"call_id":"a", "n": 1.0}"#, r#"{"call_id":"b"}"#]
+            [
+                r#"{"call_id":"a", "n": 1.0}"#,
+                r#"{"call_id":"b","start_time":1.5}"#
+            ]
         );
         let ids = call_ids(list).unwrap();
-        assert_eq!(
-            ids,
-            HashMap::from([("a".to_owned(), None), ("b".to_owned(), None)])
-        );
+        assert_eq!((ids.len(), ids["a"]), (2, ListedCall::default()));
+        assert_eq!(ids["b"].started, Some(Duration::from_millis(1500)));
     }
 
     #[test]
@@ -199,6 +294,13 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(count, 1);
         assert!(call_ids(b"error").is_err());
+        assert!(of_calls(b"error", |_| true).is_err());
+        let wanted = |id: &str| id == "b";
+        let found = of_calls(
+            br#"[{"call_id":"a"},{"call_id":"b","from_tag":"f"}]"#,
+            wanted,
+        );
+        assert_eq!(found.unwrap()[0].from_tag.as_deref(), Some("f"));
         assert!(call_ids(b"[] []").is_err());
         assert!(call_ids(b"[{}]").is_err());
     }

@@ -8,6 +8,7 @@ use super::Dispatcher;
 use super::link::{Ask, Link};
 use super::management::draining::Watch;
 use super::waiting::lock;
+use super::wire::{write_explain, write_plain};
 use crate::sys::clock;
 
 /// How often the clock is looked at.
@@ -40,13 +41,39 @@ fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
     for link in links {
         link.flush(on_disk);
         dispatcher.look_for_silence(&link, now);
+        ask_for_doubted(dispatcher, &link, now);
         let Some(limit) = now.checked_sub(patience) else {
             continue;
         };
-        let is_attempt = |ask: &Ask| matches!(ask, Ask::Update(updating) if updating.is_new);
-        let forgotten = link.forget(limit);
-        for _ in forgotten.iter().filter(|ask| is_attempt(ask)) {
-            lock(&dispatcher.registry).attempt_over(link.id);
+        for ask in link.forget(limit) {
+            match ask {
+                Ask::Update(updating) if updating.is_new => {
+                    lock(&dispatcher.registry).attempt_over(link.id);
+                }
+                Ask::Check(doubts) => lock(&dispatcher.registry).unanswered(link.id, doubts, now),
+                Ask::Purge => dispatcher.remove_owed(&link),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Asks a relay whether it has the calls that it did not know by the tags of their removal.
+fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
+    let explains = link.explains();
+    let doubts = lock(&dispatcher.registry).doubts(link.id, explains, now);
+    for doubts in doubts {
+        let call_id = doubts.calls.first().filter(|_| explains).cloned();
+        let sent = link.send(
+            now,
+            Ask::Check(doubts.clone()),
+            |out, sequence, _| match call_id {
+                Some(call_id) => write_explain(out, &call_id, sequence),
+                None => write_plain(out, "sessions", sequence),
+            },
+        );
+        if sent.is_err() {
+            lock(&dispatcher.registry).unanswered(link.id, doubts, now);
         }
     }
 }

@@ -121,7 +121,7 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
         to_tag: None,
     };
     let slot = Arc::new(Slot::new());
-    let ask = Ask::Remove(call_id.clone(), Some(Arc::clone(&slot)));
+    let ask = Ask::Remove(remove.clone(), Some(Arc::clone(&slot)));
     let now = clock::mono();
     lock(&dispatcher.registry).by_admin(call_id);
     let sent = link.send(now, ask, |out, sequence, compatibility| {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use super::{Facts, Found, Late, LinkId, LiveCall, Place, Registry, Session, SessionState};
 use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
-use crate::dispatcher::statistics::Statistics;
+use crate::dispatcher::statistics::{ListedCall, Statistics};
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, SessionId};
+use crate::proto::{CallId, DialogId, Tag, Text};
+
+/// A relay that tells of a call's end so long after the proxy's removal counts the time between as the call's.
+const LATE: Duration = Duration::from_millis(250);
 
 impl<L: Clone> Registry<L> {
     /// Where a call is to be asked for.
@@ -45,25 +48,30 @@ impl<L: Clone> Registry<L> {
         }
         self.forget(&facts.call_id);
         let mut known = known(facts);
-        if let Some(id) = self.found_session(link, &facts.call_id) {
+        // A call of another dispatcher, or of before this one's start.
+        let found = self.found.get(&facts.call_id);
+        let found = found.filter(|found| found.link == link).map(|f| f.call);
+        if let Some(id) = found.and_then(|call| call.session_id) {
             known.session_id = id;
         }
+        let begun_by_reply = facts.is_reply && found.is_none();
         let answered = facts.to_tag.is_some();
-        // An answered call of another dispatcher, or of before this one's start.
-        known.started = answered.then_some(self.wall + facts.at);
-        let started = answered.then_some(facts.at);
+        let is_answer = answered || facts.is_reply != begun_by_reply;
+        let told = found.and_then(|call| call.started);
+        let started = (is_answer && told.is_none()).then_some(facts.at);
+        known.started = told.or(started.map(|at| self.wall + at));
         let session = Session {
             relay,
             dialog_id: facts.dialog_id.clone(),
             answered,
             known,
             started,
-            begun_by_reply: facts.is_reply,
+            begun_by_reply,
             serial: self.next_serial(),
             state: SessionState::Live,
         };
         self.add(facts.call_id.clone(), session);
-        answered.then(|| self.noted(&facts.call_id)).flatten()
+        self.noted(&facts.call_id)
     }
 
     /// The same for a call that its relay has already: whether the update tells news of it. None when it is not there.
@@ -74,6 +82,15 @@ impl<L: Clone> Registry<L> {
         let session = self.sessions.get_mut(&facts.call_id)?;
         if Some(session.relay) != relay {
             return None;
+        }
+        if !session.has_tags(&facts.from_tag, facts.to_tag.as_ref()) {
+            // Another session of that call-id. Where to ask for it when this one is over.
+            if facts.has_media {
+                let call = ListedCall::default();
+                self.found
+                    .insert(facts.call_id.clone(), Found { link, call });
+            }
+            return Some(false);
         }
         session.serial = serial;
         let is_new_dialog = facts.dialog_id.is_some() && session.dialog_id != facts.dialog_id;
@@ -87,18 +104,15 @@ impl<L: Clone> Registry<L> {
         Some(session.learn(facts, at) | is_new_dialog | is_answer | was_owed)
     }
 
-    /// What a relay calls the session of a call that it has listed.
-    fn found_session(&self, link: LinkId, call_id: &CallId) -> Option<SessionId> {
-        let found = self.found.get(call_id)?;
-        found.session_id.filter(|_| found.link == link)
-    }
-
     /// A relay has given ports for an update that nobody waits for any more.
     pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> Late {
         let at = self.wall + facts.at;
         let relay = self.links.get(&link).and_then(|link| link.relay);
         let session = self.sessions.get_mut(&facts.call_id);
         match session.filter(|session| Some(session.relay) == relay) {
+            Some(session) if !session.has_tags(&facts.from_tag, facts.to_tag.as_ref()) => {
+                Late::default()
+            }
             Some(session) => {
                 session.answered |= facts.to_tag.is_some();
                 let has_news = session.learn(facts, at);
@@ -119,36 +133,37 @@ impl<L: Clone> Registry<L> {
         self.expired.remove(call_id)
     }
 
-    /// The proxy has removed a call and its relay has to be told, now or when it is back.
-    /// What is to be noted is returned.
+    /// The proxy has removed a call and its relay has to be told, now or when it is back: that is when it ended, whenever
+    /// its relay hears of it. With tags that are not the call's nothing is owed. What is to be noted is returned.
     pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
         let ended = self.calendar(self.sessions.get(&remove.call_id)?, now);
         let session = self.sessions.get_mut(&remove.call_id)?;
-        session.known.ended.get_or_insert(ended);
-        if session.state != SessionState::Live {
+        let is_meant = session.has_tags(&remove.from_tag, remove.to_tag.as_ref());
+        if session.state != SessionState::Live || !is_meant {
             return None;
         }
         let call_id = remove.call_id.clone();
+        session.known.ended = Some(ended);
         session.state = SessionState::Owed(remove);
         self.noted(&call_id)
     }
 
-    /// A relay has answered a removal, with statistics where it had the session.
+    /// A relay has removed a session.
     pub fn removed(
         &mut self,
         link: LinkId,
         call_id: &CallId,
-        statistics: Option<Statistics>,
+        statistics: Statistics,
         now: Duration,
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay?;
-        let is_found = self.forget_found(link, call_id);
-        let is_here = |session: &Session| session.relay == relay;
-        if !is_found && self.sessions.get(call_id).is_some_and(is_here) {
-            return self.end(call_id, Reason::Removed, statistics, now);
+        let is_it = |session: &Session| session.relay == relay && session.is_told_by(&statistics);
+        if self.sessions.get(call_id).is_some_and(is_it) {
+            return self.end(call_id, Reason::Removed, Some(statistics), now);
         }
+        self.forget_found(link, call_id);
         // Another dispatcher's call, or one that has moved: what its relay tells is told once.
-        self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics?, now)
+        self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics, now)
     }
 
     /// A relay tells again of a session that could not be recorded: of no other one of that name.
@@ -181,7 +196,7 @@ impl<L: Clone> Registry<L> {
         let is_it = session.is_some_and(|session| {
             let id = session.known.session_id.to_string();
             let is_over = match session.state {
-                SessionState::Owed(_) => true,
+                SessionState::Owed(_) => session.is_told_by(&statistics),
                 // Removed on the word of the dispatcher before this one.
                 SessionState::Live => statistics.session_id.as_ref() == Some(&id),
             };
@@ -204,7 +219,9 @@ impl<L: Clone> Registry<L> {
         let relay = self.links.get(&link)?.relay;
         let call_id = self.named_by_relay(&statistics);
         let session = self.sessions.get(&call_id);
-        if session.is_some_and(|session| Some(session.relay) == relay) {
+        let is_it =
+            |session: &Session| Some(session.relay) == relay && session.is_told_by(&statistics);
+        if session.is_some_and(is_it) {
             return self.end(&call_id, Reason::Expired, Some(statistics), now);
         }
         self.forget_found(link, &call_id);
@@ -212,14 +229,11 @@ impl<L: Clone> Registry<L> {
     }
 
     /// A call that this link's relay listed is over there; what another relay says of a call of that name does not
-    /// count. True when it was so.
-    fn forget_found(&mut self, link: LinkId, call_id: &CallId) -> bool {
-        let is_there = |found: &Found| found.link == link;
-        let is_there = self.found.get(call_id).is_some_and(is_there);
-        if is_there {
+    /// count.
+    fn forget_found(&mut self, link: LinkId, call_id: &CallId) {
+        if self.found.get(call_id).is_some_and(|f| f.link == link) {
             self.found.remove(call_id);
         }
-        is_there
     }
 
     /// A session that this dispatcher did not make is finished by it all the same.
@@ -261,6 +275,7 @@ impl<L: Clone> Registry<L> {
             statistics: Some(statistics),
             known: None,
             is_kept: false,
+            length: None,
             reason,
         })
     }
@@ -277,6 +292,7 @@ impl<L: Clone> Registry<L> {
         let relay = self.relays.get(&session.relay)?;
         let relay_ip = relay.key.address;
         let ended = self.calendar(session, relay.away.unwrap_or(now));
+        let length = self.length(session, now);
         let reason = self.blame(call_id, reason);
         let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
         let proxy_knows = matches!(session.state, SessionState::Owed(_));
@@ -298,6 +314,7 @@ impl<L: Clone> Registry<L> {
                 ..session.known.clone()
             }),
             is_kept: false,
+            length,
             reason: if proxy_knows { Reason::Removed } else { reason },
         };
         self.forget(call_id);
@@ -305,6 +322,14 @@ impl<L: Clone> Registry<L> {
             self.expired.add(call_id.clone(), now);
         }
         Some(finished)
+    }
+
+    /// How long a call was whose relay tells of its end long after the proxy has removed it.
+    fn length(&self, session: &Session, now: Duration) -> Option<Duration> {
+        let (started, ended) = session.known.started.zip(session.known.ended)?;
+        let is_late = ended + LATE <= self.calendar(session, now);
+        let is_removed = session.state != SessionState::Live;
+        (is_removed && is_late).then(|| ended.saturating_sub(started))
     }
 
     pub(super) fn add(&mut self, call_id: CallId, session: Session) {
@@ -361,6 +386,22 @@ fn known(facts: &Facts) -> Known {
 }
 
 impl Session {
+    /// Whether a request with these tags is about this call, by the rule that relays have: one is the tag that opened it.
+    fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
+        let opener = &self.known.from_tag;
+        from_tag == opener || to_tag == Some(opener)
+    }
+
+    /// Whether statistics are of this session and not of another one of its call-id. This dispatcher may have met the
+    /// call by a request of the callee's.
+    pub(super) fn is_told_by(&self, statistics: &Statistics) -> bool {
+        let tags = [Some(&self.known.from_tag), self.known.to_tag.as_ref()];
+        statistics.from_tag.as_ref().is_none_or(|told| {
+            let mut tags = tags.into_iter().flatten();
+            tags.any(|tag| spelled(&tag.0).contains(told))
+        })
+    }
+
     /// What a further update tells of the call, which came at a time since 1970: the first one that goes the other way
     /// is its answer (C5). True when there is news of an answered call.
     fn learn(&mut self, facts: &Facts, at: Duration) -> bool {
@@ -387,9 +428,14 @@ impl Session {
     }
 }
 
-/// How relays write a call-id that is not UTF-8 into JSON: ours, and older ones that were given `?` instead.
+/// How relays write a call-id that is not UTF-8 into JSON.
 pub fn spellings(call_id: &CallId) -> [String; 2] {
-    let bytes = call_id.0.as_bytes();
+    spelled(&call_id.0)
+}
+
+/// Ours, and older ones that were given `?` instead.
+fn spelled(text: &Text) -> [String; 2] {
+    let bytes = text.as_bytes();
     let mut asked = String::new();
     for chunk in bytes.utf8_chunks() {
         asked.push_str(chunk.valid());

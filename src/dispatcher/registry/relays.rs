@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Connected, Found, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey, SessionState,
+    Connected, Found, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey, Session,
+    SessionState,
 };
 use crate::dispatcher::finished::{Finished, Reason};
 use crate::dispatcher::statistics::Listed;
 use crate::proto::CallId;
+use crate::proto::control::Remove;
 
 impl<L: Clone> Registry<L> {
     /// A relay has connected and is being asked for its sessions. It takes no calls until
@@ -26,6 +28,8 @@ impl<L: Clone> Registry<L> {
             halting: false,
             timed_out: None,
             attempts: 0,
+            doubted: HashSet::new(),
+            ask_at: Duration::ZERO,
         };
         self.links.insert(id, link);
         handle
@@ -194,6 +198,21 @@ impl<L: Clone> Registry<L> {
         found.get(index).copied()
     }
 
+    /// Why the relays of an address get no new call; none where one does.
+    pub fn unavailable(&self, address: IpAddr) -> Option<&'static str> {
+        let mut why = Some("is not connected");
+        for (id, link) in self.links.iter().filter(|(_, l)| l.address == address) {
+            why = match link {
+                _ if self.is_usable(*id, link, &[]) => return None,
+                Link { relay: None, .. } => why,
+                _ if self.is_drained(*id) => Some("is drained"),
+                Link { halting: true, .. } => Some("is halting"),
+                _ => Some("does not answer"),
+            };
+        }
+        why
+    }
+
     fn is_usable(&self, id: LinkId, link: &Link<L>, tried: &[LinkId]) -> bool {
         let open = link.relay.is_some() && !link.halting && link.timed_out.is_none();
         open && !tried.contains(&id) && !self.is_drained(id)
@@ -229,17 +248,11 @@ impl<L: Clone> Registry<L> {
                 back.push(call_id.clone());
             }
         }
-        for (text, session_id) in listed {
+        for (text, call) in listed {
             let call_id = CallId(text.as_str().into());
             if !self.sessions.contains_key(&call_id) {
-                let session_id = *session_id;
-                self.found.insert(
-                    call_id,
-                    Found {
-                        link: id,
-                        session_id,
-                    },
-                );
+                let call = *call;
+                self.found.insert(call_id, Found { link: id, call });
             }
         }
         purge.back = back.iter().filter_map(|id| self.noted(id)).collect();
@@ -248,6 +261,23 @@ impl<L: Clone> Registry<L> {
             .filter_map(|call_id| self.end(&call_id, Reason::Purged, None, now))
             .collect();
         purge
+    }
+
+    /// What a relay that has not told its sessions has missed while it was away.
+    pub fn owed(&self, id: LinkId) -> Vec<Remove> {
+        let Some(Link { asked, relay, .. }) = self.links.get(&id) else {
+            return Vec::new();
+        };
+        let here = |s: &&Session| Some(s.relay) == *relay && s.serial <= *asked;
+        let owed = |session: &Session| match &session.state {
+            SessionState::Owed(remove) => Some(remove.clone()),
+            SessionState::Live => None,
+        };
+        self.sessions
+            .values()
+            .filter(here)
+            .filter_map(owed)
+            .collect()
     }
 
     /// Relays that are connected and known, in the order of their addresses and names.

@@ -1,5 +1,6 @@
 //! Every rule of the registry on a virtual clock.
 
+mod doubts;
 mod lost;
 mod manage;
 mod restore;
@@ -59,7 +60,8 @@ fn statistics(id: &str, status: &str) -> Statistics {
 }
 
 fn list(ids: &[&str]) -> Listed {
-    ids.iter().map(|id| ((*id).to_owned(), None)).collect()
+    let one = |id: &&str| ((*id).to_owned(), ListedCall::default());
+    ids.iter().map(one).collect()
 }
 
 /// The handle is the link's own number.
@@ -248,19 +250,15 @@ fn a_dialog_is_ended_for_answered_calls_that_did_not_go_direct() {
 }
 
 #[test]
-fn a_removal_ends_a_session_with_or_without_statistics() {
+fn a_removal_ends_a_session() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &answered("one"));
-    let stats = Some(statistics("one", "closed"));
+    let stats = statistics("one", "closed");
     let finished = registry.removed(a, &call("one"), stats, at(1)).unwrap();
     assert_eq!(finished.reason, Reason::Removed);
     assert!(!finished.end_dialog && !finished.timed_out);
-    assert!(registry.removed(a, &call("one"), None, at(1)).is_none());
-    registry.updated(a, &answered("two"));
-    let finished = registry.removed(a, &call("two"), None, at(1)).unwrap();
-    assert!(finished.statistics.is_none());
-    assert_eq!(registry.place(&call("two")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
 }
 
 #[test]
@@ -274,7 +272,6 @@ fn what_expires_unknown_is_still_finished_and_harms_no_other() {
         .unwrap();
     assert_eq!((finished.relay_ip, finished.end_dialog), (ip(2), false));
     assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
-    assert!(registry.removed(b, &call("one"), None, at(1)).is_none());
     let unknown = registry.expire(b, statistics("two", "closed"), at(1));
     assert_eq!(unknown.unwrap().call_id, call("two"));
 }
@@ -340,12 +337,7 @@ fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
     assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
     registry.updated(a, &answered("old"));
     assert_eq!(registry.counts(), (2, 1), "from here on it is ours");
-    let finished = registry.removed(
-        a,
-        &call("older"),
-        Some(statistics("older", "closed")),
-        at(2),
-    );
+    let finished = registry.removed(a, &call("older"), statistics("older", "closed"), at(2));
     assert_eq!(finished.unwrap().reason, Reason::Removed);
     assert_eq!(registry.place(&call("older")), Place::Unknown);
 }
@@ -358,7 +350,7 @@ fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
     registry.listed(a, &list(&["old"]), at(1));
     let stray = statistics("old", "no-traffic timeout");
     assert!(registry.expire(b, stray.clone(), at(2)).is_some());
-    let removed = registry.removed(b, &call("old"), Some(stray), at(2));
+    let removed = registry.removed(b, &call("old"), stray, at(2));
     assert_eq!(removed.unwrap().reason, Reason::Removed);
     assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
 }

@@ -121,9 +121,8 @@ fn what_a_relay_tells_of_a_call_that_is_not_ours_is_not_lost() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     registry.listed(a, &list(&[]), at(1));
-    let finished = registry.removed(a, &call("one"), Some(told("one", "")), at(2));
+    let finished = registry.removed(a, &call("one"), told("one", ""), at(2));
     assert_eq!(finished.unwrap().reason, Reason::Removed);
-    assert!(registry.removed(a, &call("one"), None, at(3)).is_none());
 }
 
 /// The disk was full when the first call of that name ended.

@@ -102,7 +102,7 @@ fn the_end_of_the_last_call_is_told_once() {
     registry.updated(a, &facts("one"));
     registry.drain(&drained);
     assert!(registry.drained_empty().is_empty(), "it has a call");
-    registry.removed(a, &call("one"), None, at(1));
+    registry.removed(a, &call("one"), statistics("one", "closed"), at(1));
     assert_eq!(registry.drained_empty().len(), 1);
     assert!(registry.note_drained_empty(&drained));
     assert!(registry.drained_empty().is_empty());
@@ -120,7 +120,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     let about = registry.about(&call("one")).unwrap();
     assert!(about.answered && about.dialog_id.is_some());
     registry.by_admin(&call("one"));
-    let closed = Some(statistics("one", "closed"));
+    let closed = statistics("one", "closed");
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
@@ -130,7 +130,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     // What did not come about is the proxy's again.
     registry.by_admin(&call("two"));
     registry.not_by_admin(&call("two"));
-    let closed = Some(statistics("two", "closed"));
+    let closed = statistics("two", "closed");
     let removed = registry.removed(a, &call("two"), closed, at(2)).unwrap();
     assert_eq!(removed.reason, Reason::Removed);
 }

@@ -158,11 +158,33 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), None);
     let id = SessionId::from_random(77);
-    let listed = Listed::from([("one".to_owned(), Some(id))]);
-    registry.listed(a, &listed, at(1));
-    registry.updated(a, &answered("one"));
-    let call = registry.updated(a, &reply("one")).unwrap();
+    let listed = ListedCall {
+        session_id: Some(id),
+        started: Some(DAY - at(20)),
+    };
+    registry.listed(a, &Listed::from([("one".to_owned(), listed)]), at(1));
+    let call = registry.updated(a, &answered("one")).unwrap();
     assert_eq!(call.known.session_id, id);
+    assert_eq!(
+        call.known.started,
+        Some(DAY - at(20)),
+        "it was answered before"
+    );
+}
+
+#[test]
+fn the_early_answer_of_a_call_that_was_found_is_its_start() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), None);
+    registry.listed(a, &list(&["one"]), at(1));
+    let early = Facts {
+        to_tag: None,
+        ..reply("one")
+    };
+    let call = registry.updated(a, &facts_at(3, early)).unwrap();
+    assert_eq!(call.known.started, Some(DAY + at(3)));
+    let call = registry.updated(a, &facts_at(9, reply("one"))).unwrap();
+    assert_eq!(call.known.started, Some(DAY + at(3)));
 }
 
 #[test]
