@@ -26,6 +26,7 @@ mariadb-server
 postgresql
 freeradius
 freeradius-utils
+python3-pyrad
 prometheus
 docker.io
 g++

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use mediaproxy::sys::clock;
 
 #[path = "support/servers/mod.rs"]
 mod servers;
-use servers::{Detail, FreeRadius, Server};
+use servers::{Detail, FreeRadius, RADIUS_SECRET, Scratch, Server, skip};
 
 /// Records delivered at once.
 const BATCH: usize = 100;
@@ -394,4 +395,107 @@ fn a_wrong_secret_is_told_from_nothing_but_silence() {
     );
     assert_eq!(why, expected);
     assert!(verdicts.is_empty() && server.details().is_empty());
+}
+
+/// What a site has: OpenSIPS' own dictionary, as far as accounting needs it. Its numbers of the tags are those since 3.4.
+const SITE: &str = "ATTRIBUTE User-Name 1 string\nATTRIBUTE NAS-IP-Address 4 ipaddr\nATTRIBUTE Acct-Status-Type 40 integer\n\
+    ATTRIBUTE Acct-Delay-Time 41 integer\nATTRIBUTE Acct-Input-Octets 42 integer\nATTRIBUTE Acct-Output-Octets 43 integer\n\
+    ATTRIBUTE Acct-Session-Id 44 string\nATTRIBUTE Acct-Session-Time 46 integer\nATTRIBUTE Sip-Method 204 integer\n\
+    ATTRIBUTE Sip-From-Tag 206 string # acc\nATTRIBUTE Sip-To-Tag 207 string # acc\n\
+    VALUE Acct-Status-Type Start 1\nVALUE Acct-Status-Type Interim-Update 3\nVALUE Acct-Status-Type Alive 3 #dup\n";
+
+/// What is in the file that MediaProxy installs.
+const THEIRS: &str = "#\n### Acct-Status-Type Values ###\nVALUE           Acct-Status-Type       Update   3          # RFC2866, acc\n\
+    ATTRIBUTE       Sip-User-Agents        235      string     # x\nATTRIBUTE       Sip-Applications       236      string     # x\n\
+    ATTRIBUTE       Media-Codecs           233      string     # x\nATTRIBUTE       Media-Info             234      string     # x\n";
+
+/// Sends a record as MediaProxy does: attributes by name, from the dictionaries of its configuration.
+const MEDIAPROXY: &str = r#"
+import hashlib, hmac, socket, sys
+try:
+    import pyrad.client, pyrad.dictionary
+except ImportError:
+    sys.exit(77)
+port, secret, *files = sys.argv[1:]
+client = pyrad.client.Client('127.0.0.1', secret=secret.encode(), dict=pyrad.dictionary.Dictionary(*files))
+packet = client.CreateAcctPacket(**{
+    'Acct-Status-Type': 'Update', 'User-Name': 'user1@example.com', 'Acct-Session-Id': 'theirs', 'Acct-Session-Time': 51,
+    'Acct-Input-Octets': 50000, 'Acct-Output-Octets': 150, 'Sip-From-Tag': 'from-50', 'Sip-To-Tag': 'to-50',
+    'NAS-IP-Address': '192.0.2.7', 'Sip-User-Agents': 'a+b', 'Sip-Applications': 'audio', 'Media-Codecs': 'G711a',
+    'Media-Info': 'timeout', 'Acct-Delay-Time': 1})
+# The test's server wants a Message-Authenticator, of which MediaProxy knows nothing.
+raw = packet.RequestPacket()
+head, rest, key = raw[:2] + (len(raw) + 18).to_bytes(2, 'big'), raw[20:], secret.encode()
+rest = b'\x50\x12' + hmac.new(key, head + bytes(16) + b'\x50\x12' + bytes(16) + rest, 'md5').digest() + rest
+head += hashlib.md5(head + bytes(16) + rest + key).digest()
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(20)
+asking.sendto(head + rest, ('127.0.0.1', int(port)))
+assert asking.recv(4096)[0] == 5
+"#;
+
+/// Forth with MediaProxy's dictionary, back with ours: the server finds the tags under the site's numbers each time.
+#[test]
+fn dictionaries_serve_mediaproxy_and_us() {
+    let Some(mut server) = FreeRadius::start() else {
+        return;
+    };
+    server.restart_with_tags([206, 207]);
+    let directory = Scratch::new("radius-dictionaries");
+    let file = |name: &str| directory.path().join(name);
+    let port = server.port();
+    std::fs::write(file("site"), SITE).unwrap();
+    std::fs::write(file("theirs"), THEIRS).unwrap();
+    std::fs::write(file("servers"), format!("127.0.0.1 {RADIUS_SECRET}\n")).unwrap();
+    let client = format!(
+        "acctserver 127.0.0.1:{port}\nservers servers\ndictionary {}\n",
+        file("site").display()
+    );
+    std::fs::write(file("client.conf"), client).unwrap();
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/radius/dictionary");
+    for (count, additional_dictionary) in [(1, file("theirs")), (2, ours.clone())] {
+        let section = RadiusSection {
+            config_file: file("client.conf"),
+            additional_dictionary,
+        };
+        let mut radius = Radius::open(&section).unwrap();
+        let mut verdicts = Vec::new();
+        radius.deliver(&[record(50)], &mut verdicts).unwrap();
+        assert_eq!(verdicts, [Verdict::Delivered]);
+        wait_for(&server, count);
+    }
+    let details = server.details();
+    for detail in &details {
+        assert_eq!(
+            (&*detail["Sip-From-Tag"], &*detail["Sip-To-Tag"]),
+            ("from-50", "to-50")
+        );
+        assert_eq!(detail["Acct-Status-Type"], "Interim-Update");
+        assert_eq!(detail["Media-Codecs"], "G711a");
+    }
+    let mut mediaproxy = Command::new("/usr/bin/python3");
+    mediaproxy.args(["-c", MEDIAPROXY, &port.to_string(), RADIUS_SECRET]);
+    let status = mediaproxy.arg(file("site")).arg(&ours).output().unwrap();
+    if status.status.code() == Some(77) {
+        skip("MediaProxy with our dictionary: python3-pyrad is not installed");
+        return;
+    }
+    assert!(status.status.success(), "{status:?}");
+    wait_for(&server, 3);
+    let (by_us, by_them) = (&details[1], &server.details()[2]);
+    for name in [
+        "Acct-Status-Type",
+        "Acct-Session-Time",
+        "Acct-Output-Octets",
+        "Sip-From-Tag",
+        "Sip-To-Tag",
+        "NAS-IP-Address",
+        "Sip-Applications",
+        "Media-Codecs",
+        "Media-Info",
+        "Acct-Delay-Time",
+    ] {
+        assert_eq!(by_us[name], by_them[name], "{name}");
+    }
+    assert_eq!(by_them["Sip-User-Agents"], "a+b");
 }

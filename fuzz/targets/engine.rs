@@ -390,6 +390,11 @@ impl Lab {
                 local.port()
             };
             let ports = [port("caller_local"), port("callee_local")];
+            // A line that was off in its offer never had ports.
+            if ports == [0, 0] {
+                assert_eq!(stream["status"], "closed");
+                continue;
+            }
             let mut streams = self.machine.streams.iter();
             let found = streams.find(|((session, _), t)| *session == key && t.ports == ports);
             let (_, tally) = found.unwrap_or_else(|| panic!("no stream has {ports:?}"));
@@ -398,8 +403,8 @@ impl Lab {
                     tally.user_space[party as usize],
                     tally.kernel[party as usize],
                 );
-                assert_eq!(stream["user_space"][name]["packets"], user);
-                assert_eq!(stream["kernel"][name]["packets"], kernel);
+                assert_eq!(stream[format!("{name}_packets_user_space")], user);
+                assert_eq!(stream[format!("{name}_packets_kernel")], kernel);
                 assert_eq!(stream[format!("{name}_packets")], user + kernel);
             }
         }

@@ -161,7 +161,7 @@ pub fn read<T: DeserializeOwned>(lines: &[String]) -> Result<Vec<T>, Failure> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::admin::view::{Counters, Path, Stream};
+    use crate::admin::view::Stream;
     use std::collections::BTreeMap;
 
     pub const WIDTHS: [usize; 4] = [60, 80, 120, 200];
@@ -201,10 +201,8 @@ pub mod tests {
                 caller_bytes: 64_000_000,
                 callee_bytes: 64_000_000,
                 caller_local: "198.51.100.107:40000".into(),
-                kernel: Some(Path {
-                    caller: Counters { packets: 375_000 },
-                    callee: Counters { packets: 374_000 },
-                }),
+                caller_packets_kernel: 375_000,
+                callee_packets_kernel: 374_000,
                 ..Stream::default()
             }],
             ..Session::default()

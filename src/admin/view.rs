@@ -103,20 +103,8 @@ pub struct Stream {
     pub caller_packets: u64,
     pub callee_packets: u64,
     pub caller_local: String,
-    pub kernel: Option<Path>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Path {
-    pub caller: Counters,
-    pub callee: Counters,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Counters {
-    pub packets: u64,
+    pub caller_packets_kernel: u64,
+    pub callee_packets_kernel: u64,
 }
 
 impl Stream {
@@ -150,9 +138,9 @@ impl Session {
 
     /// Share of the packets that the kernel relayed.
     pub fn in_kernel(&self) -> f64 {
-        let paths = self.streams.iter().filter_map(|stream| stream.kernel);
-        let kernel: u64 = paths
-            .map(|path| path.caller.packets + path.callee.packets)
+        let streams = self.streams.iter();
+        let kernel: u64 = streams
+            .map(|stream| stream.caller_packets_kernel + stream.callee_packets_kernel)
             .sum();
         let all: u64 = self.packets().iter().sum();
         kernel as f64 / all.max(1) as f64
@@ -361,10 +349,8 @@ mod tests {
             (one.bytes(), one.packets(), one.relay()),
             (600, [3, 2], "192.0.2.1".into())
         );
-        one.streams[0].kernel = Some(Path {
-            caller: Counters { packets: 4 },
-            ..Path::default()
-        });
+        one.streams[0].caller_packets_kernel = 3;
+        one.streams[0].callee_packets_kernel = 1;
         assert_eq!(one.in_kernel(), 0.8);
         one.streams[0].status = "closed".into();
         assert_eq!(

@@ -134,8 +134,9 @@ pub trait Finisher: Send + Sync {
 struct Added<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<SessionId>,
+    /// Null where there is none; not told where the relay has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    dialog_id: Option<&'a DialogId>,
+    dialog_id: Option<Option<&'a DialogId>>,
     timed_out: bool,
     all_streams_ice: bool,
     relay_ip: IpAddr,
@@ -199,10 +200,10 @@ impl Finished {
         let fresh = || known_id.unwrap_or_else(|| SessionId::from_random(random));
         let added = Added {
             session_id: statistics.session_id.is_none().then(fresh),
-            dialog_id: self
-                .dialog_id
-                .as_ref()
-                .filter(|_| statistics.dialog_id.is_none()),
+            dialog_id: match statistics.dialog_id {
+                None => Some(self.dialog_id.as_ref()),
+                Some(_) => None,
+            },
             timed_out: self.timed_out,
             all_streams_ice: self.all_streams_ice,
             relay_ip: self.relay_ip,

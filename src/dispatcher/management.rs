@@ -301,11 +301,11 @@ impl Client<'_> {
                 let registry = lock(&list.client.dispatcher.registry);
                 (registry.held(&relay).0, registry.calls_on(&relay))
             };
-            let summary = summary.unwrap_or_else(|| failed_summary(&relay, calls, false));
-            list.add(&as_held(summary, held.drained))?;
+            let summary = summary.unwrap_or_else(|| failed_summary(&relay, false));
+            list.add(&as_held(completed(summary, calls), held.drained))?;
         }
         for (relay, calls) in away {
-            let summary = failed_summary(&relay, calls, true);
+            let summary = completed(failed_summary(&relay, true), calls);
             list.add(&as_held(summary, drained.contains(&relay)))?;
         }
         list.end()
@@ -385,12 +385,8 @@ fn object(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
-/// `calls` of it are known here.
-fn failed_summary(relay: &RelayKey, calls: usize, is_away: bool) -> String {
+fn failed_summary(relay: &RelayKey, is_away: bool) -> String {
     let mut summary = serde_json::json!({"status": "error", "ip": relay.address.to_string()});
-    if calls > 0 {
-        summary["session_count"] = calls.into();
-    }
     if is_away {
         summary["away"] = true.into();
     }
@@ -400,19 +396,39 @@ fn failed_summary(relay: &RelayKey, calls: usize, is_away: bool) -> String {
     summary.to_string()
 }
 
+/// With every key that readers of MediaProxy's summaries count on, whatever was told: CDRTool dies where one is not
+/// there. `calls` of the relay are known here.
+fn completed(mut summary: String, calls: usize) -> String {
+    let told: HashMap<String, IgnoredAny> = serde_json::from_str(&summary).unwrap_or_default();
+    let calls = calls.to_string();
+    for (key, value) in [
+        ("version", "\"\""),
+        ("status", "\"active\""),
+        ("uptime", "0"),
+        ("session_count", &calls),
+        ("stream_count", "{}"),
+        ("bps_relayed", "0"),
+    ] {
+        if !told.contains_key(key) {
+            summary = with(&summary, key, value);
+        }
+    }
+    summary
+}
+
 /// A relay's summary, and whether it is drained.
 fn as_held(summary: String, is_drained: bool) -> String {
     match is_drained {
-        true => with_drained(&summary),
+        true => with(&summary, "drained", "true"),
         false => summary,
     }
 }
 
 /// A relay's own object with one key more.
-fn with_drained(object: &str) -> String {
+fn with(object: &str, key: &str, value: &str) -> String {
     match object.trim_end().strip_suffix('}') {
-        Some(open) if open.trim_end().ends_with('{') => format!("{open}\"drained\":true}}"),
-        Some(open) => format!("{open},\"drained\":true}}"),
+        Some(open) if open.trim_end().ends_with('{') => format!("{open}\"{key}\":{value}}}"),
+        Some(open) => format!("{open},\"{key}\":{value}}}"),
         None => object.to_owned(),
     }
 }
@@ -423,11 +439,30 @@ mod tests {
 
     #[test]
     fn a_drained_relays_summary_says_so_and_stays_as_it_is_otherwise() {
+        let with_drained = |summary: &str| as_held(summary.to_owned(), true);
         assert_eq!(with_drained("{}"), "{\"drained\":true}");
         assert_eq!(with_drained("{ }"), "{ \"drained\":true}");
         let object = "{\"ip\":  \"192.0.2.1\", \"n\": 1.50} ";
         let want = "{\"ip\":  \"192.0.2.1\", \"n\": 1.50,\"drained\":true}";
         assert_eq!(with_drained(object), want);
         assert!(serde_json::from_str::<serde_json::Value>(want).is_ok());
+    }
+
+    #[test]
+    fn every_summary_has_all_keys() {
+        let relay = RelayKey {
+            address: [192, 0, 2, 1].into(),
+            name: None,
+        };
+        let failed = completed(failed_summary(&relay, true), 3);
+        let want = serde_json::json!({"ip": "192.0.2.1", "version": "", "status": "error", "uptime": 0,
+            "session_count": 3, "stream_count": {}, "bps_relayed": 0, "away": true});
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&failed).unwrap(),
+            want
+        );
+        let told = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9}}"#;
+        let want = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9},"version":"","status":"active","bps_relayed":0}"#;
+        assert_eq!(completed(told.into(), 3), want);
     }
 }

@@ -48,7 +48,7 @@ pub struct Statistics {
     pub ended: Option<Duration>,
     /// It has a to_tag: it was finally answered.
     pub has_to_tag: bool,
-    /// It had streams, and both parties used ICE and went direct with every one of them.
+    /// It had streams, and both parties used ICE and went direct with every one of them that ever was (M8).
     pub all_streams_ice: bool,
 }
 
@@ -75,6 +75,21 @@ struct Seen {
 struct SeenStream {
     #[serde(default)]
     status: Option<String>,
+    #[serde(default)]
+    start_time: Option<f64>,
+    #[serde(default)]
+    end_time: Option<f64>,
+}
+
+impl SeenStream {
+    fn has(&self, status: &str) -> bool {
+        self.status.as_deref() == Some(status)
+    }
+
+    /// It was rejected, or off from the start: there was no media whose way could tell anything.
+    fn never_was(&self) -> bool {
+        (self.has("rejected") || self.has("closed")) && self.start_time == self.end_time
+    }
 }
 
 #[derive(Deserialize)]
@@ -94,7 +109,8 @@ impl Statistics {
         let ended = seen.start_time.zip(seen.duration);
         let ended =
             ended.and_then(|(start, length)| Duration::try_from_secs_f64(start + length).ok());
-        let is_ice = |stream: &SeenStream| stream.status.as_deref() == Some(UNSELECTED);
+        let mut real = seen.streams.iter().filter(|s| !s.never_was()).peekable();
+        let all_streams_ice = real.peek().is_some() && real.all(|s| s.has(UNSELECTED));
         Ok(Statistics {
             json,
             call_id: seen.call_id,
@@ -104,7 +120,7 @@ impl Statistics {
             is_answered: seen.start_time.is_some(),
             ended,
             has_to_tag: seen.to_tag.is_some_and(|tag| !tag.is_empty()),
-            all_streams_ice: !seen.streams.is_empty() && seen.streams.iter().all(is_ice),
+            all_streams_ice,
         })
     }
 
@@ -214,7 +230,9 @@ mod tests {
         let with = |statuses: &[&str]| {
             let streams: Vec<String> = statuses
                 .iter()
-                .map(|status| format!(r#"{{"status": "{status}"}}"#))
+                .map(|status| {
+                    format!(r#"{{"status": "{status}", "start_time": 0, "end_time": 9}}"#)
+                })
                 .collect();
             let json = format!(r#"{{"call_id":"a","streams":[{}]}}"#, streams.join(","));
             Statistics::parse(json.as_bytes()).unwrap().all_streams_ice
@@ -252,6 +270,36 @@ mod tests {
                 parsed.is_err() || parsed.unwrap().until(8).is_none(),
                 "{odd}"
             );
+        }
+    }
+
+    #[test]
+    fn m8_a_stream_that_never_was_does_not_count() {
+        let with = |streams: &str| {
+            let json = format!(r#"{{"call_id":"a","streams":[{streams}]}}"#);
+            Statistics::parse(json.as_bytes()).unwrap().all_streams_ice
+        };
+        let direct = r#"{"status": "unselected ICE candidate", "start_time": 0, "end_time": 95}"#;
+        for (other, is_direct) in [
+            (
+                r#"{"status": "closed", "start_time": 0, "end_time": 0}"#,
+                true,
+            ),
+            (
+                r#"{"status": "rejected", "start_time": 7, "end_time": 7}"#,
+                true,
+            ),
+            (
+                r#"{"status": "closed", "start_time": 0, "end_time": 95}"#,
+                false,
+            ),
+            (
+                r#"{"status": "active", "start_time": 95, "end_time": 95}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(with(&format!("{other}, {direct}")), is_direct, "{other}");
+            assert!(!with(other), "{other}");
         }
     }
 

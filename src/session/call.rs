@@ -262,6 +262,15 @@ impl Session {
         self.streams.iter().any(Stream::is_live)
     }
 
+    /// When a stream was answered, which is when the statistics begin to list it. An answer without any SDP, before
+    /// which no other came, answers all: MediaProxy's dispatcher takes the relay's address from the first stream of each
+    /// call that has started, and must find one.
+    pub fn listed_since(&self, stream: &Stream) -> Option<Duration> {
+        let is_untold = || self.streams.iter().all(|stream| stream.answered.is_none());
+        let of_session = || self.started.filter(|_| is_untold()).map(|start| start.mono);
+        stream.answered.or_else(of_session)
+    }
+
     /// Since the first answer; zero before it.
     pub fn duration(&self, now: Duration) -> Duration {
         let started = self.started.map_or(now, |start| start.mono);

@@ -34,6 +34,8 @@ pub(super) struct Slot {
     media_type: MediaType,
     /// None where the line had port 0.
     stream: Option<usize>,
+    /// What stands for such a line in the statistics.
+    off: Option<usize>,
     /// What the offerer said; it holds once the offer is answered.
     said: Said,
     /// Where the offerer is, for a kept stream that was not told so far; holds likewise.
@@ -138,8 +140,7 @@ impl Session {
         let first_fresh = self.streams.len();
         if first_fresh == 0 {
             // Most sessions never have more than these, and a stream is large: no room for others.
-            let wanted = media.iter().filter(|line| line.port != 0).count();
-            self.streams.reserve_exact(wanted.min(STREAMS_KEPT));
+            self.streams.reserve_exact(media.len().min(STREAMS_KEPT));
         }
         let mut slots = Vec::with_capacity(media.len());
         for (line, description) in media.iter().enumerate() {
@@ -154,9 +155,14 @@ impl Session {
                 }
                 Some(proposed?)
             };
+            let off = match stream {
+                None => self.disabled(line, offerer, description, context.now.mono),
+                Some(_) => None,
+            };
             slots.push(Slot {
                 media_type: description.media_type.clone(),
                 stream,
+                off,
                 said: Said::of(description),
                 described: stream.and_then(|index| {
                     let untold = self.streams[index].leg(offerer).described.is_none();
@@ -198,6 +204,34 @@ impl Session {
             || self.is_own(media, context);
         let same = stream.media_type == media.media_type && same_place;
         (same && stream.is_live() && !stream.declined).then_some(index)
+    }
+
+    /// The closed stream that a line with port 0 is listed as: what was there before, else one that never had ports.
+    fn disabled(
+        &mut self,
+        line: usize,
+        offerer: Party,
+        media: &MediaDescription,
+        now: Duration,
+    ) -> Option<usize> {
+        let offered = self.offers.back().map(|offer| &offer.slots);
+        let mut before = [Some(&self.agreed), offered].into_iter().flatten();
+        let known = before.find_map(|slots| {
+            let slot = slots.get(line)?;
+            let same = slot.media_type == media.media_type;
+            slot.stream.or(slot.off).filter(|_| same)
+        });
+        let index = self.streams.len();
+        if known.is_some() || index == STREAMS_KEPT {
+            return known;
+        }
+        let local = |party| SocketAddrV4::new(self.local(party), 0);
+        let (caller, callee) = (local(Party::Caller), local(Party::Callee));
+        let mut stream = Stream::new(media.media_type.clone(), now, caller, callee);
+        describe(&mut stream, offerer, media, false);
+        stream.end(Status::Closed, Duration::ZERO, now);
+        self.streams.push(stream);
+        Some(index)
     }
 
     /// A fresh stream on fresh ports, or nothing at all.
@@ -306,6 +340,9 @@ impl Session {
         let first = !std::mem::replace(&mut offer.answered, true);
         let (offerer, slots) = (offer.offerer, offer.slots.clone());
         for (line, slot) in slots.iter().enumerate() {
+            if let Some(off) = slot.off {
+                self.streams[off].answered.get_or_insert(context.now.mono);
+            }
             let Some(index) = slot.stream else { continue };
             match media.get(line).filter(|answer| answer.port != 0) {
                 Some(answer) => self.accept(index, (offerer, slot), (answerer, answer), context),
@@ -330,6 +367,7 @@ impl Session {
         let is_own = self.is_own(answer, context);
         let stream = &mut self.streams[index];
         if !stream.is_live() {
+            stream.answered.get_or_insert(now);
             return;
         }
         let was_on_hold = stream.on_hold();
@@ -401,10 +439,8 @@ impl Session {
     /// Whether it is over is known with the final answer: until then another branch may take the stream.
     fn decline(&mut self, index: usize, now: Duration) {
         let stream = &mut self.streams[index];
-        if stream.is_live() {
-            stream.declined = true;
-            stream.answered.get_or_insert(now);
-        }
+        stream.declined |= stream.is_live();
+        stream.answered.get_or_insert(now);
     }
 
     /// With the final answer a declined stream is over.

@@ -20,7 +20,7 @@ use crate::proto::media::MediaType;
 use crate::proto::{CallId, Component, DialogId, Party, SessionId, Tag, Text, Visible};
 
 /// Packets, and bytes with their IP and UDP headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub packets: u64,
     pub bytes: u64,
@@ -119,7 +119,7 @@ pub struct SessionReport<'a> {
     dialog_id: Option<&'a DialogId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exact: Option<Exact<'a>>,
-    /// Those that were answered.
+    /// See [`Session::listed_since`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) streams: Option<Vec<StreamReport<'a>>>,
 }
@@ -175,15 +175,15 @@ pub struct StreamReport<'a> {
     callee_local: String,
     caller_remote: OrUnknown<SocketAddrV4>,
     callee_remote: OrUnknown<SocketAddrV4>,
-    user_space: PathReport,
-    kernel: PathReport,
-}
-
-/// What one of the two paths relayed of a stream.
-#[derive(Serialize)]
-struct PathReport {
-    caller: Counters,
-    callee: Counters,
+    // By path. Flat, as all of a stream is: CDRTool prints each of its keys as a string.
+    caller_packets_user_space: u64,
+    callee_packets_user_space: u64,
+    caller_bytes_user_space: u64,
+    callee_bytes_user_space: u64,
+    caller_packets_kernel: u64,
+    callee_packets_kernel: u64,
+    caller_bytes_kernel: u64,
+    callee_bytes_kernel: u64,
 }
 
 impl Engine {
@@ -225,7 +225,8 @@ struct Offered<'a> {
 /// Appends what `sessions` tells of a session, on one line.
 pub fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
     let streams = session.streams.iter();
-    let waiting = streams.filter(|stream| stream.answered.is_none() && stream.is_live());
+    let waiting =
+        streams.filter(|stream| stream.is_live() && session.listed_since(stream).is_none());
     let offered = waiting.map(|stream| {
         let [caller, callee] = &stream.legs;
         Offered {
@@ -255,13 +256,13 @@ pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
 
 pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
     let duration = session.duration(now.mono);
-    let mut answered: Vec<&Stream> = session
+    let mut listed: Vec<&Stream> = session
         .streams
         .iter()
-        .filter(|s| s.answered.is_some())
+        .filter(|stream| session.listed_since(stream).is_some())
         .collect();
-    answered.sort_by_key(|stream| stream.answered);
-    let reports = answered
+    listed.sort_by_key(|stream| session.listed_since(stream));
+    let reports = listed
         .into_iter()
         .map(|stream| stream_report(session, stream, duration));
     SessionReport {
@@ -294,10 +295,11 @@ pub fn stream_report<'a>(
 ) -> StreamReport<'a> {
     let [caller, callee] = &stream.legs;
     let since_start = |time: Duration| session.started.map(|start| time.saturating_sub(start.mono));
-    let start_time = stream.answered.and_then(since_start);
+    let start_time = session.listed_since(stream).and_then(since_start);
     let end_time = match (stream.status, stream.ended) {
         (Status::Rejected, _) => start_time,
-        (_, Some((ended, _))) => since_start(ended),
+        // A line that was off in the offer has ended before its answer.
+        (_, Some((ended, _))) => since_start(ended).max(start_time),
         (_, None) => session.started.map(|_| duration),
     };
     let post_dial_delay = stream
@@ -322,14 +324,14 @@ pub fn stream_report<'a>(
         callee_local: local(callee),
         caller_remote: OrUnknown(remote(caller)),
         callee_remote: OrUnknown(remote(callee)),
-        user_space: PathReport {
-            caller: caller.user_space,
-            callee: callee.user_space,
-        },
-        kernel: PathReport {
-            caller: caller.kernel,
-            callee: callee.kernel,
-        },
+        caller_packets_user_space: caller.user_space.packets,
+        callee_packets_user_space: callee.user_space.packets,
+        caller_bytes_user_space: caller.user_space.bytes,
+        callee_bytes_user_space: callee.user_space.bytes,
+        caller_packets_kernel: caller.kernel.packets,
+        callee_packets_kernel: callee.kernel.packets,
+        caller_bytes_kernel: caller.kernel.bytes,
+        callee_bytes_kernel: callee.kernel.bytes,
     }
 }
 

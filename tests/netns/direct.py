@@ -229,7 +229,7 @@ class Call:
             shown = tuple(sum(s['%s_%s' % (role, unit)] for s in streams) for unit in ('packets', 'bytes'))
             if shown != wanted if exact else shown > wanted:
                 bad.append('%d packets, %d bytes of the %s in %s are counted; %d, %d arrived' % (*shown, role, self.name, *wanted))
-            parts = sum(s[path][role]['packets'] for s in streams for path in ('user_space', 'kernel'))
+            parts = sum(s['%s_packets_%s' % (role, path)] for s in streams for path in ('user_space', 'kernel'))
             if parts != shown[0]:
                 bad.append('the packets by path of the %s in %s do not add up: %s' % (role, self.name, streams))
         return bad

@@ -354,7 +354,7 @@ def metrics(scene):
     for path in ('user_space', 'kernel'):
         for unit in ('packets', 'bytes'):
             shown = now['mediaproxy_relay_relayed_%s_total{path="%s"}' % (unit, path)]
-            wanted = sum(s[path][role][unit] for s in streams for role in (CALLER, CALLEE))
+            wanted = sum(s['%s_%s_%s' % (role, unit, path)] for s in streams for role in (CALLER, CALLEE))
             if shown != wanted or not wanted:
                 raise Failed('%s by %s: the metrics say %d, the calls %d' % (unit, path, shown, wanted))
     if now[flows + '_lost_total{reason="deleted"}'] != 6 or now[flows + '_taken_total'] != 12:

@@ -88,7 +88,7 @@ def miscounted(scene, sessions):
     if wrong:
         bad.append('%d calls are counted wrongly, %s among them' % (len(wrong), wrong[0]))
     most = PACKETS if scene.forwarding == 'userspace' else LEARNING
-    slow = [call for call, stream, role in parts if stream['user_space'][role]['packets'] > most]
+    slow = [call for call, stream, role in parts if stream[role + '_packets_user_space'] > most]
     if slow:
         bad.append('user space had more than %d packets of %d calls, %s among them' % (most, len(slow), slow[0]))
     return bad

@@ -174,9 +174,10 @@ def shares(mode, stream, party, sent, windows):
 
     sent: those of its packets that arrived by this stream."""
     role, name = party.role, '%s from the %s' % (stream['media_type'], party.name)
-    user, kernel = (stream[path][role]['packets'] for path in ('user_space', 'kernel'))
+    user, kernel = (stream['%s_packets_%s' % (role, path)] for path in ('user_space', 'kernel'))
     for unit in ('packets', 'bytes'):
-        if stream['user_space'][role][unit] + stream['kernel'][role][unit] != stream['%s_%s' % (role, unit)]:
+        whole = '%s_%s' % (role, unit)
+        if stream[whole + '_user_space'] + stream[whole + '_kernel'] != stream[whole]:
             return ['the %s by path of %s do not add up: %s' % (unit, name, stream)]
     if mode == 'userspace':
         return ['%d packets of %s went through the kernel' % (kernel, name)] if kernel else []

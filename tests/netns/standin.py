@@ -116,7 +116,7 @@ class Stream:
         for leg in (CALLER, CALLEE):
             remote, paths = self.learned.get((leg, 0)), self.by_path(leg)
             for name, (packets, size) in zip(('user_space', 'kernel'), paths):
-                out.setdefault(name, {})[leg] = {'packets': packets, 'bytes': size}
+                out.update({'%s_packets_%s' % (leg, name): packets, '%s_bytes_%s' % (leg, name): size})
             packets, size = (sum(column) for column in zip(*paths))
             out.update({leg + '_packets': packets, leg + '_bytes': size, leg + '_codec': self.codec[leg],
                         leg + '_local': '%s:%d' % (self.relay.ip, self.ports[leg]), leg + '_remote': '%s:%d' % remote if remote else 'Unknown'})

@@ -130,7 +130,7 @@ class Call:
     def by_kernel(self):
         """Packets that the kernel has forwarded, and the state of the session."""
         stream = sessions(self.machine)[self.name]['streams'][0]
-        return min(stream['kernel'][party]['packets'] for party in ('caller', 'callee'))
+        return min(stream[party + '_packets_kernel'] for party in ('caller', 'callee'))
 
     def end(self):
         """Every packet has arrived once; then the call is removed."""

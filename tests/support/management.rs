@@ -21,7 +21,7 @@ impl Management {
         })
     }
 
-    /// The lines up to the empty one that ends an answer.
+    /// The lines up to the empty one that ends an answer, or the one line of an array.
     pub fn ask(&mut self, command: &str) -> io::Result<Vec<String>> {
         let request = format!("{command}\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
@@ -34,6 +34,9 @@ impl Management {
             match line.trim_end() {
                 "" => return Ok(lines),
                 text => lines.push(text.to_owned()),
+            }
+            if line.starts_with('[') {
+                return Ok(lines);
             }
         }
     }

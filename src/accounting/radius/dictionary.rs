@@ -3,6 +3,7 @@
 //! over. Opens no file itself: it is given what does.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -92,27 +93,39 @@ const TAKEN: [u8; 2] = [26, 80];
 pub type Load<'a> = &'a mut dyn FnMut(&Path) -> io::Result<Vec<u8>>;
 
 /// The number of each attribute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dictionary {
-    numbers: [u8; KNOWN.len()],
-}
-
-impl Default for Dictionary {
-    /// The numbers that hold without any file.
-    fn default() -> Dictionary {
-        Dictionary {
-            numbers: KNOWN.map(|(_, number, _)| number),
-        }
-    }
+    /// As the files say; the usual ones hold only where none says anything.
+    told: [Option<u8>; KNOWN.len()],
+    /// Numbers that took the place of others, in words with file and line, since somebody asked.
+    replaced: Vec<String>,
 }
 
 impl Dictionary {
     pub fn number(&self, attribute: Attribute) -> u8 {
+        let mut numbers = self.numbers();
         // The enum has as many values as the array.
-        self.numbers
+        numbers.nth(attribute as usize).unwrap_or_default()
+    }
+
+    /// Whether a file names it.
+    pub fn is_told(&self, attribute: Attribute) -> bool {
+        self.told
             .get(attribute as usize)
-            .copied()
-            .unwrap_or_default()
+            .is_some_and(Option::is_some)
+    }
+
+    /// See the field.
+    pub fn take_replaced(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.replaced)
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = u8> {
+        let usual = KNOWN.iter().map(|(_, number, _)| *number);
+        self.told
+            .iter()
+            .zip(usual)
+            .map(|(told, usual)| told.unwrap_or(usual))
     }
 
     /// Reads a file and what it includes; what it says takes the place of what was known.
@@ -122,7 +135,7 @@ impl Dictionary {
     /// is `Ok(false)`; one that is included must be there.
     pub fn read(&mut self, file: &Path, load: Load) -> Result<bool, String> {
         let mut reader = Reader {
-            numbers: &mut self.numbers,
+            dictionary: self,
             load,
             open: Vec::new(),
             files: 0,
@@ -140,7 +153,7 @@ impl Dictionary {
     /// Which two.
     pub fn check(&self) -> Result<(), String> {
         let mut seen: HashSet<u8> = TAKEN.into();
-        for ((name, ..), number) in KNOWN.iter().zip(self.numbers) {
+        for ((name, ..), number) in KNOWN.iter().zip(self.numbers()) {
             if !seen.insert(number) {
                 return Err(format!(
                     "RADIUS dictionaries: {name} has number {number}, which another attribute has; every attribute \
@@ -153,7 +166,7 @@ impl Dictionary {
 }
 
 struct Reader<'a> {
-    numbers: &'a mut [u8; KNOWN.len()],
+    dictionary: &'a mut Dictionary,
     load: Load<'a>,
     /// The files that are being read, each included by the one before.
     open: Vec<PathBuf>,
@@ -182,7 +195,10 @@ impl Reader<'_> {
                     block = block.filter(|open| rest.first().is_some_and(|name| name != open));
                     Ok(())
                 }
-                ["ATTRIBUTE", rest @ ..] if block.is_none() => self.attribute(rest),
+                ["ATTRIBUTE", rest @ ..] if block.is_none() => {
+                    let place = format_args!("{}:{number}", file.display());
+                    self.attribute(rest, place)
+                }
                 [keyword, ..] => known(keyword),
                 [] => Ok(()),
             };
@@ -220,14 +236,15 @@ impl Reader<'_> {
     }
 
     /// `ATTRIBUTE name number type [vendor or flags]`.
-    fn attribute(&mut self, words: &[&str]) -> Result<(), Trouble> {
+    fn attribute(&mut self, words: &[&str], place: fmt::Arguments<'_>) -> Result<(), Trouble> {
         let [name, number, kind, rest @ ..] = words else {
             return Err(Trouble::Here("allowed: ATTRIBUTE name number type".into()));
         };
         let ours = KNOWN
             .iter()
             .position(|(known, ..)| known.eq_ignore_ascii_case(name));
-        let slot = ours.and_then(|index| Some((self.numbers.get_mut(index)?, KNOWN.get(index)?)));
+        let told = &mut self.dictionary.told;
+        let slot = ours.and_then(|index| Some((told.get_mut(index)?, KNOWN.get(index)?)));
         let Some((slot, (_, _, types))) = slot else {
             return Ok(());
         };
@@ -255,7 +272,11 @@ impl Reader<'_> {
                 types.join(", ")
             )));
         }
-        *slot = parsed;
+        if let Some(before) = slot.replace(parsed).filter(|before| *before != parsed) {
+            self.dictionary.replaced.push(format!(
+                "{place}: {name} is number {parsed} here; {before}, which was read before, does not count"
+            ));
+        }
         Ok(())
     }
 }

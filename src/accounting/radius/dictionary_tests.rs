@@ -31,10 +31,57 @@ fn the_numbers_that_hold_without_a_file() {
 }
 
 #[test]
-fn the_file_that_is_shipped_says_the_same() {
+fn the_file_that_is_shipped_has_what_mediaproxys_has() {
     let shipped = include_str!("../../../conf/radius/dictionary");
-    assert_eq!(shipped.matches("\nATTRIBUTE").count(), 6);
-    assert_eq!(read(&[("main", shipped)]), Ok(Dictionary::default()));
+    let lines = shipped.lines().filter(|line| !line.starts_with('#'));
+    let words: Vec<Vec<&str>> = lines
+        .map(|line| line.split_whitespace().collect())
+        .filter(|words: &Vec<&str>| !words.is_empty())
+        .collect();
+    assert_eq!(
+        words,
+        [
+            ["ATTRIBUTE", "Media-Codecs", "233", "string"],
+            ["ATTRIBUTE", "Media-Info", "234", "string"],
+            ["ATTRIBUTE", "Sip-User-Agents", "235", "string"],
+            ["ATTRIBUTE", "Sip-Applications", "236", "string"],
+            ["VALUE", "Acct-Status-Type", "Update", "3"],
+        ]
+    );
+}
+
+/// OpenSIPS has had others for the tags since 3.4; a file read later that says nothing of them changes nothing.
+#[test]
+fn the_numbers_of_the_site_hold() {
+    let shipped = include_str!("../../../conf/radius/dictionary");
+    let tags = |from: u8, to: u8| {
+        format!("ATTRIBUTE Sip-From-Tag {from} string\nATTRIBUTE Sip-To-Tag {to} string\n")
+    };
+    let numbers = |dictionary: &Dictionary| {
+        [Attribute::SipFromTag, Attribute::SipToTag].map(|tag| dictionary.number(tag))
+    };
+    for (from, to) in [(206, 207), (105, 104)] {
+        let main = format!("{}$INCLUDE shipped\n", tags(from, to));
+        let mut dictionary = read(&[("main", &main), ("shipped", shipped)]).unwrap();
+        assert_eq!(numbers(&dictionary), [from, to]);
+        assert!(dictionary.is_told(Attribute::SipToTag));
+        assert_eq!(dictionary.check(), Ok(()));
+        assert!(dictionary.take_replaced().is_empty());
+    }
+    let silent = read(&[("main", shipped)]).unwrap();
+    assert_eq!(numbers(&silent), [105, 104]);
+    assert!(!silent.is_told(Attribute::SipToTag));
+    // One that is left of an earlier version is heard, and said to be.
+    let main = format!("{}{}", tags(206, 207), tags(105, 104));
+    let mut dictionary = read(&[("main", &main)]).unwrap();
+    assert_eq!(numbers(&dictionary), [105, 104]);
+    assert_eq!(
+        dictionary.take_replaced(),
+        [
+            "/d/main:3: Sip-From-Tag is number 105 here; 206, which was read before, does not count",
+            "/d/main:4: Sip-To-Tag is number 104 here; 207, which was read before, does not count"
+        ]
+    );
 }
 
 #[test]
@@ -48,8 +95,9 @@ fn files_of_both_families() {
     let last = "ATTRIBUTE Sip-To-Tag 204 string";
     let dictionary = read(&[("main", main), ("more/theirs", theirs), ("more/last", last)]).unwrap();
     let mut expected = Dictionary::default();
-    expected.numbers[Attribute::SipFromTag as usize] = 205;
-    expected.numbers[Attribute::SipToTag as usize] = 204;
+    expected.told[Attribute::NasIpAddress as usize] = Some(4);
+    expected.told[Attribute::SipFromTag as usize] = Some(205);
+    expected.told[Attribute::SipToTag as usize] = Some(204);
     assert_eq!(dictionary, expected);
     assert_eq!(dictionary.check(), Ok(()));
 }

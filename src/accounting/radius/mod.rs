@@ -29,7 +29,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use client::{Client, Secrets};
-use dictionary::Dictionary;
+use dictionary::{Attribute, Dictionary};
 use exchange::{Pace, Request};
 use server::{Server, Settled};
 
@@ -293,8 +293,20 @@ fn read_dictionaries<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Dictio
                 path.display()
             );
         }
+        for why in dictionary.take_replaced() {
+            warn!("RADIUS dictionary {why}");
+        }
     }
     dictionary.check()?;
+    let [from, to] = [Attribute::SipFromTag, Attribute::SipToTag];
+    if !dictionary.is_told(from) && !dictionary.is_told(to) {
+        info!(
+            "RADIUS: no dictionary names Sip-From-Tag and Sip-To-Tag: they are sent as {} and {}; OpenSIPS 3.4 and later \
+             has 206 and 207, in the dictionary that its client.conf names",
+            dictionary.number(from),
+            dictionary.number(to)
+        );
+    }
     Ok(dictionary)
 }
 

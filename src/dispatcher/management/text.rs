@@ -65,7 +65,8 @@ struct Stream {
     callee_local: String,
     caller_remote: String,
     callee_remote: String,
-    kernel: Option<Path>,
+    caller_packets_kernel: u64,
+    callee_packets_kernel: u64,
     caller: Option<Leg>,
     callee: Option<Leg>,
     rtp: Option<Component>,
@@ -77,17 +78,6 @@ struct Limit {
     name: String,
     limit: f64,
     left: f64,
-}
-
-#[derive(Deserialize)]
-struct Path {
-    caller: Counters,
-    callee: Counters,
-}
-
-#[derive(Deserialize)]
-struct Counters {
-    packets: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -123,7 +113,7 @@ struct Side<'a> {
     codec: &'a str,
     packets: u64,
     bytes: u64,
-    in_kernel: Option<u64>,
+    in_kernel: u64,
     sdp: &'a str,
     local: &'a str,
     remote: &'a str,
@@ -216,14 +206,13 @@ fn stream(out: &mut Vec<String>, number: usize, stream: &Stream) {
 
 fn sides(stream: &Stream) -> [Side<'_>; 2] {
     let rtp = stream.rtp.as_ref();
-    let kernel = stream.kernel.as_ref();
     [
         Side {
             name: "caller",
             codec: &stream.caller_codec,
             packets: stream.caller_packets,
             bytes: stream.caller_bytes,
-            in_kernel: kernel.map(|path| path.caller.packets),
+            in_kernel: stream.caller_packets_kernel,
             sdp: &stream.caller_sdp,
             local: &stream.caller_local,
             remote: &stream.caller_remote,
@@ -235,7 +224,7 @@ fn sides(stream: &Stream) -> [Side<'_>; 2] {
             codec: &stream.callee_codec,
             packets: stream.callee_packets,
             bytes: stream.callee_bytes,
-            in_kernel: kernel.map(|path| path.callee.packets),
+            in_kernel: stream.callee_packets_kernel,
             sdp: &stream.callee_sdp,
             local: &stream.callee_local,
             remote: &stream.callee_remote,
@@ -269,8 +258,8 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
         });
     }
     let kernel = match side.in_kernel {
-        Some(packets @ 1..) => format!(" ({packets} by the kernel)"),
-        _ => String::new(),
+        0 => String::new(),
+        packets => format!(" ({packets} by the kernel)"),
     };
     let (codec, packets, bytes) = (side.codec, side.packets, side.bytes);
     let heard = side.leg.map_or(String::new(), heard);
@@ -325,8 +314,7 @@ mod tests {
             "caller_codec": "G711a", "callee_codec": "Unknown", "caller_packets": 12, "callee_packets": 0,
             "caller_bytes": 2400, "callee_bytes": 0, "caller_sdp": "10.0.0.5:4000", "callee_sdp": "8.8.8.8:5000",
             "caller_local": "192.0.2.9:40000", "callee_local": "192.0.2.9:40002", "caller_remote": "203.0.113.7:31022",
-            "callee_remote": "Unknown", "user_space": {"caller": {"packets": 2, "bytes": 400}, "callee": {"packets": 0,
-            "bytes": 0}}, "kernel": {"caller": {"packets": 10, "bytes": 2000}, "callee": {"packets": 0, "bytes": 0}},
+            "callee_remote": "Unknown", "caller_packets_kernel": 10, "callee_packets_kernel": 0,
             "caller": {"sdp_usable": false, "direction": "sendrecv", "ice": true, "last_media": 0.12, "last_rtcp": 3.0,
             "dropped": {"wrong source": 3, "receiver not routable": 1}, "unsent": 2},
             "callee": {"sdp_usable": true, "direction": "recvonly", "ice": false, "last_media": null, "last_rtcp": null,

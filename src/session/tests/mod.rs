@@ -3,6 +3,7 @@
 mod explain;
 mod media;
 mod negotiation;
+mod statistics;
 mod timers;
 
 use std::collections::HashMap;

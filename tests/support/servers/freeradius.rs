@@ -111,9 +111,26 @@ impl FreeRadius {
         );
         let text = text.replace("DIRECTORY", &at.to_string());
         fs::write(self.directory.path().join("radiusd.conf"), text).unwrap();
-        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/radius/dictionary");
-        let include = format!("$INCLUDE {}\n", ours.display());
-        fs::write(self.directory.path().join("dictionary"), include).unwrap();
+        self.write_dictionary([105, 104]);
+    }
+
+    /// The lines that docs/accounting.md has for it, with these numbers of Sip-From-Tag and Sip-To-Tag.
+    fn write_dictionary(&self, [from, to]: [u8; 2]) {
+        let page = include_str!("../../../docs/accounting.md");
+        let lines = page.lines().map(str::trim);
+        let lines = lines.filter(|line| line.starts_with("ATTRIBUTE"));
+        let text = lines.map(|line| format!("{line}\n")).collect::<String>();
+        let text = text
+            .replace("206", &from.to_string())
+            .replace("207", &to.to_string());
+        fs::write(self.directory.path().join("dictionary"), text).unwrap();
+    }
+
+    /// Goes on with other numbers of Sip-From-Tag and Sip-To-Tag.
+    pub fn restart_with_tags(&mut self, numbers: [u8; 2]) {
+        self.kill();
+        self.write_dictionary(numbers);
+        self.restart();
     }
 
     /// Starts the server again, on the same port.

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use between::{Between, Side, Stop, Turn};
 pub use certificates::Certificates;
-pub use freeradius::{Detail, FreeRadius};
+pub use freeradius::{Detail, FreeRadius, RADIUS_SECRET};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 
