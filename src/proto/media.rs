@@ -110,9 +110,9 @@ fn parse_item(item: &[u8]) -> Result<MediaDescription, BadMedia> {
     let port = std::str::from_utf8(before_slash(port)).ok();
     let port: Option<u16> = port.and_then(|p| p.parse().ok());
     let port = port.ok_or_else(|| bad("not a port (0 to 65535)"))?;
-    let address = match port {
-        0 => NOWHERE,
-        _ => parse_address(&address.join(&b':')).ok_or_else(|| bad("not an address"))?,
+    let address = match parse_address(&address.join(&b':')) {
+        None if port == 0 => NOWHERE,
+        address => address.ok_or_else(|| bad("not an address"))?,
     };
     let direction = parse_direction(direction)
         .ok_or_else(|| bad("not a direction (sendrecv, sendonly, recvonly, inactive)"))?;
@@ -136,7 +136,7 @@ fn parse_type(token: &[u8]) -> Option<MediaType> {
     is_token.then(|| MediaType(text.to_ascii_lowercase().into()))
 }
 
-/// The address of a line that is rejected or disabled.
+/// The address of a line that is rejected or disabled and has none.
 const NOWHERE: MediaAddress = MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
 /// The part before a slash: RFC 8866 lets a port be followed by a number of ports, an address by TTL or count.
@@ -216,15 +216,16 @@ mod tests {
 
     #[test]
     fn a_line_with_port_0_needs_no_address() {
-        for item in [
-            "video::0:inactive",
-            "video::::0:inactive:ice=no",
-            "video:2001:db8::1:0:sendrecv:ice=no",
-            "video:what ever:0:recvonly",
-            "video:1.2.3.4:0/2:sendrecv",
+        for (item, address) in [
+            ("video::0:inactive", "0.0.0.0"),
+            ("video::::0:inactive:ice=no", "0.0.0.0"),
+            ("video:2001:db8::1:0:sendrecv:ice=no", "2001:db8::1"),
+            ("video:what ever:0:recvonly", "0.0.0.0"),
+            ("video:1.2.3.4:0/2:sendrecv", "1.2.3.4"),
         ] {
             let line = one(item).unwrap();
-            assert_eq!((line.port, line.address), (0, NOWHERE), "{item}");
+            let address = MediaAddress::Ip(address.parse().unwrap());
+            assert_eq!((line.port, line.address), (0, address), "{item}");
         }
     }
 

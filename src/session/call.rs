@@ -338,7 +338,7 @@ fn withdraw_component(
 }
 
 fn is_ipv6(media: &MediaDescription) -> bool {
-    matches!(media.address, MediaAddress::Ip(IpAddr::V6(_)))
+    media.port != 0 && matches!(media.address, MediaAddress::Ip(IpAddr::V6(_)))
 }
 
 /// The relay's address for each party, from where this message came from and goes to.
