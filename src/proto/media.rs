@@ -2,7 +2,7 @@
 //! RFC 3264 for directions).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -24,6 +24,13 @@ pub enum MediaAddress {
     Ip(IpAddr),
     /// A host name; never looked up: its owner is known once it sends.
     Name(Text),
+}
+
+impl MediaAddress {
+    /// 0.0.0.0: a hold as of RFC 2543, which says nothing of where the party is.
+    pub fn is_zero(&self) -> bool {
+        *self == MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
 }
 
 impl fmt::Display for MediaAddress {

@@ -1,7 +1,7 @@
 //! The core: all call semantics. No clock, no sockets, no threads: time is passed in, ports are bound
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
-//! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers, `stream` one m=
+//! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers (`matching`: which streams an offer goes on with), `stream` one m=
 //! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `drops` why
 //! packets are not passed on, `explain` all that is known of a call, `address` what an SDP's address is worth.
 
@@ -13,6 +13,7 @@ mod explain;
 mod flows;
 mod handover;
 mod latch;
+mod matching;
 mod negotiation;
 pub mod ports;
 mod report;

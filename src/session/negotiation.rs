@@ -7,6 +7,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use super::call::{Context, Line, Refusal, Session, send_waiting, withdraw};
+use super::matching::{Matched, matched};
 use super::stream::{Described, Status, Stream};
 use super::{Action, Place};
 use crate::proto::control::Update;
@@ -52,7 +53,7 @@ impl Said {
     fn of(media: &MediaDescription) -> Said {
         Said {
             direction: media.direction,
-            zero_address: is_zero(&media.address),
+            zero_address: media.address.is_zero(),
             ice: media.ice,
         }
     }
@@ -126,7 +127,7 @@ impl Session {
             .collect()
     }
 
-    /// C3: matches the lines to those last agreed on; what cannot be kept gets fresh ports.
+    /// C3: goes on with the streams last agreed on; what cannot be kept gets fresh ports.
     fn offer(
         &mut self,
         number: (Party, CSeq),
@@ -140,12 +141,14 @@ impl Session {
             let wanted = media.iter().filter(|line| line.port != 0).count();
             self.streams.reserve_exact(wanted.min(STREAMS_KEPT));
         }
+        let agreed: Vec<_> = self.agreed.iter().map(|slot| slot.stream).collect();
+        let Matched { kept, disabled } = matched(&agreed, &self.streams, offerer, media);
         let mut slots = Vec::with_capacity(media.len());
-        for (line, description) in media.iter().enumerate() {
+        for (description, kept) in media.iter().zip(kept) {
             let stream = if description.port == 0 {
                 None
-            } else if let Some(kept) = self.kept(line, offerer, description) {
-                Some(kept)
+            } else if kept.is_some() {
+                kept
             } else {
                 let proposed = self.propose(offerer, description, context);
                 if proposed.is_err() {
@@ -159,12 +162,14 @@ impl Session {
                 said: Said::of(description),
                 described: stream.and_then(|index| {
                     let untold = self.streams[index].leg(offerer).described.is_none();
-                    (untold && !is_zero(&description.address))
+                    (untold && !description.address.is_zero())
                         .then(|| described(description, self.is_own(description, context)))
                 }),
             });
         }
-        self.close_disabled(media, context);
+        for index in disabled {
+            self.close_stream(index, Status::Closed, context);
+        }
         self.give_up_unanswered(first_fresh, &slots, context);
         self.last_offers[number.0 as usize] = Some(number.1);
         self.offers.push_back(Offer {
@@ -177,17 +182,6 @@ impl Session {
             self.offers.pop_front();
         }
         Ok(())
-    }
-
-    /// The live stream that a line of a new offer goes on with.
-    fn kept(&self, line: usize, offerer: Party, media: &MediaDescription) -> Option<usize> {
-        let slot = self.agreed.get(line)?;
-        let index = slot.stream?;
-        let stream = &self.streams[index];
-        let leg = stream.leg(offerer);
-        let same_place = leg.is_same(media) || leg.described.is_none() || is_zero(&media.address);
-        let same = stream.media_type == media.media_type && same_place;
-        (same && stream.is_live() && !stream.declined).then_some(index)
     }
 
     /// A fresh stream on fresh ports, or nothing at all.
@@ -238,23 +232,6 @@ impl Session {
             self.close_stream(index, Status::Closed, context);
         }
         self.streams.truncate(first);
-    }
-
-    /// Port 0 in an offer closes what was there at once.
-    fn close_disabled(&mut self, media: &[MediaDescription], context: &mut Context<'_>) {
-        let disabled = |(line, slot): (usize, &Slot)| {
-            let off = media.get(line).is_some_and(|m| m.port == 0);
-            slot.stream.filter(|_| off)
-        };
-        let closed: Vec<usize> = self
-            .agreed
-            .iter()
-            .enumerate()
-            .filter_map(disabled)
-            .collect();
-        for index in closed {
-            self.close_stream(index, Status::Closed, context);
-        }
     }
 
     /// A newer offer replaces one that nobody answered: that one's own streams are not needed.
@@ -326,7 +303,7 @@ impl Session {
             offering.described.clone_from(&slot.described);
         }
         let leg = stream.leg(answerer);
-        let moved = leg.described.is_some() && !leg.is_same(answer) && !is_zero(&answer.address);
+        let moved = leg.described.is_some() && !leg.is_same(answer) && !answer.address.is_zero();
         describe(stream, answerer, answer, is_own);
         apply(stream, answerer, Said::of(answer));
         let first = stream.answered.is_none();
@@ -422,7 +399,7 @@ fn apply(stream: &mut Stream, party: Party, said: Said) {
 
 /// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
 fn describe(stream: &mut Stream, party: Party, media: &MediaDescription, is_own: bool) {
-    if !is_zero(&media.address) {
+    if !media.address.is_zero() {
         stream.leg_mut(party).described = Some(described(media, is_own));
     }
 }
@@ -433,8 +410,4 @@ fn described(media: &MediaDescription, is_own: bool) -> Described {
         port: media.port,
         is_own,
     }
-}
-
-fn is_zero(address: &MediaAddress) -> bool {
-    *address == MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
