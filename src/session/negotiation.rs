@@ -1,7 +1,7 @@
 //! Offers and answers (RFC 3264) of a session, told apart by their CSeq numbers: rules C2 to C5 and C9 of
 //! docs/protocol.md. Binds through [`super::Host`]; what a stream does with packets is its own matter.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
 use log::{info, warn};
