@@ -52,7 +52,7 @@ fn m10_every_answer_waits_that_takes_flows_out_of_the_kernel() {
     let same = audio(CALLER);
     let video = item("video", CALLER, "sendrecv");
     let video_answer = item("video", CALLEE, "sendrecv");
-    let cases: [(Option<&String>, (&str, u32, &String)); 6] = [
+    let cases = [
         (None, ("reply", 1, &moved)),
         (None, ("request", 2, &off)),
         (Some(&same), ("reply", 2, &callee_off)),

@@ -180,13 +180,15 @@ fn c3_an_added_stream_gets_its_own_ports() {
     assert_eq!(lab.host.bound.len(), 8);
 }
 
-/// Two lines of audio and one of video, by the offerer's ports; what is left out has port 0.
-fn offer_of(lines: &[(&str, u16)]) -> String {
+/// Types and the offerer's ports of m= lines.
+type Lines<'a> = &'a [(&'a str, u16)];
+
+fn offer_of(lines: Lines<'_>) -> String {
     let line = |&(kind, port): &(&str, u16)| item(kind, &format!("198.18.0.1:{port}"), "sendrecv");
     lines.iter().map(line).collect::<Vec<_>>().join(",")
 }
 
-fn answer_of(lines: &[(&str, u16)]) -> String {
+fn answer_of(lines: Lines<'_>) -> String {
     offer_of(lines).replace("198.18.0.1", "198.18.0.2")
 }
 
@@ -202,7 +204,7 @@ fn three(lab: &mut Lab) -> Vec<u16> {
 #[test]
 fn c3_lines_that_are_dropped_or_reordered_keep_the_ports_of_their_addresses() {
     let [audio, video, second] = THREE;
-    let cases: [(&[(&str, u16)], &[usize]); 5] = [
+    let cases: [(Lines<'_>, &[usize]); 5] = [
         (&[video, second], &[1, 2]),
         (&[second], &[2]),
         (&[second, video, audio], &[2, 1, 0]),
@@ -267,7 +269,7 @@ fn c3_a_line_of_fewer_on_hold_is_known_by_its_port() {
 fn c3_port_zero_closes_its_own_line_and_none_that_goes_on_elsewhere() {
     let [audio, video, second] = THREE;
     let off = |line: (&'static str, u16)| (line.0, 0);
-    let cases: [(&[(&str, u16)], &[usize], usize); 4] = [
+    let cases: [(Lines<'_>, &[usize], usize); 4] = [
         // Reordered and disabled in one.
         (&[video, off(audio), second], &[1, 2], 1),
         (&[off(video), second], &[2], 1),
