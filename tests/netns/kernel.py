@@ -353,7 +353,7 @@ def firewall(scene):
 
 @kernel('notrack')
 def notrack(scene):
-    """Somebody's rule keeps media from conntrack: it never reaches the entries. User space relays it and says so."""
+    """Somebody's rule keeps media from conntrack: it never reaches the entries. User space relays it and says so, until the rule is gone."""
     made = World(scene, start=False)
     scene.lab.nft(made.host, '''table ip others { chain pre { type filter hook prerouting priority -400; udp dport %s notrack; }\n}\n''' % RANGE)
     made.start_relay()
@@ -362,6 +362,8 @@ def notrack(scene):
     made.until_said('do not reach its conntrack entry', seconds=6)
     made.until_in_user_space(calls)
     go_on(made, calls)
+    netfilter.on(made.host, 'nft', 'delete', 'table', 'ip', 'others')
+    back_in_kernel(made, calls)
     made.finish()
 
 

@@ -64,3 +64,30 @@ impl Paths {
         self.troubled.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::lab::entry;
+    use super::*;
+
+    #[test]
+    fn pairs_are_bounded_and_forgotten() {
+        let now = Duration::from_secs(1000);
+        let mut paths = Paths::default();
+        let between = |number: u32| (Ipv4Addr::from(number), Ipv4Addr::from(7));
+        for number in 0..MOST as u32 {
+            assert_eq!(paths.on_trouble(between(number), now), Some(true));
+        }
+        assert_eq!(paths.on_trouble(between(0), now), Some(false), "no news");
+        let way = way(&entry(1), Party::Callee);
+        assert_eq!(paths.on_trouble(way, now), None, "no room");
+        assert!(paths.admit(&entry(1), now, true));
+        paths.tidy(now + Duration::from_secs(600));
+        assert!(!paths.is_empty());
+        let later = now + Duration::from_secs(615);
+        paths.tidy(later);
+        assert!(paths.is_empty(), "nobody has tried for ten minutes");
+        assert_eq!(paths.on_trouble(way, later), Some(true));
+        assert!(!paths.admit(&entry(1), later, true), "in either direction");
+    }
+}
