@@ -12,7 +12,7 @@ use mediaproxy::proto::control::{PROXY_LIMITS, Remove, Requests, Update};
 use mediaproxy::proto::link::{Sequence, UpdateReply};
 use mediaproxy::proto::{CallId, Component, Party, Tag};
 use mediaproxy::session::ports::PortPool;
-use mediaproxy::session::{Action, Engine, Host, Owner, Place, ReplyTo, Settings, Verdict};
+use mediaproxy::session::{Action, Asker, Engine, Host, Owner, Place, ReplyTo, Settings, Verdict};
 
 const FIRST_PORT: u16 = 30000;
 const LAST_PORT: u32 = 34000;
@@ -102,6 +102,7 @@ struct World {
     now: Duration,
     next_source: u32,
     calls: Vec<Call>,
+    reply: Option<UpdateReply>,
 }
 
 fn private(described_port: u16) -> String {
@@ -130,6 +131,7 @@ impl World {
             now: Duration::from_secs(1),
             next_source: 0,
             calls: Vec::new(),
+            reply: None,
         }
     }
 
@@ -149,10 +151,14 @@ impl World {
 
     fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
-            if let Action::Close { port } = action {
-                assert!(self.host.bound.remove(&port).is_some(), "closed twice");
-                self.host.bound.remove(&(port + 1));
-                self.host.pool.give_back(port, self.now);
+            match action {
+                Action::Close { port } => {
+                    assert!(self.host.bound.remove(&port).is_some(), "closed twice");
+                    self.host.bound.remove(&(port + 1));
+                    self.host.pool.give_back(port, self.now);
+                }
+                Action::Updated { reply, .. } => self.reply = Some(reply),
+                _ => {}
             }
         }
     }
@@ -162,9 +168,17 @@ impl World {
         requests.extend(text.as_bytes());
         let update = Update::parse(requests.next_request().unwrap().unwrap().unwrap()).unwrap();
         let now = self.moment();
-        let reply = self.engine.update(&update, Owner(0), &mut self.host, now);
+        let asker = Asker {
+            reply_to: ReplyTo {
+                link: 1,
+                sequence: Sequence(1),
+            },
+            owner: Owner(0),
+            since: self.now,
+        };
+        self.engine.update(&update, asker, &mut self.host, now);
         self.act();
-        reply
+        self.reply.take().unwrap()
     }
 
     /// A mapping that no other stream has: every NAT gives one per socket.

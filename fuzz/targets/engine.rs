@@ -15,7 +15,7 @@ use mediaproxy::proto::control::Update;
 use mediaproxy::proto::link::{Sequence, UpdateReply};
 use mediaproxy::proto::{Component, Party, SessionId};
 use mediaproxy::session::{
-    Action, Counters, Ended, Engine, FlowId, Host, Installed, Loss, Owner, Place, ReplyTo,
+    Action, Asker, Counters, Ended, Engine, FlowId, Host, Installed, Loss, Owner, Place, ReplyTo,
     SessionKey, Settings, Verdict,
 };
 
@@ -125,6 +125,8 @@ struct Lab {
     /// What the kernel forwards.
     installed: Vec<FlowId>,
     removes: usize,
+    /// Answers to updates.
+    replies: Vec<UpdateReply>,
     reported: BTreeSet<String>,
     /// Sessions that there were.
     accepted: usize,
@@ -159,6 +161,7 @@ impl Lab {
             commands: VecDeque::new(),
             installed: Vec::new(),
             removes: 0,
+            replies: Vec::new(),
             reported: BTreeSet::new(),
             accepted: 0,
         }
@@ -192,8 +195,22 @@ impl Lab {
     fn ask(&mut self, update: &Update) -> UpdateReply {
         self.machine.is_new = false;
         let now = self.moment();
-        let reply = self.engine.update(update, Owner(0), &mut self.machine, now);
+        let asker = Asker {
+            reply_to: ReplyTo {
+                link: 1,
+                sequence: Sequence(8),
+            },
+            owner: Owner(0),
+            since: self.now,
+        };
+        self.engine.update(update, asker, &mut self.machine, now);
         self.act();
+        // What is to leave the kernel is waited for, and nothing else.
+        while self.replies.is_empty() && !self.commands.is_empty() {
+            self.kernel_does(true, 0);
+        }
+        let reply = self.replies.pop().expect("an answer");
+        assert!(self.replies.is_empty(), "answered twice");
         if let UpdateReply::Ports(address, ports) = &reply {
             assert!(RELAYS.contains(address));
             let lines = update.media.as_ref().map_or(0, Vec::len);
@@ -286,6 +303,7 @@ impl Lab {
                 Action::Withdraw(flow, _) => {
                     self.commands.push_back(KernelCommand::Withdraw(flow));
                 }
+                Action::Updated { reply, .. } => self.replies.push(reply),
                 Action::Removed { ended, .. } => {
                     self.removes = self.removes.checked_sub(1).expect("a remove to answer");
                     self.ended(&ended);
@@ -298,6 +316,10 @@ impl Lab {
     fn kernel_step(&mut self, choices: &mut Choices<'_>) {
         let taken = !choices.yes();
         let packets = choices.below(3) as u64;
+        self.kernel_does(taken, packets);
+    }
+
+    fn kernel_does(&mut self, taken: bool, packets: u64) {
         match self.commands.pop_front() {
             Some(KernelCommand::Install(flow)) => {
                 if taken {
@@ -339,10 +361,8 @@ impl Lab {
         let index = choices.below(8);
         if index < self.installed.len() {
             let flow = self.installed.swap_remove(index);
-            let loss = match choices.yes() {
-                true => Loss::Stuck,
-                false => Loss::Deleted,
-            };
+            let losses = [Loss::Deleted, Loss::Stuck, Loss::Suspended];
+            let loss = losses[choices.below(3)];
             let last = self.counted(flow, choices.below(3) as u64);
             self.engine.flow_lost(flow, loss, last, self.now);
             self.act();

@@ -26,6 +26,13 @@ pub enum MediaAddress {
     Name(Text),
 }
 
+impl MediaAddress {
+    /// 0.0.0.0: a hold as of RFC 2543, which says nothing of where the party is.
+    pub fn is_zero(&self) -> bool {
+        *self == MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+}
+
 impl fmt::Display for MediaAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::proto::Party;
 use crate::proto::control::{Frame, LINK_LIMITS, Requests, Update};
-use crate::session::{Engine, Settings};
+use crate::proto::link::Sequence;
+use crate::session::{Asker, Engine, Owner, ReplyTo, Settings};
 
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -54,7 +55,15 @@ fn place() -> Place {
     let frame: &Frame = requests.next_request().unwrap().unwrap().unwrap();
     let update = Update::parse(frame).unwrap();
     let mut host = Catch(None);
-    engine.update(&update, crate::session::Owner(0), &mut host, clock::now());
+    let asker = Asker {
+        reply_to: ReplyTo {
+            link: 0,
+            sequence: Sequence(1),
+        },
+        owner: Owner(0),
+        since: clock::mono(),
+    };
+    engine.update(&update, asker, &mut host, clock::now());
     host.0.unwrap()
 }
 

@@ -96,8 +96,8 @@ impl Flows {
             News::Installed(_, Installed::Suspended) => &self.suspended,
             News::Installed(_, Installed::Never) => &self.never,
             News::Lost(_, Loss::Deleted, _) => &self.deleted,
-            News::Lost(_, Loss::Stuck, _) => &self.stuck,
-            News::Traffic(..) | News::Withdrawn(..) | News::Heard(_) => return,
+            News::Lost(_, Loss::Stuck | Loss::Suspended, _) => &self.stuck,
+            News::Traffic(..) | News::Withdrawn(..) | News::Heard(_) | News::Mended => return,
         };
         counter.add(1);
     }
@@ -232,6 +232,7 @@ mod tests {
             News::Installed(flow, Installed::Never),
             News::Lost(flow, Loss::Deleted, none),
             News::Lost(flow, Loss::Stuck, none),
+            News::Mended,
             News::Traffic(flow, none),
             News::Withdrawn(flow, none),
         ] {

@@ -27,7 +27,8 @@ use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
 use crate::proto::control::{Remove, Update};
-use crate::session::{Action, Engine, FlowId, Owner, Place, ReplyTo, Settings, Verdict};
+use crate::proto::link::UpdateReply;
+use crate::session::{Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Settings, Verdict};
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -358,19 +359,25 @@ impl Worker {
     }
 
     fn update(&mut self, update: &Update, reply_to: ReplyTo, read_at: Duration, now: Now) {
-        let owner = owner_of(reply_to);
+        let asker = Asker {
+            reply_to,
+            owner: owner_of(reply_to),
+            since: read_at,
+        };
         let before = self.engine.held();
-        let reply = self.engine.update(update, owner, &mut self.machine, now);
+        self.engine.update(update, asker, &mut self.machine, now);
         if self.engine.held() > before {
             self.meter.started.add(1);
             // Before the answer: a relay that ends at the first moment without a call must know of this one.
             self.meter.publish_sessions(&self.engine);
         }
-        self.act();
-        self.reply(reply_to, reply.to_string().as_bytes());
+    }
+
+    fn updated(&self, asker: Asker, reply: &UpdateReply) {
+        self.reply(asker.reply_to, reply.to_string().as_bytes());
         let requests = &self.shared.requests;
-        requests.count(Asked::Update, Answered::from(&reply));
-        let took = clock::mono().saturating_sub(read_at);
+        requests.count(Asked::Update, Answered::from(reply));
+        let took = clock::mono().saturating_sub(asker.since);
         requests.updates.observe(took);
     }
 
@@ -396,6 +403,7 @@ impl Worker {
             News::Lost(flow, loss, last) => engine.flow_lost(flow, loss, last, now.mono),
             News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
             News::Heard(until) => engine.flows_heard(until),
+            News::Mended => engine.forwarding_mended(now.mono),
         }
     }
 
@@ -434,6 +442,7 @@ impl Worker {
                         self.note_unsent(from_port, 1, &error);
                     }
                 }
+                Action::Updated { asker, reply } => self.updated(asker, &reply),
                 Action::Removed { reply_to, ended } => {
                     self.meter.removed.add(1);
                     self.shared.removed(reply_to, &ended);

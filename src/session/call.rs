@@ -271,6 +271,11 @@ impl Session {
         stream.answered.or_else(of_session)
     }
 
+    /// Whether the kernel still has flows that are to be withdrawn.
+    pub fn is_withdrawing(&self) -> bool {
+        self.streams.iter().any(|stream| stream.withdrawing > 0)
+    }
+
     /// Since the first answer; zero before it.
     pub fn duration(&self, now: Duration) -> Duration {
         let started = self.started.map_or(now, |start| start.mono);

@@ -4,14 +4,15 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use log::{debug, info};
+use log::{debug, info, warn};
 
+use super::answers::{Answer, Answers, LONGEST};
 use super::call::{Context, Line, Session, send_waiting};
-use super::flows::{offer_to_kernel, withdraw_bypassed};
+use super::flows::{offer_to_kernel, when_welcome, withdraw_bypassed};
 use super::report::{self, Counters};
 use super::stream::{self, Relay, Status, Stream};
 use super::{
-    Action, Drop, Dropped, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
+    Action, Asker, Drop, Dropped, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
 };
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
@@ -48,7 +49,10 @@ pub struct Engine {
     /// One for each live session.
     timers: BTreeSet<(Duration, SessionKey)>,
     actions: VecDeque<Action>,
+    answers: Answers,
     draining: bool,
+    /// When the kernel was last found to forward again.
+    pub(super) mended: Duration,
     /// When the kernel's counters were last read: what it relayed until then is known.
     pub(super) heard: Duration,
     pub(super) relayed: Counters,
@@ -66,7 +70,9 @@ impl Engine {
             calls: HashMap::new(),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
+            answers: Answers::default(),
             draining: false,
+            mended: Duration::ZERO,
             heard: Duration::ZERO,
             relayed: Counters::default(),
             dropped: Dropped::default(),
@@ -74,37 +80,35 @@ impl Engine {
         }
     }
 
-    /// A SIP message passed the proxy.
-    pub fn update(
-        &mut self,
-        update: &Update,
-        owner: Owner,
-        host: &mut dyn Host,
-        now: Now,
-    ) -> UpdateReply {
-        match self.find(&update.call_id, |s| {
+    /// A SIP message passed the proxy; the answer comes as [`Action::Updated`].
+    pub fn update(&mut self, update: &Update, asker: Asker, host: &mut dyn Host, now: Now) {
+        let found = self.find(&update.call_id, |s| {
             s.has_tags(&update.from_tag, update.to_tag.as_ref())
-        }) {
-            Some(key) => self.update_session(key, update, owner, host, now),
+        });
+        let reply = match found {
+            Some(key) => return self.update_session(key, update, asker, host, now),
             None if update.media.is_none() => {
                 let address = host.local_address(None);
                 UpdateReply::Ports(self.settings.advertised_ip.unwrap_or(address), Vec::new())
             }
             None if self.draining => UpdateReply::Halting,
-            None => self.create_session(update, owner, host, now),
-        }
+            None => self.create_session(update, asker.owner, host, now),
+        };
+        self.actions.push_back(Action::Updated { asker, reply });
     }
 
+    /// The answer waits where flows of the session are on their way out of the kernel, by this update's doing or
+    /// that of one before.
     fn update_session(
         &mut self,
         key: SessionKey,
         update: &Update,
-        owner: Owner,
+        asker: Asker,
         host: &mut dyn Host,
         now: Now,
-    ) -> UpdateReply {
+    ) {
         let Some(entry) = entry_mut(&mut self.entries, key) else {
-            return UpdateReply::Error;
+            return;
         };
         let mut context = Context {
             settings: &self.settings,
@@ -115,11 +119,20 @@ impl Engine {
         let session = &mut entry.session;
         let result = session.update(update, &mut context);
         if result.is_ok() {
-            session.owner = owner;
+            session.owner = asker.owner;
         }
         let reply = report::reply(session, update, result, &self.settings);
+        if session.is_withdrawing() {
+            let answer = Answer {
+                session: key,
+                asker,
+                reply,
+            };
+            self.answers.hold(answer, now.mono);
+        } else {
+            self.actions.push_back(Action::Updated { asker, reply });
+        }
         self.schedule(key, now.mono);
-        reply
     }
 
     fn create_session(
@@ -194,9 +207,10 @@ impl Engine {
                     "[session {}] {line}: {component} does not reach the kernel's entry",
                     session.call_id
                 );
-                withdraw_bypassed(stream, place, &mut self.actions);
+                withdraw_bypassed(stream, place, now, &mut self.actions);
             }
-            offer_to_kernel(stream, place, now, &mut self.actions);
+            let welcome = when_welcome(self.mended, place.session);
+            offer_to_kernel(stream, place, (now, welcome), &mut self.actions);
         }
         let from_port = stream.leg(party.other()).port_of(component);
         if learned {
@@ -228,8 +242,18 @@ impl Engine {
         }
     }
 
-    /// Ends what has been silent too long.
+    /// Ends what has been silent too long, and answers what has waited too long.
     pub fn tick(&mut self, now: Now) {
+        while let Some(late) = self.answers.take_late(now.mono) {
+            if let Some(call_id) = self.call_id(late.session) {
+                let waited = LONGEST.as_millis();
+                warn!(
+                    "[session {call_id}] answered before the kernel has let go of what the answer replaces, which took \
+                     over {waited} ms: media may take the former path for a moment"
+                );
+            }
+            self.answer(late);
+        }
         while let Some(&(due, key)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -252,7 +276,8 @@ impl Engine {
 
     /// When [`Engine::tick`] is to be called next; it may find nothing to do.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.timers.first().map(|(due, _)| *due)
+        let session = self.timers.first().map(|(due, _)| *due);
+        session.into_iter().chain(self.answers.next_late()).min()
     }
 
     /// The next thing to do, in order.
@@ -262,6 +287,21 @@ impl Engine {
             self.relayed.add(1, data.len() as u64 + stream::HEADERS);
         }
         action
+    }
+
+    /// The kernel may have let go of the last flow of a session that was to be withdrawn: then nothing is waited for.
+    pub(super) fn let_go(&mut self, key: SessionKey, now: Now) {
+        if self.entry(key).is_some_and(|e| !e.session.is_withdrawing()) {
+            for answer in self.answers.release(key) {
+                self.answer(answer);
+            }
+            self.report_end(key, now);
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let Answer { asker, reply, .. } = answer;
+        self.actions.push_back(Action::Updated { asker, reply });
     }
 
     /// From now on no new sessions.
@@ -441,11 +481,8 @@ impl Engine {
     }
 
     /// Reports a session that is over, as soon as none of its flows is still to be withdrawn.
-    pub(super) fn report_end(&mut self, key: SessionKey, now: Now) {
-        let is_done = |entry: &Entry| {
-            let mut streams = entry.session.streams.iter();
-            entry.ending.is_some() && streams.all(|stream| stream.withdrawing == 0)
-        };
+    fn report_end(&mut self, key: SessionKey, now: Now) {
+        let is_done = |entry: &Entry| entry.ending.is_some() && !entry.session.is_withdrawing();
         if !self.entry(key).is_some_and(is_done) {
             return;
         }

@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::engine::Engine;
-use super::handover::Obstacle;
 use super::report::Counters;
 use super::stream::Stream;
-use super::{Action, FlowId, Installed, Loss, Place, Withdrawal};
+use super::{Action, FlowId, Installed, Loss, Place, SessionKey, Withdrawal};
 use crate::moment::Now;
 use crate::proto::Party;
+
+/// Within this time all calls are back in a kernel that forwards again.
+const GRADUALLY: Duration = Duration::from_secs(4);
 
 impl Engine {
     /// The kernel has taken a flow over, or cannot.
@@ -46,6 +48,11 @@ impl Engine {
         self.heard = self.heard.max(now);
     }
 
+    /// The kernel forwards again after some trouble: what waits because of that goes to it, a few calls at a time.
+    pub fn forwarding_mended(&mut self, now: Duration) {
+        self.mended = now;
+    }
+
     /// A flow is not in the kernel any more, through no doing of the engine; `last` is what it relayed since it was
     /// last asked. A deleted one comes back with the next packets.
     pub fn flow_lost(&mut self, flow: FlowId, loss: Loss, last: [Counters; 2], now: Duration) {
@@ -53,7 +60,7 @@ impl Engine {
         if let Some(stream) = self.handed_over(flow) {
             let handover = &mut stream.handovers[flow.component as usize];
             if handover.is_in_kernel() {
-                handover.lose((loss == Loss::Stuck).then_some(Obstacle::Stuck));
+                handover.lose(loss, now);
             }
         }
     }
@@ -63,7 +70,7 @@ impl Engine {
         self.flow_traffic(flow, last, now.mono);
         if let Some(stream) = self.stream_mut(flow.session, flow.stream) {
             stream.withdrawing = stream.withdrawing.saturating_sub(1);
-            self.report_end(flow.session, now);
+            self.let_go(flow.session, now);
         }
     }
 
@@ -74,23 +81,36 @@ impl Engine {
     }
 }
 
+/// When a call may go back to a kernel that forwards again since `mended`: not all in one moment, so that trouble that
+/// returns at once meets few of them.
+pub fn when_welcome(mended: Duration, session: SessionKey) -> Duration {
+    // Neighbours are far apart (Knuth's multiplicative hash).
+    let spread = session.slot.wrapping_mul(2_654_435_769) >> 20;
+    mended + GRADUALLY / 4096 * (spread + 1)
+}
+
 /// M4: once both parties have shown where they are, the kernel can forward.
 pub fn offer_to_kernel(
     stream: &mut Stream,
     place: Place,
-    now: Duration,
+    (now, welcome): (Duration, Duration),
     actions: &mut VecDeque<Action>,
 ) {
-    if let Some(ends) = stream.ready_for_kernel(place.component, now) {
+    if let Some(ends) = stream.ready_for_kernel(place.component, (now, welcome)) {
         stream.handovers[place.component as usize].offer();
         let flow = flow_id(stream, place);
         actions.push_back(Action::Install { flow, ends });
     }
 }
 
-/// A flow whose packets never reach the kernel's entry is taken back for the rest of the call.
-pub fn withdraw_bypassed(stream: &mut Stream, place: Place, actions: &mut VecDeque<Action>) {
-    stream.handovers[place.component as usize].lose(Some(Obstacle::Bypassed));
+/// A flow whose packets never reach the kernel's entry is taken back.
+pub fn withdraw_bypassed(
+    stream: &mut Stream,
+    place: Place,
+    now: Duration,
+    actions: &mut VecDeque<Action>,
+) {
+    stream.handovers[place.component as usize].give_up(now);
     stream.withdrawing += 1;
     let flow = flow_id(stream, place);
     actions.push_back(Action::Withdraw(flow, Withdrawal::Bypassed));

@@ -3,12 +3,20 @@
 
 use std::time::Duration;
 
-use super::Installed;
+use super::{Installed, Loss};
 
 /// A flow that the kernel could not take is offered again after this time, then after twice as long, and so on.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest of these times.
 const LONGEST_WAIT: Duration = Duration::from_secs(64);
+/// The longest where one flow tries for all: an offer costs next to nothing then.
+const LONGEST_SUSPENDED: Duration = Duration::from_secs(8);
+
+/// The same for a flow whose own packets did not leave: each new try may lose some.
+const FIRST_LEAVE: Duration = Duration::from_secs(15);
+const LONGEST_LEAVE: Duration = Duration::from_secs(600);
+/// A flow that was well for so long begins with the first of these times again.
+const STEADY: Duration = Duration::from_secs(300);
 
 /// Datagrams that were queued when the kernel took over are read within this time.
 const QUEUED: Duration = Duration::from_secs(1);
@@ -27,7 +35,7 @@ pub enum Obstacle {
     Refused,
     /// Media of others enters it at the moment and does not leave.
     Suspended,
-    /// This flow's packets entered it and did not leave.
+    /// This flow's packets entered it and did not leave, while others' did.
     Stuck,
     /// It has had the flow, and packets never reached its entry.
     Bypassed,
@@ -62,14 +70,25 @@ pub enum Path {
     Refused(Obstacle, Option<Duration>),
 }
 
+impl Path {
+    /// What a kernel that forwards again may have mended, other than for a flow of its own trouble.
+    fn is_waiting(self) -> bool {
+        use Obstacle::{Bypassed, Refused, Suspended};
+        matches!(self, Path::Refused(Refused | Suspended | Bypassed, _))
+    }
+}
+
 /// One component's way to the kernel and back.
 #[derive(Debug)]
 pub struct Handover {
     pub path: Path,
     /// How often it was offered.
     pub turn: u32,
-    /// How often it was refused in a row.
+    /// How often it was refused in a row, and since when it is.
     refusals: u32,
+    refused: Duration,
+    /// How often it was lost by trouble of its own, with no long good time in between.
+    troubles: u32,
     /// Packets that came here although the kernel has the flow: first, last, how many.
     bypassing: Option<(Duration, Duration, u32)>,
 }
@@ -80,15 +99,18 @@ impl Handover {
             path: Path::UserSpace,
             turn: 0,
             refusals: 0,
+            refused: Duration::ZERO,
+            troubles: 0,
             bypassing: None,
         }
     }
 
-    /// Whether the kernel may be asked now.
-    pub fn may_offer(&self, now: Duration) -> bool {
+    /// Whether the kernel may be asked now. From `welcome` on it forwards again what it could not before.
+    pub fn may_offer(&self, now: Duration, welcome: Duration) -> bool {
+        let is_welcome = self.path.is_waiting() && self.refused < welcome && welcome <= now;
         match self.path {
             Path::UserSpace => true,
-            Path::Refused(_, again) => again.is_some_and(|again| again <= now),
+            Path::Refused(_, again) => is_welcome || again.is_some_and(|again| again <= now),
             Path::Installing | Path::Kernel(_) => false,
         }
     }
@@ -118,9 +140,25 @@ impl Handover {
     }
 
     fn refused(&mut self, why: Obstacle, now: Duration) -> Path {
-        let wait = FIRST_WAIT.saturating_mul(1 << self.refusals.min(16));
+        let longest = match why {
+            Obstacle::Suspended => LONGEST_SUSPENDED,
+            _ => LONGEST_WAIT,
+        };
+        let wait = doubled(FIRST_WAIT, self.refusals).min(longest);
         self.refusals += 1;
-        Path::Refused(why, Some(now + wait.min(LONGEST_WAIT)))
+        self.refused = now;
+        Path::Refused(why, Some(now + wait))
+    }
+
+    /// Trouble of its own.
+    fn troubled(&mut self, why: Obstacle, now: Duration) -> Path {
+        if matches!(self.path, Path::Kernel(since) if now >= since + STEADY) {
+            self.troubles = 0;
+        }
+        let wait = doubled(FIRST_LEAVE, self.troubles).min(LONGEST_LEAVE);
+        self.troubles += 1;
+        self.refused = now;
+        Path::Refused(why, Some(now + wait))
     }
 
     /// A party's packet came to user space. True when the kernel has this flow and nevertheless does not see it.
@@ -139,12 +177,18 @@ impl Handover {
         count >= BYPASSED && now >= first + BYPASSED_FOR
     }
 
-    /// The kernel has lost it: it is offered again at once, or where something is in the way, not in this call.
-    pub fn lose(&mut self, obstacle: Option<Obstacle>) {
-        self.path = match obstacle {
-            None => Path::UserSpace,
-            Some(why) => Path::Refused(why, None),
+    /// The kernel has lost it: it is offered again at once, or where something is in the way, later.
+    pub fn lose(&mut self, loss: Loss, now: Duration) {
+        self.path = match loss {
+            Loss::Deleted => Path::UserSpace,
+            Loss::Suspended => self.refused(Obstacle::Suspended, now),
+            Loss::Stuck => self.troubled(Obstacle::Stuck, now),
         };
+    }
+
+    /// The kernel has it and does not see its packets: it is taken back, and offered again later.
+    pub fn give_up(&mut self, now: Duration) {
+        self.path = self.troubled(Obstacle::Bypassed, now);
     }
 
     /// User space has it again, whoever had it; true when it has to be withdrawn from the kernel. What hindered
@@ -152,6 +196,7 @@ impl Handover {
     pub fn take_back(&mut self) -> bool {
         let path = std::mem::replace(&mut self.path, Path::UserSpace);
         self.refusals = 0;
+        self.troubles = 0;
         matches!(path, Path::Installing | Path::Kernel(_))
     }
 
@@ -161,11 +206,17 @@ impl Handover {
     }
 }
 
+/// Twice as long after each time.
+fn doubled(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(1 << times.min(16))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const T: Duration = Duration::from_secs(100);
+    const LONG_AGO: Duration = Duration::ZERO;
 
     fn millis(count: u64) -> Duration {
         Duration::from_millis(count)
@@ -183,17 +234,73 @@ mod tests {
         let mut handover = Handover::new();
         let mut now = T;
         for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
-            assert!(handover.may_offer(now));
+            assert!(handover.may_offer(now, LONG_AGO));
             handover.offer();
             handover.on_answer(Installed::NotNow, now);
             now += Duration::from_secs(wait);
-            assert!(!handover.may_offer(now - millis(1)), "{wait}");
+            assert!(!handover.may_offer(now - millis(1), LONG_AGO), "{wait}");
         }
         handover.offer();
         handover.on_answer(Installed::Never, now);
-        assert!(!handover.may_offer(now * 2));
+        assert!(!handover.may_offer(now * 2, now), "it is no trouble");
         assert!(!handover.take_back(), "nothing to withdraw");
-        assert!(handover.may_offer(now));
+        assert!(handover.may_offer(now, LONG_AGO));
+    }
+
+    #[test]
+    fn m4_a_flow_that_waits_for_the_trial_of_another_asks_often() {
+        let mut handover = taken();
+        let mut now = T;
+        handover.lose(Loss::Suspended, now);
+        for wait in [1, 2, 4, 8, 8, 8] {
+            now += Duration::from_secs(wait);
+            assert!(!handover.may_offer(now - millis(1), LONG_AGO), "{wait}");
+            assert!(handover.may_offer(now, LONG_AGO), "{wait}");
+            handover.offer();
+            handover.on_answer(Installed::Suspended, now);
+        }
+    }
+
+    #[test]
+    fn m4_a_flow_whose_own_packets_do_not_leave_is_tried_seldom() {
+        let mut handover = taken();
+        let mut now = T;
+        for wait in [15, 30, 60, 120, 240, 480, 600, 600] {
+            handover.lose(Loss::Stuck, now);
+            assert!(!handover.may_offer(now + millis(5000), now + millis(1)));
+            now += Duration::from_secs(wait);
+            assert!(!handover.may_offer(now - millis(1), LONG_AGO), "{wait}");
+            assert!(handover.may_offer(now, LONG_AGO), "{wait}");
+            handover.offer();
+            handover.on_answer(Installed::Taken, now);
+            now += STEADY - millis(1);
+        }
+        now += millis(1);
+        handover.lose(Loss::Stuck, now);
+        assert!(handover.may_offer(now + FIRST_LEAVE, LONG_AGO), "long well");
+    }
+
+    #[test]
+    fn m4_what_waits_is_offered_when_the_kernel_forwards_again() {
+        let waiting: [fn(&mut Handover); 3] = [
+            |handover| handover.lose(Loss::Suspended, T),
+            |handover| handover.give_up(T),
+            |handover| {
+                handover.lose(Loss::Deleted, T);
+                handover.offer();
+                handover.on_answer(Installed::NotNow, T);
+            },
+        ];
+        for wait in waiting {
+            let mut handover = taken();
+            wait(&mut handover);
+            let welcome = T + millis(300);
+            assert!(!handover.may_offer(welcome - millis(1), welcome));
+            assert!(handover.may_offer(welcome, welcome));
+            handover.offer();
+            handover.on_answer(Installed::Suspended, welcome);
+            assert!(!handover.may_offer(welcome + millis(1), welcome), "once");
+        }
     }
 
     #[test]

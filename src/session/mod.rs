@@ -1,11 +1,12 @@
 //! The core: all call semantics. No clock, no sockets, no threads: time is passed in, ports are bound
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
-//! [`Engine`] holds the sessions of one worker and their timers. `call` is a session, `negotiation` its offers and answers, `stream` one m=
+//! [`Engine`] holds the sessions of one worker and their timers. `answers` are those that wait for the kernel, `call` is a session, `negotiation` its offers and answers (`matching`: which streams an offer goes on with), `stream` one m=
 //! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `drops` why
 //! packets are not passed on, `explain` all that is known of a call, `address` what an SDP's address is worth.
 
 pub mod address;
+mod answers;
 mod call;
 mod drops;
 mod engine;
@@ -13,6 +14,7 @@ mod explain;
 mod flows;
 mod handover;
 mod latch;
+mod matching;
 mod negotiation;
 pub mod ports;
 mod report;
@@ -28,7 +30,7 @@ use self::address::Range;
 pub use self::drops::{Drop, Dropped};
 pub use self::engine::Engine;
 pub use self::report::Counters;
-use crate::proto::link::Sequence;
+use crate::proto::link::{Sequence, UpdateReply};
 use crate::proto::{CallId, Component, Party, SessionId};
 
 /// What the administrator decides.
@@ -100,7 +102,7 @@ pub enum Installed {
     Taken,
     /// It may be asked again after a while.
     NotNow,
-    /// The same: media of others enters it at the moment and does not leave.
+    /// The same: media of others on its way enters it at the moment and does not leave.
     Suspended,
     /// A party is on this host: it cannot, as long as the parties are where they are.
     Never,
@@ -120,8 +122,10 @@ pub enum Withdrawal {
 pub enum Loss {
     /// Somebody deleted it, or its time was up.
     Deleted,
-    /// Packets entered and did not leave.
+    /// Packets entered and did not leave, while others' did.
     Stuck,
+    /// The same, and nothing of the others on its way left either: that is found out for all of them.
+    Suspended,
 }
 
 /// The dispatcher that is told of a session.
@@ -133,6 +137,16 @@ pub struct Owner(pub u32);
 pub struct ReplyTo {
     pub link: u64,
     pub sequence: Sequence,
+}
+
+/// Who waits for the answer to an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    pub reply_to: ReplyTo,
+    /// Who is told of the session from now on.
+    pub owner: Owner,
+    /// Since when, for who measures how long the answer took.
+    pub since: Duration,
 }
 
 /// What the engine asks of the machine while it handles a request.
@@ -164,6 +178,8 @@ pub enum Action {
     /// Take it back, also where it was refused or lost meanwhile; its last counters come by
     /// [`Engine::flow_withdrawn`], once for each of these.
     Withdraw(FlowId, Withdrawal),
+    /// The answer to an update.
+    Updated { asker: Asker, reply: UpdateReply },
     /// The answer to a remove.
     Removed { reply_to: ReplyTo, ended: Ended },
     /// A session ended by itself.

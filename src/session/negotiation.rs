@@ -1,12 +1,13 @@
 //! Offers and answers (RFC 3264) of a session, told apart by their CSeq numbers: rules C2 to C5 and C9 of
 //! docs/protocol.md. Binds through [`super::Host`]; what a stream does with packets is its own matter.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
 use log::{info, warn};
 
 use super::call::{Context, Line, Refusal, Session, send_waiting, withdraw};
+use super::matching::{Matched, matched};
 use super::stream::{Described, Status, Stream};
 use super::{Action, Place};
 use crate::proto::control::Update;
@@ -55,7 +56,7 @@ impl Said {
         Said {
             direction: media.direction,
             // With trickle ICE (RFC 8840) 0.0.0.0 says that candidates follow.
-            zero_address: is_zero(&media.address) && !media.ice,
+            zero_address: media.address.is_zero() && !media.ice,
             ice: media.ice,
         }
     }
@@ -129,7 +130,7 @@ impl Session {
             .collect()
     }
 
-    /// C3: matches the lines to those last agreed on; what cannot be kept gets fresh ports.
+    /// C3: goes on with the streams last agreed on; what cannot be kept gets fresh ports.
     fn offer(
         &mut self,
         number: (Party, CSeq),
@@ -142,12 +143,14 @@ impl Session {
             // Most sessions never have more than these, and a stream is large: no room for others.
             self.streams.reserve_exact(media.len().min(STREAMS_KEPT));
         }
+        let agreed: Vec<_> = self.agreed.iter().map(|slot| slot.stream).collect();
+        let Matched { kept, disabled } = matched(&agreed, &self.streams, offerer, media);
         let mut slots = Vec::with_capacity(media.len());
-        for (line, description) in media.iter().enumerate() {
+        for (line, (description, kept)) in media.iter().zip(kept).enumerate() {
             let stream = if description.port == 0 {
                 None
-            } else if let Some(kept) = self.kept(line, offerer, description, context) {
-                Some(kept)
+            } else if kept.is_some() {
+                kept
             } else {
                 let proposed = self.propose(offerer, description, context);
                 if proposed.is_err() {
@@ -156,7 +159,8 @@ impl Session {
                 Some(proposed?)
             };
             let off = match stream {
-                None => self.disabled(line, offerer, description, context.now.mono),
+                None => disabled[line]
+                    .or_else(|| self.never_on(line, offerer, description, context.now.mono)),
                 Some(_) => None,
             };
             slots.push(Slot {
@@ -166,12 +170,14 @@ impl Session {
                 said: Said::of(description),
                 described: stream.and_then(|index| {
                     let untold = self.streams[index].leg(offerer).described.is_none();
-                    (untold && !is_zero(&description.address))
+                    (untold && !description.address.is_zero())
                         .then(|| described(description, self.is_own(description, context)))
                 }),
             });
         }
-        self.close_disabled(media, context);
+        for index in disabled.into_iter().flatten() {
+            self.close_stream(index, Status::Closed, context);
+        }
         self.give_up_unanswered(first_fresh, &slots, context);
         self.last_offers[number.0 as usize] = Some(number.1);
         self.offers.push_back(Offer {
@@ -186,28 +192,9 @@ impl Session {
         Ok(())
     }
 
-    /// The live stream that a line of a new offer goes on with.
-    fn kept(
-        &self,
-        line: usize,
-        offerer: Party,
-        media: &MediaDescription,
-        context: &Context<'_>,
-    ) -> Option<usize> {
-        let slot = self.agreed.get(line)?;
-        let index = slot.stream?;
-        let stream = &self.streams[index];
-        let leg = stream.leg(offerer);
-        let same_place = leg.is_same(media)
-            || leg.described.is_none()
-            || is_zero(&media.address)
-            || self.is_own(media, context);
-        let same = stream.media_type == media.media_type && same_place;
-        (same && stream.is_live() && !stream.declined).then_some(index)
-    }
-
-    /// The closed stream that a line with port 0 is listed as: what was there before, else one that never had ports.
-    fn disabled(
+    /// The closed stream that a line with port 0 is listed as, where it goes on with none that was agreed: what it was
+    /// before, else one that never had ports.
+    fn never_on(
         &mut self,
         line: usize,
         offerer: Party,
@@ -219,7 +206,8 @@ impl Session {
         let known = before.find_map(|slots| {
             let slot = slots.get(line)?;
             let same = slot.media_type == media.media_type;
-            slot.stream.or(slot.off).filter(|_| same)
+            let index = slot.stream.or(slot.off).filter(|_| same)?;
+            (!self.streams[index].is_live()).then_some(index)
         });
         let index = self.streams.len();
         if known.is_some() || index == STREAMS_KEPT {
@@ -282,23 +270,6 @@ impl Session {
             self.close_stream(index, Status::Closed, context);
         }
         self.streams.truncate(first);
-    }
-
-    /// Port 0 in an offer closes what was there at once.
-    fn close_disabled(&mut self, media: &[MediaDescription], context: &mut Context<'_>) {
-        let disabled = |(line, slot): (usize, &Slot)| {
-            let off = media.get(line).is_some_and(|m| m.port == 0);
-            slot.stream.filter(|_| off)
-        };
-        let closed: Vec<usize> = self
-            .agreed
-            .iter()
-            .enumerate()
-            .filter_map(disabled)
-            .collect();
-        for index in closed {
-            self.close_stream(index, Status::Closed, context);
-        }
     }
 
     /// A newer offer replaces one that nobody answered: that one's own streams are not needed.
@@ -382,7 +353,7 @@ impl Session {
         let says_nothing = is_own && leg.described.is_some();
         let moved = leg.described.is_some()
             && !leg.is_same(answer)
-            && !is_zero(&answer.address)
+            && !answer.address.is_zero()
             && !says_nothing;
         if !says_nothing {
             describe(stream, answerer, answer, is_own);
@@ -479,7 +450,7 @@ fn apply(stream: &mut Stream, party: Party, said: Said) {
 
 /// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
 fn describe(stream: &mut Stream, party: Party, media: &MediaDescription, is_own: bool) {
-    if !is_zero(&media.address) {
+    if !media.address.is_zero() {
         stream.leg_mut(party).described = Some(described(media, is_own));
     }
 }
@@ -490,8 +461,4 @@ fn described(media: &MediaDescription, is_own: bool) -> Described {
         port: media.port,
         is_own,
     }
-}
-
-fn is_zero(address: &MediaAddress) -> bool {
-    *address == MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }

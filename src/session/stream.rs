@@ -335,8 +335,12 @@ impl Stream {
     }
 
     /// Both ends of a component, once both have sent media from there and the kernel may be asked (M4).
-    pub fn ready_for_kernel(&self, component: Component, now: Duration) -> Option<[FlowEnd; 2]> {
-        if !self.is_live() || !self.handovers[component as usize].may_offer(now) {
+    pub fn ready_for_kernel(
+        &self,
+        component: Component,
+        (now, welcome): (Duration, Duration),
+    ) -> Option<[FlowEnd; 2]> {
+        if !self.is_live() || !self.handovers[component as usize].may_offer(now, welcome) {
             return None;
         }
         let end = |leg: &Leg| {

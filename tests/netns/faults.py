@@ -6,12 +6,13 @@ kernel would tell of it. The calls are judged as all direct ones are: every pack
 import errno
 import mmap
 import os
+import re
 import struct
 import time
 
 import netfilter
 from direct import World
-from kernel import go_on, kernel
+from kernel import answer_often, go_on, kernel
 from lab import run
 from scene import Failed
 
@@ -155,3 +156,23 @@ def slow_netlink(scene):
     faults.set(delay=0)
     made.until_in_kernel(calls, 6)
     made.finish()
+
+
+@kernel('second-answer-slow')
+def second_answer_slow(scene):
+    """Each request takes a millisecond and a half, so that an answer that does not wait is wrong each time."""
+    made, faults = with_faults(scene)
+    faults.set(delay=1500)
+    answer_often(made, 20, 15)
+
+
+@kernel('second-answer-late')
+def second_answer_late(scene):
+    """Each request takes a fifth of a second: answers do not wait for that, and the log says so."""
+    made, faults = with_faults(scene)
+    faults.set(delay=200000)
+    probe = answer_often(made, 4, 4)
+    if not re.search(r'WARN.*answered before the kernel has let go of what the answer replaces.*over 10 ms', scene.daemons.log('relay')):
+        raise Failed('the log does not say that an answer did not wait')
+    if max(probe.took) > 0.15:
+        raise Failed('an answer took %.3f s' % max(probe.took))

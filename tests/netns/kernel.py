@@ -43,6 +43,18 @@ def go_on(made, calls, seconds=0.4):
     made.until_flowing(calls)
 
 
+def back_in_kernel(made, calls, seconds=25, said='media leaves by the kernel again'):
+    """What kept the kernel from forwarding is mended: all go back to it, the log says so once, and nothing is lost."""
+    start = time.monotonic()
+    made.until_said(said, seconds=seconds)
+    made.until_in_kernel(calls, 8)
+    if time.monotonic() > start + seconds + 5:
+        raise Failed('it took them %.1f s' % (time.monotonic() - start))
+    if made.scene.daemons.log('relay').count('leaves by the kernel again') != 1:
+        raise Failed('the log tells it more than once')
+    go_on(made, calls)
+
+
 @kernel('conntrack-flush')
 def conntrack_flush(scene):
     """Somebody deletes all entries, twice: nothing is lost, and they come back."""
@@ -83,7 +95,7 @@ def forward_drop(scene):
         raise Failed('a new call went to the kernel, which drops')
     made.until_explained(new, 'RTP goes by user space: media enters the kernel at the moment and does not leave')
     netfilter.on(made.host, 'iptables', '-P', 'FORWARD', 'ACCEPT')
-    go_on(made, calls + new)
+    back_in_kernel(made, calls + new)
     made.finish()
 
 
@@ -98,6 +110,29 @@ def forward_drops_always(scene):
     made.noticed(lambda: calls.extend(made.place(2)), 'do not leave it, user space takes them over')
     go_on(made, calls)
     netfilter.on(made.host, 'iptables', '-I', 'FORWARD', '-m', 'connmark', '--mark', '0x4d500000/0xffff0000', '-j', 'ACCEPT')
+    back_in_kernel(made, calls)
+    made.finish()
+
+
+@kernel('forward-drops-one')
+def forward_drops_one(scene):
+    """FORWARD drops what goes to one phone: its calls are in user space until the rule is gone, no others, and try seldom."""
+    third = scene.attach('third', 15)
+    made = World(scene)
+    others = made.ready(2)
+    at = {CALLER: (made.phones[CALLER][0], (made.phones[CALLER][1], 22000)), CALLEE: (third[0], (third[2], 32000))}
+    blocked = made.place(1, places=at)
+    made.until_in_kernel(blocked)
+    rule = ('FORWARD', '-d', third[2], '-j', 'DROP')
+    made.noticed(lambda: netfilter.on(made.host, 'iptables', '-A', *rule), 'do not leave to ' + re.escape(third[2]))
+    made.until_in_user_space(blocked)
+    # A new call of this phone has nothing to lose.
+    new = made.place(1, places={CALLER: (at[CALLER][0], (at[CALLER][1][0], 22100)), CALLEE: (third[0], (third[2], 32100))})
+    go_on(made, others + blocked + new)
+    if made.in_kernel(others) or not made.in_kernel(new):
+        raise Failed('the others are not in the kernel any more, or the new call is')
+    netfilter.on(made.host, 'iptables', '-D', *rule)
+    back_in_kernel(made, others + blocked + new, said='media from .* to .* leaves by the kernel again')
     made.finish()
 
 
@@ -108,6 +143,8 @@ def forward_off(scene):
     calls = made.ready(3)
     made.noticed(lambda: sysctl(made.host, 'net.ipv4.ip_forward', 0), r'ip_forward is 0.*sysctl -w net.ipv4.ip_forward=1')
     go_on(made, calls)
+    sysctl(made.host, 'net.ipv4.ip_forward', 1)
+    back_in_kernel(made, calls)
     made.finish()
 
 
@@ -316,7 +353,7 @@ def firewall(scene):
 
 @kernel('notrack')
 def notrack(scene):
-    """Somebody's rule keeps media from conntrack: it never reaches the entries. User space relays it and says so."""
+    """Somebody's rule keeps media from conntrack: it never reaches the entries. User space relays it and says so, until the rule is gone."""
     made = World(scene, start=False)
     scene.lab.nft(made.host, '''table ip others { chain pre { type filter hook prerouting priority -400; udp dport %s notrack; }\n}\n''' % RANGE)
     made.start_relay()
@@ -325,6 +362,8 @@ def notrack(scene):
     made.until_said('do not reach its conntrack entry', seconds=6)
     made.until_in_user_space(calls)
     go_on(made, calls)
+    netfilter.on(made.host, 'nft', 'delete', 'table', 'ip', 'others')
+    back_in_kernel(made, calls)
     made.finish()
 
 
@@ -414,6 +453,115 @@ def stale_source(scene):
     old.stop()
     made.gaps.append((0, time.monotonic()))
     made.finish()
+
+
+class Probe:
+    """A call whose callee moves with each second answer; the caller learns of ICMP errors."""
+
+    def __init__(self, made):
+        self.made, self.name, self.number = made, 'probe', 0
+        self.caller = self.socket(CALLER, 21000)
+        self.callee, self.took = None, []
+
+    def socket(self, role, port):
+        host, ip = self.made.phones[role]
+        sock = self.made.scene.lab.socket(host, socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((ip, port))
+        sock.settimeout(1)
+        return sock
+
+    def set_up(self):
+        update = self.made.proxy.update
+        self.to_callee = update(self.name, CALLER, self.caller.getsockname())
+        self.callee = self.socket(CALLEE, 31000)
+        self.caller.connect(update(self.name, CALLEE, self.callee.getsockname()))
+
+    def media(self):
+        self.number += 1
+        return b'\x80\x08' + b'%d' % self.number * 20
+
+    def until_in_kernel(self):
+        """Both send until the kernel has the flow."""
+        caller = self.caller.getsockname() + self.caller.getpeername()
+        callee = self.callee.getsockname() + self.to_callee
+
+        def is_there():
+            self.caller.send(self.media())
+            self.callee.sendto(self.media(), self.to_callee)
+            return any({e.original, e.reply} == {caller, callee} for e in netfilter.entries(self.made.host))
+        self.made.scene.loop.until(is_there, 3, 'the kernel to forward')
+        # Elements come after the entry.
+        self.made.scene.loop.until(lambda: len(netfilter.elements(self.made.host, 40000, 'forwarded')) == 2, 3, 'its elements')
+
+    def drain(self, sock):
+        """What waits at a socket. An ICMP error ends the scenario, but at a callee, who sends to a port that knows him not."""
+        sock.setblocking(False)
+        came = []
+        try:
+            while True:
+                came.append(sock.recv(4096))
+        except BlockingIOError:
+            return came
+        finally:
+            sock.settimeout(1)
+
+    def answer_again(self, closes):
+        """A second answer from a new port and a packet of the caller's at its word. What is wrong, or None."""
+        former, self.callee = self.callee, self.socket(CALLEE, 31002 + 2 * (self.number % 1000))
+        self.drain(former)
+        self.drain(self.caller)
+        if closes:
+            former.close()
+        since = time.monotonic()
+        self.made.proxy.update(self.name, CALLEE, self.callee.getsockname())
+        self.took.append(time.monotonic() - since)
+        media = self.media()
+        self.caller.send(media)
+        wrong = None
+        try:
+            while self.callee.recv(4096) != media:
+                pass
+        except TimeoutError:
+            wrong = 'a packet sent after the answer did not come to the new address'
+        try:
+            self.drain(self.caller)
+        except ConnectionRefusedError:
+            wrong = 'an ICMP error of a closed port at the former address came to the caller'
+        if not closes:
+            if media in self.drain(former):
+                wrong = 'a packet sent after the answer came to the former address'
+            former.close()
+        return wrong
+
+
+def answer_often(made, count, most_late):
+    """Many second answers, each with a packet at its word: none takes the former path, and no ICMP error of that reaches the caller.
+
+    An answer that could not wait, on a machine that was too busy, is one that the log names."""
+    probe = Probe(made)
+    probe.set_up()
+    wrong = []
+    for number in range(count):
+        probe.until_in_kernel()
+        wrong.append(probe.answer_again(closes=number % 2 == 1))
+        made.scene.loop.turn(0)
+    found = [text for text in wrong if text]
+    late = made.scene.daemons.log('relay').count('answered before the kernel has let go')
+    made.proxy.remove(probe.name)
+    probe.caller.close()
+    probe.callee.close()
+    if len(found) > late:
+        raise Failed('%d of %d times, %d of them told: %s' % (len(found), count, late, ', '.join(sorted(set(found)))))
+    if late > most_late:
+        raise Failed('%d of %d answers did not wait for the kernel' % (late, count))
+    made.finish()
+    return probe
+
+
+@kernel('second-answer')
+def second_answer(scene):
+    """As fast as the kernel is: where nothing waited, one to four of a hundred went wrong."""
+    answer_often(World(scene), 60, 20)
 
 
 @kernel('refused-start')

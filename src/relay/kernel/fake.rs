@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 
+use super::health::Outlook;
 use super::requests::{Change, Element, Requests, Set};
 use crate::netlink::conntrack::{Counters as Counted, Entry, NatEntry, Tuple};
 use crate::proto::Party;
@@ -364,8 +365,11 @@ impl Requests for Fake {
         Ok(())
     }
 
-    fn is_forwarding(&self) -> bool {
-        !self.drops
+    fn outlook(&self) -> Outlook {
+        match self.drops {
+            true => Outlook::Closed,
+            false => Outlook::Open,
+        }
     }
 
     fn watch(&mut self, entry: &NatEntry, party: Party) -> io::Result<()> {

@@ -13,12 +13,13 @@ use log::warn;
 
 use super::book::{Book, Flow};
 use super::health::Health;
+use super::paths::Paths;
 use super::reading::Watch;
 use super::requests::{Change, Element, Requests, Set};
 use super::{Key, News};
 use crate::logging::sparse::Sparse;
 use crate::netlink::conntrack::{End, NatEntry, Tuple};
-use crate::proto::Party;
+use crate::proto::{Component, Party};
 use crate::session::{Counters, FlowEnd, Installed, Loss, Withdrawal};
 
 /// How long an entry lives without this relay, seconds.
@@ -39,6 +40,7 @@ pub struct Forwarder<R> {
     pub requests: R,
     pub(super) book: Book,
     pub(super) health: Health,
+    pub(super) paths: Paths,
     /// All addresses of this host.
     locals: HashSet<Ipv4Addr>,
     pub(super) workers: usize,
@@ -66,6 +68,7 @@ impl<R: Requests> Forwarder<R> {
             requests,
             book: Book::default(),
             health: Health::default(),
+            paths: Paths::default(),
             locals: locals.into_iter().collect(),
             workers,
             news: Vec::new(),
@@ -140,9 +143,15 @@ impl<R: Requests> Forwarder<R> {
             return Some(Installed::NotNow);
         }
         let Forwarder {
-            health, requests, ..
+            health,
+            paths,
+            requests,
+            ..
         } = self;
-        let is_admitted = health.admits(now, || requests.is_forwarding());
+        // RTCP would show for seconds neither that media leaves nor that it does not.
+        let has_much = key.flow.component == Component::Rtp;
+        let is_admitted = paths.admit(&flow.entry, now, has_much)
+            && health.admits(now, has_much, || requests.outlook());
         if !is_admitted {
             return Some(Installed::Suspended);
         }
@@ -363,6 +372,13 @@ impl<R: Requests> Forwarder<R> {
             let why = self.requests.explain_refusal(error);
             warn!("a flow stays in user space: {why}{left_out}");
         }
+    }
+
+    /// Flows that wait may be offered again.
+    pub(super) fn tell_mended(&mut self) {
+        let workers = 0..self.workers;
+        self.news
+            .extend(workers.map(|worker| (worker, News::Mended)));
     }
 
     pub(super) fn tell(&mut self, key: &Key, news: News) {

@@ -1,5 +1,5 @@
-//! Whether the kernel's forwarding can be trusted: where media entered and none left, new flows wait in user space
-//! for a while, then one of them tries. Pure.
+//! Whether the kernel's forwarding can be trusted: where media entered and none left, flows wait in user space for a
+//! while, then one of them tries. Pure.
 
 use std::time::Duration;
 
@@ -7,10 +7,27 @@ const FIRST_WAIT: Duration = Duration::from_secs(15);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A trial that has brought neither media nor trouble by then was of a call that ended.
 const TRIAL: Duration = Duration::from_secs(10);
+/// Trouble that comes back sooner than this is the same trouble.
+const STEADY: Duration = Duration::from_secs(300);
+/// After so many of these it is not tried before its time, whatever the host looks like.
+const RELAPSES: u32 = 2;
+/// How often the host is looked at while flows wait.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What the host's settings let expect of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outlook {
+    /// It cannot work.
+    Closed,
+    /// A chain drops what none of its rules accepts, and no rule names the relay's mark. Others may accept it.
+    Walled,
+    Open,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Good,
+    /// Since this time.
+    Good(Duration),
     /// Until this time.
     Suspended(Duration),
     /// Since this time one flow tries.
@@ -22,52 +39,95 @@ enum State {
 pub struct Health {
     state: State,
     wait: Duration,
+    /// How often trouble came back soon.
+    relapses: u32,
+    /// When the host was looked at last, while flows wait, and what there was to see.
+    seen: Option<(Duration, Outlook)>,
 }
 
 impl Default for Health {
     fn default() -> Health {
         Health {
-            state: State::Good,
+            state: State::Good(Duration::ZERO),
             wait: FIRST_WAIT,
+            relapses: 0,
+            seen: None,
         }
     }
 }
 
 impl Health {
-    /// Whether a flow may be handed over now. `is_ready` tells whether it is worth a trial.
-    pub fn admits(&mut self, now: Duration, is_ready: impl FnOnce() -> bool) -> bool {
-        let may_try = match self.state {
-            State::Good => return true,
+    /// Whether a flow may be handed over now. Where flows wait, one that has much to send may try; `look` tells whether
+    /// that is worth it.
+    pub fn admits(
+        &mut self,
+        now: Duration,
+        has_much: bool,
+        look: impl FnOnce() -> Outlook,
+    ) -> bool {
+        let is_due = match self.state {
+            State::Good(_) => return true,
             State::Suspended(until) => now >= until,
-            State::Trial(since) => now >= since + TRIAL,
+            State::Trial(since) if now < since + TRIAL => return false,
+            State::Trial(_) => true,
         };
-        if may_try && !is_ready() {
-            self.state = State::Suspended(now + FIRST_WAIT);
+        if !has_much {
             return false;
         }
+        let (outlook, is_better) = self.look(now, look);
+        let may_try =
+            outlook != Outlook::Closed && (is_due || (is_better && self.relapses < RELAPSES));
         if may_try {
             self.state = State::Trial(now);
         }
         may_try
     }
 
+    /// What the host lets expect, and whether that is more than when it was looked at before.
+    fn look(&mut self, now: Duration, look: impl FnOnce() -> Outlook) -> (Outlook, bool) {
+        match self.seen {
+            Some((at, outlook)) if now < at + LOOK => (outlook, false),
+            before => {
+                let outlook = look();
+                self.seen = Some((now, outlook));
+                (outlook, before.is_some_and(|(_, before)| outlook > before))
+            }
+        }
+    }
+
     /// Media enters, and none leaves. True where that is news.
     pub fn on_trouble(&mut self, now: Duration) -> bool {
-        let is_news = self.state == State::Good;
-        if !matches!(self.state, State::Suspended(_)) {
-            self.state = State::Suspended(now + self.wait);
-            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        let good_since = match self.state {
+            State::Good(since) => Some(since),
+            State::Suspended(_) => return false,
+            State::Trial(_) => None,
+        };
+        match good_since {
+            Some(since) if now < since + STEADY => self.relapses += 1,
+            Some(_) => (self.wait, self.relapses) = (FIRST_WAIT, 0),
+            None => {}
         }
-        is_news
+        self.state = State::Suspended(now + self.wait);
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        good_since.is_some()
     }
 
     /// Media has left by the kernel. True where that is news.
-    pub fn on_media(&mut self) -> bool {
+    pub fn on_media(&mut self, now: Duration) -> bool {
         let was_trial = matches!(self.state, State::Trial(_));
         if was_trial {
-            *self = Health::default();
+            self.state = State::Good(now);
+            self.seen = None;
         }
         was_trial
+    }
+
+    /// Whether it is long ago: all is well, or nobody has tried for long.
+    pub fn is_past(&self, now: Duration) -> bool {
+        match self.state {
+            State::Good(since) => now >= since + STEADY,
+            State::Suspended(at) | State::Trial(at) => now >= at + LONGEST_WAIT,
+        }
     }
 }
 
@@ -76,41 +136,92 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+        Duration::from_secs(1000 + seconds)
+    }
+
+    fn tries(health: &mut Health, now: u64) -> bool {
+        health.admits(at(now), true, || Outlook::Open)
     }
 
     #[test]
     fn trouble_suspends_and_one_flow_at_a_time_tries_again() {
         let mut health = Health::default();
-        assert!(health.admits(at(0), || panic!("nothing to try")));
+        assert!(health.admits(at(0), true, || panic!("nothing to try")));
         assert!(health.on_trouble(at(0)));
         assert!(!health.on_trouble(at(1)), "no news");
-        assert!(!health.admits(at(14), || true));
-        assert!(health.admits(at(15), || true), "the trial");
-        assert!(!health.admits(at(15), || true), "one is enough");
+        assert!(!tries(&mut health, 14));
+        assert!(!health.admits(at(15), false, || panic!("it would show nothing for long")));
+        assert!(tries(&mut health, 15), "the trial");
+        assert!(!tries(&mut health, 15), "one is enough");
         assert!(!health.on_trouble(at(16)), "still no news");
-        assert!(!health.admits(at(16 + 29), || true), "twice as long");
-        assert!(health.admits(at(16 + 30), || true));
-        assert!(health.on_media());
-        assert!(!health.on_media());
-        assert!(health.admits(at(50), || panic!("as before")));
+        assert!(!tries(&mut health, 16 + 29), "twice as long");
+        assert!(tries(&mut health, 16 + 30));
+        assert!(health.on_media(at(47)));
+        assert!(!health.on_media(at(48)));
+        assert!(health.admits(at(50), false, || panic!("as before")));
     }
 
     #[test]
     fn a_trial_whose_call_ended_is_followed_by_another() {
         let mut health = Health::default();
         health.on_trouble(at(0));
-        assert!(health.admits(at(20), || true));
-        assert!(!health.admits(at(29), || true));
-        assert!(health.admits(at(30), || true));
+        assert!(tries(&mut health, 20));
+        assert!(!tries(&mut health, 29));
+        assert!(tries(&mut health, 30));
     }
 
     #[test]
     fn nothing_is_tried_while_it_is_known_not_to_work() {
         let mut health = Health::default();
         health.on_trouble(at(0));
-        assert!(!health.admits(at(20), || false));
-        assert!(!health.admits(at(34), || true), "looked at again later");
-        assert!(health.admits(at(35), || true));
+        assert!(!health.admits(at(600), true, || Outlook::Closed));
+        assert!(!health.admits(at(604), true, || panic!("looked at again later")));
+        assert!(tries(&mut health, 605));
+    }
+
+    #[test]
+    fn what_can_be_seen_to_be_mended_is_tried_at_once() {
+        let mut health = Health::default();
+        health.on_trouble(at(0));
+        assert!(
+            health.admits(at(15), true, || Outlook::Walled),
+            "it may pass"
+        );
+        health.on_trouble(at(16));
+        assert!(!health.admits(at(20), true, || Outlook::Walled));
+        assert!(!health.admits(at(25), true, || Outlook::Walled));
+        assert!(!health.admits(at(29), true, || panic!("not so often")));
+        assert!(tries(&mut health, 30), "long before its time");
+        health.on_trouble(at(31));
+        assert!(!tries(&mut health, 36), "it was open before");
+    }
+
+    #[test]
+    fn a_host_that_changes_again_and_again_is_not_believed() {
+        let mut health = Health::default();
+        for (round, tries_early) in [true, true, false].into_iter().enumerate() {
+            let now = 100 * round as u64;
+            health.on_trouble(at(now));
+            assert!(!health.admits(at(now + 1), true, || Outlook::Walled));
+            assert_eq!(tries(&mut health, now + 6), tries_early, "{round}");
+            health.on_media(at(now + 7));
+        }
+    }
+
+    #[test]
+    fn trouble_that_comes_back_soon_waits_longer_and_longer() {
+        let mut health = Health::default();
+        let mut now = 0;
+        for wait in [15, 30, 60, 120, 240, 480, 600, 600] {
+            assert!(health.on_trouble(at(now)), "it was well again: news");
+            assert!(!tries(&mut health, now + wait - 1), "{wait}");
+            assert!(tries(&mut health, now + wait), "{wait}");
+            health.on_media(at(now + wait));
+            now += wait + 299;
+        }
+        now += 1;
+        assert!(health.is_past(at(now)));
+        health.on_trouble(at(now));
+        assert!(tries(&mut health, now + 15), "well for five minutes");
     }
 }

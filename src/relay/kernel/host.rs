@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::Settings;
+use super::health::Outlook;
 use super::requests::{Change, Element, Requests, Set};
 use crate::netlink::conntrack::{self, End, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
@@ -247,8 +248,15 @@ impl Requests for Host {
         swept.map(drop)
     }
 
-    fn is_forwarding(&self) -> bool {
-        checks::number(checks::IP_FORWARD) == Some(1)
+    fn outlook(&self) -> Outlook {
+        if checks::number(checks::IP_FORWARD) != Some(1) {
+            return Outlook::Closed;
+        }
+        let chains = checks::walls().chains.unwrap_or_default();
+        match chains.iter().all(|wall| wall.knows_mark) {
+            true => Outlook::Open,
+            false => Outlook::Walled,
+        }
     }
 
     fn watch(&mut self, entry: &NatEntry, party: Party) -> io::Result<()> {

@@ -156,6 +156,12 @@ impl Lab {
         self.news.iter().filter(is_it).count()
     }
 
+    /// How often it was told that the kernel forwards again.
+    pub fn mended(&self) -> usize {
+        let is_it = |news: &&News| matches!(news, News::Mended);
+        self.news.iter().filter(is_it).count()
+    }
+
     pub fn losses(&self, number: u32) -> Vec<Loss> {
         let loss = |news: &News| match news {
             News::Lost(of, loss, _) if *of == flow(number) => Some(*loss),

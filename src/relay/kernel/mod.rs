@@ -5,6 +5,7 @@
 //!  worker --orders--> thread --> forwarder     what is to be done, in which order, and what if it fails
 //!         <---news---            book          the flows that the kernel has
 //!                                health        whether the kernel's forwarding can be trusted at the moment
+//!                                paths         the same for one pair of hosts, while others' media leaves
 //!                                requests      what the forwarder asks; host asks the real kernel
 //!                     events                   what others do to conntrack, nftables and addresses
 //! ```
@@ -24,6 +25,7 @@ mod host;
 mod host_tests;
 #[cfg(test)]
 mod lab;
+mod paths;
 mod reading;
 mod requests;
 #[cfg(test)]
@@ -83,6 +85,8 @@ pub enum News {
     Withdrawn(FlowId, [Counters; 2]),
     /// All that was relayed until this time has been told.
     Heard(Duration),
+    /// The kernel forwards again what it could not: flows that wait may be offered.
+    Mended,
 }
 
 /// What the kernel's part has to know of the relay.

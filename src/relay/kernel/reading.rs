@@ -9,6 +9,7 @@ use log::{info, warn};
 
 use super::book::{Book, Finding};
 use super::forwarder::{Forwarder, LIFETIME, TOGETHER, add};
+use super::paths::{self, Way};
 use super::requests::{Change, Requests, Set};
 use super::{Key, News};
 use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
@@ -39,6 +40,7 @@ pub struct Watch {
     party: Party,
     /// How many flows were stuck.
     count: usize,
+    loss: Loss,
     until: Duration,
 }
 
@@ -130,11 +132,23 @@ impl<R: Requests> Forwarder<R> {
                 Finding::Uncounted => {}
             }
         }
-        if has_left && self.health.on_media() {
-            info!("media leaves by the kernel again: flows are handed over as before");
+        if has_left && self.health.on_media(now) {
+            info!(
+                "media leaves by the kernel again: running calls go back to it within seconds, new ones are handed over \
+                 as before"
+            );
+            self.tell_mended();
         }
-        if !stuck.is_empty() {
-            self.on_stuck(&stuck, has_left, now);
+        self.paths.tidy(now);
+        let ways = match stuck.is_empty() && self.paths.is_empty() {
+            true => HashSet::new(),
+            false => self.ways_that_leave(findings),
+        };
+        self.note_mended(&ways, now);
+        if !stuck.is_empty() && has_left {
+            self.on_some_stuck(&stuck, &ways, now);
+        } else if !stuck.is_empty() {
+            self.on_all_stuck(&stuck, now);
         }
         self.lose(&gone, Loss::Deleted);
         if !gone.is_empty() {
@@ -147,27 +161,104 @@ impl<R: Requests> Forwarder<R> {
         }
     }
 
-    /// Packets enter and do not leave: user space takes over, the other flows of these calls included, whose packets are
-    /// few (RTCP) and go the same way; all flows where nothing leaves at all, and new ones wait then. The first of them
-    /// shows how far its next packets come, and is taken over after that.
-    fn on_stuck(&mut self, stuck: &[(Key, Party)], has_left: bool, now: Duration) {
-        let is_news = !has_left && self.health.on_trouble(now);
-        let calls: HashSet<_> = stuck.iter().map(|(key, _)| call_of(key)).collect();
-        let mut keys = self.book.keys();
-        keys.retain(|key| !has_left || calls.contains(&call_of(key)));
-        let first = stuck.first().filter(|_| has_left || is_news);
-        let first = first.and_then(|&(key, party)| {
+    /// The ways on which media has left since the last reading.
+    fn ways_that_leave(&self, findings: &[(Key, Finding)]) -> HashSet<Way> {
+        let mut ways = HashSet::new();
+        for (key, finding) in findings {
+            if let (Finding::Fine(more), Some(flow)) = (finding, self.book.get(key)) {
+                let left = [Party::Caller, Party::Callee].into_iter();
+                let left = left.filter(|party| more[*party as usize].packets > 0);
+                ways.extend(left.map(|party| paths::way(&flow.entry, party)));
+            }
+        }
+        ways
+    }
+
+    fn note_mended(&mut self, ways: &HashSet<Way>, now: Duration) {
+        let is_mended = |way: &&Way| self.paths.on_media(**way, now);
+        let mended: Vec<&Way> = ways.iter().filter(is_mended).collect();
+        let Some((from, to)) = mended.first() else {
+            return;
+        };
+        let more = match mended.len() - 1 {
+            0 => String::new(),
+            count => format!(", and that of {count} other pairs of hosts"),
+        };
+        info!(
+            "media from {from} to {to} leaves by the kernel again{more}: running calls go back to it within seconds"
+        );
+        self.tell_mended();
+    }
+
+    /// Packets enter and nothing leaves at all: user space takes over all flows, and new ones wait. The first that is
+    /// stuck shows how far its next packets come, and is taken over after that.
+    fn on_all_stuck(&mut self, stuck: &[(Key, Party)], now: Duration) {
+        let is_news = self.health.on_trouble(now);
+        let first = stuck.first().filter(|_| is_news);
+        let keys = self.book.keys();
+        self.take_over(
+            keys,
+            first.map(|first| (*first, stuck.len())),
+            Loss::Suspended,
+            now,
+        );
+    }
+
+    /// Packets of some enter and do not leave: user space takes over, the other flows of these calls included, whose
+    /// packets are few (RTCP) and go the same way. Where nothing leaves from host to host, new flows between these
+    /// wait; else it is the trouble of these calls alone.
+    fn on_some_stuck(&mut self, stuck: &[(Key, Party)], ways: &HashSet<Way>, now: Duration) {
+        let (mut of_hosts, mut of_calls) = (HashSet::new(), HashSet::new());
+        let mut first = None;
+        for &(key, party) in stuck {
+            let way = self
+                .book
+                .get(&key)
+                .map(|flow| paths::way(&flow.entry, party));
+            let blocked = way.filter(|way| !ways.contains(way));
+            let is_news = match blocked.and_then(|way| self.paths.on_trouble(way, now)) {
+                Some(is_news) => {
+                    of_hosts.insert(call_of(&key));
+                    is_news
+                }
+                None => of_calls.insert(call_of(&key)),
+            };
+            first = first.or(is_news.then_some(((key, party), stuck.len())));
+        }
+        let keys = self.book.keys();
+        let of = |calls: &HashSet<_>, key: &Key| calls.contains(&call_of(key));
+        let (own, keys): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| of(&of_calls, key));
+        let shared: Vec<_> = keys.into_iter().filter(|key| of(&of_hosts, key)).collect();
+        let is_own = first.is_some_and(|((key, _), _)| of(&of_calls, &key));
+        let (first_own, first_shared) = match is_own {
+            true => (first, None),
+            false => (None, first),
+        };
+        self.take_over(own, first_own, Loss::Stuck, now);
+        self.take_over(shared, first_shared, Loss::Suspended, now);
+    }
+
+    /// Takes flows over; `first` of so many is watched for a moment and then said to be stuck.
+    fn take_over(
+        &mut self,
+        mut keys: Vec<Key>,
+        first: Option<((Key, Party), usize)>,
+        loss: Loss,
+        now: Duration,
+    ) {
+        let first = first.and_then(|((key, party), count)| {
             Some(Watch {
                 key,
                 entry: self.book.get(&key)?.entry,
                 party,
-                count: stuck.len(),
+                count,
+                loss,
                 until: now + WATCHED,
             })
         });
         let unwatched = first.filter(|watch| !self.begin_watch(watch));
         keys.retain(|key| !self.is_watched(key));
-        self.lose(&keys, Loss::Stuck);
+        self.lose(&keys, loss);
         if let Some(watch) = unwatched {
             self.say_stuck(&watch, None);
         }
@@ -199,7 +290,7 @@ impl<R: Requests> Forwarder<R> {
     pub fn end_watch(&mut self, now: Duration) {
         if let Some(watch) = self.watch.take_if(|watch| now >= watch.until) {
             let reached_forward = self.requests.end_watch();
-            self.lose(&[watch.key], Loss::Stuck);
+            self.lose(&[watch.key], watch.loss);
             self.say_stuck(&watch, reached_forward);
         }
     }
@@ -286,7 +377,8 @@ impl<R: Requests> Forwarder<R> {
         match self.requests.rebuild(&elements) {
             Ok(()) => match std::mem::take(&mut self.table_is_gone) {
                 true => {
-                    info!("the relay's nftables table is back: flows are handed over again")
+                    info!("the relay's nftables table is back: flows are handed over again");
+                    self.tell_mended();
                 }
                 false => warn!(
                     "somebody removed the relay's nftables table (a firewall reload?); it is back, with {count} \

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use super::health::Outlook;
 use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
 use crate::proto::Party;
 use crate::session::Counters;
@@ -68,8 +69,8 @@ pub trait Requests {
     /// Removes the table, and what entries of the relay's there are.
     fn remove_all(&mut self) -> io::Result<()>;
 
-    /// Whether this host forwards packets at all.
-    fn is_forwarding(&self) -> bool;
+    /// What this host's settings let expect of forwarding.
+    fn outlook(&self) -> Outlook;
 
     /// Begins to count how many of this party's packets come to hook forward: one flow at a time, since the others'
     /// packets pay for it, too.

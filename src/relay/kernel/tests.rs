@@ -5,8 +5,8 @@ use super::News;
 use super::fake::{Fault, Request, Went};
 use super::forwarder::{LIFETIME, Wanted};
 use super::lab::{Lab, T, ends, entry, flow, key, second};
-use crate::netlink::conntrack::{End, Tuple};
-use crate::session::{Installed, Loss};
+use crate::netlink::conntrack::{End, NatEntry, Tuple};
+use crate::session::{FlowEnd, Installed, Loss};
 
 #[test]
 fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
@@ -160,7 +160,7 @@ fn packets_that_enter_and_do_not_leave_are_not_counted_and_the_call_is_taken_bac
     assert_eq!(lab.losses(1), [], "two packets may be an accident");
     lab.talk(1);
     lab.read(T);
-    let stuck = vec![Loss::Stuck];
+    let stuck = vec![Loss::Suspended];
     assert_eq!((lab.losses(1), lab.losses(2)), (vec![], stuck.clone()));
     assert_eq!(
         lab.talk(1),
@@ -184,9 +184,123 @@ fn packets_that_enter_and_do_not_leave_are_not_counted_and_the_call_is_taken_bac
         (vec![Installed::Taken], vec![Installed::Suspended])
     );
     assert!(lab.goes_on(4));
+    assert_eq!(lab.mended(), 0);
     lab.read(second(17));
-    lab.install([6], second(17));
-    assert_eq!(lab.answers(6), [Installed::Taken]);
+    assert_eq!(lab.mended(), 1, "those that wait are told");
+    lab.install([1, 6], second(17));
+    assert!(lab.goes_on(1) && lab.goes_on(6));
+    lab.read(second(18));
+    assert_eq!(lab.mended(), 1, "once");
+}
+
+/// The two hosts of a flow: those of all others of the tests are 192.0.2.1 and .2.
+fn between(number: u32, hosts: [&str; 2]) -> Wanted {
+    let mut ends = ends(number);
+    for (end, host) in ends.iter_mut().zip(hosts) {
+        end.remote.set_ip(host.parse().unwrap());
+    }
+    let key = key(number);
+    Wanted { key, ends }
+}
+
+fn talk_between(lab: &mut Lab, wanted: Wanted) -> [Went; 2] {
+    let [caller, callee] = wanted
+        .ends
+        .map(|FlowEnd { remote, local }| End { remote, local });
+    let entry = NatEntry { caller, callee };
+    [entry.original(), entry.reply()].map(|tuple| lab.kernel().packet(tuple))
+}
+
+#[test]
+fn one_host_that_gets_nothing_holds_up_the_flows_to_it_alone() {
+    let mut lab = Lab::new();
+    let blocked = [7, 8, 9].map(|number| between(number, ["192.0.2.1", "192.0.2.9"]));
+    lab.forwarder.install(&blocked[..2], T);
+    lab.install([1], T);
+    let talk = |lab: &mut Lab, drops: bool| {
+        for _ in 0..3 {
+            lab.kernel().drops = drops;
+            for wanted in blocked {
+                talk_between(lab, wanted);
+            }
+            lab.kernel().drops = false;
+            lab.talk(1);
+        }
+    };
+    talk(&mut lab, true);
+    lab.read(T);
+    lab.end_watch(T);
+    let losses = [1, 7, 8].map(|number| lab.losses(number));
+    assert_eq!(
+        losses,
+        [vec![], vec![Loss::Suspended], vec![Loss::Suspended]]
+    );
+    assert_eq!(lab.kernel().explained.len(), 1);
+    // New ones wait as well, in either direction; those to others do not.
+    let back = between(9, ["192.0.2.9", "192.0.2.1"]);
+    lab.forwarder.install(
+        &[blocked[2], back, between(2, ["192.0.2.1", "192.0.2.2"])],
+        second(1),
+    );
+    lab.hear();
+    assert_eq!(lab.answers(9), [Installed::Suspended; 2]);
+    assert_eq!(lab.answers(2), [Installed::Taken]);
+    // Its trial fails, and costs this one alone some packets.
+    for (number, at) in [(7, 15), (8, 15)] {
+        lab.forwarder.install(&[blocked[number - 7]], second(at));
+    }
+    talk(&mut lab, true);
+    lab.read(second(16));
+    assert_eq!(lab.losses(7).len(), 2);
+    assert_eq!(lab.answers(8), [Installed::Taken, Installed::Suspended]);
+    assert_eq!(lab.kernel().explained.len(), 1, "no news");
+    // Mended.
+    lab.forwarder.install(&[blocked[1]], second(16 + 30));
+    talk(&mut lab, false);
+    lab.read(second(47));
+    assert_eq!(lab.mended(), 1);
+    lab.forwarder.install(&[blocked[0], blocked[2]], second(47));
+    lab.hear();
+    for wanted in blocked {
+        assert!(
+            talk_between(&mut lab, wanted)
+                .iter()
+                .all(|went| matches!(went, Went::On(_)))
+        );
+    }
+    assert!(lab.forwarder.paths.admit(&entry(1), second(48), false));
+}
+
+#[test]
+fn trouble_of_one_flow_is_its_own() {
+    let mut lab = Lab::new();
+    lab.install([1, 2], T);
+    for _ in 0..3 {
+        lab.kernel().drops = true;
+        lab.talk(1);
+        lab.kernel().drops = false;
+        lab.talk(2);
+    }
+    lab.read(T);
+    lab.end_watch(T);
+    assert_eq!((lab.losses(1), lab.losses(2)), (vec![Loss::Stuck], vec![]));
+    assert!(lab.forwarder.paths.is_empty(), "others go the same way");
+}
+
+#[test]
+fn a_table_that_comes_back_is_told() {
+    let mut lab = Lab::new();
+    lab.install([1], T);
+    let fault = Some(Fault::Refused(libc::EPERM));
+    lab.kernel().faults.insert(Request::Rebuild, vec![fault; 3]);
+    lab.kernel().flush_table();
+    lab.forwarder.check_table();
+    lab.read(second(1));
+    assert_eq!((lab.losses(1), lab.mended()), (vec![Loss::Deleted], 0));
+    lab.read(second(2));
+    assert_eq!(lab.mended(), 1);
+    lab.install([1], second(2));
+    assert!(lab.goes_on(1));
 }
 
 #[test]

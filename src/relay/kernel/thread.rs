@@ -188,6 +188,8 @@ impl<R: Requests> Thread<R> {
         let now = clock::mono();
         if !withdrawn.is_empty() {
             self.forwarder.withdraw(&withdrawn, now);
+            // Answers to the SIP proxy wait for this, and installing and reading take longer.
+            self.send_news();
             if self.forwarder.has_work() {
                 self.read_soon(PERIOD);
             }

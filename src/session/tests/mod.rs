@@ -1,6 +1,8 @@
 //! The rules of docs/protocol.md on a virtual clock: each test names the rule that it holds the engine to.
 
+mod answers;
 mod explain;
+mod handover;
 mod media;
 mod negotiation;
 mod statistics;
@@ -65,6 +67,8 @@ pub struct Lab {
     pub now: Duration,
     /// All that came out and was not asked for yet.
     pub actions: Vec<Action>,
+    /// How many updates there were.
+    pub asked: u64,
 }
 
 pub fn settings() -> Settings {
@@ -94,6 +98,7 @@ impl Lab {
             },
             now: Duration::from_secs(1000),
             actions: Vec::new(),
+            asked: 0,
         }
     }
 
@@ -144,23 +149,44 @@ impl Lab {
         tags: (&str, &str),
         more: &str,
     ) -> UpdateReply {
-        let (from, to) = tags;
-        let text = format!(
-            "update\r\ntype: {kind}\r\ncall_id: call\r\ncseq: {cseq}\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\
-             from_tag: {from}\r\nto_tag: {to}\r\nuser_agent: agent-{kind}\r\n{more}\r\n"
-        );
-        self.take(text.as_bytes())
+        self.take(request(kind, cseq, tags, more).as_bytes())
     }
 
-    /// A request `update` as it came.
+    /// A request `update` as it came, that is answered at once.
     pub fn take(&mut self, request: &[u8]) -> UpdateReply {
+        self.ask(request);
+        let (_, reply) = self.answers().pop().expect("answered at once");
+        reply
+    }
+
+    /// The same; answers are in [`Lab::answers`], by how often was asked before.
+    pub fn ask(&mut self, request: &[u8]) {
         let mut requests = Requests::new(LIMITS, &[]);
         requests.extend(request);
         let update = Update::parse(requests.next_request().unwrap().unwrap().unwrap()).unwrap();
         let now = self.moment();
-        let reply = self.engine.update(&update, Owner(0), &mut self.host, now);
+        let asker = Asker {
+            reply_to: ReplyTo {
+                link: 1,
+                sequence: Sequence(self.asked),
+            },
+            owner: Owner(0),
+            since: self.now,
+        };
+        self.asked += 1;
+        self.engine.update(&update, asker, &mut self.host, now);
         self.drain_actions();
-        reply
+    }
+
+    /// The answers to updates that came and were not asked for yet.
+    pub fn answers(&mut self) -> Vec<(u64, UpdateReply)> {
+        let is_answer = |action: &mut Action| matches!(action, Action::Updated { .. });
+        let answers = self.actions.extract_if(.., is_answer);
+        let answer = |action| match action {
+            Action::Updated { asker, reply } => Some((asker.reply_to.sequence.0, reply)),
+            _ => None,
+        };
+        answers.filter_map(answer).collect()
     }
 
     pub fn remove(&mut self, from_tag: &str, to_tag: &str) -> bool {
@@ -244,6 +270,15 @@ impl Lab {
             _ => None,
         }
     }
+}
+
+/// An update as the SIP proxy words it, with more header lines.
+pub fn request(kind: &str, cseq: u32, tags: (&str, &str), more: &str) -> String {
+    let (from, to) = tags;
+    format!(
+        "update\r\ntype: {kind}\r\ncall_id: call\r\ncseq: {cseq}\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\
+             from_tag: {from}\r\nto_tag: {to}\r\nuser_agent: agent-{kind}\r\n{more}\r\n"
+    )
 }
 
 const LIMITS: Limits = crate::proto::control::PROXY_LIMITS;

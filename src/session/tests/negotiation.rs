@@ -180,6 +180,125 @@ fn c3_an_added_stream_gets_its_own_ports() {
     assert_eq!(lab.host.bound.len(), 8);
 }
 
+/// Types and the offerer's ports of m= lines.
+type Lines<'a> = &'a [(&'a str, u16)];
+
+fn offer_of(lines: Lines<'_>) -> String {
+    let line = |&(kind, port): &(&str, u16)| item(kind, &format!("198.18.0.1:{port}"), "sendrecv");
+    lines.iter().map(line).collect::<Vec<_>>().join(",")
+}
+
+fn answer_of(lines: Lines<'_>) -> String {
+    offer_of(lines).replace("198.18.0.1", "198.18.0.2")
+}
+
+const THREE: [(&str, u16); 3] = [("audio", 4000), ("video", 4002), ("audio", 4004)];
+
+/// The relay's ports towards the callee, of a call with these three lines.
+fn three(lab: &mut Lab) -> Vec<u16> {
+    let to_callee = ports(&lab.update("request", 1, A, &offer_of(&THREE)));
+    lab.update("reply", 1, AB, &answer_of(&THREE));
+    to_callee
+}
+
+#[test]
+fn c3_lines_that_are_dropped_or_reordered_keep_the_ports_of_their_addresses() {
+    let [audio, video, second] = THREE;
+    let cases: [(Lines<'_>, &[usize]); 5] = [
+        (&[video, second], &[1, 2]),
+        (&[second], &[2]),
+        (&[second, video, audio], &[2, 1, 0]),
+        (&[video, audio, second], &[1, 0, 2]),
+        (&[audio, second], &[0, 2]),
+    ];
+    for (lines, wanted) in cases {
+        let mut lab = Lab::new();
+        let before = three(&mut lab);
+        let kept = ports(&lab.update("request", 2, AB, &offer_of(lines)));
+        let wanted: Vec<u16> = wanted.iter().map(|&index| before[index]).collect();
+        assert_eq!(kept, wanted, "{lines:?}");
+        assert_eq!(lab.host.bound.len(), 12, "all as it was until the answer");
+        lab.update("reply", 2, AB, &answer_of(lines));
+        assert_eq!(lab.host.bound.len(), 4 * lines.len(), "{lines:?}");
+        // The other party's offer finds them in their new places.
+        let upstream = ports(&lab.update("request", 1, ("B", "A"), &answer_of(lines)));
+        assert!(
+            upstream
+                .iter()
+                .all(|port| lab.host.bound[port].party == Party::Caller)
+        );
+        assert_eq!(lab.host.bound.len(), 4 * lines.len(), "{lines:?}");
+    }
+}
+
+#[test]
+fn c3_the_place_counts_before_the_address() {
+    let mut lab = Lab::new();
+    let before = three(&mut lab);
+    // The first moves to a port of its own, and the others stay.
+    let moved = [("audio", 4444), THREE[1], THREE[2]];
+    let after = ports(&lab.update("request", 2, AB, &offer_of(&moved)));
+    assert!(!before.contains(&after[0]));
+    assert_eq!(after[1..], before[1..]);
+    // Two lines with one address: each keeps its own.
+    let mut lab = Lab::new();
+    let twice = [("video", 4002), ("video", 4002)];
+    let before = ports(&lab.update("request", 1, A, &offer_of(&twice)));
+    lab.update(
+        "reply",
+        1,
+        AB,
+        &answer_of(&[("video", 5000), ("video", 5002)]),
+    );
+    let again = ports(&lab.update("request", 2, AB, &offer_of(&twice)));
+    assert_eq!(again, before);
+}
+
+#[test]
+fn c3_a_line_of_fewer_on_hold_is_known_by_its_port() {
+    let mut lab = Lab::new();
+    let before = three(&mut lab);
+    let hold = ports(&lab.update("request", 2, AB, &audio("0.0.0.0:4004")));
+    assert_eq!(hold, [before[2]]);
+    // Of one that names no port of before, the place tells.
+    let hold = ports(&lab.update("request", 3, AB, &audio("0.0.0.0:9")));
+    assert_eq!(hold, [before[0]]);
+}
+
+#[test]
+fn c3_port_zero_closes_its_own_line_and_none_that_goes_on_elsewhere() {
+    let [audio, video, second] = THREE;
+    let off = |line: (&'static str, u16)| (line.0, 0);
+    let cases: [(Lines<'_>, &[usize], usize); 4] = [
+        // Reordered and disabled in one.
+        (&[video, off(audio), second], &[1, 2], 1),
+        (&[off(video), second], &[2], 1),
+        (&[off(audio), video, second], &[1, 2], 1),
+        // What moves in the place of the disabled one flows on until the answer.
+        (&[("audio", 4444), video, second, off(audio)], &[1, 2], 0),
+    ];
+    for (lines, wanted, closed) in cases {
+        let mut lab = Lab::new();
+        let before = three(&mut lab);
+        let after = ports(&lab.update("request", 2, AB, &offer_of(lines)));
+        let kept: Vec<u16> = after
+            .iter()
+            .copied()
+            .filter(|port| before.contains(port))
+            .collect();
+        let wanted: Vec<u16> = wanted.iter().map(|&index| before[index]).collect();
+        assert_eq!(kept, wanted, "{lines:?}");
+        assert!(
+            kept.iter().all(|port| lab.host.bound.contains_key(port)),
+            "{lines:?}"
+        );
+        let gone = before
+            .iter()
+            .filter(|port| !lab.host.bound.contains_key(port));
+        assert_eq!(gone.count(), closed, "{lines:?}");
+    }
+}
+
 #[test]
 fn c3_a_moved_stream_leaves_the_old_one_until_the_answer() {
     let mut lab = Lab::new();

@@ -1,0 +1,93 @@
+//! Pairs of hosts between which media entered the kernel and did not leave while that of others did: a rule for one
+//! address, say. One flow tries for all of a pair. Pure.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::health::{Health, Outlook};
+use crate::netlink::conntrack::NatEntry;
+use crate::proto::Party;
+
+/// Pairs that are kept; what is beyond waits flow by flow.
+const MOST: usize = 1024;
+
+/// Who sends, and who is sent to.
+pub type Way = (Ipv4Addr, Ipv4Addr);
+
+/// The way of a party's media.
+pub fn way(entry: &NatEntry, party: Party) -> Way {
+    let (caller, callee) = (*entry.caller.remote.ip(), *entry.callee.remote.ip());
+    match party {
+        Party::Caller => (caller, callee),
+        Party::Callee => (callee, caller),
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Paths {
+    troubled: HashMap<Way, Health>,
+}
+
+impl Paths {
+    /// Whether a flow may be handed over now, as far as its ways are concerned.
+    pub fn admit(&mut self, entry: &NatEntry, now: Duration, has_much: bool) -> bool {
+        self.troubled.is_empty()
+            || [Party::Caller, Party::Callee].into_iter().all(|party| {
+                let health = self.troubled.get_mut(&way(entry, party));
+                health.is_none_or(|health| health.admits(now, has_much, || Outlook::Open))
+            })
+    }
+
+    /// Media of this way enters, and none leaves. None where there is no room for it, else whether that is news.
+    pub fn on_trouble(&mut self, way: Way, now: Duration) -> Option<bool> {
+        if self.troubled.len() >= MOST && !self.troubled.contains_key(&way) {
+            return None;
+        }
+        let health = self.troubled.entry(way).or_default();
+        Some(health.on_trouble(now))
+    }
+
+    /// Media of this way has left. True where that is news.
+    pub fn on_media(&mut self, way: Way, now: Duration) -> bool {
+        let health = self.troubled.get_mut(&way);
+        health.is_some_and(|health| health.on_media(now))
+    }
+
+    /// Forgets what is long ago.
+    pub fn tidy(&mut self, now: Duration) {
+        self.troubled.retain(|_, health| !health.is_past(now));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.troubled.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lab::entry;
+    use super::*;
+
+    #[test]
+    fn pairs_are_bounded_and_forgotten() {
+        let now = Duration::from_secs(1000);
+        let mut paths = Paths::default();
+        let between = |number: u32| (Ipv4Addr::from(number), Ipv4Addr::from(7));
+        for number in 0..MOST as u32 {
+            assert_eq!(paths.on_trouble(between(number), now), Some(true));
+        }
+        assert_eq!(paths.on_trouble(between(0), now), Some(false), "no news");
+        let way = way(&entry(1), Party::Callee);
+        assert_eq!(paths.on_trouble(way, now), None, "no room");
+        assert!(paths.admit(&entry(1), now, true));
+        paths.tidy(now + Duration::from_secs(600));
+        assert!(!paths.is_empty());
+        let later = now + Duration::from_secs(615);
+        paths.tidy(later);
+        assert!(paths.is_empty(), "nobody has tried for ten minutes");
+        assert_eq!(paths.on_trouble(way, later), Some(true));
+        assert!(!paths.admit(&entry(1), later, true), "in either direction");
+    }
+}
