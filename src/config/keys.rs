@@ -362,7 +362,7 @@ pub const KEYS: &[Key] = &[
         "verify_interval",
         "300",
         "How often the certificates of connected peers are checked again; a link whose certificate has \
-         expired or been revoked is closed.",
+         expired is closed. A changed file (crl.pem, say) counts at once.",
     ),
     key(
         "Database",

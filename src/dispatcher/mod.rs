@@ -208,7 +208,7 @@ impl Dispatcher {
 }
 
 impl Running {
-    /// Looks for changed certificates; what is connected stays connected.
+    /// Looks for changed certificates at once; what is connected stays connected as long as they allow it.
     pub fn reload(&self) {
         if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
             log::info!("certificates have not changed");

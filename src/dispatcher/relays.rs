@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::conversation::Conversation;
 use super::gate::{Gate, Pass};
 use super::link::{Ask, Link, Removal};
+use super::upkeep::judge;
 use super::waiting::{Failure, lock};
 use super::wire::write_plain;
 use super::{Dispatcher, accept_all, is_stopping, spawn};
@@ -55,7 +56,7 @@ fn shake_hands(
     address: SocketAddr,
     handshake: Pass,
 ) {
-    let context = dispatcher.store.current();
+    let context = dispatcher.store.fresh();
     let passport = dispatcher.settings.passport.as_ref();
     let accepted = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT);
     drop(context);
@@ -92,6 +93,8 @@ fn run_link(
         let link = Link::new(id, address, peer.certificates.clone(), shutdown);
         Arc::new(link)
     });
+    // It may have been revoked since its handshake began, when the files were looked at.
+    judge(dispatcher, &dispatcher.store.current(), &link);
     match peer.subject() {
         Some(subject) => log::info!("relay {address}: connected, certificate \"{subject}\""),
         None => log::info!("relay {address}: connected"),

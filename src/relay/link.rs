@@ -17,7 +17,7 @@ use super::kernel::Order;
 use super::meter::{Answered, Asked};
 use super::outbox::{Outbox, Piece, Task, write_batch};
 use super::worker::Message;
-use super::{Shared, spawn};
+use super::{Shared, spawn, upkeep};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
 use crate::proto::CallId;
@@ -136,7 +136,7 @@ fn delay_after_loss(
 fn connect(shared: &Shared, link: &Link) -> Result<(Reader, Writer, tls::Peer), String> {
     let socket = TcpStream::connect_timeout(&link.address, CONNECT_LIMIT)
         .map_err(|error| error.to_string())?;
-    let context = shared.store.current();
+    let context = shared.store.fresh();
     let passport = shared.settings.passport.as_ref();
     tls::connect(socket, &context, passport, HANDSHAKE_LIMIT).map_err(|error| error.to_string())
 }
@@ -154,6 +154,8 @@ fn converse(
     let number = link
         .outbox
         .open(Some(closer.clone()), peer.certificates.clone(), first_ping);
+    // It may have been revoked since the handshake began, when the files were looked at.
+    upkeep::judge(shared, &shared.store.current(), link);
     let (sharing, writing) = (Arc::clone(shared), Arc::clone(link));
     let thread = spawn("link writer", move || {
         write(&sharing, &writing, number, writer);
