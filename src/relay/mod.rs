@@ -51,11 +51,12 @@ use self::meter::Requests;
 pub use self::settings::Settings;
 use self::shared::Shared;
 use self::worker::{Message, Worker};
-use crate::daemon::Pulse;
+use crate::daemon::{Pulse, StartError};
 use crate::metrics::Gauge;
 use crate::proto::link::{EXPLAIN, Hello};
 use crate::session;
 use crate::sys::mailbox::{Mailbox, mailbox};
+use crate::sys::range_lock::{self, Held, RangeLock, Refused};
 use crate::sys::udp::MediaSocket;
 use crate::sys::{clock, limits, route};
 use crate::tls::Store;
@@ -80,17 +81,46 @@ pub struct Running {
     shared: Arc<Shared>,
 }
 
-/// Starts all threads of a relay.
+/// Has the port range for this relay alone. A second relay would end the first one's calls: to the dispatcher it is the
+/// same one that has come back without them.
+///
+/// # Errors
+/// A sentence that names the setting, and who has the ports.
+pub fn lock(settings: &Settings) -> Result<RangeLock, StartError> {
+    let (start, end) = settings.port_range;
+    range_lock::lock((start, end)).map_err(|refused| match refused {
+        Refused::Taken(held) => StartError::unusable(taken((start, end), &held)),
+        Refused::Failed(error) => {
+            format!("port_range = {start}:{end}: its lock cannot be had: {error}").into()
+        }
+    })
+}
+
+fn taken((start, end): (u16, u32), held: &Held) -> String {
+    let stop = match held.pid() {
+        Some(pid) => format!("kill -HUP {pid} ends it after its last call, kill {pid} at once"),
+        None => "ss -lxp | grep mediaproxy-relay, as root, tells its pid".to_owned(),
+    };
+    format!(
+        "port_range = {start}:{end}: another media-relay runs on this host, with ports {held}; not started. Stop that one \
+         first ({stop}), or give this one another port_range"
+    )
+}
+
+/// Starts all threads of a relay that has its port range.
 ///
 /// # Errors
 /// A sentence that names the setting and what is wrong.
-pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
+pub fn start(
+    settings: Settings,
+    store: Arc<Store>,
+    lock: RangeLock,
+) -> Result<Running, StartError> {
     let relay_ip = relay_ip(&settings)?;
-    let (gate, in_kernel, lock) =
-        match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
-            kernel::Opened::Kernel(gate) => (Some(*gate), Ok(()), None),
-            kernel::Opened::UserSpace(why, lock) => (None, Err(why), lock),
-        };
+    let (gate, in_kernel) = match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
+        kernel::Opened::Kernel(gate) => (Some(*gate), Ok(())),
+        kernel::Opened::UserSpace(why) => (None, Err(why)),
+    };
     let most_pairs = allow_files(&settings);
     let count = settings.workers.unwrap_or_else(default_workers).max(1);
     let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
@@ -122,7 +152,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         workers,
         kernel,
         in_kernel,
-        _lock: lock,
+        lock: Mutex::new(Some(lock)),
         kernel_pulse,
         links: RwLock::default(),
         started: clock::mono(),
@@ -251,6 +281,8 @@ impl Running {
         let (stopping, wake) = &self.shared.stopping;
         *stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
         wake.notify_all();
+        let mut lock = self.shared.lock.lock();
+        drop(lock.as_deref_mut().map(Option::take));
     }
 
     /// The kernel's part of the relay goes when the last session has gone.

@@ -43,8 +43,8 @@ pub struct Shared {
     pub kernel: Option<Postbox<Order>>,
     /// Why it is user space only.
     pub in_kernel: Result<(), Arc<str>>,
-    /// The lock of the port range, where the kernel thread does not hold it.
-    pub _lock: Option<RangeLock>,
+    /// The lock of the port range, until the relay has ended.
+    pub lock: Mutex<Option<RangeLock>>,
     pub kernel_pulse: Arc<Pulse>,
     /// Flows that the kernel has.
     pub kernel_flows: Arc<Gauge>,

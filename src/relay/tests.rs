@@ -45,6 +45,19 @@ fn settings() -> Settings {
     }
 }
 
+/// Starts a relay in a range that no other test has, nor another run of them.
+fn run(mut settings: Settings, store: Arc<Store>) -> Running {
+    loop {
+        match lock(&settings) {
+            Ok(lock) => return start(settings, store, lock).unwrap(),
+            Err(_) => {
+                let (start, end) = settings.port_range;
+                settings.port_range = (start + 40, end + 40);
+            }
+        }
+    }
+}
+
 /// An address where nobody listens.
 fn nobody() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -91,7 +104,7 @@ fn wait_for_sessions(running: &Running, count: usize) {
 fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
     let certs = certs::Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
-    let running = start(settings(), store).unwrap();
+    let running = run(settings(), store);
     let shared = &running.shared;
     let (old, new) = (nobody(), nobody());
     discovery::apply(shared, &named(&[old]));
@@ -129,7 +142,7 @@ fn there_is_an_end_to_links() {
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let mut settings = settings();
     settings.reconnect_delay = Duration::from_secs(60);
-    let running = start(settings, store).unwrap();
+    let running = run(settings, store);
     let address = |n: usize| SocketAddr::from(([127, 0, 1 + (n >> 8) as u8, n as u8], 1));
     let results: Vec<bool> = (0..LINKS + 2)
         .map(|n| running.shared.ensure_link(address(n), "many").is_ok())
@@ -164,10 +177,9 @@ fn a_worker_that_stands_still_is_found() {
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let two = Settings {
         workers: Some(2),
-        port_range: (32_040, 32_080),
         ..settings()
     };
-    let running = start(two, store).unwrap();
+    let running = run(two, store);
     let examined = |wanted: Result<(), String>| {
         for _ in 0..1000 {
             if running.examine() == wanted {

@@ -1,5 +1,6 @@
 //! What time brings about for the relay as a whole: traffic samples, certificates that are no longer good.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub fn run(shared: &Shared) {
             look_at = now + tls::LOOK_INTERVAL;
             if let Some(context) = certificates.look(&shared.store, now) {
                 verify(shared, &context);
+            }
+            let lock = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(lock) = lock.as_ref() {
+                lock.let_go();
             }
         }
     }
