@@ -502,6 +502,60 @@ fn the_next_relay_and_one_beside_it_start() {
     successor.says("relaying on");
 }
 
+/// A dispatcher that is started anew takes longer than a moment, and is not waited for much longer.
+#[test]
+fn l4_a_dispatcher_that_comes_back_is_reached_soon() {
+    let mut site = Site::new("");
+    let text = site.configuration();
+    let text = text.replace("reconnect_delay = 1\n", "reconnect_delay = 3600\n");
+    site.certs.write("config.ini", text.as_bytes());
+    let mut daemon = site.start();
+    let link = site.dispatcher.link();
+    daemon.says("connected");
+    site.dispatcher.down();
+    drop(link);
+    let line = daemon.says("lost: closed by the dispatcher; again in 0.");
+    assert!(line.ends_with("0.1 s") || line.ends_with("0.2 s"), "{line}");
+    // By now an attempt has failed: the old way it would wait for all of reconnect_delay.
+    daemon.says("retrying, after 3600 s at most");
+    site.dispatcher.up();
+    drop(site.dispatcher.link());
+    // It was not up for long: it is not tried as soon as before.
+    let line = daemon.says("lost: closed by the dispatcher; again in ");
+    let (_, delay) = line.rsplit_once("again in ").unwrap();
+    let delay: f32 = delay.strip_suffix(" s").unwrap().parse().unwrap();
+    assert!(delay > 0.3, "{line}");
+    site.dispatcher.link();
+}
+
+/// By its instance a dispatcher knows its link again, and no other.
+#[test]
+fn l1_a_relay_is_known_again_and_no_other_taken_for_it() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    let instance = || {
+        let hello = site.dispatcher.accept().next_line().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&hello["hello ".len()..]).unwrap();
+        json["instance"].as_str().unwrap().to_owned()
+    };
+    let (one, again) = (instance(), instance());
+    assert_eq!(one, again, "two connections of one link");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.ends(), Some(0));
+    let _next = site.start();
+    assert_ne!(one, instance(), "another process");
+}
+
+#[test]
+fn l2_a_relay_that_is_refused_says_why() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    let mut link = site.dispatcher.accept();
+    link.say("hello {\"refused\": \"a relay of that name is there\\u001b\"}");
+    daemon.says(r"lost: refused: a relay of that name is there\u{1b}; again in");
+    site.dispatcher.link();
+}
+
 #[test]
 fn only_the_relay_can_check_its_host() {
     let mut dispatcher = Command::new(env!("CARGO_BIN_EXE_media-dispatcher"));

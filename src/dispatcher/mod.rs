@@ -257,7 +257,7 @@ impl Running {
         let links = lock(&self.dispatcher.registry).links();
         for link in &links {
             link.flush(on_disk);
-            link.finish();
+            link.finish("this daemon ends");
         }
         let deadline = clock::mono() + Duration::from_secs(1);
         for link in links {

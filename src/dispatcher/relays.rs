@@ -147,11 +147,9 @@ fn read(conversation: &mut Conversation<'_>, reader: &mut Reader) -> String {
     }
 }
 
-/// Tells everybody who waits for this link that it is gone.
-fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
-    let (asked, reason) = link.end();
+/// Its relay has no link any more, where this was it.
+pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
     let lost = lock(&dispatcher.registry).link_lost(link.id, clock::mono());
-    let reason = reason.as_deref().unwrap_or(why);
     match lost {
         _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
         Some(lost) => {
@@ -162,6 +160,12 @@ fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
         }
         None => log::info!("relay {link}: an unused link ended: {reason}"),
     }
+}
+
+/// Tells everybody who waits for this link that it is gone.
+fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
+    let (asked, reason) = link.end();
+    lose(dispatcher, link, reason.as_deref().unwrap_or(why));
     for ask in asked {
         match ask {
             Ask::Update(updating) => updating.fail(link.id, Failure::LinkLost),

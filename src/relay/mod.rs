@@ -14,6 +14,7 @@
 //! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
+mod backoff;
 pub mod checks;
 pub mod daemon;
 pub mod diagnosis;
@@ -58,7 +59,7 @@ use crate::session;
 use crate::sys::mailbox::{Mailbox, mailbox};
 use crate::sys::range_lock::{self, Held, RangeLock, Refused};
 use crate::sys::udp::MediaSocket;
-use crate::sys::{clock, limits, route};
+use crate::sys::{clock, limits, random, route};
 use crate::tls::Store;
 
 /// Messages that may wait for one worker before those who send more wait themselves.
@@ -141,6 +142,7 @@ pub fn start(
     let spool = open_spool(&settings);
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some()),
+        instance: random::bits(),
         spool: spool.as_ref().map(spool::Opened::spool),
         ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
         meters: (0..count).map(|_| Arc::default()).collect(),
@@ -368,15 +370,14 @@ fn name(relay_ip: Ipv4Addr, settings: &Settings) -> String {
     format!("{relay_ip}:{}", settings.port_range.0)
 }
 
-fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Vec<u8> {
-    let hello = Hello {
+fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Hello {
+    Hello {
         name: Some(name(relay_ip, settings)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stored: keeps,
         commands: vec![EXPLAIN.to_owned()],
-    };
-    let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
-    format!("hello {json}\r\n").into_bytes()
+        ..Hello::default()
+    }
 }
 
 /// A worker that has many calls to itself is woken once for several packets; the kernel needs the other processors to

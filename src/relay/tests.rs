@@ -136,6 +136,48 @@ fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
     running.stop();
 }
 
+/// Knows a name from the third question on.
+struct Late(u32);
+
+impl discovery::Resolver for Late {
+    fn srv_targets(&mut self, _: &str) -> Result<Vec<String>, crate::sys::dns::Failure> {
+        Ok(Vec::new())
+    }
+
+    fn addresses(&mut self, _: &str) -> Result<Vec<std::net::IpAddr>, String> {
+        self.0 += 1;
+        match self.0 {
+            3.. => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+            _ => Err("no network yet".to_owned()),
+        }
+    }
+}
+
+/// A host that starts: its network is there a little later than its relay.
+#[test]
+fn l4_a_name_that_is_not_found_is_looked_up_again_soon() {
+    let certs = certs::Certs::new();
+    let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
+    let mut settings = settings();
+    settings.dns_check_interval = Duration::from_secs(3600);
+    let running = run(settings, store);
+    let directory = Directory::new(&[crate::config::DispatcherEntry {
+        host: crate::config::Host::Name("sip.example.com".to_owned()),
+        port: nobody().port(),
+    }]);
+    let shared = Arc::clone(&running.shared);
+    let thread = thread::spawn(move || discovery::run(&shared, directory, Late(0)));
+    for _ in 0..2000 {
+        if !running.shared.all_links().is_empty() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(running.shared.all_links().len(), 1);
+    running.stop();
+    thread.join().unwrap();
+}
+
 #[test]
 fn there_is_an_end_to_links() {
     let certs = certs::Certs::new();
