@@ -187,7 +187,7 @@ pub const KEYS: &[Key] = &[
         "reconnect_delay",
         "10",
         "The longest time between two attempts to reach a dispatcher. The first ones come after 0.2, 0.5, 1, 2, 4 \
-         .. seconds, each up to a quarter earlier, by chance.",
+         .. seconds, each up to a quarter more, by chance.",
     ),
     seconds(
         RELAY,

@@ -1,6 +1,6 @@
 //! How long to wait before the next attempt to reach a dispatcher: soon at first, since one that is started anew is back
-//! within a second or two, and ever later while it stays away. Never quite as long as another relay: many that lost the
-//! same dispatcher do not all come back at the same moment.
+//! within a second or two, and ever later while it stays away. By chance somewhat longer than another relay: many that lost
+//! the same dispatcher do not all come back at the same moment.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ impl Backoff {
         Backoff { longest, attempts }
     }
 
-    /// How long to wait now: between three quarters of what it is this time and all of it, by what `random` is.
+    /// How long to wait now: what it is this time and up to a quarter more, by what `random` is; of the longest time up to
+    /// a quarter less.
     pub fn next(&mut self, random: u128) -> Duration {
         let index = self.attempts as usize;
         let base = FIRST.get(index).map_or_else(
@@ -34,12 +35,12 @@ impl Backoff {
             },
             |milliseconds| Duration::from_millis((*milliseconds).into()),
         );
-        if base < self.longest {
-            self.attempts += 1;
-        }
-        let base = base.min(self.longest);
         let part = u32::try_from(random % 257).unwrap_or(0);
-        base - base / 1024 * part
+        if base + base / 4 > self.longest {
+            return self.longest - self.longest * part / 1024;
+        }
+        self.attempts += 1;
+        base + base * part / 1024
     }
 
     /// A connection has ended that was up for this long.
@@ -67,6 +68,7 @@ mod tests {
         assert_eq!(all, [200, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
         let mut short = Backoff::new(Duration::from_millis(700));
         assert_eq!(delays(&mut short, 0, 4), [200, 500, 700, 700]);
+        assert_eq!(delays(&mut short, 256, 2), [525, 525]);
         let mut day = Backoff::new(Duration::from_secs(86_400));
         assert_eq!(delays(&mut day, 0, 100)[99], 86_400_000);
     }
@@ -75,19 +77,26 @@ mod tests {
     #[test]
     fn l4_a_restart_of_two_seconds_costs_less_than_two_more() {
         let mut backoff = Backoff::new(Duration::from_secs(10));
-        let all = delays(&mut backoff, 0, 7);
-        let reached_at = |back: u128| {
-            let mut at = 0;
-            for delay in &all {
-                at += delay;
-                if at >= back {
-                    return at;
-                }
-            }
-            panic!("{back}");
+        let soon = delays(&mut backoff, 0, 7);
+        let mut backoff = Backoff::new(Duration::from_secs(10));
+        let late = delays(&mut backoff, 256, 7);
+        let reached_at = |all: &[u128], back: u128| {
+            let times = all.iter().scan(0, |at, delay| {
+                *at += delay;
+                Some(*at)
+            });
+            times.into_iter().find(|at| *at >= back).unwrap() - back
         };
-        let late = [100, 650, 1460, 2000, 3000].map(|back| reached_at(back) - back);
-        assert_eq!(late, [100, 50, 240, 1700, 700]);
+        // 1.46 s is what the init script's restart takes.
+        let times = [100, 650, 1460, 2000];
+        assert_eq!(
+            times.map(|back| reached_at(&soon, back)),
+            [100, 50, 240, 1700]
+        );
+        assert_eq!(
+            times.map(|back| reached_at(&late, back)),
+            [150, 225, 665, 125]
+        );
     }
 
     #[test]
@@ -97,7 +106,7 @@ mod tests {
             delays(&mut backoff, random, 7).into_iter().sum::<u128>()
         };
         let mut all: Vec<u128> = (0..257).map(at).collect();
-        assert_eq!((all[0], all[256]), (25_700, 25_700 / 4 * 3));
+        assert_eq!((all[0], all[256]), (25_700, 15_700 / 4 * 5 + 7_500));
         all.dedup();
         assert_eq!(all.len(), 257, "each at a time of its own");
     }
