@@ -44,7 +44,7 @@ pub trait Daemon: Send + 'static {
 /// Why a daemon cannot start.
 #[derive(Debug)]
 pub struct StartError {
-    reason: String,
+    pub reason: String,
     status: u8,
 }
 
@@ -117,7 +117,7 @@ fn live<C, D: Daemon>(
         Ok(started) => started,
         Err(error) => {
             eprintln!("{name}: {error}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(if error.is_taken { UNUSABLE } else { FAILED });
         }
     };
     if let Err(error) = logging::start(options.mode, name, level) {

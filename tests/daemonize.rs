@@ -294,7 +294,8 @@ fn second_instance(bed: &Bed) {
     assert!(command.wait().unwrap().success());
     let message = refused(&bed.run("ready"));
     let expected = format!(
-        "{NAME}: already running with pid {} ({})\n",
+        "{NAME}: already running with pid {} ({}): stop that one first, or give this one a --runtime-dir and ports of \
+         its own\n",
         daemon.pid,
         bed.pid_file().display()
     );

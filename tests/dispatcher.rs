@@ -440,20 +440,130 @@ fn eight_connections_at_once() {
     assert_eq!(bed.ended.wait_for(800).len(), 800);
 }
 
+/// A link of a process of ours: its hello, and its list of sessions once it is asked for it.
+fn instance(bed: &Bed, instance: &str, sessions: &str) -> FakeRelay {
+    let mut relay = bed.link();
+    relay.say(&format!(
+        "hello {{\"name\": \"a\", \"instance\": \"{instance}\"}}"
+    ));
+    let asked = relay.line();
+    assert!(asked.starts_with("sessions "), "{asked}");
+    assert_eq!(relay.line(), "");
+    relay.say(&format!("{} {sessions}", &asked["sessions ".len()..]));
+    relay
+}
+
+/// The network swallowed the end of its first connection.
 #[test]
-fn a_second_link_of_a_relay_replaces_the_first() {
+fn l1_a_relay_that_comes_again_replaces_its_link_at_once() {
     let bed = Bed::new();
-    let (mut first, mut proxy) = (bed.older_relay(), bed.proxy());
+    let (mut first, mut proxy) = (instance(&bed, "x-0", "[]"), bed.proxy());
+    first.settle();
     talking(&mut proxy, &mut first, "one");
-    let mut second = bed.link();
-    second.list("[{\"call_id\": \"one\"}]");
+    let mut second = instance(&bed, "x-0", "[{\"call_id\": \"one\"}]");
+    second.settle();
+    // It was not asked anything.
     first.ends();
     proxy.send(answered("one").as_bytes());
     second.serve("update", PORTS);
     assert_eq!(proxy.answer(), PORTS);
-    let mut named = bed.relay("a");
-    second.settle();
-    named.settle();
+    assert_eq!(bed.ended.count(), 0);
+}
+
+/// Whoever it is, and whatever it says it has: another process of ours, an older relay beside an older one.
+#[test]
+fn l2_a_relay_that_answers_keeps_its_link_and_its_calls() {
+    for (hello, is_told) in [
+        ("hello {\"name\": \"a\", \"instance\": \"y-0\"}\r\n", true),
+        ("hello {\"name\": \"a\"}\r\n", true),
+        ("", false),
+    ] {
+        let bed = Bed::new();
+        let mut first = match is_told {
+            true => instance(&bed, "x-0", "[]"),
+            false => bed.older_relay(),
+        };
+        first.settle();
+        let mut proxy = bed.proxy();
+        talking(&mut proxy, &mut first, "one");
+        let mut second = bed.link();
+        second.say_bytes(
+            format!("{hello}1 []\r\nexpired {{\"call_id\": \"one\"}}\r\nping\r\n").as_bytes(),
+        );
+        first.serve("summary", "{}");
+        assert_eq!(second.line(), "sessions 1");
+        assert_eq!(second.line(), "");
+        if is_told {
+            let told = second.line();
+            assert!(
+                told.contains("\"refused\":\"a relay of that name is there"),
+                "{told}"
+            );
+        }
+        second.ends();
+        first.settle();
+        proxy.send(answered("one").as_bytes());
+        first.serve("update", PORTS);
+        assert_eq!(proxy.answer(), PORTS);
+        assert_eq!(bed.ended.count(), 0, "nothing that it said counts");
+        // Gone at once, as after a restart, the first gives way to the next.
+        drop(first);
+        let mut third = bed.relay("a");
+        third.settle();
+    }
+}
+
+/// Its host is gone: half of its connection stands.
+#[test]
+fn l3_a_relay_that_says_nothing_gives_way_to_the_next() {
+    for is_older in [false, true] {
+        let bed = Bed::new();
+        let mut first = match is_older {
+            false => instance(&bed, "x-0", "[]"),
+            true => bed.older_relay(),
+        };
+        first.settle();
+        let mut proxy = bed.proxy();
+        talking(&mut proxy, &mut first, "one");
+        let begun = std::time::Instant::now();
+        let mut second = match is_older {
+            false => instance(&bed, "y-0", "[]"),
+            true => bed.older_relay(),
+        };
+        second.settle();
+        let taken = begun.elapsed();
+        assert!(
+            taken > Duration::from_millis(1900) && taken < Duration::from_secs(15),
+            "{taken:?}"
+        );
+        assert_eq!(first.asked().word, "summary");
+        first.ends();
+        let ended = bed.ended.wait_for(1);
+        assert_eq!(ended[0].reason, Reason::Purged, "its calls went with it");
+        proxy.send(offer("two").as_bytes());
+        second.serve("update", PORTS);
+        assert_eq!(proxy.answer(), PORTS);
+    }
+}
+
+/// A relay that talks of something else is well, too; one whose end comes while it is asked is not.
+#[test]
+fn l2_whatever_is_heard_of_a_relay_is_an_answer() {
+    let bed = Bed::new();
+    let mut first = instance(&bed, "x-0", "[]");
+    first.settle();
+    let mut second = bed.link();
+    second.say("hello {\"name\": \"a\", \"instance\": \"y-0\"}");
+    assert_eq!(first.asked().word, "summary");
+    first.settle();
+    while let Some(line) = second.next_line() {
+        assert!(!line.starts_with(b"pong"));
+    }
+    let mut third = bed.link();
+    third.say("hello {\"name\": \"a\", \"instance\": \"z-0\"}");
+    assert_eq!(first.asked().word, "summary");
+    drop(first);
+    third.list("[]");
 }
 
 #[test]

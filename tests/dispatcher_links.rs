@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::dispatcher::Dispatcher;
-use mediaproxy::tls::{Passport, Store};
+use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, Store, connect};
 
 #[path = "support/bed.rs"]
 mod bed;
@@ -75,12 +75,42 @@ fn a_relay_of_another_ca_is_not_let_in() {
     assert!(relay.is_refused());
 }
 
+/// At once, whatever `verify_interval` is; and while the list is written, nobody is cut off.
 #[test]
-fn a_certificate_that_is_revoked_ends_its_link() {
-    let bed = Bed::with(|settings| settings.verify_interval = Duration::from_millis(100));
+fn a_certificate_that_is_revoked_ends_its_link_and_gets_no_other() {
+    let bed = Bed::with(|settings| settings.verify_interval = Duration::from_secs(86_400));
     let mut relay = bed.relay("a");
+    let before = bed.certs.read("crl.pem");
     bed.certs.script(&[], &["revoke", "relay"]);
+    let list = bed.certs.read("crl.pem");
+    // Nobody looks before this: the looks are half a second apart.
+    bed.certs.write("crl.pem", &before);
+    let context = Context::load(bed.certs.path(), "relay").unwrap().0;
+    let socket = TcpStream::connect(bed.running.management_address).unwrap();
+    let (mut reader, mut writer, _) = connect(socket, &context, None, HANDSHAKE_LIMIT).unwrap();
+    reader.set_timeout(Some(LONG)).unwrap();
+    let mut client = || {
+        writer.write_all(b"version\r\n").unwrap();
+        reader.read(&mut [0; 100]).unwrap_or(0)
+    };
+    assert_ne!(client(), 0);
+    bed.certs.write("crl.pem", &list[..list.len() / 2]);
+    bed.running.reload();
+    let elsewhere = Certs::empty();
+    elsewhere.write("crl.pem", &before);
+    for name in ["ca.pem", "relay.crt", "relay.key"] {
+        elsewhere.take(&bed.certs, name);
+    }
+    let connect = || FakeRelay::connect(elsewhere.path(), bed.running.relay_address);
+    connect().list("[]");
+    relay.settle();
+    bed.certs.write("crl.pem", &list);
+    assert!(
+        connect().is_refused(),
+        "files are looked at for each connection"
+    );
     relay.ends();
+    assert_eq!(client(), 0, "a client that stays");
 }
 
 #[test]

@@ -63,6 +63,18 @@ impl Site {
         command
     }
 
+    fn configuration(&self) -> String {
+        String::from_utf8(self.certs.read("config.ini")).unwrap()
+    }
+
+    /// The first port of its range, and the end.
+    fn ports(&self) -> (u16, u32) {
+        let text = self.configuration();
+        let (_, rest) = text.split_once("port_range = ").unwrap();
+        let (start, end) = rest.lines().next().unwrap().split_once(':').unwrap();
+        (start.parse().unwrap(), end.parse().unwrap())
+    }
+
     fn runtime_dir(&self) -> PathBuf {
         self.certs.file("run")
     }
@@ -389,6 +401,159 @@ fn what_the_kernel_path_lacks_matters_as_much_as_it_is_wanted() {
         );
         assert!(text.lines().last().unwrap().contains(end), "{end}: {text}");
     }
+}
+
+/// Typed by mistake, in whichever way: the first one's calls do not notice.
+#[test]
+fn a_second_relay_does_not_start() {
+    let site = Site::new("listen_metrics = 127.0.0.1:1");
+    let (first, last) = site.ports();
+    // Not all of the ports that nobody else has.
+    let (start, end) = (first + 8, last - 8);
+    let text = site
+        .configuration()
+        .replace(&format!("{first}:{last}"), &format!("{start}:{end}"))
+        .replace("listen_metrics", "; listen_metrics");
+    site.certs.write("config.ini", text.as_bytes());
+    let first = site.start();
+    let mut link = site.dispatcher.link();
+    offer("one", MEDIA).ports(&mut link);
+    let pid = first.child.id();
+    // Its own configuration, and ranges that have ports of it; a port for metrics that cannot be had hides nothing.
+    let second = |range: (u16, u32)| {
+        let ours = format!("port_range = {start}:{end}");
+        let text = text.replace(&ours, &format!("port_range = {}:{}", range.0, range.1));
+        let text = text.replace("; listen_metrics", "listen_metrics");
+        site.certs.write("config.ini", text.as_bytes());
+        let elsewhere = site.certs.file("elsewhere").display().to_string();
+        for arguments in [&["--no-fork"][..], &["--runtime-dir", &elsewhere]] {
+            let output = site.run(arguments);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{text}");
+            let held = format!("with ports {start} to {}, pid {pid}; not started", end - 1);
+            assert!(text.contains(&held), "{text}");
+            assert!(text.contains(&format!("kill -HUP {pid}")), "{text}");
+        }
+    };
+    second((start, end));
+    second((start, end - 4));
+    second((start + 8, end));
+    second((start - 8, u32::from(start) + 4));
+    second((start - 8, end + 8));
+    site.certs.write("config.ini", text.as_bytes());
+    // To look is not to start.
+    let output = site.run(&["--check"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let there = format!("a relay with ports {start} to {}, pid {pid}, runs", end - 1);
+    assert!(said.contains(&there), "{said}");
+    assert_eq!(site.run(&["--check-config"]).status.code(), Some(0));
+    assert_eq!(link.json("summary")["session_count"], 1);
+    assert_eq!(remove(&mut link, "one")["call_id"], "one");
+}
+
+/// Both in the background with the same runtime directory.
+#[test]
+fn a_second_relay_in_the_background_is_told_by_the_pid_file() {
+    let site = Site::new("");
+    let output = site.run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let pid = fs::read_to_string(site.runtime_dir().join("media-relay.pid")).unwrap();
+    let pid = pid.trim();
+    for arguments in [&[][..], &["--no-fork"]] {
+        let output = site.run(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        assert!(text.contains(&format!("pid {pid}")), "{text}");
+    }
+    drop(site.dispatcher.link());
+    signal("-TERM", pid.parse().unwrap());
+    wait_until("it has ended", || {
+        !site.runtime_dir().join("media-relay.pid").exists()
+    });
+}
+
+/// However a relay ended, the next one starts; and relays of other ports stand beside it with the same state_dir.
+#[test]
+fn the_next_relay_and_one_beside_it_start() {
+    let state = Certs::empty();
+    let site = Site::new(&format!("state_dir = {}", state.path().display()));
+    let (start, end) = site.ports();
+    let mut first = site.start();
+    drop(site.dispatcher.link());
+    let text = site.configuration();
+    let beside = (end, end + 8);
+    let other = text.replace(
+        &format!("port_range = {start}:{end}"),
+        &format!("port_range = {}:{}", beside.0, beside.1),
+    );
+    site.certs.write("config.ini", other.as_bytes());
+    let mut second = site.start();
+    second.says(&format!("ports {} to {}", beside.0, beside.1 - 1));
+    assert!(!second.read.iter().any(|line| line.contains("state_dir")));
+    site.certs.write("config.ini", text.as_bytes());
+    first.signal("-KILL");
+    assert_eq!(first.ends(), None);
+    let mut next = site.start();
+    next.says("relaying on");
+    next.signal("-USR2");
+    assert_eq!(next.ends(), Some(0));
+    let mut successor = site.start();
+    successor.says("relaying on");
+}
+
+/// A dispatcher that is started anew takes longer than a moment, and is not waited for much longer.
+#[test]
+fn l4_a_dispatcher_that_comes_back_is_reached_soon() {
+    let mut site = Site::new("");
+    let text = site.configuration();
+    let text = text.replace("reconnect_delay = 1\n", "reconnect_delay = 3600\n");
+    site.certs.write("config.ini", text.as_bytes());
+    let mut daemon = site.start();
+    let link = site.dispatcher.link();
+    daemon.says("connected");
+    site.dispatcher.down();
+    drop(link);
+    let line = daemon.says("lost: closed by the dispatcher; again in 0.");
+    assert!(line.ends_with("0.2 s") || line.ends_with("0.3 s"), "{line}");
+    // By now an attempt has failed: the old way it would wait for all of reconnect_delay.
+    daemon.says("retrying, after 3600 s at most");
+    site.dispatcher.up();
+    drop(site.dispatcher.link());
+    // It was not up for long: it is not tried as soon as before.
+    let line = daemon.says("lost: closed by the dispatcher; again in ");
+    let (_, delay) = line.rsplit_once("again in ").unwrap();
+    let delay: f32 = delay.strip_suffix(" s").unwrap().parse().unwrap();
+    assert!(delay > 0.3, "{line}");
+    site.dispatcher.link();
+}
+
+/// By its instance a dispatcher knows its link again, and no other.
+#[test]
+fn l1_a_relay_is_known_again_and_no_other_taken_for_it() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    let instance = || {
+        let hello = site.dispatcher.accept().next_line().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&hello["hello ".len()..]).unwrap();
+        json["instance"].as_str().unwrap().to_owned()
+    };
+    let (one, again) = (instance(), instance());
+    assert_eq!(one, again, "two connections of one link");
+    daemon.signal("-TERM");
+    assert_eq!(daemon.ends(), Some(0));
+    let _next = site.start();
+    assert_ne!(one, instance(), "another process");
+}
+
+#[test]
+fn l2_a_relay_that_is_refused_says_why() {
+    let site = Site::new("");
+    let mut daemon = site.start();
+    let mut link = site.dispatcher.accept();
+    link.say("hello {\"refused\": \"a relay of that name is there\\u001b\"}");
+    daemon.says(r"lost: refused: a relay of that name is there\u{1b}; again in");
+    site.dispatcher.link();
 }
 
 #[test]

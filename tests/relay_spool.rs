@@ -41,7 +41,10 @@ impl Spooled {
 
     fn start(&mut self) {
         let store = Arc::new(Store::open(self.certs.path(), "relay").unwrap());
-        self.running = Some(relay::start(self.settings.clone(), store).unwrap());
+        // Its range stays: it names the directory of what is kept.
+        let lock = relay::lock(&self.settings).unwrap();
+        let running = relay::start(self.settings.clone(), store, lock);
+        self.running = Some(running.unwrap());
     }
 
     fn stop(&mut self) {

@@ -1,6 +1,8 @@
 //! TLS files: keys of every form, what is said about unusable ones, and what happens when they change.
 
-use mediaproxy::tls::{Context, Reason, Reload, Store};
+use std::time::Duration;
+
+use mediaproxy::tls::{Context, Reason, Reload, Store, Watch};
 
 #[path = "support/certs.rs"]
 mod certs;
@@ -242,4 +244,73 @@ fn the_script_keeps_what_exists() {
     );
     certs.script(&["--force", "--key", "ec"], &["relay"]);
     assert_ne!(certs.read("relay.key"), before[5]);
+}
+
+/// What a handshake begun now would say to the relay's certificate.
+fn accepts(store: &Store, relay: &Context) -> Result<(), String> {
+    let (server, _) = shake((&store.fresh(), None), (relay, None));
+    server.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_new_connection_sees_what_was_just_revoked() {
+    let certs = Certs::new();
+    let store = Store::open(certs.path(), "dispatcher").unwrap();
+    let relay = context(&certs, "relay");
+    assert_eq!(accepts(&store, &relay), Ok(()));
+    certs.script(&[], &["revoke", "relay"]);
+    let why = accepts(&store, &relay).unwrap_err();
+    assert!(why.contains("revoked"), "{why}");
+}
+
+/// A list that is cut anywhere, as it is while somebody writes it: the last good one counts, in every direction.
+#[test]
+fn half_a_list_is_none() {
+    let certs = Certs::new();
+    let store = Store::open(certs.path(), "dispatcher").unwrap();
+    let relay = context(&certs, "relay");
+    let before = certs.read("crl.pem");
+    certs.script(&[], &["revoke", "relay"]);
+    let list = certs.read("crl.pem");
+    for length in [0, 1, 30, list.len() / 2, list.len() - 30] {
+        certs.write("crl.pem", &list[..length]);
+        let Reload::Kept(reasons) = store.reload_if_changed() else {
+            panic!("{length} bytes of {}", list.len());
+        };
+        assert!(reasons[0].contains("crl.pem"), "{reasons:?}");
+        assert!(reasons[0].contains("stay as they were"), "{reasons:?}");
+        assert_eq!(accepts(&store, &relay), Ok(()), "{length} bytes");
+    }
+    certs.write("crl.pem", &list);
+    assert!(accepts(&store, &relay).is_err());
+    certs.write("crl.pem", &before[..before.len() / 2]);
+    assert!(accepts(&store, &relay).is_err(), "revoked is revoked");
+}
+
+/// On the virtual clock: who is connected is judged when files have changed and stand still, and in each interval.
+#[test]
+fn files_in_the_making_cut_nobody_off() {
+    let certs = Certs::new();
+    let store = Store::open(certs.path(), "dispatcher").unwrap();
+    let second = Duration::from_secs;
+    let mut watch = Watch::new(second(300), second(0));
+    let mut look = |at: u64| watch.look(&store, second(at)).is_some();
+    assert!(!look(1) && !look(299));
+    assert!(look(300), "its own time has come");
+    assert!(!look(301));
+    // Two CAs, and for a moment one of them is in the file.
+    let (other, both) = (Certs::new().read("ca.pem"), certs.read("ca.pem"));
+    certs.write("ca.pem", &other);
+    assert!(!look(302), "it has just changed");
+    certs.write("ca.pem", &[both, other].concat());
+    assert!(!look(303), "and again");
+    assert!(look(304));
+    assert!(!look(305));
+    assert!(look(604));
+    // Somebody who connects has read it first.
+    certs.script(&[], &["revoke", "relay"]);
+    store.fresh();
+    assert!(!look(605));
+    assert!(look(606));
+    assert!(!look(607));
 }

@@ -191,7 +191,7 @@ revoke() { # NAME
         say "revoked $cert (serial $serial)"
     fi
     make_crl
-    say "copy $dir/crl.pem to every host; the daemons read it within verify_interval, or on HUP"
+    say "copy $dir/crl.pem to every host; the daemons read it within a second and close what it revokes"
 }
 
 renew() { # NAME

@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "dns_check_interval",
         "60",
-        "How often the names of dispatchers are looked up.",
+        "How often the names of dispatchers are looked up; after 0.2, 0.5, 1, 2, 4 .. seconds while one is not found.",
     ),
     seconds(
         RELAY,
@@ -186,8 +186,8 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "reconnect_delay",
         "10",
-        "Time before the next attempt when a dispatcher refuses the connection; a link that was lost is \
-         tried again after 1 second.",
+        "The longest time between two attempts to reach a dispatcher. The first ones come after 0.2, 0.5, 1, 2, 4 \
+         .. seconds, each up to a quarter more, by chance.",
     ),
     seconds(
         RELAY,
@@ -362,7 +362,7 @@ pub const KEYS: &[Key] = &[
         "verify_interval",
         "300",
         "How often the certificates of connected peers are checked again; a link whose certificate has \
-         expired or been revoked is closed.",
+         expired is closed. A changed file (crl.pem, say) counts at once.",
     ),
     key(
         "Database",

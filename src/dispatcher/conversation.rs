@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
-use super::registry::{Doubts, Facts, Place};
+use super::registry::{Doubts, Facts, Identified, Place};
+use super::relays::lose;
 use super::statistics::{Statistics, call_ids, of_calls};
 use super::waiting::{Failure, Slot, Updating, lock};
 use crate::logging::sparse::Sparse;
@@ -19,6 +20,12 @@ use crate::proto::link::{
 };
 use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
+
+/// How long a relay's link may be silent when another one wants its place.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How long a link that is not wanted may take to read why.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Characters in a relay's name.
 const MAX_NAME: usize = 128;
@@ -37,6 +44,8 @@ struct Listener<'a> {
     link: &'a Arc<Link>,
     /// Its first line has told who it is.
     is_known: bool,
+    /// Another link has its place: nothing that it says counts.
+    is_refused: bool,
     /// It keeps ended sessions until it hears that they are recorded.
     relay_keeps: bool,
     /// Not recorded yet.
@@ -88,6 +97,7 @@ impl<'a> Conversation<'a> {
                 dispatcher,
                 link,
                 is_known: false,
+                is_refused: false,
                 relay_keeps: false,
                 ended: Vec::new(),
                 odd: Sparse::default(),
@@ -108,6 +118,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn hear_all(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+        self.listener.link.note_heard();
         self.lines.extend(bytes);
         while let Some(line) = self.lines.next_line()? {
             match self.listener.hear(line) {
@@ -122,12 +133,17 @@ impl<'a> Conversation<'a> {
 
 impl Listener<'_> {
     fn hear(&mut self, line: &[u8]) -> Next {
+        if self.is_refused {
+            return Next::Same;
+        }
         let said = FromRelay::parse(line);
         if let FromRelay::Hello(json) = said {
             return self.hello(json);
         }
-        if !self.is_known {
-            self.identify(None);
+        // An older relay could not read why.
+        if !self.is_known && self.identify(None).is_err() {
+            self.leave();
+            return Next::Same;
         }
         match said {
             FromRelay::Ping => self.ping(),
@@ -163,23 +179,56 @@ impl Listener<'_> {
         self.link.set_ours();
         self.relay_keeps = hello.stored;
         self.link.set_commands(&hello.commands);
-        self.identify(usable);
+        lock(&self.dispatcher.registry).set_instance(self.link.id, hello.instance.as_deref());
+        match self.identify(usable) {
+            Ok(()) => self.say_hello(None),
+            Err(why) => {
+                self.say_hello(Some(why));
+                self.leave();
+            }
+        }
+        Next::LongLines
+    }
+
+    fn say_hello(&self, refused: Option<String>) {
         let ours = Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stored: self.dispatcher.finisher.records(),
+            refused,
             ..Hello::default()
         };
         if let Ok(ours) = serde_json::to_string(&ours) {
             self.link.say(&format!("hello {ours}"));
         }
-        Next::LongLines
     }
 
-    fn identify(&mut self, name: Option<&str>) {
-        let identified =
-            lock(&self.dispatcher.registry).identify(self.link.id, name, clock::mono());
-        let Some((relay, replaced)) = identified else {
-            return;
+    /// Finds out whose link it is. It is not wanted where its relay has one that is well: it would have all calls of
+    /// that one ended, for it knows none of them.
+    ///
+    /// # Errors
+    /// Why it is not wanted.
+    fn identify(&mut self, name: Option<&str>) -> Result<(), String> {
+        let mut identified = self.identified(name);
+        while let Some(Identified::Contested(relay, old)) = identified {
+            // What comes meanwhile is read later.
+            if old.is_well(clock::mono() + SILENCE) {
+                let (peer, first) = (self.link.peer, old.peer);
+                let remedy = "give each relay a relay_ip or port_range of its own, or stop one";
+                log::warn!(
+                    "relay {relay}: a second one of that name is refused, from {peer}: the first, from {first}, answers, \
+                     and its calls go on; {remedy}"
+                );
+                let why =
+                    format!("a relay of that name is there, from {first}, and answers: {remedy}");
+                return Err(why);
+            }
+            let why = "it says nothing, and another link has come";
+            old.close(why);
+            lose(self.dispatcher, &old, why);
+            identified = self.identified(name);
+        }
+        let Some(Identified::Up(relay, replaced)) = identified else {
+            return Ok(());
         };
         if !self.is_known {
             self.link.set_label(relay.to_string());
@@ -188,8 +237,22 @@ impl Listener<'_> {
         self.is_known = true;
         if let Some(replaced) = replaced {
             log::warn!("relay {relay}: its new link replaces the one before");
-            replaced.close("replaced by a new link");
+            replaced.close("replaced by a new link of the same process");
         }
+        Ok(())
+    }
+
+    fn identified(&self, name: Option<&str>) -> Option<Identified<Arc<Link>>> {
+        lock(&self.dispatcher.registry).identify(self.link.id, name, clock::mono())
+    }
+
+    /// Closes a link that is not wanted, once it was told why.
+    fn leave(&mut self) {
+        let why = "its relay has another link";
+        self.is_refused = true;
+        self.link.finish(why);
+        self.link.wait_written(clock::mono() + GOODBYE);
+        self.link.close(why);
     }
 
     fn ping(&mut self) {

@@ -8,13 +8,13 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::registry::{Doubts, LinkId};
 use super::waiting::{Slot, Updating, lock};
-use super::wire::write_remove;
+use super::wire::{write_plain, write_remove};
 use crate::proto::control::Remove;
 use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
 use crate::proto::{CallId, SessionId};
@@ -86,6 +86,8 @@ pub struct Link {
     label: OnceLock<String>,
     /// It has said that it can be asked to explain calls.
     explains: AtomicBool,
+    /// How often something was read from it.
+    heard: AtomicU64,
     state: Mutex<State>,
     work: Condvar,
     written: Slot<()>,
@@ -152,6 +154,7 @@ impl Link {
             certificates,
             label: OnceLock::new(),
             explains: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
             state: Mutex::new(state),
             work: Condvar::new(),
             written: Slot::new(),
@@ -179,6 +182,28 @@ impl Link {
     /// Whether it can be asked to explain a call.
     pub fn explains(&self) -> bool {
         self.explains.load(Ordering::Relaxed)
+    }
+
+    /// Something was read from it.
+    pub fn note_heard(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Asks the relay for something that each can answer, and waits. False when nothing at all is heard of it by the
+    /// deadline, or its link ends meanwhile.
+    pub fn is_well(&self, deadline: Duration) -> bool {
+        let (heard, answer) = (self.heard.load(Ordering::Relaxed), Arc::new(Shown::new()));
+        let ask = Ask::Show(Arc::clone(&answer));
+        let asked = self.send(clock::mono(), ask, |out, sequence, _| {
+            write_plain(out, "summary", sequence)
+        });
+        if asked == Err(Refused::Closed) {
+            return false;
+        }
+        match answer.take_until(deadline) {
+            Some(answer) => answer.is_some(),
+            None => self.heard.load(Ordering::Relaxed) != heard,
+        }
     }
 
     /// Queues a request that was begun at `since`; `write` puts it at the buffer's end, or returns false.
@@ -321,11 +346,9 @@ impl Link {
     }
 
     /// Takes nothing more; what is queued is still written.
-    pub fn finish(&self) {
+    pub fn finish(&self, reason: &str) {
         let mut state = lock(&self.state);
-        state
-            .reason
-            .get_or_insert_with(|| "this daemon ends".to_owned());
+        state.reason.get_or_insert_with(|| reason.to_owned());
         state.open = false;
         self.wake_writer(state);
     }

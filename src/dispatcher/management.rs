@@ -97,8 +97,7 @@ pub fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
         let name = who.clone();
         let connect = move |_: &Dispatcher| {
             let (reader, writer, _) = tls::plain_unix(socket)?;
-            let may_change = true;
-            Ok((reader, writer, Who { name, may_change }))
+            Ok((reader, writer, Who::plain(name, true)))
         };
         admit(dispatcher, &gate, &mut refused, who, connect);
     });
@@ -109,10 +108,9 @@ fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream, name: String) -> Open
     let settings = &dispatcher.settings;
     if !settings.management_use_tls {
         let (reader, writer, _) = tls::plain_tcp(socket)?;
-        let may_change = false;
-        return Ok((reader, writer, Who { name, may_change }));
+        return Ok((reader, writer, Who::plain(name, false)));
     }
-    let context = dispatcher.store.current();
+    let context = dispatcher.store.fresh();
     let passport = settings.management_passport.as_ref();
     let (reader, writer, peer) = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT)
         .map_err(|error| io::Error::other(error.to_string()))?;
@@ -122,6 +120,7 @@ fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream, name: String) -> Open
             None => name,
         },
         may_change: passport.is_some(),
+        certificates: peer.certificates,
     };
     Ok((reader, writer, who))
 }
@@ -192,6 +191,7 @@ impl Client<'_> {
                         return Err(io::Error::other(too_long.to_string()));
                     }
                 };
+                self.is_still_accepted()?;
                 // Relays may take relay_timeout to answer; that is not the client's time.
                 self.allow(self.dispatcher.settings.relay_timeout + ANSWER_LIMIT);
                 match command::parse(line) {
@@ -205,6 +205,19 @@ impl Client<'_> {
                 }
             }
         }
+    }
+
+    /// A client may stay for as long as it asks.
+    fn is_still_accepted(&self) -> io::Result<()> {
+        let Some(certificates) = &self.who.certificates else {
+            return Ok(());
+        };
+        let passport = self.dispatcher.settings.management_passport.as_ref();
+        let context = self.dispatcher.store.fresh();
+        let accepted = context.verify_again(certificates, passport);
+        accepted.map_err(|reason| {
+            io::Error::other(format!("closed, its certificate was refused: {reason}"))
+        })
     }
 
     fn obey(&mut self, command: Command) -> io::Result<()> {

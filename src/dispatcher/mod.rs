@@ -208,7 +208,7 @@ impl Dispatcher {
 }
 
 impl Running {
-    /// Looks for changed certificates; what is connected stays connected.
+    /// Looks for changed certificates at once; what is connected stays connected as long as they allow it.
     pub fn reload(&self) {
         if self.dispatcher.store.reload_if_changed() == crate::tls::Reload::Unchanged {
             log::info!("certificates have not changed");
@@ -257,7 +257,7 @@ impl Running {
         let links = lock(&self.dispatcher.registry).links();
         for link in &links {
             link.flush(on_disk);
-            link.finish();
+            link.finish("this daemon ends");
         }
         let deadline = clock::mono() + Duration::from_secs(1);
         for link in links {

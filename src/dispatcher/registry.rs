@@ -106,6 +106,15 @@ pub enum Place<L> {
     Away(RelayKey),
 }
 
+/// What a link's first line has led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Identified<L> {
+    /// It is its relay's link; one that it replaces is to be closed.
+    Up(RelayKey, Option<L>),
+    /// Its relay has another link, which is to be asked whether it is well.
+    Contested(RelayKey, L),
+}
+
 /// A relay that has no link any more.
 #[derive(Debug)]
 pub struct Lost {
@@ -220,6 +229,8 @@ struct Relay {
 struct Link<L> {
     handle: L,
     address: IpAddr,
+    /// Which process, and which link of it, it says it is.
+    instance: Option<Arc<str>>,
     /// None until its first line has told who it is.
     relay: Option<u64>,
     /// The serial when it was asked for its sessions.

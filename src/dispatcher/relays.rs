@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::conversation::Conversation;
 use super::gate::{Gate, Pass};
 use super::link::{Ask, Link, Removal};
+use super::upkeep::judge;
 use super::waiting::{Failure, lock};
 use super::wire::write_plain;
 use super::{Dispatcher, accept_all, is_stopping, spawn};
@@ -55,7 +56,7 @@ fn shake_hands(
     address: SocketAddr,
     handshake: Pass,
 ) {
-    let context = dispatcher.store.current();
+    let context = dispatcher.store.fresh();
     let passport = dispatcher.settings.passport.as_ref();
     let accepted = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT);
     drop(context);
@@ -92,6 +93,8 @@ fn run_link(
         let link = Link::new(id, address, peer.certificates.clone(), shutdown);
         Arc::new(link)
     });
+    // It may have been revoked since its handshake began, when the files were looked at.
+    judge(dispatcher, &dispatcher.store.current(), &link);
     match peer.subject() {
         Some(subject) => log::info!("relay {address}: connected, certificate \"{subject}\""),
         None => log::info!("relay {address}: connected"),
@@ -144,11 +147,9 @@ fn read(conversation: &mut Conversation<'_>, reader: &mut Reader) -> String {
     }
 }
 
-/// Tells everybody who waits for this link that it is gone.
-fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
-    let (asked, reason) = link.end();
+/// Its relay has no link any more, where this was it.
+pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
     let lost = lock(&dispatcher.registry).link_lost(link.id, clock::mono());
-    let reason = reason.as_deref().unwrap_or(why);
     match lost {
         _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
         Some(lost) => {
@@ -159,6 +160,12 @@ fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
         }
         None => log::info!("relay {link}: an unused link ended: {reason}"),
     }
+}
+
+/// Tells everybody who waits for this link that it is gone.
+fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
+    let (asked, reason) = link.end();
+    lose(dispatcher, link, reason.as_deref().unwrap_or(why));
     for ask in asked {
         match ask {
             Ask::Update(updating) => updating.fail(link.id, Failure::LinkLost),

@@ -10,14 +10,16 @@ use super::management::draining::Watch;
 use super::waiting::lock;
 use super::wire::{write_explain, write_plain};
 use crate::sys::clock;
+use crate::tls;
 
 /// How often the clock is looked at.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The upkeep thread.
 pub fn run(dispatcher: &Arc<Dispatcher>) {
-    let interval = dispatcher.settings.verify_interval;
-    let mut verify_at = clock::mono() + interval;
+    let start = clock::mono();
+    let mut certificates = tls::Watch::new(dispatcher.settings.verify_interval, start);
+    let mut look_at = start;
     let mut drained = Watch::default();
     loop {
         thread::sleep(INTERVAL);
@@ -26,9 +28,11 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
         look_after_links(dispatcher, now);
         tick(dispatcher, now);
         drained.look(dispatcher, now);
-        if now >= verify_at {
-            verify_at = now + interval;
-            verify(dispatcher);
+        if now >= look_at {
+            look_at = now + tls::LOOK_INTERVAL;
+            if let Some(context) = certificates.look(&dispatcher.store, now) {
+                verify(dispatcher, &context);
+            }
         }
     }
 }
@@ -92,18 +96,20 @@ fn tick(dispatcher: &Dispatcher, now: Duration) {
 }
 
 /// Closes the links of relays whose certificate would not be accepted any more.
-fn verify(dispatcher: &Dispatcher) {
-    dispatcher.store.reload_if_changed();
-    let context = dispatcher.store.current();
-    let passport = dispatcher.settings.passport.as_ref();
-    let refused = |link: &Link| {
-        let certificates = link.certificates.as_ref()?;
-        context.verify_again(certificates, passport).err()
-    };
+fn verify(dispatcher: &Dispatcher, context: &tls::Context) {
     let links = lock(&dispatcher.registry).links();
     for link in links {
-        if let Some(reason) = refused(&link) {
-            link.close(&format!("its certificate was refused: {reason}"));
-        }
+        judge(dispatcher, context, &link);
+    }
+}
+
+/// Closes a link whose relay's certificate would not be accepted any more.
+pub fn judge(dispatcher: &Dispatcher, context: &tls::Context, link: &Link) {
+    let Some(certificates) = &link.certificates else {
+        return;
+    };
+    let passport = dispatcher.settings.passport.as_ref();
+    if let Err(reason) = context.verify_again(certificates, passport) {
+        link.close(&format!("its certificate was refused: {reason}"));
     }
 }

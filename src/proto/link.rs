@@ -79,6 +79,12 @@ pub struct Hello {
     /// What a relay can be asked beyond `update`, `remove`, `sessions` and `summary`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
+    /// Names what says this: of a relay one process and one of its links, whatever becomes of their connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Why a dispatcher closes the connection after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl FromDispatcher {

@@ -39,10 +39,12 @@ pub fn main(program: &Program) -> ExitCode {
 }
 
 fn begin(config: &RelayConfig) -> Result<Running, StartError> {
+    let settings = Settings::from(config);
+    let lock = super::lock(&settings)?;
     let store = Store::open(&config.tls.certs_path, "relay").map_err(StartError::unusable)?;
     process::note_start();
     let listener = config.listen_metrics.map(metrics::listen).transpose()?;
-    let running = start(Settings::from(config), Arc::new(store))?;
+    let running = start(settings, Arc::new(store), lock)?;
     if let Some(listener) = listener {
         running
             .serve_metrics(listener)

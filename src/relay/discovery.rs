@@ -15,11 +15,12 @@ use simple_dns::Packet;
 use simple_dns::rdata::RData;
 
 use super::Shared;
+use super::backoff::Backoff;
 use super::link::Link;
 use super::worker::Message;
 use crate::config::{DispatcherEntry, Host};
-use crate::sys::clock;
 use crate::sys::dns::{self, Failure};
+use crate::sys::{clock, random};
 
 /// The record type (RFC 2782).
 const SRV: u16 = 33;
@@ -203,13 +204,23 @@ fn of_one_family(addresses: Vec<IpAddr>) -> BTreeSet<IpAddr> {
 
 /// The discovery thread.
 pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: impl Resolver) {
+    let interval = shared.settings.dns_check_interval;
+    let mut backoff = Backoff::new(interval);
     loop {
         directory.refresh(&mut resolver);
         apply(shared, &directory.dispatchers());
         if directory.is_complete() || clock::mono() > shared.started + WANTED {
             shared.all_found.store(true, Ordering::Relaxed);
         }
-        if shared.pause(shared.settings.dns_check_interval) {
+        // A host that starts may have its relay before its network.
+        let wait = match directory.is_complete() {
+            true => {
+                backoff = Backoff::new(interval);
+                interval
+            }
+            false => backoff.next(random::bits()),
+        };
+        if shared.pause(wait) {
             return;
         }
     }

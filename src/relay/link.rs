@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 
+use super::backoff::Backoff;
 use super::explain;
 use super::gather::{Listing, Summing};
 use super::greeting::greet;
@@ -17,24 +17,18 @@ use super::kernel::Order;
 use super::meter::{Answered, Asked};
 use super::outbox::{Outbox, Piece, Task, write_batch};
 use super::worker::Message;
-use super::{Shared, spawn};
+use super::{Shared, spawn, upkeep};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
-use crate::proto::CallId;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
+use crate::proto::{CallId, Visible};
 use crate::session::{Owner, ReplyTo};
-use crate::sys::clock;
+use crate::sys::{clock, random};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
 /// How long a TCP connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// After a lost link.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-
-/// Two losses within this time count as a dispatcher that does not want us.
-const TOGETHER: Duration = Duration::from_secs(5);
 
 /// Bytes read at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -62,13 +56,6 @@ impl fmt::Display for Link {
     }
 }
 
-/// Why a connection is over.
-struct End {
-    why: String,
-    /// The dispatcher does not accept our certificate.
-    refused: bool,
-}
-
 impl Link {
     pub fn new(owner: Owner, address: SocketAddr, name: &str) -> Link {
         Link {
@@ -84,76 +71,62 @@ impl Link {
 
 /// The link's thread: connects again and again until the link is to end.
 pub fn run(shared: &Arc<Shared>, link: &Arc<Link>) {
+    let longest = shared.settings.reconnect_delay;
+    let mut backoff = Backoff::new(longest);
     let mut last_failure = String::new();
-    let mut last_loss = None;
     while !link.outbox.is_finishing() {
-        let delay = match connect(shared, link) {
+        match connect(shared, link) {
             Ok((reader, writer, peer)) => {
                 last_failure.clear();
-                let end = converse(shared, link, reader, writer, &peer);
-                let now = clock::mono();
-                let before = last_loss.replace(now);
+                let begin = clock::mono();
+                let why = converse(shared, link, reader, writer, &peer);
                 if link.outbox.is_finishing() {
                     debug!("{link}: closed");
                     break;
                 }
                 link.losses.add(1);
-                let delay = delay_after_loss(shared, before, now, end.refused);
-                let seconds = delay.as_secs_f32();
-                warn!("{link}: lost: {}; again in {seconds} s", end.why);
-                delay
+                backoff.was_up(clock::mono().saturating_sub(begin));
+                let delay = backoff.next(random::bits());
+                warn!("{link}: lost: {why}; again in {:.1} s", delay.as_secs_f32());
+                link.outbox.pause(delay);
             }
             Err(why) => {
                 link.failures.add(1);
-                let delay = shared.settings.reconnect_delay;
                 if why != last_failure {
-                    let seconds = delay.as_secs_f32();
-                    warn!("{link}: no connection: {why}; again every {seconds} s");
+                    let seconds = longest.as_secs_f32();
+                    warn!("{link}: no connection: {why}; retrying, after {seconds} s at most");
                     last_failure = why;
                 }
-                delay
+                link.outbox.pause(backoff.next(random::bits()));
             }
-        };
-        link.outbox.pause(delay);
+        }
     }
     link.outbox.set_ended();
-}
-
-fn delay_after_loss(
-    shared: &Shared,
-    before: Option<Duration>,
-    now: Duration,
-    refused: bool,
-) -> Duration {
-    let again = before.is_some_and(|before| now.saturating_sub(before) < TOGETHER);
-    if refused || again {
-        shared.settings.reconnect_delay
-    } else {
-        FIRST_RETRY.min(shared.settings.reconnect_delay)
-    }
 }
 
 fn connect(shared: &Shared, link: &Link) -> Result<(Reader, Writer, tls::Peer), String> {
     let socket = TcpStream::connect_timeout(&link.address, CONNECT_LIMIT)
         .map_err(|error| error.to_string())?;
-    let context = shared.store.current();
+    let context = shared.store.fresh();
     let passport = shared.settings.passport.as_ref();
     tls::connect(socket, &context, passport, HANDSHAKE_LIMIT).map_err(|error| error.to_string())
 }
 
-/// One connection, from hello to its end.
+/// One connection, from hello to its end; why it is over.
 fn converse(
     shared: &Arc<Shared>,
     link: &Arc<Link>,
     mut reader: Reader,
     writer: Writer,
     peer: &tls::Peer,
-) -> End {
+) -> String {
     let closer = reader.closer();
     let first_ping = clock::mono() + shared.settings.keepalive_interval;
     let number = link
         .outbox
         .open(Some(closer.clone()), peer.certificates.clone(), first_ping);
+    // It may have been revoked since the handshake began, when the files were looked at.
+    upkeep::judge(shared, &shared.store.current(), link);
     let (sharing, writing) = (Arc::clone(shared), Arc::clone(link));
     let thread = spawn("link writer", move || {
         write(&sharing, &writing, number, writer);
@@ -162,26 +135,22 @@ fn converse(
         Ok(thread) => thread,
         Err(error) => {
             link.outbox.lost();
-            return End {
-                why: format!("no thread to write to it: {error}"),
-                refused: false,
-            };
+            return format!("no thread to write to it: {error}");
         }
     };
-    let mut end = Conversation::new(shared, link, number).read(&mut reader, peer);
+    let ended = Conversation::new(shared, link, number).read(&mut reader, peer);
     closer.close();
-    if let Some(why) = link.outbox.lost() {
-        end.why = why;
-    }
+    let why = link.outbox.lost().unwrap_or(ended);
     // It ends at once: its connection is over. A panic in it has ended the process.
     let _ = thread.join();
-    end
+    why
 }
 
 /// The writing thread of one connection: who we are, what was not confirmed before, then whatever comes. No answer
 /// may overtake a session that has ended: the dispatcher would take it for lost.
 fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
-    let greeted = greet(&shared.hello, shared.spool.as_ref(), link, |bytes| {
+    let hello = shared.hello_line(link.owner);
+    let greeted = greet(&hello, shared.spool.as_ref(), link, |bytes| {
         let written = writer.write_all(bytes);
         written.map_err(|error| format!("writing failed: {error}"))
     });
@@ -227,25 +196,15 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn read(&mut self, reader: &mut Reader, peer: &tls::Peer) -> End {
+    fn read(&mut self, reader: &mut Reader, peer: &tls::Peer) -> String {
         let mut requests = Requests::new(LINK_LIMITS, ALONE);
         let mut buffer = vec![0; READ_SIZE];
         let mut is_accepted = false;
         loop {
             let count = match reader.read(&mut buffer) {
-                Ok(0) => {
-                    return End {
-                        why: "closed by the dispatcher".to_owned(),
-                        refused: false,
-                    };
-                }
+                Ok(0) => return "closed by the dispatcher".to_owned(),
                 Ok(count) => count,
-                Err(error) => {
-                    return End {
-                        refused: error.kind() == io::ErrorKind::PermissionDenied,
-                        why: error.to_string(),
-                    };
-                }
+                Err(error) => return error.to_string(),
             };
             if !is_accepted {
                 // In TLS 1.3 only now is it certain that the dispatcher accepts our certificate.
@@ -254,10 +213,7 @@ impl<'a> Conversation<'a> {
             }
             requests.extend(buffer.get(..count).unwrap_or_default());
             if let Err(broken) = self.take(&mut requests) {
-                return End {
-                    why: broken,
-                    refused: false,
-                };
+                return broken;
             }
         }
     }
@@ -288,6 +244,10 @@ impl<'a> Conversation<'a> {
             FromDispatcher::Hello(hello) => {
                 debug!("{}: version {}", self.link, hello.version);
                 self.link.outbox.set_ours(hello.stored);
+                if let Some(why) = hello.refused {
+                    let why = Visible(why.as_bytes());
+                    self.link.outbox.close(&format!("refused: {why}"));
+                }
             }
             FromDispatcher::Stored(id) => {
                 if let Some(spool) = &self.shared.spool {

@@ -14,6 +14,7 @@
 //! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
+mod backoff;
 pub mod checks;
 pub mod daemon;
 pub mod diagnosis;
@@ -51,13 +52,14 @@ use self::meter::Requests;
 pub use self::settings::Settings;
 use self::shared::Shared;
 use self::worker::{Message, Worker};
-use crate::daemon::Pulse;
+use crate::daemon::{Pulse, StartError};
 use crate::metrics::Gauge;
 use crate::proto::link::{EXPLAIN, Hello};
 use crate::session;
 use crate::sys::mailbox::{Mailbox, mailbox};
+use crate::sys::range_lock::{self, Held, RangeLock, Refused};
 use crate::sys::udp::MediaSocket;
-use crate::sys::{clock, limits, route};
+use crate::sys::{clock, limits, random, route};
 use crate::tls::Store;
 
 /// Messages that may wait for one worker before those who send more wait themselves.
@@ -80,17 +82,46 @@ pub struct Running {
     shared: Arc<Shared>,
 }
 
-/// Starts all threads of a relay.
+/// Has the port range for this relay alone. A second relay would end the first one's calls: to the dispatcher it is the
+/// same one that has come back without them.
+///
+/// # Errors
+/// A sentence that names the setting, and who has the ports.
+pub fn lock(settings: &Settings) -> Result<RangeLock, StartError> {
+    let (start, end) = settings.port_range;
+    range_lock::lock((start, end)).map_err(|refused| match refused {
+        Refused::Taken(held) => StartError::unusable(taken((start, end), &held)),
+        Refused::Failed(error) => {
+            format!("port_range = {start}:{end}: its lock cannot be had: {error}").into()
+        }
+    })
+}
+
+fn taken((start, end): (u16, u32), held: &Held) -> String {
+    let stop = match held.pid() {
+        Some(pid) => format!("kill -HUP {pid} ends it after its last call, kill {pid} at once"),
+        None => "ss -lxp | grep mediaproxy-relay, as root, tells its pid".to_owned(),
+    };
+    format!(
+        "port_range = {start}:{end}: another media-relay runs on this host, with ports {held}; not started. Stop that one \
+         first ({stop}), or give this one another port_range"
+    )
+}
+
+/// Starts all threads of a relay that has its port range.
 ///
 /// # Errors
 /// A sentence that names the setting and what is wrong.
-pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
+pub fn start(
+    settings: Settings,
+    store: Arc<Store>,
+    lock: RangeLock,
+) -> Result<Running, StartError> {
     let relay_ip = relay_ip(&settings)?;
-    let (gate, in_kernel, lock) =
-        match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
-            kernel::Opened::Kernel(gate) => (Some(*gate), Ok(()), None),
-            kernel::Opened::UserSpace(why, lock) => (None, Err(why), lock),
-        };
+    let (gate, in_kernel) = match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
+        kernel::Opened::Kernel(gate) => (Some(*gate), Ok(())),
+        kernel::Opened::UserSpace(why) => (None, Err(why)),
+    };
     let most_pairs = allow_files(&settings);
     let count = settings.workers.unwrap_or_else(default_workers).max(1);
     let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
@@ -111,6 +142,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     let spool = open_spool(&settings);
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some()),
+        instance: random::bits(),
         spool: spool.as_ref().map(spool::Opened::spool),
         ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
         meters: (0..count).map(|_| Arc::default()).collect(),
@@ -122,7 +154,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         workers,
         kernel,
         in_kernel,
-        _lock: lock,
+        lock: Mutex::new(Some(lock)),
         kernel_pulse,
         links: RwLock::default(),
         started: clock::mono(),
@@ -251,6 +283,8 @@ impl Running {
         let (stopping, wake) = &self.shared.stopping;
         *stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
         wake.notify_all();
+        let mut lock = self.shared.lock.lock();
+        drop(lock.as_deref_mut().map(Option::take));
     }
 
     /// The kernel's part of the relay goes when the last session has gone.
@@ -336,15 +370,14 @@ fn name(relay_ip: Ipv4Addr, settings: &Settings) -> String {
     format!("{relay_ip}:{}", settings.port_range.0)
 }
 
-fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Vec<u8> {
-    let hello = Hello {
+fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Hello {
+    Hello {
         name: Some(name(relay_ip, settings)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stored: keeps,
         commands: vec![EXPLAIN.to_owned()],
-    };
-    let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
-    format!("hello {json}\r\n").into_bytes()
+        ..Hello::default()
+    }
 }
 
 /// A worker that has many calls to itself is woken once for several packets; the kernel needs the other processors to

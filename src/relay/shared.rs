@@ -19,6 +19,7 @@ use super::worker::Message;
 use super::{name, start_thread};
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
+use crate::proto::link::Hello;
 use crate::session::{Ended, Owner, ReplyTo};
 use crate::sys::clock;
 use crate::sys::mailbox::Postbox;
@@ -33,8 +34,10 @@ pub struct Shared {
     pub settings: Settings,
     pub store: Arc<Store>,
     pub relay_ip: Ipv4Addr,
-    /// The line that opens each connection.
-    pub hello: Vec<u8>,
+    /// What opens each connection.
+    pub hello: Hello,
+    /// Nobody else's.
+    pub instance: u128,
     pub ports: Arc<SharedPorts>,
     pub workers: Vec<Postbox<Message>>,
     /// None where the state directory cannot be written.
@@ -43,8 +46,8 @@ pub struct Shared {
     pub kernel: Option<Postbox<Order>>,
     /// Why it is user space only.
     pub in_kernel: Result<(), Arc<str>>,
-    /// The lock of the port range, where the kernel thread does not hold it.
-    pub _lock: Option<RangeLock>,
+    /// The lock of the port range, until the relay has ended.
+    pub lock: Mutex<Option<RangeLock>>,
     pub kernel_pulse: Arc<Pulse>,
     /// Flows that the kernel has.
     pub kernel_flows: Arc<Gauge>,
@@ -114,6 +117,18 @@ impl Shared {
         };
         let shared = Arc::clone(self);
         start_thread("link", move || link::run(&shared, &link))
+    }
+
+    /// The line that opens each connection of a link. By its instance a dispatcher knows that no other process, and no
+    /// other link of this one, has said it.
+    pub fn hello_line(&self, owner: Owner) -> Vec<u8> {
+        let hello = Hello {
+            instance: Some(format!("{:032x}-{}", self.instance, owner.0)),
+            ..self.hello.clone()
+        };
+        // It holds nothing that JSON cannot say.
+        let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
+        format!("hello {json}\r\n").into_bytes()
     }
 
     pub fn reply(&self, to: ReplyTo, result: &[u8]) {

@@ -45,6 +45,19 @@ fn settings() -> Settings {
     }
 }
 
+/// Starts a relay in a range that no other test has, nor another run of them.
+fn run(mut settings: Settings, store: Arc<Store>) -> Running {
+    loop {
+        match lock(&settings) {
+            Ok(lock) => return start(settings, store, lock).unwrap(),
+            Err(_) => {
+                let (start, end) = settings.port_range;
+                settings.port_range = (start + 40, end + 40);
+            }
+        }
+    }
+}
+
 /// An address where nobody listens.
 fn nobody() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -91,7 +104,7 @@ fn wait_for_sessions(running: &Running, count: usize) {
 fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
     let certs = certs::Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
-    let running = start(settings(), store).unwrap();
+    let running = run(settings(), store);
     let shared = &running.shared;
     let (old, new) = (nobody(), nobody());
     discovery::apply(shared, &named(&[old]));
@@ -123,13 +136,55 @@ fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
     running.stop();
 }
 
+/// Knows a name from the third question on.
+struct Late(u32);
+
+impl discovery::Resolver for Late {
+    fn srv_targets(&mut self, _: &str) -> Result<Vec<String>, crate::sys::dns::Failure> {
+        Ok(Vec::new())
+    }
+
+    fn addresses(&mut self, _: &str) -> Result<Vec<std::net::IpAddr>, String> {
+        self.0 += 1;
+        match self.0 {
+            3.. => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+            _ => Err("no network yet".to_owned()),
+        }
+    }
+}
+
+/// A host that starts: its network is there a little later than its relay.
+#[test]
+fn l4_a_name_that_is_not_found_is_looked_up_again_soon() {
+    let certs = certs::Certs::new();
+    let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
+    let mut settings = settings();
+    settings.dns_check_interval = Duration::from_secs(3600);
+    let running = run(settings, store);
+    let directory = Directory::new(&[crate::config::DispatcherEntry {
+        host: crate::config::Host::Name("sip.example.com".to_owned()),
+        port: nobody().port(),
+    }]);
+    let shared = Arc::clone(&running.shared);
+    let thread = thread::spawn(move || discovery::run(&shared, directory, Late(0)));
+    for _ in 0..2000 {
+        if !running.shared.all_links().is_empty() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(running.shared.all_links().len(), 1);
+    running.stop();
+    thread.join().unwrap();
+}
+
 #[test]
 fn there_is_an_end_to_links() {
     let certs = certs::Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let mut settings = settings();
     settings.reconnect_delay = Duration::from_secs(60);
-    let running = start(settings, store).unwrap();
+    let running = run(settings, store);
     let address = |n: usize| SocketAddr::from(([127, 0, 1 + (n >> 8) as u8, n as u8], 1));
     let results: Vec<bool> = (0..LINKS + 2)
         .map(|n| running.shared.ensure_link(address(n), "many").is_ok())
@@ -164,10 +219,9 @@ fn a_worker_that_stands_still_is_found() {
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let two = Settings {
         workers: Some(2),
-        port_range: (32_040, 32_080),
         ..settings()
     };
-    let running = start(two, store).unwrap();
+    let running = run(two, store);
     let examined = |wanted: Result<(), String>| {
         for _ in 0..1000 {
             if running.examine() == wanted {

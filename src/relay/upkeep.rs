@@ -1,22 +1,24 @@
 //! What time brings about for the relay as a whole: traffic samples, certificates that are no longer good.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Shared;
 use super::link::Link;
 use crate::sys::clock;
+use crate::tls;
 
 /// The upkeep thread.
 pub fn run(shared: &Shared) {
     let sampling = Some(shared.settings.traffic_sampling_period).filter(|period| !period.is_zero());
-    let verifying = shared.settings.verify_interval;
     let start = clock::mono();
     let mut sample_at = sampling.map(|period| start + period);
-    let mut verify_at = start + verifying;
+    let mut certificates = tls::Watch::new(shared.settings.verify_interval, start);
+    let mut look_at = start + tls::LOOK_INTERVAL;
     let mut last = (start, shared.bytes());
     loop {
-        let next = sample_at.map_or(verify_at, |at| at.min(verify_at));
+        let next = sample_at.map_or(look_at, |at| at.min(look_at));
         if shared.pause(next.saturating_sub(clock::mono())) {
             return;
         }
@@ -30,9 +32,15 @@ pub fn run(shared: &Shared) {
                 sample_at = Some(now + period);
             }
         }
-        if now >= verify_at {
-            verify_at = now + verifying;
-            verify(shared);
+        if now >= look_at {
+            look_at = now + tls::LOOK_INTERVAL;
+            if let Some(context) = certificates.look(&shared.store, now) {
+                verify(shared, &context);
+            }
+            let lock = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(lock) = lock.as_ref() {
+                lock.let_go();
+            }
         }
     }
 }
@@ -43,20 +51,22 @@ fn bits_per_second(bytes: u64, period: Duration) -> u64 {
     u64::try_from(bits).unwrap_or(u64::MAX)
 }
 
-/// Reads changed files, and closes the links of dispatchers whose certificate would not be accepted any more.
-fn verify(shared: &Shared) {
-    shared.store.reload_if_changed();
-    let context = shared.store.current();
-    let passport = shared.settings.passport.as_ref();
-    let refused = |link: &Link| {
-        let certificates = link.outbox.certificates()?;
-        context.verify_again(&certificates, passport).err()
-    };
+/// Closes the links of dispatchers whose certificate would not be accepted any more.
+fn verify(shared: &Shared, context: &tls::Context) {
     for link in shared.all_links() {
-        if let Some(reason) = refused(&link) {
-            link.outbox
-                .close(&format!("its certificate was refused: {reason}"));
-        }
+        judge(shared, context, &link);
+    }
+}
+
+/// Closes a link whose dispatcher's certificate would not be accepted any more.
+pub fn judge(shared: &Shared, context: &tls::Context, link: &Link) {
+    let Some(certificates) = link.outbox.certificates() else {
+        return;
+    };
+    let passport = shared.settings.passport.as_ref();
+    if let Err(reason) = context.verify_again(&certificates, passport) {
+        let why = format!("its certificate was refused: {reason}");
+        link.outbox.close(&why);
     }
 }
 

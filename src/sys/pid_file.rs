@@ -85,7 +85,11 @@ fn taken(file: &mut File, path: &Path) -> io::Error {
     // A number has few digits, whatever else stands in the file.
     let _ = file.take(20).read_to_string(&mut text);
     let text = match text.trim().parse::<u32>() {
-        Ok(pid) => format!("already running with pid {pid} ({})", path.display()),
+        Ok(pid) => format!(
+            "already running with pid {pid} ({}): stop that one first, or give this one a --runtime-dir and ports of its \
+             own",
+            path.display()
+        ),
         Err(_) => format!("already running, or being started ({})", path.display()),
     };
     io::Error::new(io::ErrorKind::AddrInUse, text)
@@ -119,7 +123,11 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{pid}\n"));
         assert_eq!(
             message(&path),
-            format!("already running with pid {pid} ({})", path.display())
+            format!(
+                "already running with pid {pid} ({}): stop that one first, or give this one a --runtime-dir and ports of \
+                 its own",
+                path.display()
+            )
         );
         drop(first);
         assert!(!path.exists());

@@ -41,18 +41,29 @@ pub enum Mode {
 
 /// Why the process cannot run that way.
 #[derive(Debug)]
-pub struct StartError(String);
+pub struct StartError {
+    text: String,
+    /// Another instance runs: nobody is helped by another attempt.
+    pub is_taken: bool,
+}
+
+impl From<String> for StartError {
+    fn from(text: String) -> StartError {
+        let is_taken = false;
+        StartError { text, is_taken }
+    }
+}
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl std::error::Error for StartError {}
 
 fn failure<'a>(what: impl fmt::Display + 'a) -> impl FnOnce(io::Error) -> StartError + 'a {
-    move |error| StartError(format!("{what}: {error}"))
+    move |error| format!("{what}: {error}").into()
 }
 
 /// The running daemon. Dropping it removes the pid file.
@@ -86,7 +97,10 @@ pub fn start(
         Mode::Background => {
             let path = runtime_dir.join(format!("{name}.pid"));
             let pid_file = PidFile::lock(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => StartError(error.to_string()),
+                io::ErrorKind::AddrInUse => StartError {
+                    text: error.to_string(),
+                    is_taken: true,
+                },
                 _ => failure(path.display())(error),
             })?;
             let (parent, pid_file) =
@@ -236,7 +250,7 @@ fn create_runtime_dir(path: &Path) -> Result<(), StartError> {
     let what = format!("runtime directory {}", path.display());
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
-        Ok(_) => return Err(StartError(format!("{what}: is not a directory"))),
+        Ok(_) => return Err(format!("{what}: is not a directory").into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failure(what)(error)),
     }

@@ -37,7 +37,7 @@ pub use error::{Error, Reason};
 pub use files::LoadError;
 pub use handshake::{HANDSHAKE_LIMIT, accept, connect};
 pub use passport::Passport;
-pub use reload::{Reload, Store};
+pub use reload::{LOOK_INTERVAL, Reload, Store, Watch};
 pub use stream::{Closer, Peer, Reader, WRITE_LIMIT, Writer, plain_tcp, plain_unix};
 pub use subject::{Attribute, Subject};
 #[doc(hidden)]

@@ -1,4 +1,5 @@
-//! The context in use, read again when its files change.
+//! The context in use, read again when its files change: they are looked at for each new connection, and every half
+//! second for those that are up.
 //!
 //! Certificate and key change only as a matching pair, CAs and lists only together; what cannot be read leaves
 //! the old in force and is logged once for each change of the files.
@@ -7,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::context::{Context, Paths};
 use super::files::{LoadError, load_pair, load_trust};
@@ -35,6 +37,54 @@ pub struct Store {
 struct State {
     current: Arc<Context>,
     seen: Seen,
+    /// How often the files have changed.
+    changes: u64,
+}
+
+/// How often the files are to be looked at for the connections that are up.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Tells when the connections that are up are to be judged again.
+#[derive(Debug)]
+pub struct Watch {
+    interval: Duration,
+    due: Duration,
+    /// The changes at the last look, and when connections were last judged.
+    seen: u64,
+    judged: u64,
+}
+
+impl Watch {
+    /// In each interval once, and when the files have changed.
+    pub fn new(interval: Duration, now: Duration) -> Watch {
+        let due = now + interval;
+        let (seen, judged) = (0, 0);
+        Watch {
+            interval,
+            due,
+            seen,
+            judged,
+        }
+    }
+
+    /// Reads what has changed, to be called every [`LOOK_INTERVAL`]. Returns the context to judge by when it is time to.
+    /// Of files that are just being written the half that is there cuts nobody off: they count once they are the same in
+    /// two looks.
+    pub fn look(&mut self, store: &Store, now: Duration) -> Option<Arc<Context>> {
+        store.reload_if_changed();
+        let (context, changes) = {
+            let state = store.lock();
+            (state.current.clone(), state.changes)
+        };
+        let is_steady = std::mem::replace(&mut self.seen, changes) == changes;
+        let is_due = now >= self.due || changes != self.judged;
+        if !is_steady || !is_due {
+            return None;
+        }
+        self.judged = changes;
+        self.due = now + self.interval;
+        Some(context)
+    }
 }
 
 /// The state of the four files when they were last looked at.
@@ -64,17 +114,27 @@ impl Store {
         let current = Arc::new(context);
         Ok(Store {
             paths,
-            state: Mutex::new(State { current, seen }),
+            state: Mutex::new(State {
+                current,
+                seen,
+                changes: 0,
+            }),
             looking: Mutex::new(()),
         })
     }
 
-    /// What new connections use.
+    /// What a new connection uses: the files as they are now.
+    pub fn fresh(&self) -> Arc<Context> {
+        self.reload_if_changed();
+        self.current()
+    }
+
+    /// What was last read.
     pub fn current(&self) -> Arc<Context> {
         self.lock().current.clone()
     }
 
-    /// Reads the files again if one of them changed; to be called every `verify_interval` and on HUP.
+    /// Reads the files again if one of them changed.
     pub fn reload_if_changed(&self) -> Reload {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = Seen::look(&self.paths);
@@ -108,7 +168,11 @@ impl Store {
         warnings.iter().for_each(|text| log::warn!("{text}"));
         kept.iter().for_each(|text| log::error!("{text}"));
         log::info!("TLS files changed: {}", context.describe());
-        self.lock().current = Arc::new(context);
+        {
+            let mut state = self.lock();
+            state.current = Arc::new(context);
+            state.changes += 1;
+        }
         if kept.is_empty() {
             Reload::Reloaded
         } else {

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use mediaproxy::sys::range_lock;
+
 use crate::management;
 
 /// Longest wait for a daemon to start or to end.
@@ -84,13 +86,16 @@ impl PortRange {
         if places == 0 {
             return Err(format!("{length} ports are too many"));
         }
-        let first = std::process::id() + u32::from(FOUND.fetch_add(1, Ordering::Relaxed));
+        let first = std::process::id().wrapping_mul(61);
+        let first = first.wrapping_add(u32::from(FOUND.fetch_add(1, Ordering::Relaxed)));
         let first = (first % u32::from(places)) as u16;
         for place in (0..places).map(|i| (i + first) % places) {
             let start = lowest + place * length;
             let end = start + length;
             let is_free = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
-            if (start..end).step_by(50).all(is_free) {
+            // A relay without calls has bound none of its ports.
+            let is_anothers = range_lock::overlapping((start, end.into())).is_some();
+            if !is_anothers && (start..end).step_by(50).all(is_free) {
                 return Ok(PortRange { start, end });
             }
         }

@@ -4,14 +4,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mediaproxy::config::{DispatcherEntry, Forwarding, Host};
 use mediaproxy::proto::line::Lines;
-use mediaproxy::relay::{Running, Settings, start};
+use mediaproxy::relay::{self, Running, Settings};
 use mediaproxy::session;
+use mediaproxy::sys::range_lock;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Reader, Store, Writer, accept};
 
 use crate::certs::Certs;
@@ -51,7 +51,7 @@ impl Bed {
         let mut settings = settings(&addresses);
         change(&mut settings);
         let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
-        let running = start(settings, store).unwrap();
+        let running = run(settings, store);
         Bed {
             certs,
             dispatchers,
@@ -116,12 +116,42 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
     }
 }
 
-/// Ports for so many pairs that no other test of this process uses.
+/// Starts a relay; with another range of as many ports where another run of the tests has this one.
+pub fn run(mut settings: Settings, store: Arc<Store>) -> Running {
+    loop {
+        match relay::lock(&settings) {
+            Ok(lock) => return relay::start(settings, store, lock).unwrap(),
+            Err(_) => {
+                let (start, end) = settings.port_range;
+                settings.port_range = range(((end - u32::from(start)) / 2) as u16);
+            }
+        }
+    }
+}
+
+/// Ports for so many pairs that no other test of this process uses, and nobody else at the moment. Runs at the same time
+/// begin at different places.
 pub fn range(pairs: u16) -> (u16, u32) {
-    static NEXT: AtomicU16 = AtomicU16::new(10_000);
-    let start = NEXT.fetch_add(2 * pairs, Ordering::Relaxed);
-    assert!(start + 2 * pairs <= 32_000, "no ports are left for tests");
-    (start, u32::from(start + 2 * pairs))
+    const ALL: u16 = 22_000;
+    static TAKEN: Mutex<u16> = Mutex::new(0);
+    let own = 2 * (std::process::id().wrapping_mul(61) % u32::from(ALL / 2)) as u16;
+    loop {
+        let mut taken = TAKEN.lock().unwrap();
+        let place = (own + *taken) % ALL;
+        // What is cut off at the end is not used.
+        let (place, skipped) = match place + 2 * pairs {
+            end if end > ALL => (0, ALL - place),
+            _ => (place, 0),
+        };
+        *taken += skipped + 2 * pairs;
+        assert!(*taken <= ALL, "no ports are left for tests");
+        drop(taken);
+        let start = 10_000 + place;
+        let range = (start, u32::from(start + 2 * pairs));
+        if range_lock::overlapping(range).is_none() {
+            return range;
+        }
+    }
 }
 
 /// A listening dispatcher.

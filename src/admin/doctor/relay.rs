@@ -83,10 +83,10 @@ fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &User) -> Vec<Fi
 
 fn holder(first_port: u16) -> Holder {
     let held = range_lock::held();
-    let Some((_, inode)) = held.iter().find(|(port, _)| *port == first_port) else {
-        return Holder::Nobody(held.into_iter().map(|(port, _)| port).collect());
+    let Some(lock) = held.iter().find(|held| held.first == first_port) else {
+        return Holder::Nobody(held.into_iter().map(|held| held.first).collect());
     };
-    let pid = sockets::owner(*inode);
+    let pid = lock.pid().or_else(|| sockets::owner(lock.inode));
     let process = pid.and_then(|pid| Some((sockets::name(pid)?, pid)));
     match process {
         Some((name, pid)) if name != NAME => Holder::Stranger(name, pid),

@@ -8,7 +8,7 @@ use super::ANSWER_LIMIT;
 use crate::config::ManagementFormat;
 use crate::dispatcher::Dispatcher;
 use crate::sys::clock;
-use crate::tls::Writer;
+use crate::tls::{PeerCertificates, Writer};
 
 /// Bytes of an answer that are collected for one write.
 const PIECE: usize = 32 * 1024;
@@ -18,6 +18,20 @@ pub struct Who {
     pub name: String,
     /// It may end calls and drain relays.
     pub may_change: bool,
+    /// What it showed, to be judged again.
+    pub certificates: Option<PeerCertificates>,
+}
+
+impl Who {
+    /// One without TLS.
+    pub fn plain(name: String, may_change: bool) -> Who {
+        let certificates = None;
+        Who {
+            name,
+            may_change,
+            certificates,
+        }
+    }
 }
 
 impl fmt::Display for Who {

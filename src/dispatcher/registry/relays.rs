@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Connected, Found, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey, Session,
-    SessionState,
+    Connected, Found, Identified, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey,
+    Session, SessionState,
 };
 use crate::dispatcher::finished::{Finished, Reason};
 use crate::dispatcher::statistics::Listed;
@@ -23,6 +23,7 @@ impl<L: Clone> Registry<L> {
         let link = Link {
             handle: handle.clone(),
             address,
+            instance: None,
             relay: None,
             asked: self.serial,
             halting: false,
@@ -35,22 +36,41 @@ impl<L: Clone> Registry<L> {
         handle
     }
 
-    /// The link's first line tells who it is; a later `hello` may say it again. The link that it replaces
-    /// is returned, to be closed.
+    /// A link says which process it is of, and which of that one's links: before [`Registry::identify`].
+    pub fn set_instance(&mut self, id: LinkId, instance: Option<&str>) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.instance = instance.map(Arc::from);
+        }
+    }
+
+    /// The link's first line tells who it is; a later `hello` may say it again. A link that stands is replaced by one of
+    /// the same instance alone: any other may be another relay's, and would have this one's calls ended.
     pub fn identify(
         &mut self,
         id: LinkId,
         name: Option<&str>,
         now: Duration,
-    ) -> Option<(RelayKey, Option<L>)> {
-        let link = self.links.get_mut(&id)?;
-        link.halting = false;
+    ) -> Option<Identified<L>> {
+        let link = self.links.get(&id)?;
         let key = RelayKey {
             address: link.address,
             name: name.map(Arc::from),
         };
+        if link.relay.is_none() {
+            let standing = self
+                .known_as(&key)
+                .and_then(|relay| self.relays.get(&relay));
+            let standing = standing.and_then(|relay| relay.link);
+            let standing = standing.and_then(|id| self.links.get(&id));
+            let is_same = |old: &Link<L>| old.instance.is_some() && old.instance == link.instance;
+            if let Some(old) = standing.filter(|old| !is_same(old)) {
+                return Some(Identified::Contested(key, old.handle.clone()));
+            }
+        }
+        let link = self.links.get_mut(&id)?;
+        link.halting = false;
         if let Some(relay) = link.relay.and_then(|relay| self.relays.get(&relay)) {
-            return Some((relay.key.clone(), None));
+            return Some(Identified::Up(relay.key.clone(), None));
         }
         let relay_id = self.known_as(&key);
         let relay_id = relay_id.unwrap_or_else(|| self.add_relay(key.clone()));
@@ -66,7 +86,7 @@ impl<L: Clone> Registry<L> {
         if replaced.is_some() {
             self.note_loss(relay_id, now);
         }
-        Some((key, replaced.map(|old| old.handle)))
+        Some(Identified::Up(key, replaced.map(|old| old.handle)))
     }
 
     /// The relay of this key. One with a name may be what an older relay, which had none, was replaced by on its

@@ -360,8 +360,9 @@ fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.listed(a, &list(&["theirs"]), at(1));
-    let again = up(&mut registry, ip(1), None);
+    registry.link_lost(a, at(1));
     assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+    let again = up(&mut registry, ip(1), None);
     let purge = registry.listed(again, &list(&[]), at(2));
     assert!(purge.finished.is_empty(), "another dispatcher's call");
     registry.listed(again, &list(&["theirs"]), at(3));
@@ -400,19 +401,62 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
 }
 
 #[test]
-fn a_second_link_replaces_the_first_of_the_same_relay() {
+fn l1_a_second_link_replaces_the_first_of_the_same_instance() {
     let mut registry = registry();
-    let first = up(&mut registry, ip(1), None);
+    let link = |registry: &mut Links| {
+        let id = LinkId(registry.link_up(ip(1), |id| id.0));
+        registry.set_instance(id, Some("x-0"));
+        (id, registry.identify(id, Some("a"), at(7)))
+    };
+    let (first, identified) = link(&mut registry);
+    let key = RelayKey {
+        address: ip(1),
+        name: Some("a".into()),
+    };
+    assert_eq!(identified, Some(Identified::Up(key.clone(), None)));
     registry.updated(first, &facts("one"));
-    let second = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
-    let (key, replaced) = registry.identify(second, None, at(7)).unwrap();
-    assert_eq!((key.address, replaced), (ip(1), Some(first.0)));
+    let (second, identified) = link(&mut registry);
+    assert_eq!(identified, Some(Identified::Up(key, Some(first.0))));
     assert!(
         registry.link_lost(first, at(1)).is_none(),
         "already replaced"
     );
     assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+}
+
+#[test]
+fn l2_no_other_link_replaces_one_that_stands() {
+    for (name, instances) in [
+        (None, [None, None]),
+        (Some("a"), [None, None]),
+        (Some("a"), [Some("x-0"), None]),
+        (Some("a"), [None, Some("x-0")]),
+        (Some("a"), [Some("x-0"), Some("y-0")]),
+        (Some("a"), [Some("x-0"), Some("x-1")]),
+    ] {
+        let mut registry = registry();
+        let link = |registry: &mut Links, instance| {
+            let id = LinkId(registry.link_up(ip(1), |id| id.0));
+            registry.set_instance(id, instance);
+            registry.identify(id, name, at(1));
+            id
+        };
+        let first = link(&mut registry, instances[0]);
+        registry.updated(first, &answered("one"));
+        let second = link(&mut registry, instances[1]);
+        let listed = registry.listed(second, &list(&[]), at(2));
+        assert!(listed.finished.is_empty(), "it is nobody's link");
+        assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
+        let again = registry.identify(second, name, at(3)).unwrap();
+        assert!(matches!(again, Identified::Contested(_, old) if old == first.0));
+        // The first says nothing.
+        assert!(registry.link_lost(first, at(4)).is_some());
+        let up = registry.identify(second, name, at(5)).unwrap();
+        assert!(matches!(up, Identified::Up(_, None)));
+        assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+        assert_eq!(registry.listed(second, &list(&[]), at(6)).finished.len(), 1);
+    }
 }
 
 #[test]
@@ -470,8 +514,8 @@ fn a_relay_that_says_hello_again_drains_no_more() {
     let a = up(&mut registry, ip(1), Some("a"));
     registry.halting(a);
     assert_eq!(choose(&mut registry, None, &[]), None);
-    let (_, replaced) = registry.identify(a, Some("a"), at(0)).unwrap();
-    assert_eq!(replaced, None);
+    let identified = registry.identify(a, Some("a"), at(0)).unwrap();
+    assert!(matches!(identified, Identified::Up(_, None)));
     assert_eq!(choose(&mut registry, None, &[]), Some(a));
 }
 

@@ -79,15 +79,14 @@ pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
 
 /// The port range: who else has it or parts of it, and whether there are files for it.
 pub fn ports(wanted: &Wanted) -> Vec<Finding> {
-    let first = wanted.port_range.0;
-    let taken = match range_lock::is_held(first) {
-        true => warning(
+    let taken = match range_lock::overlapping(wanted.port_range) {
+        Some(held) => warning(
             "ports",
             format!(
-                "a relay with ports from {first} on runs on this host; another one needs a port_range of its own"
+                "a relay with ports {held}, runs on this host; another one needs a port_range of its own"
             ),
         ),
-        false => others(wanted, bound_udp_ports(wanted.relay_ip).into_values()),
+        None => others(wanted, bound_udp_ports(wanted.relay_ip).into_values()),
     };
     let needed = u64::from(wanted.ports()) + OTHER_FILES;
     let files = match limits::raise_open_files(needed) {
@@ -366,13 +365,11 @@ mod tests {
     fn a_relay_that_runs_is_named() {
         in_namespace("a relay that runs", || {
             assert_eq!(ports(&wanted())[0].verdict, Verdict::Fine);
-            let _held = range_lock::lock(40000).unwrap();
+            let _held = range_lock::lock((40098, 40200)).unwrap();
             let finding = &ports(&wanted())[0];
             assert_eq!(finding.verdict, Verdict::Warning);
             assert!(
-                finding
-                    .text
-                    .contains("a relay with ports from 40000 on runs"),
+                finding.text.contains("a relay with ports 40098 to 40199"),
                 "{finding:?}"
             );
         });

@@ -64,10 +64,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Gate, String> {
     match open(settings, forwarding)? {
         Opened::Kernel(gate) => Ok(*gate),
-        Opened::UserSpace(why, lock) => {
-            assert!(lock.is_some(), "its ports are its own in any case");
-            Err(why.to_string())
-        }
+        Opened::UserSpace(why) => Err(why.to_string()),
     }
 }
 
@@ -176,14 +173,9 @@ fn a_host_that_does_not_forward_is_refused_with_the_setting_that_does_it() {
 }
 
 #[test]
-fn one_relay_for_each_range_and_others_beside_it() {
+fn relays_of_other_ranges_stand_beside_it() {
     in_namespace(|| {
         let mut lab = Lab::new(true);
-        let why = open(&settings(true), Forwarding::Kernel).err().unwrap();
-        assert!(
-            why.contains("another relay") && why.contains("40000"),
-            "{why}"
-        );
         let mut beside = settings(true);
         beside.wanted.port_range = (50000, 51000);
         assert!(opened(&beside, Forwarding::Kernel).is_ok());

@@ -51,7 +51,6 @@ use crate::metrics::Gauge;
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, Withdrawal};
 use crate::sys::mailbox::{Postbox, unbounded_mailbox};
-use crate::sys::range_lock::{self, RangeLock};
 use crate::sys::route;
 
 /// Names a flow among those of all workers.
@@ -104,61 +103,42 @@ pub struct Gate {
     host: Host,
     events: Events,
     locals: Vec<Ipv4Addr>,
-    lock: RangeLock,
     shortest_silence: Duration,
 }
 
 /// Who is to forward media.
 pub enum Opened {
     Kernel(Box<Gate>),
-    /// The relay alone: why, and its lock where nobody else has that.
-    UserSpace(Arc<str>, Option<RangeLock>),
+    /// The relay alone, and why.
+    UserSpace(Arc<str>),
 }
 
-/// Prepares the kernel, as far as the setting wants it.
+/// Prepares the kernel, as far as the setting wants it. Nobody else may have the port range.
 ///
 /// # Errors
 /// Where the kernel is demanded and cannot be had: why, and what to do.
 pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, String> {
-    let lock = take_lock(settings.wanted.port_range.0);
     if forwarding == Forwarding::Userspace {
         info!("media is relayed in user space (forwarding = userspace)");
-        let lock = lock.inspect_err(|why| warn!("{why}: each goes round the other's ports"));
-        return Ok(Opened::UserSpace(
-            "forwarding = userspace".into(),
-            lock.ok(),
-        ));
+        return Ok(Opened::UserSpace("forwarding = userspace".into()));
     }
-    let (why, lock) = match lock {
-        Ok(lock) => match prepare(settings) {
-            Ok((host, events, locals)) => {
-                return Ok(Opened::Kernel(Box::new(Gate {
-                    host,
-                    events,
-                    locals,
-                    lock,
-                    shortest_silence: settings.shortest_silence,
-                })));
-            }
-            Err(why) => (why, Some(lock)),
-        },
-        Err(why) => (why, None),
+    let why = match prepare(settings) {
+        Ok((host, events, locals)) => {
+            return Ok(Opened::Kernel(Box::new(Gate {
+                host,
+                events,
+                locals,
+                shortest_silence: settings.shortest_silence,
+            })));
+        }
+        Err(why) => why,
     };
     if forwarding == Forwarding::Kernel {
         return Err(format!("forwarding = kernel: {why}"));
     }
     warn!("media is relayed in user space: {why}");
     let why = format!("{why} (as it was when this relay started)");
-    Ok(Opened::UserSpace(why.into(), lock))
-}
-
-fn take_lock(first_port: u16) -> Result<RangeLock, String> {
-    range_lock::lock(first_port).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("another relay on this host has a port_range that begins with {first_port}")
-        }
-        _ => format!("the lock on port_range: {error}"),
-    })
+    Ok(Opened::UserSpace(why.into()))
 }
 
 fn prepare(settings: &Settings) -> Result<(Host, Events, Vec<Ipv4Addr>), String> {
@@ -213,12 +193,10 @@ pub fn start(
         host,
         events,
         locals,
-        lock,
         shortest_silence,
     } = gate;
     let forwarder = Forwarder::new(host, workers.len(), locals);
     super::spawn("kernel", move || {
-        let _lock = lock;
         let known = thread::Surroundings {
             workers,
             shortest_silence,

@@ -40,6 +40,7 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
     for says_goodbye in [true, false] {
         let mut registry = noting();
         let a = up(&mut registry, ip(1), Some("a"));
+        registry.set_instance(a, Some("x-0"));
         registry.updated(a, &answered_at(10, "one"));
         if says_goodbye {
             let lost = registry.link_lost(a, at(50)).unwrap();
@@ -47,7 +48,9 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
             assert_eq!(lost.calls[0].known.ended, Some(DAY + at(50)), "to be noted");
         }
         let back = at(if says_goodbye { 150 } else { 50 });
-        let again = up_at(&mut registry, ip(1), Some("a"), back);
+        let again = LinkId(registry.link_up(ip(1), |id| id.0));
+        registry.set_instance(again, Some("x-0"));
+        registry.identify(again, Some("a"), back);
         let finished = registry.listed(again, &list(&[]), at(151)).finished;
         assert_eq!(finished[0].reason, Reason::Purged);
         assert_eq!(ended(&finished[0]), DAY + at(50));
