@@ -11,7 +11,7 @@ use super::explain::Found;
 use crate::dispatcher::Dispatcher;
 use crate::dispatcher::dialog::{Outcome, Told};
 use crate::dispatcher::link::{Ask, Removal};
-use crate::dispatcher::registry::{About, Place};
+use crate::dispatcher::registry::{About, Place, Through};
 use crate::dispatcher::waiting::{Slot, lock};
 use crate::dispatcher::wire::write_remove;
 use crate::proto::control::Remove;
@@ -45,6 +45,13 @@ pub fn end(
         None if !media_only => told_by_relay(dispatcher, &call_id),
         known => known,
     };
+    let mut why = match &about {
+        _ if media_only => "no phone is told",
+        Some(About {
+            answered: false, ..
+        }) => "no phone is told, for nobody has answered it",
+        _ => "no phone is told, for no dialog of it is known",
+    };
     // A dialog that was never answered cannot be ended by anybody but the phones.
     let dialog = about.filter(|about| about.answered && !media_only);
     if let Some(dialog_id) = dialog.and_then(|about| about.dialog_id) {
@@ -54,15 +61,17 @@ pub fn end(
                     "ended: call {call_id}, dialog {dialog_id} by {proxy}"
                 ));
             }
-            Some(Outcome::Gone(_)) | None => {}
+            Some(Outcome::Gone(_)) => why = "its dialog is over already at the SIP proxy",
             Some(Outcome::Failed(why)) => {
                 return Err(format!(
                     "dialog {dialog_id} of call {call_id} is not ended: {why}; end media would end its media alone"
                 ));
             }
+            None => {}
         }
     }
-    end_session(dispatcher, &call_id)
+    let ended = end_session(dispatcher, &call_id)?;
+    Ok(format!("{ended}; {why}"))
 }
 
 /// What the relay of a call knows of its dialog, where this dispatcher does not know the call.
@@ -81,14 +90,20 @@ fn told_by_relay(dispatcher: &Dispatcher, call_id: &CallId) -> Option<About> {
 fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -> Option<Outcome> {
     let enders = dispatcher.enders.get()?;
     let (told, outcome) = crossbeam_channel::bounded(1);
+    // Kamailio removes the call before it answers, OpenSIPS once the phones have answered.
+    lock(&dispatcher.registry).by_admin(call_id, Through::Proxy);
     enders.end(call_id, dialog_id, Told::Asker(told));
     let outcome = outcome.recv_timeout(DIALOG_LIMIT);
-    Some(outcome.unwrap_or_else(|_| {
+    let outcome = outcome.unwrap_or_else(|_| {
         let seconds = DIALOG_LIMIT.as_secs();
         Outcome::Failed(format!(
             "nothing was heard for {seconds} s, many wait for it"
         ))
-    }))
+    });
+    if !matches!(outcome, Outcome::Ended(_)) {
+        lock(&dispatcher.registry).not_by_admin(call_id);
+    }
+    Some(outcome)
 }
 
 /// Removes all sessions of a call from their relays.
@@ -123,7 +138,7 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     let slot = Arc::new(Slot::new());
     let ask = Ask::Remove(call_id.clone(), Some(Arc::clone(&slot)));
     let now = clock::mono();
-    lock(&dispatcher.registry).by_admin(call_id);
+    lock(&dispatcher.registry).by_admin(call_id, Through::Relay);
     let sent = link.send(now, ask, |out, sequence, compatibility| {
         write_remove(out, &remove, sequence, compatibility)
     });
