@@ -205,9 +205,9 @@ fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog(
     fs::remove_dir_all(dir).unwrap();
 }
 
-/// docs/protocol.md D1, D2: each version ends what is asked for in its own form, which is learned.
+/// Each version ends what is asked for in its own form, which is learned.
 #[test]
-fn each_opensips_is_asked_in_the_form_that_it_takes() {
+fn d1_each_opensips_is_asked_in_the_form_that_it_takes() {
     use opensips::Version;
     for (version, sent_as_halves, first, later) in [
         (Version::V2_2, true, 3, 1),
@@ -240,9 +240,9 @@ fn each_opensips_is_asked_in_the_form_that_it_takes() {
     }
 }
 
-/// docs/protocol.md D2: the host of OpenSIPS is upgraded, and downgraded.
+/// OpenSIPS is upgraded, and downgraded.
 #[test]
-fn another_version_is_learned_anew() {
+fn d2_another_version_is_learned_anew() {
     use opensips::Version;
     let site = Site::new("upgrade", Version::V3_0);
     for (n, version) in [Version::V3_0, Version::V3_1, Version::V3_0, Version::V3_1]
@@ -264,9 +264,9 @@ fn another_version_is_learned_anew() {
     }
 }
 
-/// docs/protocol.md D3: 404 to all, and yet there.
+/// 404 to all, and yet there.
 #[test]
-fn a_dialog_that_opensips_lists_and_does_not_find_is_no_end() {
+fn d3_a_dialog_that_opensips_lists_and_does_not_find_is_no_end() {
     let site = Site::new("unclear", opensips::Version::V3_1);
     let dialog = opensips::Dialog::new(7, 8, "a@x");
     site.opensips.with(|state| {
@@ -299,9 +299,8 @@ fn a_dialog_that_opensips_lists_and_does_not_find_is_no_end() {
     );
 }
 
-/// docs/protocol.md D4.
 #[test]
-fn a_call_id_that_was_used_again_ends_no_other_dialog() {
+fn d4_a_call_id_that_was_used_again_ends_no_other_dialog() {
     let site = Site::new("reused", opensips::Version::V3_1);
     let other = opensips::Dialog::new(7, 9, "a@x");
     site.opensips

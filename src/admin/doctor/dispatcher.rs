@@ -200,7 +200,7 @@ fn proxy(config: &DispatcherConfig) -> Finding {
     // OpenSIPS' path may come from an old file of a host that has Kamailio now.
     let kamailio = proxies.first().filter(|(.., socket)| socket.is_set);
     let Some((name, group, socket)) = kamailio.or(first(&is_found)).or(first(&is_set)) else {
-        let load = "load jsonrpcs.so in Kamailio, or mi_datagram.so with its socket_name in OpenSIPS, or set socket_path";
+        let load = "load jsonrpcs.so in Kamailio, or mi_datagram.so with its socket_name in OpenSIPS, or set [Kamailio] socket_path or [OpenSIPS] socket_path";
         return warning(
             subject,
             format!(

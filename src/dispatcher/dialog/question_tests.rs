@@ -102,9 +102,8 @@ fn kamailio_is_asked_by_numbers() {
     }
 }
 
-/// docs/protocol.md D1, D2.
 #[test]
-fn all_names_are_tried_before_a_dialog_is_over() {
+fn d2_all_names_are_tried_before_a_dialog_is_over() {
     let by_did = format!("dlg_end_dlg [\"{DID}\"]");
     let by_number = format!("dlg_end_dlg [\"{NUMBER}\"]");
     let list = "dlg_list {\"callid\":\"c@x\"}".to_owned();
@@ -141,9 +140,8 @@ fn all_names_are_tried_before_a_dialog_is_over() {
     );
 }
 
-/// docs/protocol.md D3.
 #[test]
-fn a_dialog_that_may_be_there_is_not_taken_for_over() {
+fn d3_a_dialog_that_may_be_there_is_not_taken_for_over() {
     // The list shows it, and nothing ends it.
     let (asked, verdict) = all(questions(NUMBER, "c@x", None), None, &|| {
         listed(DID, NUMBER)
@@ -168,9 +166,9 @@ fn a_dialog_that_may_be_there_is_not_taken_for_over() {
     assert!(matches!(verdict, Next::Unclear(why) if why.contains("Call-ID cannot be asked")));
 }
 
-/// docs/protocol.md D4: a Call-ID is not one dialog's alone.
+/// A Call-ID is not one dialog's alone.
 #[test]
-fn another_dialog_of_that_call_id_is_left_alone() {
+fn d4_another_dialog_of_that_call_id_is_left_alone() {
     for other in [
         listed("e2b.d23aac64", "1"),
         Answer::Result(json!({"Dialog": {"ID": "12345"}})),

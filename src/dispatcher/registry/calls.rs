@@ -302,7 +302,11 @@ impl<L: Clone> Registry<L> {
                 ..session.known.clone()
             }),
             is_kept: false,
-            reason: if proxy_knows { Reason::Removed } else { reason },
+            reason: match reason {
+                Reason::Ended => reason,
+                _ if proxy_knows => Reason::Removed,
+                _ => reason,
+            },
         };
         self.forget(call_id);
         let through = self.by_admin.remove(call_id);
