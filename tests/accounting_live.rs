@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::sys::clock;
+use mediaproxy::sys::datagram::undisturbed;
 use serde_json::Value;
 
 #[path = "support/daemons.rs"]
@@ -214,7 +215,7 @@ fn stand_in(path: &Path) -> UnixDatagram {
 /// The dialog that is to be ended, and where the answer goes.
 fn asked(socket: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
     let mut buffer = [0; 1000];
-    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    let (length, from) = undisturbed(|| socket.recv_from(&mut buffer)).unwrap();
     (serde_json::from_slice(&buffer[..length]).unwrap(), from)
 }
 

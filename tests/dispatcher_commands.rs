@@ -9,6 +9,7 @@ use std::time::Duration;
 use mediaproxy::config::ProxySocket;
 use mediaproxy::dispatcher::Enders;
 use mediaproxy::dispatcher::finished::Reason;
+use mediaproxy::sys::datagram::undisturbed;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, connect};
 use serde_json::{Value, json};
 
@@ -211,7 +212,7 @@ impl Proxy {
     /// Waits to be asked, lets `meanwhile` happen, and answers.
     fn answer(&self, meanwhile: impl FnOnce(), answer: Value) {
         let mut buffer = [0; 1000];
-        let (length, from) = self.socket.recv_from(&mut buffer).unwrap();
+        let (length, from) = undisturbed(|| self.socket.recv_from(&mut buffer)).unwrap();
         let request: Value = serde_json::from_slice(&buffer[..length]).unwrap();
         assert_eq!(
             (&request["method"], &request["params"]),
@@ -298,7 +299,7 @@ fn a_proxy_that_refuses_is_quoted_and_one_that_has_no_such_dialog_is_passed_over
     relay.serve("remove", &bed::statistics("one", "closed"));
     assert_eq!(
         client.answer(),
-        "ended: call one, its session on relay 127.0.0.1 (a); its dialog is over already at the SIP proxy"
+        "ended: call one, its session on relay 127.0.0.1 (a); no phone is told, for its dialog is over already at the SIP proxy"
     );
     assert_eq!(client.answer(), "");
     // With "media" the proxy is not asked at all.

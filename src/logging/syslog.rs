@@ -130,11 +130,12 @@ mod tests {
 
     use super::super::Output;
     use super::*;
+    use crate::sys::datagram::undisturbed;
     use crate::sys::scratch::Scratch;
 
     fn next(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 9000];
-        let length = socket.recv(&mut buffer).unwrap();
+        let length = undisturbed(|| socket.recv(&mut buffer)).unwrap();
         let line = String::from_utf8(buffer[..length].to_vec()).unwrap();
         let (_, text) = line.split_once("]: ").unwrap();
         text.to_owned()
@@ -209,7 +210,7 @@ mod tests {
         assert_eq!(next(&daemon), "flood");
         daemon.set_nonblocking(true).unwrap();
         let mut buffer = [0; 9000];
-        while daemon.recv(&mut buffer).is_ok() {}
+        while undisturbed(|| daemon.recv(&mut buffer)).is_ok() {}
         output.write(Level::Info, "end");
         assert_eq!(
             next(&daemon),

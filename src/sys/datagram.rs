@@ -42,3 +42,39 @@ pub fn first_there(paths: &[PathBuf]) -> &Path {
         .or(paths.first())
         .map_or(Path::new(""), PathBuf::as_path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::scratch::Scratch;
+
+    #[test]
+    fn a_call_that_a_signal_broke_off_is_done_again() {
+        let mut results = [
+            Err(io::ErrorKind::Interrupted.into()),
+            Err(io::ErrorKind::Interrupted.into()),
+            Ok(7),
+            Err(io::ErrorKind::TimedOut.into()),
+        ]
+        .into_iter();
+        assert_eq!(undisturbed(|| results.next().unwrap()).unwrap(), 7);
+        let error = undisturbed(|| results.next().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn the_first_socket_where_somebody_reads() {
+        let scratch = Scratch::new("sockets");
+        let paths = ["a", "b", "c"].map(|name| scratch.path().join(name));
+        assert_eq!(first_there(&paths), paths[0], "none is there");
+        let _read = UnixDatagram::bind(&paths[2]).unwrap();
+        // Left by a crash.
+        drop(UnixDatagram::bind(&paths[1]).unwrap());
+        assert!(!is_there(&paths[0]) && !is_there(&paths[1]) && is_there(&paths[2]));
+        assert_eq!(first_there(&paths), paths[2]);
+        // Somebody else's, of another kind.
+        let _stream = std::os::unix::net::UnixListener::bind(&paths[0]).unwrap();
+        assert!(!is_there(&paths[0]));
+        assert_eq!(first_there(&[]), Path::new(""));
+    }
+}

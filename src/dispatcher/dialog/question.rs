@@ -284,8 +284,12 @@ impl Questions {
             (Step::End(_, name), Answer::Unknown) => self.tried.push(name),
             (Step::List(_), Answer::Result(result)) => self.look_at(&result["Dialog"]),
             (Step::List(_), Answer::Unknown) => self.listed = Listed::Absent,
+            // So do 3.0.0 to 3.0.3 and 3.1.0 where there is one.
             (Step::List(_), Answer::Refused { why, .. }) => {
                 self.listed = Listed::Unseen(format!("dlg_list fails: {why}"));
+                if self.is_sure(learned) {
+                    self.spare_the_call_id();
+                }
             }
             (step, Answer::Refused { why, is_plain }) => match self.as_lines(&step, is_plain) {
                 Some(step) => self.left = VecDeque::from([step]),
@@ -325,9 +329,7 @@ impl Questions {
         let is_another =
             !is_it && (number.is_some() || halves(id).is_some() || is_like_a_dialog_id(id));
         if is_another {
-            // Its Call-ID would end that one.
-            self.left
-                .retain(|step| !matches!(step, Step::End(Form::CallId, _)));
+            self.spare_the_call_id();
             self.listed = Listed::Absent;
             return;
         }
@@ -337,12 +339,23 @@ impl Questions {
         }
     }
 
+    /// It would end another dialog.
+    fn spare_the_call_id(&mut self) {
+        self.left
+            .retain(|step| !matches!(step, Step::End(Form::CallId, _)));
+    }
+
+    /// A form that OpenSIPS took before has been answered 404.
+    fn is_sure(&self, learned: Option<Form>) -> bool {
+        let name = learned.and_then(|form| self.names.of(form));
+        name.is_some_and(|name| self.tried.contains(&name))
+    }
+
     /// It was not found by any name.
     fn verdict(&self, learned: Option<Form>) -> Next {
-        let is_sure = matches!(learned, Some(form) if self.names.of(form).is_some_and(|name| self.tried.contains(&name)));
         match &self.listed {
             Listed::Absent => Next::Gone,
-            Listed::Unseen(_) if is_sure => Next::Gone,
+            Listed::Unseen(_) if self.is_sure(learned) => Next::Gone,
             Listed::Unseen(why) => Next::Unclear(format!(
                 "OpenSIPS answers 404 to all its names ({}), which may be none of this version, and {why}",
                 self.tried.join(", ")

@@ -156,8 +156,9 @@ fn d3_a_dialog_that_may_be_there_is_not_taken_for_over() {
     });
     assert!(matches!(verdict, Next::Unclear(why) if why.contains("something else")));
     let did = Some(Form::Did);
-    let (_, verdict) = all(questions(NUMBER, "c@x", did), did, &no_command);
+    let (asked, verdict) = all(questions(NUMBER, "c@x", did), did, &no_command);
     assert_eq!(verdict, Next::Gone, "it has ended others by that form");
+    assert_eq!(asked.len(), 3, "its Call-ID may be another one's");
     // A Call-ID that cannot be asked for.
     let call_id = CallId(b"caf\xe9"[..].into());
     let odd = Questions::new(Proxy::OpenSips, &call_id, &DialogId(NUMBER.into()), None).unwrap();

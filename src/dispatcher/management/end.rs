@@ -61,7 +61,9 @@ pub fn end(
                     "ended: call {call_id}, dialog {dialog_id} by {proxy}"
                 ));
             }
-            Some(Outcome::Gone(_)) => why = "its dialog is over already at the SIP proxy",
+            Some(Outcome::Gone(_)) => {
+                why = "no phone is told, for its dialog is over already at the SIP proxy"
+            }
             Some(Outcome::Failed(why)) => {
                 return Err(format!(
                     "dialog {dialog_id} of call {call_id} is not ended: {why}; end media would end its media alone"
