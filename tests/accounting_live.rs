@@ -241,12 +241,12 @@ fn a_dialog_is_ended_by_the_dispatcher_after_a_killed_one() {
     // The relay ends, and its calls with it. The proxy does not answer before the dispatcher is killed.
     host.relay.take().unwrap().stop().unwrap();
     let (request, _) = asked(&sip);
-    assert_eq!(request["params"], serde_json::json!(["7788"]));
+    assert_eq!(request["params"], serde_json::json!(["0.c6e1"]));
     assert_eq!(host.recorded(1), ["one"]);
     host.restart_dispatcher();
     host.wait_for_log("media-dispatcher", "1 dialog(s) from before this start");
     let (request, from) = asked(&sip);
-    assert_eq!(request["params"], serde_json::json!(["7788"]));
+    assert_eq!(request["params"], serde_json::json!(["0.c6e1"]));
     // While the proxy ends it, it removes the call.
     host.remove("one").unwrap();
     let answer = serde_json::json!({"jsonrpc": "2.0", "id": request["id"], "result": {}});

@@ -86,6 +86,7 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     let running = Dispatcher::start(settings, Arc::new(store), Arc::new(recorder))
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
+    enders.tell();
     running.set_enders(enders);
     if let Some(listener) = listener {
         running.serve_metrics(listener).inspect_err(|_| {

@@ -176,6 +176,28 @@ impl Enders {
         })
     }
 
+    /// Tells the log which proxy dialogs are ended at, as it stands now.
+    pub fn tell(&self) {
+        let proxies = [
+            (Proxy::Kamailio, &self.kamailio),
+            (Proxy::OpenSips, &self.opensips),
+        ];
+        let there = proxies.iter().filter(|(_, queue)| queue.is_there());
+        let there: Vec<String> = there
+            .map(|(proxy, queue)| {
+                format!("{proxy} at {}", first_there(&queue.socket.paths).display())
+            })
+            .collect();
+        match &there[..] {
+            [] => log::info!(
+                "neither Kamailio listens at {} nor OpenSIPS at {}: until one does, dead calls get no BYE",
+                self.kamailio.socket,
+                self.opensips.socket
+            ),
+            there => log::info!("dialogs of dead calls are ended by {}", there.join(" and ")),
+        }
+    }
+
     /// Waits until the proxies have answered for all dialogs, but not longer than this; names those in the log that
     /// they have not been asked for by then and that nobody will ask for.
     pub fn stop(&self, limit: Duration) {

@@ -156,6 +156,16 @@ fn d3_a_dialog_that_may_be_there_is_not_taken_for_over() {
     });
     assert!(matches!(verdict, Next::Unclear(why) if why.contains("something else")));
     let did = Some(Form::Did);
+    // It does not answer that question.
+    assert!({
+        let mut questions = questions(NUMBER, "c@x", Some(Form::CallId));
+        let may_fail = questions.may_fail();
+        questions.answered(Answer::silence(), None) == Next::Ask
+            && may_fail
+            && !questions.may_fail()
+    });
+    let (_, verdict) = all(questions(NUMBER, "c@x", None), None, &Answer::silence);
+    assert!(matches!(verdict, Next::Unclear(why) if why.contains("no answer")));
     let (asked, verdict) = all(questions(NUMBER, "c@x", did), did, &no_command);
     assert_eq!(verdict, Next::Gone, "it has ended others by that form");
     assert_eq!(asked.len(), 3, "its Call-ID may be another one's");
