@@ -293,6 +293,21 @@ fn a_proxy_that_refuses_is_quoted_and_one_that_has_no_such_dialog_is_passed_over
         "{answer}"
     );
     assert_eq!(client.answer(), "");
+    // The proxy has lost it, and the phones talk.
+    client.send(b"end one\r\n");
+    proxy.answer(|| (), json!({"error": {"code": 404, "message": "gone"}}));
+    let talking = EXPLAINED.replace(
+        "true}",
+        "true, \"streams\": [{\"caller\": {\"last_media\": 0.02}, \"callee\": {\"last_media\": null}}]}",
+    );
+    relay.serve("explain", &talking);
+    let answer = client.answer();
+    assert!(
+        answer.starts_with("error: Kamailio does not have the dialog of call one any more")
+            && answer.ends_with("they still talk; end media would end its media alone"),
+        "{answer}"
+    );
+    assert_eq!(client.answer(), "");
     client.send(b"end one\r\n");
     proxy.answer(|| (), json!({"error": {"code": 404, "message": "gone"}}));
     relay.serve("explain", EXPLAINED);
