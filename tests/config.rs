@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mediaproxy::config::{
     self, Backend, ConfigError, DispatcherConfig, Forwarding, Host, KEYS, Loaded, LogLevel,
-    ManagementFormat, RelayConfig, SocketGroup,
+    ManagementFormat, ProxySocket, RelayConfig, SocketGroup,
 };
 
 /// A configuration directory, gone when dropped.
@@ -149,11 +149,14 @@ fn dispatcher_defaults() {
             .additional_dictionary
             .ends_with("radius/dictionary")
     );
-    assert_eq!(
-        config.opensips.socket_path,
-        Path::new("/run/opensips/socket")
-    );
-    assert_eq!(config.kamailio.socket_path, None);
+    let auto = |paths: [&str; 2]| ProxySocket {
+        paths: paths.map(PathBuf::from).to_vec(),
+        is_set: false,
+    };
+    let opensips = auto(["/run/opensips/socket", "/run/opensips/opensips.sock"]);
+    assert_eq!(config.opensips.socket, opensips);
+    let kamailio = auto(["/run/kamailio/kamailio_rpc.sock", "/run/kamailio/rpc.sock"]);
+    assert_eq!(config.kamailio.socket, kamailio);
     assert_eq!(
         config.file.path,
         Path::new("/var/log/mediaproxy/sessions.jsonl")
@@ -210,11 +213,16 @@ fn sections_in_any_case_and_in_parts() {
     let config = config.config;
     assert_eq!(config.listen.to_string(), "127.0.0.1:25060");
     assert_eq!(config.accounting, [Backend::Database, Backend::File]);
-    assert_eq!(config.opensips.socket_path, Path::new("/run/ser"));
-    assert_eq!(
-        config.kamailio.socket_path.as_deref(),
-        Some(Path::new("/run/kamailio/rpc"))
-    );
+    let set = |path: &str| ProxySocket {
+        paths: vec![PathBuf::from(path)],
+        is_set: true,
+    };
+    assert_eq!(config.opensips.socket, set("/run/ser"));
+    assert_eq!(config.kamailio.socket, set("/run/kamailio/rpc"));
+    let words =
+        dispatcher("[Dispatcher]\n[OpenSIPS]\nsocket_path = AUTO\n[Kamailio]\nsocket_path =\n")
+            .config;
+    assert!(!words.opensips.socket.is_set && !words.kamailio.socket.is_set);
     assert_eq!(config.database.databases.len(), 1);
 }
 

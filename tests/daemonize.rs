@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use mediaproxy::logging;
+use mediaproxy::sys::datagram::undisturbed;
 use mediaproxy::sys::process::{self, Mode, Process};
 use mediaproxy::sys::signals::{Signal, SignalWaiter};
 
@@ -405,7 +406,7 @@ fn systemd(bed: &Bed) {
     assert!(daemon.line().starts_with("ready, err pipe:"));
     let said = || {
         let mut buffer = [0; 64];
-        let length = manager.recv(&mut buffer).unwrap();
+        let length = undisturbed(|| manager.recv(&mut buffer)).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
     assert_eq!(said(), "READY=1");

@@ -2,11 +2,14 @@
 
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mediaproxy::config::ProxySocket;
 use mediaproxy::dispatcher::Enders;
 use mediaproxy::dispatcher::finished::Reason;
+use mediaproxy::sys::datagram::undisturbed;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, connect};
 use serde_json::{Value, json};
 
@@ -14,6 +17,8 @@ use serde_json::{Value, json};
 mod bed;
 #[path = "support/certs.rs"]
 mod certs;
+#[path = "support/opensips.rs"]
+mod opensips;
 
 use bed::{Bed, FakeRelay, LONG, answered, fresh_directory, offer, remove};
 
@@ -151,7 +156,7 @@ fn a_call_without_a_dialog_to_end_is_ended_on_its_relay() {
     assert_eq!(asked.headers["from_tag"], "from");
     assert_eq!(
         client.answer(),
-        "ended: call one, its session on relay 127.0.0.1 (a)"
+        "ended: call one, its session on relay 127.0.0.1 (a); no phone is told, for no dialog of it is known"
     );
     assert_eq!(client.answer(), "");
     let ended = &bed.ended.wait_for(1)[0];
@@ -180,6 +185,13 @@ fn a_call_without_a_dialog_to_end_is_ended_on_its_relay() {
     );
 }
 
+fn set(path: &Path) -> ProxySocket {
+    ProxySocket {
+        paths: vec![path.to_owned()],
+        is_set: true,
+    }
+}
+
 /// A SIP proxy's management interface, and what the dispatcher answers meanwhile.
 struct Proxy {
     socket: UnixDatagram,
@@ -191,7 +203,8 @@ impl Proxy {
         let path = directory.join("kamailio");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
-        let enders = Enders::start(&directory.join("none"), Some(&path), &directory).unwrap();
+        let none = set(&directory.join("none"));
+        let enders = Enders::start(&none, &set(&path), &directory).unwrap();
         bed.running.set_enders(Arc::new(enders));
         Proxy { socket }
     }
@@ -199,7 +212,7 @@ impl Proxy {
     /// Waits to be asked, lets `meanwhile` happen, and answers.
     fn answer(&self, meanwhile: impl FnOnce(), answer: Value) {
         let mut buffer = [0; 1000];
-        let (length, from) = self.socket.recv_from(&mut buffer).unwrap();
+        let (length, from) = undisturbed(|| self.socket.recv_from(&mut buffer)).unwrap();
         let request: Value = serde_json::from_slice(&buffer[..length]).unwrap();
         assert_eq!(
             (&request["method"], &request["params"]),
@@ -236,7 +249,8 @@ fn a_dialog_is_ended_at_the_proxy_which_then_removes_the_call() {
         "ended: call one, dialog 4242:77 by Kamailio"
     );
     assert_eq!(client.answer(), "");
-    assert_eq!(bed.ended.wait_for(1)[0].reason, Reason::Removed);
+    let ended = &bed.ended.wait_for(1)[0];
+    assert_eq!((ended.reason, ended.end_dialog), (Reason::Ended, false));
 }
 
 #[test]
@@ -279,13 +293,28 @@ fn a_proxy_that_refuses_is_quoted_and_one_that_has_no_such_dialog_is_passed_over
         "{answer}"
     );
     assert_eq!(client.answer(), "");
+    // The proxy has lost it, and the phones talk.
+    client.send(b"end one\r\n");
+    proxy.answer(|| (), json!({"error": {"code": 404, "message": "gone"}}));
+    let talking = EXPLAINED.replace(
+        "true}",
+        "true, \"streams\": [{\"caller\": {\"last_media\": 0.02}, \"callee\": {\"last_media\": null}}]}",
+    );
+    relay.serve("explain", &talking);
+    let answer = client.answer();
+    assert!(
+        answer.starts_with("error: Kamailio does not have the dialog of call one any more")
+            && answer.ends_with("they still talk; end media would end its media alone"),
+        "{answer}"
+    );
+    assert_eq!(client.answer(), "");
     client.send(b"end one\r\n");
     proxy.answer(|| (), json!({"error": {"code": 404, "message": "gone"}}));
     relay.serve("explain", EXPLAINED);
     relay.serve("remove", &bed::statistics("one", "closed"));
     assert_eq!(
         client.answer(),
-        "ended: call one, its session on relay 127.0.0.1 (a)"
+        "ended: call one, its session on relay 127.0.0.1 (a); no phone is told, for its dialog is over already at the SIP proxy"
     );
     assert_eq!(client.answer(), "");
     // With "media" the proxy is not asked at all.
@@ -295,8 +324,54 @@ fn a_proxy_that_refuses_is_quoted_and_one_that_has_no_such_dialog_is_passed_over
     relay.serve("remove", &bed::statistics("two", "closed"));
     assert_eq!(
         client.answer(),
-        "ended: call two, its session on relay 127.0.0.1 (a)"
+        "ended: call two, its session on relay 127.0.0.1 (a); no phone is told"
     );
+}
+
+/// docs/protocol.md D3: phones that were not told keep their media.
+#[test]
+fn d3_a_call_that_opensips_does_not_find_and_may_have_keeps_its_media() {
+    let bed = Bed::new();
+    let directory = fresh_directory("unclear-dialog");
+    let path = directory.join("opensips");
+    let stand_in = opensips::OpenSips::listen(&path, opensips::Version::V3_1);
+    let none = set(&directory.join("none"));
+    let enders = Enders::start(&set(&path), &none, &directory).unwrap();
+    bed.running.set_enders(Arc::new(enders));
+    let dialog = opensips::Dialog::new(0xb2e, 0x46ca_a32d, "one");
+    let mut relay = explaining(&bed, "a");
+    let mut proxy = bed.proxy();
+    for request in [offer("one"), answered("one")] {
+        proxy.send(request.replace("4242:77", &dialog.number()).as_bytes());
+        relay.serve("update", "192.0.2.1 40000");
+        assert_eq!(proxy.answer(), "192.0.2.1 40000");
+    }
+    stand_in.with(|state| {
+        state.dialogs.push(dialog.clone());
+        state.finds_nothing = true;
+    });
+    let mut client = bed.management();
+    let answer = client.ask("end one\r\n");
+    assert!(
+        answer.starts_with(
+            "error: dialog 12293384086317 of call one is not ended: OpenSIPS lists it as e2b.d23aac64"
+        ),
+        "{answer}"
+    );
+    assert_eq!(client.answer(), "");
+    relay.settle();
+    stand_in.with(|state| state.finds_nothing = false);
+    assert_eq!(
+        client.ask("end one\r\n"),
+        "ended: call one, dialog 12293384086317 by OpenSIPS"
+    );
+    assert_eq!(client.answer(), "");
+    // The phones have answered their BYE.
+    let mut worker = bed.proxy();
+    worker.send(remove("one").as_bytes());
+    relay.serve("remove", &bed::statistics("one", "closed"));
+    assert_eq!(worker.answer(), "removed");
+    assert_eq!(bed.ended.wait_for(1)[0].reason, Reason::Ended);
 }
 
 #[test]
@@ -471,6 +546,6 @@ fn a_call_whose_identifiers_are_not_utf_8_is_explained_and_ended_by_what_is_show
     relay.reply(&asked, &bed::statistics("caf\u{fffd}", "closed"));
     assert_eq!(
         client.answer(),
-        "ended: call caf\\xe9, its session on relay 127.0.0.1 (a)"
+        "ended: call caf\\xe9, its session on relay 127.0.0.1 (a); no phone is told, for no dialog of it is known"
     );
 }

@@ -323,7 +323,7 @@ fn the_watchdog_hears_of_a_dispatcher_only_while_the_proxy_can_be_served() {
     };
     let hears_well = || {
         let mut buffer = [0; 1000];
-        let count = socket.recv(&mut buffer).unwrap();
+        let count = mediaproxy::sys::datagram::undisturbed(|| socket.recv(&mut buffer)).unwrap();
         &buffer[..count] == b"WATCHDOG=1"
     };
     let mut heard = 0;
@@ -359,7 +359,8 @@ fn systemd_is_told_when_it_is_ready_and_when_it_ends() {
     let heard = |what: &str| {
         let mut buffer = [0; 1000];
         loop {
-            let count = socket.recv(&mut buffer).unwrap();
+            let count =
+                mediaproxy::sys::datagram::undisturbed(|| socket.recv(&mut buffer)).unwrap();
             let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
             if text.lines().any(|line| line == what) {
                 return;

@@ -70,7 +70,11 @@ impl Bed {
         let config = &loaded.config;
         let runtime_dir = directory.join("run");
         std::fs::create_dir_all(&runtime_dir).map_err(|error| error.to_string())?;
-        let enders = Enders::start(&config.opensips.socket_path, None, &runtime_dir)?;
+        let enders = Enders::start(
+            &config.opensips.socket,
+            &config.kamailio.socket,
+            &runtime_dir,
+        )?;
         let recorder = Recorder::open(
             Some(Arc::clone(&accounting)),
             Arc::new(enders),

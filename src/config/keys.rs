@@ -425,8 +425,9 @@ pub const KEYS: &[Key] = &[
     key(
         "OpenSIPS",
         "socket_path",
-        "/run/opensips/socket",
-        "The datagram socket of OpenSIPS' management interface, to end the dialogs of calls that timed out.",
+        "auto",
+        "The datagram socket of OpenSIPS' mi_datagram module, to end the dialogs of calls that timed out. auto \
+         is the first that is there of /run/opensips/socket and /run/opensips/opensips.sock.",
     ),
     ignored(
         "OpenSIPS",
@@ -438,8 +439,10 @@ pub const KEYS: &[Key] = &[
     key(
         "Kamailio",
         "socket_path",
-        "",
-        "The datagram socket of Kamailio's jsonrpcs module, to end the dialogs of calls that timed out.",
+        "auto",
+        "The datagram socket of Kamailio's jsonrpcs module, to end the dialogs of calls that timed out. auto \
+         is the first that is there of /run/kamailio/kamailio_rpc.sock, where the module listens when it is \
+         told nothing, and /run/kamailio/rpc.sock.",
     ),
     key(
         "File",

@@ -44,7 +44,7 @@ pub use shared::{
 };
 pub use values::{
     Backend, DispatcherEntry, Forwarding, Host, LogLevel, MANAGEMENT_PORT, ManagementFormat,
-    PortRange, RELAY_LINK_PORT, SocketGroup, host_and_port,
+    PortRange, ProxySocket, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
 
 use crate::sys::remedy;

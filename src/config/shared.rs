@@ -5,8 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::database::{self, DatabaseUri};
-use super::values;
+use super::values::{self, ProxySocket};
 use super::{Problem, Source};
+
+/// Where `auto` looks: in the directory that OpenSIPS' packages make, first the name that MediaProxy had, then that of
+/// mi_datagram's manual.
+const OPENSIPS_SOCKETS: [&str; 2] = ["/run/opensips/socket", "/run/opensips/opensips.sock"];
+
+/// Where jsonrpcs listens when it is told nothing, with Kamailio's packages; and the name in docs/production.md.
+const KAMAILIO_SOCKETS: [&str; 2] = ["/run/kamailio/kamailio_rpc.sock", "/run/kamailio/rpc.sock"];
 
 /// `[TLS]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,14 +49,14 @@ pub struct RadiusSection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenSipsSection {
     /// Its management interface's datagram socket.
-    pub socket_path: PathBuf,
+    pub socket: ProxySocket,
 }
 
 /// `[Kamailio]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KamailioSection {
-    /// The datagram socket of its jsonrpcs module; none: dialogs are not ended that way.
-    pub socket_path: Option<PathBuf>,
+    /// The datagram socket of its jsonrpcs module.
+    pub socket: ProxySocket,
 }
 
 /// `[File]`.
@@ -110,19 +117,15 @@ pub fn radius(source: &mut Source) -> Option<RadiusSection> {
 pub fn opensips(source: &mut Source) -> Option<OpenSipsSection> {
     let dir = source.dir;
     let mut section = source.section("OpenSIPS");
-    let socket_path = section.value("socket_path", values::path(dir));
-    Some(OpenSipsSection {
-        socket_path: socket_path?,
-    })
+    let socket = section.value("socket_path", values::proxy_socket(dir, &OPENSIPS_SOCKETS));
+    Some(OpenSipsSection { socket: socket? })
 }
 
 pub fn kamailio(source: &mut Source) -> Option<KamailioSection> {
     let dir = source.dir;
     let mut section = source.section("Kamailio");
-    let socket_path = section.optional("socket_path", values::path(dir));
-    Some(KamailioSection {
-        socket_path: socket_path?,
-    })
+    let socket = section.value("socket_path", values::proxy_socket(dir, &KAMAILIO_SOCKETS));
+    Some(KamailioSection { socket: socket? })
 }
 
 pub fn file(source: &mut Source) -> Option<FileSection> {

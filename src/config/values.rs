@@ -1,6 +1,7 @@
 //! Values of `config.ini` from text to types. Every parser answers a bad text by what is allowed, to follow
 //! the words "allowed:".
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,6 +87,25 @@ pub enum SocketGroup {
 impl SocketGroup {
     /// The groups of the SIP proxies, in the order in which `auto` looks for them.
     pub const USUAL: [&'static str; 3] = ["kamailio", "opensips", "openser"];
+}
+
+/// Where a SIP proxy listens for what it is told to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySocket {
+    /// The first that is there.
+    pub paths: Vec<PathBuf>,
+    /// The configuration names it.
+    pub is_set: bool,
+}
+
+impl fmt::Display for ProxySocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, path) in self.paths.iter().enumerate() {
+            let before = if n == 0 { "" } else { " or " };
+            write!(f, "{before}{}", path.display())?;
+        }
+        Ok(())
+    }
 }
 
 /// Where a dispatcher is.
@@ -421,6 +441,20 @@ pub fn path(base: &Path) -> impl Fn(&str) -> Parsed<PathBuf> {
             return Err("a path on one line".into());
         }
         Ok(base.join(text))
+    }
+}
+
+/// `auto` is the first that is there of what is usual.
+pub fn proxy_socket(base: &Path, usual: &[&str]) -> impl Fn(&str) -> Parsed<ProxySocket> {
+    let usual: Vec<PathBuf> = usual.iter().map(PathBuf::from).collect();
+    let path = path(base);
+    move |text| {
+        let is_set = !text.eq_ignore_ascii_case("auto");
+        let paths = match is_set {
+            true => vec![path(text)?],
+            false => usual.clone(),
+        };
+        Ok(ProxySocket { paths, is_set })
     }
 }
 

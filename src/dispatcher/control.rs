@@ -16,6 +16,7 @@ use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
 use crate::proto::control::{PROXY_LIMITS, Requests};
 use crate::sys::clock;
+use crate::sys::datagram::undisturbed;
 
 /// Connections at once; a proxy has one for each of its processes.
 const MAX_CONNECTIONS: usize = 1000;
@@ -66,7 +67,7 @@ pub fn probe(path: &Path) -> io::Result<()> {
     let mut socket = UnixStream::connect(path)?;
     socket.set_read_timeout(Some(PROBE_LIMIT))?;
     socket.shutdown(Shutdown::Write)?;
-    match socket.read(&mut [0])? {
+    match undisturbed(|| socket.read(&mut [0]))? {
         0 => Ok(()),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

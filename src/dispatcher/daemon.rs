@@ -75,10 +75,10 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
     let group = socket_group(&config.socket_group)?;
     let settings = Settings::new(config, &options.runtime_dir, group);
     let socket = settings.socket_path.display().to_string();
-    let kamailio = config.kamailio.socket_path.as_deref();
     process::note_start();
     let listener = config.listen_metrics.map(metrics::listen).transpose()?;
-    let enders = Enders::start(&config.opensips.socket_path, kamailio, &options.runtime_dir)?;
+    let (opensips, kamailio) = (&config.opensips.socket, &config.kamailio.socket);
+    let enders = Enders::start(opensips, kamailio, &options.runtime_dir)?;
     let enders = Arc::new(enders);
     let accounting =
         start_accounting(config).inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
@@ -86,6 +86,7 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
     let running = Dispatcher::start(settings, Arc::new(store), Arc::new(recorder))
         .inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;
+    enders.tell();
     running.set_enders(enders);
     if let Some(listener) = listener {
         running.serve_metrics(listener).inspect_err(|_| {

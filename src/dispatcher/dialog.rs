@@ -1,31 +1,35 @@
-//! Ends dialogs whose media has died, so that both phones get a BYE: JSON-RPC 2.0 over the SIP proxy's datagram
-//! socket (docs/protocol.md section 7). OpenSIPS takes a dialog by its number, Kamailio by the two halves of
-//! `h_entry:h_id`; the form of the dialog-id tells which proxy it comes from.
+//! Ends dialogs whose media has died, so that both phones get a BYE, over the SIP proxy's datagram socket
+//! (docs/protocol.md section 7). The form of the dialog-id tells which proxy it comes from; what is asked stands in
+//! `question`.
 //!
 //! One thread for each proxy that sends and waits by itself: while Kamailio handles the request, it asks this
 //! daemon for `remove` and waits for the answer.
+
+mod question;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::iter;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded};
-use serde_json::{Value, json};
 
+use self::question::{Answer, Form, Next, Questions, To, understand};
 use super::finished::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
 use super::metrics::Dialogs;
 use super::spawn;
+use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId, Visible};
 use crate::sys::clock;
+use crate::sys::datagram::{first_there, is_there, undisturbed};
 use crate::sys::thread::run_tenaciously;
 
 /// How long an answer may take; then the request is sent once more.
@@ -113,47 +117,85 @@ impl Dialog {
 /// Where dialogs are handed over to be ended.
 pub struct Enders {
     opensips: Queue,
-    kamailio: Option<Queue>,
+    kamailio: Queue,
     counts: Arc<Dialogs>,
     pending: Arc<()>,
 }
 
-/// Dialogs that a proxy is to be asked for, and how to take back those that it was not yet.
-type Queue = (Sender<Dialog>, Receiver<Dialog>);
+/// Dialogs that a proxy is to be asked for.
+struct Queue {
+    sender: Sender<Dialog>,
+    /// To take back those that it was not asked for yet.
+    left: Receiver<Dialog>,
+    socket: ProxySocket,
+    /// Its socket was there once, so it comes back.
+    was_there: AtomicBool,
+}
+
+impl Queue {
+    fn is_there(&self) -> bool {
+        let is_there = self.socket.paths.iter().any(|path| is_there(path));
+        self.was_there.fetch_or(is_there, Ordering::Relaxed) || is_there
+    }
+}
 
 impl Enders {
-    /// Starts the threads. `opensips` and `kamailio` are the proxies' sockets; answers come to sockets of our own
-    /// in the runtime directory.
+    /// Starts the threads. Answers come to sockets of our own in the runtime directory.
     ///
     /// # Errors
     /// A socket of our own cannot be made, or a thread.
     pub fn start(
-        opensips: &Path,
-        kamailio: Option<&Path>,
+        opensips: &ProxySocket,
+        kamailio: &ProxySocket,
         runtime_dir: &Path,
     ) -> Result<Enders, String> {
         let counts = Arc::new(Dialogs::default());
-        let begin = |proxy: Proxy, path: &Path, own: &str| {
+        let begin = |proxy: Proxy, at: &ProxySocket, own: &str| {
             let own = runtime_dir.join(own);
             let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
-            let mut ender = Ender::new(proxy, path.to_owned(), socket, Arc::clone(&counts));
+            let mut ender = Ender::new(proxy, at.paths.clone(), socket, Arc::clone(&counts));
             let left = dialogs.clone();
             spawn("dialogs", move || {
                 run_tenaciously("dialogs", || ender.run(&dialogs));
             })
             .map_err(|e| e.to_string())?;
-            Ok::<_, String>((sender, left))
+            Ok::<_, String>(Queue {
+                sender,
+                left,
+                socket: at.clone(),
+                was_there: AtomicBool::new(false),
+            })
         };
         Ok(Enders {
             opensips: begin(Proxy::OpenSips, opensips, OPENSIPS_SOCKET)?,
-            kamailio: kamailio
-                .map(|path| begin(Proxy::Kamailio, path, KAMAILIO_SOCKET))
-                .transpose()?,
+            kamailio: begin(Proxy::Kamailio, kamailio, KAMAILIO_SOCKET)?,
             counts,
             pending: Arc::default(),
         })
+    }
+
+    /// Tells the log which proxy dialogs are ended at, as it stands now.
+    pub fn tell(&self) {
+        let proxies = [
+            (Proxy::Kamailio, &self.kamailio),
+            (Proxy::OpenSips, &self.opensips),
+        ];
+        let there = proxies.iter().filter(|(_, queue)| queue.is_there());
+        let there: Vec<String> = there
+            .map(|(proxy, queue)| {
+                format!("{proxy} at {}", first_there(&queue.socket.paths).display())
+            })
+            .collect();
+        match &there[..] {
+            [] => log::info!(
+                "neither Kamailio listens at {} nor OpenSIPS at {}: until one does, dead calls get no BYE",
+                self.kamailio.socket,
+                self.opensips.socket
+            ),
+            there => log::info!("dialogs of dead calls are ended by {}", there.join(" and ")),
+        }
     }
 
     /// Waits until the proxies have answered for all dialogs, but not longer than this; names those in the log that
@@ -163,8 +205,8 @@ impl Enders {
         while Arc::strong_count(&self.pending) > 1 && clock::mono() < end {
             std::thread::sleep(TURN / 5);
         }
-        let queues = iter::once(&self.opensips).chain(&self.kamailio);
-        for dialog in queues.flat_map(|(_, left)| left.try_iter()) {
+        let queues = [&self.opensips, &self.kamailio];
+        for dialog in queues.into_iter().flat_map(|queue| queue.left.try_iter()) {
             let Dialog {
                 call_id, dialog_id, ..
             } = &dialog;
@@ -194,10 +236,6 @@ impl Enders {
     /// Has a dialog ended, soon; never waits. `told` hears what became of it, 6 s later at most where it is that one's
     /// turn.
     pub fn end(&self, call_id: &CallId, dialog_id: &DialogId, told: Told) {
-        let queue = match proxy_of(dialog_id) {
-            Proxy::OpenSips => Some(&self.opensips),
-            Proxy::Kamailio => self.kamailio.as_ref(),
-        };
         let dialog = Dialog {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
@@ -205,16 +243,35 @@ impl Enders {
             since: clock::mono(),
             pending: Some(Arc::clone(&self.pending)),
         };
-        let Some((sender, _)) = queue else {
-            return self.give_up(&dialog, "[Kamailio] socket_path is not set");
+        let queue = match self.queue(dialog_id) {
+            Ok(queue) => queue,
+            Err(why) => return self.give_up(&dialog, &why),
         };
-        let refused = match sender.len() < WAITING {
-            true => sender.send(dialog).err().map(SendError::into_inner),
+        let refused = match queue.sender.len() < WAITING {
+            true => queue.sender.send(dialog).err().map(SendError::into_inner),
             false => Some(dialog),
         };
         if let Some(dialog) = refused {
             self.give_up(&dialog, "too many wait for it");
         }
+    }
+
+    /// OpenSIPS' dialog-ids are one number, since 3.0.1; before, and with Kamailio, they are `h_entry:h_id`.
+    fn queue(&self, dialog_id: &DialogId) -> Result<&Queue, String> {
+        let is_one_number = !dialog_id.0.as_bytes().contains(&b':');
+        if is_one_number {
+            return Ok(&self.opensips);
+        }
+        if self.kamailio.socket.is_set || self.kamailio.is_there() {
+            return Ok(&self.kamailio);
+        }
+        if self.opensips.is_there() {
+            return Ok(&self.opensips);
+        }
+        Err(format!(
+            "Kamailio has no socket at {}: load jsonrpcs.so there, or set [Kamailio] socket_path to its dgram_socket",
+            self.kamailio.socket
+        ))
     }
 }
 
@@ -228,14 +285,6 @@ pub fn remove_sockets(runtime_dir: &Path) {
             }
             _ => {}
         }
-    }
-}
-
-/// Kamailio's are `h_entry:h_id`, OpenSIPS' one number.
-fn proxy_of(dialog_id: &DialogId) -> Proxy {
-    match dialog_id.0.as_bytes().contains(&b':') {
-        true => Proxy::Kamailio,
-        false => Proxy::OpenSips,
     }
 }
 
@@ -258,61 +307,10 @@ fn bind(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// The request for a dialog; none where its id has not the form that the proxy gives.
-fn request(proxy: Proxy, number: u64, dialog_id: &DialogId) -> Option<String> {
-    let text = std::str::from_utf8(dialog_id.0.as_bytes()).ok()?;
-    let id = number.to_string();
-    let (method, params) = match proxy {
-        Proxy::OpenSips => ("dlg_end_dlg", json!([text])),
-        Proxy::Kamailio => {
-            let (entry, id) = text.split_once(':')?;
-            let (entry, id): (u64, u64) = (entry.parse().ok()?, id.parse().ok()?);
-            ("dlg.end_dlg", json!([entry, id]))
-        }
-    };
-    Some(json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string())
-}
-
-/// What an answer says.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Ended,
-    /// The proxy does not have it any more.
-    Gone,
-    Refused(String),
-}
-
-/// The number that an answer belongs to, and what it says; none where it is not for us. OpenSIPS may answer an
-/// error as plain text, `code message`, which belongs to no number.
-fn understand(answer: &[u8]) -> (Option<u64>, Answer) {
-    let Ok(value) = serde_json::from_slice::<Value>(answer) else {
-        return (None, refusal(answer.trim_ascii()));
-    };
-    let number = match &value["id"] {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64(),
-    };
-    let Some(error) = value.get("error").filter(|error| !error.is_null()) else {
-        return (number, Answer::Ended);
-    };
-    let answer = match error["code"].as_i64() {
-        Some(404) => Answer::Gone,
-        _ => Answer::Refused(error.to_string()),
-    };
-    (number, answer)
-}
-
-fn refusal(text: &[u8]) -> Answer {
-    match text.starts_with(b"404") {
-        true => Answer::Gone,
-        false => Answer::Refused(Visible(text).to_string()),
-    }
-}
-
 /// A request without its answer.
 struct Open {
     dialog: Dialog,
-    request: String,
+    questions: Questions,
     tries: u32,
     deadline: Duration,
 }
@@ -320,7 +318,12 @@ struct Open {
 /// One proxy's thread.
 struct Ender {
     proxy: Proxy,
-    path: PathBuf,
+    /// Where it may listen.
+    paths: Vec<PathBuf>,
+    /// Where it was asked last.
+    at: PathBuf,
+    /// How OpenSIPS takes a dialog.
+    learned: Option<Form>,
     socket: UnixDatagram,
     open: HashMap<u64, Open>,
     /// To be asked for again, and when.
@@ -331,10 +334,12 @@ struct Ender {
 }
 
 impl Ender {
-    fn new(proxy: Proxy, path: PathBuf, socket: UnixDatagram, counts: Arc<Dialogs>) -> Self {
+    fn new(proxy: Proxy, paths: Vec<PathBuf>, socket: UnixDatagram, counts: Arc<Dialogs>) -> Self {
         Ender {
             proxy,
-            path,
+            paths,
+            at: PathBuf::new(),
+            learned: None,
             socket,
             open: HashMap::new(),
             later: VecDeque::new(),
@@ -363,7 +368,7 @@ impl Ender {
                 }
             }
             if !self.open.is_empty() {
-                if let Ok(length) = self.socket.recv(&mut buffer) {
+                if let Ok(length) = undisturbed(|| self.socket.recv(&mut buffer)) {
                     self.answered(buffer.get(..length).unwrap_or_default());
                 }
                 self.look_for_silence(clock::mono());
@@ -386,20 +391,25 @@ impl Ender {
     }
 
     fn ask(&mut self, dialog: Dialog) {
-        let number = self.next;
-        let Some(request) = request(self.proxy, number, &dialog.dialog_id) else {
+        let Dialog {
+            call_id, dialog_id, ..
+        } = &dialog;
+        let Some(questions) = Questions::new(self.proxy, call_id, dialog_id, self.learned) else {
             self.counts.unasked.add(1);
             let why = format!("not a dialog-id of {}", self.proxy);
-            let Dialog {
-                call_id, dialog_id, ..
-            } = &dialog;
             log::warn!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
             return dialog.tell(Outcome::Failed(why));
         };
+        self.send_first(dialog, questions);
+    }
+
+    /// Each question has a number of its own: an answer may come late.
+    fn send_first(&mut self, dialog: Dialog, questions: Questions) {
+        let number = self.next;
         self.next += 1;
         let open = Open {
             dialog,
-            request,
+            questions,
             tries: 0,
             deadline: Duration::ZERO,
         };
@@ -410,7 +420,17 @@ impl Ender {
     fn send(&mut self, number: u64, mut open: Open) {
         open.tries += 1;
         open.deadline = clock::mono() + ANSWER_LIMIT;
-        let sent = self.socket.send_to(open.request.as_bytes(), &self.path);
+        let path = first_there(&self.paths);
+        if self.at != path {
+            self.at = path.to_owned();
+            log::info!(
+                "{} is asked at {} to end dialogs",
+                self.proxy,
+                path.display()
+            );
+        }
+        let request = open.questions.request(number);
+        let sent = undisturbed(|| self.socket.send_to(request.as_bytes(), &self.at));
         if let Err(error) = sent {
             let Dialog {
                 call_id, dialog_id, ..
@@ -418,16 +438,19 @@ impl Ender {
             log::warn!(
                 "[session {call_id}] dialog {dialog_id}: {} at {} cannot be asked to end it: {error}",
                 self.proxy,
-                self.path.display()
+                self.at.display()
             );
         }
         self.open.insert(number, open);
     }
 
     fn answered(&mut self, bytes: &[u8]) {
-        let (number, answer) = understand(bytes);
-        // A plain text is the answer to what was asked first.
-        let number = number.or_else(|| self.open.keys().min().copied());
+        let (to, answer) = understand(bytes);
+        let number = match to {
+            To::Number(number) => Some(number),
+            To::First => self.open.keys().min().copied(),
+            To::Nothing => None,
+        };
         let Some(open) = number.and_then(|number| self.open.remove(&number)) else {
             if let Some(skipped) = self.odd.due() {
                 let shown = Visible(bytes.get(..200).unwrap_or(bytes));
@@ -435,29 +458,53 @@ impl Ender {
             }
             return;
         };
+        self.go_on(open, answer);
+    }
+
+    fn go_on(&mut self, mut open: Open, answer: Answer) {
+        let next = open.questions.answered(answer, self.learned);
         let (proxy, dialog) = (self.proxy, open.dialog);
         let Dialog {
             call_id, dialog_id, ..
         } = &dialog;
-        let counter = match &answer {
-            Answer::Ended => &self.counts.ended,
-            Answer::Gone => &self.counts.gone,
-            Answer::Refused(_) => &self.counts.refused,
-        };
-        counter.add(1);
-        match answer {
-            Answer::Ended => {
+        match next {
+            Next::Ask => self.send_first(dialog, open.questions),
+            Next::Ended(form) => {
+                self.counts.ended.add(1);
                 log::info!("[session {call_id}] dialog {dialog_id} ended by {proxy}");
+                self.learn(form);
                 dialog.tell(Outcome::Ended(proxy));
             }
-            Answer::Gone => {
+            Next::Gone => {
+                self.counts.gone.add(1);
                 log::info!("[session {call_id}] dialog {dialog_id} is over already, says {proxy}");
                 dialog.tell(Outcome::Gone(proxy));
             }
-            Answer::Refused(why) => {
+            Next::Refused(why) => {
+                self.counts.refused.add(1);
+                // It may be another version.
+                self.learned = None;
                 log::warn!("[session {call_id}] dialog {dialog_id} is not ended by {proxy}: {why}");
                 dialog.tell(Outcome::Failed(format!("{proxy} refuses: {why}")));
             }
+            Next::Unclear(why) => {
+                self.counts.refused.add(1);
+                log::warn!(
+                    "[session {call_id}] dialog {dialog_id} is not ended: {why}; if opensips-cli -x mi dlg_list shows the \
+                     call, end it there: opensips-cli -x mi dlg_end_dlg ID"
+                );
+                dialog.tell(Outcome::Failed(why));
+            }
+        }
+    }
+
+    /// Remembers how OpenSIPS takes a dialog.
+    fn learn(&mut self, form: Option<Form>) {
+        if form.is_some() && form != self.learned {
+            if let Some(form) = form {
+                log::info!("{} takes a dialog by {form}", self.proxy);
+            }
+            self.learned = form;
         }
     }
 
@@ -468,18 +515,19 @@ impl Ender {
             let Some(open) = self.open.remove(&number) else {
                 continue;
             };
-            if open.tries < TRIES {
-                self.send(number, open);
-                continue;
+            match () {
+                // It answers others.
+                () if open.questions.may_fail() => self.go_on(open, Answer::silence()),
+                () if open.tries < TRIES => self.send(number, open),
+                () => self.unanswered(open.dialog, now),
             }
-            self.unanswered(open.dialog, now);
         }
     }
 
     /// Who waits for it hears that at once; the others are asked for again.
     fn unanswered(&mut self, mut dialog: Dialog, now: Duration) {
         self.counts.unanswered.add(1);
-        let why = format!("no answer from {} at {}", self.proxy, self.path.display());
+        let why = format!("no answer from {} at {}", self.proxy, self.at.display());
         let Dialog {
             call_id, dialog_id, ..
         } = &dialog;

@@ -1,50 +1,15 @@
 //! Dialogs that are ended at stand-ins for SIP proxies.
 
+use serde_json::{Value, json};
+
+#[path = "../../tests/support/opensips.rs"]
+mod opensips;
+
 use super::*;
 use crate::metrics::Counter;
 
 fn id(text: &str) -> DialogId {
     DialogId(text.into())
-}
-
-#[test]
-fn each_proxy_is_asked_in_its_own_way() {
-    let opensips: Value =
-        serde_json::from_str(&request(Proxy::OpenSips, 7, &id("123456789012")).unwrap()).unwrap();
-    assert_eq!(
-        opensips,
-        json!({"jsonrpc": "2.0", "id": "7", "method": "dlg_end_dlg", "params": ["123456789012"]})
-    );
-    let kamailio: Value =
-        serde_json::from_str(&request(Proxy::Kamailio, 8, &id("4087:10127")).unwrap()).unwrap();
-    assert_eq!(
-        kamailio,
-        json!({"jsonrpc": "2.0", "id": "8", "method": "dlg.end_dlg", "params": [4087, 10127]})
-    );
-    assert_eq!(proxy_of(&id("4087:10127")), Proxy::Kamailio);
-    assert_eq!(proxy_of(&id("99")), Proxy::OpenSips);
-    for bad in ["a:1", "1:b", ":", "1:2:3", "1:-2"] {
-        assert_eq!(request(Proxy::Kamailio, 1, &id(bad)), None, "{bad}");
-    }
-}
-
-#[test]
-fn answers_are_understood() {
-    let ended = br#"{"jsonrpc":"2.0","result":{},"id":"12"}"#;
-    assert_eq!(understand(ended), (Some(12), Answer::Ended));
-    let gone = br#"{"jsonrpc":"2.0","error":{"code":404,"message":"Dialog not found"},"id":12}"#;
-    assert_eq!(understand(gone), (Some(12), Answer::Gone));
-    let refused =
-        br#"{"jsonrpc":"2.0","error":{"code":500,"message":"Method Not Found"},"id":"3"}"#;
-    let (number, answer) = understand(refused);
-    assert_eq!(number, Some(3));
-    assert!(matches!(answer, Answer::Refused(why) if why.contains("Method Not Found")));
-    assert_eq!(understand(b"404 Dialog not found\n"), (None, Answer::Gone));
-    let plain = understand(b"500 no\x1b");
-    assert_eq!(plain, (None, Answer::Refused("500 no\\u{1b}".into())));
-    for odd in [&b"[]"[..], b"{}", b"7", b"\xff", b""] {
-        assert_eq!(understand(odd).0, None, "{odd:?}");
-    }
 }
 
 /// A proxy that answers what it is told to, or nothing.
@@ -63,8 +28,21 @@ fn stand_in(name: &str) -> (PathBuf, UnixDatagram) {
 
 fn asked(proxy: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
     let mut buffer = [0; 1000];
-    let (length, from) = proxy.recv_from(&mut buffer).unwrap();
+    let (length, from) = undisturbed(|| proxy.recv_from(&mut buffer)).unwrap();
     (serde_json::from_slice(&buffer[..length]).unwrap(), from)
+}
+
+/// Enders that ask OpenSIPS at the stand-in, and have no Kamailio.
+fn start(dir: &Path) -> Result<Enders, String> {
+    let opensips = at(&[dir.join("proxy.sock")], true);
+    Enders::start(&opensips, &at(&[dir.join("none")], false), dir)
+}
+
+fn at(paths: &[PathBuf], is_set: bool) -> ProxySocket {
+    ProxySocket {
+        paths: paths.to_owned(),
+        is_set,
+    }
 }
 
 #[test]
@@ -72,11 +50,15 @@ fn the_socket_of_a_live_dispatcher_is_left_alone() {
     let (dir, proxy) = stand_in("second");
     let own = dir.join("opensips.sock");
     let live = bind(&own).unwrap();
-    let refused = Enders::start(&dir.join("proxy.sock"), None, &dir);
+    let refused = start(&dir);
     let error = refused.map(|_| ()).unwrap_err();
     assert!(error.contains("another process listens there"), "{error}");
     proxy.send_to(b"answer", &own).unwrap();
-    assert_eq!(live.recv(&mut [0; 10]).unwrap(), 6, "it still gets answers");
+    assert_eq!(
+        undisturbed(|| live.recv(&mut [0; 10])).unwrap(),
+        6,
+        "it still gets answers"
+    );
     drop(live);
     assert!(own.exists(), "left by a crash");
     drop(bind(&own).unwrap());
@@ -87,7 +69,7 @@ fn the_socket_of_a_live_dispatcher_is_left_alone() {
 #[test]
 fn what_waits_at_the_end_is_named() {
     let (dir, proxy) = stand_in("end");
-    let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+    let enders = start(&dir).unwrap();
     let (told, outcome) = crossbeam_channel::unbounded();
     for number in 0..WINDOW + 8 {
         let call_id = CallId(number.to_string().as_str().into());
@@ -122,7 +104,8 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     let due = ledger.due(&CallId("a".into()), &id("7"), Duration::ZERO, 1);
     let socket = bind(&dir.join("own.sock")).unwrap();
     let counts = Arc::new(Dialogs::default());
-    let mut ender = Ender::new(Proxy::OpenSips, dir.join("proxy.sock"), socket, counts);
+    let paths = vec![dir.join("proxy.sock")];
+    let mut ender = Ender::new(Proxy::OpenSips, paths, socket, counts);
     let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
     let pending = Arc::new(());
     let dialog = Dialog {
@@ -142,7 +125,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     ender.ask_again(at(65));
     assert!(ender.open.is_empty());
     ender.ask_again(at(66));
-    assert_eq!(asked(&proxy).0["params"], json!(["7"]));
+    assert_eq!(asked(&proxy).0["params"], json!(["0.7"]));
     let open = ender.open.drain().next().unwrap().1;
     ender.unanswered(open.dialog, at(3599));
     ender.ask_again(at(3659));
@@ -163,7 +146,7 @@ fn what_the_ledger_has_is_settled_by_an_answer_alone() {
     let (dir, proxy) = stand_in("ledger");
     let open = || Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false).unwrap();
     let ledger = Arc::new(open().0);
-    let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+    let enders = start(&dir).unwrap();
     for number in 0..WINDOW + 8 {
         let call_id = CallId(number.to_string().as_str().into());
         let dialog_id = id(&number.to_string());
@@ -190,18 +173,15 @@ fn what_the_ledger_has_is_settled_by_an_answer_alone() {
 #[test]
 fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
     let (dir, proxy) = stand_in("silent");
-    let enders = Enders::start(&dir.join("proxy.sock"), None, &dir).unwrap();
+    let enders = start(&dir).unwrap();
     let (told, outcome) = crossbeam_channel::unbounded();
     enders.end(&CallId("a".into()), &id("1"), Told::Asker(told.clone()));
-    enders.end(&CallId("b".into()), &id("2"), Told::Asker(told.clone()));
-    enders.end(&CallId("k".into()), &id("1:2"), Told::Asker(told));
-    let why = "[Kamailio] socket_path is not set".to_owned();
-    assert_eq!(outcome.recv(), Ok(Outcome::Failed(why)));
+    enders.end(&CallId("b".into()), &id("2"), Told::Asker(told));
     let (first, from) = asked(&proxy);
     let (second, _) = asked(&proxy);
     assert_eq!(
         (&first["params"][0], &second["params"][0]),
-        (&json!("1"), &json!("2"))
+        (&json!("0.1"), &json!("0.2"))
     );
     let path = from.as_pathname().unwrap();
     assert_eq!(path, dir.join("opensips.sock"));
@@ -218,13 +198,230 @@ fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog(
     enders.end(&CallId("c".into()), &id("3"), Told::Nobody);
     let (third, _) = asked(&proxy);
     assert_eq!(
-        third["params"][0], "3",
+        third["params"][0], "0.3",
         "the first was refused by nonsense, the second answered"
     );
     let counts = enders.counts();
     let counts = [&counts.refused, &counts.ended, &counts.unasked].map(Counter::get);
-    assert_eq!(counts, [1, 1, 1]);
+    assert_eq!(counts, [1, 1, 0]);
     let (again, _) = asked(&proxy);
     assert_eq!(again, third, "once more after {ANSWER_LIMIT:?}");
     fs::remove_dir_all(dir).unwrap();
+}
+
+/// Each version ends what is asked for in its own form, which is learned.
+#[test]
+fn d1_each_opensips_is_asked_in_the_form_that_it_takes() {
+    use opensips::Version;
+    for (version, sent_as_halves, first, later) in [
+        (Version::V2_2, true, 3, 1),
+        (Version::V2_4, true, 2, 1),
+        // The module of 3.0.0.
+        (Version::V3_0, true, 2, 1),
+        (Version::V3_0, false, 2, 1),
+        (Version::V3_1, false, 1, 1),
+        (Version::Later, false, 4, 2),
+    ] {
+        let site = Site::new(&format!("{version:?}-{sent_as_halves}"), version);
+        let end = |dialog: &opensips::Dialog| {
+            let id = match sent_as_halves {
+                true => format!("{}:{}", dialog.entry, dialog.id),
+                false => dialog.number(),
+            };
+            site.end(&dialog.call_id, &id)
+        };
+        for (n, want) in [(1, first), (2, later), (3, later)] {
+            let dialog = opensips::Dialog::new(0xb2e, 0x46ca_a32d + n, &format!("{n}@x"));
+            site.opensips
+                .with(|state| state.dialogs.push(dialog.clone()));
+            assert_eq!(end(&dialog), Outcome::Ended(Proxy::OpenSips), "{version:?}");
+            assert_eq!(site.opensips.with(|state| state.dialogs.len()), 0);
+            let asked = site.opensips.asked();
+            assert_eq!(asked.len(), want, "{version:?}: {asked:?}");
+        }
+        let gone = opensips::Dialog::new(1, 2, "4@x");
+        assert_eq!(end(&gone), Outcome::Gone(Proxy::OpenSips), "{version:?}");
+    }
+}
+
+/// OpenSIPS is upgraded, and downgraded.
+#[test]
+fn d2_another_version_is_learned_anew() {
+    use opensips::Version;
+    let site = Site::new("upgrade", Version::V3_0);
+    for (n, version) in [Version::V3_0, Version::V3_1, Version::V3_0, Version::V3_1]
+        .into_iter()
+        .enumerate()
+    {
+        let dialog = opensips::Dialog::new(7, 8, &format!("{n}@x"));
+        site.opensips.with(|state| {
+            state.version = version;
+            state.dialogs.push(dialog.clone());
+        });
+        let outcome = site.end(&dialog.call_id, &dialog.number());
+        assert_eq!(outcome, Outcome::Ended(Proxy::OpenSips), "{version:?}");
+        assert_eq!(
+            site.opensips.asked().len(),
+            2,
+            "the form before comes first"
+        );
+    }
+}
+
+/// 404 to all, and yet there.
+#[test]
+fn d3_a_dialog_that_opensips_lists_and_does_not_find_is_no_end() {
+    let site = Site::new("unclear", opensips::Version::V3_1);
+    let dialog = opensips::Dialog::new(7, 8, "a@x");
+    site.opensips.with(|state| {
+        state.dialogs.push(dialog.clone());
+        state.finds_nothing = true;
+    });
+    let outcome = site.end("a@x", &dialog.number());
+    assert!(
+        matches!(&outcome, Outcome::Failed(why) if why.contains("lists it as 7.8")),
+        "{outcome:?}"
+    );
+    // Nobody knows which form this version takes, and it lists nothing.
+    site.opensips.with(|state| state.lists_nothing = true);
+    let outcome = site.end("a@x", &dialog.number());
+    assert!(
+        matches!(&outcome, Outcome::Failed(why) if why.contains("dlg_list fails")),
+        "{outcome:?}"
+    );
+    let refused = site.enders.counts().refused.get();
+    assert_eq!(refused, 2);
+    // It has ended one, so its form is known, and 404 means what it says.
+    site.opensips.with(|state| state.finds_nothing = false);
+    assert_eq!(
+        site.end("a@x", &dialog.number()),
+        Outcome::Ended(Proxy::OpenSips)
+    );
+    assert_eq!(
+        site.end("a@x", &dialog.number()),
+        Outcome::Gone(Proxy::OpenSips)
+    );
+}
+
+#[test]
+fn d4_a_call_id_that_was_used_again_ends_no_other_dialog() {
+    let site = Site::new("reused", opensips::Version::V3_1);
+    let other = opensips::Dialog::new(7, 9, "a@x");
+    site.opensips
+        .with(|state| state.dialogs.push(other.clone()));
+    let gone = opensips::Dialog::new(7, 8, "a@x");
+    assert_eq!(
+        site.end("a@x", &gone.number()),
+        Outcome::Gone(Proxy::OpenSips)
+    );
+    assert_eq!(site.opensips.with(|state| state.dialogs.clone()), [other]);
+}
+
+/// More dialogs than are asked for at a time, while the form is not known yet.
+#[test]
+fn many_dialogs_are_ended_while_the_form_is_learned() {
+    let site = Site::new("many", opensips::Version::V3_0);
+    let (told, outcome) = unbounded();
+    let count = 5 * WINDOW;
+    for n in 0..count {
+        let dialog = opensips::Dialog::new(7, u32::try_from(n).unwrap(), &format!("{n}@x"));
+        site.opensips
+            .with(|state| state.dialogs.push(dialog.clone()));
+        let call_id = CallId(dialog.call_id.as_str().into());
+        let number = dialog.number();
+        site.enders
+            .end(&call_id, &id(&number), Told::Asker(told.clone()));
+    }
+    for _ in 0..count {
+        assert_eq!(outcome.recv(), Ok(Outcome::Ended(Proxy::OpenSips)));
+    }
+    let asked = site.opensips.asked().len();
+    assert!(asked <= count + WINDOW, "{asked} for {count}");
+}
+
+/// OpenSIPS before 3.0.1 says `h:i` as Kamailio does: who is there is asked.
+#[test]
+fn a_socket_is_found_where_the_packages_put_it() {
+    let dir = std::env::temp_dir().join(format!("mediaproxy-dialog-{}-found", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let [kamailio, other, opensips] =
+        ["rpc.sock", "kamailio_rpc.sock", "socket"].map(|name| dir.join(name));
+    let enders = Enders::start(
+        &at(std::slice::from_ref(&opensips), false),
+        &at(&[other.clone(), kamailio.clone()], false),
+        &dir,
+    )
+    .unwrap();
+    let (told, outcome) = unbounded();
+    let end = || enders.end(&CallId("a@x".into()), &id("1:2"), Told::Asker(told.clone()));
+    end();
+    let refused = outcome.recv().unwrap();
+    let Outcome::Failed(why) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        why.starts_with(&format!(
+            "Kamailio has no socket at {} or {}: ",
+            other.display(),
+            kamailio.display()
+        )),
+        "{why}"
+    );
+    let stand_in = opensips::OpenSips::listen(&opensips, opensips::Version::V2_4);
+    stand_in.with(|state| state.dialogs.push(opensips::Dialog::new(1, 2, "a@x")));
+    end();
+    assert_eq!(outcome.recv(), Ok(Outcome::Ended(Proxy::OpenSips)));
+    // Kamailio's goes first, and the socket that somebody reads.
+    drop(UnixDatagram::bind(&other).unwrap());
+    let proxy = UnixDatagram::bind(&kamailio).unwrap();
+    end();
+    let (request, from) = asked(&proxy);
+    assert_eq!(request["params"], json!([1, 2]));
+    let answer = json!({"jsonrpc": "2.0", "result": {}, "id": request["id"]});
+    proxy
+        .send_to_addr(answer.to_string().as_bytes(), &from)
+        .unwrap();
+    assert_eq!(outcome.recv(), Ok(Outcome::Ended(Proxy::Kamailio)));
+    // It is just starting again: it is waited for.
+    drop(proxy);
+    fs::remove_file(&kamailio).unwrap();
+    let queue = enders.queue(&id("1:2")).unwrap();
+    assert_eq!(queue.socket.paths.len(), 2);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+/// OpenSIPS as a stand-in, and those who ask it.
+struct Site {
+    dir: PathBuf,
+    opensips: opensips::OpenSips,
+    enders: Enders,
+}
+
+impl Site {
+    fn new(name: &str, version: opensips::Version) -> Site {
+        let unique = format!("mediaproxy-dialog-{}-{name}", std::process::id());
+        let dir = std::env::temp_dir().join(unique);
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("proxy.sock");
+        let opensips = opensips::OpenSips::listen(&path, version);
+        let enders = start(&dir).unwrap();
+        Site {
+            dir,
+            opensips,
+            enders,
+        }
+    }
+
+    fn end(&self, call_id: &str, dialog_id: &str) -> Outcome {
+        let (told, outcome) = unbounded();
+        self.enders
+            .end(&CallId(call_id.into()), &id(dialog_id), Told::Asker(told));
+        outcome.recv().unwrap()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
 }

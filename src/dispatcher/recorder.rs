@@ -276,6 +276,7 @@ impl Finisher for Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ProxySocket;
     use crate::dispatcher::statistics::Statistics;
     use crate::sys::scratch::Scratch;
 
@@ -337,7 +338,11 @@ mod tests {
             journal_limit: 16 << 20,
         };
         let accounting = Accounting::start(&settings, Vec::new()).unwrap();
-        let enders = Arc::new(Enders::start(&dir.join("fifo"), None, dir).unwrap());
+        let nowhere = ProxySocket {
+            paths: vec![dir.join("fifo")],
+            is_set: false,
+        };
+        let enders = Arc::new(Enders::start(&nowhere, &nowhere, dir).unwrap());
         let recorder = Recorder::open(Some(Arc::clone(&accounting)), enders, dir).unwrap();
         let id = told().session_id().unwrap().to_string();
         lock(&recorder.books.as_ref().unwrap().refused).remember(&told());

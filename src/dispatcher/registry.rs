@@ -29,7 +29,7 @@ use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 pub use calls::spellings;
 pub use doubts::{Checked, Doubts};
 use expired::Expired;
-pub use manage::{About, Held};
+pub use manage::{About, Held, Through};
 pub use restore::LiveCall;
 pub use standing::{Standing, State};
 
@@ -174,7 +174,7 @@ pub struct Registry<L> {
     /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
     drained: BTreeMap<RelayKey, bool>,
     /// Calls that the administrator is just ending.
-    by_admin: HashSet<CallId>,
+    by_admin: HashMap<CallId, Through>,
     /// What is to be added to a time of the caller's clock to have the time since 1970-01-01 UTC.
     wall: Duration,
     /// Somebody keeps what [`LiveCall`] tells of answered calls.
@@ -256,7 +256,7 @@ impl<L: Clone> Registry<L> {
             relays: BTreeMap::new(),
             links: BTreeMap::new(),
             drained: BTreeMap::new(),
-            by_admin: HashSet::new(),
+            by_admin: HashMap::new(),
             wall: Duration::ZERO,
             is_noting: false,
             notes: AtomicU64::new(0),

@@ -131,6 +131,7 @@ mod tests {
     use super::super::Output;
     use super::*;
     use crate::sys::clock;
+    use crate::sys::datagram::undisturbed;
     use crate::sys::scratch::Scratch;
 
     fn write(output: &mut Output, level: Level, text: &str) {
@@ -141,7 +142,7 @@ mod tests {
 
     fn next(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 9000];
-        let length = socket.recv(&mut buffer).unwrap();
+        let length = undisturbed(|| socket.recv(&mut buffer)).unwrap();
         let line = String::from_utf8(buffer[..length].to_vec()).unwrap();
         let (_, text) = line.split_once("]: ").unwrap();
         text.to_owned()
@@ -216,7 +217,7 @@ mod tests {
         assert_eq!(next(&daemon), "flood");
         daemon.set_nonblocking(true).unwrap();
         let mut buffer = [0; 9000];
-        while daemon.recv(&mut buffer).is_ok() {}
+        while undisturbed(|| daemon.recv(&mut buffer)).is_ok() {}
         write(&mut output, Level::Info, "end");
         assert_eq!(
             next(&daemon),

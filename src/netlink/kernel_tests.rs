@@ -10,6 +10,7 @@ use super::events::{Event, Events};
 use super::gate::{self, FORWARDED, Gate, LEAVING, REACHED};
 use super::nftables::{Batch, Element};
 use super::socket::{Netfilter, Protection, Refused};
+use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;
 
@@ -133,7 +134,7 @@ fn send(
     let mut buffer = [0; 2048];
     for &size in sizes {
         from.send_to(&buffer[..size], to).unwrap();
-        let (length, source) = other.recv_from(&mut buffer).unwrap();
+        let (length, source) = undisturbed(|| other.recv_from(&mut buffer)).unwrap();
         assert_eq!((length, source), (size, seen.into()));
     }
 }

@@ -13,6 +13,7 @@ use crate::netlink::nftables::{Batch, ChainKind, Hook};
 use crate::netlink::rule::Step;
 use crate::netlink::socket::Netfilter;
 use crate::relay::checks::testing::{in_namespace, shell};
+use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::enter_namespace;
 
 const MARK: u32 = 0x4d50_0000;
@@ -200,7 +201,7 @@ impl Flow {
     /// The number of the next packet that the callee gets, and where it came from.
     fn received(&self) -> (u64, SocketAddrV4) {
         let mut buffer = [0; 8];
-        let (_, from) = self.callee.recv_from(&mut buffer).unwrap();
+        let (_, from) = undisturbed(|| self.callee.recv_from(&mut buffer)).unwrap();
         (u64::from_be_bytes(buffer), at(&from.to_string()))
     }
 

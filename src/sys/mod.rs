@@ -4,6 +4,7 @@
 //! descriptors by `OwnedFd`; nothing unsafe is visible to callers.
 
 pub mod clock;
+pub mod datagram;
 pub mod dir_lock;
 pub mod dns;
 pub mod epoll;

@@ -103,11 +103,12 @@ fn interval(microseconds: Option<&str>, pid: Option<&str>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::datagram::undisturbed;
     use crate::sys::scratch::Scratch;
 
     fn next(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 256];
-        let length = socket.recv(&mut buffer).unwrap();
+        let length = undisturbed(|| socket.recv(&mut buffer)).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     }
 

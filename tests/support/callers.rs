@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::sys::clock;
+use mediaproxy::sys::datagram::undisturbed;
 
 use crate::proxy::{Media, Message, Proxy};
 
@@ -109,7 +110,7 @@ impl Phones {
                 packet[..2].copy_from_slice(&[0x80, 8]);
                 from.send_to(&packet, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
                     .unwrap();
-                to.recv(&mut packet).unwrap();
+                undisturbed(|| to.recv(&mut packet)).unwrap();
             }
         }
         let octets = |count: usize| count as u64 * (PACKET as u64 + HEADERS);

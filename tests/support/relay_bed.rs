@@ -11,6 +11,7 @@ use mediaproxy::config::{DispatcherEntry, Forwarding, Host};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::relay::{self, Running, Settings};
 use mediaproxy::session;
+use mediaproxy::sys::datagram::undisturbed;
 use mediaproxy::sys::range_lock;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Reader, Store, Writer, accept};
 
@@ -358,7 +359,7 @@ pub fn send(socket: &UdpSocket, port: u16, packet: &[u8]) {
 /// The next packet and the port it came from.
 pub fn receive(socket: &UdpSocket) -> (Vec<u8>, u16) {
     let mut buffer = vec![0; 65_536];
-    let (count, from) = socket.recv_from(&mut buffer).expect("a packet");
+    let (count, from) = undisturbed(|| socket.recv_from(&mut buffer)).expect("a packet");
     buffer.truncate(count);
     (buffer, from.port())
 }

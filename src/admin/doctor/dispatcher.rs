@@ -1,7 +1,7 @@
 //! What a dispatcher needs: its ports, the SIP proxy beside it, the backends that calls are accounted to.
 
 use std::io;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
 use crate::config::{
-    self, Backend, DatabaseUri, DispatcherConfig, Loaded, RadiusSection, ServerKind, SocketGroup,
+    self, Backend, DatabaseUri, DispatcherConfig, Loaded, ProxySocket, RadiusSection, ServerKind,
+    SocketGroup,
 };
 use crate::relay::checks;
+use crate::sys::datagram::{first_there, is_there, listens};
 use crate::sys::peer::credentials;
 use crate::sys::{host, remedy, users};
 
@@ -187,37 +189,51 @@ fn group(wanted: &SocketGroup) -> Finding {
 /// Where dialogs of dead calls are ended.
 fn proxy(config: &DispatcherConfig) -> Finding {
     let subject = "SIP proxy";
-    let answers = |path: &Path| UnixDatagram::unbound().and_then(|socket| socket.connect(path));
-    if let Some(path) = &config.kamailio.socket_path {
-        let shown = path.display();
-        return match answers(path) {
-            Ok(()) => fine(subject, format!("Kamailio listens at {shown}")),
-            Err(error) => {
-                let load = format!(
+    let proxies = [
+        ("Kamailio", "kamailio", &config.kamailio.socket),
+        ("OpenSIPS", "opensips", &config.opensips.socket),
+    ];
+    let is_set = |socket: &ProxySocket| socket.is_set;
+    let is_found = |socket: &ProxySocket| socket.paths.iter().any(|path| is_there(path));
+    let first =
+        |which: &dyn Fn(&ProxySocket) -> bool| proxies.iter().find(|(.., socket)| which(socket));
+    // OpenSIPS' path may come from an old file of a host that has Kamailio now.
+    let kamailio = proxies.first().filter(|(.., socket)| socket.is_set);
+    let Some((name, group, socket)) = kamailio.or(first(&is_found)).or(first(&is_set)) else {
+        let load = "load jsonrpcs.so in Kamailio, or mi_datagram.so with its socket_name in OpenSIPS, or set [Kamailio] socket_path or [OpenSIPS] socket_path";
+        return warning(
+            subject,
+            format!(
+                "neither Kamailio listens at {} nor OpenSIPS at {}; dead calls get no BYE: {load}",
+                config.kamailio.socket, config.opensips.socket
+            ),
+        );
+    };
+    let path = first_there(&socket.paths);
+    let shown = path.display();
+    let how = if socket.is_set {
+        "socket_path"
+    } else {
+        "found there"
+    };
+    match listens(path) {
+        Ok(()) => fine(subject, format!("{name} listens at {shown} ({how})")),
+        Err(error) => {
+            let load = match *group {
+                "kamailio" => format!(
                     "load jsonrpcs.so with modparam(\"jsonrpcs\", \"transport\", 4) and modparam(\"jsonrpcs\", \
                      \"dgram_socket\", \"{shown}\")"
-                );
-                let mend = to_send(&error, "kamailio").unwrap_or(load);
-                problem(
-                    subject,
-                    format!(
-                        "Kamailio's {shown} ([Kamailio] socket_path): {error}; dead calls get no BYE: {mend}"
-                    ),
-                )
-            }
-        };
-    }
-    let path = &config.opensips.socket_path;
-    let shown = path.display();
-    match answers(path) {
-        Ok(()) => fine(subject, format!("OpenSIPS listens at {shown}")),
-        Err(error) => {
-            let load = "load mi_datagram.so there, or with Kamailio set [Kamailio] socket_path to the dgram_socket of \
-                        its jsonrpcs";
-            let mend = to_send(&error, "opensips").unwrap_or(load.to_owned());
-            warning(
+                ),
+                _ => format!(
+                    "load mi_datagram.so with modparam(\"mi_datagram\", \"socket_name\", \"{shown}\")"
+                ),
+            };
+            let mend = to_send(&error, group).unwrap_or(load);
+            problem(
                 subject,
-                format!("OpenSIPS' {shown}: {error}; dead calls get no BYE: {mend}"),
+                format!(
+                    "{name}'s {shown} ([{name}] {how}): {error}; dead calls get no BYE: {mend}"
+                ),
             )
         }
     }

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use super::answer::Who;
 use super::explain::Found;
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::dialog::{Outcome, Told};
+use crate::dispatcher::dialog::{Outcome, Proxy, Told};
 use crate::dispatcher::link::{Ask, Removal};
-use crate::dispatcher::registry::{About, Place};
+use crate::dispatcher::registry::{About, Place, Through};
 use crate::dispatcher::waiting::{Slot, lock};
 use crate::dispatcher::wire::write_remove;
 use crate::proto::control::Remove;
@@ -20,6 +20,9 @@ use crate::sys::clock;
 
 /// How long the proxy may take: two requests of 3 s each, and a little.
 const DIALOG_LIMIT: Duration = Duration::from_secs(7);
+
+/// A phone that talks is heard more often.
+const HEARD: Duration = Duration::from_secs(5);
 
 /// Ends a call; what has been done, in a sentence.
 ///
@@ -45,6 +48,14 @@ pub fn end(
         None if !media_only => told_by_relay(dispatcher, &call_id),
         known => known,
     };
+    let mut why = match &about {
+        _ if media_only => "no phone is told",
+        Some(About {
+            answered: false, ..
+        }) => "no phone is told, for nobody has answered it",
+        _ => "no phone is told, for no dialog of it is known",
+    };
+    let mut gone = None;
     // A dialog that was never answered cannot be ended by anybody but the phones.
     let dialog = about.filter(|about| about.answered && !media_only);
     if let Some(dialog_id) = dialog.and_then(|about| about.dialog_id) {
@@ -54,15 +65,20 @@ pub fn end(
                     "ended: call {call_id}, dialog {dialog_id} by {proxy}"
                 ));
             }
-            Some(Outcome::Gone(_)) | None => {}
+            Some(Outcome::Gone(proxy)) => {
+                gone = Some(proxy);
+                why = "no phone is told, for its dialog is over already at the SIP proxy";
+            }
             Some(Outcome::Failed(why)) => {
                 return Err(format!(
                     "dialog {dialog_id} of call {call_id} is not ended: {why}; end media would end its media alone"
                 ));
             }
+            None => {}
         }
     }
-    end_session(dispatcher, &call_id)
+    let ended = end_session(dispatcher, &call_id, gone)?;
+    Ok(format!("{ended}; {why}"))
 }
 
 /// What the relay of a call knows of its dialog, where this dispatcher does not know the call.
@@ -81,25 +97,42 @@ fn told_by_relay(dispatcher: &Dispatcher, call_id: &CallId) -> Option<About> {
 fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -> Option<Outcome> {
     let enders = dispatcher.enders.get()?;
     let (told, outcome) = crossbeam_channel::bounded(1);
+    // Kamailio removes the call before it answers, OpenSIPS once the phones have answered.
+    lock(&dispatcher.registry).by_admin(call_id, Through::Proxy);
     enders.end(call_id, dialog_id, Told::Asker(told));
     let outcome = outcome.recv_timeout(DIALOG_LIMIT);
-    Some(outcome.unwrap_or_else(|_| {
+    let outcome = outcome.unwrap_or_else(|_| {
         let seconds = DIALOG_LIMIT.as_secs();
         Outcome::Failed(format!(
             "nothing was heard for {seconds} s, many wait for it"
         ))
-    }))
+    });
+    if !matches!(outcome, Outcome::Ended(_)) {
+        lock(&dispatcher.registry).not_by_admin(call_id);
+    }
+    Some(outcome)
 }
 
-/// Removes all sessions of a call from their relays.
-fn end_session(dispatcher: &Dispatcher, call_id: &CallId) -> Result<String, String> {
+/// Removes all sessions of a call from their relays; not where the proxy has lost the dialog of phones that still talk.
+fn end_session(
+    dispatcher: &Dispatcher,
+    call_id: &CallId,
+    gone: Option<Proxy>,
+) -> Result<String, String> {
     let deadline = clock::mono() + dispatcher.settings.relay_timeout;
     // The proxy's own requests for this call come before or after.
     let Some(turn) = dispatcher.turns.enter(call_id, deadline) else {
         return Err(format!("call {call_id} has requests under way, try again"));
     };
     let mut ended = Vec::new();
-    for found in dispatcher.look_for(call_id)? {
+    let sessions = dispatcher.look_for(call_id)?;
+    if let Some(proxy) = gone.filter(|_| sessions.iter().any(|found| is_heard(&found.object))) {
+        return Err(format!(
+            "{proxy} does not have the dialog of call {call_id} any more (was it restarted without its dialogs?), so no \
+             phone can be told, and they still talk; end media would end its media alone"
+        ));
+    }
+    for found in sessions {
         remove(dispatcher, call_id, &found)?;
         ended.push(found.at.relay.to_string());
     }
@@ -123,7 +156,7 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     let slot = Arc::new(Slot::new());
     let ask = Ask::Remove(remove.clone(), Some(Arc::clone(&slot)));
     let now = clock::mono();
-    lock(&dispatcher.registry).by_admin(call_id);
+    lock(&dispatcher.registry).by_admin(call_id, Through::Relay);
     let sent = link.send(now, ask, |out, sequence, compatibility| {
         write_remove(out, &remove, sequence, compatibility)
     });
@@ -144,6 +177,16 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     Err(format!("call {call_id}: relay {relay} {failed}"))
 }
 
+/// A party was heard a moment ago, as far as its relay tells.
+fn is_heard(session: &Map<String, Value>) -> bool {
+    let streams = session.get("streams").and_then(Value::as_array);
+    let mut legs = streams.into_iter().flatten().flat_map(|stream| {
+        let leg = |party: &str| stream.get(party)?.get("last_media")?.as_f64();
+        [leg("caller"), leg("callee")]
+    });
+    legs.any(|ago| ago.is_some_and(|seconds| seconds < HEARD.as_secs_f64()))
+}
+
 /// A session's tag, byte for byte where its relay tells it so.
 fn from_tag(session: &Map<String, Value>) -> Option<Tag> {
     let shown = session.get("exact").and_then(|exact| exact.get("from_tag"));
@@ -155,6 +198,20 @@ fn from_tag(session: &Map<String, Value>) -> Option<Tag> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_party_that_was_heard_just_now() {
+        let heard = |json: &str| is_heard(&serde_json::from_str(json).unwrap());
+        let ago = |caller: &str, callee: &str| {
+            heard(&format!(
+                r#"{{"streams": [{{}}, {{"caller": {{"last_media": {caller}}}, "callee": {{"last_media": {callee}}}}}]}}"#
+            ))
+        };
+        assert!(ago("0.02", "null") && ago("null", "4.9") && ago("70", "0"));
+        assert!(!ago("5.1", "null") && !ago("null", "null"));
+        // An older relay's have no such key.
+        assert!(!heard("{}") && !heard(r#"{"streams": [{"status": "active"}, 7]}"#));
+    }
 
     #[test]
     fn a_tag_is_what_its_relay_tells_most_exactly() {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Facts, Found, Late, LinkId, LiveCall, Place, Registry, Session, SessionState};
+use super::{
+    Facts, Found, Late, LinkId, LiveCall, Place, Registry, Session, SessionState, Through,
+};
 use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
 use crate::dispatcher::statistics::{ListedCall, Statistics};
 use crate::proto::control::Remove;
@@ -258,7 +260,9 @@ impl<L: Clone> Registry<L> {
         let session = self.sessions.get(&call_id);
         // A later call of that name in the same dialog goes on.
         let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);
-        if reason != Reason::Removed && !self.sessions.contains_key(&call_id) {
+        let through = self.by_admin.remove(&call_id);
+        let is_removed = reason == Reason::Removed || through == Some(Through::Proxy);
+        if !is_removed && !self.sessions.contains_key(&call_id) {
             self.expired.add(call_id.clone(), now);
         }
         Some(Finished {
@@ -315,10 +319,17 @@ impl<L: Clone> Registry<L> {
             }),
             is_kept: false,
             length,
-            reason: if proxy_knows { Reason::Removed } else { reason },
+            reason: match reason {
+                Reason::Ended => reason,
+                _ if proxy_knows => Reason::Removed,
+                _ => reason,
+            },
         };
         self.forget(call_id);
-        if finished.reason != Reason::Removed {
+        let through = self.by_admin.remove(call_id);
+        let is_removed = finished.reason == Reason::Removed
+            || finished.reason == Reason::Ended && through == Some(Through::Proxy);
+        if !is_removed {
             self.expired.add(call_id.clone(), now);
         }
         Some(finished)

@@ -16,6 +16,15 @@ pub struct About {
     pub answered: bool,
 }
 
+/// How the administrator has a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// The proxy ends its dialog and removes it.
+    Proxy,
+    /// Its relay is asked; the proxy has yet to remove it.
+    Relay,
+}
+
 /// Why a relay gets no new calls; none of it where it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
@@ -54,8 +63,8 @@ impl<L: Clone> Registry<L> {
     }
 
     /// From now on a removal of this call is the administrator's doing, until [`Registry::not_by_admin`] or its end.
-    pub fn by_admin(&mut self, call_id: &CallId) {
-        self.by_admin.insert(call_id.clone());
+    pub fn by_admin(&mut self, call_id: &CallId, through: Through) {
+        self.by_admin.insert(call_id.clone(), through);
     }
 
     /// What the administrator wanted has been done, or has not come about.
@@ -66,7 +75,7 @@ impl<L: Clone> Registry<L> {
     /// Who has ended a call that was removed.
     pub(super) fn blame(&self, call_id: &CallId, reason: Reason) -> Reason {
         match reason {
-            Reason::Removed if self.by_admin.contains(call_id) => Reason::Ended,
+            Reason::Removed if self.by_admin.contains_key(call_id) => Reason::Ended,
             other => other,
         }
     }

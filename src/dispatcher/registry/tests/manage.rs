@@ -119,7 +119,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     }
     let about = registry.about(&call("one")).unwrap();
     assert!(about.answered && about.dialog_id.is_some());
-    registry.by_admin(&call("one"));
+    registry.by_admin(&call("one"), Through::Relay);
     let closed = statistics("one", "closed");
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
@@ -128,10 +128,28 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     assert_eq!(registry.about(&call("one")), None);
     assert!(registry.remove_expired(&call("one")));
     // What did not come about is the proxy's again.
-    registry.by_admin(&call("two"));
+    registry.by_admin(&call("two"), Through::Proxy);
     registry.not_by_admin(&call("two"));
     let closed = statistics("two", "closed");
     let removed = registry.removed(a, &call("two"), closed, at(2)).unwrap();
+    assert_eq!(removed.reason, Reason::Removed);
+}
+
+#[test]
+fn what_the_proxy_ended_for_the_administrator_is_removed_for_good() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), None);
+    registry.updated(a, &answered("one"));
+    registry.by_admin(&call("one"), Through::Proxy);
+    let closed = statistics("one", "closed");
+    let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
+    assert_eq!(ended.reason, Reason::Ended);
+    assert!(!ended.end_dialog && !ended.timed_out);
+    assert_ne!(registry.place(&call("one")), Place::Expired);
+    // A later call of that name is nobody's but the phones'.
+    registry.updated(a, &answered("one"));
+    let closed = statistics("one", "closed");
+    let removed = registry.removed(a, &call("one"), closed, at(2)).unwrap();
     assert_eq!(removed.reason, Reason::Removed);
 }
 
