@@ -245,6 +245,7 @@ impl Dispatcher {
         let is_removed = match place {
             Place::Unknown => {
                 log::debug!("[session {call_id}] remove: not known");
+                self.owe(remove, arrival);
                 false
             }
             Place::Expired => lock(&self.registry).remove_expired(&call_id),

@@ -31,7 +31,7 @@ impl<L: Clone> Registry<L> {
         let link = found.and_then(|found| self.links.get_key_value(&found.link));
         match link {
             Some((id, link)) => Place::On(*id, link.handle.clone()),
-            None if self.expired.has(call_id) => Place::Expired,
+            None if self.expired.get(call_id).is_some() => Place::Expired,
             None => Place::Unknown,
         }
     }
@@ -130,13 +130,21 @@ impl<L: Clone> Registry<L> {
 
     /// The proxy has removed a call that its relay ended before. True when that was so.
     pub fn remove_expired(&mut self, call_id: &CallId) -> bool {
-        self.expired.remove(call_id)
+        self.expired.remove(call_id).is_some()
     }
 
     /// The proxy has removed a call and its relay has to be told, now or when it is back: that is when it ended, whenever
     /// its relay hears of it. With tags that are not the call's nothing is owed. What is to be noted is returned.
     pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
-        let ended = self.calendar(self.sessions.get(&remove.call_id)?, now);
+        let Some(session) = self.sessions.get(&remove.call_id) else {
+            // Some relay may have it: one that has not listed it yet, or does not hear of this.
+            if self.missed.get(&remove.call_id).is_none() {
+                let (call_id, ended) = (remove.call_id.clone(), self.wall + now);
+                self.missed.add(call_id, (remove, ended), now);
+            }
+            return None;
+        };
+        let ended = self.calendar(session, now);
         let session = self.sessions.get_mut(&remove.call_id)?;
         let is_meant = session.has_tags(&remove.from_tag, remove.to_tag.as_ref());
         if session.state != SessionState::Live || !is_meant {
@@ -246,6 +254,11 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay_ip = self.links.get(&link)?.address;
+        let removed = self.take_missed(&call_id, &statistics);
+        let reason = match removed {
+            Some(_) => Reason::Removed,
+            None => reason,
+        };
         let reason = self.blame(&call_id, reason);
         let ice = statistics.all_streams_ice;
         let dialog_id = statistics.dialog_id.as_deref();
@@ -255,11 +268,14 @@ impl<L: Clone> Registry<L> {
         let is_old = statistics
             .ended
             .is_some_and(|at| at.saturating_add(DIALOG_AGE) < wall);
+        let length = removed.filter(|at| *at + LATE <= wall);
+        let length = length.zip(statistics.started);
+        let length = length.map(|(at, started)| at.saturating_sub(started));
         let session = self.sessions.get(&call_id);
         // A later call of that name in the same dialog goes on.
         let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);
         if reason != Reason::Removed && !self.sessions.contains_key(&call_id) {
-            self.expired.add(call_id.clone(), now);
+            self.expired.add(call_id.clone(), (), now);
         }
         Some(Finished {
             call_id,
@@ -275,9 +291,21 @@ impl<L: Clone> Registry<L> {
             statistics: Some(statistics),
             known: None,
             is_kept: false,
-            length: None,
+            length,
             reason,
         })
+    }
+
+    /// When the proxy has removed a session that was not known then, since 1970.
+    fn take_missed(&mut self, call_id: &CallId, statistics: &Statistics) -> Option<Duration> {
+        let (remove, at) = self.missed.get(call_id)?;
+        let tags = [Some(&remove.from_tag), remove.to_tag.as_ref()];
+        if !statistics.is_of(tags) {
+            return None;
+        }
+        let at = *at;
+        self.missed.remove(call_id);
+        Some(at)
     }
 
     /// Ends a session. It stays known as expired where the proxy has yet to remove it.
@@ -319,7 +347,7 @@ impl<L: Clone> Registry<L> {
         };
         self.forget(call_id);
         if finished.reason != Reason::Removed {
-            self.expired.add(call_id.clone(), now);
+            self.expired.add(call_id.clone(), (), now);
         }
         Some(finished)
     }
@@ -335,6 +363,7 @@ impl<L: Clone> Registry<L> {
     pub(super) fn add(&mut self, call_id: CallId, session: Session) {
         self.found.remove(&call_id);
         self.expired.remove(&call_id);
+        self.missed.remove(&call_id);
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             relay.live += 1;
         }
@@ -395,11 +424,7 @@ impl Session {
     /// Whether statistics are of this session and not of another one of its call-id. This dispatcher may have met the
     /// call by a request of the callee's.
     pub(super) fn is_told_by(&self, statistics: &Statistics) -> bool {
-        let tags = [Some(&self.known.from_tag), self.known.to_tag.as_ref()];
-        statistics.from_tag.as_ref().is_none_or(|told| {
-            let mut tags = tags.into_iter().flatten();
-            tags.any(|tag| spelled(&tag.0).contains(told))
-        })
+        statistics.is_of([Some(&self.known.from_tag), self.known.to_tag.as_ref()])
     }
 
     /// What a further update tells of the call, which came at a time since 1970: the first one that goes the other way
@@ -425,6 +450,17 @@ impl Session {
         let is_new_agent = agent.is_none();
         agent.get_or_insert_with(|| facts.user_agent.clone());
         was_over || is_new_agent || before != (known.started, known.to_tag.clone())
+    }
+}
+
+impl Statistics {
+    /// Whether one of these tags opened this session, as far as its relay tells.
+    fn is_of(&self, tags: [Option<&Tag>; 2]) -> bool {
+        let is_it = |told: &String| {
+            let mut tags = tags.into_iter().flatten();
+            tags.any(|tag| spelled(&tag.0).contains(told))
+        };
+        self.from_tag.as_ref().is_none_or(is_it)
     }
 }
 
