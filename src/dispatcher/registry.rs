@@ -161,8 +161,8 @@ pub struct Registry<L> {
     /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
     /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
     found: HashMap<CallId, Found>,
-    /// Calls that the proxy has yet to remove.
-    expired: Remembered<()>,
+    /// Calls that the proxy has yet to remove, with the tag that opened them.
+    expired: Remembered<Option<Tag>>,
     /// Calls that were not known when the proxy removed them, with the time since 1970: a relay that is away may have them.
     missed: Remembered<(Remove, Duration)>,
     relays: BTreeMap<u64, Relay>,

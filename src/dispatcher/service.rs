@@ -248,7 +248,7 @@ impl Dispatcher {
                 self.owe(remove, arrival);
                 false
             }
-            Place::Expired => lock(&self.registry).remove_expired(&call_id),
+            Place::Expired => lock(&self.registry).remove_expired(&remove),
             Place::Away(relay) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
                 self.owe(remove, arrival);

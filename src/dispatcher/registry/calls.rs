@@ -128,9 +128,14 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// The proxy has removed a call that its relay ended before. True when that was so.
-    pub fn remove_expired(&mut self, call_id: &CallId) -> bool {
-        self.expired.remove(call_id).is_some()
+    /// The proxy has removed a call that its relay ended before. True when that was so: by other tags than the call's it is
+    /// no removal of it.
+    pub fn remove_expired(&mut self, remove: &Remove) -> bool {
+        let Some(opener) = self.expired.get(&remove.call_id) else {
+            return false;
+        };
+        let is_it = |opener: &Tag| opens(opener, &remove.from_tag, remove.to_tag.as_ref());
+        opener.as_ref().is_none_or(is_it) && self.expired.remove(&remove.call_id).is_some()
     }
 
     /// The proxy has removed a call and its relay has to be told, now or when it is back: that is when it ended, whenever
@@ -275,7 +280,7 @@ impl<L: Clone> Registry<L> {
         // A later call of that name in the same dialog goes on.
         let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);
         if reason != Reason::Removed && !self.sessions.contains_key(&call_id) {
-            self.expired.add(call_id.clone(), (), now);
+            self.expired.add(call_id.clone(), None, now);
         }
         Some(Finished {
             call_id,
@@ -345,9 +350,10 @@ impl<L: Clone> Registry<L> {
             length,
             reason: if proxy_knows { Reason::Removed } else { reason },
         };
+        let opener = session.known.from_tag.clone();
         self.forget(call_id);
         if finished.reason != Reason::Removed {
-            self.expired.add(call_id.clone(), (), now);
+            self.expired.add(call_id.clone(), Some(opener), now);
         }
         Some(finished)
     }
@@ -414,11 +420,15 @@ fn known(facts: &Facts) -> Known {
     }
 }
 
+/// Whether a request with these tags is about the call that one tag has opened, by the rule that relays have.
+fn opens(opener: &Tag, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
+    from_tag == opener || to_tag == Some(opener)
+}
+
 impl Session {
-    /// Whether a request with these tags is about this call, by the rule that relays have: one is the tag that opened it.
+    /// Whether a request with these tags is about this call.
     fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
-        let opener = &self.known.from_tag;
-        from_tag == opener || to_tag == Some(opener)
+        opens(&self.known.from_tag, from_tag, to_tag)
     }
 
     /// Whether statistics are of this session and not of another one of its call-id. This dispatcher may have met the

@@ -72,6 +72,18 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
 }
 
 #[test]
+fn a_removal_by_foreign_tags_is_not_that_of_a_call_that_expired() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.updated(a, &answered_at(10, "one"));
+    registry.expire(a, told("one", "f", 5), at(15));
+    assert!(!registry.remove_expired(&removal("one", "x", "y")));
+    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert!(registry.remove_expired(&removal("one", "t", "f")));
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
+}
+
+#[test]
 fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it_is_there() {
     for explains in [true, false] {
         let mut registry = noting();
