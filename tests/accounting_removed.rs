@@ -304,6 +304,24 @@ fn a_dispatcher_that_is_killed_has_told_the_next_one_when_a_call_was_removed() {
     check(&host.record(), [least, most]);
 }
 
+/// As MediaProxy's, which keeps no ledger: the new one does not know the call when the proxy removes it.
+#[test]
+fn a_call_that_is_not_known_yet_is_removed_where_it_is_found() {
+    let mut host = Host::new();
+    let call = Call::place(&host, "one");
+    host.cut();
+    host.dispatcher = None;
+    fs::remove_dir_all(host.scratch.path().join("state/accounting/calls")).unwrap();
+    host.restart_dispatcher();
+    let least = call.length()[0];
+    host.proxy().hang_up("one").unwrap_err();
+    let most = call.length()[1];
+    call.last(most + Duration::from_millis(1200));
+    host.way.go_on();
+    check(&host.record(), [least, most]);
+    assert!(host.log("media-dispatcher").contains("removed there now"));
+}
+
 /// Its link stays: the relay answers when it has long been given up.
 #[test]
 fn a_frozen_relay_adds_no_time_to_a_call() {

@@ -244,6 +244,7 @@ fn an_expired_session_is_removed_without_its_relay() {
     assert_eq!(ended.reason, Reason::Expired);
     assert!(ended.end_dialog && ended.timed_out);
     assert_eq!(ended.dialog_id.as_ref().unwrap().to_string(), "4242:77");
+    assert_eq!(proxy.ask(&foreign_remove("one")), "error");
     assert_eq!(proxy.ask(&remove("one")), "removed");
     talking(&mut proxy, &mut relay, "two");
     relay.say(&format!("expired {}", statistics("two", "closed")));

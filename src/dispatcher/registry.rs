@@ -28,10 +28,13 @@ use crate::proto::control::Remove;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
 pub use calls::spellings;
 pub use doubts::{Checked, Doubts};
-use expired::Expired;
+use expired::Remembered;
 pub use manage::{About, Held, Through};
 pub use restore::LiveCall;
 pub use standing::{Standing, State};
+
+/// How long a removal of a call that was not known is kept for a relay that may have it.
+const MISSED: Duration = Duration::from_secs(3600);
 
 /// How long things are waited for, from the configuration keys of these names.
 #[derive(Clone, Copy, Debug)]
@@ -167,8 +170,10 @@ pub struct Registry<L> {
     /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
     /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
     found: HashMap<CallId, Found>,
-    /// Calls that the proxy has yet to remove.
-    expired: Expired,
+    /// Calls that the proxy has yet to remove, with the tag that opened them.
+    expired: Remembered<Option<Tag>>,
+    /// Calls that were not known when the proxy removed them, with the time since 1970: a relay that is away may have them.
+    missed: Remembered<(Remove, Duration)>,
     relays: BTreeMap<u64, Relay>,
     links: BTreeMap<LinkId, Link<L>>,
     /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
@@ -252,7 +257,8 @@ impl<L: Clone> Registry<L> {
             sessions: HashMap::new(),
             aliases: HashMap::new(),
             found: HashMap::new(),
-            expired: Expired::default(),
+            expired: Remembered::default(),
+            missed: Remembered::default(),
             relays: BTreeMap::new(),
             links: BTreeMap::new(),
             drained: BTreeMap::new(),
@@ -274,6 +280,9 @@ impl<L: Clone> Registry<L> {
         let limit = self.patience.cleanup_expired_sessions_after;
         if let Some(time) = now.checked_sub(limit) {
             self.expired.forget_until(time);
+        }
+        if let Some(time) = now.checked_sub(MISSED) {
+            self.missed.forget_until(time);
         }
         let finished = self.give_up_relays(now);
         let limit = self.patience.relay_recover_interval;

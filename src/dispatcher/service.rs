@@ -245,9 +245,10 @@ impl Dispatcher {
         let is_removed = match place {
             Place::Unknown => {
                 log::debug!("[session {call_id}] remove: not known");
+                self.owe(remove, arrival);
                 false
             }
-            Place::Expired => lock(&self.registry).remove_expired(&call_id),
+            Place::Expired => lock(&self.registry).remove_expired(&remove),
             Place::Away(relay) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
                 self.owe(remove, arrival);

@@ -44,6 +44,8 @@ pub struct Statistics {
     pub dialog_id: Option<String>,
     /// It was answered, if only by a 183: it is to be accounted.
     pub is_answered: bool,
+    /// Its first answer, since 1970-01-01 UTC by the relay's calendar.
+    pub started: Option<Duration>,
     /// Its end, since 1970-01-01 UTC; none where it was not answered or does not tell.
     pub ended: Option<Duration>,
     /// It has a to_tag: it was finally answered.
@@ -107,8 +109,7 @@ impl Statistics {
         let seen: Seen = serde_json::from_slice(json)?;
         let json: Box<RawValue> = serde_json::from_slice(json)?;
         let ended = seen.start_time.zip(seen.duration);
-        let ended =
-            ended.and_then(|(start, length)| Duration::try_from_secs_f64(start + length).ok());
+        let ended = ended.and_then(|(start, length)| since_1970(start + length));
         let mut real = seen.streams.iter().filter(|s| !s.never_was()).peekable();
         let all_streams_ice = real.peek().is_some() && real.all(|s| s.has(UNSELECTED));
         Ok(Statistics {
@@ -118,6 +119,7 @@ impl Statistics {
             session_id: seen.session_id,
             dialog_id: seen.dialog_id,
             is_answered: seen.start_time.is_some(),
+            started: seen.start_time.and_then(since_1970),
             ended,
             has_to_tag: seen.to_tag.is_some_and(|tag| !tag.is_empty()),
             all_streams_ice,
@@ -150,12 +152,16 @@ impl Statistics {
     }
 }
 
+/// What cannot be a time is none.
+fn since_1970(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 /// The call-ids in a relay's answer to `sessions`.
 pub fn call_ids(list: &[u8]) -> Result<Listed, serde_json::Error> {
     let mut found = Listed::new();
     each(list, |element| {
         let seen: SeenCall = serde_json::from_str(element.get())?;
-        let since_1970 = |time| Duration::try_from_secs_f64(time).ok();
         let call = ListedCall {
             session_id: seen.session_id.and_then(|id| id.parse().ok()),
             started: seen.start_time.and_then(since_1970),

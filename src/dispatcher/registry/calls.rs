@@ -33,7 +33,7 @@ impl<L: Clone> Registry<L> {
         let link = found.and_then(|found| self.links.get_key_value(&found.link));
         match link {
             Some((id, link)) => Place::On(*id, link.handle.clone()),
-            None if self.expired.has(call_id) => Place::Expired,
+            None if self.expired.get(call_id).is_some() => Place::Expired,
             None => Place::Unknown,
         }
     }
@@ -130,15 +130,28 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// The proxy has removed a call that its relay ended before. True when that was so.
-    pub fn remove_expired(&mut self, call_id: &CallId) -> bool {
-        self.expired.remove(call_id)
+    /// The proxy has removed a call that its relay ended before. True when that was so: by other tags than the call's it is
+    /// no removal of it.
+    pub fn remove_expired(&mut self, remove: &Remove) -> bool {
+        let Some(opener) = self.expired.get(&remove.call_id) else {
+            return false;
+        };
+        let is_it = |opener: &Tag| opens(opener, &remove.from_tag, remove.to_tag.as_ref());
+        opener.as_ref().is_none_or(is_it) && self.expired.remove(&remove.call_id).is_some()
     }
 
     /// The proxy has removed a call and its relay has to be told, now or when it is back: that is when it ended, whenever
     /// its relay hears of it. With tags that are not the call's nothing is owed. What is to be noted is returned.
     pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
-        let ended = self.calendar(self.sessions.get(&remove.call_id)?, now);
+        let Some(session) = self.sessions.get(&remove.call_id) else {
+            // Some relay may have it: one that has not listed it yet, or does not hear of this.
+            if self.missed.get(&remove.call_id).is_none() {
+                let (call_id, ended) = (remove.call_id.clone(), self.wall + now);
+                self.missed.add(call_id, (remove, ended), now);
+            }
+            return None;
+        };
+        let ended = self.calendar(session, now);
         let session = self.sessions.get_mut(&remove.call_id)?;
         let is_meant = session.has_tags(&remove.from_tag, remove.to_tag.as_ref());
         if session.state != SessionState::Live || !is_meant {
@@ -248,6 +261,11 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay_ip = self.links.get(&link)?.address;
+        let removed = self.take_missed(&call_id, &statistics);
+        let reason = match removed {
+            Some(_) => Reason::Removed,
+            None => reason,
+        };
         let reason = self.blame(&call_id, reason);
         let ice = statistics.all_streams_ice;
         let dialog_id = statistics.dialog_id.as_deref();
@@ -257,13 +275,16 @@ impl<L: Clone> Registry<L> {
         let is_old = statistics
             .ended
             .is_some_and(|at| at.saturating_add(DIALOG_AGE) < wall);
+        let length = removed.filter(|at| *at + LATE <= wall);
+        let length = length.zip(statistics.started);
+        let length = length.map(|(at, started)| at.saturating_sub(started));
         let session = self.sessions.get(&call_id);
         // A later call of that name in the same dialog goes on.
         let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);
         let through = self.by_admin.remove(&call_id);
         let is_removed = reason == Reason::Removed || through == Some(Through::Proxy);
         if !is_removed && !self.sessions.contains_key(&call_id) {
-            self.expired.add(call_id.clone(), now);
+            self.expired.add(call_id.clone(), None, now);
         }
         Some(Finished {
             call_id,
@@ -279,9 +300,21 @@ impl<L: Clone> Registry<L> {
             statistics: Some(statistics),
             known: None,
             is_kept: false,
-            length: None,
+            length,
             reason,
         })
+    }
+
+    /// When the proxy has removed a session that was not known then, since 1970.
+    fn take_missed(&mut self, call_id: &CallId, statistics: &Statistics) -> Option<Duration> {
+        let (remove, at) = self.missed.get(call_id)?;
+        let tags = [Some(&remove.from_tag), remove.to_tag.as_ref()];
+        if !statistics.is_of(tags) {
+            return None;
+        }
+        let at = *at;
+        self.missed.remove(call_id);
+        Some(at)
     }
 
     /// Ends a session. It stays known as expired where the proxy has yet to remove it.
@@ -325,12 +358,13 @@ impl<L: Clone> Registry<L> {
                 _ => reason,
             },
         };
+        let opener = session.known.from_tag.clone();
         self.forget(call_id);
         let through = self.by_admin.remove(call_id);
         let is_removed = finished.reason == Reason::Removed
             || finished.reason == Reason::Ended && through == Some(Through::Proxy);
         if !is_removed {
-            self.expired.add(call_id.clone(), now);
+            self.expired.add(call_id.clone(), Some(opener), now);
         }
         Some(finished)
     }
@@ -346,6 +380,7 @@ impl<L: Clone> Registry<L> {
     pub(super) fn add(&mut self, call_id: CallId, session: Session) {
         self.found.remove(&call_id);
         self.expired.remove(&call_id);
+        self.missed.remove(&call_id);
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             relay.live += 1;
         }
@@ -396,21 +431,21 @@ fn known(facts: &Facts) -> Known {
     }
 }
 
+/// Whether a request with these tags is about the call that one tag has opened, by the rule that relays have.
+fn opens(opener: &Tag, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
+    from_tag == opener || to_tag == Some(opener)
+}
+
 impl Session {
-    /// Whether a request with these tags is about this call, by the rule that relays have: one is the tag that opened it.
+    /// Whether a request with these tags is about this call.
     fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
-        let opener = &self.known.from_tag;
-        from_tag == opener || to_tag == Some(opener)
+        opens(&self.known.from_tag, from_tag, to_tag)
     }
 
     /// Whether statistics are of this session and not of another one of its call-id. This dispatcher may have met the
     /// call by a request of the callee's.
     pub(super) fn is_told_by(&self, statistics: &Statistics) -> bool {
-        let tags = [Some(&self.known.from_tag), self.known.to_tag.as_ref()];
-        statistics.from_tag.as_ref().is_none_or(|told| {
-            let mut tags = tags.into_iter().flatten();
-            tags.any(|tag| spelled(&tag.0).contains(told))
-        })
+        statistics.is_of([Some(&self.known.from_tag), self.known.to_tag.as_ref()])
     }
 
     /// What a further update tells of the call, which came at a time since 1970: the first one that goes the other way
@@ -436,6 +471,17 @@ impl Session {
         let is_new_agent = agent.is_none();
         agent.get_or_insert_with(|| facts.user_agent.clone());
         was_over || is_new_agent || before != (known.started, known.to_tag.clone())
+    }
+}
+
+impl Statistics {
+    /// Whether one of these tags opened this session, as far as its relay tells.
+    fn is_of(&self, tags: [Option<&Tag>; 2]) -> bool {
+        let is_it = |told: &String| {
+            let mut tags = tags.into_iter().flatten();
+            tags.any(|tag| spelled(&tag.0).contains(told))
+        };
+        self.from_tag.as_ref().is_none_or(is_it)
     }
 }
 

@@ -49,6 +49,10 @@ impl<L: Clone> Registry<L> {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
+        let missed = self.missed.get(&remove.call_id);
+        if missed.is_some_and(|(missed, _)| missed == remove) {
+            self.missed.remove(&remove.call_id);
+        }
         let session = self.sessions.get(&remove.call_id);
         let session = session.filter(|session| Some(session.relay) == link.relay);
         if session.is_some_and(|s| matches!(&s.state, SessionState::Owed(owed) if owed == remove)) {

@@ -271,6 +271,8 @@ impl<L: Clone> Registry<L> {
         for (text, call) in listed {
             let call_id = CallId(text.as_str().into());
             if !self.sessions.contains_key(&call_id) {
+                let missed = self.missed.get(&call_id);
+                purge.owed.extend(missed.map(|(remove, _)| remove.clone()));
                 let call = *call;
                 self.found.insert(call_id, Found { link: id, call });
             }

@@ -62,7 +62,7 @@ impl<L: Clone> Registry<L> {
     /// The proxy is about to be asked to end these calls' dialogs, and will remove them.
     pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = CallId>, now: Duration) {
         for call_id in calls {
-            self.expired.add(call_id, now);
+            self.expired.add(call_id, None, now);
         }
     }
 

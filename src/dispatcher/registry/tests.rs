@@ -172,8 +172,8 @@ fn an_expired_session_waits_for_its_removal() {
     assert_eq!(registry.place(&call("one")), Place::Expired);
     let again = registry.expire(a, stats, at(1)).unwrap();
     assert!(!again.end_dialog, "told twice");
-    assert!(registry.remove_expired(&call("one")));
-    assert!(!registry.remove_expired(&call("one")));
+    assert!(registry.remove_expired(&answered("one").removal()));
+    assert!(!registry.remove_expired(&answered("one").removal()));
     assert_eq!(registry.place(&call("one")), Place::Unknown);
 }
 
@@ -183,11 +183,11 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.expire(a, statistics("unknown", "closed"), at(1));
-    assert!(registry.remove_expired(&call("unknown")));
+    assert!(registry.remove_expired(&answered("unknown").removal()));
     registry.updated(a, &answered("lost"));
     registry.link_lost(a, at(2));
     assert_eq!(registry.tick(at(100_000)).finished.len(), 1);
-    assert!(registry.remove_expired(&call("lost")));
+    assert!(registry.remove_expired(&answered("lost").removal()));
     // What is said of an earlier call of that name does not hide the one that is.
     let b = up(&mut registry, ip(2), None);
     registry.updated(b, &facts("one"));
@@ -195,7 +195,7 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     registry.expire(b, statistics("one", "closed"), at(3));
     assert_eq!(registry.place(&call("one")), Place::Expired);
     registry.updated(b, &facts("one"));
-    assert!(!registry.remove_expired(&call("one")));
+    assert!(!registry.remove_expired(&answered("one").removal()));
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
             .expire(a, statistics(spelling, "closed"), at(1))
             .unwrap();
         assert_eq!(ended.call_id, odd);
-        assert!(registry.remove_expired(&odd));
+        assert!(registry.remove_expired(&update.removal()));
         registry.link_lost(a, at(1));
     }
     assert!(registry.aliases.is_empty());

@@ -72,6 +72,18 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
 }
 
 #[test]
+fn a_removal_by_foreign_tags_is_not_that_of_a_call_that_expired() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.updated(a, &answered_at(10, "one"));
+    registry.expire(a, told("one", "f", 5), at(15));
+    assert!(!registry.remove_expired(&removal("one", "x", "y")));
+    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert!(registry.remove_expired(&removal("one", "t", "f")));
+    assert_eq!(registry.place(&call("one")), Place::Unknown);
+}
+
+#[test]
 fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it_is_there() {
     for explains in [true, false] {
         let mut registry = noting();
@@ -300,6 +312,87 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
             (&8.into(), &8.into())
         );
     }
+}
+
+/// A link that is cut without a word is up until the new one takes its place.
+#[test]
+fn a_relay_whose_loss_was_not_seen_adds_no_time_either() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.updated(a, &answered_at(10, "one"));
+    registry.owe(removal("one", "f", "t"), at(18));
+    assert!(registry.still_owed(&call("one")).is_some(), "to be noted");
+    let a = up_at(&mut registry, ip(1), Some("a"), at(130));
+    let ended = registry.expire(a, told("one", "f", 98), at(130)).unwrap();
+    assert_eq!((ended.length, ended.timed_out), (Some(at(8)), false));
+}
+
+/// From before the start of a dispatcher that has no ledger of them, or another one's.
+#[test]
+fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_found() {
+    let mut registry = noting();
+    // The proxy removes many calls that never had media here, and repeats itself.
+    for id in ["told", "listed", "foreign", "never"] {
+        registry.owe(removal(id, "t", "f"), at(8));
+        registry.owe(removal(id, "t", "f"), at(9));
+    }
+    let a = up_at(&mut registry, ip(1), Some("a"), at(20));
+    let told_first = registry.expire(a, told("told", "f", 18), at(20)).unwrap();
+    assert_eq!(
+        (told_first.length, told_first.timed_out),
+        (Some(at(8)), false)
+    );
+    assert_eq!(told_first.reason, Reason::Removed);
+    let purge = registry.listed(a, &list(&["listed", "foreign", "other"]), at(20));
+    let mut owed: Vec<String> = purge.owed.iter().map(|r| r.call_id.to_string()).collect();
+    owed.sort();
+    assert_eq!(owed, ["foreign", "listed"]);
+    let removed = registry.removed(a, &call("listed"), told("listed", "f", 20), at(20));
+    assert_eq!(removed.unwrap().length, Some(at(8)));
+    // Once, and not where the relay has said that it is another session.
+    registry.refused(a, &removal("foreign", "t", "f"));
+    let goes_on = registry
+        .expire(a, told("foreign", "x", 30), at(40))
+        .unwrap();
+    assert_eq!((goes_on.length, goes_on.timed_out), (None, true));
+    assert!(
+        registry
+            .listed(a, &list(&["listed", "foreign"]), at(41))
+            .owed
+            .is_empty()
+    );
+    // A new call of that name is another one.
+    registry.updated(a, &answered_at(50, "never"));
+    registry.link_lost(a, at(51));
+    let a = up(&mut registry, ip(1), Some("a"));
+    assert!(
+        registry
+            .listed(a, &list(&["never"]), at(52))
+            .owed
+            .is_empty()
+    );
+}
+
+/// The relay answers at once: its own time is right.
+#[test]
+fn the_removal_of_a_call_that_was_found_is_not_late() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.listed(a, &list(&["one", "two"]), at(1));
+    registry.owe(removal("one", "f", "t"), at(8));
+    let ended = registry
+        .removed(a, &call("one"), told("one", "f", 8), at(8))
+        .unwrap();
+    assert_eq!(ended.length, None);
+    // After an hour nobody has it.
+    registry.owe(removal("two", "f", "t"), at(8));
+    registry.tick(at(8 + 3600));
+    assert!(
+        registry
+            .listed(a, &list(&["one", "two"]), at(3700))
+            .owed
+            .is_empty()
+    );
 }
 
 #[test]

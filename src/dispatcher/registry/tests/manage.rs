@@ -126,7 +126,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     assert!(!ended.end_dialog && !ended.timed_out);
     assert_eq!(registry.place(&call("one")), Place::Expired);
     assert_eq!(registry.about(&call("one")), None);
-    assert!(registry.remove_expired(&call("one")));
+    assert!(registry.remove_expired(&answered("one").removal()));
     // What did not come about is the proxy's again.
     registry.by_admin(&call("two"), Through::Proxy);
     registry.not_by_admin(&call("two"));
