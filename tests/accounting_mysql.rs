@@ -37,6 +37,7 @@ fn tables_and_rows() {
     a_thousand_records_delivered_twice_are_there_once(&server);
     names_are_compared_byte_for_byte(&server);
     a_table_of_mediaproxy_is_used_as_it_is(&server);
+    letters_of_any_character_set(&server);
     narrow_columns(&server);
     a_table_without_transactions_or_index(&server);
     without_the_right_to_make_the_table(&server);
@@ -137,6 +138,41 @@ fn a_table_of_mediaproxy_is_used_as_it_is(server: &MariaDb) {
         let null = [keyed(3, "null", "f", None)];
         assert_eq!(deliver(&mut *backend, &null), [Verdict::Delivered]);
         assert_eq!(deliver(&mut *backend, &null), [Verdict::Known]);
+    }
+}
+
+/// Names are stored as they are where the column's set has their letters, whatever that set is.
+fn letters_of_any_character_set(server: &MariaDb) {
+    let name = "tüg łódź 木 я € \u{1f600}";
+    for (set, stored) in [
+        ("ascii", "t?g ??d? ? ? ? ?"),
+        ("latin1", "tüg ?ód? ? ? € ?"),
+        ("latin2", "tüg łódź ? ? ? ?"),
+        ("cp1250", "tüg łódź ? ? € ?"),
+        ("koi8r", "t?g ??d? ? я ? ?"),
+        ("sjis", "t?g ??d? 木 я ? ?"),
+        ("gbk", "tüg ?ód? 木 я ? ?"),
+        ("utf8mb3", "tüg łódź 木 я € ?"),
+        ("utf8mb4", name),
+    ] {
+        fresh(server, &format!("{MEDIAPROXY}{set}"));
+        let record = keyed(1, "a", name, Some(name));
+        let mut backend = records::backend(&server.uri());
+        let records = std::slice::from_ref(&record);
+        assert_eq!(
+            deliver(&mut *backend, records),
+            [Verdict::Delivered],
+            "{set}"
+        );
+        assert_eq!(deliver(&mut *backend, records), [Verdict::Known], "{set}");
+        let found = server.sql(
+            "SELECT CONVERT(from_tag USING utf8mb4), CONVERT(to_tag USING utf8mb4) FROM media_sessions",
+        );
+        assert_eq!(found, format!("{stored}\t{stored}\n"), "{set}");
+        // Where it is looked for before.
+        let null = [keyed(2, "null", name, None)];
+        assert_eq!(deliver(&mut *backend, &null), [Verdict::Delivered], "{set}");
+        assert_eq!(deliver(&mut *backend, &null), [Verdict::Known], "{set}");
     }
 }
 

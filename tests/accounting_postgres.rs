@@ -213,14 +213,36 @@ fn other_types(server: &Postgres) {
     assert_eq!(server.sql("SELECT COUNT(*) FROM media_sessions"), "2\n");
 }
 
+/// Names are stored as they are where the database's encoding has their letters. WIN1252 has bytes that mean nothing.
 fn another_encoding(server: &Postgres) {
-    server.sql("DROP DATABASE IF EXISTS narrow");
-    server.sql("CREATE DATABASE narrow OWNER media ENCODING LATIN1 TEMPLATE template0");
-    let uri = server.uri();
-    let mut backend = backend(&format!("{}/narrow", uri.strip_suffix("/media").unwrap()));
-    let odd = [keyed(1, "\u{1f600}é", "f", Some("t"))];
-    assert_eq!(deliver(&mut *backend, &odd), [Verdict::Delivered]);
-    assert_eq!(deliver(&mut *backend, &odd), [Verdict::Known]);
+    let name = "tüg łódź € \u{1f600}";
+    for (encoding, stored) in [
+        ("LATIN1", "tüg ?ód? ? ?"),
+        ("LATIN2", "tüg łódź ? ?"),
+        ("WIN1252", "tüg ?ód? € ?"),
+        ("KOI8R", "t?g ??d? ? ?"),
+        ("EUC_JP", "t?g ??d? ? ?"),
+    ] {
+        server.sql("DROP DATABASE IF EXISTS narrow");
+        server.sql(&format!(
+            "CREATE DATABASE narrow OWNER media ENCODING {encoding} LOCALE 'C' TEMPLATE template0"
+        ));
+        let uri = server.uri();
+        let uri = format!("{}/narrow", uri.strip_suffix("/media").unwrap());
+        let mut backend = backend(&uri);
+        let odd = [keyed(1, "\u{1f600}é", name, Some(name))];
+        assert_eq!(
+            deliver(&mut *backend, &odd),
+            [Verdict::Delivered],
+            "{encoding}"
+        );
+        assert_eq!(deliver(&mut *backend, &odd), [Verdict::Known], "{encoding}");
+        let ask =
+            "SET client_encoding = 'UTF8'; SELECT from_tag || '|' || to_tag FROM media_sessions";
+        let found = server.sql_in("narrow", ask);
+        let found = found.trim_start_matches("SET\n").trim_end();
+        assert_eq!(found, format!("{stored}|{stored}"), "{encoding}");
+    }
 }
 
 fn without_the_right_to_make_the_table(server: &Postgres) {

@@ -200,7 +200,7 @@ fn calls_are_spread_over_relays_and_a_preferred_one_is_heeded() {
         for n in 0..20 {
             assert_eq!(proxy.ask(&offer(&n.to_string())), "192.0.2.1 40000");
         }
-        assert_eq!(bed.management().ask("summary\r\n"), "{}");
+        assert!(bed.management().ask("summary\r\n").starts_with('{'));
         serving.into_iter().map(|s| s.join().unwrap()).collect()
     });
     assert_eq!(counts, [10, 10]);

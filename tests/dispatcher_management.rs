@@ -137,9 +137,11 @@ fn a_relay_that_does_not_answer_is_named_in_the_summary() {
     client.send(b"summary\r\n");
     good.serve("summary", "{\"ip\": \"192.0.2.2\"}");
     silent.asked();
-    let failed = "{\"ip\":\"127.0.0.1\",\"name\":\"a\",\"status\":\"error\"}";
-    assert_eq!(client.answer(), failed);
-    assert_eq!(client.answer(), "{\"ip\": \"192.0.2.2\"}");
+    let missing = ",\"uptime\":0,\"session_count\":0,\"stream_count\":{},\"bps_relayed\":0}";
+    let failed = r#"{"ip":"127.0.0.1","name":"a","status":"error","version":"""#;
+    assert_eq!(client.answer(), format!("{failed}{missing}"));
+    let poor = r#"{"ip": "192.0.2.2","version":"","status":"active""#;
+    assert_eq!(client.answer(), format!("{poor}{missing}"));
     assert_eq!(client.answer(), "");
 }
 

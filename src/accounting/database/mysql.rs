@@ -1,5 +1,6 @@
 //! MySQL and MariaDB.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const TABLE_OPTIONS: &str =
 
 /// Statements that are kept prepared: the full batch, the single row, the look, and some.
 const STATEMENTS: usize = 8;
+
+/// Characters that the server is asked about at once: some 48 KB, far less than any server takes in one piece.
+const ASKED: usize = 0x4000;
 
 /// See the module.
 pub struct MySql {
@@ -124,7 +128,7 @@ impl MySql {
         let columns = columns(connection, &self.section).map_err(|error| words(&error))?;
         if !columns.is_empty() {
             let unique = is_unique(connection, &self.section).map_err(|error| words(&error))?;
-            return shape(&self.section, &columns, unique);
+            return shape(connection, &self.section, &columns, unique);
         }
         let types = [
             "BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY",
@@ -144,7 +148,7 @@ impl MySql {
             names.table
         );
         let made = self::columns(connection, &self.section).map_err(|error| words(&error))?;
-        shape(&self.section, &made, true)
+        shape(connection, &self.section, &made, true)
     }
 }
 
@@ -201,17 +205,54 @@ fn is_unique(connection: &mut Conn, section: &DatabaseSection) -> mysql::Result<
     Ok(indices.contains(&Some(key_columns(section))))
 }
 
-fn shape(section: &DatabaseSection, columns: &[Told], unique: bool) -> Result<Shape, String> {
+fn shape(
+    connection: &mut Conn,
+    section: &DatabaseSection,
+    columns: &[Told],
+    unique: bool,
+) -> Result<Shape, String> {
+    // A table has one as a rule.
+    let mut sets: HashMap<&str, Letters> = HashMap::new();
+    for set in columns.iter().filter_map(|column| column.4.as_deref()) {
+        if !sets.contains_key(set) {
+            let letters = letters(connection, set).map_err(|error| words(&error))?;
+            sets.insert(set, letters);
+        }
+    }
     let column = |wanted: &str| {
         let mut columns = columns.iter();
-        let found = columns.find(|(name, ..)| name.eq_ignore_ascii_case(wanted));
-        found.map(understood)
+        let found = columns.find(|(name, ..)| name.eq_ignore_ascii_case(wanted))?;
+        let set = found.4.as_deref().and_then(|set| sets.get(set));
+        Some(understood(found, set.cloned().unwrap_or(Letters::All)))
     };
     Shape::new(section, column, unique)
 }
 
+/// What a character set has. The server knows, of some forty: it is asked what becomes of each character.
+fn letters(connection: &mut Conn, set: &str) -> mysql::Result<Letters> {
+    match set {
+        "utf8mb4" | "utf16" | "utf16le" | "utf32" | "gb18030" | "binary" => {
+            return Ok(Letters::All);
+        }
+        "utf8" | "utf8mb3" | "ucs2" => return Ok(Letters::Basic),
+        "ascii" => return Ok(Letters::Ascii),
+        odd if !odd.bytes().all(|byte| byte.is_ascii_alphanumeric()) => return Ok(Letters::Ascii),
+        _ => (),
+    }
+    let ask = format!("SELECT CONVERT(CONVERT(? USING {set}) USING utf8mb4)");
+    let basic: Vec<char> = ('\u{1}'..='\u{ffff}').collect();
+    let (mut asked, mut answered) = (String::new(), String::new());
+    for part in basic.chunks(ASKED) {
+        let part = String::from_iter(part);
+        let answer: Option<Option<String>> = connection.exec_first(&ask, (&part,))?;
+        answered.push_str(&answer.flatten().unwrap_or_default());
+        asked.push_str(&part);
+    }
+    Ok(Letters::held(&asked, &answered))
+}
+
 /// A text's length is in bytes, that of a varchar in characters.
-fn understood((_, kind, characters, bytes, set): &Told) -> Column {
+fn understood((_, kind, characters, bytes, set): &Told, letters: Letters) -> Column {
     let size = |size: &Option<u64>| size.and_then(|size| usize::try_from(size).ok());
     let in_characters = set.is_some() && kind.to_ascii_lowercase().ends_with("char");
     let room = match in_characters {
@@ -220,11 +261,7 @@ fn understood((_, kind, characters, bytes, set): &Told) -> Column {
     };
     Column {
         room: room.unwrap_or(Room::Any),
-        letters: match set.as_deref() {
-            None | Some("utf8mb4" | "utf16" | "utf16le" | "utf32" | "binary") => Letters::All,
-            Some("utf8" | "utf8mb3" | "ucs2") => Letters::Basic,
-            Some(_) => Letters::Ascii,
-        },
+        letters,
     }
 }
 

@@ -211,7 +211,7 @@ impl Postgres {
         let letters = session.letters().map_err(told)?;
         let unique = session.is_unique(&names, &self.section).map_err(told)?;
         let find = |wanted: &str| columns.iter().find(|(name, ..)| name == wanted);
-        let column = |wanted: &str| find(wanted).map(|found| understood(found, letters));
+        let column = |wanted: &str| find(wanted).map(|found| understood(found, letters.clone()));
         session.shape = Shape::new(&self.section, column, unique)?;
         let kind = find(&self.section.info_column).map_or("", |(_, kind, _)| kind);
         session.blob = kind == "bytea";
@@ -313,17 +313,50 @@ impl Session {
         Ok(rows.iter().filter_map(told).collect())
     }
 
+    /// What the database's encoding has. Where a character is one byte the server is asked what each byte is.
     fn letters(&self) -> Result<Letters, Failure> {
-        let rows = self.ask("SELECT current_setting('server_encoding')", &[])?;
-        let is_utf8 = rows
+        let ask = "SELECT name, pg_encoding_max_length(pg_char_to_encoding(name)) \
+                   FROM current_setting('server_encoding') AS name";
+        let rows = self.ask(ask, &[])?;
+        let told = rows
             .first()
-            .and_then(|row| text(row, 0))
-            .is_some_and(|name| name == "UTF8");
-        Ok(if is_utf8 {
-            Letters::All
-        } else {
-            Letters::Ascii
-        })
+            .and_then(|row| Some((text(row, 0)?, row.try_get::<_, i32>(1).ok()?)));
+        match told {
+            Some((name, _)) if name == "UTF8" => Ok(Letters::All),
+            // Of bytes that nobody knows the meaning of.
+            Some((name, 1)) if name != "SQL_ASCII" => {
+                let bytes: Vec<u8> = (1..=255).collect();
+                let mut letters = Vec::new();
+                self.collect(&name, &bytes, &mut letters)?;
+                letters.sort_unstable();
+                Ok(Letters::These(letters.into()))
+            }
+            _ => Ok(Letters::Ascii),
+        }
+    }
+
+    /// The characters of these bytes. One that means nothing fails them all, and is looked for by halves.
+    fn collect(
+        &self,
+        encoding: &str,
+        bytes: &[u8],
+        letters: &mut Vec<char>,
+    ) -> Result<(), Failure> {
+        let ask = "SELECT convert($1, $2, 'UTF8')";
+        match self.ask(ask, &[(&bytes, Type::BYTEA), (&encoding, Type::NAME)]) {
+            Ok(rows) => {
+                let utf8: Option<Vec<u8>> = rows.first().and_then(|row| row.try_get(0).ok());
+                letters.extend(String::from_utf8_lossy(&utf8.unwrap_or_default()).chars());
+                Ok(())
+            }
+            Err(Failure::Row(_)) if bytes.len() > 1 => {
+                let (first, second) = bytes.split_at(bytes.len() / 2);
+                self.collect(encoding, first, letters)?;
+                self.collect(encoding, second, letters)
+            }
+            Err(Failure::Row(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 
     /// Whether an index keeps the key from being there twice.

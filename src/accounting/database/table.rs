@@ -1,6 +1,7 @@
 //! The table of sessions: its names, what its columns hold, and a record cut to it. Pure.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::accounting::Record;
 use crate::config::DatabaseSection;
@@ -63,15 +64,38 @@ pub enum Room {
 }
 
 /// Which characters a column takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Letters {
     All,
     /// Those of UTF-8 with up to three bytes.
     Basic,
     Ascii,
+    /// These, in order, as the server says.
+    These(Arc<[char]>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Letters {
+    /// What the server held of some characters: those that came back from it as they were, the others being replaced
+    /// one by one.
+    pub fn held(asked: &str, answered: &str) -> Letters {
+        let pairs = || asked.chars().zip(answered.chars());
+        match asked.chars().count() == answered.chars().count() {
+            true => Letters::These(pairs().filter(|(a, b)| a == b).map(|(a, _)| a).collect()),
+            false => Letters::Ascii,
+        }
+    }
+
+    fn has(&self, c: char) -> bool {
+        match self {
+            Letters::All => true,
+            Letters::Basic => c.len_utf8() < 4,
+            Letters::Ascii => c.is_ascii(),
+            Letters::These(letters) => letters.binary_search(&c).is_ok(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     pub room: Room,
     pub letters: Letters,
@@ -87,14 +111,7 @@ impl Column {
     /// PostgreSQL takes it nowhere.
     fn fit<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let text = self.cut(text);
-        let fits = |c: char| {
-            c != '\0'
-                && match self.letters {
-                    Letters::All => true,
-                    Letters::Basic => c.len_utf8() < 4,
-                    Letters::Ascii => c.is_ascii(),
-                }
-        };
+        let fits = |c: char| c != '\0' && self.letters.has(c);
         if text.chars().all(fits) {
             return Cow::Borrowed(text);
         }
@@ -184,7 +201,7 @@ impl Shape {
     pub fn row<'a>(&self, record: &'a Record) -> Result<Row<'a>, String> {
         let info = match self.info.letters {
             Letters::All => Cow::Borrowed(&*record.info),
-            Letters::Basic | Letters::Ascii => escaped(&record.info),
+            _ => escaped(&record.info),
         };
         if !self.info.has_room_for(&info) {
             return Err(format!(
@@ -279,7 +296,10 @@ mod tests {
         let record = record("a\u{e9}\u{1f600}z", Some("t"));
         let row = shape.row(&record).unwrap();
         assert_eq!((&*row.call_id, &*row.info), ("aé😀z", &*record.info));
+        let of_latin1 = Letters::held("\u{1}?az\u{e9}\u{20ac}", "\u{1}?az\u{e9}?");
         for (room, letters, stored) in [
+            (Room::Any, of_latin1, "aé?z"),
+            (Room::Any, Letters::held("az\u{e9}", "az"), "a??z"),
             (Room::Characters(3), Letters::All, "aé😀"),
             (Room::Bytes(6), Letters::All, "aé"),
             (Room::Bytes(7), Letters::All, "aé😀"),

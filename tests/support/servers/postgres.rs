@@ -145,7 +145,7 @@ impl Postgres {
         self.sql_in("media", statement)
     }
 
-    fn sql_in(&self, database: &str, statement: &str) -> String {
+    pub fn sql_in(&self, database: &str, statement: &str) -> String {
         run(&mut psql(
             self.directory.path(),
             self.port,
