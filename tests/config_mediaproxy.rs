@@ -68,18 +68,43 @@ const SAME: &[(&str, &str, &str, &str)] = &[
     ("Relay", "routable_private_ranges", "none", ""),
     ("Relay", "routable_private_ranges", "0/0", "0.0.0.0/0"),
     ("Relay", "routable_private_ranges", "0", "0.0.0.0/32"),
-    ("Relay", "routable_private_ranges", "10.1.2.3/8", "10.0.0.0/8"),
-    ("Relay", "routable_private_ranges", "10.0.0.0/08", "10.0.0.0/8"),
-    ("Relay", "routable_private_ranges", "10.0.0.1", "10.0.0.1/32"),
+    (
+        "Relay",
+        "routable_private_ranges",
+        "10.1.2.3/8",
+        "10.0.0.0/8",
+    ),
+    (
+        "Relay",
+        "routable_private_ranges",
+        "10.0.0.0/08",
+        "10.0.0.0/8",
+    ),
+    (
+        "Relay",
+        "routable_private_ranges",
+        "10.0.0.1",
+        "10.0.0.1/32",
+    ),
     (
         "Relay",
         "routable_private_ranges",
         "10.0.0.0/8 ,  192.168.0.0/16",
         "10.0.0.0/8 192.168.0.0/16",
     ),
-    ("Relay", "routable_private_ranges", "localhost", "127.0.0.1/32"),
+    (
+        "Relay",
+        "routable_private_ranges",
+        "localhost",
+        "127.0.0.1/32",
+    ),
     // With a warning.
-    ("Relay", "routable_private_ranges", "no-such-name.invalid", ""),
+    (
+        "Relay",
+        "routable_private_ranges",
+        "no-such-name.invalid",
+        "",
+    ),
     ("Relay", "dispatchers", "192.0.2.1", "192.0.2.1 25060 False"),
     ("Relay", "dispatchers", "192.0.2.1:5", "192.0.2.1 5 False"),
     (
@@ -94,13 +119,28 @@ const SAME: &[(&str, &str, &str, &str)] = &[
     ("Dispatcher", "listen", "localhost", "127.0.0.1:25060"),
     ("Dispatcher", "listen", "localhost:7", "127.0.0.1:7"),
     ("Dispatcher", "listen", "192.0.2.1:9", "192.0.2.1:9"),
-    ("Dispatcher", "listen_management", "localhost", "127.0.0.1:25061"),
-    ("Dispatcher", "listen_management", "127.0.0.1", "127.0.0.1:25061"),
+    (
+        "Dispatcher",
+        "listen_management",
+        "localhost",
+        "127.0.0.1:25061",
+    ),
+    (
+        "Dispatcher",
+        "listen_management",
+        "127.0.0.1",
+        "127.0.0.1:25061",
+    ),
     ("Dispatcher", "accounting", "none", ""),
     ("Dispatcher", "accounting", "", ""),
     ("Dispatcher", "accounting", "radius", "radius"),
     ("Relay", "passport", "none", "none"),
-    ("Relay", "passport", "O:Example, CN:relay*", "O:Example, CN:relay*"),
+    (
+        "Relay",
+        "passport",
+        "O:Example, CN:relay*",
+        "O:Example, CN:relay*",
+    ),
     ("Relay", "passport", r"O:a\, b,CN:x", r"O:a\, b, CN:x"),
     ("Dispatcher", "passport", "None", "none"),
     ("Dispatcher", "management_passport", "OU:ops", "OU:ops"),
@@ -252,7 +292,10 @@ fn of_relay(config: &RelayConfig, key: &str) -> String {
         "passport" => or_none(config.passport.as_ref()),
         "routable_private_ranges" => {
             let ranges = config.routable_private_ranges.iter();
-            ranges.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            ranges
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
         }
         "log_level" => level(config.log_level),
         _ => "no effect".to_owned(),
@@ -338,20 +381,33 @@ fn what_is_refused_says_what_is_allowed() {
         };
         let error = error.to_string();
         let told = format!("config.ini:2: [{section}] {key}: read \"{spelling}\"");
-        assert!(error.contains(&told) && error.contains("; allowed: "), "{error}");
+        assert!(
+            error.contains(&told) && error.contains("; allowed: "),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn a_name_without_an_address_is_a_warning_for_ranges_and_an_error_where_one_listens() {
-    let (relay, _) = with("Relay", "routable_private_ranges", "10.0.0.0/8, gone.invalid");
+    let (relay, _) = with(
+        "Relay",
+        "routable_private_ranges",
+        "10.0.0.0/8, gone.invalid",
+    );
     let warnings = relay.unwrap().warnings;
     let said = "config.ini:2: [Relay] routable_private_ranges: ignored until the next start: gone.invalid: ";
-    assert!(warnings.len() == 1 && warnings[0].contains(said), "{warnings:?}");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains(said),
+        "{warnings:?}"
+    );
     for key in ["listen", "listen_management", "listen_metrics"] {
         let (_, dispatcher) = with("Dispatcher", key, "gone.invalid");
         let error = dispatcher.unwrap_err().to_string();
-        assert!(error.contains(&format!("{key}: read \"gone.invalid\"")), "{error}");
+        assert!(
+            error.contains(&format!("{key}: read \"gone.invalid\"")),
+            "{error}"
+        );
         assert!(error.contains("; gone.invalid: "), "{error}");
     }
 }
@@ -367,7 +423,10 @@ fn forms_of_the_file() {
         ("[Relay] ; c\nstream_timeout = 7", 7),
         ("[Relay]\r\nstream_timeout = 7\r\n", 7),
         ("[DEFAULT]\nstream_timeout = 7\n[Relay]", 7),
-        ("[DEFAULT]\nstream_timeout = 7\n[Relay]\nstream_timeout = 8", 8),
+        (
+            "[DEFAULT]\nstream_timeout = 7\n[Relay]\nstream_timeout = 8",
+            8,
+        ),
         ("[Relay]\nx = 7\nstream_timeout = %(x)s", 7),
         ("[DEFAULT]\nx = 7\n[Relay]\nstream_timeout = %(x)s", 7),
         // Not read there: docs/migration.md.
@@ -376,7 +435,11 @@ fn forms_of_the_file() {
     ] {
         let (relay, _) = load(&format!("{text}\n[Relay]\ndispatchers = a\n"));
         let config = relay.unwrap().config;
-        assert_eq!(seconds(config.stream_timeout), expected.to_string(), "{text:?}");
+        assert_eq!(
+            seconds(config.stream_timeout),
+            expected.to_string(),
+            "{text:?}"
+        );
     }
     // No start there either; the last two take the default there, with a warning.
     for text in [
@@ -393,7 +456,8 @@ fn forms_of_the_file() {
 
 #[test]
 fn what_is_for_all_sections_is_for_none_in_particular() {
-    let (relay, dispatcher) = load("[DEFAULT]\nlog_level = DEBUG\nlog_levle = 1\n[Relay]\ndispatchers = a\n");
+    let (relay, dispatcher) =
+        load("[DEFAULT]\nlog_level = DEBUG\nlog_levle = 1\n[Relay]\ndispatchers = a\n");
     let (relay, dispatcher) = (relay.unwrap(), dispatcher.unwrap());
     assert_eq!(relay.config.log_level, LogLevel::Debug);
     assert_eq!(dispatcher.config.log_level, LogLevel::Debug);
@@ -406,7 +470,12 @@ fn what_is_for_all_sections_is_for_none_in_particular() {
 /// What the pages recommend is no warning at each start.
 #[test]
 fn addresses_that_the_pages_recommend_are_no_warning() {
-    let warnings = |lines: &str| load(&format!("[Dispatcher]\n{lines}\n")).1.unwrap().warnings;
+    let warnings = |lines: &str| {
+        load(&format!("[Dispatcher]\n{lines}\n"))
+            .1
+            .unwrap()
+            .warnings
+    };
     for quiet in [
         "listen_metrics = 192.0.2.10",
         "listen_metrics = 10.0.0.5",

@@ -248,7 +248,11 @@ fn addresses_ports_marks() {
 
     let home = super::range("10.0.0.0/8").unwrap();
     assert!(home.contains(Ipv4Addr::new(10, 9, 9, 9)));
-    assert!(super::range("Any").unwrap().contains(Ipv4Addr::new(9, 9, 9, 9)));
+    assert!(
+        super::range("Any")
+            .unwrap()
+            .contains(Ipv4Addr::new(9, 9, 9, 9))
+    );
     for text in ["10.0.0.0/33", "10/8", "10.0.0.0/8;11.0.0.0/8", "any/8", ""] {
         assert_eq!(super::range(text), None, "{text}");
     }
