@@ -30,7 +30,10 @@ fn the_demo_loses_nothing_and_leaves_nothing() {
     assert!(run.status.success(), "{}\n{said}\n{errors}", run.status);
     assert!(said.contains("nothing lost, doubled or crossed"), "{said}");
     let tables = said.split("`media-admin summary` had said").nth(1).unwrap();
-    assert!(tables.contains("alice@example.com") && tables.contains("active"), "{said}");
+    assert!(
+        tables.contains("alice@example.com") && tables.contains("active"),
+        "{said}"
+    );
     assert!(!said.contains("{\""), "JSON is for programs: {said}");
     assert!(!said.contains('\x1b'), "no terminal, no colours");
     assert!(left.is_empty(), "left in the scratch directory: {left:?}");
