@@ -459,6 +459,13 @@ fn what_is_for_all_sections_is_for_none_in_particular() {
     let (relay, dispatcher) =
         load("[DEFAULT]\nlog_level = DEBUG\nlog_levle = 1\n[Relay]\ndispatchers = a\n");
     let (relay, dispatcher) = (relay.unwrap(), dispatcher.unwrap());
+    // A key that others refer to has its use.
+    let (named, _) = load(
+        "[DEFAULT]\nbase = /srv\n[TLS]\nplace = %(base)s/x\ncerts_path = %(place)s/tls\n[Relay]\ndispatchers = a\n",
+    );
+    let named = named.unwrap();
+    assert_eq!(named.warnings, [""; 0]);
+    assert_eq!(named.config.tls.certs_path, Path::new("/srv/x/tls"));
     assert_eq!(relay.config.log_level, LogLevel::Debug);
     assert_eq!(dispatcher.config.log_level, LogLevel::Debug);
     for warnings in [relay.warnings, dispatcher.warnings] {

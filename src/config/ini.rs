@@ -9,7 +9,7 @@
 //! Read as bytes: comments may be in any character set, what counts must be UTF-8. What sections and keys
 //! mean is not known here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::problem::{Problem, quoted, shown};
 
@@ -41,6 +41,8 @@ pub struct Entry {
     pub value: String,
     /// Where the key stands, counted from 1.
     pub line: usize,
+    /// Another value refers to it by `%(key)s`.
+    pub is_referred_to: bool,
 }
 
 /// Splits a file. What cannot be read is left out and told in `problems`.
@@ -135,6 +137,7 @@ impl Reader<'_> {
             key: normal(key),
             value: value.trim().to_owned(),
             line: number,
+            is_referred_to: false,
         });
         self.open_value = Some(indent);
     }
@@ -176,10 +179,12 @@ fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
             })
         })
         .collect();
+    let mut used = HashSet::new();
     for section in sections.iter_mut().filter(|section| section.has_percent()) {
         for entry in &mut section.entries {
             let mut expansion = Expansion {
                 written: &written,
+                used: &mut used,
                 section: &section.name,
                 value: String::new(),
                 references: 0,
@@ -191,6 +196,11 @@ fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
                     problems.push(Problem::new(entry.line, format!("[{name}] {key}: {why}")));
                 }
             }
+        }
+    }
+    for section in sections.iter_mut() {
+        for entry in &mut section.entries {
+            entry.is_referred_to = used.contains(&entry.key);
         }
     }
 }
@@ -205,6 +215,8 @@ impl Section {
 struct Expansion<'a> {
     /// By section and key.
     written: &'a HashMap<(String, String), String>,
+    /// The keys that were referred to, in whichever section.
+    used: &'a mut HashSet<String>,
     section: &'a str,
     value: String,
     references: usize,
@@ -250,6 +262,7 @@ impl Expansion<'_> {
                 quoted(key)
             ));
         };
+        self.used.insert(name);
         self.add(value, depth + 1)
     }
 }

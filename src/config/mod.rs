@@ -246,7 +246,9 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
             .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
         if section.name == ini::FOR_ALL {
             let unknown = section.entries.iter();
-            let unknown = unknown.filter(|entry| !KEYS.iter().any(|key| key.name == entry.key));
+            let unknown = unknown.filter(|entry| {
+                !entry.is_referred_to && !KEYS.iter().any(|key| key.name == entry.key)
+            });
             warnings.extend(unknown.map(|entry| {
                 let text = format!("[DEFAULT] unknown key {}, ignored", quoted(&entry.key));
                 Problem::new(entry.line, text)
@@ -283,6 +285,7 @@ fn key_warning(section: &str, entry: &ini::Entry, suggesting: bool) -> Option<Pr
             let why = key.ignored?;
             format!("[{section}] {}: has no effect: {why}", key.name)
         }
+        None if entry.is_referred_to => return None,
         None => {
             let suggestion = suggesting.then(|| suggest::key(section, &entry.key));
             let meant = match suggestion.flatten() {
