@@ -7,6 +7,8 @@ SYSCONFDIR ?= /etc
 DOCDIR ?= $(PREFIX)/share/doc/mediaproxy
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 INITDIR ?=
 CONFIG ?= yes
 # What was built.
@@ -36,8 +38,10 @@ build:
 release:
 	$(CARGO) build --locked --release
 
-demo: release
-	$(CARGO) run --locked --release --quiet --example demo -- target/release
+demo:
+	@echo 'compiling, which takes some minutes where it is the first time ...'
+	$(CARGO) build --locked --release --bins --example demo
+	@target/release/examples/demo target/release
 
 test:
 	tests/run.sh
@@ -83,6 +87,12 @@ ifneq (,$(UNITDIR))
 endif
 ifneq (,$(SYSUSERSDIR))
 	install -D -m 644 -t '$(DESTDIR)$(SYSUSERSDIR)' conf/sysusers.d/mediaproxy.conf
+endif
+ifneq (,$(BASHDIR))
+	install -D -m 644 -t '$(DESTDIR)$(BASHDIR)' conf/completion/bash/*
+endif
+ifneq (,$(ZSHDIR))
+	install -D -m 644 -t '$(DESTDIR)$(ZSHDIR)' conf/completion/zsh/*
 endif
 ifneq (,$(INITDIR))
 	install -d '$(DESTDIR)$(INITDIR)'

@@ -17,7 +17,7 @@ mod proxy;
 mod show;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -86,7 +86,7 @@ fn run(binaries: &Path) -> Result<bool, String> {
     println!(
         "   place of the phones' own, so both phones talk to the relay. That is what we do now.\n"
     );
-    let outcome = place_calls(&daemons);
+    let outcome = place_calls(&daemons, &binaries.join("media-admin"));
     if let Err(why) = &outcome {
         // A daemon that is gone is the likelier cause than what was seen of it.
         daemons.check().map_err(|cause| format!("{why}\n{cause}"))?;
@@ -115,7 +115,7 @@ fn interrupted() -> Result<(), String> {
 }
 
 /// The calls from the first offer to the last word on them.
-fn place_calls(daemons: &Daemons) -> Result<bool, String> {
+fn place_calls(daemons: &Daemons, admin: &Path) -> Result<bool, String> {
     let told = |error: std::io::Error| error.to_string();
     let mut calls = calls::all().map_err(told)?;
     let phones = Phones::start(calls.iter().flat_map(Call::legs).collect()).map_err(told)?;
@@ -138,22 +138,34 @@ fn place_calls(daemons: &Daemons) -> Result<bool, String> {
     settle(&calls);
     screen.finish();
     let sessions = management.ask("sessions").map_err(told)?;
-    let summary = management.ask("summary").map_err(told)?;
+    let seen = ["sessions", "summary"].map(|command| admin_says(admin, daemons, command));
     for call in &mut calls {
         call.hang_up(&mut proxy)?;
     }
     let left = management.ask("sessions").map_err(told)?;
     println!(
-        "4. All have hung up. The dispatcher's management socket had answered `sessions` and `summary` by:\n"
+        "4. All have hung up. Just before, `media-admin sessions` and `media-admin summary` had said:\n"
     );
-    sessions
-        .iter()
-        .chain(&summary)
-        .for_each(|line| println!("{line}\n"));
+    for text in seen {
+        println!("{}", text?);
+    }
     if !left.is_empty() {
         return Err(format!("sessions are left after hanging up: {left:?}"));
     }
     Ok(show::totals(&calls, &sessions))
+}
+
+/// What `media-admin` says of the calls, as an administrator sees it.
+fn admin_says(admin: &Path, daemons: &Daemons, command: &str) -> Result<String, String> {
+    let mut call = Command::new(admin);
+    call.arg("--socket").arg(daemons.management_socket());
+    let output = call.arg(command).output();
+    let output = output.map_err(|error| format!("{}: {error}", admin.display()))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("media-admin {command}: {why}"));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Quiet, until what is under way has arrived.

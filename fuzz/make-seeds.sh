@@ -15,7 +15,7 @@ openssl x509 -in "$scratch/ca.pem" -outform DER -out "$out/certificate/root"
 openssl x509 -in "$scratch/relay.crt" -outform DER -out "$out/certificate/leaf"
 openssl crl -in "$scratch/crl.pem" -outform DER -out "$out/revocations/made"
 
-# Version 1 of both: what openssl writes where no extensions are asked for.
+# Without extensions: openssl before 3.2 writes version 1 of both then.
 cat >"$scratch/ca.cnf" <<'CNF'
 [ca]
 default_ca = plain

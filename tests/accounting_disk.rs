@@ -4,7 +4,6 @@
 #![cfg(feature = "file")]
 
 use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +18,8 @@ mod daemons;
 mod management;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/skip.rs"]
+mod skip;
 
 use daemons::{Daemon, Daemons, PortRange};
 use proxy::Proxy;
@@ -50,10 +51,7 @@ fn in_own_mounts(test: &str, run: impl FnOnce()) {
     }
     let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     if !is_root {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIP: accounting on a full disk: needs root"
-        );
+        skip::skip("needs root");
         return;
     }
     let inner = Command::new("unshare")

@@ -47,7 +47,7 @@ const STEPS: [&str; 8] = [
 
 fn die() -> ! {
     let pid = std::process::id().to_string();
-    let _ = Command::new("kill").args(["-9", &pid]).status();
+    let _ = Command::new("sh").args(["-c", "kill -9 $0", &pid]).status();
     unreachable!("killed");
 }
 

@@ -22,6 +22,8 @@ mod daemons;
 mod management;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/skip.rs"]
+mod skip;
 
 use daemons::{Daemon, Daemons, PortRange, Scratch};
 use proxy::{Media, Message, Proxy};
@@ -281,7 +283,7 @@ fn with_failing_syncs(directory: &Path, name: &str, file: &Path) -> PathBuf {
 #[test]
 fn a_session_is_confirmed_when_the_disk_has_it() {
     if Command::new("strace").arg("-V").output().is_err() {
-        println!("SKIP: a failing fdatasync: no strace on this machine");
+        skip::skip("strace is not installed");
         return;
     }
     let mut host = Host::new();

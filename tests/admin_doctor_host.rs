@@ -2,7 +2,6 @@
 //! revocation lists.
 
 use std::fs;
-use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -19,6 +18,8 @@ mod management;
 mod proxy;
 #[path = "support/site.rs"]
 mod site;
+#[path = "support/skip.rs"]
+mod skip;
 
 use daemons::{
     Daemons, PortRange, Scratch, extend_config, free_tcp_port, make_certificates, write_config,
@@ -46,7 +47,7 @@ fn doctor_of_root_finds_what_the_daemons_may_not_and_its_commands_let_them() {
     let scratch = Scratch::new("admin-root").unwrap();
     let directory = scratch.path();
     if !is_root() {
-        let _ = writeln!(std::io::stderr(), "SKIP: doctor of root: needs root");
+        skip::skip("needs root");
         return;
     }
     make_certificates(directory).unwrap();

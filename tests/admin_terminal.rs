@@ -12,6 +12,8 @@ mod management;
 mod proxy;
 #[path = "support/site.rs"]
 mod site;
+#[path = "support/skip.rs"]
+mod skip;
 
 use daemons::Daemons;
 use site::{ADMIN, Call, LONG, STEP, Site};
@@ -109,7 +111,7 @@ impl Drop for Terminal<'_> {
 #[test]
 fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
     if Command::new("tmux").arg("-V").output().is_err() {
-        println!("SKIP: top under tmux: tmux is not installed");
+        skip::skip("tmux is not installed");
         return;
     }
     let site = Site::new("admin-top");
@@ -184,7 +186,7 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
 #[test]
 fn top_can_be_suspended_and_goes_on() {
     if Command::new("tmux").arg("-V").output().is_err() {
-        println!("SKIP: top under tmux: tmux is not installed");
+        skip::skip("tmux is not installed");
         return;
     }
     let site = Site::new("admin-suspend");
@@ -219,7 +221,7 @@ fn top_can_be_suspended_and_goes_on() {
 #[test]
 fn tables_fit_narrow_terminals_and_pipes_get_all() {
     if Command::new("tmux").arg("-V").output().is_err() {
-        println!("SKIP: tables under tmux: tmux is not installed");
+        skip::skip("tmux is not installed");
         return;
     }
     let site = Site::new("admin-narrow");
@@ -286,7 +288,7 @@ fn tables_fit_narrow_terminals_and_pipes_get_all() {
 #[test]
 fn top_outlives_a_dispatcher_that_is_away() {
     if Command::new("tmux").arg("-V").output().is_err() {
-        println!("SKIP: top under tmux: tmux is not installed");
+        skip::skip("tmux is not installed");
         return;
     }
     let mut site = Site::new("admin-away");

@@ -292,7 +292,7 @@ fn errors_of_the_relay() {
             &[
                 "3: [Relay] port_range: read \"40001:50000\"; allowed: start:end, both even, from 1024 to 65536, end at least 4 above start",
                 "4: [Relay] port_range: given a second time, first in line 3; allowed: once",
-                "5: [Relay] log_level: read \"loud\"; allowed: CRITICAL, ERROR, WARNING, INFO or DEBUG, or a number from 10 (DEBUG) to 50 (CRITICAL)",
+                "5: [Relay] log_level: read \"loud\"; allowed: CRITICAL, ERROR, WARNING, INFO or DEBUG, or a number from 0 (all) to 50 (CRITICAL)",
             ],
         ),
         (
@@ -333,9 +333,9 @@ fn errors_of_the_relay() {
 fn errors_of_the_dispatcher() {
     let table: &[(&str, &[&str])] = &[
         (
-            "listen = eth0\nsocket_mode = 888\nsocket_group = a b\nmanagement_format = xml",
+            "listen = eth/0\nsocket_mode = 888\nsocket_group = a b\nmanagement_format = xml",
             &[
-                "2: [Dispatcher] listen: read \"eth0\"; allowed: ip[:port] with an address of this host (IPv6 in brackets), or any[:port]",
+                "2: [Dispatcher] listen: read \"eth/0\"; allowed: ip[:port] with an address of this host (IPv6 in brackets), its name, or any[:port]",
                 "3: [Dispatcher] socket_mode: read \"888\"; allowed: octal permissions such as 0660",
                 "4: [Dispatcher] socket_group: read \"a b\"; allowed: auto, or the name of a group",
                 "5: [Dispatcher] management_format: read \"xml\"; allowed: lines or array",
@@ -363,7 +363,7 @@ fn errors_of_the_dispatcher() {
         (
             "listen_metrics = any:0",
             &[
-                "2: [Dispatcher] listen_metrics: read \"any:0\"; allowed: ip[:port] with an address of this host (IPv6 in brackets), or any[:port]",
+                "2: [Dispatcher] listen_metrics: read \"any:0\"; allowed: ip[:port] with an address of this host (IPv6 in brackets), its name, or any[:port]",
             ],
         ),
         (
@@ -390,7 +390,7 @@ fn errors_of_the_dispatcher() {
         (
             "[a\x1b]\n\x1b = 1\n\x1b = %(x)s",
             &[
-                "4: [a\\x1b] \\x1b: refers to another key by %(...)s; allowed: the value itself, with %% for a percent sign",
+                "4: [a\\x1b] \\x1b: refers to key \"x\", which is not set in this section; allowed: one that is, or %%( for these characters",
                 "4: [a\\x1b] \\x1b: given a second time, first in line 3; allowed: once",
             ],
         ),
@@ -472,7 +472,7 @@ fn warnings() {
     assert_eq!(
         dir.short(&loaded.warnings),
         [
-            "2: [Dispatcher] management_use_tls: no, and 0.0.0.0:25061 is no loopback address: whoever reaches that port sees all calls",
+            "2: [Dispatcher] management_use_tls: no, and 0.0.0.0:25061 is no private address: whoever reaches that port sees and ends all calls",
             "3: [Dispatcher] relay_retry: not below relay_timeout: a call whose relay is silent gets no other one",
             "4: [Dispatcher] unknown key \"port_range\", ignored; it belongs to [Relay]",
             "5: [Dispatcher] unknown key \"lisen\", ignored; is listen meant?",

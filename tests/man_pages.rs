@@ -8,6 +8,9 @@ use std::process::Command;
 
 use mediaproxy::config::KEYS;
 
+#[path = "support/skip.rs"]
+mod skip;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -349,7 +352,7 @@ fn groff_has_nothing_to_say() {
     let version = Command::new("man").arg("--version").output();
     let is_man_db = |output: std::process::Output| output.stdout.starts_with(b"man ");
     if !version.is_ok_and(is_man_db) {
-        println!("SKIP: manual pages by groff: man-db is not installed");
+        skip::skip("man-db is not installed");
         return;
     }
     for page in pages() {
@@ -376,7 +379,7 @@ fn mandoc_has_nothing_to_say() {
         .args(names)
         .current_dir(root().join("man"));
     let Ok(lint) = mandoc.output() else {
-        println!("SKIP: mandoc -Tlint: mandoc is not installed");
+        skip::skip("mandoc is not installed");
         return;
     };
     let said = String::from_utf8_lossy(&lint.stdout).into_owned();

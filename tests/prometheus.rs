@@ -18,6 +18,8 @@ mod management;
 mod proxy;
 #[path = "support/scrape.rs"]
 mod scrape;
+#[path = "support/skip.rs"]
+mod skip;
 #[path = "support/watched.rs"]
 mod watched;
 
@@ -31,14 +33,13 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// Whether Prometheus is there; says so where it is not.
-fn is_there(test: &str) -> bool {
+fn is_there() -> bool {
     let there = ["prometheus", "promtool"].iter().all(|program| {
         let output = Command::new(program).arg("--version").output();
         output.is_ok_and(|output| output.status.success())
     });
     if !there {
-        let text = format!("SKIP: {test}: needs prometheus and promtool (tests/deps.sh)\n");
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        skip::skip("needs prometheus and promtool (tests/deps.sh)");
     }
     there
 }
@@ -185,7 +186,7 @@ fn panels() -> Vec<String> {
 
 #[test]
 fn promtool_has_nothing_to_say() {
-    if !is_there("promtool_has_nothing_to_say") {
+    if !is_there() {
         return;
     }
     let watched = Watched::start("promtool", "");
@@ -204,7 +205,7 @@ fn promtool_has_nothing_to_say() {
 
 #[test]
 fn the_alerts_fire_in_time_and_not_without_reason() {
-    if !is_there("the_alerts_fire_in_time_and_not_without_reason") {
+    if !is_there() {
         return;
     }
     let rules = path(RULES);
@@ -215,7 +216,7 @@ fn the_alerts_fire_in_time_and_not_without_reason() {
 
 #[test]
 fn prometheus_reads_both_evaluates_all_and_an_alert_fires() {
-    if !is_there("prometheus_reads_both_evaluates_all_and_an_alert_fires") {
+    if !is_there() {
         return;
     }
     let mut watched = Watched::start("prometheus", "");

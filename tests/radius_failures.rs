@@ -13,6 +13,9 @@ use mediaproxy::accounting::radius::Radius;
 use mediaproxy::accounting::{Backend, Record, Verdict};
 use mediaproxy::config::RadiusSection;
 
+#[path = "support/skip.rs"]
+mod skip;
+
 const SECRET: &str = "between-us";
 
 /// A datagram that came, and from where.
@@ -427,10 +430,7 @@ fn servers_by_ipv6_and_by_name() {
         (3, None)
     );
     if UdpSocket::bind("[::1]:0").is_err() {
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            b"SKIP: servers_by_ipv6_and_by_name: this host has no IPv6\n",
-        );
+        skip::skip("this host has no IPv6");
         return;
     }
     let server = StandIn::good("[::1]:0");

@@ -2,7 +2,6 @@
 //! namespaces of its own: needs root.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
@@ -11,6 +10,9 @@ use std::thread;
 
 use mediaproxy::config::{DispatcherEntry, Host};
 use mediaproxy::relay::discovery::{Directory, System};
+
+#[path = "support/skip.rs"]
+mod skip;
 
 const NAME: &str = "names_are_found_through_real_name_servers";
 
@@ -104,8 +106,7 @@ fn names_are_found_through_real_name_servers() {
         if is_root() {
             return in_namespaces();
         }
-        // Not by a macro, whose output is only shown of tests that fail.
-        let _ = writeln!(std::io::stderr(), "SKIP: {NAME}: needs root");
+        skip::skip("needs root");
         return;
     }
     let server = UdpSocket::bind("127.0.0.1:53").unwrap();

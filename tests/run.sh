@@ -1,6 +1,6 @@
 #!/bin/bash
-# Every test, in the order of what is quickest to know. What is skipped is named at the end, with the reason;
-# the last line is the sum.
+# Every test, in the order of what is quickest to know; none stops the others. At the end stand those that were skipped,
+# with the reason, and those that failed, each by the name that runs it alone; the last line is the sum.
 set -u
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -18,17 +18,36 @@ count() {
 	passed=$((passed + p)) failed=$((failed + f))
 }
 
+# failures FILE: what failed in a runner's output, one a line. Cargo's harness names the tests at the end of a program,
+# then cargo names the program, alone where it died or is no harness; the lab says FAIL and the scenario.
+failures() {
+	awk '
+		/^FAIL / { print $2 }
+		/^failures:$/ { n = 0; listing = 1; next }
+		listing && /^    [^ ]+( - should panic)?$/ { names[n++] = $1; next }
+		listing && NF { listing = 0 }
+		/^test result: / { listing = 0 }
+		/^error: .*, to rerun pass `.*`$/ {
+			split($0, parts, "`")
+			if (!n) print "cargo test " parts[2]
+			for (i = 0; i < n; i++) print "cargo test " parts[2] " " names[i]
+			n = 0
+		}' "$1"
+}
+
 # step NAME COMMAND...: runs it in sight, and counts it as one more failure where it fails without saying how many
 step() {
-	local name=$1 before=$failed start=$SECONDS
+	local name=$1 before=$failed start=$SECONDS found=${#broken[@]}
 	shift
 	echo "== $name"
 	"$@" 2>&1 | tee "$log/out"
 	local status=${PIPESTATUS[0]}
 	count "$log/out"
-	while IFS= read -r line; do skipped+=("$line"); done < <(sed -n 's/^\.*SKIP[: ]*//p' "$log/out" | sort -u)
+	# The harness puts a sign for each test before what a test writes.
+	while IFS= read -r line; do skipped+=("$line"); done < <(sed -n 's/^[.iF]*SKIP[: ]*//p' "$log/out" | sort -u)
+	while IFS= read -r line; do broken+=("$line"); done < <(failures "$log/out")
 	if [ "$status" != 0 ]; then
-		broken+=("$name")
+		[ ${#broken[@]} != "$found" ] || broken+=("$name")
 		[ "$failed" != "$before" ] || failed=$((failed + 1))
 	fi
 	echo "== $name: $([ "$status" = 0 ] && echo fine || echo FAILED), $((SECONDS - start)) s"
@@ -38,7 +57,7 @@ if [ "$(id -u)" = 0 ]; then
 	tests/deps.sh || exit 1
 fi
 step 'build' $cargo build --locked --bins --examples
-step 'tests on one host' $cargo test --locked --quiet
+step 'tests on one host' $cargo test --locked --quiet --no-fail-fast
 if [ "$(id -u)" = 0 ]; then
 	step 'real SIP proxy, phones and media in network namespaces' python3 tests/netns/run.py --bin target/debug
 else
@@ -46,9 +65,12 @@ else
 fi
 echo
 if [ ${#skipped[@]} -gt 0 ]; then
-	echo 'skipped:'
+	echo 'skipped, by name (cargo test NAME runs one):'
 	printf '  %s\n' "${skipped[@]}"
 fi
-[ ${#broken[@]} = 0 ] || printf 'FAILED: %s\n' "${broken[@]}"
+if [ ${#broken[@]} -gt 0 ]; then
+	echo 'FAILED:'
+	printf '  %s\n' "${broken[@]}"
+fi
 echo "$passed passed, $failed failed, ${#skipped[@]} skipped"
 [ "$failed" = 0 ] && [ ${#broken[@]} = 0 ]

@@ -11,7 +11,7 @@ use super::values::{
     self, Backend, DISPATCHER_METRICS_PORT, LogLevel, MANAGEMENT_PORT, ManagementFormat,
     RELAY_LINK_PORT, SocketGroup,
 };
-use super::{Problem, Source};
+use super::{Problem, Source, names};
 use crate::tls::Passport;
 
 /// What the dispatcher reads. What each setting means to the administrator is in [`super::KEYS`].
@@ -59,17 +59,20 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
     let opensips = shared::opensips(source);
     let kamailio = shared::kamailio(source);
     let file = shared::file(source);
-    let dir = source.dir;
+    let (dir, look_up) = (source.dir, source.look_up);
     let mut section = source.section("Dispatcher");
     let socket_path = section.value("socket_path", values::path(Path::new("")));
     let socket_mode = section.value("socket_mode", values::mode);
     let socket_group = section.value("socket_group", values::group);
-    let listen = section.value("listen", values::listen(RELAY_LINK_PORT));
-    let listen_management = section.value("listen_management", values::listen(MANAGEMENT_PORT));
+    let listen = section.value("listen", names::listen(look_up, RELAY_LINK_PORT));
+    let listen_management =
+        section.value("listen_management", names::listen(look_up, MANAGEMENT_PORT));
     let management_use_tls = section.value("management_use_tls", values::boolean);
     let management_format = section.value("management_format", values::management_format);
-    let listen_metrics =
-        section.optional("listen_metrics", values::listen(DISPATCHER_METRICS_PORT));
+    let listen_metrics = section.optional(
+        "listen_metrics",
+        names::listen(look_up, DISPATCHER_METRICS_PORT),
+    );
     let passport = section.value("passport", values::passport);
     let management_passport = section.value("management_passport", values::passport);
     let relay_timeout = section.value("relay_timeout", values::decimal_seconds);
@@ -152,10 +155,10 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 
 fn warn(config: &DispatcherConfig, lines: [Option<usize>; 2], warnings: &mut Vec<Problem>) {
     let [use_tls_line, retry_line] = lines;
-    if !config.management_use_tls && !config.listen_management.ip().is_loopback() {
+    if !config.management_use_tls && shared::is_public(config.listen_management.ip()) {
         let text = format!(
-            "[Dispatcher] management_use_tls: no, and {} is no loopback address: whoever reaches that port \
-             sees all calls",
+            "[Dispatcher] management_use_tls: no, and {} is no private address: whoever reaches that port \
+             sees and ends all calls",
             config.listen_management
         );
         warnings.push(Problem::new(use_tls_line, text));

@@ -2,14 +2,25 @@
 //!
 //! The grammar is that of Python's `configparser`, which wrote the files in use: `key = value` or
 //! `key: value`, comments on lines of their own, a line that is indented deeper than its key continues
-//! the value, `%%` is `%`. Every line is checked here, because a line that is skipped or glued to another
+//! the value, `%%` is `%`, `%(key)s` another key's value, and `[DEFAULT]` is for all sections. Every line is checked here, because a line that is skipped or glued to another
 //! one is a setting that silently does not count; that is why no INI crate reads the file: the ones at
 //! hand swallow the section after a line without `=`, and keep no line numbers.
 //!
 //! Read as bytes: comments may be in any character set, what counts must be UTF-8. What sections and keys
 //! mean is not known here.
 
+use std::collections::{HashMap, HashSet};
+
 use super::problem::{Problem, quoted, shown};
+
+/// What stands in this section holds in each other one that does not say otherwise. Only in capitals.
+pub const FOR_ALL: &str = "DEFAULT";
+
+/// References within references: as deep as Python follows them.
+const DEEPEST: usize = 10;
+/// References that one value may take, and bytes that it may become: references to references multiply.
+const MOST: usize = 1000;
+const LONGEST: usize = 64 * 1024;
 
 /// One `[Name]` with its keys. A section that is opened twice stands here twice.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +41,8 @@ pub struct Entry {
     pub value: String,
     /// Where the key stands, counted from 1.
     pub line: usize,
+    /// Another value refers to it by `%(key)s`.
+    pub is_referred_to: bool,
 }
 
 /// Splits a file. What cannot be read is left out and told in `problems`.
@@ -45,9 +58,7 @@ pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<Section> {
         reader.line(index + 1, line);
     }
     let mut sections = reader.sections;
-    for section in &mut sections {
-        unescape_values(section, problems);
-    }
+    expand_values(&mut sections, problems);
     sections
 }
 
@@ -123,9 +134,10 @@ impl Reader<'_> {
             );
         };
         section.entries.push(Entry {
-            key: key.trim().to_lowercase().replace('-', "_"),
+            key: normal(key),
             value: value.trim().to_owned(),
             line: number,
+            is_referred_to: false,
         });
         self.open_value = Some(indent);
     }
@@ -151,21 +163,113 @@ impl Reader<'_> {
     }
 }
 
-/// Turns `%%` into `%`. `%(other)s` would be replaced by another key's value in MediaProxy; nobody is known
-/// to use it, and to take it for plain text would change what a file means.
-fn unescape_values(section: &mut Section, problems: &mut Vec<Problem>) {
-    for entry in &mut section.entries {
-        let plain = entry.value.replace("%%", "");
-        if plain.contains("%(") {
-            let text = format!(
-                "[{}] {}: refers to another key by %(...)s; allowed: the value itself, with %% for a percent sign",
-                shown(&section.name),
-                shown(&entry.key)
-            );
-            problems.push(Problem::new(entry.line, text));
-        }
-        entry.value = entry.value.replace("%%", "%");
+/// Turns `%%` into `%` and `%(key)s` into the value of that key, of the same section or of `[DEFAULT]`. A percent sign
+/// alone is one: with MediaProxy 4 no daemon starts then, so no file in use has it.
+fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
+    if !sections.iter().any(Section::has_percent) {
+        return;
     }
+    let written: HashMap<(String, String), String> = sections
+        .iter()
+        .flat_map(|section| {
+            let entries = section.entries.iter().rev();
+            entries.map(|entry| {
+                let key = (section.name.clone(), entry.key.clone());
+                (key, entry.value.clone())
+            })
+        })
+        .collect();
+    let mut used = HashSet::new();
+    for section in sections.iter_mut().filter(|section| section.has_percent()) {
+        for entry in &mut section.entries {
+            let mut expansion = Expansion {
+                written: &written,
+                used: &mut used,
+                section: &section.name,
+                value: String::new(),
+                references: 0,
+            };
+            match expansion.add(&entry.value, 0) {
+                Ok(()) => entry.value = expansion.value,
+                Err(why) => {
+                    let (name, key) = (shown(&section.name), shown(&entry.key));
+                    problems.push(Problem::new(entry.line, format!("[{name}] {key}: {why}")));
+                }
+            }
+        }
+    }
+    for section in sections.iter_mut() {
+        for entry in &mut section.entries {
+            entry.is_referred_to = used.contains(&entry.key);
+        }
+    }
+}
+
+impl Section {
+    fn has_percent(&self) -> bool {
+        self.entries.iter().any(|entry| entry.value.contains('%'))
+    }
+}
+
+/// A value as it grows.
+struct Expansion<'a> {
+    /// By section and key.
+    written: &'a HashMap<(String, String), String>,
+    /// The keys that were referred to, in whichever section.
+    used: &'a mut HashSet<String>,
+    section: &'a str,
+    value: String,
+    references: usize,
+}
+
+impl Expansion<'_> {
+    fn add(&mut self, text: &str, depth: usize) -> Result<(), String> {
+        let mut rest = text;
+        while let Some((plain, special)) = rest.split_once('%') {
+            self.value.push_str(plain);
+            rest = match (special.strip_prefix('('), special.strip_prefix('%')) {
+                (Some(reference), _) => {
+                    let (key, after) = reference.split_once(")s").ok_or(
+                        "%( begins a reference to another key, %(key)s; allowed: %%( for these characters",
+                    )?;
+                    self.refer(key, depth)?;
+                    after
+                }
+                (None, Some(after)) => {
+                    self.value.push('%');
+                    after
+                }
+                (None, None) => {
+                    self.value.push('%');
+                    special
+                }
+            };
+        }
+        self.value.push_str(rest);
+        Ok(())
+    }
+
+    fn refer(&mut self, key: &str, depth: usize) -> Result<(), String> {
+        self.references += 1;
+        if depth == DEEPEST || self.references > MOST || self.value.len() > LONGEST {
+            return Err("its references to other keys have no end".into());
+        }
+        let name = normal(key);
+        let of = |section: &str| self.written.get(&(section.to_owned(), name.clone()));
+        let Some(value) = of(self.section).or_else(|| of(FOR_ALL)) else {
+            return Err(format!(
+                "refers to key {}, which is not set in this section; allowed: one that is, or %%( for these characters",
+                quoted(key)
+            ));
+        };
+        self.used.insert(name);
+        self.add(value, depth + 1)
+    }
+}
+
+/// A key's name as it is kept.
+fn normal(key: &str) -> String {
+    key.trim().to_lowercase().replace('-', "_")
 }
 
 #[cfg(test)]
@@ -230,13 +334,43 @@ mod tests {
             entries(b"[A]\na=50%%\nb=%%(c)s\nc=5%"),
             ["2:A/a=50%", "3:A/b=%(c)s", "4:A/c=5%"]
         );
-        let (_, problems) = read(b"[A]\na = %(b)s/x");
+    }
+
+    #[test]
+    fn references_to_other_keys() {
+        assert_eq!(
+            entries(
+                b"[DEFAULT]\ndir = /srv\n[A]\na = %(b-c)s/x%%(d)s\nb_c = %(dir)s/%(E)s\ne = 1%%\n[B]\na = %(dir)s"
+            ),
+            [
+                "2:DEFAULT/dir=/srv",
+                "4:A/a=/srv/1%/x%(d)s",
+                "5:A/b_c=/srv/1%",
+                "6:A/e=1%",
+                "8:B/a=/srv"
+            ]
+        );
+        let (_, problems) = read(b"[A]\na = %(b)s/x\nc = x%(y\nd = %(d)s");
         assert_eq!(
             problems,
             [
-                "f:2: [A] a: refers to another key by %(...)s; allowed: the value itself, with %% for a percent sign"
+                "f:2: [A] a: refers to key \"b\", which is not set in this section; allowed: one that is, or %%( for these characters",
+                "f:3: [A] c: %( begins a reference to another key, %(key)s; allowed: %%( for these characters",
+                "f:4: [A] d: its references to other keys have no end",
             ]
         );
+    }
+
+    #[test]
+    fn references_that_multiply_come_to_an_end() {
+        let mut file = String::from("[A]\n");
+        for key in 0..9 {
+            let next = format!("%(k{})s", key + 1).repeat(3000);
+            file.push_str(&format!("k{key} = {next}\n"));
+        }
+        file.push_str("k9 =\n");
+        let (_, problems) = read(file.as_bytes());
+        assert_eq!(problems.len(), 9, "{problems:?}");
     }
 
     #[test]

@@ -139,8 +139,8 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "routable_private_ranges",
         "",
-        "Private addresses that the relay can reach, as ranges such as 10.0.0.0/8 separated by commas. To \
-         other private addresses nothing is sent before a packet came from there.",
+        "Private addresses that the relay can reach, as ranges such as 10.0.0.0/8 or names of hosts separated by \
+         commas; any for all. To other private addresses nothing is sent before a packet came from there.",
     ),
     key(
         RELAY,
@@ -219,7 +219,7 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "log_level",
         "INFO",
-        "CRITICAL, ERROR, WARNING, INFO or DEBUG.",
+        "CRITICAL, ERROR, WARNING, INFO or DEBUG, or Python's number for one: from 0 (all) to 50.",
     ),
     ignored(
         RELAY,
@@ -251,8 +251,8 @@ pub const KEYS: &[Key] = &[
         DISPATCHER,
         "listen",
         "0.0.0.0",
-        "Where relays connect, as ip[:port]; any is every address, IPv6 is written in brackets. The port is \
-         25060 where none is given.",
+        "Where relays connect, as ip[:port]; any is every address, IPv6 is written in brackets, and a name is looked up \
+         at the start. The port is 25060 where none is given.",
     ),
     key(
         DISPATCHER,
@@ -348,7 +348,7 @@ pub const KEYS: &[Key] = &[
         DISPATCHER,
         "log_level",
         "INFO",
-        "CRITICAL, ERROR, WARNING, INFO or DEBUG.",
+        "CRITICAL, ERROR, WARNING, INFO or DEBUG, or Python's number for one: from 0 (all) to 50.",
     ),
     key(
         "TLS",

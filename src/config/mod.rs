@@ -7,7 +7,7 @@
 //!  RelayConfig, DispatcherConfig  the settings, and the rules between them     relay, dispatcher, shared
 //!  Section                        a key's value or its default                 section
 //!  KEYS                           every key: default, unit, meaning            keys, suggest
-//!  values, database               a value from text to type
+//!  values, names, database        a value from text to type
 //!  ini, problem                   lines; errors and warnings
 //! ```
 //!
@@ -18,6 +18,7 @@ mod database;
 mod dispatcher;
 mod ini;
 mod keys;
+mod names;
 mod problem;
 mod relay;
 mod roles;
@@ -35,6 +36,7 @@ pub use database::{DatabaseUri, Password, ServerKind, ServerUri, TlsMode};
 pub use dispatcher::DispatcherConfig;
 use ini::Section as Lines;
 pub use keys::{KEYS, Key};
+use names::LookUp;
 pub use problem::{ConfigError, quoted};
 use problem::{Problem, shown};
 pub use relay::RelayConfig;
@@ -98,6 +100,7 @@ pub fn load_dispatcher(dir: &Path) -> Result<Loaded<DispatcherConfig>, ConfigErr
 struct Source<'a> {
     dir: &'a Path,
     file: &'a [Lines],
+    look_up: LookUp,
     errors: &'a mut Vec<Problem>,
     warnings: &'a mut Vec<Problem>,
 }
@@ -136,45 +139,58 @@ fn load<T>(
             ));
         }
     };
-    understand((dir, path), &bytes, warnings, sections, read)
+    let found = Found {
+        dir,
+        path,
+        bytes: &bytes,
+        warnings,
+        look_up: names::by_system,
+    };
+    understand(found, sections, read)
 }
 
-/// Both daemons' settings of a text in memory, as if it stood in the file in `dir`: for the fuzz targets.
+/// Both daemons' settings of a text in memory, as if it stood in the file in `dir`: for the fuzz targets. Names are not
+/// looked up.
 #[doc(hidden)]
 pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
-    let relay = understand(
-        (dir, dir.join(FILE_NAME)),
-        text,
-        Vec::new(),
-        RELAY_SECTIONS,
-        relay::read,
-    );
-    let dispatcher = understand(
-        (dir, dir.join(FILE_NAME)),
-        text,
-        Vec::new(),
-        DISPATCHER_SECTIONS,
-        dispatcher::read,
-    );
-    (relay, dispatcher)
+    let found = || Found {
+        dir,
+        path: dir.join(FILE_NAME),
+        bytes: text,
+        warnings: Vec::new(),
+        look_up: names::localhost_alone,
+    };
+    (
+        understand(found(), RELAY_SECTIONS, relay::read),
+        understand(found(), DISPATCHER_SECTIONS, dispatcher::read),
+    )
 }
 
 type Outcome<T> = Result<Loaded<T>, ConfigError>;
 
+/// A file that was read.
+struct Found<'a> {
+    dir: &'a Path,
+    path: PathBuf,
+    bytes: &'a [u8],
+    warnings: Vec<Problem>,
+    look_up: LookUp,
+}
+
 fn understand<T>(
-    (dir, path): (&Path, PathBuf),
-    bytes: &[u8],
-    mut warnings: Vec<Problem>,
+    found: Found,
     sections: &[&str],
     read: impl Fn(&mut Source) -> Option<T>,
 ) -> Outcome<T> {
+    let (path, mut warnings) = (found.path, found.warnings);
     let mut errors = Vec::new();
-    let file = ini::parse(bytes, &mut errors);
+    let file = ini::parse(found.bytes, &mut errors);
     refuse_repetitions(&file, &mut errors);
     warn_of_unknown(&file, sections, &mut warnings);
     let config = read(&mut Source {
-        dir,
+        dir: found.dir,
         file: &file,
+        look_up: found.look_up,
         errors: &mut errors,
         warnings: &mut warnings,
     });
@@ -228,6 +244,17 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
         let ignored = keys::IGNORED_SECTIONS
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
+        if section.name == ini::FOR_ALL {
+            let unknown = section.entries.iter();
+            let unknown = unknown.filter(|entry| {
+                !entry.is_referred_to && !KEYS.iter().any(|key| key.name == entry.key)
+            });
+            warnings.extend(unknown.map(|entry| {
+                let text = format!("[DEFAULT] unknown key {}, ignored", quoted(&entry.key));
+                Problem::new(entry.line, text)
+            }));
+            continue;
+        }
         let text = match (keys::section(&section.name), ignored) {
             (Some(name), _) => {
                 if ours.contains(&name) {
@@ -258,6 +285,7 @@ fn key_warning(section: &str, entry: &ini::Entry, suggesting: bool) -> Option<Pr
             let why = key.ignored?;
             format!("[{section}] {}: has no effect: {why}", key.name)
         }
+        None if entry.is_referred_to => return None,
         None => {
             let suggestion = suggesting.then(|| suggest::key(section, &entry.key));
             let meant = match suggestion.flatten() {

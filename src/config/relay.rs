@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::shared::{self, TlsSection};
 use super::values::{self, DispatcherEntry, Forwarding, LogLevel, PortRange, RELAY_METRICS_PORT};
-use super::{Problem, Source};
+use super::{Problem, Source, names};
 use crate::session::address::Range;
 use crate::tls::Passport;
 
@@ -47,7 +47,7 @@ pub struct RelayConfig {
 
 pub fn read(source: &mut Source) -> Option<RelayConfig> {
     let tls = shared::tls(source);
-    let dir = source.dir;
+    let (dir, look_up) = (source.dir, source.look_up);
     let mut section = source.section("Relay");
     let dispatchers = section.value("dispatchers", values::dispatchers);
     let relay_ip = section.optional("relay_ip", values::ipv4);
@@ -57,7 +57,7 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
     let stream_timeout = section.value("stream_timeout", values::seconds(1));
     let on_hold_timeout = section.value("on_hold_timeout", values::seconds(1));
     let setup_timeout = section.value("setup_timeout", values::seconds(1));
-    let routable_private_ranges = section.value("routable_private_ranges", values::ranges);
+    let routable_private_ranges = section.value("routable_private_ranges", names::ranges(look_up));
     let forwarding = section.value("forwarding", values::forwarding);
     let mark = section.value("mark", values::mark);
     let mark_mask = section.value("mark_mask", values::mark);
@@ -65,10 +65,11 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
     let dns_check_interval = section.value("dns_check_interval", values::seconds(1));
     let keepalive_interval = section.value("keepalive_interval", values::seconds(1));
     let reconnect_delay = section.value("reconnect_delay", values::seconds(1));
-    let traffic_sampling_period = section.value("traffic_sampling_period", values::seconds(0));
+    let traffic_sampling_period = section.value("traffic_sampling_period", values::period);
     let state_dir = section.value("state_dir", values::path(dir));
     let journal_limit = section.value("journal_limit", values::mebibytes);
-    let listen_metrics = section.optional("listen_metrics", values::listen(RELAY_METRICS_PORT));
+    let listen_metrics =
+        section.optional("listen_metrics", names::listen(look_up, RELAY_METRICS_PORT));
     let log_level = section.value("log_level", values::log_level);
 
     if matches!(
@@ -88,6 +89,7 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
             section.conflict("mark", &text);
         }
     }
+    let (routable_private_ranges, unknown_names) = routable_private_ranges?;
     let config = RelayConfig {
         dispatchers: dispatchers?,
         relay_ip: relay_ip?,
@@ -97,7 +99,7 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
         stream_timeout: stream_timeout?,
         on_hold_timeout: on_hold_timeout?,
         setup_timeout: setup_timeout?,
-        routable_private_ranges: routable_private_ranges?,
+        routable_private_ranges,
         forwarding: forwarding?,
         mark: mark?,
         mark_mask: mark_mask?,
@@ -105,17 +107,27 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
         dns_check_interval: dns_check_interval?,
         keepalive_interval: keepalive_interval?,
         reconnect_delay: reconnect_delay?,
-        traffic_sampling_period: traffic_sampling_period
-            .map(|p| Some(p).filter(|p| !p.is_zero()))?,
+        traffic_sampling_period: traffic_sampling_period?,
         state_dir: state_dir?,
         journal_limit: journal_limit?,
         listen_metrics: listen_metrics?,
         log_level: log_level?,
         tls: tls?,
     };
-    let [on_hold_line, metrics_line] =
-        ["on_hold_timeout", "listen_metrics"].map(|name| section.line(name));
+    let lines = [
+        "on_hold_timeout",
+        "routable_private_ranges",
+        "listen_metrics",
+    ];
+    let [on_hold_line, ranges_line, metrics_line] = lines.map(|name| section.line(name));
     warn_of_short_hold(&config, on_hold_line, source.warnings);
+    source
+        .warnings
+        .extend(unknown_names.into_iter().map(|name| {
+            let text =
+                format!("[Relay] routable_private_ranges: ignored until the next start: {name}");
+            Problem::new(ranges_line, text)
+        }));
     let exposed = shared::exposed_metrics("Relay", config.listen_metrics, metrics_line);
     source.warnings.extend(exposed);
     Some(config)

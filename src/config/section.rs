@@ -7,10 +7,12 @@ use super::keys;
 use super::problem::{Problem, quoted};
 use super::values::Parsed;
 
-/// A section, all places where it is opened taken together. Keys that are not set are not in it.
+/// A section, all places where it is opened taken together.
 pub struct Section<'a> {
     name: &'static str,
     entries: Vec<&'a ini::Entry>,
+    /// Those of `[DEFAULT]`, for keys that are not among the entries.
+    for_all: Vec<&'a ini::Entry>,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -21,18 +23,23 @@ impl<'a> Section<'a> {
         file: &'a [ini::Section],
         problems: &'a mut Vec<Problem>,
     ) -> Section<'a> {
-        let opened = file
-            .iter()
-            .filter(|section| keys::section(&section.name) == Some(name));
-        let entries = opened
-            .flat_map(|section| &section.entries)
-            .filter(|entry| is_set(&entry.value))
-            .collect();
+        let entries = |is_it: &dyn Fn(&str) -> bool| {
+            let opened = file.iter().filter(|section| is_it(&section.name));
+            opened.flat_map(|section| &section.entries).collect()
+        };
         Section {
             name,
-            entries,
+            entries: entries(&|found| keys::section(found) == Some(name)),
+            for_all: entries(&|found| found == ini::FOR_ALL),
             problems,
         }
+    }
+
+    /// Where the key is set.
+    fn entry(&self, name: &str) -> Option<&'a ini::Entry> {
+        let mut entries = self.entries.iter().chain(&self.for_all);
+        let entry = entries.find(|entry| entry.key == name);
+        entry.copied().filter(|entry| is_set(&entry.value))
     }
 
     /// The value in the file, else the default. None is a value that cannot be used, and told.
@@ -52,7 +59,7 @@ impl<'a> Section<'a> {
         name: &str,
         parse: impl Fn(&str) -> Parsed<T>,
     ) -> Option<Option<T>> {
-        let Some(entry) = self.entries.iter().find(|entry| entry.key == name) else {
+        let Some(entry) = self.entry(name) else {
             return Some(None);
         };
         match parse(&entry.value) {
@@ -77,15 +84,14 @@ impl<'a> Section<'a> {
         self.problems.push(Problem::new(self.line(name), text));
     }
 
-    /// Whether any key is set.
+    /// Returns true if any key is set in the section itself.
     pub fn has_keys(&self) -> bool {
-        !self.entries.is_empty()
+        self.entries.iter().any(|entry| is_set(&entry.value))
     }
 
     /// Where the key stands, if it is set.
     pub fn line(&self, name: &str) -> Option<usize> {
-        let entry = self.entries.iter().find(|entry| entry.key == name);
-        entry.map(|entry| entry.line)
+        self.entry(name).map(|entry| entry.line)
     }
 
     fn missing(&mut self, name: &str, allowed: &str) {

@@ -1,12 +1,13 @@
 //! The sections beside those of the daemons: certificates, and what the dispatcher hands finished calls to.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::database::{self, DatabaseUri};
 use super::values::{self, ProxySocket};
 use super::{Problem, Source};
+use crate::session::address::is_routable;
 
 /// Where `auto` looks: in the directory that OpenSIPS' packages make, first the name that MediaProxy had, then that of
 /// mi_datagram's manual.
@@ -135,16 +136,28 @@ pub fn file(source: &mut Source) -> Option<FileSection> {
     Some(FileSection { path: path? })
 }
 
-/// The metrics port has neither TLS nor a password.
+/// The metrics port has neither TLS nor a password: one address is a choice, all of them seldom are.
 pub fn exposed_metrics(
     section: &str,
     address: Option<SocketAddr>,
     line: Option<usize>,
 ) -> Option<Problem> {
-    let address = address.filter(|address| !address.ip().is_loopback())?;
+    let port = address
+        .filter(|address| address.ip().is_unspecified())?
+        .port();
     let text = format!(
-        "[{section}] listen_metrics: {address} is no loopback address: whoever reaches that port sees counts (of \
-         calls, media and errors)"
+        "[{section}] listen_metrics: port {port} on every address of this host: whoever reaches one sees counts (of \
+         calls, media and errors); name the address that Prometheus asks"
     );
     Some(Problem::new(line, text))
+}
+
+/// Returns true if others than this host and its private networks may reach a port on that address.
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_unspecified() || is_routable(address, &[]),
+        IpAddr::V6(address) => {
+            !address.is_loopback() && !address.is_unique_local() && !address.is_unicast_link_local()
+        }
+    }
 }

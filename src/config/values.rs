@@ -147,13 +147,21 @@ pub fn boolean(text: &str) -> Parsed<bool> {
     }
 }
 
-/// Whole seconds, `least` or more.
+/// Whole seconds, `least` or more; more than [`LONGEST`] is as long.
 pub fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
     move |text| {
         number(text)
-            .filter(|seconds| (least..=LONGEST).contains(seconds))
-            .map(Duration::from_secs)
+            .filter(|&seconds| seconds >= least)
+            .map(|seconds| Duration::from_secs(seconds.min(LONGEST)))
             .ok_or_else(|| format!("whole seconds from {least} to {LONGEST}"))
+    }
+}
+
+/// A period in whole seconds that 0 and less switch off.
+pub fn period(text: &str) -> Parsed<Option<Duration>> {
+    match integer(text) {
+        Some(..=0) => Ok(None),
+        _ => seconds(0)(text).map(Some),
     }
 }
 
@@ -171,7 +179,7 @@ pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let milliseconds = Some(decimals)
         .filter(|decimals| (1..=3).contains(&decimals.len()))
-        .and_then(|decimals| number(&format!("{decimals:0<3}")));
+        .and_then(|decimals| digits(&format!("{decimals:0<3}")));
     let whole = number(whole).filter(|&whole| whole < LONGEST);
     match (whole, milliseconds) {
         (Some(whole), Some(milliseconds)) if whole + milliseconds > 0 => {
@@ -181,10 +189,30 @@ pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// Digits only: `+5`, which Rust would take, is a typing error more often than not.
-fn number(text: &str) -> Option<u64> {
+/// Digits only, as in a port.
+fn digits(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+/// A whole number as Python reads one, so that files in use mean what they meant: a sign, underscores between digits.
+/// What is too large for the type is the largest.
+fn integer(text: &str) -> Option<i64> {
+    let (sign, amount) = match text.strip_prefix('-') {
+        Some(amount) => (-1, amount),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let groups = amount.split('_');
+    let sound = groups
+        .clone()
+        .all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit()));
+    let amount: String = groups.collect();
+    sound.then(|| sign * amount.parse().unwrap_or(i64::MAX))
+}
+
+/// One that is not negative.
+fn number(text: &str) -> Option<u64> {
+    integer(text)?.try_into().ok()
 }
 
 /// Names of a fixed set, in any case.
@@ -205,7 +233,8 @@ fn choice<T>(names: &[(&str, T)]) -> String {
     }
 }
 
-/// By name, or by the number that Python gives to it; numbers between stand for the next level above.
+/// By name, or by the number that Python gives to it; numbers between stand for the next level above, 0 and less for all
+/// there is, as does NOTSET.
 pub fn log_level(text: &str) -> Parsed<LogLevel> {
     const NAMES: &[(&str, LogLevel)] = &[
         ("CRITICAL", LogLevel::Critical),
@@ -214,14 +243,17 @@ pub fn log_level(text: &str) -> Parsed<LogLevel> {
         ("INFO", LogLevel::Info),
         ("DEBUG", LogLevel::Debug),
     ];
-    match number(text) {
-        Some(1..=10) => Ok(LogLevel::Debug),
+    if text.eq_ignore_ascii_case("NOTSET") {
+        return Ok(LogLevel::Debug);
+    }
+    match integer(text) {
+        Some(..=10) => Ok(LogLevel::Debug),
         Some(11..=20) => Ok(LogLevel::Info),
         Some(21..=30) => Ok(LogLevel::Warning),
         Some(31..=40) => Ok(LogLevel::Error),
-        Some(41..=50) => Ok(LogLevel::Critical),
-        _ => one_of(NAMES)(text)
-            .map_err(|names| format!("{names}, or a number from 10 (DEBUG) to 50 (CRITICAL)")),
+        Some(_) => Ok(LogLevel::Critical),
+        None => one_of(NAMES)(text)
+            .map_err(|names| format!("{names}, or a number from 0 (all) to 50 (CRITICAL)")),
     }
 }
 
@@ -241,7 +273,7 @@ pub fn management_format(text: &str) -> Parsed<ManagementFormat> {
 }
 
 /// The items of a list: separated by commas, blanks or both.
-fn items(text: &str) -> impl Iterator<Item = &str> {
+pub fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|item| !item.is_empty())
 }
@@ -259,7 +291,7 @@ fn list<T: PartialEq>(text: &str, parse: impl Fn(&str) -> Parsed<T>) -> Parsed<V
 }
 
 /// Which item it is, where there are several.
-fn at_item(text: &str, item: &str, allowed: String) -> String {
+pub fn at_item(text: &str, item: &str, allowed: String) -> String {
     if item == text {
         return allowed;
     }
@@ -277,11 +309,16 @@ pub fn backends(text: &str) -> Parsed<Vec<Backend>> {
     })
 }
 
-pub fn ranges(text: &str) -> Parsed<Vec<Range>> {
-    list(text, |item| {
-        item.parse()
-            .map_err(|_| "a list of IPv4 ranges such as 10.0.0.0/8".into())
-    })
+/// One range; `any` is every address, and 0 may stand for 0.0.0.0.
+pub fn range(text: &str) -> Option<Range> {
+    if text.eq_ignore_ascii_case("any") {
+        return "0.0.0.0/0".parse().ok();
+    }
+    let (address, prefix) = text.split_once('/').unwrap_or((text, "32"));
+    match address {
+        "0" => format!("0.0.0.0/{prefix}").parse().ok(),
+        _ => text.parse().ok(),
+    }
 }
 
 pub fn dispatchers(text: &str) -> Parsed<Vec<DispatcherEntry>> {
@@ -316,7 +353,7 @@ pub fn host_and_port(text: &str, default_port: u16) -> Option<(Host, u16)> {
 
 /// The form of RFC 1123, with the underscores that are seen in the wild. A last label of digits alone is an
 /// address with a typing error.
-fn host_name(text: &str) -> Option<String> {
+pub fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label_fits = |label: &str| {
         (1..=63).contains(&label.len())
@@ -333,24 +370,17 @@ fn host_name(text: &str) -> Option<String> {
     fits.then(|| name.to_ascii_lowercase())
 }
 
-/// Where to listen: `ip[:port]` or `any[:port]`.
-pub fn listen(default_port: u16) -> impl Fn(&str) -> Parsed<SocketAddr> {
-    move |text| {
-        let (host, port) = text.split_once(':').unwrap_or((text, ""));
-        let address = if host.eq_ignore_ascii_case("any") {
-            let port = if text.contains(':') {
-                self::port(port)
-            } else {
-                Some(default_port)
-            };
-            port.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
-        } else {
-            address_and_port(text, default_port)
-        };
-        address.ok_or_else(|| {
-            "ip[:port] with an address of this host (IPv6 in brackets), or any[:port]".into()
-        })
+/// `ip[:port]` or `any[:port]`; none is something else.
+pub fn any_or_address(text: &str, default_port: u16) -> Option<SocketAddr> {
+    let (host, port) = text.split_once(':').unwrap_or((text, ""));
+    if !host.eq_ignore_ascii_case("any") {
+        return address_and_port(text, default_port);
     }
+    let port = match text.contains(':') {
+        true => self::port(port)?,
+        false => default_port,
+    };
+    Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
 }
 
 fn address_and_port(text: &str, default_port: u16) -> Option<SocketAddr> {
@@ -372,7 +402,7 @@ fn address_and_port(text: &str, default_port: u16) -> Option<SocketAddr> {
 }
 
 fn port(text: &str) -> Option<u16> {
-    number(text)?.try_into().ok().filter(|&port| port > 0)
+    digits(text)?.try_into().ok().filter(|&port| port > 0)
 }
 
 /// An address of one host: where media comes and goes.
@@ -405,7 +435,7 @@ pub fn mark(text: &str) -> Parsed<u32> {
             u32::from_str_radix(digits, 16).ok()
         }
         Some(_) => None,
-        None => number(text).and_then(|value| value.try_into().ok()),
+        None => digits(text).and_then(|value| value.try_into().ok()),
     };
     value
         .filter(|&value| value != 0)

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use super::*;
 use crate::sys::scratch::Scratch;
+use crate::sys::skip::skip_test;
 
 const LIMITS: Limits = Limits {
     size: 1 << 20,
@@ -258,7 +259,10 @@ fn positions_are_read_as_they_are_shown() {
 fn a_full_disk_refuses_records_whole_and_takes_them_again_later() {
     let run = || {
         if crate::sys::scratch::enter_mount_namespace().is_err() {
-            let _ = writeln!(io::stderr(), "SKIP: journal on a full disk: needs root");
+            skip_test(
+                "a_full_disk_refuses_records_whole_and_takes_them_again_later",
+                "needs root",
+            );
             return;
         }
         let scratch = Scratch::new("journal");

@@ -1,6 +1,5 @@
 //! What the kernel makes of the messages: in network namespaces of the test's own, with root only.
 
-use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::socket::{Netfilter, Protection, Refused};
 use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;
+use crate::sys::skip::skip_test;
 
 pub(super) const TABLE: &str = "mediaproxy_40000";
 pub(super) const MARK: u32 = 0x4d50_0000;
@@ -28,13 +28,10 @@ const HEADERS: u64 = 28;
 
 /// A thread in a network namespace of its own; none without root.
 pub(super) fn in_namespace(test: impl FnOnce(&mut Netfilter) + Send + 'static) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
     let run = move || match enter_namespace() {
         Ok(()) => test(&mut Netfilter::open().unwrap()),
-        Err(_) => {
-            // Past the capture of the harness, so that the runner can name it.
-            let skip = "SKIP: netlink against the kernel: needs root";
-            let _ = writeln!(io::stderr(), "{skip}");
-        }
+        Err(_) => skip_test(&name, "needs root"),
     };
     std::thread::spawn(run).join().unwrap();
 }

@@ -1,7 +1,7 @@
 //! Which addresses of an SDP can be sent to before the party has shown where it is.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 /// A range of IPv4 addresses, `192.168.0.0/16`.
@@ -21,7 +21,15 @@ impl Range {
         Range { network, mask }
     }
 
-    /// Whether the address lies in it.
+    /// That of one host; none for an address of IPv6.
+    pub fn of_one(address: IpAddr) -> Option<Range> {
+        match address {
+            IpAddr::V4(address) => Some(Range::new(address.octets(), 32)),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// Returns true if the address lies in it.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         u32::from(address) & self.mask == self.network
     }
@@ -80,9 +88,13 @@ const SPECIAL: [Range; 15] = [
     Range::new([240, 0, 0, 0], 4),
 ];
 
-/// Whether media may be sent to an address only because an SDP names it. `allowed` are the private ranges
-/// that this relay reaches (`routable_private_ranges`).
+/// Returns true if media may be sent to an address only because an SDP names it. `allowed` are the private ranges
+/// that this relay reaches (`routable_private_ranges`). No range allows what is nobody's address: 0.0.0.0 is hold in an
+/// SDP, and the kernel sends it to this host.
 pub fn is_routable(address: Ipv4Addr, allowed: &[Range]) -> bool {
+    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+        return false;
+    }
     let special = SPECIAL.iter().any(|range| range.contains(address));
     !special || allowed.iter().any(|range| range.contains(address))
 }
@@ -130,6 +142,20 @@ mod tests {
         assert!(is_routable("127.0.0.1".parse().unwrap(), &allowed));
         assert!(!is_routable("10.12.3.4".parse().unwrap(), &allowed));
         assert!(!is_routable("127.0.0.2".parse().unwrap(), &allowed));
+    }
+
+    #[test]
+    fn m1_no_range_allows_what_is_no_hosts_address() {
+        let any = ["0.0.0.0/0".parse().unwrap()];
+        for (text, expected) in [
+            ("192.168.1.1", true),
+            ("8.8.8.8", true),
+            ("0.0.0.0", false),
+            ("239.1.1.1", false),
+            ("255.255.255.255", false),
+        ] {
+            assert_eq!(is_routable(text.parse().unwrap(), &any), expected, "{text}");
+        }
     }
 
     #[test]

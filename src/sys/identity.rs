@@ -88,7 +88,7 @@ fn parse(status: &str) -> Option<Identity> {
 mod tests {
     use super::*;
     use crate::sys::scratch::Scratch;
-    use std::io::Write;
+    use crate::sys::skip::skip;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         if !users::is_root() {
             let refused = nobody(&[]).run(|| ()).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-            let _ = writeln!(io::stderr(), "SKIP: rights of another user: needs root");
+            skip("needs root");
             return;
         }
         let scratch = Scratch::new("identity");

@@ -28,6 +28,9 @@ pub mod route;
 #[cfg(test)]
 pub mod scratch;
 pub mod signals;
+#[cfg(test)]
+#[path = "../../tests/support/skip.rs"]
+pub mod skip;
 pub mod stderr;
 pub mod terminal;
 pub mod thread;

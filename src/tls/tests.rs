@@ -1,4 +1,5 @@
-//! Certificates and lists made by openssl, read here; x509-parser gives the second opinion.
+//! Certificates and lists made by openssl, read here; x509-parser gives the second opinion. What openssl makes or not
+//! by its version is put together by `forge`.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use super::x509::Certificate;
 
 #[path = "../../tests/support/certs.rs"]
 mod certs;
+#[path = "../../tests/support/forge.rs"]
+mod forge;
 use certs::Certs;
 
 const DAY: i64 = 86_400;
@@ -48,13 +51,9 @@ fn revoke(certs: &Certs, name: &str) {
     certs.script(&[], &["revoke", name]);
 }
 
-/// A list without extensions, which is one of version 1.
-fn list_without_extensions(certs: &Certs) {
-    let config = String::from_utf8(certs.read("ca/openssl.cnf")).unwrap();
-    let config = config.replace("crl_extensions = list\n", "");
-    certs.write("ca/version1.cnf", config.as_bytes());
-    let arguments = ["ca", "-config", "ca/version1.cnf", "-gencrl"];
-    certs.openssl(&[&arguments[..], &["-crldays", "30", "-out", "crl.pem"]].concat());
+/// The list again, as one of version 1.
+fn list_of_version_1(certs: &Certs) -> CertificateRevocationListDer<'static> {
+    forge::list_of_version_1(&crl(certs), &certs.file("ca/ca.key")).into()
 }
 
 fn compare_with_second_opinion(der: &[u8]) {
@@ -83,8 +82,9 @@ fn lists_of_both_versions_read_as_by_x509_parser() {
     revoke(&certs, "relay");
     revoke(&certs, "dispatcher");
     compare_with_second_opinion(&crl(&certs));
-    list_without_extensions(&certs);
-    let der = crl(&certs);
+    let der = list_of_version_1(&certs);
+    let (_, theirs) = CertificateRevocationList::from_der(&der).unwrap();
+    assert_eq!(theirs.version(), None);
     compare_with_second_opinion(&der);
     assert_eq!(Crl::parse(&der).unwrap().count(), 2);
 }
@@ -207,11 +207,8 @@ fn revoked_by_lists_of_both_versions() {
     let certs = Certs::new();
     revoke(&certs, "relay");
     let ca = [cert(&certs, "ca.pem")];
-    for version in [2, 1] {
-        if version == 1 {
-            list_without_extensions(&certs);
-        }
-        let trust = trust(&ca, &[crl(&certs)]);
+    for list in [crl(&certs), list_of_version_1(&certs)] {
+        let trust = trust(&ca, &[list]);
         let revoked = trust.check(&[cert(&certs, "relay.crt")], now());
         assert_eq!(revoked, Err(Reason::Revoked { issuer: None }));
         assert_eq!(
@@ -286,13 +283,14 @@ fn intermediates_count_and_can_be_revoked() {
 #[test]
 fn version_1_certificates_of_old_deployments() {
     let certs = Certs::new();
-    let ca = ["-CA", "ca.pem", "-CAkey", "ca/ca.key"];
-    certs.issue_version_1("relay", &ca);
-    let leaf = cert(&certs, "relay.crt");
+    let key = certs.file("ca/ca.key");
+    let version_1 = |name: &str| forge::certificate_of_version_1(&cert(&certs, name), &key);
+    let leaf = CertificateDer::from(version_1("relay.crt"));
     assert_eq!(Certificate::parse(&leaf).unwrap().version, 1);
+    assert_eq!(X509Certificate::from_der(&leaf).unwrap().1.version().0, 0);
     let open = trust(&[cert(&certs, "ca.pem")], &[]);
     assert_eq!(open.check(from_ref(&leaf), now()), Ok(()));
-    assert!(open.check(from_ref(&leaf), now() + 11 * DAY).is_err());
+    assert!(open.check(from_ref(&leaf), now() + 4_000 * DAY).is_err());
 
     let other = Certs::new();
     let unrelated = trust(&[cert(&other, "ca.pem")], &[]);
@@ -303,14 +301,9 @@ fn version_1_certificates_of_old_deployments() {
     );
 
     // A root of version 1 with a leaf of version 3.
-    std::fs::copy(certs.file("ca/ca.key"), certs.file("root.key")).unwrap();
-    certs.issue_version_1("root", &["-signkey", "root.key"]);
-    std::fs::copy(certs.file("root.crt"), certs.file("ca.pem")).unwrap();
-    certs.write("leaf.cnf", b"basicConstraints = CA:FALSE\n");
-    certs.issue("dispatcher", &["-extfile", "leaf.cnf", "-days", "9"]);
     let leaf = cert(&certs, "dispatcher.crt");
     assert_eq!(Certificate::parse(&leaf).unwrap().version, 3);
-    let old_root = cert(&certs, "ca.pem");
+    let old_root = CertificateDer::from(version_1("ca.pem"));
     assert_eq!(Certificate::parse(&old_root).unwrap().version, 1);
     let open = trust(&[old_root], &[]);
     assert_eq!(open.check(&[leaf], now()), Ok(()));
@@ -336,49 +329,17 @@ fn a_leaf_that_is_marked_as_a_ca() {
 #[test]
 fn old_signatures_and_short_keys_are_named() {
     let certs = Certs::new();
-    certs.issue("relay", &["-md", "sha1", "-days", "9"]);
-    let open = trust(&[cert(&certs, "ca.pem")], &[]);
-    let refused = open.check(&[cert(&certs, "relay.crt")], now());
+    let (ca, leaf) = (cert(&certs, "ca.pem"), cert(&certs, "relay.crt"));
+    let open = trust(from_ref(&ca), &[]);
+    let old = forge::signed_with_sha1(&leaf, &certs.file("ca/ca.key"));
+    let refused = open.check(&[old.into()], now());
     assert_eq!(
         refused,
         Err(Reason::Algorithm("ECDSA with SHA-1".to_owned()))
     );
 
-    let short = Certs::empty();
-    short.openssl(&["genrsa", "-out", "ca.key", "1024"]);
-    let root = [
-        "req",
-        "-x509",
-        "-new",
-        "-key",
-        "ca.key",
-        "-subj",
-        "/CN=Short",
-        "-days",
-        "9",
-    ];
-    short.openssl(&[&root[..], &["-out", "ca.pem"]].concat());
-    short.write("relay.key", &certs.read("relay.key"));
-    short.request("relay");
-    let sign = [
-        "x509",
-        "-req",
-        "-in",
-        "relay.csr",
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-    ];
-    short.openssl(
-        &[
-            &sign[..],
-            &["-set_serial", "3", "-days", "9", "-out", "relay.crt"],
-        ]
-        .concat(),
-    );
-    let open = trust(&[cert(&short, "ca.pem")], &[]);
-    let refused = open.check(&[cert(&short, "relay.crt")], now());
+    let [ca, leaf] = forge::of_short_key(&ca, &leaf).map(CertificateDer::from);
+    let refused = trust(&[ca], &[]).check(&[leaf], now());
     assert_eq!(refused, Err(Reason::ShortKey(1024)));
 }
 

@@ -123,7 +123,9 @@ def make_install():
         for path, mode in (('/opt/relay/sbin/media-relay', 0o755), ('/opt/relay/sbin/media-dispatcher', 0o755),
                            ('/opt/relay/sbin/mediaproxy-make-certs', 0o755), ('/opt/relay/lib/sysusers.d/mediaproxy.conf', 0o644),
                            ('/etc/init.d/mediaproxy-relay', 0o755), ('/opt/etc/mediaproxy/config.ini', 0o640),
-                           ('/opt/relay/share/man/man8/mediaproxy-make-certs.8', 0o644)):
+                           ('/opt/relay/share/man/man8/mediaproxy-make-certs.8', 0o644),
+                           ('/opt/relay/share/bash-completion/completions/media-admin', 0o644),
+                           ('/opt/relay/share/zsh/site-functions/_media-relay', 0o644)):
             if os.stat(destination + path).st_mode & 0o7777 != mode:
                 raise Failed('%s: mode %o' % (path, os.stat(destination + path).st_mode))
         unit = open(destination + '/opt/relay/lib/systemd/system/mediaproxy-relay.service').read()

@@ -1,5 +1,5 @@
-"""The packages compiled on another release of those that they are made for: with its compiler, linker, C library and debhelper, and with this
-host's Rust and crates; the build itself has no network.
+"""The packages compiled on another release of those that they are made for: with its compiler, linker, C library, debhelper and openssl, its updates
+of today among them, and with this host's Rust and crates; the build itself has no network.
 """
 import glob
 import os
@@ -17,7 +17,7 @@ mount -t proc proc "$root/proc"
 mount --bind -o ro "$rust" "$root/rust"
 mount --bind -o ro "$crates" "$root/crates"
 mount --bind "$compiled" "$root/build/compiled"
-chroot "$root" sh -c 'apt-get update -q && apt-get install -y -q --no-install-recommends build-essential debhelper'
+chroot "$root" sh -c 'apt-get update -q && apt-get dist-upgrade -y -q --no-install-recommends && apt-get install -y -q --no-install-recommends build-essential debhelper'
 cd "$root/build/mediaproxy"
 exec unshare --net chroot "$root" sh -c 'cd /build/mediaproxy && dpkg-buildpackage -us -uc -b'
 '''

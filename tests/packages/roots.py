@@ -1,10 +1,12 @@
-"""What machines start from: a fresh root of a release, made by debootstrap once and kept."""
+"""What machines start from: a fresh root of a release with its updates of today, made by debootstrap and kept for a while."""
 import glob
 import hashlib
 import os
 import re
 import shutil
+import subprocess
 import tempfile
+import time
 import urllib.request
 
 from machine import Failed, Skipped, run
@@ -15,6 +17,20 @@ DEBIAN, UBUNTU = 'http://deb.debian.org/debian', 'http://archive.ubuntu.com/ubun
 # The releases that the packages are made for, and the mirror of each; the oldest C library first: what was built with one also runs on
 # those after it.
 SUITES = {'bookworm': DEBIAN, 'noble': UBUNTU, 'trixie': DEBIAN}
+# Where security updates are, by the mirror; with other mirrors there are none.
+SECURITY = {DEBIAN: 'http://deb.debian.org/debian-security', UBUNTU: UBUNTU}
+# A root that is older than this, in seconds, is made again: hosts have the updates of the last days.
+AGE = 7 * 86400
+# In a root that the network can be reached from: what the archive has today. No service is started in a root.
+UPDATE = '''set -e
+mount --make-rprivate /
+mount -t proc proc "$1/proc"
+cp /etc/resolv.conf "$1/etc/resolv.conf"
+printf '#!/bin/sh\nexit 101\n' >"$1/usr/sbin/policy-rc.d"
+chmod 755 "$1/usr/sbin/policy-rc.d"
+chroot "$1" sh -c 'apt-get update -q && apt-get dist-upgrade -y -q --no-install-recommends && apt-get clean'
+rm "$1/usr/sbin/policy-rc.d"
+'''
 UBUNTU_KEYS = '/usr/share/keyrings/ubuntu-archive-keyring.gpg'
 # Whose root has Ubuntu's keys, for a host that has not: they come by way of Debian's archive, which the host trusts.
 WITH_KEYS = 'trixie'
@@ -51,7 +67,7 @@ def archive(folder, suite, mirror=None):
     include = ','.join(INCLUDE + ['ubuntu-keyring'] * (suite == WITH_KEYS))
     key = hashlib.sha256(('%s %s' % (suite, include)).encode()).hexdigest()[:12]
     path = os.path.join(folder, 'root-%s-%s.tar' % (suite, key))
-    if os.path.exists(path):
+    if os.path.exists(path) and time.time() - os.path.getmtime(path) < AGE:
         return path
     mirror = mirror or (own()[1] if suite == own()[0] else SUITES.get(suite))
     if not mirror:
@@ -60,7 +76,12 @@ def archive(folder, suite, mirror=None):
         raise missing[path]
     try:
         make(folder, suite, mirror, include, path)
-    except (Failed, Skipped) as error:
+    except Skipped as error:
+        # An old one is better than none.
+        if not os.path.exists(path):
+            missing[path] = error
+            raise
+    except Failed as error:
         missing[path] = error
         raise
     return path
@@ -77,11 +98,23 @@ def make(folder, suite, mirror, include, path):
         # The two scripts that debootstrap has for all current releases, also for those that it is too old to know.
         script, keys = ('gutsy', ['--keyring=' + ubuntu_keys(folder, work)]) if is_ubuntu(suite, mirror) else ('sid', [])
         run('debootstrap', '--variant=minbase', '--include=' + include, *keys, suite, root, mirror, script)
+        update(root, suite, mirror)
         shutil.rmtree(os.path.join(root, 'var/cache/apt/archives'))
         run('tar', '-C', root, '-cf', path + '.new', '.')
         os.rename(path + '.new', path)
     finally:
         run('rm', '-rf', '--one-file-system', work)
+
+
+def update(root, suite, mirror):
+    """With the updates that the release has today. What its archive says is signed by the keys in the root."""
+    sources = ['deb %s %s main' % (mirror, suite)]
+    if mirror.rstrip('/') in SECURITY:
+        sources += ['deb %s %s-updates main' % (mirror, suite), 'deb %s %s-security main' % (SECURITY[mirror.rstrip('/')], suite)]
+    with open(os.path.join(root, 'etc/apt/sources.list'), 'w') as file:
+        file.write('\n'.join(sources) + '\n')
+    run('unshare', '--mount', 'sh', '-c', UPDATE, 'update', root, stdin=subprocess.DEVNULL,
+        env={'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'DEBIAN_FRONTEND': 'noninteractive'})
 
 
 def is_ubuntu(suite, mirror):

@@ -26,7 +26,9 @@ def configured(machine, site):
     machine.sh('mediaproxy-make-certs --key ec /etc/mediaproxy/tls all')
     for script in SCRIPTS.values():
         machine.fails(script + ' status', 3)
-        machine.sh(script + ' start')
+        said = machine.sh(script + ' start')
+        if 'nothing listens on /dev/log: ' not in said:
+            raise Failed('no word of logs that go nowhere:\n' + said)
         machine.sh(script + ' status')
     linked(machine)
 

@@ -87,24 +87,11 @@ impl Certs {
         self.openssl(&arguments);
     }
 
-    /// Makes `NAME.crt` again as a certificate of version 1, the default of `openssl x509 -req` before 3.2, with
-    /// `signer` naming its CA: `["-CA", "ca.pem", "-CAkey", "ca/ca.key"]`, or `["-signkey", "ca/ca.key"]`.
-    pub fn issue_version_1(&self, name: &str, signer: &[&str]) {
-        self.request(name);
-        let (request, cert) = (format!("{name}.csr"), format!("{name}.crt"));
-        let help = self.openssl(&["req", "-help"]);
-        let new = String::from_utf8_lossy(&help.stderr).contains("-x509v1");
-        let mut arguments = if new {
-            vec!["req", "-x509", "-x509v1"]
-        } else {
-            vec!["x509", "-req", "-sha256", "-set_serial", "4711"]
-        };
-        arguments.extend(["-days", "10", "-in", &request, "-out", &cert]);
-        arguments.extend(signer.iter().map(|argument| match *argument {
-            "-signkey" if new => "-key",
-            other => other,
-        }));
-        self.openssl(&arguments);
+    /// Writes a file of PEM from DER; `kind` is openssl's word for what it is: `x509` or `crl`.
+    pub fn write_pem(&self, kind: &str, name: &str, der: &[u8]) {
+        let plain = format!("{name}.der");
+        self.write(&plain, der);
+        self.openssl(&[kind, "-inform", "DER", "-in", &plain, "-out", name]);
     }
 }
 

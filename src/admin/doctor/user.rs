@@ -115,7 +115,7 @@ fn shown(uid: u32) -> String {
 mod tests {
     use super::*;
     use crate::relay::checks::Verdict;
-    use std::io::Write;
+    use crate::sys::skip::skip;
     use std::process::Command;
 
     fn daemon(pid: u32) -> Daemon {
@@ -140,7 +140,7 @@ mod tests {
             let user = User::of(None);
             let text = user.finding.text;
             assert!(text == USUAL || text.contains("sudo media-admin doctor"));
-            let _ = writeln!(std::io::stderr(), "SKIP: rights of a daemon: needs root");
+            skip("needs root");
             return;
         }
         let mut child = Command::new("setpriv")

@@ -1,17 +1,17 @@
 //! Network namespaces for tests of what only root may do.
 
-use std::io::{self, Write};
 use std::process::Command;
 
 use crate::sys::netlink::enter_namespace;
+use crate::sys::skip::skip_test;
 
 /// Runs a test on a thread in a network namespace of its own; without root says that it was skipped.
 pub fn in_namespace(what: &str, test: impl FnOnce() + Send) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
     let run = || match enter_namespace() {
         Ok(()) => test(),
         Err(_) => {
-            // Past the capture of the harness, so that the runner can name it.
-            let _ = writeln!(io::stderr(), "SKIP: {what}: needs root");
+            skip_test(&name, &format!("{what}: needs root"));
         }
     };
     std::thread::scope(|scope| scope.spawn(run).join().unwrap());

@@ -1,7 +1,6 @@
 //! The kernel thread and the real kernel, in network namespaces of the test's own; with root only. Packets are the
 //! lab's business (tests/netns).
 
-use std::io::{self, Write};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,19 +11,16 @@ use crate::session::SessionKey;
 use crate::sys::clock;
 use crate::sys::mailbox::{Mailbox, mailbox};
 use crate::sys::netlink::enter_namespace;
+use crate::sys::skip::skip_test;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A thread in a network namespace of its own; none without root.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
     let run = move || match enter_namespace() {
         Ok(()) => test(),
-        Err(_) => {
-            let _ = writeln!(
-                io::stderr(),
-                "SKIP: relay::kernel with the real kernel: needs root"
-            );
-        }
+        Err(_) => skip_test(&name, "needs root"),
     };
     std::thread::spawn(run).join().unwrap();
 }

@@ -124,10 +124,9 @@ fn tried(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Past the test harness, which keeps the output of tests that pass.
-pub fn skip(reason: &str) {
-    let _ = writeln!(io::stderr(), "SKIP: {reason}");
-}
+#[path = "../skip.rs"]
+mod skip;
+pub use skip::skip;
 
 /// The first of these programs that is there; the reason to skip where none is.
 fn find(names: &[&str]) -> Option<PathBuf> {
