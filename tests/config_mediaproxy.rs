@@ -318,7 +318,7 @@ fn of_dispatcher(config: &DispatcherConfig, section: &str, key: &str) -> String 
         ("Database", "fromtag_column") => config.database.fromtag_column.clone(),
         ("Database", "totag_column") => config.database.totag_column.clone(),
         ("Database", _) => config.database.info_column.clone(),
-        ("OpenSIPS", "socket_path") => path(&config.opensips.socket_path),
+        ("OpenSIPS", "socket_path") => config.opensips.socket.to_string(),
         ("OpenSIPS", _) => "no effect".to_owned(),
         (_, "socket_path") => path(&config.socket_path),
         (_, "listen") => config.listen.to_string(),

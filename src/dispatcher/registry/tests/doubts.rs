@@ -314,7 +314,7 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
     }
 }
 
-/// A link that is cut without a word is up until the new one takes its place.
+/// A link that is cut without a word is up until the new one wants its place.
 #[test]
 fn a_relay_whose_loss_was_not_seen_adds_no_time_either() {
     let mut registry = noting();
@@ -322,6 +322,7 @@ fn a_relay_whose_loss_was_not_seen_adds_no_time_either() {
     registry.updated(a, &answered_at(10, "one"));
     registry.owe(removal("one", "f", "t"), at(18));
     assert!(registry.still_owed(&call("one")).is_some(), "to be noted");
+    registry.link_lost(a, at(130));
     let a = up_at(&mut registry, ip(1), Some("a"), at(130));
     let ended = registry.expire(a, told("one", "f", 98), at(130)).unwrap();
     assert_eq!((ended.length, ended.timed_out), (Some(at(8)), false));
