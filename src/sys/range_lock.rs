@@ -140,7 +140,7 @@ pub fn overlapping(range: (u16, u32)) -> Option<Held> {
     held().into_iter().find(|held| held.overlaps(range))
 }
 
-/// The ranges whose locks are held in this network namespace.
+/// The ranges whose locks are held in this network namespace, by their first ports.
 pub fn held() -> Vec<Held> {
     parse(&fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default())
 }
@@ -172,7 +172,9 @@ fn parse(table: &str) -> Vec<Held> {
             name: name.to_owned(),
         })
     };
-    table.lines().filter_map(lock).collect()
+    let mut all: Vec<Held> = table.lines().filter_map(lock).collect();
+    all.sort_unstable_by_key(|held| held.first);
+    all
 }
 
 /// The process that listens at an abstract name (SO_PEERCRED); 0 where it is in another PID namespace.
