@@ -214,7 +214,7 @@ fn it_forks_and_says_when_it_cannot_start() {
     let mut proxy = Proxy::connect(&home.socket());
     assert_eq!(proxy.ask("nonsense\r\n\r\n"), "error");
     let again = home.output(&[]);
-    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(again.status.code(), Some(78));
     assert!(!again.stderr.is_empty());
     let pid = fs::read_dir(&home.runtime)
         .unwrap()

@@ -140,7 +140,7 @@ pub fn overlapping(range: (u16, u32)) -> Option<Held> {
     held().into_iter().find(|held| held.overlaps(range))
 }
 
-/// The ranges whose locks are held in this network namespace.
+/// The ranges whose locks are held in this network namespace, by their first ports.
 pub fn held() -> Vec<Held> {
     parse(&fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default())
 }
@@ -172,7 +172,9 @@ fn parse(table: &str) -> Vec<Held> {
             name: name.to_owned(),
         })
     };
-    table.lines().filter_map(lock).collect()
+    let mut all: Vec<Held> = table.lines().filter_map(lock).collect();
+    all.sort_unstable_by_key(|held| held.first);
+    all
 }
 
 /// The process that listens at an abstract name (SO_PEERCRED); 0 where it is in another PID namespace.
@@ -224,9 +226,9 @@ mod tests {
     fn held_once_for_each_port_until_dropped() {
         let first = unused_ports();
         let at = |start: u16, end: u16| (first + start, u32::from(first + end));
-        assert_eq!(overlapping(at(0, 64)), None);
+        assert_eq!(overlapping(at(0, 30)), None);
         let mine = lock(at(10, 20)).unwrap();
-        for range in [at(10, 20), at(0, 11), at(19, 30), at(12, 14), at(0, 64)] {
+        for range in [at(10, 20), at(0, 11), at(19, 30), at(12, 14), at(0, 30)] {
             let held = taken(range);
             assert_eq!((held.first, held.end), at(10, 20), "{range:?}");
             assert_eq!(held.pid(), Some(std::process::id() as i32));
