@@ -235,14 +235,19 @@ impl<R: Requests> Forwarder<R> {
     /// Takes flows back, as workers want it.
     pub fn withdraw(&mut self, keys: &[(Key, Withdrawal)], now: Duration) {
         let mut flows = Vec::new();
+        let mut is_bypassed = false;
         for (key, why) in keys {
             match self.book.remove(key) {
-                Some(flow) => flows.push((*key, flow)),
+                Some(flow) => {
+                    flows.push((*key, flow));
+                    // Where it was lost meanwhile, its packets had to come to user space.
+                    is_bypassed |= *why == Withdrawal::Bypassed;
+                }
                 None => self.tell(key, News::Withdrawn(key.flow, [Counters::default(); 2])),
             }
-            if *why == Withdrawal::Bypassed {
-                self.on_bypass(now);
-            }
+        }
+        if is_bypassed {
+            self.on_bypass(now);
         }
         for some in flows.chunks(TOGETHER) {
             let last = self.take_out(&some.iter().map(|(_, flow)| flow).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use super::fake::{Fault, Request, Went};
 use super::forwarder::{LIFETIME, Wanted};
 use super::lab::{Lab, T, ends, entry, flow, key, second};
 use crate::netlink::conntrack::{End, NatEntry, Tuple};
-use crate::session::{FlowEnd, Installed, Loss};
+use crate::session::{FlowEnd, Installed, Loss, Withdrawal};
 
 #[test]
 fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
@@ -285,6 +285,26 @@ fn trouble_of_one_flow_is_its_own() {
     lab.end_watch(T);
     assert_eq!((lab.losses(1), lab.losses(2)), (vec![Loss::Stuck], vec![]));
     assert!(lab.forwarder.paths.is_empty(), "others go the same way");
+}
+
+#[test]
+fn packets_that_do_not_reach_an_entry_are_trouble_unless_it_was_gone() {
+    let mut lab = Lab::new();
+    lab.install([1], T);
+    lab.kernel().flush_entries();
+    lab.read(T);
+    let bypassed = [(key(1), Withdrawal::Bypassed)];
+    // The kernel thread was held up, and worker and thread have found out at once.
+    lab.forwarder.withdraw(&bypassed, T);
+    lab.install([1], T);
+    assert_eq!(lab.answers(1), [Installed::Taken; 2]);
+    lab.forwarder.withdraw(&bypassed, T);
+    lab.install([1], second(14));
+    assert_eq!(lab.answers(1).pop(), Some(Installed::Suspended));
+    lab.install([1], second(15));
+    assert!(lab.goes_on(1), "the rule is gone");
+    lab.read(second(16));
+    assert_eq!(lab.mended(), 1);
 }
 
 #[test]
