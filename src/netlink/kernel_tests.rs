@@ -12,7 +12,7 @@ use super::socket::{Netfilter, Protection, Refused};
 use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;
-use crate::sys::skip::skip_test;
+use crate::sys::skip::{missing, skip_test};
 
 pub(super) const TABLE: &str = "mediaproxy_40000";
 pub(super) const MARK: u32 = 0x4d50_0000;
@@ -29,6 +29,9 @@ const HEADERS: u64 = 28;
 /// A thread in a network namespace of its own; none without root.
 pub(super) fn in_namespace(test: impl FnOnce(&mut Netfilter) + Send + 'static) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
+    if let Some(program) = missing(&["ip", "nft", "iptables", "conntrack"]) {
+        return skip_test(&name, &format!("{program} is not installed"));
+    }
     let run = move || match enter_namespace() {
         Ok(()) => test(&mut Netfilter::open().unwrap()),
         Err(_) => skip_test(&name, "needs root"),

@@ -18,8 +18,8 @@ mount --bind -o ro "$rust" "$root/rust"
 mount --bind -o ro "$crates" "$root/crates"
 mount --bind "$compiled" "$root/build/compiled"
 chroot "$root" sh -c 'apt-get update -q && apt-get dist-upgrade -y -q --no-install-recommends && apt-get install -y -q --no-install-recommends build-essential debhelper'
-cd "$root/build/mediaproxy"
-exec unshare --net chroot "$root" sh -c 'cd /build/mediaproxy && dpkg-buildpackage -us -uc -b'
+echo '127.0.0.1 localhost' >"$root/etc/hosts"
+exec unshare --net sh -ec 'ip link set lo up; exec chroot "$0" sh -c "cd /build/mediaproxy && dpkg-buildpackage -us -uc -b"' "$root"
 '''
 
 

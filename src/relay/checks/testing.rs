@@ -3,11 +3,14 @@
 use std::process::Command;
 
 use crate::sys::netlink::enter_namespace;
-use crate::sys::skip::skip_test;
+use crate::sys::skip::{missing, skip_test};
 
 /// Runs a test on a thread in a network namespace of its own; without root says that it was skipped.
 pub fn in_namespace(what: &str, test: impl FnOnce() + Send) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
+    if let Some(program) = missing(&["ip", "nft", "iptables", "conntrack"]) {
+        return skip_test(&name, &format!("{program} is not installed"));
+    }
     let run = || match enter_namespace() {
         Ok(()) => test(),
         Err(_) => {

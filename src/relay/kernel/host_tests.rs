@@ -11,13 +11,16 @@ use crate::session::SessionKey;
 use crate::sys::clock;
 use crate::sys::mailbox::{Mailbox, mailbox};
 use crate::sys::netlink::enter_namespace;
-use crate::sys::skip::skip_test;
+use crate::sys::skip::{missing, skip_test};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A thread in a network namespace of its own; none without root.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
+    if let Some(program) = missing(&["ip", "nft", "iptables", "conntrack"]) {
+        return skip_test(&name, &format!("{program} is not installed"));
+    }
     let run = move || match enter_namespace() {
         Ok(()) => test(),
         Err(_) => skip_test(&name, "needs root"),
