@@ -2,8 +2,11 @@
 //!
 //! What a relay needs is looked at as `media-relay --check` does (relay::checks); here is what goes beyond it.
 
+mod access;
 mod common;
 mod dispatcher;
+mod links;
+mod process;
 mod relay;
 mod sockets;
 mod user;

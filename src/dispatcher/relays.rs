@@ -164,7 +164,7 @@ fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
             Ask::Update(updating) => updating.fail(link.id, Failure::LinkLost),
             Ask::Remove(_, Some(slot)) => slot.put(Removal::LinkLost),
             Ask::Show(slot) => slot.put(None),
-            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge => {}
+            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge | Ask::Room => {}
         }
     }
 }

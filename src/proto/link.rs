@@ -79,6 +79,9 @@ pub struct Hello {
     /// What a relay can be asked beyond `update`, `remove`, `sessions` and `summary`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
+    /// Streams that a relay has room for. One that says it tells in `summary` how many are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<usize>,
 }
 
 impl FromDispatcher {

@@ -109,10 +109,12 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     };
     let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
+    let ports = SharedPorts::new(settings.port_range, most_pairs);
+    let fit = ports.room(clock::mono()).all;
     let shared = Arc::new(Shared {
-        hello: hello(relay_ip, &settings, spool.is_some()),
+        hello: hello(relay_ip, &settings, spool.is_some(), fit),
         spool: spool.as_ref().map(spool::Opened::spool),
-        ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
+        ports: Arc::new(ports),
         meters: (0..count).map(|_| Arc::default()).collect(),
         kernel_flows,
         requests: Requests::default(),
@@ -128,6 +130,7 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
         started: clock::mono(),
         bps: AtomicU64::new(0),
         draining: AtomicBool::new(false),
+        has_warned: AtomicBool::new(false),
         all_found: AtomicBool::new(false),
         stopping: (Mutex::new(false), Condvar::new()),
     });
@@ -138,8 +141,10 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     start_helpers(&shared)?;
     let (start, end) = shared.settings.port_range;
     info!(
-        "relaying on {relay_ip}, ports {start} to {}, {count} workers",
-        end - 1
+        "relaying on {relay_ip}, ports {start} to {}, {count} workers: room for {fit} streams, which are {fit} calls with \
+         sound alone or {} with video",
+        end - 1,
+        fit / 2
     );
     Ok(Running { shared })
 }
@@ -336,12 +341,13 @@ fn name(relay_ip: Ipv4Addr, settings: &Settings) -> String {
     format!("{relay_ip}:{}", settings.port_range.0)
 }
 
-fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Vec<u8> {
+fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool, fit: usize) -> Vec<u8> {
     let hello = Hello {
         name: Some(name(relay_ip, settings)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stored: keeps,
         commands: vec![EXPLAIN.to_owned()],
+        capacity: Some(fit),
     };
     let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
     format!("hello {json}\r\n").into_bytes()

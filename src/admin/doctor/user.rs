@@ -89,6 +89,31 @@ impl User {
         }
     }
 
+    /// What commands call it.
+    pub fn name(&self) -> String {
+        let own = users::own_number();
+        match &self.identity {
+            Some(identity) => shown(identity.uid),
+            // Root looks in its place where there is no such user yet.
+            None if own == 0 => USUAL.to_owned(),
+            None => shown(own),
+        }
+    }
+
+    /// Whether it may give its files to a group now.
+    pub fn may_give(&self, gid: u32) -> bool {
+        let own = || Identity::of_process(std::process::id().cast_signed());
+        let identity = self.identity.clone().or_else(own);
+        identity.is_none_or(|one| one.uid == 0 || one.gid == gid || one.groups.contains(&gid))
+    }
+
+    /// Whether it would be in a group after its next start.
+    pub fn would_be_in(&self, gid: u32) -> bool {
+        let account = users::user_by_name(&self.name()).ok().flatten();
+        let groups = account.and_then(|account| users::groups_of(&account).ok());
+        groups.is_some_and(|groups| groups.contains(&gid))
+    }
+
     /// Looks at something with this user's rights.
     pub fn run<T: Send>(&self, look: impl Fn() -> T + Sync) -> T {
         let found = self.identity.as_ref().map(|identity| identity.run(&look));
