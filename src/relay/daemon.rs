@@ -39,7 +39,9 @@ pub fn main(program: &Program) -> ExitCode {
 }
 
 fn begin(config: &RelayConfig) -> Result<Running, StartError> {
-    let store = Store::open(&config.tls.certs_path, "relay").map_err(StartError::unusable)?;
+    let certs = &config.tls.certs_path;
+    let store = Store::open(certs, "relay")
+        .map_err(|error| StartError::unusable(error.explain(certs, "relay")))?;
     process::note_start();
     let listener = config.listen_metrics.map(metrics::listen).transpose()?;
     let running = start(Settings::from(config), Arc::new(store))?;
