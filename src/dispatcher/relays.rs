@@ -65,7 +65,7 @@ fn shake_hands(
         Err(error) => {
             // One that goes without a word has only looked whether the port answers: checks and monitors do.
             let level = match error {
-                tls::Error::Closed => log::Level::Info,
+                tls::Error::Closed => log::Level::Debug,
                 _ => log::Level::Warn,
             };
             log::log!(level, "relay {address}: no connection: {error}");
@@ -157,7 +157,9 @@ fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
                 dispatcher.finisher.note(call);
             }
         }
-        None => log::info!("relay {link}: an unused link ended: {reason}"),
+        None => {
+            log::info!("relay {link}: went without a word, as media-admin doctor does: {reason}")
+        }
     }
     for ask in asked {
         match ask {

@@ -144,7 +144,7 @@ impl Site<'_> {
                 }
                 false => "may not give the socket to it, media-dispatcher will not start",
             };
-            let user = self.user.name();
+            let user = &self.user.name;
             let text = format!(
                 "{name}: {user} is not in that group and {what}: {}",
                 self.join(name)
@@ -235,7 +235,7 @@ impl Site<'_> {
 
     /// Makes the dispatcher's user a member of a group where it is none.
     fn join(&self, group: &str) -> String {
-        let user = self.user.name();
+        let user = &self.user.name;
         let id = users::group_by_name(group).ok().flatten();
         match id.is_some_and(|id| self.user.would_be_in(id)) {
             true => format!("{AGAIN} ({user} is in group {group} since its start)"),

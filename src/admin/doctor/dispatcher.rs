@@ -251,8 +251,8 @@ fn relay(relay: &Relay) -> Option<Finding> {
         Some(0) => Some(problem(
             subject,
             format!(
-                "{name} has no room left, all of {} streams that fit are in use and it refuses calls: set a wider [Relay] \
-                 port_range there, or add a relay",
+                "{name} has no room left, all of {} streams that fit are in use and it refuses calls: set [Relay] port_range \
+                 to a wider one there, or add a relay",
                 relay.streams_fit
             ),
         )),
