@@ -182,6 +182,9 @@ fn a_socket_that_is_not_for_the_proxy_is_a_problem() {
         way.ends_with(&format!("chmod o+x {}", directory.join("run").display())),
         "{way}"
     );
+    chmod(&directory.join("run"), 0o755);
+    fs::remove_file(&socket).unwrap();
+    assert!(told("problem").contains("although media-dispatcher runs"));
     // As it will be.
     site.daemons.take().unwrap().stop().unwrap();
     let (findings, status) = look();

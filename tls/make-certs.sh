@@ -116,7 +116,9 @@ make_ca() {
         return
     fi
     # A new CA under the old one's certificates would shut out every other host.
-    [ -n "$force" ] || [ ! -e "$state/ca.key" ] || lost_ca "there is no $dir/ca.pem, but its key"
+    for file in ca/ca.key dispatcher.crt relay.crt; do
+        [ -n "$force" ] || [ ! -e "$dir/$file" ] || lost_ca "there is no $dir/ca.pem, but $dir/$file"
+    done
     mkdir -p "$state/issued"
     chmod 700 "$state"
     write_config
@@ -139,7 +141,7 @@ where there is none, $me --force $dir all makes a new CA and new certificates, w
 
 need_ca() {
     if [ -e "$state/ca.key" ]; then
-        [ -e "$dir/ca.pem" ] || lost_ca "there is no $dir/ca.pem, but its key"
+        [ -e "$dir/ca.pem" ] || lost_ca "there is no $dir/ca.pem, but $state/ca.key"
         openssl x509 -noout -in "$dir/ca.pem" 2>/dev/null || lost_ca "$dir/ca.pem cannot be read"
         [ "$(openssl x509 -noout -pubkey -in "$dir/ca.pem")" = "$(openssl pkey -pubout -in "$state/ca.key")" ] ||
             lost_ca "$state/ca.key is not the key of $dir/ca.pem"

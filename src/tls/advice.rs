@@ -20,7 +20,7 @@ fn has_key(directory: &Path) -> bool {
 fn on_ca_host(directory: &Path, options: &str, command: &str, files: &str) -> String {
     let here = directory.display();
     format!(
-        "the CA's key is not on this host; on the one that has it: mediaproxy-make-certs {options}{THERE} {command}, then copy \
+        "the CA's key is not on this host; on the one that has it (ca/ca.key in {THERE}): mediaproxy-make-certs {options}{THERE} {command}, then copy \
          {files} from {THERE} there to {here} here; or ask who runs your CA"
     )
 }
@@ -87,16 +87,21 @@ pub fn pair(directory: &Path, role: &str) -> String {
 /// A file that is not there.
 pub fn missing(path: &Path, role: &str) -> String {
     let directory = path.parent().unwrap_or(path);
-    let name = path.file_name().unwrap_or_default();
+    let has = |name: &str| directory.join(name).exists();
     let shown = directory.display();
-    match (name == "ca.pem", has_key(directory)) {
-        (true, true) => ca(directory),
-        (false, true) => format!("mediaproxy-make-certs {shown} {role} makes it"),
-        (false, false) if directory.join("ca.pem").exists() => pair(directory, role),
-        (_, false) => format!(
-            "copy the set that your CA has made, or make one with: mediaproxy-make-certs {shown} all"
-        ),
+    if path.file_name().unwrap_or_default() == "ca.pem" {
+        // A new CA would not fit what is there.
+        if has_key(directory) || has("relay.crt") || has("dispatcher.crt") {
+            return ca(directory);
+        }
+    } else if has_key(directory) {
+        return format!("mediaproxy-make-certs {shown} {role} makes it");
+    } else if has("ca.pem") {
+        return pair(directory, role);
     }
+    format!(
+        "copy the set that your CA has made, or make one with: mediaproxy-make-certs {shown} all"
+    )
 }
 
 /// A certificate of ours that peers refuse.
@@ -113,9 +118,10 @@ pub fn refused(reason: &Reason, directory: &Path, role: &str, name: &str) -> Str
         } => new_ca(directory),
         Reason::UnknownIssuer { .. } | Reason::BadSignature { .. } if !has_key(directory) => {
             format!(
-                "ca.pem and {role}.crt are not of one set: copy ca.pem, crl.pem, {role}.crt and {role}.key from where the CA of \
-             the others is; or {}",
-                on_ca_host(directory, "", &format!("cert {name}"), "those four")
+                "ca.pem and {role}.crt are not of one set: on the host that has the CA's key, mediaproxy-make-certs {THERE} cert \
+             {name} makes a pair where there is none, then copy ca.pem, crl.pem and the pair (as {role}.crt and {role}.key) \
+             to {} here; or ask who runs your CA",
+                directory.display()
             )
         }
         _ => renew(directory, role, name),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use super::user::User;
@@ -73,9 +75,17 @@ pub fn look(config: &DispatcherConfig, runtime_dir: &Path, user: &User, runs: bo
         user,
         socket,
     };
-    match (runs, fs::symlink_metadata(&site.socket)) {
-        (true, Ok(_)) => site.as_it_is(&proxies),
-        _ => site.as_it_would_be(&proxies),
+    match (runs, UnixStream::connect(&site.socket)) {
+        (false, _) => site.as_it_would_be(&proxies),
+        (true, Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => problem(
+            SUBJECT,
+            format!(
+                "{}: {error}, although media-dispatcher runs: the file was removed or is another program's, or socket_path was \
+                 changed, and every call of the SIP proxy fails: {AGAIN}",
+                site.socket.display()
+            ),
+        ),
+        (true, _) => site.as_it_is(&proxies),
     }
 }
 

@@ -239,7 +239,7 @@ fn handshakes(
         let socket = TcpStream::connect_timeout(address, CONNECT_LIMIT).ok()?;
         Some(match handshake(socket, context, config) {
             Ok(()) => accepted(*address, daemon, config.reconnect_delay),
-            Err((verdict, why)) => Finding::new(verdict, "TLS", format!("{address}: {why}")),
+            Err(why) => problem("TLS", format!("{address}: {why}")),
         })
     };
     dispatchers.iter().filter_map(look).collect()
@@ -298,18 +298,13 @@ fn accepted(address: SocketAddr, daemon: Option<&Daemon>, pause: Duration) -> Fi
     )
 }
 
-fn handshake(
-    socket: TcpStream,
-    context: &Context,
-    config: &RelayConfig,
-) -> Result<(), (Verdict, String)> {
-    let bad = |why: String| (Verdict::Problem, why);
+fn handshake(socket: TcpStream, context: &Context, config: &RelayConfig) -> Result<(), String> {
     let shaken = tls::connect(socket, context, config.passport.as_ref(), CONNECT_LIMIT);
     let (mut reader, _writer, _) = shaken.map_err(|error| {
-        bad(format!(
+        format!(
             "{error}: is it a dispatcher, are both certificates of one CA, both clocks right, and does [Relay] passport \
              fit? {LOG}"
-        ))
+        )
     })?;
     // In TLS 1.3 only this shows whether it accepts us; a dispatcher speaks first.
     let read = reader
@@ -317,16 +312,15 @@ fn handshake(
         .and_then(|()| reader.read(&mut [0; 64]));
     match read {
         Ok(1..) => Ok(()),
-        Ok(0) => Err(bad(format!(
+        Ok(0) => Err(format!(
             "it closes the connection: its [Dispatcher] passport does not fit our certificate, or too many relays are \
              connected: {LOG}"
-        ))),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(bad(format!(
+        )),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
             "it does not accept our certificate ({error}): {LOG}"
-        ))),
-        Err(error) => Err((
-            Verdict::Warning,
-            format!("it accepts the connection and says nothing ({error}): {LOG}"),
+        )),
+        Err(error) => Err(format!(
+            "it accepts the connection and says nothing ({error}): {LOG}"
         )),
     }
 }

@@ -92,13 +92,16 @@ impl User {
                 name,
                 identity: Some(identity),
             },
-            Err(error) => User::root_instead(warning(
-                "user",
-                format!(
-                    "{text}; that is not allowed here ({error}), they are looked at as root: sudo media-admin doctor, \
+            Err(error) => User {
+                name,
+                ..User::who_asks(warning(
+                    "user",
+                    format!(
+                        "{text}; that is not allowed here ({error}), they are looked at as root: sudo media-admin doctor, \
                      outside of a container"
-                ),
-            )),
+                    ),
+                ))
+            },
         }
     }
 
