@@ -49,7 +49,7 @@ pub fn out_of_reach(told: Ipv4Addr, dispatcher: IpAddr) -> Option<String> {
         Realm::Private(..) => Some(format!(
             "parties are told {told}, which is private, and dispatcher {dispatcher} is not in that network: who is outside \
              of it hears nothing: set [Relay] advertised_ip to the public address that leads here (in a cloud, the \
-             instance's), or to {told} where all parties are inside"
+             instance's), or to {told} where all parties are inside; without auto_detect_interfaces"
         )),
     }
 }
