@@ -278,3 +278,17 @@ fn looking_leaves_no_alarm_in_the_logs() {
         assert_eq!(alarms, [""; 0]);
     }
 }
+
+#[test]
+fn a_dispatchers_certificate_beside_a_relays_keys_is_no_dispatcher_that_is_down() {
+    let scratch = Scratch::new("admin-copied").unwrap();
+    let directory = scratch.path();
+    make_certificates(directory).unwrap();
+    write_config(directory, PortRange::find(200).unwrap()).unwrap();
+    let path = directory.join("config.ini");
+    let text = fs::read_to_string(&path).unwrap();
+    let daemon = |verdict: &str| found(&doctor(directory).0, "dispatcher", "daemon", verdict);
+    assert!(daemon("problem").contains("systemctl start mediaproxy-dispatcher"));
+    fs::write(&path, text.split("[Dispatcher]").next().unwrap()).unwrap();
+    assert!(daemon("warning").contains("only came with the relay's"));
+}

@@ -45,7 +45,8 @@ impl Found {
     }
 }
 
-pub fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Finding> {
+/// `is_meant` where more than a certificate beside a relay's tells that there is to be one.
+pub fn look(config_dir: &Path, runtime_dir: &Path, is_meant: bool) -> Vec<Finding> {
     let found = find(runtime_dir);
     let daemon = found.daemon();
     let user = User::of(daemon);
@@ -70,7 +71,10 @@ pub fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Finding> {
         let port = config.listen.port();
         findings.extend(firewall(Protocol::Tcp, port, port, "relays"));
     }
-    findings.push(runs(&found, runtime_dir));
+    findings.push(match (&found, is_meant) {
+        (Found::Nobody, false) => copied(&config.tls.certs_path),
+        _ => runs(&found, runtime_dir),
+    });
     if let Found::Running(Running {
         relays: Some(relays),
         ..
@@ -226,6 +230,18 @@ fn absent(runtime_dir: &Path) -> Finding {
         format!(
             "media-dispatcher does not run here{other}, calls have no relay: systemctl start mediaproxy-dispatcher; where it \
              has ended, journalctl -u mediaproxy-dispatcher says why"
+        ),
+    )
+}
+
+/// A relay's host that has the dispatcher's certificate, too.
+fn copied(certificates: &Path) -> Finding {
+    warning(
+        "daemon",
+        format!(
+            "media-dispatcher does not run here: where it should, systemctl start mediaproxy-dispatcher; where {}/dispatcher.crt \
+             and .key only came with the relay's, remove them",
+            certificates.display()
         ),
     )
 }

@@ -23,8 +23,10 @@ const NAME: &str = "media-relay";
 /// Of the streams that fit, fewer left than one in so many are worth a warning.
 const FEW: u64 = 10;
 
-/// How long a relay that runs may be without a link to a dispatcher that would have it, beside its own pause.
+/// How long a relay that runs may be without a link to a dispatcher that would have it, beside its own pause, as far as
+/// that is short.
 const LINK_LIMIT: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(100);
 
 /// For so long it may leave unread what a dispatcher says.
@@ -276,7 +278,7 @@ fn accepted(address: SocketAddr, daemon: Option<&Daemon>, pause: Duration) -> Fi
     let limit = if pid.is_some_and(process::is_stopped) {
         Duration::ZERO
     } else {
-        pause + LINK_LIMIT
+        pause.min(LONGEST_PAUSE) + LINK_LIMIT
     };
     let mut waited = Duration::ZERO;
     loop {
