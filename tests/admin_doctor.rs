@@ -131,7 +131,7 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
         assert!(text.contains(part), "{text}");
     };
     is("relay", "certificates", "problem", "renew relay");
-    is("relay", "dispatcher", "warning", "cannot be reached");
+    is("relay", "dispatcher", "problem", "cannot be reached");
     is("relay", "state_dir", "warning", "install -d -m 750");
     is("relay", "listen_metrics", "problem", "ss -ltnp");
     is(
@@ -155,7 +155,7 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     );
     is("dispatcher", "file", "problem", "/nonexistent/calls.json");
     is("dispatcher", "SIP proxy", "problem", "dgram_socket");
-    is("dispatcher", "daemon", "warning", "does not run here");
+    is("dispatcher", "daemon", "problem", "does not run here");
     assert!(!format!("{findings:?}").contains("secret"), "a password");
     // One set of commands, not two.
     let missing = found(&findings, "dispatcher", "certificates", "problem");

@@ -198,7 +198,7 @@ fn doctor_goes_by_who_has_the_relays_ports() {
     let (findings, _) = doctor(beside.path());
     let ports = found(&findings, "relay", "ports", "warning");
     assert!(ports.starts_with("1 of 200 ports are taken"), "{ports}");
-    let daemon = found(&findings, "relay", "daemon", "warning");
+    let daemon = found(&findings, "relay", "daemon", "problem");
     let want = format!("no media-relay has ports from {} on", range.start);
     assert!(daemon.starts_with(&want), "{daemon}");
     assert!(daemon.contains(&first.to_string()), "{daemon}");
@@ -224,7 +224,7 @@ fn doctor_goes_by_who_has_the_relays_ports() {
     } = site.daemons.take().unwrap();
     relay.stop().unwrap();
     let (findings, _) = doctor(&directory);
-    let gone = found(&findings, "relay", "daemon", "warning");
+    let gone = found(&findings, "relay", "daemon", "problem");
     assert!(gone.contains("systemctl "), "{gone}");
     let free = found(&findings, "relay", "ports", "ok");
     assert!(free.ends_with("are free"), "{free}");

@@ -294,8 +294,7 @@ fn missing_certificates_are_named() {
         assert_eq!(started.status.code(), Some(78), "no use to try again");
         let said = String::from_utf8_lossy(&started.stderr).into_owned();
         let how = format!(
-            "dispatcher.key: no such file; copy the set that your CA has made, or make one with: \
-             mediaproxy-make-certs {} all",
+            "dispatcher.key: no such file; mediaproxy-make-certs {} dispatcher makes it",
             home.certs.path().display()
         );
         assert!(said.contains(&how), "{said}");

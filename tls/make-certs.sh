@@ -107,10 +107,18 @@ escaped() {
 }
 
 make_ca() {
-    if [ -e "$dir/ca.pem" ] && [ -z "$force" ]; then
-        say "$dir/ca.pem exists and is kept"
+    if [ -z "$force" ] && [ -e "$dir/ca.pem" ]; then
+        if [ -e "$state/ca.key" ]; then
+            say "$dir/ca.pem exists and is kept"
+        else
+            say "$dir/ca.pem exists and is kept; its key is on another host"
+        fi
         return
     fi
+    # A new CA under the old one's certificates would shut out every other host.
+    for file in ca/ca.key dispatcher.crt relay.crt; do
+        [ -n "$force" ] || [ ! -e "$dir/$file" ] || lost_ca "there is no $dir/ca.pem, but $dir/$file"
+    done
     mkdir -p "$state/issued"
     chmod 700 "$state"
     write_config
@@ -125,9 +133,28 @@ make_ca() {
     say "made the CA $dir/ca.pem; its key is in $state: keep that directory safe and off the relays"
 }
 
+# The key is here and its certificate is not, or is another one.
+lost_ca() { # WHAT
+    fail "$1: copy ca.pem back to $dir from a host that has a dispatcher or a relay, all have the same;
+where there is none, $me --force $dir all makes a new CA and new certificates, which are copied to every host"
+}
+
 need_ca() {
-    [ -e "$state/ca.key" ] && [ -e "$dir/ca.pem" ] ||
-        fail "there is no CA with its key in $dir; run: $me $dir ca"
+    if [ -e "$state/ca.key" ]; then
+        [ -e "$dir/ca.pem" ] || lost_ca "there is no $dir/ca.pem, but $state/ca.key"
+        openssl x509 -noout -in "$dir/ca.pem" 2>/dev/null || lost_ca "$dir/ca.pem cannot be read"
+        [ "$(openssl x509 -noout -pubkey -in "$dir/ca.pem")" = "$(openssl pkey -pubout -in "$state/ca.key")" ] ||
+            lost_ca "$state/ca.key is not the key of $dir/ca.pem"
+        openssl x509 -noout -checkend 0 -in "$dir/ca.pem" >/dev/null ||
+            fail "the CA $dir/ca.pem is over ($(openssl x509 -noout -enddate -in "$dir/ca.pem"), now $(date -u)):
+$me --force $dir all makes a new one and new certificates, which are copied to every host"
+    elif [ -e "$dir/ca.pem" ]; then
+        fail "the CA's key is not in $dir but on another host, where $dir/ca.pem was copied from.
+Run this command there, with the directory that has ca/ca.key, and copy the new files here.
+Where that key is lost, $me --force $dir all makes a new CA and new certificates, which are copied to every host"
+    else
+        fail "there is no CA in $dir; run: $me $dir ca"
+    fi
     write_config
 }
 

@@ -2,8 +2,11 @@
 //!
 //! What a relay needs is looked at as `media-relay --check` does (relay::checks); here is what goes beyond it.
 
+mod access;
 mod common;
 mod dispatcher;
+mod links;
+mod process;
 mod relay;
 mod sockets;
 mod user;
@@ -102,7 +105,11 @@ pub fn run(options: &Options) -> Outcome {
 }
 
 fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
-    let Roles { relay, dispatcher } = config::roles(config_dir);
+    let Roles {
+        relay,
+        dispatcher,
+        dispatcher_by_certificate,
+    } = config::roles(config_dir);
     let mut host = vec![common::clock()];
     if !relay && !dispatcher {
         host.push(nobody(config_dir));
@@ -121,7 +128,11 @@ fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
     if dispatcher || !relay {
         areas.push(Area {
             name: "dispatcher",
-            findings: dispatcher::look(config_dir, runtime_dir),
+            findings: dispatcher::look(
+                config_dir,
+                runtime_dir,
+                !(relay && dispatcher_by_certificate),
+            ),
         });
     }
     areas

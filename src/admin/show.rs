@@ -14,10 +14,11 @@ pub const RELAYS: &[Column] = &[
     text("RELAY", usize::MAX),
     word("STATE"),
     number("CALLS"),
-    text("STREAMS", 12).leaves(3),
+    text("STREAMS", 12).leaves(4),
+    number("LEFT").leaves(3),
     number("BIT/S"),
-    number("DROPPED").leaves(5),
-    number("UNSENT").leaves(4),
+    number("DROPPED").leaves(6),
+    number("UNSENT").leaves(5),
     number("UP").leaves(2),
     word("VERSION").leaves(1),
 ];
@@ -74,6 +75,9 @@ pub fn relay_row(relay: &Relay) -> Vec<String> {
         relay.state(),
         relay.session_count.to_string(),
         relay.streams(),
+        relay
+            .streams_left
+            .map_or("-".to_owned(), |left| left.to_string()),
         scaled(relay.bps_relayed),
         scaled(relay.dropped() as f64),
         scaled(relay.unsent_packets as f64),
@@ -176,6 +180,8 @@ pub mod tests {
             uptime: 40 * 86_400,
             session_count: 12_345,
             stream_count: BTreeMap::from([("audio".into(), 12_345), ("video".into(), 400)]),
+            streams_left: Some(1_255),
+            streams_fit: 14_000,
             bps_relayed: 987e6,
             unsent_packets: 120_000,
             dropped_packets: BTreeMap::from([("wrong source".into(), 990_000)]),
@@ -244,7 +250,7 @@ pub mod tests {
         let row = relay_row(&relay());
         assert_eq!(
             left_out(RELAYS, &row),
-            ["STREAMS UNSENT UP VERSION", "UP VERSION", "", ""]
+            ["STREAMS LEFT UNSENT UP VERSION", "LEFT UP VERSION", "", ""]
         );
         for width in WIDTHS {
             let lines = table::lines(RELAYS, std::slice::from_ref(&row), Some(width));

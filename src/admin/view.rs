@@ -20,6 +20,9 @@ pub struct Relay {
     pub uptime: u64,
     pub session_count: u64,
     pub stream_count: BTreeMap<String, u64>,
+    /// Streams that still fit, and those that fit in all; older relays do not tell.
+    pub streams_left: Option<u64>,
+    pub streams_fit: u64,
     pub bps_relayed: f64,
     pub unsent_packets: u64,
     pub dropped_packets: BTreeMap<String, u64>,
@@ -39,6 +42,7 @@ impl Relay {
             ("error", true) => "away",
             ("error", false) => "no answer",
             (_, _) if self.drained => return "drained".to_owned(),
+            ("active", _) if self.streams_left == Some(0) => "full",
             (other, _) => return clean(other),
         };
         match self.drained {

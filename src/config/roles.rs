@@ -10,6 +10,8 @@ use super::{FILE_NAME, contents, ini, values};
 pub struct Roles {
     pub relay: bool,
     pub dispatcher: bool,
+    /// Nothing but its certificate tells of the dispatcher: it may have come here with a relay's.
+    pub dispatcher_by_certificate: bool,
 }
 
 /// A daemon that has a key in its section, or else its certificate in `certs_path`. Headers alone say nothing: the
@@ -20,14 +22,17 @@ pub fn roles(dir: &Path) -> Roles {
     let file = ini::parse(&bytes, &mut told);
     let mut tls = Section::new("TLS", &file, &mut told);
     let certificates = tls.value("certs_path", values::path(dir));
-    let mut is_for = |section, certificate: &str| {
-        let has_keys = Section::new(section, &file, &mut told).has_keys();
+    let mut has_keys = |section| Section::new(section, &file, &mut told).has_keys();
+    let (relay, dispatcher) = (has_keys("Relay"), has_keys("Dispatcher"));
+    let has = |certificate: &str| {
         let directory = certificates.as_ref();
-        has_keys || directory.is_some_and(|directory| directory.join(certificate).exists())
+        directory.is_some_and(|directory| directory.join(certificate).exists())
     };
+    let dispatcher_by_certificate = !dispatcher && has("dispatcher.crt");
     Roles {
-        relay: is_for("Relay", "relay.crt"),
-        dispatcher: is_for("Dispatcher", "dispatcher.crt"),
+        relay: relay || has("relay.crt"),
+        dispatcher: dispatcher || dispatcher_by_certificate,
+        dispatcher_by_certificate,
     }
 }
 

@@ -10,8 +10,10 @@ use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
 use super::registry::{Doubts, Facts, Identified, Place};
 use super::relays::lose;
+use super::room::Room;
 use super::statistics::{Statistics, call_ids, of_calls};
 use super::waiting::{Failure, Slot, Updating, lock};
+use super::wire::write_plain;
 use crate::logging::sparse::Sparse;
 use crate::proto::control::Remove;
 use crate::proto::line::{Lines, TooLong};
@@ -50,6 +52,8 @@ struct Listener<'a> {
     relay_keeps: bool,
     /// Not recorded yet.
     ended: Vec<Ended>,
+    /// None of a relay that does not tell how much room it has.
+    room: Option<Room>,
     odd: Sparse,
 }
 
@@ -100,6 +104,7 @@ impl<'a> Conversation<'a> {
                 is_refused: false,
                 relay_keeps: false,
                 ended: Vec::new(),
+                room: None,
                 odd: Sparse::default(),
             },
         }
@@ -179,6 +184,7 @@ impl Listener<'_> {
         self.link.set_ours();
         self.relay_keeps = hello.stored;
         self.link.set_commands(&hello.commands);
+        self.room = hello.capacity.map(|_| Room::default());
         lock(&self.dispatcher.registry).set_instance(self.link.id, hello.instance.as_deref());
         match self.identify(usable) {
             Ok(()) => self.say_hello(None),
@@ -370,6 +376,7 @@ impl Listener<'_> {
             Some(Ask::Purge) => self.listed(result, now),
             Some(Ask::Check(doubts)) => self.checked(doubts, result, now),
             Some(Ask::Show(slot)) => return Some(slot),
+            Some(Ask::Room) => self.room_told(result, now),
             None => self.odd("a reply that nobody waits for", result),
         }
         None
@@ -394,7 +401,33 @@ impl Listener<'_> {
                 }
                 updating.fail(link.id, Failure::Halting);
             }
-            UpdateReply::Error => updating.fail(link.id, Failure::Error),
+            UpdateReply::Error => {
+                updating.fail(link.id, Failure::Error);
+                if updating.facts.has_media {
+                    self.ask_for_room();
+                }
+            }
+        }
+    }
+
+    /// Has the relay tell whether ports are what it lacks.
+    fn ask_for_room(&mut self) {
+        let now = clock::mono();
+        let Some(room) = self.room.as_mut() else {
+            return;
+        };
+        if room.is_to_be_asked(now) {
+            // What it cannot be asked now, it is with the next call.
+            let _ = self.link.send(now, Ask::Room, |out, sequence, _| {
+                write_plain(out, "summary", sequence)
+            });
+        }
+    }
+
+    fn room_told(&mut self, summary: &[u8], now: Duration) {
+        let room = self.room.as_mut();
+        if let Some(text) = room.and_then(|room| room.told(summary, now)) {
+            log::warn!("relay {}: {text}", self.link);
         }
     }
 

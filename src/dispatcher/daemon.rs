@@ -71,7 +71,9 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
         Ok(_) => {}
         Err(error) => log::warn!("the limit of open files cannot be read: {error}"),
     }
-    let store = Store::open(&config.tls.certs_path, "dispatcher").map_err(StartError::unusable)?;
+    let certs = &config.tls.certs_path;
+    let store = Store::open(certs, "dispatcher")
+        .map_err(|error| StartError::unusable(error.explain(certs, "dispatcher")))?;
     let group = socket_group(&config.socket_group)?;
     let settings = Settings::new(config, &options.runtime_dir, group);
     let socket = settings.socket_path.display().to_string();

@@ -55,6 +55,8 @@ pub enum Ask {
     Check(Doubts),
     /// `sessions` or `summary` for the management port.
     Show(Arc<Shown>),
+    /// The summary of a relay that has refused a call: are there no ports left?
+    Room,
 }
 
 /// Why a link does not take a request.

@@ -33,6 +33,7 @@ mod metrics;
 mod recorder;
 pub mod registry;
 mod relays;
+mod room;
 mod service;
 mod settings;
 pub mod statistics;

@@ -66,7 +66,7 @@ fn shake_hands(
         Err(error) => {
             // One that goes without a word has only looked whether the port answers: checks and monitors do.
             let level = match error {
-                tls::Error::Closed => log::Level::Info,
+                tls::Error::Closed => log::Level::Debug,
                 _ => log::Level::Warn,
             };
             log::log!(level, "relay {address}: no connection: {error}");
@@ -158,7 +158,9 @@ pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
                 dispatcher.finisher.note(call);
             }
         }
-        None => log::info!("relay {link}: an unused link ended: {reason}"),
+        None => {
+            log::info!("relay {link}: went without a word, as media-admin doctor does: {reason}")
+        }
     }
 }
 
@@ -171,7 +173,7 @@ fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
             Ask::Update(updating) => updating.fail(link.id, Failure::LinkLost),
             Ask::Remove(_, Some(slot)) => slot.put(Removal::LinkLost),
             Ask::Show(slot) => slot.put(None),
-            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge | Ask::Check(_) => {}
+            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge | Ask::Check(_) | Ask::Room => {}
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::settings::Group;
+use crate::sys::users;
 
 /// Listens on a socket file with this mode and group.
 ///
@@ -30,15 +31,32 @@ pub fn listen(path: &Path, mode: u32, group: Option<Group>) -> Result<UnixListen
         match chown(&fresh, None, Some(id)) {
             Ok(()) => {}
             Err(error) if is_required => {
-                return Err(failed(&format!("give it to group {id}"), error));
+                let what = format!("give it to group {}", group_name(id));
+                return Err(format!("{}: {}", failed(&what, error), remedy(id)));
             }
             Err(error) => log::warn!(
-                "socket {shown}: cannot be given to group {id}: {error}; it keeps the daemon's own"
+                "socket {shown}: cannot be given to group {}: {error}; it keeps the daemon's own, and a SIP proxy of that \
+                 group may not use it: {}",
+                group_name(id),
+                remedy(id)
             ),
         }
     }
     fs::rename(&fresh, path).map_err(|e| failed("put it in place", e))?;
     Ok(listener)
+}
+
+fn group_name(id: u32) -> String {
+    let name = users::group_by_number(id).ok().flatten();
+    name.unwrap_or_else(|| id.to_string())
+}
+
+/// What lets this daemon give its files to a group.
+fn remedy(group: u32) -> String {
+    let number = users::own_number();
+    let user = users::user_by_number(number).ok().flatten();
+    let user = user.map_or_else(|| number.to_string(), |user| user.name);
+    format!("usermod -aG {} {user}, then restart it", group_name(group))
 }
 
 fn check_free(path: &Path) -> Result<(), String> {

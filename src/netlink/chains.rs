@@ -1,7 +1,8 @@
 //! Reads the chains and rules of other programs' nftables tables, those of iptables-nft among them
 //! (linux/netfilter/nf_tables.h): which chain at a hook drops what nobody accepts. Pure.
 
-use super::wire::{self, Attributes, Builder, Message, Truncated, be32};
+use super::passage::{self, Step};
+use super::wire::{self, Attributes, Builder, Message, Truncated, be32, find, text};
 
 const SUBSYSTEM: u16 = 10;
 const NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
@@ -87,6 +88,8 @@ pub struct Rule {
     pub reads_mark: bool,
     /// It drops or rejects whatever comes.
     pub refuses_all: bool,
+    /// What it does with packets to this host.
+    pub step: Option<Step>,
 }
 
 /// Asks for the chains of all families.
@@ -133,6 +136,7 @@ pub fn parse_rule(message: &Message<'_>, table: &str) -> Result<Option<Rule>, Tr
         chain: String::new(),
         reads_mark: false,
         refuses_all: false,
+        step: None,
     };
     let mut is_of_table = false;
     if message.kind == NEWRULE {
@@ -143,6 +147,7 @@ pub fn parse_rule(message: &Message<'_>, table: &str) -> Result<Option<Rule>, Tr
                 NFTA_RULE_CHAIN => rule.chain = text(value),
                 NFTA_RULE_EXPRESSIONS => {
                     (rule.reads_mark, rule.refuses_all) = judge(value)?;
+                    rule.step = Some(passage::read(value)?);
                 }
                 _ => {}
             }
@@ -215,23 +220,6 @@ fn verdict(data: &[u8]) -> Result<Option<u32>, Truncated> {
         return Ok(None);
     };
     find(verdict, NFTA_VERDICT_CODE)?.map(be32).transpose()
-}
-
-/// The first attribute of a type among those that a value holds.
-fn find(value: &[u8], wanted: u16) -> Result<Option<&[u8]>, Truncated> {
-    for attribute in Attributes::nested(value) {
-        let (kind, value) = attribute?;
-        if kind == wanted {
-            return Ok(Some(value));
-        }
-    }
-    Ok(None)
-}
-
-/// A name up to its NUL. Names may hold any byte: what would disturb a terminal is escaped.
-fn text(value: &[u8]) -> String {
-    let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(name).escape_debug().to_string()
 }
 
 #[cfg(test)]

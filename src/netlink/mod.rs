@@ -13,7 +13,7 @@
 //!
 //! Headers are in the host's byte order, the values of netfilter attributes in the network's. `wire` builds and
 //! iterates; `conntrack`, `nftables` and `chains` (what others' tables hold) know the messages, `rule` what rules are
-//! made of, `gate` the relay's table; all of them are pure. `socket` asks and waits, `events` hears. Tested byte for
+//! made of, `passage` what others' rules let in, `gate` the relay's table; all of them are pure. `socket` asks and waits, `events` hears. Tested byte for
 //! byte against what `conntrack` and `nft` send; the command stands beside each vector.
 
 pub mod chains;
@@ -23,6 +23,7 @@ pub mod gate;
 #[cfg(test)]
 mod kernel_tests;
 pub mod nftables;
+pub mod passage;
 pub mod rule;
 pub mod socket;
 #[cfg(test)]

@@ -244,6 +244,23 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
+/// The first attribute of a type among those that a value holds.
+pub fn find(value: &[u8], wanted: u16) -> Result<Option<&[u8]>, Truncated> {
+    for attribute in Attributes::nested(value) {
+        let (kind, value) = attribute?;
+        if kind == wanted {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// A name up to its NUL. Names may hold any byte: what would disturb a terminal is escaped.
+pub fn text(value: &[u8]) -> String {
+    let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).escape_debug().to_string()
+}
+
 /// A value of 16 bits in network order.
 pub fn be16(value: &[u8]) -> Result<u16, Truncated> {
     value

@@ -85,6 +85,9 @@ pub struct Hello {
     /// Why a dispatcher closes the connection after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Streams that a relay has room for. One that says it tells in `summary` how many are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<usize>,
 }
 
 impl FromDispatcher {

@@ -41,7 +41,9 @@ pub fn main(program: &Program) -> ExitCode {
 fn begin(config: &RelayConfig) -> Result<Running, StartError> {
     let settings = Settings::from(config);
     let lock = super::lock(&settings)?;
-    let store = Store::open(&config.tls.certs_path, "relay").map_err(StartError::unusable)?;
+    let certs = &config.tls.certs_path;
+    let store = Store::open(certs, "relay")
+        .map_err(|error| StartError::unusable(error.explain(certs, "relay")))?;
     process::note_start();
     let listener = config.listen_metrics.map(metrics::listen).transpose()?;
     let running = start(settings, Arc::new(store), lock)?;

@@ -129,6 +129,10 @@ pub struct Summary {
     pub uptime: u64,
     pub session_count: usize,
     pub stream_count: BTreeMap<String, usize>,
+    /// Ours, the three: see [`super::machine::Room`].
+    pub streams_left: usize,
+    pub streams_fit: usize,
+    pub refused_for_ports: u64,
     /// Bits a second over the last sampling period.
     pub bps_relayed: u64,
     /// Ours, both: see [`Share`].

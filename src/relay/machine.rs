@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use crate::sys::{clock, random, route};
 
 /// Descriptors that a pair needs; a stream has one for each side.
 pub const FILES_PER_PAIR: u64 = 2;
+
+/// One for each side.
+pub const PAIRS_PER_STREAM: usize = 2;
 
 /// Where media is bound.
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +38,49 @@ pub struct SharedPorts {
     pool: Mutex<PortPool>,
     /// Pairs for which there are files and that are not bound.
     room: AtomicUsize,
+    /// Pairs that can be bound at once.
+    most: usize,
+    /// Requests that got no pair, since the start.
+    refused: AtomicU64,
+}
+
+/// How much still fits, for who looks at a relay from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Streams that fit beside those that there are.
+    pub left: usize,
+    /// Streams that fit in all: by ports, and by files.
+    pub all: usize,
+    /// Requests that were refused for want of ports or files, since the start.
+    pub refused: u64,
 }
 
 impl SharedPorts {
     /// All pairs of a range, of which so many may be bound at once: links and name servers need files, too.
     pub fn new(range: (u16, u32), most: usize) -> SharedPorts {
-        let pool = Mutex::new(PortPool::new(range.0, range.1));
-        let room = AtomicUsize::new(most);
-        SharedPorts { range, pool, room }
+        let pool = PortPool::new(range.0, range.1);
+        let most = most.min(pool.free());
+        SharedPorts {
+            range,
+            pool: Mutex::new(pool),
+            room: AtomicUsize::new(most),
+            most,
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// What fits at this moment.
+    pub fn room(&self, now: Duration) -> Room {
+        let (_, available) = self.census(now);
+        Room {
+            left: available / PAIRS_PER_STREAM,
+            all: self.most / PAIRS_PER_STREAM,
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    fn note_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a place for one pair, if there is one.
@@ -156,6 +194,7 @@ impl Machine {
         loop {
             let random = random::bits() as u64;
             let Some(port) = self.ports.with(|pool| pool.take(random, now)) else {
+                self.ports.note_refused();
                 self.say_exhausted();
                 return None;
             };
@@ -269,6 +308,7 @@ fn is_bad_port(error: &io::Error) -> bool {
 impl Host for Machine {
     fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
         if !self.ports.enter() {
+            self.ports.note_refused();
             self.say_refused(address, &io::Error::from_raw_os_error(libc::EMFILE));
             return None;
         }

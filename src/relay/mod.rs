@@ -140,11 +140,13 @@ pub fn start(
     };
     let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
+    let ports = SharedPorts::new(settings.port_range, most_pairs);
+    let fit = ports.room(clock::mono()).all;
     let shared = Arc::new(Shared {
-        hello: hello(relay_ip, &settings, spool.is_some()),
+        hello: hello(relay_ip, &settings, spool.is_some(), fit),
         instance: random::bits(),
         spool: spool.as_ref().map(spool::Opened::spool),
-        ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
+        ports: Arc::new(ports),
         meters: (0..count).map(|_| Arc::default()).collect(),
         kernel_flows,
         requests: Requests::default(),
@@ -160,6 +162,7 @@ pub fn start(
         started: clock::mono(),
         bps: AtomicU64::new(0),
         draining: AtomicBool::new(false),
+        has_warned: AtomicBool::new(false),
         all_found: AtomicBool::new(false),
         stopping: (Mutex::new(false), Condvar::new()),
     });
@@ -170,8 +173,10 @@ pub fn start(
     start_helpers(&shared)?;
     let (start, end) = shared.settings.port_range;
     info!(
-        "relaying on {relay_ip}, ports {start} to {}, {count} workers",
-        end - 1
+        "relaying on {relay_ip}, ports {start} to {}, {count} workers: room for {fit} streams, which are {fit} calls with \
+         sound alone or {} with video",
+        end - 1,
+        fit / 2
     );
     Ok(Running { shared })
 }
@@ -370,12 +375,13 @@ fn name(relay_ip: Ipv4Addr, settings: &Settings) -> String {
     format!("{relay_ip}:{}", settings.port_range.0)
 }
 
-fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool) -> Hello {
+fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool, fit: usize) -> Hello {
     Hello {
         name: Some(name(relay_ip, settings)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         stored: keeps,
         commands: vec![EXPLAIN.to_owned()],
+        capacity: Some(fit),
         ..Hello::default()
     }
 }

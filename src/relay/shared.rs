@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use log::error;
+use log::{error, warn};
 
 use super::gather::{Share, Summary};
 use super::kernel::Order;
@@ -16,7 +16,7 @@ use super::outbox::owner_of;
 use super::settings::Settings;
 use super::spool::{How, Spool};
 use super::worker::Message;
-use super::{name, start_thread};
+use super::{checks, name, start_thread};
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
 use crate::proto::link::Hello;
@@ -58,6 +58,8 @@ pub struct Shared {
     pub started: Duration,
     pub bps: AtomicU64,
     pub draining: AtomicBool,
+    /// It was said that parties cannot reach the relay.
+    pub has_warned: AtomicBool,
     /// Each of the configuration's names for dispatchers has been found once, or was looked for long enough.
     pub all_found: AtomicBool,
     /// Discovery and upkeep are to end.
@@ -112,6 +114,7 @@ impl Shared {
                 let owner = Owner(u32::try_from(links.len()).unwrap_or(u32::MAX));
                 let link = Arc::new(Link::new(owner, address, name));
                 links.push(Arc::clone(&link));
+                self.warn_of_reach(address);
                 link
             }
         };
@@ -129,6 +132,21 @@ impl Shared {
         // It holds nothing that JSON cannot say.
         let json = serde_json::to_string(&hello).unwrap_or_else(|_| "{}".to_owned());
         format!("hello {json}\r\n").into_bytes()
+    }
+
+    /// Says once that parties cannot reach the relay, where it looks like that from the way to a dispatcher.
+    fn warn_of_reach(&self, dispatcher: SocketAddr) {
+        let settings = &self.settings;
+        let told = checks::told(
+            self.relay_ip,
+            settings.session.advertised_ip,
+            settings.auto_detect_interfaces,
+            dispatcher.ip(),
+        );
+        let text = told.and_then(|told| checks::out_of_reach(told, dispatcher.ip()));
+        if let Some(text) = text.filter(|_| !self.has_warned.swap(true, Ordering::Relaxed)) {
+            warn!("relay_ip: {text}");
+        }
     }
 
     pub fn reply(&self, to: ReplyTo, result: &[u8]) {
@@ -176,6 +194,7 @@ impl Shared {
 
     pub fn summary(&self, share: Share) -> Vec<u8> {
         let is_draining = self.draining.load(Ordering::Relaxed);
+        let room = self.ports.room(clock::mono());
         let summary = Summary {
             ip: self.relay_ip,
             name: name(self.relay_ip, &self.settings),
@@ -184,6 +203,9 @@ impl Shared {
             uptime: clock::mono().saturating_sub(self.started).as_secs(),
             session_count: share.sessions,
             stream_count: share.streams,
+            streams_left: room.left,
+            streams_fit: room.all,
+            refused_for_ports: room.refused,
             bps_relayed: self.bps.load(Ordering::Relaxed),
             unsent_packets: share.unsent,
             dropped_packets: share.dropped,

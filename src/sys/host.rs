@@ -57,6 +57,16 @@ pub fn may_change(file: &Path) -> io::Result<()> {
     check(unsafe { libc::access(path.as_ptr(), libc::R_OK | libc::W_OK) }).map(drop)
 }
 
+/// Whether this thread may connect to a UNIX socket or send to it: to write is what that needs (unix(7)).
+///
+/// # Errors
+/// Why not.
+pub fn may_send(socket: &Path) -> io::Result<()> {
+    let path = c_path(socket)?;
+    // SAFETY: the path lives through the call.
+    check(unsafe { libc::access(path.as_ptr(), libc::W_OK) }).map(drop)
+}
+
 /// Whether this thread may use what is in a directory.
 ///
 /// # Errors
@@ -85,5 +95,6 @@ mod tests {
         let nowhere = Path::new("/nonexistent/a");
         assert!(room(nowhere).is_err() && may_write(nowhere).is_err());
         assert!(may_change(nowhere).is_err() && may_enter(nowhere).is_err());
+        assert!(may_send(nowhere).is_err());
     }
 }

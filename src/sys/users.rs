@@ -40,6 +40,24 @@ pub fn group_by_name(name: &str) -> io::Result<Option<u32>> {
     )
 }
 
+/// The name of a group; none where there is no such group.
+///
+/// # Errors
+/// The group database cannot be read.
+pub fn group_by_number(gid: u32) -> io::Result<Option<String>> {
+    look_up(
+        // SAFETY: all pointers are valid for the call, the length is the buffer's.
+        |entry, buffer, found| unsafe {
+            libc::getgrgid_r(gid, entry, buffer.as_mut_ptr(), buffer.len(), found)
+        },
+        |entry: &libc::group| {
+            // SAFETY: the database gives each entry a name that ends with a zero, in the buffer that still lives.
+            let name = unsafe { CStr::from_ptr(entry.gr_name) };
+            name.to_string_lossy().into_owned()
+        },
+    )
+}
+
 /// A user by its name; none where there is no such user.
 ///
 /// # Errors
@@ -154,6 +172,8 @@ mod tests {
         for none in ["", "no-such-group-here", "a\0b"] {
             assert_eq!(group_by_name(none).unwrap(), None);
         }
+        assert_eq!(group_by_number(0).unwrap().as_deref(), Some("root"));
+        assert_eq!(group_by_number(4_000_000_000).unwrap(), None);
     }
 
     #[test]

@@ -11,11 +11,12 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
+use super::advice;
 use super::date;
 use super::error::Reason;
 use super::files::{LoadError, load_pair, load_trust};
 use super::passport::Passport;
-use super::subject::Subject;
+use super::subject::{Attribute, Subject};
 use super::trust::{Due, Trust};
 use super::verify::Verifier;
 use super::x509::Certificate;
@@ -65,12 +66,20 @@ impl Context {
     /// # Errors
     /// As [`Context::load`].
     pub fn load_files(paths: &Paths) -> Result<(Context, Vec<String>), LoadError> {
+        let (context, mut warnings) = Context::read(paths)?;
+        warnings.extend(context.own_certificate_warning(paths));
+        Ok((context, warnings))
+    }
+
+    /// The same without a judgement of the own certificate.
+    ///
+    /// # Errors
+    /// As [`Context::load`].
+    pub fn read(paths: &Paths) -> Result<(Context, Vec<String>), LoadError> {
         let mut warnings = Vec::new();
         let trust = load_trust(&paths.ca, &paths.crl, false, &mut warnings)?;
         let pair = load_pair(&paths.cert, &paths.key, &mut warnings)?;
-        let context = Context::new(Arc::new(trust), pair);
-        warnings.extend(context.own_certificate_warning(paths));
-        Ok((context, warnings))
+        Ok((Context::new(Arc::new(trust), pair), warnings))
     }
 
     pub(super) fn new(trust: Arc<Trust>, pair: Arc<CertifiedKey>) -> Context {
@@ -82,16 +91,25 @@ impl Context {
     }
 
     /// What peers with the same CA and lists will say to our own certificate.
-    pub(super) fn own_certificate_warning(&self, paths: &Paths) -> Option<String> {
+    pub fn own_certificate_warning(&self, paths: &Paths) -> Option<String> {
         let reason = self.trust.check(&self.pair.cert, now()).err()?;
         let directory = paths.cert.parent().unwrap_or(&paths.cert);
         let role = paths.cert.file_stem().unwrap_or_default();
+        let role = role.to_string_lossy();
         Some(format!(
-            "{}: peers with the same CA will refuse this certificate: {reason}: mediaproxy-make-certs {} renew {}",
+            "{}: peers with the same CA will refuse this certificate: {reason}: {}",
             paths.cert.display(),
-            directory.display(),
-            role.to_string_lossy()
+            advice::refused(&reason, directory, &role, &self.own_name(&role))
         ))
+    }
+
+    /// What the CA's host calls our own certificate, as far as it tells: it may have been given another name there.
+    pub fn own_name(&self, role: &str) -> String {
+        let own = PeerCertificates::new(self.pair.cert.clone());
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name = own.subject().values(Attribute::CommonName).next();
+        let name = name.filter(|name| !name.is_empty() && name.chars().all(is_plain));
+        name.unwrap_or(role).to_owned()
     }
 
     /// Until when our own certificate and those between it and the CA are valid.

@@ -8,6 +8,7 @@ use rustls::{AlertDescription, CertificateError};
 
 use super::date;
 use super::subject::Subject;
+use crate::sys::clock;
 
 /// Why a peer's certificate is not accepted. The text continues "its certificate was refused: ...".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +72,11 @@ impl fmt::Display for Reason {
             Reason::Unreadable(at) => write!(f, "it is {at}"),
             Reason::Expired { not_after, issuer } => {
                 let end = date::show(*not_after);
-                write!(f, "{} expired on {end}", Whose(issuer))
+                write!(f, "{} expired on {end}, {}", Whose(issuer), Here)
             }
             Reason::NotYetValid { not_before, issuer } => {
                 let start = date::show(*not_before);
-                write!(f, "{} is not valid before {start}", Whose(issuer))
+                write!(f, "{} is not valid before {start}, {}", Whose(issuer), Here)
             }
             Reason::Revoked { issuer } => write!(f, "{} is revoked (crl.pem)", Whose(issuer)),
             Reason::UnknownIssuer { issuer } => {
@@ -85,7 +86,7 @@ impl fmt::Display for Reason {
                 let end = date::show(*not_after);
                 write!(
                     f,
-                    "its CA \"{issuer}\" in ca.pem is out of date; it ended on {end}"
+                    "its CA \"{issuer}\" in ca.pem is out of date; it ended on {end}, {Here}"
                 )
             }
             Reason::BadSignature { issuer } => write!(
@@ -103,6 +104,17 @@ impl fmt::Display for Reason {
             Reason::Passport(passport) => write!(f, "it does not fit the passport {passport}"),
             Reason::Other(text) => f.write_str(text),
         }
+    }
+}
+
+/// What this host's clock shows: dates are judged by it.
+struct Here;
+
+impl fmt::Display for Here {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let now = clock::now().unix.as_secs();
+        let now = date::show(i64::try_from(now).unwrap_or(i64::MAX));
+        write!(f, "and this host's clock shows {now}")
     }
 }
 
@@ -213,7 +225,11 @@ fn alert_is_refusal(alert: AlertDescription) -> bool {
 
 fn alert_text(alert: AlertDescription) -> String {
     let reason = match alert {
-        AlertDescription::CertificateExpired => "it is expired or not valid yet",
+        AlertDescription::CertificateExpired => {
+            return format!(
+                "the peer refused our certificate: it is expired or not valid yet, {Here}"
+            );
+        }
         AlertDescription::CertificateRevoked => "it is revoked",
         AlertDescription::UnknownCA => "the peer does not know the CA that issued it",
         AlertDescription::BadCertificate => "it is damaged or signed in a way that is not accepted",

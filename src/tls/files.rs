@@ -4,13 +4,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::advice;
 use super::context::{now, provider};
 use super::date;
 use super::trust::{Due, Trust};
@@ -24,6 +25,7 @@ const LARGEST: u64 = 64 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError {
     text: String,
+    path: PathBuf,
     mismatch: bool,
     /// The text says what to do.
     has_remedy: bool,
@@ -33,6 +35,7 @@ impl LoadError {
     fn new(path: &Path, text: impl fmt::Display) -> LoadError {
         LoadError {
             text: format!("{}: {text}", path.display()),
+            path: path.to_owned(),
             mismatch: false,
             has_remedy: false,
         }
@@ -51,11 +54,13 @@ impl LoadError {
         if self.has_remedy {
             return self.to_string();
         }
-        format!(
-            "{self}: copy it again from where your CA is, or there make another pair: mediaproxy-make-certs --force {} \
-             {role}",
-            directory.display()
-        )
+        let name = self.path.file_name().unwrap_or_default();
+        let advice = match () {
+            () if name == "ca.pem" => advice::ca(directory),
+            () if name == "crl.pem" => advice::list(directory),
+            () => advice::pair(directory, role),
+        };
+        format!("{self}: {advice}")
     }
 
     /// Whether certificate and key are both good but do not belong together.
@@ -81,13 +86,20 @@ pub fn load_trust(
     warnings: &mut Vec<String>,
 ) -> Result<Trust, LoadError> {
     let now = now();
+    let directory = ca_path.parent().unwrap_or(ca_path);
     let mut trust = Trust::new(provider().signature_verification_algorithms);
     let bytes = read(ca_path)?;
     for ca in pem_items::<CertificateDer>(ca_path, &bytes, "CERTIFICATE", "openssl x509")? {
         let warning = trust
             .add_ca(&ca, now)
             .map_err(|text| LoadError::new(ca_path, text))?;
-        warnings.extend(warning.map(|text| format!("{}: {text}", ca_path.display())));
+        warnings.extend(warning.map(|text| {
+            let advice = advice::new_ca(directory);
+            format!(
+                "{}: {text}: where this clock is wrong, timedatectl set-ntp true; else {advice}",
+                ca_path.display()
+            )
+        }));
     }
     let bytes = match read_if_there(crl_path)? {
         Some(bytes) => bytes,
@@ -97,9 +109,9 @@ pub fn load_trust(
         }
         None => {
             warnings.push(format!(
-                "{}: no such file; no certificate counts as revoked: mediaproxy-make-certs {} crl makes it",
+                "{}: no such file; no certificate counts as revoked: {}",
                 crl_path.display(),
-                crl_path.parent().unwrap_or(crl_path).display()
+                advice::list(crl_path.parent().unwrap_or(crl_path))
             ));
             return Ok(trust);
         }
@@ -120,10 +132,11 @@ pub fn load_trust(
     warnings.extend(overdue.map(|Due { issuer, next, .. }| {
         format!(
             "{}: the list of \"{issuer}\" was to be renewed by {}; it is still used, and does not know what was revoked \
-             since: mediaproxy-make-certs {} crl, or ask who runs your CA",
+             since (this host's clock shows {}): {}",
             crl_path.display(),
             date::show(next),
-            crl_path.parent().unwrap_or(crl_path).display()
+            date::show(now),
+            advice::list(crl_path.parent().unwrap_or(crl_path))
         )
     }));
     Ok(trust)
@@ -214,11 +227,11 @@ fn pem_items<T: PemObject>(
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     read_if_there(path)?.ok_or_else(|| {
-        let directory = path.parent().unwrap_or(path).display();
-        let text = format!(
-            "no such file; copy the set that your CA has made, or make one with: mediaproxy-make-certs {directory} all"
-        );
-        LoadError::with_remedy(path, text)
+        let role = path.file_stem().unwrap_or_default().to_string_lossy();
+        LoadError::with_remedy(
+            path,
+            format!("no such file; {}", advice::missing(path, &role)),
+        )
     })
 }
 

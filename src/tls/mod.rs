@@ -12,6 +12,7 @@
 //! Both sides show certificates. There is no host name, no session resumption and no SNI.
 //! What is hidden from the documentation is public for the fuzz targets alone.
 
+pub mod advice;
 mod context;
 mod crl;
 mod date;

@@ -91,10 +91,11 @@ impl Trust {
         };
         let warning = (!anchor.in_date(now)).then(|| {
             format!(
-                "the CA \"{}\" is valid only from {} to {}: no certificate of it is accepted",
+                "the CA \"{}\" is valid only from {} to {}, and this host's clock shows {}: no certificate of it is accepted",
                 anchor.name(),
                 date::show(anchor.not_before),
-                date::show(anchor.not_after)
+                date::show(anchor.not_after),
+                date::show(now)
             )
         });
         self.anchors.push(anchor);
@@ -283,6 +284,10 @@ impl Trust {
         let same_name = |anchor: &&Anchor| anchor.anchor.subject.as_ref() == cert.issuer;
         let issuer = name(cert.issuer);
         match self.anchors.iter().find(same_name) {
+            Some(anchor) if now < anchor.not_before => Reason::NotYetValid {
+                not_before: anchor.not_before,
+                issuer: Some(issuer),
+            },
             Some(anchor) if !anchor.in_date(now) => Reason::CaExpired {
                 issuer,
                 not_after: anchor.not_after,

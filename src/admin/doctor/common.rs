@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Daemon, Finding, fine, problem, sockets, warning};
-use crate::relay::checks::{self, Wall};
+use crate::relay::checks::{self, Barrier, Protocol};
 use crate::sys::{host, remedy};
 
 /// Less room than that is worth a warning, and then a problem; bytes.
@@ -153,28 +153,31 @@ fn has(daemon: &Daemon, port: u16) -> bool {
     seen.unwrap_or(true)
 }
 
-/// Chains of this host that refuse what no rule of theirs accepts: whether one does so for these ports they do not say.
-/// Only who may use netfilter sees them.
-pub fn firewall(protocol: &str, first: u16, last: u16, what: &str) -> Vec<Finding> {
+/// Chains of this host that refuse packets to these ports. Only who may use netfilter sees them.
+pub fn firewall(protocol: Protocol, first: u16, last: u16, what: &str) -> Vec<Finding> {
     let subject = "firewall";
-    let Some(walls) = checks::walls_to_here() else {
+    let Some(barriers) = checks::barriers(protocol, (first, last)) else {
         return Vec::new();
     };
-    if walls.is_empty() {
+    if barriers.is_empty() {
         return vec![fine(subject, format!("no nftables chain keeps {what} out"))];
     }
-    let hint = |wall: &Wall| {
-        let (table, chain) = (&wall.table, &wall.chain);
-        let opening = wall.opening(protocol, first, last);
-        warning(
-            subject,
-            format!(
-                "chain {chain} of table {table} refuses what no rule accepts; if none accepts {protocol} ports {first} to \
-                 {last}, {what} cannot get in: {opening}"
+    let told = |barrier: &Barrier| {
+        let (description, opening) = (barrier.describe(), barrier.opening());
+        match barrier.is_sure() {
+            true => problem(
+                subject,
+                format!(
+                    "{description}, {what} cannot get in: {opening}, and the same in the firewall's own files"
+                ),
             ),
-        )
+            false => warning(
+                subject,
+                format!("{description}; if none does, {what} cannot get in: {opening}"),
+            ),
+        }
     };
-    walls.iter().map(hint).collect()
+    barriers.iter().map(told).collect()
 }
 
 /// Whether something accepts connections there.
@@ -240,25 +243,30 @@ mod tests {
     #[test]
     fn chains_that_keep_media_out_come_with_the_rule_to_add() {
         in_namespace("a firewall at hook input", || {
-            let found = firewall("udp", 40000, 59999, "media");
-            assert_eq!(found[0].verdict, Verdict::Fine, "{found:?}");
+            let media = || firewall(Protocol::Udp, 40000, 59999, "media").remove(0);
+            assert_eq!(media().verdict, Verdict::Fine);
             shell("iptables -P INPUT DROP");
-            let found = firewall("udp", 40000, 59999, "media");
-            assert_eq!(found[0].verdict, Verdict::Warning);
+            let found = media();
+            assert_eq!(found.verdict, Verdict::Problem);
             let mend = "iptables -I INPUT -p udp --dport 40000:59999 -j ACCEPT";
-            assert!(found[0].text.ends_with(mend), "{found:?}");
+            assert!(found.text.contains(mend), "{found:?}");
             shell(mend);
+            assert_eq!(media().verdict, Verdict::Fine);
             shell(
                 "iptables -P INPUT ACCEPT; nft add table inet a
-                 nft add chain inet a in '{ type filter hook input priority 0; policy drop; }'",
+                 nft add chain inet a in '{ type filter hook input priority 0; policy drop; }'
+                 nft add rule inet a in ip saddr 198.51.100.7 accept",
             );
-            let found = firewall("tcp", 25060, 25060, "relays");
-            let (_, mend) = found[0].text.rsplit_once(": ").unwrap();
+            let relays = || firewall(Protocol::Tcp, 25060, 25060, "relays").remove(0);
+            let found = relays();
+            assert_eq!(found.verdict, Verdict::Warning, "some may get in");
+            let (_, mend) = found.text.rsplit_once(": ").unwrap();
             assert_eq!(
                 mend,
                 "nft insert rule inet a in tcp dport 25060-25060 accept"
             );
             shell(mend);
+            assert_eq!(relays().verdict, Verdict::Fine);
         });
     }
 

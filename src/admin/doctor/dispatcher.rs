@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use super::common::{firewall, port, reach, state_dir};
 use super::user::User;
-use super::{Daemon, Finding, fine, problem, unusable, warning};
+use super::{Daemon, Finding, access, fine, problem, process, unusable, warning};
 use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
 use crate::config::{
     self, Backend, DatabaseUri, DispatcherConfig, Loaded, ProxySocket, RadiusSection, ServerKind,
-    SocketGroup,
 };
-use crate::relay::checks;
+use crate::relay::checks::{self, Protocol};
 use crate::sys::datagram::{first_there, is_there, listens};
 use crate::sys::peer::credentials;
-use crate::sys::{host, remedy, users};
+use crate::sys::{host, remedy};
 
 /// A dispatcher that runs here, as it answers.
 pub struct Running {
@@ -27,9 +26,30 @@ pub struct Running {
     relays: Option<Vec<Relay>>,
 }
 
-pub fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Finding> {
-    let running = running(runtime_dir);
-    let daemon = running.as_ref().map(|running| &running.daemon);
+/// What there is of one.
+enum Found {
+    Running(Running),
+    /// It takes connections and does not answer.
+    Silent(Daemon, String),
+    /// It may run: its socket is not for this user.
+    Hidden,
+    Nobody,
+}
+
+impl Found {
+    fn daemon(&self) -> Option<&Daemon> {
+        match self {
+            Found::Running(running) => Some(&running.daemon),
+            Found::Silent(daemon, _) => Some(daemon),
+            Found::Hidden | Found::Nobody => None,
+        }
+    }
+}
+
+/// `is_meant` where more than a certificate beside a relay's tells that there is to be one.
+pub fn look(config_dir: &Path, runtime_dir: &Path, is_meant: bool) -> Vec<Finding> {
+    let found = find(runtime_dir);
+    let daemon = found.daemon();
     let user = User::of(daemon);
     let mut findings = vec![user.finding.clone()];
     let loaded = match user.run(|| config::load_dispatcher(config_dir)) {
@@ -50,10 +70,20 @@ pub fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Finding> {
     }
     if !config.listen.ip().is_loopback() {
         let port = config.listen.port();
-        findings.extend(firewall("tcp", port, port, "relays"));
+        findings.extend(firewall(Protocol::Tcp, port, port, "relays"));
     }
-    findings.push(runs(running.as_ref()));
-    findings.push(group(&config.socket_group));
+    findings.push(match (&found, is_meant) {
+        (Found::Nobody, false) => copied(&config.tls.certs_path),
+        _ => runs(&found, runtime_dir),
+    });
+    if let Found::Running(Running {
+        relays: Some(relays),
+        ..
+    }) = &found
+    {
+        findings.extend(relays.iter().filter_map(relay));
+    }
+    findings.push(access::look(config, runtime_dir, &user, daemon.is_some()));
     findings.push(user.run(|| proxy(config)));
     findings.extend(user.run(|| accounting(config)));
     findings
@@ -97,19 +127,27 @@ fn sockets_in(directory: &Path) -> Finding {
     }
 }
 
-fn running(runtime_dir: &Path) -> Option<Running> {
+fn find(runtime_dir: &Path) -> Found {
     let path = runtime_dir.join("management.sock");
-    let socket = UnixStream::connect(&path).ok()?;
+    let socket = match UnixStream::connect(&path) {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Found::Hidden,
+        Err(_) => return Found::Nobody,
+    };
     let pid = credentials(&socket).ok().map(|process| process.pid);
+    drop(socket);
     let transport = Transport::Unix(path);
     let timeout = Duration::from_secs(10);
     let target = Target { transport, timeout };
-    let version = Client::connect(&target).ok()?.ask("version").ok()?;
-    let summary = Client::connect(&target).and_then(|mut client| client.ask("summary"));
-    Some(Running {
+    let ask = |command| Client::connect(&target).and_then(|mut client| client.ask(command));
+    let version = match ask("version") {
+        Ok(version) => version,
+        Err(why) => return Found::Silent(daemon(pid), why.to_string()),
+    };
+    Found::Running(Running {
         daemon: daemon(pid),
         version: version.first().cloned().unwrap_or_default(),
-        relays: summary.and_then(|lines| read(&lines)).ok(),
+        relays: ask("summary").and_then(|lines| read(&lines)).ok(),
     })
 }
 
@@ -121,24 +159,43 @@ fn daemon(pid: Option<i32>) -> Daemon {
     }
 }
 
-fn runs(running: Option<&Running>) -> Finding {
+fn runs(found: &Found, runtime_dir: &Path) -> Finding {
     let subject = "daemon";
-    let Some(Running {
+    let Running {
         version, relays, ..
-    }) = running
-    else {
-        return warning(
-            subject,
-            "media-dispatcher does not run here, or its socket is not for this user: systemctl start \
-             mediaproxy-dispatcher",
-        );
+    } = match found {
+        Found::Running(running) => running,
+        Found::Silent(Daemon { pid, .. }, why) => {
+            let (process, mend) = match pid {
+                Some(pid) if process::is_stopped(*pid) => (
+                    format!("media-dispatcher, process {pid}, is stopped"),
+                    format!("kill -CONT {pid}, or "),
+                ),
+                Some(pid) => (
+                    format!("media-dispatcher, process {pid}, does not answer"),
+                    String::new(),
+                ),
+                None => ("media-dispatcher does not answer".to_owned(), String::new()),
+            };
+            return problem(
+                subject,
+                format!(
+                    "{process} ({why}), calls have no relay: {mend}systemctl restart mediaproxy-dispatcher"
+                ),
+            );
+        }
+        Found::Hidden => {
+            let text = "whether media-dispatcher runs cannot be seen by this user: sudo media-admin doctor";
+            return warning(subject, text);
+        }
+        Found::Nobody => return absent(runtime_dir),
     };
     let able = |relay: &&Relay| relay.status == "active" && !relay.drained;
     match relays
         .as_ref()
         .map(|relays| relays.iter().filter(able).count())
     {
-        None => warning(
+        None => problem(
             subject,
             format!(
                 "media-dispatcher {version} runs and does not tell of its relays: journalctl -u mediaproxy-dispatcher"
@@ -161,28 +218,62 @@ fn runs(running: Option<&Running>) -> Finding {
     }
 }
 
-/// The SIP proxy must be let into the socket.
-fn group(wanted: &SocketGroup) -> Finding {
-    let subject = "socket_group";
-    let is_there = |name: &str| matches!(users::group_by_name(name), Ok(Some(_)));
-    match wanted {
-        SocketGroup::Named(name) if is_there(name) => fine(subject, name.clone()),
-        SocketGroup::Named(name) => problem(
+/// No dispatcher has a socket there.
+fn absent(runtime_dir: &Path) -> Finding {
+    let others = process::named("media-dispatcher");
+    let other = others.first().map(|pid| {
+        let directory = runtime_dir.display();
+        format!(" (process {pid} is one without a socket in {directory}: for that --runtime-dir)")
+    });
+    let other = other.unwrap_or_default();
+    problem(
+        "daemon",
+        format!(
+            "media-dispatcher does not run here{other}, calls have no relay: systemctl start mediaproxy-dispatcher; where it \
+             has ended, journalctl -u mediaproxy-dispatcher says why"
+        ),
+    )
+}
+
+/// A relay's host that has the dispatcher's certificate, too.
+fn copied(certificates: &Path) -> Finding {
+    warning(
+        "daemon",
+        format!(
+            "media-dispatcher does not run here: where it should, systemctl start mediaproxy-dispatcher; where {}/dispatcher.crt \
+             and .key only came with the relay's, remove them",
+            certificates.display()
+        ),
+    )
+}
+
+/// What is wrong with one of its relays.
+fn relay(relay: &Relay) -> Option<Finding> {
+    let subject = "relay";
+    let name = relay.label();
+    let host = "on its host media-admin doctor tells more";
+    match relay.streams_left {
+        _ if relay.is_bad() && relay.away => Some(problem(
             subject,
             format!(
-                "there is no group {name}, media-dispatcher will not start: groupadd {name}, or set socket_group"
+                "{name} is not connected, and has calls: {host}; systemctl start mediaproxy-relay there"
             ),
-        ),
-        SocketGroup::Auto => match SocketGroup::USUAL.into_iter().find(|name| is_there(name)) {
-            Some(name) => fine(subject, format!("{name} (auto)")),
-            None => warning(
-                subject,
-                format!(
-                    "there is no group of {}: a SIP proxy that is not root cannot connect; set socket_group to its group",
-                    SocketGroup::USUAL.join(", ")
-                ),
+        )),
+        _ if relay.is_bad() => Some(problem(
+            subject,
+            format!(
+                "{name} is connected and does not answer: {host}; systemctl restart mediaproxy-relay there"
             ),
-        },
+        )),
+        Some(0) => Some(problem(
+            subject,
+            format!(
+                "{name} has no room left, all of {} streams that fit are in use and it refuses calls: set [Relay] port_range \
+                 to a wider one there, or add a relay",
+                relay.streams_fit
+            ),
+        )),
+        _ => None,
     }
 }
 
@@ -355,30 +446,68 @@ mod tests {
     use super::*;
     use crate::relay::checks::Verdict;
 
+    fn with(relays: &[Relay]) -> Found {
+        Found::Running(Running {
+            daemon: daemon(None),
+            version: "1".to_owned(),
+            relays: Some(relays.to_vec()),
+        })
+    }
+
+    fn one(status: &str) -> Relay {
+        Relay {
+            status: status.to_owned(),
+            ..Relay::default()
+        }
+    }
+
     #[test]
     fn a_dispatcher_without_relays_is_a_problem() {
-        let with = |relays: &[(&str, bool)]| {
-            let relay = |(status, drained): &(&str, bool)| Relay {
-                status: (*status).to_owned(),
-                drained: *drained,
-                ..Relay::default()
-            };
-            let relays = Some(relays.iter().map(relay).collect());
-            let version = "1".to_owned();
-            runs(Some(&Running {
-                daemon: daemon(None),
-                version,
-                relays,
-            }))
-            .verdict
+        let verdict = |relays: &[Relay]| runs(&with(relays), Path::new("/run")).verdict;
+        let drained = Relay {
+            drained: true,
+            ..one("active")
         };
-        assert_eq!(with(&[("active", false), ("error", false)]), Verdict::Fine);
+        assert_eq!(verdict(&[one("active"), one("error")]), Verdict::Fine);
+        assert_eq!(verdict(&[drained, one("halting")]), Verdict::Problem);
+        assert_eq!(verdict(&[]), Verdict::Problem);
+        let silent = Found::Silent(daemon(Some(i32::MAX)), "no answer in 10 s".to_owned());
+        let silent = runs(&silent, Path::new("/run"));
+        assert_eq!(silent.verdict, Verdict::Problem);
+        assert!(silent.text.contains("does not answer"), "{silent:?}");
         assert_eq!(
-            with(&[("active", true), ("halting", false)]),
+            runs(&Found::Hidden, Path::new("/run")).verdict,
+            Verdict::Warning
+        );
+        assert_eq!(
+            runs(&Found::Nobody, Path::new("/run")).verdict,
             Verdict::Problem
         );
-        assert_eq!(with(&[]), Verdict::Problem);
-        assert_eq!(runs(None).verdict, Verdict::Warning);
+    }
+
+    #[test]
+    fn a_relay_that_takes_no_calls_is_a_problem() {
+        let text = |relay: &Relay| super::relay(relay).map(|found| found.text);
+        assert_eq!(text(&one("active")), None);
+        let full = Relay {
+            streams_left: Some(0),
+            streams_fit: 50,
+            ..one("active")
+        };
+        assert!(text(&full).unwrap().contains("all of 50 streams"));
+        assert!(text(&one("error")).unwrap().contains("does not answer"));
+        let away = Relay {
+            away: true,
+            session_count: 2,
+            ..one("error")
+        };
+        assert!(text(&away).unwrap().contains("is not connected"));
+        let expected = Relay {
+            session_count: 0,
+            drained: true,
+            ..away
+        };
+        assert_eq!(text(&expected), None);
     }
 
     #[test]

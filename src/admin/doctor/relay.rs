@@ -1,21 +1,36 @@
-//! What a relay needs beyond `media-relay --check`: that dispatchers accept its certificate, a place for its state.
+//! What a relay needs beyond `media-relay --check`: that it runs, does something and has ports left, that dispatchers
+//! accept its certificate, a place for its state.
 
-use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use super::common::{CONNECT_LIMIT, firewall, port, state_dir};
+use super::links::{self, Link};
 use super::user::User;
-use super::{Daemon, Finding, fine, problem, sockets, unusable, warning};
+use super::{Daemon, Finding, fine, problem, process, sockets, unusable, warning};
 use crate::config::{self, Loaded, RelayConfig};
-use crate::relay::checks::{self, Verdict};
+use crate::relay::checks::{self, Protocol, Streams, Verdict};
 use crate::relay::discovery::{Directory, System};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
 
 /// The program, as a process's name has it, too.
 const NAME: &str = "media-relay";
+
+/// Of the streams that fit, fewer left than one in so many are worth a warning.
+const FEW: u64 = 10;
+
+/// How long a relay that runs may be without a link to a dispatcher that would have it, beside its own pause, as far as
+/// that is short.
+const LINK_LIMIT: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(100);
+
+/// For so long it may leave unread what a dispatcher says.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// What to do where only the other side knows why.
 const LOG: &str = "journalctl -u mediaproxy-dispatcher there says why";
@@ -65,20 +80,67 @@ fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &User) -> Vec<Fi
             _ => as_found(found),
         });
     }
+    all_unreachable(&mut findings);
     let (first, end) = (config.port_range.start, config.port_range.end);
     let last = u16::try_from(end.saturating_sub(1)).unwrap_or(u16::MAX);
-    findings.extend(firewall("udp", first, last, "media"));
+    // What comes from this host itself no firewall looks at.
+    if !config.relay_ip.is_some_and(|ip| ip.is_loopback()) {
+        findings.extend(firewall(Protocol::Udp, first, last, "media"));
+    }
     findings.push(runs(first, holder));
     let daemon = match holder {
         Holder::Relay(daemon) => Some(daemon),
         _ => None,
     };
+    findings.extend(daemon.and_then(|daemon| room(config, daemon)));
     let metrics = config.listen_metrics;
     findings.extend(metrics.map(|address| port("listen_metrics", address, daemon)));
     let spool = format!("relay-{first}");
     findings.extend(user.run(|| state_dir(&config.state_dir, &[&spool])));
-    findings.extend(handshakes(config, &links(config)));
+    let dispatchers = dispatchers(config);
+    findings.extend(handshakes(config, &dispatchers, daemon));
     findings
+}
+
+/// Where not one dispatcher can be reached, no call is.
+fn all_unreachable(findings: &mut [Finding]) {
+    let is_of_one = |finding: &&mut Finding| finding.subject == "dispatcher";
+    let is_reached = |finding: &Finding| finding.verdict == Verdict::Fine;
+    if findings
+        .iter()
+        .any(|one| one.subject == "dispatcher" && is_reached(one))
+    {
+        return;
+    }
+    for finding in findings.iter_mut().filter(is_of_one) {
+        finding.verdict = Verdict::Problem;
+    }
+}
+
+/// How much still fits into the relay that runs.
+fn room(config: &RelayConfig, daemon: &Daemon) -> Option<Finding> {
+    let own = daemon.pid.and_then(sockets::of);
+    let files = daemon.pid.and_then(process::open_files);
+    let streams = checks::streams(config, own.as_ref(), files)?;
+    let Streams { left, all } = streams;
+    let range = &config.port_range;
+    let more = format!(
+        "set a wider [Relay] port_range than {}:{} (and LimitNOFILE where open files are few) and systemctl restart \
+         mediaproxy-relay when it has no calls, or add a relay",
+        range.start, range.end
+    );
+    let subject = "streams";
+    Some(match left {
+        0 => problem(
+            subject,
+            format!("none of {all} streams that fit is left, calls are refused: {more}"),
+        ),
+        left if left < all / FEW => warning(
+            subject,
+            format!("{left} of {all} streams that fit are left: {more}"),
+        ),
+        left => fine(subject, format!("{left} of {all} that fit are left")),
+    })
 }
 
 fn holder(first_port: u16) -> Holder {
@@ -125,13 +187,20 @@ fn ports(config: &RelayConfig, holder: &Holder) -> Option<Finding> {
 fn runs(first_port: u16, holder: &Holder) -> Finding {
     let subject = "daemon";
     match holder {
+        Holder::Relay(Daemon { pid: Some(pid), .. }) if process::is_stopped(*pid) => problem(
+            subject,
+            format!(
+                "media-relay, process {pid}, is stopped and relays nothing: kill -CONT {pid}, or systemctl restart \
+                 mediaproxy-relay"
+            ),
+        ),
         Holder::Relay(Daemon { pid: Some(pid), .. }) => {
             fine(subject, format!("media-relay runs, process {pid}"))
         }
         Holder::Relay(_) => fine(subject, "media-relay runs"),
         Holder::Nobody(others) if !others.is_empty() => {
             let others: Vec<String> = others.iter().map(u16::to_string).collect();
-            warning(
+            problem(
                 subject,
                 format!(
                     "no media-relay has ports from {first_port} on; one runs with those from {} on: where it has read another \
@@ -140,7 +209,7 @@ fn runs(first_port: u16, holder: &Holder) -> Finding {
                 ),
             )
         }
-        Holder::Nobody(_) | Holder::Stranger(..) => warning(
+        Holder::Nobody(_) | Holder::Stranger(..) => problem(
             subject,
             "media-relay does not run here: systemctl start mediaproxy-relay; where it has ended, journalctl -u \
              mediaproxy-relay says why",
@@ -148,65 +217,96 @@ fn runs(first_port: u16, holder: &Holder) -> Finding {
     }
 }
 
-/// The dispatchers' addresses, and whether this host has a link there.
-fn links(config: &RelayConfig) -> Vec<(SocketAddr, bool)> {
-    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
-    // As the relay finds them. One that is not known has been named already.
+/// The dispatchers' addresses as the relay finds them. One that is not known has been named already.
+fn dispatchers(config: &RelayConfig) -> Vec<SocketAddr> {
     let mut directory = Directory::new(&config.dispatchers);
     directory.refresh(&mut System);
-    let addresses = directory.dispatchers().into_keys();
-    let is_up = |address: SocketAddr| (address, has_link(&table, address));
-    addresses.map(is_up).collect()
-}
-
-/// Whether a table of /proc/net/tcp (proc_pid_net(5)) has an established connection to there.
-fn has_link(table: &str, to: SocketAddr) -> bool {
-    let IpAddr::V4(ip) = to.ip() else {
-        return false;
-    };
-    let wanted = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), to.port());
-    table.lines().skip(1).any(|line| {
-        let mut words = line.split_whitespace().skip(2);
-        (words.next(), words.next()) == (Some(wanted.as_str()), Some("01"))
-    })
+    directory.dispatchers().into_keys().collect()
 }
 
 /// Whether each dispatcher that can be reached accepts our certificate, and we its. Nothing is said to it. Where the
 /// relay itself has a link they do, and to older dispatchers a second one would replace it.
-fn handshakes(config: &RelayConfig, links: &[(SocketAddr, bool)]) -> Vec<Finding> {
-    let Ok((context, _)) = Context::load(&config.tls.certs_path, "relay") else {
-        // Said already.
-        return Vec::new();
-    };
-    let look = |(address, is_up): &(SocketAddr, bool)| {
-        if *is_up {
-            return Some(fine(
-                "TLS",
-                format!("{address}: the relay has a link there"),
-            ));
+fn handshakes(
+    config: &RelayConfig,
+    dispatchers: &[SocketAddr],
+    daemon: Option<&Daemon>,
+) -> Vec<Finding> {
+    let context = Context::load(&config.tls.certs_path, "relay");
+    let look = |address: &SocketAddr| {
+        if let Some(link) = links::to(*address) {
+            return Some(linked(*address, link));
         }
-        // One that cannot be reached has been named already.
+        // What is wrong with the files has been said already, and so has who cannot be reached.
+        let (context, _) = context.as_ref().ok()?;
         let socket = TcpStream::connect_timeout(address, CONNECT_LIMIT).ok()?;
-        Some(match handshake(socket, &context, config) {
-            Ok(()) => fine("TLS", format!("{address}: both certificates are accepted")),
-            Err((verdict, why)) => Finding::new(verdict, "TLS", format!("{address}: {why}")),
+        Some(match handshake(socket, context, config) {
+            Ok(()) => accepted(*address, daemon, config.reconnect_delay),
+            Err(why) => problem("TLS", format!("{address}: {why}")),
         })
     };
-    links.iter().filter_map(look).collect()
+    dispatchers.iter().filter_map(look).collect()
 }
 
-fn handshake(
-    socket: TcpStream,
-    context: &Context,
-    config: &RelayConfig,
-) -> Result<(), (Verdict, String)> {
-    let bad = |why: String| (Verdict::Problem, why);
+/// A link that stands; what comes over it should be read.
+fn linked(address: SocketAddr, mut link: Link) -> Finding {
+    let mut waited = Duration::ZERO;
+    while link.unread > 0 && waited < READ_LIMIT {
+        thread::sleep(STEP);
+        waited += STEP;
+        match links::to(address) {
+            Some(now) if now.inode == link.inode => link = now,
+            _ => link.unread = 0,
+        }
+    }
+    match link.unread {
+        0 => fine("TLS", format!("{address}: the relay has a link there")),
+        bytes => problem(
+            "TLS",
+            format!(
+                "{address}: the relay has a link there and does not read what comes over it ({bytes} bytes wait), as if it \
+                 hangs or has no processor time: systemctl restart mediaproxy-relay"
+            ),
+        ),
+    }
+}
+
+/// It would have the relay; one that runs should have a link soon.
+fn accepted(address: SocketAddr, daemon: Option<&Daemon>, pause: Duration) -> Finding {
+    let Some(Daemon { name, pid, .. }) = daemon else {
+        return fine("TLS", format!("{address}: both certificates are accepted"));
+    };
+    let limit = if pid.is_some_and(process::is_stopped) {
+        Duration::ZERO
+    } else {
+        pause.min(LONGEST_PAUSE) + LINK_LIMIT
+    };
+    let mut waited = Duration::ZERO;
+    loop {
+        if links::to(address).is_some() {
+            return fine("TLS", format!("{address}: the relay has a link there"));
+        }
+        if waited >= limit {
+            break;
+        }
+        thread::sleep(STEP);
+        waited += STEP;
+    }
+    problem(
+        "TLS",
+        format!(
+            "{address}: both certificates are accepted, and the {name} that runs here has no link there: journalctl -u \
+             mediaproxy-relay says why; where it does not, systemctl restart mediaproxy-relay"
+        ),
+    )
+}
+
+fn handshake(socket: TcpStream, context: &Context, config: &RelayConfig) -> Result<(), String> {
     let shaken = tls::connect(socket, context, config.passport.as_ref(), CONNECT_LIMIT);
     let (mut reader, _writer, _) = shaken.map_err(|error| {
-        bad(format!(
+        format!(
             "{error}: is it a dispatcher, are both certificates of one CA, both clocks right, and does [Relay] passport \
              fit? {LOG}"
-        ))
+        )
     })?;
     // In TLS 1.3 only this shows whether it accepts us; a dispatcher speaks first.
     let read = reader
@@ -214,16 +314,15 @@ fn handshake(
         .and_then(|()| reader.read(&mut [0; 64]));
     match read {
         Ok(1..) => Ok(()),
-        Ok(0) => Err(bad(format!(
+        Ok(0) => Err(format!(
             "it closes the connection: its [Dispatcher] passport does not fit our certificate, or too many relays are \
              connected: {LOG}"
-        ))),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(bad(format!(
+        )),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
             "it does not accept our certificate ({error}): {LOG}"
-        ))),
-        Err(error) => Err((
-            Verdict::Warning,
-            format!("it accepts the connection and says nothing ({error}): {LOG}"),
+        )),
+        Err(error) => Err(format!(
+            "it accepts the connection and says nothing ({error}): {LOG}"
         )),
     }
 }
@@ -233,13 +332,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_are_seen_in_the_kernels_table() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let table = || fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-        assert!(!has_link(&table(), address), "it only listens");
-        let _link = TcpStream::connect(address).unwrap();
-        assert!(has_link(&table(), address));
-        assert!(!has_link("junk\n\n 0: x", address));
+    fn one_dispatcher_that_is_reached_is_enough_for_calls() {
+        let verdicts = |reached: &[Finding]| {
+            let mut findings = reached.to_vec();
+            all_unreachable(&mut findings);
+            findings.iter().map(|one| one.verdict).collect::<Vec<_>>()
+        };
+        let gone = || warning("dispatcher", "cannot be reached");
+        let other = || warning("clock", "wrong");
+        assert_eq!(
+            verdicts(&[fine("dispatcher", "accepts"), gone()]),
+            [Verdict::Fine, Verdict::Warning]
+        );
+        assert_eq!(
+            verdicts(&[gone(), other(), gone()]),
+            [Verdict::Problem, Verdict::Warning, Verdict::Problem]
+        );
     }
 }

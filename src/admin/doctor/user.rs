@@ -11,6 +11,8 @@ const USUAL: &str = "mediaproxy";
 pub struct User {
     /// None where it is the one who asks.
     identity: Option<Identity>,
+    /// What commands call it.
+    pub name: String,
     /// Who it is.
     pub finding: Finding,
 }
@@ -49,7 +51,7 @@ impl User {
                 identity,
                 format!("{USUAL}, with whose rights files are looked at"),
             ),
-            Ok(None) => User::who_asks(warning(
+            Ok(None) => User::root_instead(warning(
                 "user",
                 format!(
                     "there is no user {USUAL}, as whom the units and init scripts run; files are looked at as root: \
@@ -57,7 +59,7 @@ impl User {
                      systemd-sysusers"
                 ),
             )),
-            Err(error) => User::who_asks(warning(
+            Err(error) => User::root_instead(warning(
                 "user",
                 format!(
                     "{USUAL} cannot be looked up ({error}); files are looked at as root: getent passwd {USUAL}"
@@ -69,24 +71,52 @@ impl User {
     fn who_asks(finding: Finding) -> User {
         User {
             identity: None,
+            name: shown(users::own_number()),
             finding,
         }
     }
 
+    /// Root looks in the place of a user that there is not.
+    fn root_instead(finding: Finding) -> User {
+        User {
+            name: USUAL.to_owned(),
+            ..User::who_asks(finding)
+        }
+    }
+
     fn other(identity: Identity, text: String) -> User {
+        let name = shown(identity.uid);
         match identity.run(|| ()) {
             Ok(()) => User {
                 finding: fine("user", text),
+                name,
                 identity: Some(identity),
             },
-            Err(error) => User::who_asks(warning(
-                "user",
-                format!(
-                    "{text}; that is not allowed here ({error}), they are looked at as root: sudo media-admin doctor, \
+            Err(error) => User {
+                name,
+                ..User::who_asks(warning(
+                    "user",
+                    format!(
+                        "{text}; that is not allowed here ({error}), they are looked at as root: sudo media-admin doctor, \
                      outside of a container"
-                ),
-            )),
+                    ),
+                ))
+            },
         }
+    }
+
+    /// Whether it may give its files to a group now.
+    pub fn may_give(&self, gid: u32) -> bool {
+        let own = || Identity::of_process(std::process::id().cast_signed());
+        let identity = self.identity.clone().or_else(own);
+        identity.is_none_or(|one| one.uid == 0 || one.gid == gid || one.groups.contains(&gid))
+    }
+
+    /// Whether it would be in a group after its next start.
+    pub fn would_be_in(&self, gid: u32) -> bool {
+        let account = users::user_by_name(&self.name).ok().flatten();
+        let groups = account.and_then(|account| users::groups_of(&account).ok());
+        groups.is_some_and(|groups| groups.contains(&gid))
     }
 
     /// Looks at something with this user's rights.

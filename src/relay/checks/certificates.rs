@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Finding, Need, Verdict};
-use crate::tls::{Context, Validity};
+use crate::tls::{Context, Paths, Validity, advice};
 
 const SUBJECT: &str = "certificates";
 
@@ -17,7 +17,8 @@ fn finding(verdict: Verdict, text: String) -> Finding {
 
 /// The files of `role` (`relay` or `dispatcher`) in a directory, with the rights of the calling thread.
 pub fn certificates(directory: &Path, role: &str) -> Vec<Finding> {
-    let (context, warnings) = match Context::load(directory, role) {
+    let paths = Paths::new(directory, role);
+    let (context, warnings) = match Context::read(&paths) {
         Ok(loaded) => loaded,
         Err(error) => return vec![finding(Verdict::Problem, error.explain(directory, role))],
     };
@@ -25,22 +26,24 @@ pub fn certificates(directory: &Path, role: &str) -> Vec<Finding> {
     let mut findings: Vec<Finding> = warnings
         .map(|text| finding(Verdict::Warning, text))
         .collect();
-    let validity = context.own_validity();
-    findings.extend(validity.map(|validity| own(directory, role, &validity)));
+    findings.extend(match context.own_certificate_warning(&paths) {
+        // Who refuses it is everybody.
+        Some(text) => Some(finding(Verdict::Problem, text)),
+        None => context.own_validity().map(|validity| {
+            let renew = advice::renew(directory, role, &context.own_name(role));
+            own(directory, role, &validity, &renew)
+        }),
+    });
     let lists = context.lists_due().into_iter();
     findings.extend(lists.filter_map(|(issuer, due, whole)| list(directory, &issuer, &due, whole)));
     findings
 }
 
-fn own(directory: &Path, role: &str, Validity { seconds_left, end }: &Validity) -> Finding {
-    let directory = directory.display();
-    let file = format!("{directory}/{role}.crt");
-    let renew = format!("mediaproxy-make-certs {directory} renew {role}, or ask who runs your CA");
+/// A certificate that is valid now.
+fn own(directory: &Path, role: &str, validity: &Validity, renew: &str) -> Finding {
+    let Validity { seconds_left, end } = validity;
+    let file = format!("{}/{role}.crt", directory.display());
     match *seconds_left {
-        left if left < 0 => finding(
-            Verdict::Problem,
-            format!("{file} ended on {end}, nobody accepts it: {renew}"),
-        ),
         left if left < SOON => finding(
             Verdict::Warning,
             format!("{file} ends on {end}; before that: {renew}"),
@@ -53,14 +56,13 @@ fn own(directory: &Path, role: &str, Validity { seconds_left, end }: &Validity) 
 /// week, one that has ten days left never was: a quarter of its time is soon, too.
 fn list(directory: &Path, issuer: &str, due: &Validity, whole: Duration) -> Option<Finding> {
     let whole = i64::try_from(whole.as_secs()).unwrap_or(i64::MAX);
-    let (directory, end) = (directory.display(), &due.end);
+    let (renew, directory, end) = (advice::list(directory), directory.display(), &due.end);
     match due.seconds_left {
         left if left < 0 => None,
         left if left < SOON.min(whole / 4) => Some(finding(
             Verdict::Warning,
             format!(
-                "{directory}/crl.pem: the list of \"{issuer}\" is to be renewed by {end}; before that: \
-                 mediaproxy-make-certs {directory} crl, or ask who runs your CA"
+                "{directory}/crl.pem: the list of \"{issuer}\" is to be renewed by {end}; before that: {renew}"
             ),
         )),
         _ => Some(finding(
@@ -81,12 +83,11 @@ mod tests {
 
     #[test]
     fn certificates_end() {
-        let judged = |seconds_left| own(Path::new("tls"), "relay", &validity(seconds_left));
+        let judged = |left| own(Path::new("tls"), "relay", &validity(left), "renew it");
         assert_eq!(judged(SOON).verdict, Verdict::Fine);
-        assert_eq!(judged(SOON - 1).verdict, Verdict::Warning);
-        let over = judged(-1);
-        assert_eq!(over.verdict, Verdict::Problem);
-        assert!(over.text.contains("ended on 2026-11-23") && over.text.contains("renew relay"));
+        let soon = judged(SOON - 1);
+        assert_eq!(soon.verdict, Verdict::Warning);
+        assert!(soon.text.contains("ends on 2026-11-23") && soon.text.ends_with("renew it"));
     }
 
     #[test]
@@ -102,7 +103,7 @@ mod tests {
         assert_eq!(verdict(24 * 3600, 7), Some(Verdict::Warning));
         let (verdict, text) = judged(SOON - 1, 365).unwrap();
         assert_eq!(verdict, Verdict::Warning);
-        assert!(text.contains("mediaproxy-make-certs tls crl"), "{text}");
+        assert!(text.contains("mediaproxy-make-certs CA-DIR crl"), "{text}");
         assert_eq!(judged(-1, 365), None);
     }
 }

@@ -156,30 +156,26 @@ fn routed(table: &str) -> Vec<String> {
 pub fn walls() -> Walls {
     let legacy = fs::read_to_string(format!("{PROC_NET}/ip_tables_names")).unwrap_or_default();
     Walls {
-        chains: Netfilter::open()
-            .and_then(|netfilter| read_walls(netfilter, Hook::Forward))
-            .ok(),
+        chains: Netfilter::open().and_then(read_walls).ok(),
         has_legacy: legacy.lines().any(|table| table == "filter"),
     }
 }
 
-/// The same at hook input, for packets to this host itself; none where they cannot be read.
-pub fn walls_to_here() -> Option<Vec<Wall>> {
-    let netfilter = Netfilter::open();
-    netfilter
-        .and_then(|netfilter| read_walls(netfilter, Hook::Input))
-        .ok()
-}
-
-fn read_walls(mut netfilter: Netfilter, hook: Hook) -> io::Result<Vec<Wall>> {
+/// The chains that these hooks call.
+pub fn base_chains(netfilter: &mut Netfilter, hooks: &[Hook]) -> io::Result<Vec<BaseChain>> {
     let mut found = Vec::new();
     netfilter.list(chains::dump_chains, |message| {
         let chain = chains::parse_chain(message)?;
-        found.extend(chain.filter(|chain| chain.hook == hook as u32));
+        let is_called = |chain: &BaseChain| hooks.iter().any(|hook| chain.hook == *hook as u32);
+        found.extend(chain.filter(is_called));
         Ok(())
     })?;
+    Ok(found)
+}
+
+fn read_walls(mut netfilter: Netfilter) -> io::Result<Vec<Wall>> {
     let mut walls = Vec::new();
-    for chain in found {
+    for chain in base_chains(&mut netfilter, &[Hook::Forward])? {
         let mut view = View::default();
         netfilter.list(
             |builder, number| chains::dump_rules(builder, number, chain.family),
@@ -228,19 +224,6 @@ impl Wall {
         }
         format!(
             "nft insert rule {} {} {} ct mark and {mask:#x} == {mark:#x} accept",
-            self.family.name(),
-            self.table,
-            self.chain
-        )
-    }
-
-    /// The command that lets packets to a port or ports of this host pass; `protocol` is udp or tcp.
-    pub fn opening(&self, protocol: &str, first: u16, last: u16) -> String {
-        if self.family == Family::Ip && self.table == "filter" && self.chain == "INPUT" {
-            return format!("iptables -I INPUT -p {protocol} --dport {first}:{last} -j ACCEPT");
-        }
-        format!(
-            "nft insert rule {} {} {} {protocol} dport {first}-{last} accept",
             self.family.name(),
             self.table,
             self.chain

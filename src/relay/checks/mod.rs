@@ -5,9 +5,10 @@
 //!  prepare        what the relay changes on the host when it starts, then the findings
 //!  main           all of `media-relay --check`: a table                                   table
 //!  kernel         judges the host for the kernel path          host, probe, sysctl look
-//!  service        ports, files, dispatchers                    certificates
+//!  service        ports, files, dispatchers                    certificates, told
 //! ```
 
+mod barrier;
 mod certificates;
 mod host;
 mod kernel;
@@ -17,18 +18,21 @@ mod sysctl;
 mod table;
 #[cfg(test)]
 pub mod testing;
+mod told;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
+pub use self::barrier::{Barrier, Protocol, barriers};
 pub use self::certificates::certificates;
 pub(super) use self::host::{IP_FORWARD, Interface, Walls, interfaces, walls};
-pub use self::host::{Wall, walls_to_here};
 pub(super) use self::kernel::set;
+pub use self::service::Streams;
 pub(super) use self::sysctl::{number, of_interface};
 use self::table::Table;
+pub(super) use self::told::{out_of_reach, told};
 use crate::cli::Options;
 use crate::config::{self, Forwarding, Loaded, RelayConfig};
 
@@ -185,6 +189,9 @@ pub fn files(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
 pub fn host(config: &RelayConfig) -> Vec<Finding> {
     let (address, wanted) = wanted(config);
     let mut findings = vec![address];
+    let (reached, addresses) = service::dispatchers(&config.dispatchers);
+    let relay_ip = wanted.map(|wanted| wanted.relay_ip);
+    findings.extend(relay_ip.and_then(|ip| told::judge(config, ip, addresses.into_iter())));
     if let Some(wanted) = wanted {
         findings.extend(service::ports(&wanted));
         findings.extend(match config.forwarding {
@@ -192,7 +199,7 @@ pub fn host(config: &RelayConfig) -> Vec<Finding> {
             _ => kernel::judge(&host::look(&wanted), &wanted),
         });
     }
-    findings.extend(service::dispatchers(&config.dispatchers));
+    findings.extend(reached);
     findings
 }
 
@@ -216,6 +223,16 @@ pub fn ports_beside(
 ) -> Option<Finding> {
     let wanted = wanted(config).1?;
     service::ports_beside(&wanted, own)
+}
+
+/// How many streams fit into a relay that runs; `own` and `files` as of [`service::streams`].
+pub fn streams(
+    config: &RelayConfig,
+    own: Option<&HashSet<u64>>,
+    files: Option<u64>,
+) -> Option<Streams> {
+    let wanted = wanted(config).1?;
+    Some(service::streams(&wanted, own, files))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::sysctl;
 use super::{Finding, Need, Verdict, Wanted};
 use crate::config::{DispatcherEntry, Host, Loaded, RelayConfig};
 use crate::relay::discovery::{self, System};
-use crate::relay::machine::FILES_PER_PAIR;
+use crate::relay::machine::{FILES_PER_PAIR, PAIRS_PER_STREAM};
 use crate::relay::{OTHER_FILES, Settings, relay_ip};
 use crate::sys::{clock, interfaces, limits, range_lock};
 
@@ -113,6 +113,41 @@ pub fn ports_beside(
     (finding.verdict != Verdict::Fine).then_some(finding)
 }
 
+/// How many streams fit into a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// Beside those that it has.
+    pub left: u64,
+    pub all: u64,
+}
+
+/// Those of a relay that runs. `own` are the inodes of its sockets, where they can be seen; else all that is bound in
+/// the range counts as its own. `files` is how many it may have open.
+pub fn streams(wanted: &Wanted, own: Option<&HashSet<u64>>, files: Option<u64>) -> Streams {
+    // With several interfaces it has bound more addresses than one.
+    let everywhere = everywhere();
+    let near = bound_udp_ports(wanted.relay_ip);
+    let is_own = |inode: &u64| own.is_none_or(|own| own.contains(inode));
+    let used = everywhere.iter().filter(|(inode, _)| is_own(inode));
+    let pairs = |ports: BTreeSet<u16>| -> BTreeSet<u16> {
+        let range = wanted.port_range.0..=wanted.last_port();
+        let in_range = ports.into_iter().filter(|port| range.contains(port));
+        in_range.map(|port| port & !1).collect()
+    };
+    let used = pairs(used.map(|(_, port)| *port).collect());
+    let taken = pairs(near.into_values().collect());
+    let all = u64::from(wanted.ports()) / FILES_PER_PAIR;
+    let most = files.map_or(all, |files| {
+        all.min(files.saturating_sub(OTHER_FILES) / FILES_PER_PAIR)
+    });
+    let free = all.saturating_sub(used.union(&taken).count() as u64);
+    let left = free.min(most.saturating_sub(used.len() as u64));
+    Streams {
+        left: left / PAIRS_PER_STREAM as u64,
+        all: most / PAIRS_PER_STREAM as u64,
+    }
+}
+
 /// What of the range other programs have bound.
 fn others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
     let (first, last) = (wanted.port_range.0, wanted.last_port());
@@ -121,6 +156,13 @@ fn others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
     let some = some.join(", ");
     match taken.len() {
         0 => fine("ports", format!("{first} to {last} are free")),
+        _ if !has_stream(wanted, &taken) => problem(
+            "ports",
+            format!(
+                "other programs have ports of {first} to {last}, {some} among them, and no stream fits between them: \
+                 every call is refused: ss -lunp shows whose they are; set [Relay] port_range"
+            ),
+        ),
         count => warning(
             "ports",
             format!(
@@ -132,24 +174,41 @@ fn others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
     }
 }
 
+/// Whether there are free pairs for one stream at least.
+fn has_stream(wanted: &Wanted, taken: &BTreeSet<u16>) -> bool {
+    let pairs = (wanted.port_range.0..=wanted.last_port()).step_by(2);
+    let free = pairs.filter(|port| !taken.contains(port) && !taken.contains(&(port | 1)));
+    free.take(PAIRS_PER_STREAM).count() == PAIRS_PER_STREAM
+}
+
 /// The UDP ports that cannot be bound on an address, by their sockets' inodes (proc_pid_net(5)).
 fn bound_udp_ports(address: Ipv4Addr) -> HashMap<u64, u16> {
     let table = |name| fs::read_to_string(format!("{PROC_NET}/{name}")).unwrap_or_default();
     let own = u32::from_ne_bytes(address.octets());
-    let mut ports = parse_udp(&table("udp"), &[format!("{own:08X}"), "0".repeat(8)]);
-    ports.extend(parse_udp(&table("udp6"), &["0".repeat(32)]));
+    let here = [format!("{own:08X}"), "0".repeat(8)];
+    let mut ports = parse_udp(&table("udp"), |address| {
+        here.iter().any(|one| one == address)
+    });
+    ports.extend(parse_udp(&table("udp6"), |address| {
+        address == "0".repeat(32)
+    }));
     ports
 }
 
-/// The ports of sockets with one of these addresses, as they are written there.
-fn parse_udp(table: &str, addresses: &[String]) -> HashMap<u64, u16> {
+/// All UDP ports that are bound on IPv4 addresses, by their sockets' inodes.
+fn everywhere() -> HashMap<u64, u16> {
+    let table = fs::read_to_string(format!("{PROC_NET}/udp")).unwrap_or_default();
+    parse_udp(&table, |_| true)
+}
+
+/// The ports of sockets with such addresses, as they are written there.
+fn parse_udp(table: &str, is_wanted: impl Fn(&str) -> bool) -> HashMap<u64, u16> {
     let local = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
         let (address, port) = words.next()?.split_once(':')?;
         let inode = words.nth(7)?.parse().ok()?;
-        let is_ours = addresses.iter().any(|ours| ours == address);
-        let port = u16::from_str_radix(port, 16).ok().filter(|_| is_ours);
-        Some((inode, port?))
+        let port = u16::from_str_radix(port, 16).ok()?;
+        is_wanted(address).then_some((inode, port))
     };
     table.lines().skip(1).filter_map(local).collect()
 }
@@ -175,8 +234,8 @@ fn files(limit: u64, most: Option<u32>, wanted: &Wanted) -> Finding {
     warning(subject, text)
 }
 
-/// Whether each dispatcher can be found and reached; all at the same time, and not for ever.
-pub fn dispatchers(targets: &[DispatcherEntry]) -> Vec<Finding> {
+/// Whether each dispatcher can be found and reached, all at the same time, and not for ever; the addresses found.
+pub fn dispatchers(targets: &[DispatcherEntry]) -> (Vec<Finding>, BTreeSet<IpAddr>) {
     let (told, answers) = crossbeam_channel::unbounded();
     for (index, target) in targets.iter().enumerate() {
         let (target, told) = (target.clone(), told.clone());
@@ -189,9 +248,11 @@ pub fn dispatchers(targets: &[DispatcherEntry]) -> Vec<Finding> {
         let names: Vec<String> = open.iter().map(|index| shown(&targets[*index])).collect();
         eprintln!("still waiting for {} ...", names.join(", "));
     });
+    let known = found.iter().flatten().flatten().flatten();
+    let addresses = known.map(|(address, _)| address.ip()).collect();
     let all = targets.iter().zip(found);
-    all.flat_map(|(target, found)| judge(target, found))
-        .collect()
+    let findings = all.flat_map(|(target, found)| judge(target, found));
+    (findings.collect(), addresses)
 }
 
 type Reached = Result<Vec<(SocketAddr, io::Result<()>)>, String>;
@@ -301,7 +362,8 @@ mod tests {
             12: 00000000:9C40 00000000:0000 07 0:0 00:0 0 0 0 71 2\n 13: 0100007F:9C42 0:0 07 0:0 00:0 0 0 0 72 2\n\
             14: 0200007F:9C44 0:0 07 0:0 00:0 0 0 0 73 2\n 15: 00000000:9C46 0:0 07\n junk\n";
         let own = u32::from_ne_bytes([127, 0, 0, 1]);
-        let found = parse_udp(table, &[format!("{own:08X}"), "00000000".to_owned()]);
+        let here = [format!("{own:08X}"), "00000000".to_owned()];
+        let found = parse_udp(table, |address| here.iter().any(|one| one == address));
         let want = if cfg!(target_endian = "little") {
             vec![(71, 40000), (72, 40002)]
         } else {
@@ -362,6 +424,44 @@ mod tests {
     }
 
     #[test]
+    fn what_fits_is_what_is_neither_bound_nor_without_files() {
+        in_namespace("room of a relay", || {
+            shell("ip link set lo up");
+            let bind = |port| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+            let streams = |own: Option<&HashSet<u64>>, files| {
+                let Streams { left, all } = streams(&wanted(), own, files);
+                (left, all)
+            };
+            assert_eq!(streams(None, None), (25, 25));
+            let _other = bind(40_099);
+            assert_eq!(streams(Some(&HashSet::new()), None), (24, 25));
+            let sockets: Vec<_> = (40_000..40_096).map(bind).collect();
+            let inodes = |socket: &std::net::UdpSocket| {
+                let port = socket.local_addr().unwrap().port();
+                let bound = everywhere().into_iter().find(|(_, one)| *one == port);
+                bound.unwrap().0
+            };
+            let own: HashSet<u64> = sockets.iter().map(inodes).collect();
+            assert_eq!(streams(Some(&own), None), (0, 25), "one pair is no stream");
+            assert_eq!(streams(None, None), (0, 25), "whose they are is not seen");
+            let files = |count: u64| Some(OTHER_FILES + count);
+            assert_eq!(streams(Some(&own), files(96)), (0, 24));
+            drop(sockets);
+            assert_eq!(streams(Some(&own), files(40)), (10, 10));
+        });
+    }
+
+    #[test]
+    fn a_range_that_others_have_is_a_problem() {
+        let rtp = (40_000..40_100).step_by(2);
+        let verdict = |free: usize| others(&wanted(), rtp.clone().skip(free)).verdict;
+        assert_eq!(
+            [0, 1, 2].map(verdict),
+            [Verdict::Problem, Verdict::Problem, Verdict::Warning]
+        );
+    }
+
+    #[test]
     fn a_relay_that_runs_is_named() {
         in_namespace("a relay that runs", || {
             assert_eq!(ports(&wanted())[0].verdict, Verdict::Fine);
@@ -411,7 +511,7 @@ mod tests {
         let target = |host, port| DispatcherEntry { host, port };
         let local = || Host::Address(Ipv4Addr::LOCALHOST.into());
         // Nobody listens on port 1; no name has a blank.
-        let found = dispatchers(&[
+        let (found, addresses) = dispatchers(&[
             target(local(), port),
             target(local(), 1),
             target(Host::Name("no such.invalid".to_owned()), port),
@@ -422,5 +522,6 @@ mod tests {
             [Verdict::Fine, Verdict::Warning, Verdict::Warning],
             "{found:?}"
         );
+        assert_eq!(addresses, BTreeSet::from([Ipv4Addr::LOCALHOST.into()]));
     }
 }
