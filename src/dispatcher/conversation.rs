@@ -312,7 +312,7 @@ impl Listener<'_> {
                 }
                 updating.fail(link.id, Failure::Halting);
             }
-            UpdateReply::Error => updating.fail(link.id, Failure::Error),
+            UpdateReply::Error(why) => updating.fail(link.id, Failure::Error(why.into())),
         }
     }
 

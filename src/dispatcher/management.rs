@@ -4,7 +4,7 @@
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
 //!    metrics                super::metrics
-//!    explain                one call in full                explain, text
+//!    explain                one call in full                explain, text, verdict; which one: naming
 //!    end, drain, resume     who may change something does   end, drain
 //!  answers, in either format, piece by piece                answer
 //!  draining                 tells when a drained relay has no calls left
@@ -20,7 +20,9 @@ pub mod draining;
 mod end;
 mod explain;
 mod filter;
+mod naming;
 mod text;
+mod verdict;
 
 use std::collections::HashMap;
 use std::io;
@@ -198,9 +200,9 @@ impl Client<'_> {
                     Ok(Command::Quit) => return Ok(()),
                     Ok(command) => self.obey(command)?,
                     Err(Bad::Usage(text)) => self.fail(&text)?,
-                    Err(Bad::Unknown) => {
+                    Err(Bad::Unknown(told)) => {
                         log::debug!("management: unknown command \"{}\"", Visible(line));
-                        self.say("error")?;
+                        self.fail(&told)?;
                     }
                 }
             }
@@ -343,10 +345,13 @@ impl Dispatcher {
             }
             relays.retain(|one| named.contains(&one.relay));
         }
-        if let Some(call_id) = &filter.call_id {
-            let call_id = registry.meant(call_id);
+        if let Some(call_id_text) = &filter.call_id {
+            let call_id = registry.meant(call_id_text);
             if let Place::On(id, _) = registry.place(&call_id) {
                 relays.retain(|one| one.handle.id == id);
+            }
+            if matches!(registry.place(&call_id), Place::Unknown) {
+                filter.beginning = naming::beginning(call_id_text);
             }
             if !call_id.0.is_utf8() {
                 filter.spellings = spellings(&call_id).into();

@@ -30,6 +30,7 @@ mod ledger;
 mod link;
 mod management;
 mod metrics;
+pub mod past;
 mod recorder;
 pub mod registry;
 mod relays;
@@ -65,6 +66,7 @@ use gate::Gate;
 use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
+use past::Past;
 pub use recorder::Recorder;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
@@ -92,6 +94,8 @@ pub struct Dispatcher {
     finisher: Arc<dyn Finisher>,
     counts: Counts,
     drained: Drained,
+    /// Calls that are over, for who asks why.
+    past: Mutex<Past>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -138,6 +142,7 @@ impl Dispatcher {
             store,
             registry: Mutex::new(registry),
             drained,
+            past: Mutex::default(),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),

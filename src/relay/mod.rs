@@ -8,6 +8,7 @@
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
 //!  checks      what the host must have, before the start; diagnosis: why the kernel drops media, while it runs
+//!  explain     one thread: all that is known of a call; surroundings: what of the host stands in its way
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
@@ -31,6 +32,7 @@ mod pace;
 mod settings;
 mod shared;
 mod spool;
+mod surroundings;
 mod upkeep;
 mod worker;
 
@@ -109,12 +111,14 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     };
     let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
+    let (questions, asked) = explain::channel();
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some()),
         spool: spool.as_ref().map(spool::Opened::spool),
         ports: Arc::new(SharedPorts::new(settings.port_range, most_pairs)),
         meters: (0..count).map(|_| Arc::default()).collect(),
         kernel_flows,
+        questions,
         requests: Requests::default(),
         settings,
         store,
@@ -136,6 +140,8 @@ pub fn start(settings: Settings, store: Arc<Store>) -> Result<Running, String> {
     }
     start_workers(&shared, mailboxes)?;
     start_helpers(&shared)?;
+    let answering = Arc::clone(&shared);
+    start_thread("explain", move || explain::run(&answering, &asked))?;
     let (start, end) = shared.settings.port_range;
     info!(
         "relaying on {relay_ip}, ports {start} to {}, {count} workers",
@@ -251,6 +257,8 @@ impl Running {
         let (stopping, wake) = &self.shared.stopping;
         *stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
         wake.notify_all();
+        // Who asks now is not answered.
+        let _ = self.shared.questions.try_send(None);
     }
 
     /// The kernel's part of the relay goes when the last session has gone.
