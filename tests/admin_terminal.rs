@@ -272,7 +272,7 @@ fn tables_fit_narrow_terminals_and_pipes_get_all() {
             "{screen}"
         );
         assert!(
-            folded.contains("(sent to until it is seen), sendrecv"),
+            folded.contains("(media goes there until something comes from the party), sendrecv"),
             "{screen}"
         );
     }

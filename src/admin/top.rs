@@ -12,9 +12,10 @@ use super::options::{Command, Options};
 use super::screen::{Happening, Screen};
 use super::show::{RELAYS, read, relay_row};
 use super::table::{self, Column, number, text, word};
-use super::units::{clean, colour, counted, cut, scaled, time, wrap};
+use super::units::{clean, colour, cut, scaled, time, wrap};
 use super::view::{Relay, Session, SortKey};
 use crate::sys::clock;
+use crate::words::counted;
 
 /// How often the screen's size is looked at.
 const STEP: Duration = Duration::from_millis(200);

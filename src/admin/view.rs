@@ -53,6 +53,11 @@ impl Relay {
         self.status == "error" && !is_expected
     }
 
+    /// New calls may come to it.
+    pub fn takes_calls(&self) -> bool {
+        !self.drained && !self.away && self.status == "active"
+    }
+
     pub fn streams(&self) -> String {
         let counts = self.stream_count.iter();
         let counts: Vec<String> = counts
@@ -401,6 +406,10 @@ mod tests {
             ("r\\u{1b}".into(), "away, drained".into())
         );
         assert!(gone("1").is_bad() && !gone("0").is_bad() && !old.is_bad());
+        assert!(old.takes_calls() && !gone("0").takes_calls());
+        let takes = |state: &str| read(&format!("{{{state}}}")).takes_calls();
+        assert!(takes(r#""status": "active""#) && !takes(r#""status": "halting""#));
+        assert!(!takes(r#""status": "active", "drained": true"#));
         let silent = read(r#"{"ip": "192.0.2.1", "status": "error", "session_count": 2}"#);
         assert_eq!(silent.state(), "no answer");
         assert!(silent.is_bad());

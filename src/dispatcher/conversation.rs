@@ -18,6 +18,7 @@ use crate::proto::link::{
 };
 use crate::proto::{CallId, SessionId, Visible};
 use crate::sys::clock;
+use crate::words::counted;
 
 /// Characters in a relay's name.
 const MAX_NAME: usize = 128;
@@ -384,11 +385,13 @@ impl Listener<'_> {
         let mut registry = lock(&self.dispatcher.registry);
         let purge = registry.listed(self.link.id, &listed, now);
         drop(registry);
-        let (all, gone) = (listed.len(), purge.finished.len());
-        log::info!(
-            "relay {}: has {all} session(s); {gone} of ours are gone",
-            self.link
-        );
+        let sessions = counted(listed.len(), "session");
+        let gone = match purge.finished.len() {
+            0 => "none that we had there is missing".to_owned(),
+            1 => "1 that we had there no longer exists".to_owned(),
+            more => format!("{more} that we had there no longer exist"),
+        };
+        log::info!("relay {}: reports {sessions}; {gone}", self.link);
         for call in purge.back {
             self.dispatcher.finisher.note(&call);
         }

@@ -59,6 +59,7 @@ use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::sys::thread::run_tenaciously;
 use crate::tls::Store;
+use crate::words::counted;
 pub use dialog::Enders;
 use drained::Drained;
 use finished::{Finished, Finisher};
@@ -228,7 +229,11 @@ impl Running {
     /// One line on how it goes.
     pub fn status(&self) -> String {
         let (relays, sessions) = lock(&self.dispatcher.registry).counts();
-        format!("{relays} relay(s) connected, {sessions} session(s)")
+        format!(
+            "{} connected, {}",
+            counted(relays, "relay"),
+            counted(sessions, "session")
+        )
     }
 
     /// Whether the dispatcher does what it is for: the proxy's socket takes and serves a connection, and the upkeep

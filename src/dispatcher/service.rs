@@ -19,6 +19,7 @@ use crate::proto::control::{
 use crate::proto::link::write_command;
 use crate::proto::{CallId, SessionId, Visible};
 use crate::sys::{clock, random};
+use crate::words::counted;
 
 /// The answer to any failure.
 pub const ERROR: &str = "error";
@@ -463,9 +464,9 @@ fn log_update(update: &Update, link: &Link, answer: &str, is_new: bool) {
         MessageKind::Request => "request",
         MessageKind::Reply => "reply",
     };
-    let streams = update.media.as_ref().map_or(0, Vec::len);
+    let streams = counted(update.media.as_ref().map_or(0, Vec::len), "stream");
     log::info!(
-        "[session {}] {}update by {kind}, cseq {}, {streams} stream(s): relay {link} gives {answer}",
+        "[session {}] {}update by {kind}, cseq {}, {streams}: relay {link} gives {answer}",
         update.call_id,
         if is_new { "new call, " } else { "" },
         update.cseq.0,

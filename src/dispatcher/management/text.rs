@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::verdict::{told, verdict};
 use crate::proto::Visible;
+use crate::words::counted;
 
 /// What relays say of a session; an older one says less.
 #[derive(Default, Deserialize)]
@@ -23,7 +24,7 @@ pub(super) struct Call {
     callee_ua: Option<String>,
     start_time: Option<f64>,
     duration: f64,
-    answered: Option<bool>,
+    pub(super) answered: Option<bool>,
     pub(super) streams: Vec<Stream>,
     relay: Relay,
     pub(super) relay_link: String,
@@ -353,18 +354,11 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
     let heard = side.leg.map_or(String::new(), heard);
     out.push(format!(
         "      codec {codec}, {} relayed from it{kernel}, {bytes} bytes{heard}",
-        counted(side.packets)
+        counted(side.packets, "packet")
     ));
     let dropped = side.leg.map_or(String::new(), dropped);
     if !dropped.is_empty() {
         out.push(format!("      DROPPED: {dropped}"));
-    }
-}
-
-fn counted(packets: u64) -> String {
-    match packets {
-        1 => "1 packet".to_owned(),
-        packets => format!("{packets} packets"),
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::text::{Call, Learned, Leg, Route, Stream};
 use crate::session::address::is_routable;
+use crate::words::counted;
 
 /// A party that has sent nothing for so long is not heard, seconds.
 const RECENT: f64 = 5.0;
@@ -52,7 +53,10 @@ pub fn verdict(call: &Call) -> Vec<String> {
         );
     }
     if call.streams.is_empty() {
-        said.push("no stream has been answered: no media is expected yet".to_owned());
+        said.push(match call.answered {
+            Some(true) => "there is no stream: no media is expected".to_owned(),
+            _ => "no stream has been answered: no media is expected yet".to_owned(),
+        });
     }
     for stream in &call.streams {
         of_stream(&mut said, call, stream);
@@ -190,10 +194,13 @@ fn port(text: &str) -> &str {
 }
 
 fn packets(count: u64) -> String {
-    match count {
-        1 => "1 packet".to_owned(),
-        count => format!("{count} packets"),
-    }
+    counted(count, "packet")
+}
+
+/// Packets of a party that were not passed on.
+fn dropped(count: u64, party: &str, why: &str) -> String {
+    let was = if count == 1 { "was" } else { "were" };
+    format!("{} of the {party} {was} dropped ({why})", packets(count))
 }
 
 impl Way<'_> {
@@ -295,31 +302,30 @@ impl Way<'_> {
             return None;
         }
         let (from, to, sdp) = (self.from.name, self.to.name, self.to.sdp);
-        let why = |reason: &str| packets(self.from.dropped(reason));
+        let lost = |reason: &str| dropped(self.from.dropped(reason), from, reason);
         let own = self.from.dropped("receiver is this relay");
         if own > 0 {
             return Some(format!(
-                "the {to}'s SDP names this relay's own port {sdp}, so {} of the {from} were dropped: the SIP proxy has \
-                 handed the {from}'s own SDP back, or asked for a relay twice for one message",
-                packets(own)
+                "the {to}'s SDP names this relay's own port {sdp}, {}: the SIP proxy has handed the \
+                 {from}'s own SDP back, or asked for a relay twice for one message",
+                lost("receiver is this relay")
             ));
         }
         if self.to.is_private() {
             return Some(format!(
                 "nothing has come from the {to}{}, and its SDP address {sdp} is private or reserved, so it is not sent \
-                 to before it is heard: {} of the {from} were dropped (receiver not routable); if the relay reaches that \
+                 to before it is heard: {}; if the relay reaches that \
                  network, add it to routable_private_ranges; if not, see why the {to} does not send: {}",
                 self.since_answer(),
-                why("receiver not routable"),
+                lost("receiver not routable"),
                 self.look_at(&self.to)
             ));
         }
         Some(format!(
-            "nothing has come from the {to}{}, and its SDP gives no address that can be sent to ({}): {} of the {from} \
-             were dropped (receiver not known yet)",
+            "nothing has come from the {to}{}, and its SDP gives no address that can be sent to ({}): {}",
             self.since_answer(),
             if sdp.is_empty() { "there is none" } else { sdp },
-            why("receiver not known yet"),
+            lost("receiver not known yet"),
         ))
     }
 

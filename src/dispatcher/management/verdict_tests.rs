@@ -266,7 +266,7 @@ fn what_the_parties_themselves_do_not_want() {
         ),
     ]);
     assert!(
-        own[0].contains("names this relay's own port 192.0.2.9:40000, so 9 packets"),
+        own[0].contains("names this relay's own port 192.0.2.9:40000, 9 packets of the caller were dropped (receiver is this relay)"),
         "{own:#?}"
     );
 }
