@@ -453,7 +453,8 @@ fn over_tls_with_a_certificate_that_the_passport_allows() {
     let directory = certs.display().to_string();
     let drained = admin(&["--certs", &directory, "drain", "127.0.0.1"]);
     assert_eq!(drained.status.code(), Some(0), "{drained:?}");
-    let json = site.prints(&["summary", "--json"]);
+    let json = site.admin(&["summary", "--json"]);
+    let json = String::from_utf8(json.stdout).unwrap();
     assert!(json.contains("\"drained\":true"), "{json}");
     // Another certificate of the same CA.
     let (cert, key) = (file("relay.crt"), file("relay.key"));

@@ -4,7 +4,7 @@
 //!  options    the command line        help: in words
 //!  client     a connection: socket, TCP or TLS; one command, its answer
 //!  show       summary and sessions as tables      view: JSON as types; table, units
-//!  top        the same, live                      screen: the terminal while it is ours
+//!  top        the same, live                      screen: the terminal while it is ours; keys
 //!  drained    waits for a drained relay's last call
 //!  doctor     is this host fit?                   clock, reach
 //! ```
@@ -12,6 +12,7 @@
 mod client;
 mod doctor;
 mod drained;
+mod keys;
 mod options;
 mod screen;
 mod show;

@@ -133,8 +133,13 @@ impl Stream {
 impl Session {
     /// As commands take it.
     pub fn call_id(&self) -> String {
+        clean(self.exact_call_id())
+    }
+
+    /// The same, which may hold what a terminal must not see.
+    pub fn exact_call_id(&self) -> &str {
         let exact = self.exact.as_ref().map(|exact| &exact.call_id);
-        clean(exact.unwrap_or(&self.call_id))
+        exact.unwrap_or(&self.call_id)
     }
 
     pub fn bytes(&self) -> u64 {
