@@ -3,12 +3,15 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::text::{Call, Learned, Leg, Route, Stream};
+use super::text::{Call, Failure, Learned, Leg, Route, Stream};
 use crate::session::address::is_routable;
 use crate::words::counted;
 
 /// A party that has sent nothing for so long is not heard, seconds.
 const RECENT: f64 = 5.0;
+
+/// A packet that comes every 20 ms and one that could not be sent are the same one, seconds.
+const AT_ONCE: f64 = 0.1;
 
 /// After the answer a phone may take so long to begin, seconds.
 const PATIENCE: f64 = 2.0;
@@ -335,16 +338,11 @@ impl Way<'_> {
         let Some(destination) = self.to.destination() else {
             return causes;
         };
-        let failed = leg.last_unsent.as_ref().filter(|last| last.ago <= RECENT);
-        if let Some(last) = failed {
-            let ip = destination
-                .rsplit_once(':')
-                .map_or(destination, |(ip, _)| ip);
-            causes.push(format!(
-                "the relay's host does not take {} for {destination}: {}",
-                packets(leg.unsent),
-                errno(last.errno, ip)
-            ));
+        // What came last was among it.
+        let last_media = leg.last_media.unwrap_or_default();
+        let fails = |last: &&Failure| last.ago <= last_media + AT_ONCE;
+        if let Some(last) = leg.last_unsent.as_ref().filter(fails) {
+            causes.push(unsent(leg, last, destination));
         }
         if let Some(route) = self.route(destination) {
             match (&route.error, &route.next_hop) {
@@ -372,6 +370,10 @@ impl Way<'_> {
     /// What may keep a part of it from arriving.
     fn doubts(&self, leg: &Leg) -> String {
         let destination = self.to.destination().unwrap_or_default();
+        let failed = leg.last_unsent.as_ref();
+        if let Some(last) = failed.filter(|last| last.ago <= RECENT) {
+            return format!("; {}", unsent(leg, last, destination));
+        }
         let mtu = self.route(destination).and_then(|route| route.mtu);
         if let Some(mtu) = mtu.filter(|mtu| leg.longest > *mtu) {
             return format!(
@@ -519,6 +521,16 @@ impl Way<'_> {
         let mut routes = self.call.host.routes.iter();
         routes.find(|route| route.to == to)
     }
+}
+
+fn unsent(leg: &Leg, last: &Failure, destination: &str) -> String {
+    let ip = destination.rsplit_once(':');
+    let ip = ip.map_or(destination, |(ip, _)| ip);
+    format!(
+        "the relay's host has not taken {} for {destination}: {}",
+        packets(leg.unsent),
+        errno(last.errno, ip)
+    )
 }
 
 /// Linux's numbers for why a datagram was not taken, and what to do.

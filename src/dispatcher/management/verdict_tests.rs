@@ -145,11 +145,20 @@ fn what_the_relay_cannot_send_and_whom_it_refuses() {
     ] {
         let unsent = caller_has(json!({"unsent": 40, "last_unsent": {"ago": 0.1, "errno": errno}}));
         assert!(
-            unsent[0].contains("the relay's host does not take 40 packets for 8.8.8.8:5000: ")
+            unsent[0].contains("the relay's host has not taken 40 packets for 8.8.8.8:5000: ")
                 && unsent[0].contains(part),
             "{unsent:#?}"
         );
     }
+    let now_and_then = json!({"unsent": 1, "last_unsent": {"ago": 3.0, "errno": 105}});
+    let now_and_then = caller_has(now_and_then);
+    assert!(
+        now_and_then[0].contains("the callee hears the caller")
+            && now_and_then[0].contains(
+                "; the relay's host has not taken 1 packet for 8.8.8.8:5000: the interface's"
+            ),
+        "{now_and_then:#?}"
+    );
     let long_ago = caller_has(json!({"unsent": 40, "last_unsent": {"ago": 60.0, "errno": 113}}));
     assert!(
         long_ago[0].contains("the callee hears the caller"),
