@@ -199,7 +199,7 @@ fn a_call_is_listed_explained_and_ended() {
     proxy.hang_up("first@x").unwrap();
     let log = std::fs::read_to_string(site.scratch.path().join("media-dispatcher.log")).unwrap();
     assert!(
-        log.contains("[session first@x] to be ended: local client (uid "),
+        log.contains("[session first@x] to be ended by the order of local client (uid "),
         "{log}"
     );
     assert!(

@@ -289,7 +289,7 @@ impl Listener<'_> {
             }
             Some(Ask::Purge) => self.listed(result, now),
             Some(Ask::Show(slot)) => return Some(slot),
-            None => self.odd("a reply that nobody waits for", result),
+            None => self.odd("a reply to no request of this dispatcher", result),
         }
         None
     }

@@ -180,7 +180,7 @@ impl Client<'_> {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(io::Error::other("closed, it says nothing"));
+                    return Err(io::Error::other("closed: no command came for 300 s"));
                 }
                 Err(error) => return Err(error),
             };
@@ -241,7 +241,7 @@ impl Client<'_> {
         act: impl FnOnce(&Self) -> Result<String, String>,
     ) -> io::Result<()> {
         if !self.who.may_change {
-            log::warn!("{}: {word} refused, it is not allowed to", self.who);
+            log::warn!("{}: {word} refused: this client may only look", self.who);
             return self.fail(&format!(
                 "{word} needs the management socket on the dispatcher's host, or TLS with a certificate that \
                  management_passport allows ([Dispatcher] management_use_tls, management_passport)"

@@ -55,7 +55,7 @@ pub fn end(
             }
         },
     };
-    log::warn!("[session {call_id}] to be ended: {who} wants it");
+    log::warn!("[session {call_id}] to be ended by the order of {who}");
     // A dialog that was never answered cannot be ended by anybody but the phones.
     let dialog = about.filter(|about| about.answered && !media_only);
     if let Some(dialog_id) = dialog.and_then(|about| about.dialog_id) {
@@ -147,7 +147,7 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     lock(&dispatcher.registry).not_by_admin(call_id);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
-        Some(Removal::Error) => "does not know it any more",
+        Some(Removal::Error) => "has no such call any more",
         Some(Removal::LinkLost) => "lost its link",
         None => "does not answer",
     };
