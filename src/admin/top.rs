@@ -472,9 +472,14 @@ fn details(look: &Look, session: &Session, columns: usize) -> Vec<String> {
         look.shown_rate(session),
         session.in_kernel() * 100.0
     );
-    let characters: Vec<char> = text.chars().collect();
-    let lines = characters.chunks(columns.max(1));
-    lines.map(|line| line.iter().collect()).collect()
+    let mut details = Vec::new();
+    for line in wrap(&text, Some(columns)) {
+        // A word may be longer than the screen is wide.
+        let characters: Vec<char> = line.chars().collect();
+        let pieces = characters.chunks(columns.max(1));
+        details.extend(pieces.map(|piece| piece.iter().collect::<String>()));
+    }
+    details
 }
 
 /// A call that is explained; how many lines of it are shown.

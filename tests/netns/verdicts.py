@@ -123,6 +123,20 @@ def silent(scene):
     mended(made, call)
 
 
+@verdict('verdict-mtu')
+def narrow(scene):
+    """The wire to the callee is narrower than the caller's packets are long."""
+    made = World(scene)
+    run('ip', '-n', made.host, 'link', 'set', 'e1', 'mtu', '1280')
+    call = call_of(made)
+    call.now(CALLER).payload = 1400
+    call.start()
+    made.until_flowing([call])
+    made.until_explained([call], r'audio: the callee hears the caller: .*; its packets of up to 1428 bytes are longer than the MTU of 1280 towards '
+                         r'10\.12\.0\.2:30000: they go in fragments')
+    made.finish()
+
+
 @verdict('verdict-refused')
 def refused(scene):
     """The relay has ports for one call: why the second was refused is told, and how the first ended."""

@@ -73,7 +73,7 @@ fn of_stream(said: &mut Vec<String>, call: &Call, stream: &Stream) {
         kind => kind,
     };
     let [caller, callee] = parties(stream);
-    if let Some(why) = no_media_at_all(stream, callee) {
+    if let Some(why) = no_media_at_all(stream, [caller, callee]) {
         said.push(format!("{kind}: {why}"));
         return;
     }
@@ -94,7 +94,10 @@ fn of_stream(said: &mut Vec<String>, call: &Call, stream: &Stream) {
 }
 
 /// Why no party can be heard, where that is by the parties' own word.
-fn no_media_at_all(stream: &Stream, callee: Party<'_>) -> Option<String> {
+fn no_media_at_all(stream: &Stream, parties: [Party<'_>; 2]) -> Option<String> {
+    let waits = parties
+        .iter()
+        .any(|party| party.sdp.is_empty() && party.leg.is_some());
     let status = stream.status.as_str();
     Some(match status {
         "rejected" => "it was rejected with port 0 in the answer, so no media flows: the phones agree on no codec or \
@@ -109,7 +112,7 @@ fn no_media_at_all(stream: &Stream, callee: Party<'_>) -> Option<String> {
              the callee",
             stream.timeout_wait, stream.caller_packets, stream.callee_packets
         ),
-        _ if callee.sdp.is_empty() && stream.callee_packets + stream.caller_packets == 0 => {
+        _ if waits && stream.callee_packets + stream.caller_packets == 0 => {
             "it waits for an answer with SDP, no media is expected yet".to_owned()
         }
         _ => return None,

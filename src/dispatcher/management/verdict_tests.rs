@@ -265,6 +265,17 @@ fn what_the_parties_themselves_do_not_want() {
     assert_eq!(status("rejected").len(), 1);
     assert!(status("conntrack timeout")[0].contains("neither side sent RTP"));
     assert!(status("unselected ICE candidate")[0].contains("went direct by ICE"));
+    for sdp in ["/streams/0/callee_sdp", "/streams/0/caller_sdp"] {
+        let rings = said(&[
+            (sdp, json!("Unknown")),
+            ("/streams/0/caller_packets", json!(0)),
+            ("/streams/0/callee_packets", json!(0)),
+        ]);
+        assert_eq!(
+            rings,
+            ["audio: it waits for an answer with SDP, no media is expected yet"]
+        );
+    }
     let own = said(&[
         ("/streams/0/callee_remote", json!("Unknown")),
         ("/streams/0/callee_sdp", json!("192.0.2.9:40000")),
