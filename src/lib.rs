@@ -16,6 +16,7 @@
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
+//!  moment  words              a time; numbers of things in sentences
 //! ```
 
 pub mod accounting;
@@ -34,3 +35,4 @@ pub mod relay;
 pub mod session;
 pub mod sys;
 pub mod tls;
+pub mod words;

@@ -122,14 +122,31 @@ fn a_call_is_listed_explained_and_ended() {
         (&"first@x".into(), 1)
     );
     assert_eq!(site.prints(&["sessions", "--user", "carol"]), "no calls\n");
+    // A word is whatever fits: a user, an address, the beginning of a Call-ID.
+    for (word, calls) in [
+        ("bob", 2),
+        (&*callers, 1),
+        ("firs", 1),
+        ("carol", 0),
+        ("irst", 0),
+    ] {
+        let listed = site.prints(&["sessions", word, "--json"]);
+        let found = listed.lines().filter(|line| line.starts_with('{'));
+        assert_eq!(found.count(), calls, "{word}: {listed}");
+    }
 
     let explained = site.prints_at_last(&["explain", "first@x"], "wrong source");
     assert!(
-        explained.starts_with("call first@x: answered, "),
+        explained.starts_with("audio: the callee hears the caller: 3 packets so far, the last ")
+            && explained
+                .contains("\naudio: the caller hears the callee: 1 packet so far, the last ")
+            && explained.contains("\ncall first@x: answered, "),
         "{explained}"
     );
     assert!(
-        explained.contains(&format!("caller: seen at {callers}")),
+        explained.contains(&format!(
+            "caller: it sends from {callers}; it was told to send to "
+        )),
         "{explained}"
     );
     assert!(explained.contains("DROPPED: 1 wrong source"), "{explained}");
@@ -137,11 +154,23 @@ fn a_call_is_listed_explained_and_ended() {
         explained.contains("RTP goes by user space: forwarding = userspace\n"),
         "{explained}"
     );
-    let json = site.prints(&["explain", "--json", "first@x"]);
+    assert!(
+        explained.contains("; others send to its port from 127.0.0.1:"),
+        "{explained}"
+    );
+    // The beginning of a Call-ID is enough.
+    let json = site.prints(&["explain", "--json", "first"]);
     let json: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
     assert_eq!(json["streams"][0]["callee"]["dropped"]["wrong source"], 1);
 
-    let ended = site.prints(&["end", "first@x"]);
+    assert!(
+        json["verdict"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("audio: the callee hears"),
+        "{json}"
+    );
+    let ended = site.prints(&["end", "first"]);
     assert!(
         ended.starts_with("ended: call first@x, its session on relay 127.0.0.1"),
         "{ended}"
@@ -151,16 +180,39 @@ fn a_call_is_listed_explained_and_ended() {
         left.contains("second@x") && !left.contains("first@x"),
         "{left}"
     );
+    // How it ended is told for a while; twice is once too often.
+    let over = site.prints(&["explain", "first"]);
+    assert!(
+        over.starts_with("call first@x ended ")
+            && over.contains("s ago: an administrator ended it (the log says who) after ")
+            && over.contains("audio: closed, packets: 3 from the caller (127.0.0.1:"),
+        "{over}"
+    );
+    let again = site.admin(&["end", "first@x"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(
+        error_of(&again).contains("call first@x ended "),
+        "{again:?}"
+    );
     // The proxy knows nothing of it and removes the call when the phones hang up.
     let mut proxy = Proxy::connect(&site.daemons().control_socket()).unwrap();
     proxy.hang_up("first@x").unwrap();
     let log = std::fs::read_to_string(site.scratch.path().join("media-dispatcher.log")).unwrap();
     assert!(
-        log.contains("[session first@x] to be ended: local client (uid "),
+        log.contains("[session first@x] to be ended by the order of local client (uid "),
         "{log}"
     );
     assert!(
         log.contains("[session first@x] finished: ended by the administrator"),
+        "{log}"
+    );
+    // The statistics stand in the log of one of the two.
+    assert!(log.contains("\"caller_packets\":3"), "{log}");
+    let log = std::fs::read_to_string(site.scratch.path().join("media-relay.log")).unwrap();
+    assert!(
+        log.contains("[session first@x] removed (closed) after ")
+            && log.contains(" s: 3 packets relayed from the caller, 1 from the callee\n")
+            && !log.contains("caller_packets"),
         "{log}"
     );
     drop(other);
@@ -196,7 +248,7 @@ fn calls_whose_identifiers_are_not_utf_8_are_ended_by_what_is_shown() {
     assert_eq!(one.lines().count(), 1, "{one}");
     let explained = site.prints(&["explain", "caf\\xe9@x"]);
     assert!(
-        explained.starts_with("call caf\\xe9@x: answered"),
+        explained.contains("\ncall caf\\xe9@x: answered"),
         "{explained}"
     );
     assert!(
@@ -271,14 +323,43 @@ fn a_relay_is_drained_and_resumed() {
         done.ends_with("gets no new calls, 1 call is left there\n"),
         "{done}"
     );
-    let summary = site.prints(&["summary"]);
+    let summary = site.admin(&["summary"]);
+    assert_eq!(summary.status.code(), Some(1));
+    assert_eq!(
+        error_of(&summary),
+        "media-admin: no relay takes new calls\n"
+    );
+    let summary = String::from_utf8(summary.stdout).unwrap();
     assert!(
         summary.lines().nth(1).unwrap().contains("drained"),
         "{summary}"
     );
     assert!(Call::place(&site, "second").is_err(), "no new call");
+    let refused = site.prints(&["explain", "second"]);
+    assert!(
+        refused.starts_with("call second was refused ")
+            && refused.contains("no relay takes this call: relay 127.0.0.1")
+            && refused.contains("is drained (media-admin resume)"),
+        "{refused}"
+    );
     first.speak(0, 1);
+    let mut waiting = Command::new(ADMIN);
+    waiting
+        .arg("--socket")
+        .arg(site.daemons().management_socket())
+        .args(["drain", "--wait", "127.0.0.1"]);
+    let waiting = waiting
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     site.prints(&["end", "first"]);
+    let waited = waiting.wait_with_output().unwrap();
+    let said = String::from_utf8(waited.stdout).unwrap();
+    assert!(
+        waited.status.success() && said.ends_with("drained: it has no calls left\n"),
+        "{said}"
+    );
     let log = site.scratch.path().join("media-dispatcher.log");
     let mut waited = Duration::ZERO;
     while !std::fs::read_to_string(&log)
@@ -303,9 +384,10 @@ fn exit_statuses() {
     assert_eq!(status(&["drain", "nobody"]), Some(1));
     assert_eq!(status(&["dance"]), Some(2));
     let refused = site.admin(&["end", "no\x1b[2J"]);
-    assert_eq!(
-        error_of(&refused),
-        "media-admin: no relay has call no\\u{1b}[2J\n"
+    let why = error_of(&refused);
+    assert!(
+        why.starts_with("media-admin: no active call no\\u{1b}[2J; it may be over ("),
+        "{why}"
     );
     let nowhere = Command::new(ADMIN)
         .args(["--socket", "/nonexistent", "summary"])
@@ -371,7 +453,8 @@ fn over_tls_with_a_certificate_that_the_passport_allows() {
     let directory = certs.display().to_string();
     let drained = admin(&["--certs", &directory, "drain", "127.0.0.1"]);
     assert_eq!(drained.status.code(), Some(0), "{drained:?}");
-    let json = site.prints(&["summary", "--json"]);
+    let json = site.admin(&["summary", "--json"]);
+    let json = String::from_utf8(json.stdout).unwrap();
     assert!(json.contains("\"drained\":true"), "{json}");
     // Another certificate of the same CA.
     let (cert, key) = (file("relay.crt"), file("relay.key"));

@@ -142,12 +142,13 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
     terminal.shows("one way");
     // The same on a smaller and on a larger screen, from the next picture on.
     terminal.resize(60, 15);
-    let small = terminal.shows("q quit  sort by: t d");
+    let small = terminal.shows("q quit  Enter explain  t d w");
     assert!(small.lines().nth(14).unwrap().starts_with("q quit"));
     let calls = |screen: &str| {
         let mut lines = screen.lines().map(str::to_owned);
-        let head = lines.find(|line| line.starts_with("CALLER")).unwrap();
-        (head, lines.next().unwrap())
+        let head = lines.find(|line| line.starts_with("  CALLER")).unwrap();
+        let call = lines.next().unwrap();
+        (head, call.strip_prefix("> ").unwrap().to_owned())
     };
     let (head, call) = calls(&small);
     assert!(
@@ -174,6 +175,16 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
         "{large}"
     );
     terminal.resize(80, 24);
+    // What is cut can be read.
+    terminal.shows("> alice@example.com to bob@example.com, Call-ID seen@x");
+    terminal.key("Enter");
+    let screen = terminal.shows("audio: the callee hears");
+    assert!(
+        screen.starts_with("media-admin top: call seen@x, lines 1 to "),
+        "{screen}"
+    );
+    terminal.key("Escape");
+    terminal.shows("calls by duration");
     terminal.key("q");
     terminal.is_restored("status 0");
     // A signal ends it as well as a key does.
@@ -181,6 +192,39 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
     terminal.shows("one way");
     terminal.key("C-c");
     terminal.is_restored("status 0");
+}
+
+#[test]
+fn a_long_list_is_scrolled() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        println!("SKIP: top under tmux: tmux is not installed");
+        return;
+    }
+    let site = Site::new("admin-scroll");
+    let calls: Vec<Call> = (0..30)
+        .map(|n| Call::place(&site, &format!("call-{n:02}@x")).unwrap())
+        .collect();
+    let terminal = Terminal::start(&site);
+    terminal.top();
+    terminal.key("c");
+    let screen = terminal.shows("calls by caller: 1 to ");
+    assert!(
+        screen.contains(" of 30\n") && screen.contains("\n> alice@"),
+        "{screen}"
+    );
+    terminal.key("End");
+    let screen = terminal.shows("to 30 of 30");
+    assert!(screen.contains("Call-ID call-29@x"), "{screen}");
+    terminal.key("Up");
+    terminal.shows("Call-ID call-28@x");
+    terminal.key("Enter");
+    terminal.shows("media-admin top: call call-28@x, lines 1 to ");
+    terminal.key("q");
+    terminal.key("Home");
+    terminal.shows("calls by caller: 1 to ");
+    terminal.key("q");
+    terminal.is_restored("status 0");
+    drop(calls);
 }
 
 #[test]
@@ -274,7 +318,7 @@ fn tables_fit_narrow_terminals_and_pipes_get_all() {
             "{screen}"
         );
         assert!(
-            folded.contains("(sent to until it is seen), sendrecv"),
+            folded.contains("(media goes there until something comes from the party), sendrecv"),
             "{screen}"
         );
     }

@@ -105,7 +105,8 @@ fn a_relay_that_does_not_answer_or_goes_away_is_named() {
         (client.answer(), client.answer()),
         (silent.to_owned(), String::new())
     );
-    let away = "error: call one is on relay 127.0.0.1 (a), which is not connected";
+    let away = "error: call one is on relay 127.0.0.1 (a), which is not connected: its media may go on there, nothing \
+                can be told or changed until the relay is back; look at that host and at its link to this one";
     loop {
         let answer = client.ask("explain one\r\n");
         assert_eq!(client.answer(), "");
@@ -165,9 +166,10 @@ fn a_call_without_a_dialog_to_end_is_ended_on_its_relay() {
         (Reason::Ended, false, false)
     );
     assert!(ended.statistics.is_some());
-    assert_eq!(
-        client.ask("end one\r\n"),
-        "error: call one has ended already"
+    let over = client.ask("end one\r\n");
+    assert!(
+        over.starts_with("error: call one ended 0 s ago: an administrator ended it"),
+        "{over}"
     );
     assert_eq!(client.answer(), "");
     // The phones hang up: the proxy removes what it had.
@@ -181,7 +183,62 @@ fn a_call_without_a_dialog_to_end_is_ended_on_its_relay() {
     let answer = client.answer();
     assert_eq!(
         answer,
-        "error: call two: relay 127.0.0.1 (a) does not know it any more"
+        "error: call two: relay 127.0.0.1 (a) has no such call any more"
+    );
+}
+
+#[test]
+fn why_a_relay_refused_is_told_for_a_while() {
+    let bed = Bed::new();
+    let mut relay = explaining(&bed, "a");
+    place(&bed, &mut relay, "one");
+    let (mut proxy, mut client) = (bed.proxy(), bed.management());
+    // An update of a call that goes on, and a new call.
+    for call_id in ["one", "two"] {
+        proxy.send(offer(call_id).as_bytes());
+        relay.serve("update", "error: no ports left");
+        assert_eq!(proxy.answer(), "error", "the proxy knows no other");
+    }
+    client.send(b"explain one\r\n");
+    relay.serve("explain", EXPLAINED);
+    let mut lines = Vec::new();
+    loop {
+        match client.answer() {
+            line if line.is_empty() => break,
+            line => lines.push(line),
+        }
+    }
+    let refused = "s ago: relay 127.0.0.1 (a) answered error: no ports left";
+    let last = lines
+        .iter()
+        .find(|line| line.contains("an update of it was refused: "));
+    assert!(last.unwrap().ends_with(refused), "{lines:?}");
+    // Of a call that no relay has.
+    client.send(b"explain two\r\n");
+    relay.serve("explain", "error");
+    let answer = client.answer();
+    assert!(
+        answer.starts_with("call two was refused ")
+            && answer.contains(&format!("{refused}; no relay takes this call")),
+        "{answer}"
+    );
+    assert_eq!(client.answer(), "");
+    client.send(b"explain json two\r\n");
+    relay.serve("explain", "error");
+    let object: Value = serde_json::from_str(&client.answer()).unwrap();
+    assert_eq!(object["call_id"], "two");
+    assert!(object["past"].as_str().unwrap().starts_with("was refused "));
+    assert_eq!(client.answer(), "");
+    // One that says no more than an older relay does.
+    proxy.send(offer("three").as_bytes());
+    relay.serve("update", "error");
+    assert_eq!(proxy.answer(), "error");
+    client.send(b"explain three\r\n");
+    relay.serve("explain", "error");
+    assert!(
+        client
+            .answer()
+            .contains("relay 127.0.0.1 (a) answered error; no relay takes this call")
     );
 }
 
@@ -526,6 +583,8 @@ fn a_call_whose_identifiers_are_not_utf_8_is_explained_and_ended_by_what_is_show
             ("explain", "caf\\xe9")
         );
         relay.reply(&asked, &format!("[{one}]"));
+        let said = "no stream has been answered: no media is expected yet";
+        assert_eq!(client.answer(), said);
         assert_eq!(client.answer(), "call caf\\xe9: ringing");
         while !client.answer().is_empty() {}
     }

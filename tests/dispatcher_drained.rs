@@ -159,7 +159,7 @@ fn what_cannot_be_kept_is_said_and_kept_as_soon_as_it_can_be() {
     }
     assert_eq!(
         state.bed_in(&directory).running.status(),
-        "0 relay(s) connected, 0 session(s)"
+        "0 relays connected, 0 sessions"
     );
     // The reverse.
     fs::remove_dir_all(&blocked).unwrap();

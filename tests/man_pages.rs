@@ -234,7 +234,7 @@ fn explained_commands(lines: &[&str]) -> BTreeSet<String> {
 fn management_commands() -> BTreeSet<String> {
     let source = read("src/dispatcher/management/command.rs");
     let (_, body) = source.split_once("match (word, rest) {\n").unwrap();
-    let (arms, _) = body.split_once("_ => return Err(Bad::Unknown)").unwrap();
+    let (arms, _) = body.split_once("_ => return Err(Bad::Unknown(").unwrap();
     let patterns = arms.lines().filter_map(|line| {
         let (pattern, _) = line.trim().strip_prefix('(')?.split_once(',')?;
         Some(pattern)

@@ -311,7 +311,7 @@ fn c9_when_no_pair_is_left_nothing_of_a_request_is_kept() {
     let bed = Bed::with(1, |settings| settings.port_range = range(3));
     let mut link = bed.link();
     let ports = offer("one", MEDIA).ports(&mut link);
-    assert_eq!(offer("two", MEDIA).ask(&mut link), "error");
+    assert_eq!(offer("two", MEDIA).ask(&mut link), "error: no ports left");
     assert_eq!(link.json("summary")["session_count"], 1);
     let again = offer("one", MEDIA).ports(&mut link);
     assert_eq!(again, ports);
@@ -389,7 +389,7 @@ fn without_files_left_calls_are_refused_and_come_back() {
     }
     assert!(files.len() < 200, "the limit is in force");
     files.truncate(files.len() - 3);
-    assert_eq!(offer("one", MEDIA).ask(&mut link), "error");
+    assert_eq!(offer("one", MEDIA).ask(&mut link), "error: no ports left");
     assert_eq!(link.json("summary")["session_count"], 0);
     drop(files);
     for n in 0..5 {

@@ -15,6 +15,7 @@ use super::{Backend, Record, Verdict};
 use crate::journal::{Found, Journal, Position, Reader};
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
+use crate::words::counted;
 
 /// Records in one batch.
 const BATCH: usize = 256;
@@ -194,8 +195,8 @@ impl Delivery {
             .map_err(|error| format!("{}: {error}", file.display()))?;
         if start.unread > 0 {
             info!(
-                "accounting: {} record(s) wait for {}",
-                start.unread,
+                "accounting: {} queued for {}",
+                counted(start.unread, "record"),
                 backend.name()
             );
         }
@@ -420,8 +421,9 @@ impl Delivery {
         let refused = (rejected + damaged.len()) as u64;
         progress.rejected.fetch_add(refused, Ordering::Relaxed);
         debug!(
-            "accounting: {}: {delivered} record(s) delivered",
-            self.name()
+            "accounting: {}: {} delivered",
+            self.name(),
+            counted(delivered, "record")
         );
         failed
     }
@@ -455,7 +457,8 @@ impl Delivery {
             }
         }
         if count > 0 {
-            error!("accounting: {count} damaged record(s) of the journal are in {path}");
+            let records = counted(count, "damaged record");
+            error!("accounting: {records} of the journal put into {path}");
         }
         Ok(())
     }
@@ -466,9 +469,9 @@ impl Delivery {
         if let Some(down) = self.down.take() {
             let seconds = (clock::mono() - down.since).as_secs();
             info!(
-                "accounting: {} takes records again after {seconds} s, {} wait",
+                "accounting: {} takes records again after {seconds} s; {} queued",
                 self.name(),
-                self.progress.waiting()
+                counted(self.progress.waiting(), "record")
             );
         }
     }
@@ -486,9 +489,9 @@ impl Delivery {
         let since = self.down.as_ref().map_or(now, |down| down.since);
         self.down = Some(Down { since, told: now });
         warn!(
-            "accounting: {}: {why}; {} record(s) wait and are tried again, every {} s at last",
+            "accounting: {}: {why}; {} queued; retrying, at most every {} s",
             self.name(),
-            self.progress.waiting(),
+            counted(self.progress.waiting(), "record"),
             LAST_RETRY.as_secs()
         );
     }

@@ -8,6 +8,7 @@ use log::{error, info, warn};
 
 use super::Backend;
 use crate::journal::Position;
+use crate::words::counted;
 
 const SUFFIX: &str = ".position";
 
@@ -104,9 +105,9 @@ impl Left {
         for (path, left) in self.backends {
             if !self.is_inherited && left.unread > 0 {
                 warn!(
-                    "accounting: {} record(s) wait for a backend that is not configured any more; should it be again, \
+                    "accounting: {} queued for a backend that is not configured any more; should it be again, \
                      it gets those that the journal still has then. Remove {} to give them up",
-                    left.unread,
+                    counted(left.unread, "record"),
                     path.display()
                 );
             } else if let Err(error) = fs::remove_file(&path) {

@@ -216,6 +216,16 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// The answer to one command.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_one(&mut self, command: &str) -> Result<Vec<String>, Failure> {
+        self.0[0].ask(command)
+    }
+}
+
 /// What follows `error`, fit for a terminal.
 fn refusal(line: &str) -> String {
     let why = line.strip_prefix("error").unwrap_or(line);

@@ -16,10 +16,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::options::{Command, Options};
-use super::units::{clean, colour, counted, width, wrap};
+use super::units::{clean, colour, width, wrap};
 use super::{Outcome, print};
 use crate::config::{self, ConfigError, FILE_NAME, Roles};
 use crate::relay::checks::{self, Verdict};
+use crate::words::counted;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,12 +4,15 @@
 //!  options    the command line        help: in words
 //!  client     a connection: socket, TCP or TLS; one command, its answer
 //!  show       summary and sessions as tables      view: JSON as types; table, units
-//!  top        the same, live                      screen: the terminal while it is ours
+//!  top        the same, live                      screen: the terminal while it is ours; keys
+//!  drained    waits for a drained relay's last call
 //!  doctor     is this host fit?                   clock, reach
 //! ```
 
 mod client;
 mod doctor;
+mod drained;
+mod keys;
 mod options;
 mod screen;
 mod show;
@@ -76,7 +79,7 @@ fn run(options: &Options) -> Outcome {
         Command::Doctor { .. } => return doctor::run(options),
         Command::Explain { .. }
         | Command::End { .. }
-        | Command::Drain(_)
+        | Command::Drain { .. }
         | Command::Resume(_)
         | Command::Version => pass_on(options),
     };
@@ -104,17 +107,20 @@ fn pass_on(options: &Options) -> Result<(), Failure> {
     })?;
     // JSON stays as it is: a program may read it from a terminal, too.
     let width = units::width().filter(|_| !options.json);
-    for line in lines {
+    for line in &lines {
         // Of something that was done all the same: seen where the rest goes to a file, too.
-        if matches!(options.command, Command::Drain(_)) && line.starts_with("warning: ") {
-            eprintln!("media-admin: {}", units::clean(&line));
+        if matches!(options.command, Command::Drain { .. }) && line.starts_with("warning: ") {
+            eprintln!("media-admin: {}", units::clean(line));
             continue;
         }
-        for part in units::fold(&units::clean(&line), width) {
+        for part in units::fold(&units::clean(line), width) {
             print(&format!("{part}\n"));
         }
     }
-    Ok(())
+    match options.command {
+        Command::Drain { wait: true, .. } => drained::wait(options, &lines),
+        _ => Ok(()),
+    }
 }
 
 /// Nobody to read it is no reason to fail; what cannot be written is.

@@ -35,7 +35,11 @@ pub enum Command {
         call_id: String,
         media_only: bool,
     },
-    Drain(String),
+    Drain {
+        relay: String,
+        /// Until it has no calls.
+        wait: bool,
+    },
     Resume(String),
     Doctor {
         config_dir: PathBuf,
@@ -49,6 +53,8 @@ pub enum Command {
 pub struct Sessions {
     /// Key and value, as the management port takes them.
     pub filters: Vec<(&'static str, String)>,
+    /// A part of a URI, an address or the beginning of a Call-ID: whatever fits.
+    pub word: Option<String>,
     pub sort: SortKey,
 }
 
@@ -109,6 +115,7 @@ struct Raw {
     version: bool,
     json: bool,
     media: bool,
+    wait: bool,
     tls: bool,
     /// Options with values, by name.
     values: Vec<(&'static str, OsString)>,
@@ -143,6 +150,7 @@ impl Raw {
                 Arg::Long("version") | Arg::Short('V') => self.version = true,
                 Arg::Long("json") => self.json = true,
                 Arg::Long("media") => self.media = true,
+                Arg::Long("wait") => self.wait = true,
                 Arg::Long("tls") => self.tls = true,
                 Arg::Long(name) => {
                     let Some(known) = VALUED.iter().find(|known| **known == name) else {
@@ -162,7 +170,11 @@ impl Raw {
         let command = match (about.name, self.words.len()) {
             ("summary", 1) => Command::Summary,
             ("version", 1) => Command::Version,
-            ("sessions", 1) => Command::Sessions(self.sessions()?),
+            ("sessions", 1) => Command::Sessions(self.sessions(None)?),
+            ("sessions", 2) => {
+                let word = name(self.words.remove(1))?;
+                Command::Sessions(self.sessions(Some(word))?)
+            }
             ("top", 1) => Command::Top {
                 interval: self.seconds("interval")?.unwrap_or(Duration::from_secs(2)),
                 sort: self.sort(SortKey::Traffic)?,
@@ -178,7 +190,10 @@ impl Raw {
                 call_id: name(self.words.remove(1))?,
                 media_only: self.media,
             },
-            ("drain", 2) => Command::Drain(name(self.words.remove(1))?),
+            ("drain", 2) => Command::Drain {
+                relay: name(self.words.remove(1))?,
+                wait: self.wait,
+            },
             ("resume", 2) => Command::Resume(name(self.words.remove(1))?),
             (name, _) => {
                 let usage = format!("usage: media-admin {name} {}", about.arguments);
@@ -200,7 +215,11 @@ impl Raw {
             words.any(|word| word.strip_prefix("--") == Some(option))
         };
         let has = |option: &str| lists(about.options, option) || lists(CONNECTION, option);
-        let flags = [("json", self.json), ("media", self.media)];
+        let flags = [
+            ("json", self.json),
+            ("media", self.media),
+            ("wait", self.wait),
+        ];
         let flags = flags
             .into_iter()
             .filter_map(|(flag, given)| given.then_some(flag));
@@ -254,7 +273,7 @@ impl Raw {
         }
     }
 
-    fn sessions(&self) -> Result<Sessions, String> {
+    fn sessions(&self, word: Option<String>) -> Result<Sessions, String> {
         let mut filters = Vec::new();
         for (option, key) in [
             ("call-id", "call_id"),
@@ -277,7 +296,11 @@ impl Raw {
             return Err(format!("--{option} {value}: allowed: {allowed}"));
         }
         let sort = self.sort(SortKey::Start)?;
-        Ok(Sessions { filters, sort })
+        Ok(Sessions {
+            filters,
+            word,
+            sort,
+        })
     }
 
     fn target(&self) -> Result<Target, String> {
@@ -330,7 +353,12 @@ impl Command {
             Command::Sessions(sessions) => {
                 let filters = sessions.filters.iter();
                 let filters = filters.map(|(key, value)| format!(" {key}={}", quoted(value)));
-                format!("sessions{}", filters.collect::<String>())
+                let word = sessions
+                    .word
+                    .iter()
+                    .map(|word| format!(" {}", quoted(word)));
+                let words: Vec<String> = filters.chain(word).collect();
+                format!("sessions{}", words.concat())
             }
             Command::Top { .. } | Command::Doctor { .. } => "summary".to_owned(),
             Command::Explain { call_id } => {
@@ -344,7 +372,7 @@ impl Command {
                 let media = if *media_only { "media " } else { "" };
                 format!("end {media}{}", quoted(call_id))
             }
-            Command::Drain(relay) => format!("drain {}", quoted(relay)),
+            Command::Drain { relay, .. } => format!("drain {}", quoted(relay)),
             Command::Resume(relay) => format!("resume {}", quoted(relay)),
             Command::Version => "version".to_owned(),
         }

@@ -37,7 +37,7 @@ const SESSIONS: &[Column] = &[
     text("CALL-ID", 16),
 ];
 
-/// All relays. Where one has failed, or there is none, that is an error.
+/// All relays. Where one has failed, or none takes new calls, that is an error.
 pub fn summary(options: &Options) -> Result<(), Failure> {
     let lines = Client::connect(&options.target)?.ask("summary")?;
     let relays: Vec<Relay> = read(&lines)?;
@@ -47,10 +47,16 @@ pub fn summary(options: &Options) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = relays.iter().map(relay_row).collect();
         show(RELAYS, &rows);
     }
-    match failed(&relays) {
-        Some(why) => Err(Failure::Refused(why)),
-        None if relays.is_empty() => Err(Failure::Refused("no relay is connected".to_owned())),
-        None => Ok(()),
+    let none = match relays.iter().any(Relay::takes_calls) {
+        true => None,
+        false if relays.iter().all(|relay| relay.away) => Some("no relay is connected"),
+        false => Some("no relay takes new calls"),
+    };
+    match (failed(&relays), none) {
+        (None, None) => Ok(()),
+        (Some(why), Some(none)) => Err(Failure::Refused(format!("{none}; {why}"))),
+        (Some(why), None) => Err(Failure::Refused(why)),
+        (None, Some(none)) => Err(Failure::Refused(none.to_owned())),
     }
 }
 
@@ -106,7 +112,7 @@ pub fn sessions(options: &Options) -> Result<(), Failure> {
             .find(|(key, _)| *key == wanted_key)
             .map(|(_, value)| value)
     };
-    let is_whole = filter("call_id").is_some() && !all.is_empty();
+    let is_whole = (filter("call_id").is_some() || wanted.word.is_some()) && !all.is_empty();
     let relay = filter("relay");
     let is_asked = |one: &&Relay| {
         !is_whole && relay.is_none_or(|name| *name == one.ip || Some(name) == one.name.as_ref())

@@ -1,43 +1,53 @@
-//! `top`: relays with their rates, the busiest and the worst calls, looked at again and again.
+//! `top`: relays with their rates, the busiest and the worst calls, looked at again and again; one can be chosen and
+//! explained.
 //!
-//! What is shown is made of what was told and the screen's size alone (`frame`); the rest is the terminal's.
+//! What is shown is made of what was told, what is chosen and the screen's size alone (`frame`); the rest is the
+//! terminal's.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
+use serde_json::Value;
 
 use super::client::{Failure, Pair, Target};
+use super::keys::{Key, key};
 use super::options::{Command, Options};
-use super::screen::{Happening, Screen};
+use super::screen::Screen;
 use super::show::{RELAYS, read, relay_row};
 use super::table::{self, Column, number, text, word};
-use super::units::{clean, colour, counted, cut, scaled, time, wrap};
+use super::units::{clean, colour, cut, fold, scaled, time, wrap};
 use super::view::{Relay, Session, SortKey};
 use crate::sys::clock;
+use crate::words::counted;
 
 /// How often the screen's size is looked at.
 const STEP: Duration = Duration::from_millis(200);
 
-/// What keys without a letter send first, and how long the rest of it may take.
-const ESCAPE: u8 = 0x1b;
-const SEQUENCE: Duration = Duration::from_millis(50);
-
-/// Ctrl-Z.
-const SUSPEND: u8 = 0x1a;
+/// Rates need a second look: it comes so soon at the latest.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A call is among the worst where one side is heard so much less than the other.
 const BAD: f64 = 0.5;
 
 /// What the keys do, in as many words as there is room for.
 const KEYS: [&str; 3] = [
-    "q quit  sort: t traffic d duration w worst p packets c caller s status  r look now",
-    "q quit  t traffic d duration w worst p packets c caller s status r now",
-    "q quit  sort by: t d w p c s  r look now",
+    "q quit  arrows choose  Enter explain  sort: t traffic d duration w worst p packets c caller s status  r look now",
+    "q quit Enter explain  t traffic d duration w worst p packets c caller s status",
+    "q quit  Enter explain  t d w p c s sort  r now",
 ];
+
+/// The same while a call is explained.
+const BACK: &str = "q, Esc back  arrows scroll  r now";
 
 /// Lines that a failure may take.
 const WHY: usize = 3;
+
+/// Lines for what is known of the chosen call, where there is room.
+const DETAILS: usize = 4;
+
+/// In front of the chosen call's line, and of the others'.
+const CHOSEN: [&str; 2] = ["> ", "  "];
 
 const CALLS: &[Column] = &[
     text("CALLER", 12),
@@ -63,6 +73,37 @@ struct Look {
     failure: Option<String>,
 }
 
+/// What somebody wants to see of it.
+#[derive(Default)]
+struct Wish {
+    sort: SortKey,
+    /// The chosen call; none is the first one.
+    chosen: Option<String>,
+    /// The first call in the list that is shown.
+    first: usize,
+    /// How many were shown last.
+    page: usize,
+    explained: Option<Explained>,
+}
+
+/// A call that is explained.
+struct Explained {
+    /// As commands take it.
+    call_id: String,
+    lines: Vec<String>,
+    /// The first line that is shown.
+    first: usize,
+}
+
+/// What is to be done after a key.
+enum Next {
+    End,
+    Look,
+    Show,
+    Suspend,
+    Nothing,
+}
+
 /// Until somebody quits. Only a first look that fails is a failure; later ones are shown and tried again.
 pub fn run(options: &Options) -> Result<(), Failure> {
     let Command::Top { interval, sort } = options.command else {
@@ -74,8 +115,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     if let Some(why) = look.failure {
         return Err(Failure::Lost(why));
     }
+    let wish = Wish {
+        sort,
+        ..Wish::default()
+    };
     let screen = Screen::open().map_err(|error| Failure::Refused(error.to_string()))?;
-    let shown = watch(&screen, &options.target, (client, look), interval, sort);
+    let shown = watch(&screen, &options.target, (client, look), interval, wish);
     // The terminal comes back before anything else is said.
     drop(screen);
     shown.map_err(|error| Failure::Refused(format!("the terminal: {error}")))
@@ -86,64 +131,44 @@ fn watch(
     target: &Target,
     (mut client, mut look): (Option<Pair>, Look),
     interval: Duration,
-    mut sort: SortKey,
+    mut wish: Wish,
 ) -> std::io::Result<()> {
-    let mut next = clock::mono() + interval;
+    let mut next = clock::mono() + interval.min(SECOND);
     let mut size = screen.size();
     let colour = colour();
     loop {
-        screen.show(&frame(&look, sort, size, colour))?;
+        screen.show(&frame(&look, &mut wish, size, colour))?;
         loop {
             let now = clock::mono();
             if now >= next {
                 look.renew(&mut client, target);
+                wish.explain_again(&mut client);
                 next = clock::mono() + interval;
                 size = screen.size();
                 break;
             }
-            match screen.happenings.recv_timeout(STEP.min(next - now)) {
-                Ok(Happening::Key(b'q' | b'Q')) => return Ok(()),
-                Ok(Happening::Key(ESCAPE)) if passes(&screen.happenings) => {}
-                Ok(Happening::Key(ESCAPE)) => return Ok(()),
-                Ok(Happening::Key(b'r')) => next = now,
-                Ok(Happening::Key(SUSPEND)) => {
+            let happening = screen.happenings.recv_timeout(STEP.min(next - now));
+            let pressed = match happening {
+                Ok(happening) => key(happening, &screen.happenings),
+                Err(RecvTimeoutError::Disconnected) => Key::End,
+                Err(RecvTimeoutError::Timeout) => Key::None,
+            };
+            match wish.on_key(pressed, &look) {
+                Next::End => return Ok(()),
+                Next::Look => next = now,
+                Next::Show => break,
+                Next::Suspend => {
                     screen.suspend()?;
                     // The dispatcher may have closed it meanwhile, and what was seen is old.
                     (client, next) = (None, clock::mono());
                     size = screen.size();
                     break;
                 }
-                Ok(Happening::Key(key)) => {
-                    if let Some(wanted) = sort_of(key) {
-                        sort = wanted;
-                        break;
-                    }
-                }
-                Ok(Happening::Signal | Happening::NoKeys) | Err(RecvTimeoutError::Disconnected) => {
-                    return Ok(());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+                Next::Nothing => {}
             }
             if screen.size() != size {
                 size = screen.size();
                 break;
-            }
-        }
-    }
-}
-
-/// Passes over what an arrow or another key without a letter sends behind [`ESCAPE`]: it comes at once. False where
-/// it is time to end.
-fn passes(happenings: &Receiver<Happening>) -> bool {
-    let mut is_first = true;
-    loop {
-        match happenings.recv_timeout(SEQUENCE) {
-            Ok(Happening::Key(b'[' | b'O')) if is_first => is_first = false,
-            // What ends a sequence (ECMA-48 section 5.4).
-            Ok(Happening::Key(0x40..=0x7e)) | Err(RecvTimeoutError::Timeout) => return true,
-            Ok(Happening::Key(_)) => is_first = false,
-            Ok(Happening::Signal | Happening::NoKeys) | Err(RecvTimeoutError::Disconnected) => {
-                return false;
             }
         }
     }
@@ -159,6 +184,87 @@ fn sort_of(key: u8) -> Option<SortKey> {
         b's' => SortKey::Status,
         _ => return None,
     })
+}
+
+impl Wish {
+    fn on_key(&mut self, pressed: Key, look: &Look) -> Next {
+        match (pressed, self.explained.is_some()) {
+            (Key::None, _) => Next::Nothing,
+            (Key::End, _) => Next::End,
+            (Key::Suspend, _) => Next::Suspend,
+            (Key::Letter(b'r'), _) => Next::Look,
+            (Key::Escape | Key::Enter | Key::Letter(b'q' | b'Q'), true) => {
+                self.explained = None;
+                Next::Show
+            }
+            (Key::Escape | Key::Letter(b'q' | b'Q'), false) => Next::End,
+            (Key::Enter, false) => {
+                let sorted = sorted(look, self.sort);
+                let Some(session) = sorted.get(self.index(&sorted)) else {
+                    return Next::Nothing;
+                };
+                self.explained = Some(Explained {
+                    call_id: session.exact_call_id().to_owned(),
+                    lines: vec!["asking its relay ...".to_owned()],
+                    first: 0,
+                });
+                Next::Look
+            }
+            (Key::Letter(letter), is_explained) => match sort_of(letter) {
+                Some(sort) if !is_explained => {
+                    (self.sort, self.first) = (sort, 0);
+                    Next::Show
+                }
+                _ => Next::Nothing,
+            },
+            (moved, _) => {
+                self.moved(moved, look);
+                Next::Show
+            }
+        }
+    }
+
+    /// Another call is chosen, or another line of what is explained.
+    fn moved(&mut self, pressed: Key, look: &Look) {
+        let page = self.page.max(1);
+        let to = |at: usize, most: usize| match pressed {
+            Key::Up => at.saturating_sub(1),
+            Key::Down => (at + 1).min(most),
+            Key::PageUp => at.saturating_sub(page),
+            Key::PageDown => (at + page).min(most),
+            Key::Home => 0,
+            _ => most,
+        };
+        if let Some(explained) = &mut self.explained {
+            explained.first = to(explained.first, usize::MAX - page);
+            return;
+        }
+        let sorted = sorted(look, self.sort);
+        let index = to(self.index(&sorted), sorted.len().saturating_sub(1));
+        self.chosen = sorted.get(index).map(|session| session.key().to_owned());
+    }
+
+    /// Where the chosen call stands; the first does for one that is over.
+    fn index(&self, sorted: &[&Session]) -> usize {
+        let is_it = |session: &&Session| Some(session.key()) == self.chosen.as_deref();
+        sorted.iter().position(is_it).unwrap_or(0)
+    }
+
+    /// Asks again for the call that is explained.
+    fn explain_again(&mut self, client: &mut Option<Pair>) {
+        let (Some(explained), Some(asked)) = (&mut self.explained, client.as_mut()) else {
+            return;
+        };
+        let line = format!("explain {}", Value::from(&*explained.call_id));
+        explained.lines = match asked.ask_one(&line) {
+            Ok(lines) => lines.iter().map(|line| clean(line)).collect(),
+            Err(Failure::Refused(why)) => vec![why],
+            Err(Failure::Lost(why)) => {
+                *client = None;
+                vec![why]
+            }
+        };
+    }
 }
 
 impl Look {
@@ -193,10 +299,14 @@ impl Look {
         (self.sessions, self.rates, self.bytes) = (sessions, rates, bytes);
     }
 
-    /// Bits a second; in the first look, what it comes to since the call's start.
-    fn rate(&self, session: &Session) -> f64 {
-        let known = self.rates.get(session.key()).copied();
-        known.unwrap_or_else(|| session.bytes() as f64 * 8.0 / session.duration.max(1.0))
+    /// Bits a second; none before the second look at it.
+    fn rate(&self, session: &Session) -> Option<f64> {
+        self.rates.get(session.key()).copied()
+    }
+
+    /// The same as it is shown.
+    fn shown_rate(&self, session: &Session) -> String {
+        self.rate(session).map_or_else(|| "-".to_owned(), scaled)
     }
 }
 
@@ -209,65 +319,195 @@ fn look(client: &mut Option<Pair>, target: &Target) -> Result<(Vec<Relay>, Vec<S
     Ok((read(&relays)?, read(&sessions)?))
 }
 
-/// The lines of the screen: as many as it has rows, none longer than it has columns.
-fn frame(look: &Look, sort: SortKey, (columns, rows): (usize, usize), colour: bool) -> Vec<String> {
-    let paint = |line: String, code: &str| match colour {
-        true => format!("\x1b[{code}m{line}\x1b[0m"),
-        false => line,
-    };
-    let calls: u64 = look.relays.iter().map(|relay| relay.session_count).sum();
-    let rate: f64 = look.relays.iter().map(|relay| relay.bps_relayed).sum();
-    let title = format!(
-        "media-admin top: {}, {}, {} bit/s",
-        counted(look.relays.len() as u64, "relay"),
-        counted(calls, "call"),
-        scaled(rate)
-    );
-    let mut lines = vec![paint(cut(&title, columns), "1"), String::new()];
-    let relays: Vec<Vec<String>> = look.relays.iter().map(relay_row).collect();
-    let room = rows / 3;
-    let table = table::lines(RELAYS, &relays, Some(columns));
-    for (index, line) in table.into_iter().take(room.max(2)).enumerate() {
-        let is_bad = index > 0 && look.relays.get(index - 1).is_some_and(Relay::is_bad);
-        lines.push(match (index, is_bad) {
-            (0, _) => paint(line, "7"),
-            (_, true) => paint(line, "31"),
-            _ => line,
+/// What stands on the screen, and how it is painted.
+struct Picture {
+    lines: Vec<String>,
+    colour: bool,
+}
+
+impl Picture {
+    fn add(&mut self, line: String, code: &str) {
+        self.lines.push(match self.colour && !code.is_empty() {
+            true => format!("\x1b[{code}m{line}\x1b[0m"),
+            false => line,
         });
     }
-    let foot = foot(look, columns);
-    // Two names of tables, two headlines, and the foot.
-    let left = rows.saturating_sub(lines.len() + 4 + foot.len());
-    let worst = worst(look, left / 3);
-    let busy = sorted(look, sort, left.saturating_sub(worst.len()));
-    let mut section = |name: &str, sessions: &[&Session]| {
-        let rows: Vec<Vec<String>> = sessions.iter().map(|one| row(look, one)).collect();
-        let table = table::lines(CALLS, &rows, Some(columns));
-        lines.push(cut(name, columns));
+
+    /// A headline and rows, bad ones in red.
+    fn add_table(&mut self, table: Vec<String>, is_bad: impl Fn(usize) -> bool) {
         for (index, line) in table.into_iter().enumerate() {
-            let is_bad = index > 0 && sessions.get(index - 1).is_some_and(|s| s.quality() < 0.1);
-            lines.push(match (index, is_bad) {
-                (0, _) => paint(line, "7"),
-                (_, true) => paint(line, "31"),
-                _ => line,
-            });
+            let code = match index {
+                0 => "7",
+                _ if is_bad(index - 1) => "31",
+                _ => "",
+            };
+            self.add(line, code);
         }
-    };
-    section(&format!("calls by {}", sort.name()), &busy);
-    if !worst.is_empty() {
-        section("worst: one side is hardly heard", &worst);
     }
-    lines.resize(rows.saturating_sub(foot.len()), String::new());
+}
+
+/// The lines of the screen: as many as it has rows, none longer than it has columns.
+fn frame(
+    look: &Look,
+    wish: &mut Wish,
+    (columns, rows): (usize, usize),
+    colour: bool,
+) -> Vec<String> {
+    let mut picture = Picture {
+        lines: Vec::new(),
+        colour,
+    };
+    let foot = foot(look, wish, columns);
+    let left = rows.saturating_sub(foot.len());
+    match &mut wish.explained {
+        Some(explained) => wish.page = explain(&mut picture, explained, (columns, left)),
+        None => {
+            head(&mut picture, look, (columns, rows));
+            calls(&mut picture, look, wish, (columns, left));
+        }
+    }
+    let Picture { mut lines, .. } = picture;
+    lines.resize(left, String::new());
     lines.extend(foot.into_iter().map(|line| match look.failure {
-        Some(_) => paint(line, "31"),
-        None => line,
+        Some(_) if colour => format!("\x1b[31m{line}\x1b[0m"),
+        _ => line,
     }));
     lines.truncate(rows);
     lines
 }
 
+/// The title and the relays.
+fn head(picture: &mut Picture, look: &Look, (columns, rows): (usize, usize)) {
+    let calls: u64 = look.relays.iter().map(|relay| relay.session_count).sum();
+    let rate: f64 = look.relays.iter().map(|relay| relay.bps_relayed).sum();
+    let room = (rows / 3).max(2);
+    let relays = counted(look.relays.len(), "relay");
+    let relays = match look.relays.len() >= room {
+        true => format!("{} of {relays} shown", room - 1),
+        false => relays,
+    };
+    let title = format!(
+        "media-admin top: {relays}, {}, {} bit/s",
+        counted(calls, "call"),
+        scaled(rate)
+    );
+    picture.add(cut(&title, columns), "1");
+    picture.lines.push(String::new());
+    let rows: Vec<Vec<String>> = look.relays.iter().map(relay_row).collect();
+    let mut table = table::lines(RELAYS, &rows, Some(columns));
+    table.truncate(room);
+    picture.add_table(table, |index| {
+        look.relays.get(index).is_some_and(Relay::is_bad)
+    });
+}
+
+/// The calls that were chosen, the worst ones, and what is known of the chosen one.
+fn calls(picture: &mut Picture, look: &Look, wish: &mut Wish, (columns, rows): (usize, usize)) {
+    let all = sorted(look, wish.sort);
+    let index = wish.index(&all);
+    let chosen = all.get(index).copied();
+    let mut details = chosen.map_or_else(Vec::new, |one| details(look, one, columns));
+    // Two names of tables and two headlines.
+    let left = rows.saturating_sub(picture.lines.len() + 4);
+    details.truncate(DETAILS.min(left / 3));
+    let left = left - details.len();
+    let worst = worst(look, left / 3);
+    wish.page = left.saturating_sub(worst.len());
+    let most = all.len().saturating_sub(wish.page);
+    let lowest = (index + 1).saturating_sub(wish.page);
+    wish.first = wish.first.clamp(lowest.min(index), index).min(most);
+    let shown = all.get(wish.first..).unwrap_or_default();
+    let shown = shown.get(..wish.page).unwrap_or(shown);
+    let place = match shown.len() < all.len() {
+        true => format!(
+            ": {} to {} of {}",
+            wish.first + 1,
+            wish.first + shown.len(),
+            all.len()
+        ),
+        false => String::new(),
+    };
+    let mut section = |name: &str, sessions: &[&Session], chosen: Option<&str>| {
+        let rows: Vec<Vec<String>> = sessions.iter().map(|one| row(look, one)).collect();
+        let room = columns.saturating_sub(CHOSEN[0].len());
+        let table = table::lines(CALLS, &rows, Some(room))
+            .into_iter()
+            .enumerate();
+        let table = table.map(|(line, text)| {
+            let key = line.checked_sub(1).and_then(|line| sessions.get(line));
+            let is_chosen = chosen.is_some() && key.map(|one| one.key()) == chosen;
+            cut(
+                &format!("{}{text}", CHOSEN[usize::from(!is_chosen)]),
+                columns,
+            )
+        });
+        picture.lines.push(cut(name, columns));
+        picture.add_table(table.collect(), |line| {
+            sessions.get(line).is_some_and(|one| one.quality() < 0.1)
+        });
+    };
+    let name = format!("calls by {}{place}", wish.sort.name());
+    section(&name, shown, chosen.map(Session::key));
+    if !worst.is_empty() {
+        section("worst: one side is hardly heard", &worst, None);
+    }
+    picture.lines.truncate(rows.saturating_sub(details.len()));
+    picture
+        .lines
+        .resize(rows.saturating_sub(details.len()), String::new());
+    picture.lines.extend(details);
+}
+
+/// All that the list has of a call, and nothing of it is cut.
+fn details(look: &Look, session: &Session, columns: usize) -> Vec<String> {
+    let [caller, callee] = session.packets();
+    let text = format!(
+        "> {} to {}, Call-ID {}, relay {}, {}, {}, {} bit/s, packets {caller}/{callee}, {:.0}% by the kernel",
+        clean(&session.from_uri),
+        clean(&session.to_uri),
+        session.call_id(),
+        session.relay(),
+        session.status(),
+        time(session.duration as u64),
+        look.shown_rate(session),
+        session.in_kernel() * 100.0
+    );
+    let mut details = Vec::new();
+    for line in wrap(&text, Some(columns)) {
+        // A word may be longer than the screen is wide.
+        let characters: Vec<char> = line.chars().collect();
+        let pieces = characters.chunks(columns.max(1));
+        details.extend(pieces.map(|piece| piece.iter().collect::<String>()));
+    }
+    details
+}
+
+/// A call that is explained; how many lines of it are shown.
+fn explain(
+    picture: &mut Picture,
+    explained: &mut Explained,
+    (columns, rows): (usize, usize),
+) -> usize {
+    let lines = explained.lines.iter();
+    let lines: Vec<String> = lines.flat_map(|line| fold(line, Some(columns))).collect();
+    let page = rows.saturating_sub(2);
+    explained.first = explained.first.min(lines.len().saturating_sub(page));
+    let shown = lines.iter().skip(explained.first).take(page);
+    let last = (explained.first + page).min(lines.len());
+    let title = format!(
+        "media-admin top: call {}, lines {} to {last} of {}",
+        clean(&explained.call_id),
+        explained.first + 1,
+        lines.len()
+    );
+    picture.add(cut(&title, columns), "1");
+    picture.lines.push(String::new());
+    shown.for_each(|line| picture.lines.push(cut(line, columns)));
+    page
+}
+
 /// The last lines: why figures are old, or what the keys do.
-fn foot(look: &Look, columns: usize) -> Vec<String> {
+fn foot(look: &Look, wish: &Wish, columns: usize) -> Vec<String> {
     if let Some(why) = &look.failure {
         let mut lines = wrap(&format!("old figures: {}", clean(why)), Some(columns));
         lines.truncate(WHY);
@@ -275,21 +515,27 @@ fn foot(look: &Look, columns: usize) -> Vec<String> {
     }
     let fits = |keys: &&str| keys.len() <= columns;
     let [.., shortest] = KEYS;
-    vec![cut(
-        KEYS.into_iter().find(fits).unwrap_or(shortest),
-        columns,
-    )]
+    let keys = match wish.explained {
+        Some(_) => BACK,
+        None => KEYS.into_iter().find(fits).unwrap_or(shortest),
+    };
+    vec![cut(keys, columns)]
 }
 
-fn sorted(look: &Look, sort: SortKey, most: usize) -> Vec<&Session> {
+fn sorted(look: &Look, sort: SortKey) -> Vec<&Session> {
+    // Before the second look, what it comes to since the call's start has to do.
+    let rate = |session: &Session| {
+        let average = || session.bytes() as f64 * 8.0 / session.duration.max(1.0);
+        look.rate(session).unwrap_or_else(average)
+    };
     let mut sessions: Vec<&Session> = look.sessions.iter().collect();
-    sessions.sort_by(|one, other| sort.compare(one, other, |session| look.rate(session)));
-    sessions.truncate(most);
+    sessions.sort_by(|one, other| sort.compare(one, other, rate));
     sessions
 }
 
 fn worst(look: &Look, most: usize) -> Vec<&Session> {
-    let mut sessions = sorted(look, SortKey::Quality, most);
+    let mut sessions = sorted(look, SortKey::Quality);
+    sessions.truncate(most);
     sessions.retain(|session| session.quality() < BAD);
     sessions
 }
@@ -301,7 +547,7 @@ fn row(look: &Look, session: &Session) -> Vec<String> {
         clean(&session.to_uri),
         session.status(),
         time(session.duration as u64),
-        scaled(look.rate(session)),
+        look.shown_rate(session),
         format!("{}/{}", scaled(caller as f64), scaled(callee as f64)),
         format!("{:.0}%", session.in_kernel() * 100.0),
         session.relay(),
@@ -358,9 +604,130 @@ mod tests {
         look
     }
 
+    fn shown(look: &Look, sort: SortKey, size: (usize, usize), colour: bool) -> Vec<String> {
+        let mut wish = Wish {
+            sort,
+            ..Wish::default()
+        };
+        frame(look, &mut wish, size, colour)
+    }
+
+    fn place(lines: &[String], text: &str) -> Option<usize> {
+        lines.iter().position(|line| line.contains(text))
+    }
+
+    /// Forty calls, sorted by their callers.
+    fn many() -> (Look, Wish) {
+        let mut look = look();
+        let sessions = (0..40).map(|n| session(&format!("{n:02}"), [100, 100]));
+        look.note(sessions.collect(), Duration::from_secs(3));
+        let wish = Wish {
+            sort: SortKey::Caller,
+            ..Wish::default()
+        };
+        (look, wish)
+    }
+
+    #[test]
+    fn rates_are_shown_from_the_second_look_on() {
+        let mut look = Look::default();
+        look.note(vec![session("a", [100, 100])], Duration::from_secs(1));
+        let first = &shown(&look, SortKey::Traffic, (120, 30), false);
+        let row = &first[place(first, "  caller-of-a")
+            .or(place(first, "> caller-of-a"))
+            .unwrap()];
+        assert!(row.contains("  -  100/100"), "{row}");
+        look.note(vec![session("a", [150, 100])], Duration::from_secs(2));
+        let second = shown(&look, SortKey::Traffic, (120, 30), false);
+        assert!(place(&second, "80k  150/100").is_some(), "{second:#?}");
+    }
+
+    #[test]
+    fn a_long_list_is_scrolled_with_what_is_chosen() {
+        let (look, mut wish) = many();
+        let size = (100, 24);
+        let lines = frame(&look, &mut wish, size, false);
+        let page = wish.page;
+        assert!((5..15).contains(&page), "{page}");
+        assert!(
+            place(&lines, &format!("calls by caller: 1 to {page} of 40")).is_some(),
+            "{lines:#?}"
+        );
+        assert!(place(&lines, "> caller-of-00").is_some());
+        for _ in 0..page {
+            assert!(matches!(wish.on_key(Key::Down, &look), Next::Show));
+        }
+        let lines = frame(&look, &mut wish, size, false);
+        assert!(
+            place(&lines, &format!(": 2 to {} of 40", page + 1)).is_some(),
+            "{lines:#?}"
+        );
+        assert!(place(&lines, &format!("> caller-of-{page:02}")).is_some());
+        wish.on_key(Key::Last, &look);
+        let lines = frame(&look, &mut wish, size, false);
+        assert!(
+            place(&lines, "to 40 of 40").is_some() && place(&lines, "> caller-of-39").is_some()
+        );
+        wish.on_key(Key::PageUp, &look);
+        frame(&look, &mut wish, size, false);
+        wish.on_key(Key::Home, &look);
+        let lines = frame(&look, &mut wish, size, false);
+        assert!(place(&lines, ": 1 to ").is_some());
+        // What was chosen stays so, wherever it goes; where it is over, the first is.
+        wish.chosen = Some("17".to_owned());
+        wish.on_key(Key::Letter(b'p'), &look);
+        let lines = frame(&look, &mut wish, size, false);
+        assert!(place(&lines, "> caller-of-17").is_some(), "{lines:#?}");
+        wish.chosen = Some("over".to_owned());
+        wish.on_key(Key::Letter(b'c'), &look);
+        let lines = frame(&look, &mut wish, size, false);
+        assert!(place(&lines, "> caller-of-00").is_some());
+    }
+
+    #[test]
+    fn what_is_cut_in_the_list_can_be_read() {
+        let mut look = look();
+        let one = show::tests::session();
+        look.note(vec![one.clone()], Duration::from_secs(3));
+        let lines = shown(&look, SortKey::Traffic, (80, 24), false);
+        let text = lines.concat();
+        for part in [&one.call_id, &one.from_uri, &one.to_uri, "198.51.100.107"] {
+            assert!(text.contains(part), "{part}: {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_explained_and_left_again() {
+        let (look, mut wish) = many();
+        wish.on_key(Key::Down, &look);
+        assert!(matches!(wish.on_key(Key::Enter, &look), Next::Look));
+        let explained = wish.explained.as_mut().unwrap();
+        assert_eq!(explained.call_id, "01");
+        explained.lines = (0..50)
+            .map(|n| format!("line {n} {}", "word ".repeat(20)))
+            .collect();
+        let lines = frame(&look, &mut wish, (80, 24), false);
+        assert_eq!(lines[0], "media-admin top: call 01, lines 1 to 21 of 100");
+        assert!(
+            lines[23] == BACK && lines[2].starts_with("line 0 "),
+            "{lines:#?}"
+        );
+        wish.on_key(Key::PageDown, &look);
+        let lines = frame(&look, &mut wish, (80, 24), false);
+        assert_eq!(lines[0], "media-admin top: call 01, lines 22 to 42 of 100");
+        wish.on_key(Key::Last, &look);
+        assert!(frame(&look, &mut wish, (80, 24), false)[0].ends_with("to 100 of 100"));
+        assert!(matches!(wish.on_key(Key::Letter(b'q'), &look), Next::Show));
+        assert!(wish.explained.is_none());
+        assert!(matches!(wish.on_key(Key::Letter(b'q'), &look), Next::End));
+        let nothing = Look::default();
+        assert!(matches!(wish.on_key(Key::Enter, &nothing), Next::Nothing));
+        wish.on_key(Key::Down, &nothing);
+    }
+
     #[test]
     fn the_busiest_stand_above_and_the_worst_below() {
-        let lines = frame(&look(), SortKey::Traffic, (120, 30), false);
+        let lines = shown(&look(), SortKey::Traffic, (120, 30), false);
         assert_eq!(lines[0], "media-admin top: 1 relay, 3 calls, 64k bit/s");
         let place = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap();
         assert!(place("calls by traffic") < place("caller-of-busy"));
@@ -383,7 +750,7 @@ mod tests {
             for rows in [1, 2, 5, 24, 100] {
                 for failure in [None, Some("gone, and so are all its friends ".repeat(9))] {
                     let look = Look { failure, ..look() };
-                    let lines = frame(&look, SortKey::Quality, (columns, rows), false);
+                    let lines = shown(&look, SortKey::Quality, (columns, rows), false);
                     assert_eq!(lines.len(), rows);
                     assert!(lines.iter().all(|line| line.chars().count() <= columns));
                 }
@@ -395,14 +762,14 @@ mod tests {
     fn a_look_that_failed_is_said_and_the_old_one_stays() {
         let mut look = look();
         look.failure = Some("the dispatcher is gone\x1b".into());
-        let lines = frame(&look, SortKey::Traffic, (80, 24), true);
+        let lines = shown(&look, SortKey::Traffic, (80, 24), true);
         assert_eq!(
             lines.last().unwrap(),
             "\x1b[31mold figures: the dispatcher is gone\\u{1b}\x1b[0m"
         );
         // A long one is told whole.
         look.failure = Some("a sentence of its own ".repeat(6));
-        let long = frame(&look, SortKey::Traffic, (80, 24), false);
+        let long = shown(&look, SortKey::Traffic, (80, 24), false);
         assert!(long[22].starts_with("old figures: a sentence"), "{long:?}");
         assert!(long[23].ends_with("of its own"), "{long:?}");
         assert!(lines.iter().any(|line| line.contains("caller-of-busy")));
@@ -417,7 +784,7 @@ mod tests {
         let order = show::tests::order(CALLS);
         assert!(page.contains(&order), "{order}");
         for columns in show::tests::WIDTHS {
-            let lines = frame(&look(), SortKey::Traffic, (columns, 24), false);
+            let lines = shown(&look(), SortKey::Traffic, (columns, 24), false);
             let keys = lines.last().unwrap();
             assert!(keys.starts_with("q quit") && !keys.contains('…'), "{keys}");
             assert!(lines[0].ends_with("64k bit/s"), "{}", lines[0]);

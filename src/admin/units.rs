@@ -33,14 +33,6 @@ pub fn scaled(count: f64) -> String {
     format!("{value:.0}P")
 }
 
-/// So many of something that takes an s where it is not one.
-pub fn counted(count: u64, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
-    }
-}
-
 /// A time: 0:07, 12:34, 1:00:00, 3d 04:05.
 pub fn time(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

@@ -57,6 +57,11 @@ impl Relay {
         self.status == "error" && !is_expected
     }
 
+    /// New calls may come to it.
+    pub fn takes_calls(&self) -> bool {
+        !self.drained && !self.away && self.status == "active"
+    }
+
     pub fn streams(&self) -> String {
         let counts = self.stream_count.iter();
         let counts: Vec<String> = counts
@@ -120,8 +125,13 @@ impl Stream {
 impl Session {
     /// As commands take it.
     pub fn call_id(&self) -> String {
+        clean(self.exact_call_id())
+    }
+
+    /// The same, which may hold what a terminal must not see.
+    pub fn exact_call_id(&self) -> &str {
         let exact = self.exact.as_ref().map(|exact| &exact.call_id);
-        clean(exact.unwrap_or(&self.call_id))
+        exact.unwrap_or(&self.call_id)
     }
 
     pub fn bytes(&self) -> u64 {
@@ -391,6 +401,10 @@ mod tests {
             ("r\\u{1b}".into(), "away, drained".into())
         );
         assert!(gone("1").is_bad() && !gone("0").is_bad() && !old.is_bad());
+        assert!(old.takes_calls() && !gone("0").takes_calls());
+        let takes = |state: &str| read(&format!("{{{state}}}")).takes_calls();
+        assert!(takes(r#""status": "active""#) && !takes(r#""status": "halting""#));
+        assert!(!takes(r#""status": "active", "drained": true"#));
         let silent = read(r#"{"ip": "192.0.2.1", "status": "error", "session_count": 2}"#);
         assert_eq!(silent.state(), "no answer");
         assert!(silent.is_bad());

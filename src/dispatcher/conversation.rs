@@ -22,6 +22,7 @@ use crate::proto::link::{
 };
 use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
+use crate::words::counted;
 
 /// How long a relay's link may be silent when another one wants its place.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -377,7 +378,7 @@ impl Listener<'_> {
             Some(Ask::Check(doubts)) => self.checked(doubts, result, now),
             Some(Ask::Show(slot)) => return Some(slot),
             Some(Ask::Room) => self.room_told(result, now),
-            None => self.odd("a reply that nobody waits for", result),
+            None => self.odd("a reply to no request of this dispatcher", result),
         }
         None
     }
@@ -401,8 +402,8 @@ impl Listener<'_> {
                 }
                 updating.fail(link.id, Failure::Halting);
             }
-            UpdateReply::Error => {
-                updating.fail(link.id, Failure::Error);
+            UpdateReply::Error(why) => {
+                updating.fail(link.id, Failure::Error(why.into()));
                 if updating.facts.has_media {
                     self.ask_for_room();
                 }
@@ -528,11 +529,13 @@ impl Listener<'_> {
         let mut registry = lock(&self.dispatcher.registry);
         let purge = registry.listed(self.link.id, &listed, now);
         drop(registry);
-        let (all, gone) = (listed.len(), purge.finished.len());
-        log::info!(
-            "relay {}: has {all} session(s); {gone} of ours are gone",
-            self.link
-        );
+        let sessions = counted(listed.len(), "session");
+        let gone = match purge.finished.len() {
+            0 => "none that we had there is missing".to_owned(),
+            1 => "1 that we had there no longer exists".to_owned(),
+            more => format!("{more} that we had there no longer exist"),
+        };
+        log::info!("relay {}: reports {sessions}; {gone}", self.link);
         for call in purge.back {
             self.dispatcher.finisher.note(&call);
         }

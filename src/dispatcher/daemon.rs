@@ -18,6 +18,7 @@ use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::sys::{clock, limits, users};
 use crate::tls::Store;
+use crate::words::counted;
 
 /// Connections of proxies, relays and clients, and some to spare.
 const OPEN_FILES: u64 = 4096;
@@ -154,7 +155,10 @@ impl Local {
         let progress = accounting.flat_map(|accounting| accounting.progress());
         for backend in progress.filter(|backend| backend.is_down()) {
             let (waiting, name) = (backend.waiting(), backend.name());
-            status.push_str(&format!(", {waiting} record(s) wait for {name}"));
+            status.push_str(&format!(
+                ", {} queued for {name}",
+                counted(waiting, "record")
+            ));
         }
         status
     }

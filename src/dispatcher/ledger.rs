@@ -25,6 +25,7 @@ use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId, SessionId, Visible};
 use crate::sys::clock;
 use crate::sys::thread::run_tenaciously;
+use crate::words::counted;
 
 /// Bytes of all segments, and of one. A call needs some 500.
 const SIZE: u64 = 512 << 20;
@@ -131,8 +132,8 @@ impl Ledger {
         let mut found = Left::default();
         let journal = Journal::open(dir, limits, |at, text| found.read(at, text))?;
         if found.unreadable > 0 {
-            let (count, shown) = (found.unreadable, dir.display());
-            error!("{shown}: {count} line(s) on live calls cannot be read and are left out");
+            let (lines, shown) = (counted(found.unreadable, "line"), dir.display());
+            error!("{shown}: {lines} on live calls cannot be read and left out");
         }
         let (mut state, mut earlier) = (State::default(), Earlier::default());
         // In the order in which they were noted, so that of two with one call-id the later one is the call.

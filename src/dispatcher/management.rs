@@ -4,7 +4,7 @@
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
 //!    metrics                super::metrics
-//!    explain                one call in full                explain, text
+//!    explain                one call in full                explain, text, verdict; which one: naming
 //!    end, drain, resume     who may change something does   end, drain
 //!  answers, in either format, piece by piece                answer
 //!  draining                 tells when a drained relay has no calls left
@@ -20,7 +20,9 @@ pub mod draining;
 mod end;
 mod explain;
 mod filter;
+mod naming;
 mod text;
+mod verdict;
 
 use std::collections::HashMap;
 use std::io;
@@ -177,7 +179,7 @@ impl Client<'_> {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(io::Error::other("closed, it says nothing"));
+                    return Err(io::Error::other("closed: no command came for 300 s"));
                 }
                 Err(error) => return Err(error),
             };
@@ -198,9 +200,9 @@ impl Client<'_> {
                     Ok(Command::Quit) => return Ok(()),
                     Ok(command) => self.obey(command)?,
                     Err(Bad::Usage(text)) => self.fail(&text)?,
-                    Err(Bad::Unknown) => {
+                    Err(Bad::Unknown(told)) => {
                         log::debug!("management: unknown command \"{}\"", Visible(line));
-                        self.say("error")?;
+                        self.fail(&told)?;
                     }
                 }
             }
@@ -252,7 +254,7 @@ impl Client<'_> {
         act: impl FnOnce(&Self) -> Result<String, String>,
     ) -> io::Result<()> {
         if !self.who.may_change {
-            log::warn!("{}: {word} refused, it is not allowed to", self.who);
+            log::warn!("{}: {word} refused: this client may only look", self.who);
             return self.fail(&format!(
                 "{word} needs the management socket on the dispatcher's host, or TLS with a certificate that \
                  management_passport allows ([Dispatcher] management_use_tls, management_passport)"
@@ -356,10 +358,13 @@ impl Dispatcher {
             }
             relays.retain(|one| named.contains(&one.relay));
         }
-        if let Some(call_id) = &filter.call_id {
-            let call_id = registry.meant(call_id);
+        if let Some(call_id_text) = &filter.call_id {
+            let call_id = registry.meant(call_id_text);
             if let Place::On(id, _) = registry.place(&call_id) {
                 relays.retain(|one| one.handle.id == id);
+            }
+            if matches!(registry.place(&call_id), Place::Unknown) {
+                filter.beginning = naming::beginning(call_id_text);
             }
             if !call_id.0.is_utf8() {
                 filter.spellings = spellings(&call_id).into();

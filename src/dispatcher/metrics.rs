@@ -10,6 +10,7 @@ use super::waiting::lock;
 use super::{Dispatcher, Running};
 use crate::logging;
 use crate::metrics::{Counter, Exposition, Gauge, Histogram, Listener, process};
+use crate::sys::clock;
 
 /// What the SIP proxy asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,11 @@ impl Dispatcher {
     pub(super) fn hand_over(&self, ended: Vec<Finished>) -> Vec<bool> {
         if ended.is_empty() {
             return Vec::new();
+        }
+        {
+            let now = clock::mono();
+            let mut past = lock(&self.past);
+            ended.iter().for_each(|one| past.end(one, now));
         }
         let how = |one: &Finished| (one.reason, one.timed_out, one.is_kept);
         let how: Vec<_> = ended.iter().map(how).collect();

@@ -30,6 +30,7 @@ mod ledger;
 mod link;
 mod management;
 mod metrics;
+pub mod past;
 mod recorder;
 pub mod registry;
 mod relays;
@@ -59,6 +60,7 @@ use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::sys::thread::run_tenaciously;
 use crate::tls::Store;
+use crate::words::counted;
 pub use dialog::Enders;
 use drained::Drained;
 use finished::{Finished, Finisher};
@@ -66,6 +68,7 @@ use gate::Gate;
 use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
+use past::Past;
 pub use recorder::Recorder;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
@@ -93,6 +96,8 @@ pub struct Dispatcher {
     finisher: Arc<dyn Finisher>,
     counts: Counts,
     drained: Drained,
+    /// Calls that are over, for who asks why.
+    past: Mutex<Past>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -139,6 +144,7 @@ impl Dispatcher {
             store,
             registry: Mutex::new(registry),
             drained,
+            past: Mutex::default(),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),
@@ -224,7 +230,11 @@ impl Running {
     /// One line on how it goes.
     pub fn status(&self) -> String {
         let (relays, sessions) = lock(&self.dispatcher.registry).counts();
-        format!("{relays} relay(s) connected, {sessions} session(s)")
+        format!(
+            "{} connected, {}",
+            counted(relays, "relay"),
+            counted(sessions, "session")
+        )
     }
 
     /// Whether the dispatcher does what it is for: the proxy's socket takes and serves a connection, and the upkeep

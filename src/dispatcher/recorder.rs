@@ -18,6 +18,7 @@ use crate::accounting::{self, Accounting, Keeper, Outcome};
 use crate::metrics::Exposition;
 use crate::proto::{CallId, DialogId, SessionId};
 use crate::sys::{clock, random};
+use crate::words::counted;
 
 /// See the module.
 pub struct Recorder {
@@ -43,12 +44,14 @@ impl Books {
         let (calls, dialogs) = (earlier.calls.len(), earlier.dialogs.len());
         if calls > 0 {
             info!(
-                "{calls} answered call(s) are known from before this start: their relays are waited for"
+                "{} known from before this start: waiting for their relays to connect",
+                counted(calls, "answered call")
             );
         }
         if dialogs > 0 {
             info!(
-                "{dialogs} dialog(s) from before this start are to be ended: the SIP proxy is asked again"
+                "{} from before this start to be ended: asking the SIP proxy again",
+                counted(dialogs, "dialog")
             );
         }
         let ledger = Arc::new(ledger);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::link::{Ask, Link, Refused, Removal};
 use super::metrics::Asked;
-use super::registry::{Facts, LinkId, Place};
+use super::registry::{Facts, LinkId, Place, State};
 use super::turns::Turn;
 use super::waiting::{Failure, News, Slot, Updating, lock};
 use crate::proto::control::{
@@ -19,6 +19,7 @@ use crate::proto::control::{
 use crate::proto::link::write_command;
 use crate::proto::{CallId, SessionId, Visible};
 use crate::sys::{clock, random};
+use crate::words::counted;
 
 /// The answer to any failure.
 pub const ERROR: &str = "error";
@@ -134,7 +135,7 @@ impl Dispatcher {
                 .update_call(frame, &updating, &link, started, deadline)
                 .map(|answer| (link, answer)),
             Place::Away(relay) => {
-                log::warn!("[session {call_id}] update: its relay {relay} is not connected");
+                self.trouble(&updating, &format!("its relay {relay} is not connected"));
                 None
             }
         };
@@ -145,6 +146,8 @@ impl Dispatcher {
             false => Asked::Update,
         };
         let Some((link, answer)) = answered else {
+            let why = updating.troubles();
+            lock(&self.past).refuse(call_id.clone(), &why, clock::mono());
             return Served {
                 turn,
                 ..Served::error(asked)
@@ -174,6 +177,36 @@ impl Dispatcher {
                 log::warn!("[session {call_id}] a request waited too long for those before it");
                 None
             }
+        }
+    }
+
+    /// Something is wrong with an update: the log says it, and so does `explain` later where nothing comes of it.
+    fn trouble(&self, updating: &Updating, what: &str) {
+        log::warn!("[session {}] update: {what}", updating.facts.call_id);
+        updating.trouble(what);
+    }
+
+    /// How those relays stand that could take calls and do not.
+    fn why_no_relay(&self) -> String {
+        let standings = lock(&self.registry).standings();
+        let mut told: Vec<String> = Vec::new();
+        for one in &standings {
+            let state = match one.state {
+                State::Active => continue,
+                State::Drained => "is drained (media-admin resume)",
+                State::Halting => "is halting",
+                State::TimedOut => "does not answer",
+                State::Away => "is not connected",
+            };
+            told.push(format!("relay {} {state}", one.relay));
+        }
+        match (
+            standings.iter().any(|one| one.state.is_connected()),
+            told.is_empty(),
+        ) {
+            (false, true) => ": no relay is connected".to_owned(),
+            (_, true) => String::new(),
+            (_, false) => format!(": {}", told.join(", ")),
         }
     }
 
@@ -212,21 +245,20 @@ impl Dispatcher {
         started: Duration,
         deadline: Duration,
     ) -> Option<String> {
-        let call_id = &updating.facts.call_id;
         if let Err(refused) = ask_update(link, frame, updating, started) {
-            log::warn!("[session {call_id}] update: relay {link}: {refused}");
+            self.trouble(updating, &format!("relay {link}: {refused}"));
             return None;
         }
         match updating.next(deadline) {
             News::Answer(_, answer) => Some(answer),
             News::Failed(_, failure) => {
-                log::warn!("[session {call_id}] update: relay {link} {failure}");
+                self.trouble(updating, &format!("relay {link} {failure}"));
                 None
             }
             News::Silence => match updating.give_up() {
                 Some((_, answer)) => Some(answer),
                 None => {
-                    log::warn!("[session {call_id}] update: relay {link} does not answer");
+                    self.trouble(updating, &format!("relay {link} does not answer"));
                     self.look_for_silence(link, clock::mono());
                     None
                 }
@@ -321,7 +353,8 @@ impl Placing<'_> {
             if self.silent.is_empty() || clock::mono() >= next_try {
                 let asked = self.ask_next(preferred, since);
                 if !asked && self.silent.is_empty() {
-                    self.warn("no relay takes this call");
+                    let why = self.dispatcher.why_no_relay();
+                    self.warn(&format!("no relay takes this call{why}"));
                     return None;
                 }
                 next_try = match asked {
@@ -384,7 +417,7 @@ impl Placing<'_> {
             self.warn(&format!("relay {link} {failure}"));
         }
         // Without media nobody else knows more: older relays have no ports to give.
-        self.updating.facts.has_media || failure != Failure::Error
+        self.updating.facts.has_media || !matches!(failure, Failure::Error(_))
     }
 
     fn give_up(&mut self) -> Option<(Arc<Link>, String)> {
@@ -399,7 +432,7 @@ impl Placing<'_> {
     }
 
     fn warn(&self, what: &str) {
-        log::warn!("[session {}] update: {what}", self.updating.facts.call_id);
+        self.dispatcher.trouble(&self.updating, what);
     }
 }
 
@@ -439,9 +472,9 @@ fn log_update(update: &Update, link: &Link, answer: &str, is_new: bool) {
         MessageKind::Request => "request",
         MessageKind::Reply => "reply",
     };
-    let streams = update.media.as_ref().map_or(0, Vec::len);
+    let streams = counted(update.media.as_ref().map_or(0, Vec::len), "stream");
     log::info!(
-        "[session {}] {}update by {kind}, cseq {}, {streams} stream(s): relay {link} gives {answer}",
+        "[session {}] {}update by {kind}, cseq {}, {streams}: relay {link} gives {answer}",
         update.call_id,
         if is_new { "new call, " } else { "" },
         update.cseq.0,

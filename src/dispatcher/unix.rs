@@ -74,7 +74,7 @@ fn check_free(path: &Path) -> Result<(), String> {
             "socket {shown}: another process listens there; stop it first or choose another path"
         )),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            log::info!("socket {shown}: nobody listens there any more, it is replaced");
+            log::info!("socket {shown}: left by a process that has ended: replaced");
             Ok(())
         }
         Err(error) => Err(format!("socket {shown}: {error}")),

@@ -93,6 +93,7 @@ fn tick(dispatcher: &Dispatcher, now: Duration) {
         link.close(&format!("it has not recovered for {seconds} s"));
     }
     dispatcher.finish(elapsed.finished);
+    lock(&dispatcher.past).tick(now);
 }
 
 /// Closes the links of relays whose certificate would not be accepted any more.

@@ -63,20 +63,22 @@ impl<T> Default for Slot<T> {
 }
 
 /// Why a relay did not take a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    Error,
+    /// And why, where it has told.
+    Error(Box<str>),
     Halting,
     LinkLost,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Failure::Error => "answered error",
-            Failure::Halting => "is halting",
-            Failure::LinkLost => "lost its link",
-        })
+        match self {
+            Failure::Error(why) if why.is_empty() => f.write_str("answered error"),
+            Failure::Error(why) => write!(f, "answered error: {why}"),
+            Failure::Halting => f.write_str("is halting"),
+            Failure::LinkLost => f.write_str("lost its link"),
+        }
     }
 }
 
@@ -96,6 +98,8 @@ pub struct Updating {
     pub facts: Facts,
     /// The call has no relay yet.
     pub is_new: bool,
+    /// What went wrong on the way.
+    troubles: Mutex<Vec<String>>,
     state: Mutex<State>,
     ready: Condvar,
 }
@@ -112,9 +116,20 @@ impl Updating {
         Updating {
             facts,
             is_new,
+            troubles: Mutex::default(),
             state: Mutex::new(State::default()),
             ready: Condvar::new(),
         }
+    }
+
+    /// Notes what has gone wrong.
+    pub fn trouble(&self, what: &str) {
+        lock(&self.troubles).push(what.to_owned());
+    }
+
+    /// All of that, in the order in which it came.
+    pub fn troubles(&self) -> String {
+        lock(&self.troubles).join("; ")
     }
 
     /// A relay has given ports. `commit` runs where this decides the update, before anybody hears of it;
@@ -194,7 +209,7 @@ mod tests {
     fn the_first_success_decides() {
         let updating = updating();
         let mut commits = 0;
-        updating.fail(LinkId(1), Failure::Error);
+        updating.fail(LinkId(1), Failure::Error("".into()));
         assert!(updating.succeed(LinkId(2), "two".into(), || commits += 1));
         assert!(!updating.succeed(LinkId(3), "three".into(), || commits += 1));
         assert_eq!(commits, 1);

@@ -1,6 +1,7 @@
 //! What a dispatcher and a relay say to each other over TLS: commands with a sequence token one way, lines
 //! the other way.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -171,7 +172,8 @@ pub enum UpdateReply {
     Ports(Ipv4Addr, Vec<u16>),
     /// The relay takes no new calls.
     Halting,
-    Error,
+    /// And why, where that is known.
+    Error(Cow<'static, str>),
 }
 
 impl UpdateReply {
@@ -180,7 +182,10 @@ impl UpdateReply {
         if result == b"halting" {
             return UpdateReply::Halting;
         }
-        parse_ports(result).unwrap_or(UpdateReply::Error)
+        parse_ports(result).unwrap_or_else(|| {
+            let why = result.strip_prefix(b"error: ").unwrap_or_default();
+            UpdateReply::Error(Visible(why).to_string().into())
+        })
     }
 }
 
@@ -199,7 +204,7 @@ impl fmt::Display for UpdateReply {
                 ports.iter().try_for_each(|port| write!(f, " {port}"))
             }
             UpdateReply::Halting => f.write_str("halting"),
-            UpdateReply::Error => f.write_str("error"),
+            UpdateReply::Error(_) => f.write_str("error"),
         }
     }
 }

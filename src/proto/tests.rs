@@ -260,10 +260,13 @@ fn what_an_update_brought() {
     ] {
         assert_eq!(
             UpdateReply::parse(error.as_bytes()),
-            UpdateReply::Error,
+            UpdateReply::Error("".into()),
             "{error}"
         );
     }
+    let told = UpdateReply::parse(b"error: no ports\x1b left");
+    assert_eq!(told, UpdateReply::Error("no ports\\u{1b} left".into()));
+    assert_eq!(told.to_string(), "error", "as the SIP proxy hears it");
     assert_eq!(UpdateReply::parse(b"halting"), UpdateReply::Halting);
 }
 

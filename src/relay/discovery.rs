@@ -134,7 +134,7 @@ impl Directory {
                         if entry.failure.as_ref() != Some(&why) {
                             let rest = match entry.known.len() {
                                 0 => "",
-                                _ => "; what is known of it stays",
+                                _ => "; keeping the known addresses",
                             };
                             warn!("dispatchers: {name}: {why}{rest}");
                             entry.failure = Some(why);

@@ -1,29 +1,99 @@
-//! The command `explain`: what the worker that has a call knows of it (docs/protocol.md section 9).
+//! The command `explain`: what the worker that has a call knows of it, and what of the host stands in its way
+//! (docs/protocol.md section 9).
+//!
+//! The host is looked at by a thread of its own, which may take milliseconds for that and waits for a worker.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::{Map, Value};
 
 use super::Shared;
 use super::kernel::Order;
+use super::surroundings::Surroundings;
 use super::worker::Message;
 use crate::moment::Now;
 use crate::proto::CallId;
 use crate::session::{Engine, ReplyTo};
 
-/// Has a worker answer, once what the kernel has relayed is known. False where nobody will.
-pub fn ask(shared: &Arc<Shared>, worker: usize, call_id: CallId, reply_to: ReplyTo) -> bool {
-    let message = Message::Explain(call_id, reply_to);
-    let Some(kernel) = &shared.kernel else {
+/// Questions that may wait.
+const WAITING: usize = 32;
+
+/// How long a worker is waited for. The dispatcher waits no longer.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The answer where there is no such call.
+const NONE: &[u8] = b"error";
+
+/// Somebody wants to know about a call.
+pub struct Question {
+    worker: usize,
+    call_id: CallId,
+    reply_to: ReplyTo,
+}
+
+/// Where questions go, and where [`run`] gets them; none ends it.
+pub fn channel() -> (Sender<Option<Question>>, Receiver<Option<Question>>) {
+    bounded(WAITING)
+}
+
+/// Has it answered, once what the kernel has relayed is known. False where too many wait.
+pub fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -> bool {
+    let question = Question {
+        worker,
+        call_id,
+        reply_to,
+    };
+    shared.questions.try_send(Some(question)).is_ok()
+}
+
+/// The thread that answers.
+pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
+    while let Ok(Some(question)) = questions.recv() {
+        let reply_to = question.reply_to;
+        let told = told_by_worker(shared, question);
+        let answer = told.and_then(|told| {
+            let settings = &shared.settings;
+            with_host(&told, || {
+                Surroundings::look(settings.port_range, settings.mark)
+            })
+        });
+        shared.reply(reply_to, answer.as_deref().unwrap_or(NONE));
+    }
+}
+
+fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
+    let Question {
+        worker, call_id, ..
+    } = question;
+    let (answer, told) = bounded(1);
+    let message = Message::Explain(call_id, answer);
+    let pass_on = move |shared: &Shared| {
         let postbox = shared.workers.get(worker);
-        return postbox.is_some_and(|postbox| postbox.send(message).is_ok());
+        postbox.is_some_and(|postbox| postbox.send(message).is_ok())
     };
-    let shared = Arc::clone(shared);
-    let pass_on = move || {
-        if let Some(postbox) = shared.workers.get(worker) {
-            // One that has ended has no calls.
-            let _ = postbox.send(message);
+    match &shared.kernel {
+        None => {
+            pass_on(shared);
         }
-    };
-    kernel.send(Order::Read(Box::new(pass_on))).is_ok()
+        Some(kernel) => {
+            let sharing = Arc::clone(shared);
+            let read = Order::Read(Box::new(move || {
+                // One that has ended has no calls.
+                pass_on(&sharing);
+            }));
+            kernel.send(read).ok()?;
+        }
+    }
+    told.recv_timeout(PATIENCE).ok()
+}
+
+/// A worker's array with what the host has to do with it; none where it has no such call.
+fn with_host(told: &[u8], look: impl FnOnce() -> Surroundings) -> Option<Vec<u8>> {
+    let mut sessions: Vec<Map<String, Value>> = serde_json::from_slice(told).ok()?;
+    look().add_to(&mut sessions);
+    serde_json::to_vec(&sessions).ok()
 }
 
 /// An array of the sessions of that call-id, or `error` where there is none.
@@ -31,6 +101,25 @@ pub fn answer(engine: &Engine, call_id: &CallId, now: Now) -> Vec<u8> {
     let mut answer = Vec::new();
     match engine.write_explained(&mut answer, call_id, now) {
         true => answer,
-        false => b"error".to_vec(),
+        false => NONE.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_looked_at_for_calls_that_are_there() {
+        let look = || Surroundings::look((40_000, 40_100), (1, 1));
+        let told = br#"[{"call_id": "a", "streams": []}, {"call_id": "b"}]"#;
+        let answer = with_host(told, look).unwrap();
+        let sessions: Vec<Value> = serde_json::from_slice(&answer).unwrap();
+        for session in &sessions {
+            assert!(session["host"]["input"].is_array(), "{session}");
+            assert_eq!(session["host"]["routes"], serde_json::json!([]));
+        }
+        assert_eq!(sessions.len(), 2);
+        assert_eq!(with_host(NONE, || panic!("not for none")), None);
     }
 }

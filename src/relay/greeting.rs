@@ -8,6 +8,7 @@ use log::{debug, info};
 use super::link::Link;
 use super::spool::{Place, Spool};
 use crate::proto::SessionId;
+use crate::words::counted;
 
 /// How long the list of kept records may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,8 +32,8 @@ pub fn greet(
     };
     let unconfirmed = spool.unconfirmed(link.address, PATIENCE)?;
     if !unconfirmed.is_empty() {
-        let count = unconfirmed.len();
-        info!("{link}: {count} ended call(s) are reported once more, it has not confirmed them");
+        let calls = counted(unconfirmed.len(), "ended call");
+        info!("{link}: {calls} not confirmed by it yet: reported once more");
     }
     let missing = say_all(spool, unconfirmed.into_iter(), &mut write)?;
     if missing.is_empty() {

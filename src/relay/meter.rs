@@ -153,7 +153,7 @@ impl From<&UpdateReply> for Answered {
     fn from(reply: &UpdateReply) -> Answered {
         match reply {
             UpdateReply::Ports(..) => Answered::Ok,
-            UpdateReply::Error => Answered::Error,
+            UpdateReply::Error(_) => Answered::Error,
             UpdateReply::Halting => Answered::Halting,
         }
     }

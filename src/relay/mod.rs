@@ -8,6 +8,7 @@
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
 //!  checks      what the host must have, before the start; diagnosis: why the kernel drops media, while it runs
+//!  explain     one thread: all that is known of a call; surroundings: what of the host stands in its way
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
@@ -32,6 +33,7 @@ mod pace;
 mod settings;
 mod shared;
 mod spool;
+mod surroundings;
 mod upkeep;
 mod worker;
 
@@ -142,6 +144,7 @@ pub fn start(
     let spool = open_spool(&settings);
     let ports = SharedPorts::new(settings.port_range, most_pairs);
     let fit = ports.room(clock::mono()).all;
+    let (questions, asked) = explain::channel();
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some(), fit),
         instance: random::bits(),
@@ -149,6 +152,7 @@ pub fn start(
         ports: Arc::new(ports),
         meters: (0..count).map(|_| Arc::default()).collect(),
         kernel_flows,
+        questions,
         requests: Requests::default(),
         settings,
         store,
@@ -171,6 +175,8 @@ pub fn start(
     }
     start_workers(&shared, mailboxes)?;
     start_helpers(&shared)?;
+    let answering = Arc::clone(&shared);
+    start_thread("explain", move || explain::run(&answering, &asked))?;
     let (start, end) = shared.settings.port_range;
     info!(
         "relaying on {relay_ip}, ports {start} to {}, {count} workers: room for {fit} streams, which are {fit} calls with \
@@ -290,6 +296,8 @@ impl Running {
         wake.notify_all();
         let mut lock = self.shared.lock.lock();
         drop(lock.as_deref_mut().map(Option::take));
+        // Who asks now is not answered.
+        let _ = self.shared.questions.try_send(None);
     }
 
     /// The kernel's part of the relay goes when the last session has gone.

@@ -164,6 +164,16 @@ impl Outbox {
         self.wake(&mut state);
     }
 
+    /// Answers `error`, and a dispatcher of ours why.
+    pub fn refuse(&self, to: ReplyTo, why: &str) {
+        let is_ours = |connection: &Connection| connection.is_ours && connection.number == to.link;
+        let tells = self.lock().connection.as_ref().is_some_and(is_ours);
+        match tells && !why.is_empty() {
+            true => self.reply(to, format!("error: {why}").as_bytes()),
+            false => self.reply(to, b"error"),
+        }
+    }
+
     /// Answers a command by a line in many pieces, or by `error` where there are none, where they are more than the
     /// dispatcher can read, or where what was answered before is not read.
     pub fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {

@@ -112,6 +112,18 @@ fn an_older_dispatcher_gets_no_line_that_it_cannot_read() {
 }
 
 #[test]
+fn only_a_dispatcher_of_ours_hears_why() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    outbox.refuse(to(number, 1), "no ports left");
+    outbox.set_ours(false);
+    outbox.refuse(to(number, 2), "no ports left");
+    outbox.refuse(to(number, 3), "");
+    let expected = "1 error\r\n2 error: no ports left\r\n3 error\r\n";
+    assert_eq!(written(&outbox, number), [expected]);
+}
+
+#[test]
 fn a_connection_that_ends_before_hello_tells_nothing_of_the_dispatcher() {
     let outbox = outbox();
     open(&outbox);

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use log::{error, warn};
 
+use super::explain::Question;
 use super::gather::{Share, Summary};
 use super::kernel::Order;
 use super::link::{self, Link};
@@ -51,6 +53,8 @@ pub struct Shared {
     pub kernel_pulse: Arc<Pulse>,
     /// Flows that the kernel has.
     pub kernel_flows: Arc<Gauge>,
+    /// For [`super::explain::run`].
+    pub questions: Sender<Option<Question>>,
     pub requests: Requests,
     pub meters: Vec<Arc<Meter>>,
     /// By owner.
@@ -151,6 +155,11 @@ impl Shared {
 
     pub fn reply(&self, to: ReplyTo, result: &[u8]) {
         self.with_link(owner_of(to), |link| link.outbox.reply(to, result));
+    }
+
+    /// Answers `error`; a dispatcher of ours hears why.
+    pub fn refuse(&self, to: ReplyTo, why: &str) {
+        self.with_link(owner_of(to), |link| link.outbox.refuse(to, why));
     }
 
     pub fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {

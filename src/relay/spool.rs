@@ -26,6 +26,7 @@ use crate::logging::sparse::Sparse;
 use crate::proto::SessionId;
 use crate::sys::clock;
 use crate::sys::dir_lock::{self, DirLock};
+use crate::words::counted;
 
 /// One segment of the journal, bytes.
 const SEGMENT: u64 = 4 << 20;
@@ -118,7 +119,10 @@ pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, Str
     let journal = Journal::open(&dir, limits, |at, text| book.note(at, text))?;
     let count = book.records.len();
     if count > 0 {
-        info!("{count} ended call(s) of an earlier run wait to be confirmed by their dispatcher");
+        info!(
+            "{} of an earlier run not confirmed yet by a dispatcher: reported again when it connects",
+            counted(count, "ended call")
+        );
     }
     let (sender, messages) = unbounded();
     Ok(Opened {

@@ -52,7 +52,7 @@ pub enum Message {
     Sessions(Arc<Listing>),
     Summary(Arc<Summing>),
     /// All that is known of a call.
-    Explain(CallId, ReplyTo),
+    Explain(CallId, Sender<Vec<u8>>),
     /// How many live streams there are of each type.
     Streams(Sender<BTreeMap<String, usize>>),
     /// How many sessions are to be reported to a dispatcher.
@@ -225,7 +225,9 @@ impl Worker {
                 .machine
                 .send(from_port, to, datagram.data, datagram.dscp);
             if let Err(error) = sent {
-                self.engine.unsent(place, datagram.data.len());
+                let errno = error.raw_os_error().unwrap_or_default();
+                self.engine
+                    .unsent(place, datagram.data.len(), errno, now.mono);
                 self.note_unsent(from_port, 1, &error);
             }
         }
@@ -248,16 +250,16 @@ impl Worker {
                 .packet(place, datagram.from, datagram.data, now.mono);
             if let Verdict::Forward { from_port, to } = verdict {
                 if way != Some((from_port, dscp)) {
-                    self.send_group(place, way);
+                    self.send_group(place, way, now.mono);
                     way = Some((from_port, dscp));
                 }
                 self.group.push((index, to));
             }
         }
-        self.send_group(place, way);
+        self.send_group(place, way, now.mono);
     }
 
-    fn send_group(&mut self, arrived: Place, way: Option<(u16, u8)>) {
+    fn send_group(&mut self, arrived: Place, way: Option<(u16, u8)>, now: Duration) {
         let Some((from_port, dscp)) = way else {
             return;
         };
@@ -265,8 +267,10 @@ impl Worker {
             let socket = pair.socket(from_port);
             let unsent = socket.send_many(&self.datagrams, &self.group, dscp);
             let lost = unsent.indices.iter().filter_map(|i| self.datagrams.get(*i));
+            let error = unsent.error.as_ref();
+            let errno = error.and_then(io::Error::raw_os_error).unwrap_or_default();
             for datagram in lost {
-                self.engine.unsent(arrived, datagram.data.len());
+                self.engine.unsent(arrived, datagram.data.len(), errno, now);
             }
             if let Some(error) = unsent.error {
                 self.note_unsent(from_port, unsent.indices.len() as u64, &error);
@@ -325,8 +329,9 @@ impl Worker {
             }
             Message::Sessions(listing) => self.listings.push_back((listing, 0)),
             Message::Summary(summing) => self.add_share(&summing),
-            Message::Explain(call_id, reply_to) => {
-                self.reply(reply_to, &explain::answer(&self.engine, &call_id, now));
+            Message::Explain(call_id, answer) => {
+                // Who asked may have given up waiting.
+                let _ = answer.send(explain::answer(&self.engine, &call_id, now));
             }
             Message::Streams(answer) => {
                 // Who asked may have given up waiting.
@@ -374,7 +379,10 @@ impl Worker {
     }
 
     fn updated(&self, asker: Asker, reply: &UpdateReply) {
-        self.reply(asker.reply_to, reply.to_string().as_bytes());
+        match reply {
+            UpdateReply::Error(why) => self.shared.refuse(asker.reply_to, why),
+            reply => self.reply(asker.reply_to, reply.to_string().as_bytes()),
+        }
         let requests = &self.shared.requests;
         requests.count(Asked::Update, Answered::from(reply));
         let took = clock::mono().saturating_sub(asker.since);

@@ -231,13 +231,14 @@ impl Engine {
     }
 
     /// A datagram that was to be forwarded could not be sent after all: it was not relayed. `place` is where it
-    /// arrived, `length` its payload's.
-    pub fn unsent(&mut self, place: Place, length: usize) {
+    /// arrived, `length` its payload's, `errno` the kernel's number for why.
+    pub fn unsent(&mut self, place: Place, length: usize, errno: i32, now: Duration) {
         let bytes = length as u64 + stream::HEADERS;
         if let Some(stream) = self.stream_mut(place.session, place.stream) {
             let leg = stream.leg_mut(place.party);
             leg.user_space.take_back(1, bytes);
             leg.unsent += 1;
+            leg.last_unsent = Some((now, errno));
             self.relayed.take_back(1, bytes);
         }
     }
@@ -505,7 +506,7 @@ impl Engine {
             Ending::Removed(_) => "removed",
             Ending::Expired => "expired",
         };
-        report::log_end(&session, how, &statistics);
+        report::log_end(&session, how, &statistics, now);
         let ended = Ended {
             session_id: session.id,
             is_answered: session.started.is_some(),

@@ -1,6 +1,7 @@
 //! All that is known of a call, for who wants to know why somebody hears nothing: the statistics object
 //! (`report`) and beside it each stream's time-out, addresses, paths and dropped packets. docs/protocol.md section 9.
 
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -32,6 +33,8 @@ struct ExplainedStream<'a> {
     report: StreamReport<'a>,
     /// None where it has ended.
     timeout: Option<Limit>,
+    /// Seconds since its first answer.
+    since_answer: Option<f64>,
     caller: ExplainedLeg,
     callee: ExplainedLeg,
     rtp: ExplainedComponent,
@@ -55,6 +58,8 @@ struct ExplainedLeg {
     sdp_usable: bool,
     direction: &'static str,
     ice: bool,
+    /// Where its media is to go: what the relay has put into the SDP that it got.
+    told: SocketAddrV4,
     /// Seconds since its last media, and its last RTCP.
     last_media: Option<f64>,
     last_rtcp: Option<f64>,
@@ -62,6 +67,28 @@ struct ExplainedLeg {
     dropped: Dropped,
     /// Its packets that the host did not take.
     unsent: u64,
+    last_unsent: Option<Failure>,
+    /// The last other address that has sent to its port.
+    stranger: Option<Stranger>,
+    /// Its longest packet that user space has seen, bytes with headers.
+    longest: u64,
+}
+
+/// A packet that the host did not take.
+#[derive(Serialize)]
+struct Failure {
+    /// Seconds since.
+    ago: f64,
+    /// The kernel's number for why.
+    errno: i32,
+}
+
+/// A source that is not the party's.
+#[derive(Serialize)]
+struct Stranger {
+    address: SocketAddrV4,
+    /// Seconds since.
+    ago: f64,
 }
 
 /// RTP or RTCP of a stream.
@@ -101,6 +128,9 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_report(session, stream, duration),
         timeout: stream.is_live().then(|| limit(stream, settings, now.mono)),
+        since_answer: stream
+            .answered
+            .map(|at| seconds(now.mono.saturating_sub(at))),
         caller: leg(stream.leg(Party::Caller), settings, now.mono),
         callee: leg(stream.leg(Party::Callee), settings, now.mono),
         rtp: component(stream, Component::Rtp, settings, now.mono),
@@ -141,10 +171,20 @@ fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
             Direction::Inactive => "inactive",
         },
         ice: leg.ice,
+        told: SocketAddrV4::new(settings.advertised_ip.unwrap_or(leg.local), leg.port),
         last_media: since(leg.last_media),
         last_rtcp: since(leg.last_rtcp),
         dropped: leg.dropped,
         unsent: leg.unsent,
+        last_unsent: leg.last_unsent.map(|(at, errno)| Failure {
+            ago: seconds(now.saturating_sub(at)),
+            errno,
+        }),
+        stranger: leg.stranger.map(|(address, at)| Stranger {
+            address,
+            ago: seconds(now.saturating_sub(at)),
+        }),
+        longest: leg.longest,
     }
 }
 
@@ -209,8 +249,8 @@ fn missing(stream: &Stream, component: Component) -> String {
         let latch = &stream.leg(party).latches[component as usize];
         match (latch.media_address(), latch.address()) {
             (Some(_), _) => None,
-            (None, Some(_)) => Some(format!("only STUN from the {party} yet")),
-            (None, None) => Some(format!("nothing from the {party} yet")),
+            (None, Some(_)) => Some(format!("only STUN has come from the {party}")),
+            (None, None) => Some(format!("nothing has come from the {party} yet")),
         }
     });
     let lacking: Vec<String> = lacking.collect();

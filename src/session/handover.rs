@@ -46,13 +46,11 @@ impl Obstacle {
     pub fn as_str(self) -> &'static str {
         match self {
             Obstacle::OwnHost => "a party is on the relay's own host",
-            Obstacle::Refused => "the kernel refused it, the relay's log says why",
-            Obstacle::Suspended => {
-                "media enters the kernel at the moment and does not leave, the relay's log says why"
+            Obstacle::Refused => {
+                "the kernel refused it, and the relay's log has the reason (a flow stays in user space: ...)"
             }
-            Obstacle::Stuck => {
-                "its packets entered the kernel and did not leave, the relay's log says why"
-            }
+            Obstacle::Suspended => "media enters the kernel at the moment and does not leave",
+            Obstacle::Stuck => "its packets entered the kernel and did not leave",
             Obstacle::Bypassed => "its packets do not reach the kernel's entry",
         }
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{debug, info, warn};
 use serde::{Serialize, Serializer};
 
 use super::Settings;
@@ -394,19 +394,25 @@ pub fn reply(
         }
         Err(why) => {
             warn!("[session {}] {about} refused: {why}", session.call_id);
-            UpdateReply::Error
+            UpdateReply::Error(why.into())
         }
     }
 }
 
-/// The log line of a session's end; `how` it came about.
-pub fn log_end(session: &Session, how: &str, statistics: &[u8]) {
-    let statistics = Visible(statistics);
+/// The log line of a session's end; `how` it came about. The statistics are in the dispatcher's log.
+pub fn log_end(session: &Session, how: &str, statistics: &[u8], now: Now) {
+    let (call_id, why) = (&session.call_id, reason(session));
+    let sum = |party| {
+        let legs = session.streams.iter().map(|stream| stream.leg(party));
+        legs.map(|leg| leg.relayed().packets).sum::<u64>()
+    };
     info!(
-        "[session {}] {how} ({}): {statistics}",
-        session.call_id,
-        reason(session)
+        "[session {call_id}] {how} ({why}) after {} s: {} packets relayed from the caller, {} from the callee",
+        session.duration(now.mono).as_secs(),
+        sum(Party::Caller),
+        sum(Party::Callee)
     );
+    debug!("[session {call_id}] statistics {}", Visible(statistics));
 }
 
 /// Why a session ended, as its last stream tells.

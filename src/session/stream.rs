@@ -72,6 +72,12 @@ pub struct Leg {
     pub dropped: Dropped,
     /// Packets from this party that the host did not take.
     pub unsent: u64,
+    /// When that was last, and the kernel's number for why.
+    pub(super) last_unsent: Option<(Duration, i32)>,
+    /// Who was last taken for a stranger here, and when (M2).
+    pub(super) stranger: Option<(SocketAddrV4, Duration)>,
+    /// The longest packet of this party that user space has seen, bytes with headers.
+    pub(super) longest: u64,
     pub(super) last_media: Option<Duration>,
     pub(super) last_rtcp: Option<Duration>,
     /// Anything on the RTCP port, STUN as well.
@@ -95,6 +101,9 @@ impl Leg {
             kernel: Counters::default(),
             dropped: Dropped::default(),
             unsent: 0,
+            last_unsent: None,
+            stranger: None,
+            longest: 0,
             last_media: None,
             last_rtcp: None,
             rtcp_port_used: None,
@@ -260,9 +269,13 @@ impl Stream {
         let learned = match leg.latches[component as usize].on_packet(from, by, now) {
             Verdict::Known => false,
             Verdict::Learned => true,
-            Verdict::WrongSource => return (leg.drop_packet(Drop::WrongSource), false),
+            Verdict::WrongSource => {
+                leg.stranger = Some((from, now));
+                return (leg.drop_packet(Drop::WrongSource), false);
+            }
             Verdict::Straggler => return (leg.drop_packet(Drop::Straggler), false),
         };
+        leg.longest = leg.longest.max(data.len() as u64 + HEADERS);
         self.note_life(party, component, kind, now);
         let other = &mut self.legs[party.other() as usize];
         let relay = match other.destination(component, settings) {

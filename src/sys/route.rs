@@ -2,9 +2,11 @@
 //! connecting a UDP socket, which sends nothing and honours policy routing.
 
 use std::io;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
-use super::interfaces;
+use super::{check, interfaces};
 
 /// A host far away that no local route is for (a root name server).
 const FAR_AWAY: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
@@ -23,6 +25,29 @@ pub fn source_towards(destination: Ipv4Addr) -> io::Result<Ipv4Addr> {
         IpAddr::V4(address) if !address.is_unspecified() => Ok(address),
         _ => Err(io::ErrorKind::AddrNotAvailable.into()),
     }
+}
+
+/// The longest packet that goes to somebody in one piece, bytes, as far as the kernel knows.
+///
+/// # Errors
+/// Where no route leads there.
+pub fn mtu_towards(destination: Ipv4Addr) -> io::Result<u32> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(SocketAddr::from((destination, DISCARD)))?;
+    let (mut mtu, mut length) = (0, mem::size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes one int and its length.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU,
+            (&raw mut mtu).cast(),
+            &raw mut length,
+        )
+    };
+    check(result)?;
+    let mtu: libc::c_int = mtu;
+    Ok(u32::try_from(mtu).unwrap_or_default())
 }
 
 /// The address of the interface with the default route.

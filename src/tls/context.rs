@@ -21,6 +21,7 @@ use super::trust::{Due, Trust};
 use super::verify::Verifier;
 use super::x509::Certificate;
 use crate::sys::clock;
+use crate::words::counted;
 
 /// The paths of a daemon's TLS files.
 #[derive(Clone, Debug)]
@@ -146,10 +147,10 @@ impl Context {
     pub fn describe(&self) -> String {
         let own = PeerCertificates::new(self.pair.cert.clone());
         format!(
-            "certificate \"{}\", {} CA(s), {} revoked certificate(s)",
+            "certificate \"{}\", {}, {}",
             own.subject(),
-            self.trust.cas(),
-            self.trust.revoked()
+            counted(self.trust.cas(), "CA"),
+            counted(self.trust.revoked(), "revoked certificate")
         )
     }
 

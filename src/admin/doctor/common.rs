@@ -30,8 +30,8 @@ pub fn clock() -> Finding {
         Ok(false) => warning(
             subject,
             format!(
-                "nothing keeps it right: certificates may seem to be out of date, and calls are accounted at wrong \
-                 times: {mend}"
+                "no time synchronisation is running: certificates may seem to be out of date, and calls are accounted \
+                 at wrong times: {mend}"
             ),
         ),
         Err(error) => warning(

@@ -18,14 +18,17 @@ pub const COMMANDS: &[About] = &[
         arguments: "",
         what: "all relays: state, calls, streams, traffic",
         options: &[JSON],
-        more: "",
+        more: "Exit status 1 where a relay does not answer, and where none takes new calls.",
     },
     About {
         name: "sessions",
-        arguments: "",
-        what: "all calls, or those that fit every filter",
+        arguments: "[WORD]",
+        what: "all calls, or those that fit the word and every filter",
         options: &[
-            ("--call-id ID", "the call with this Call-ID"),
+            (
+                "--call-id ID",
+                "the call with this Call-ID, or those whose Call-IDs begin so",
+            ),
             (
                 "--user TEXT",
                 "part of the caller's or callee's URI, or of the username",
@@ -44,7 +47,8 @@ pub const COMMANDS: &[About] = &[
             ),
             JSON,
         ],
-        more: "Quality puts the worst first: calls in which one side is hardly or not heard.",
+        more: "WORD is a part of a URI or username, an address, or the beginning of a Call-ID.\n\
+               Quality puts the worst first: calls in which one side is hardly or not heard.",
     },
     About {
         name: "top",
@@ -59,9 +63,9 @@ pub const COMMANDS: &[About] = &[
     About {
         name: "explain",
         arguments: "CALL-ID",
-        what: "all that is known of a call: addresses, paths, drops, time-outs",
+        what: "who hears whom in a call, and why not; addresses, paths, drops, time-outs",
         options: &[JSON],
-        more: "",
+        more: "CALL-ID may be its beginning, 4 characters or more. Calls are known for 15 minutes after their end.",
     },
     About {
         name: "end",
@@ -77,7 +81,10 @@ pub const COMMANDS: &[About] = &[
         name: "drain",
         arguments: "RELAY",
         what: "gives a relay no new calls",
-        options: &[],
+        options: &[(
+            "--wait",
+            "and waits until its last call is over; ^C leaves it drained",
+        )],
         more: "RELAY is a name or an address as summary shows it. Holds until resume, over lost links and restarts of\n\
                the dispatcher; each dispatcher has to be told. Its log says when the last call is over.\n\
                Needs the socket, or TLS with a certificate that management_passport allows.",

@@ -47,7 +47,11 @@ fn commands_as_the_management_port_takes_them() {
     assert_eq!(line(&["end", "--", "-x"]), "end \"-x\"");
     assert_eq!(line(&["--media", "end", "x"]), "end media \"x\"");
     assert_eq!(line(&["drain", "192.0.2.1"]), "drain \"192.0.2.1\"");
+    assert_eq!(line(&["drain", "--wait", "r"]), "drain \"r\"");
     assert_eq!(line(&["resume", "r"]), "resume \"r\"");
+    assert_eq!(line(&["sessions", "alice"]), "sessions \"alice\"");
+    let both = ["sessions", "a=b", "--relay", "r"];
+    assert_eq!(line(&both), "sessions relay=\"r\" \"a=b\"");
 }
 
 #[test]
@@ -89,6 +93,11 @@ fn what_is_wrong_is_named() {
         (&["explain"], "usage: media-admin explain CALL-ID"),
         (&["summary", "--user", "x"], "summary has no option --user"),
         (&["drain", "--json", "r"], "drain has no option --json"),
+        (
+            &["sessions", "a", "b"],
+            "usage: media-admin sessions [WORD]",
+        ),
+        (&["end", "--wait", "x"], "end has no option --wait"),
         (&["summary", "--media"], "summary has no option --media"),
         (&["--frob", "summary"], "invalid option '--frob'"),
         (
@@ -160,7 +169,7 @@ fn every_option_is_listed_once() {
     let mut known: Vec<&str> = VALUED
         .iter()
         .copied()
-        .chain(["json", "media", "tls"])
+        .chain(["json", "media", "tls", "wait"])
         .collect();
     known.sort_unstable();
     assert_eq!(listed, known);

@@ -103,7 +103,9 @@ impl<'a> Client<'a> {
 
     fn flush(&mut self) -> io::Result<()> {
         if clock::mono() >= self.deadline {
-            return Err(io::Error::other("closed, it reads too slowly"));
+            return Err(io::Error::other(
+                "closed: it has not read its answer in time",
+            ));
         }
         self.writer.write_all(&self.piece)?;
         self.piece.clear();

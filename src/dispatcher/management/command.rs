@@ -35,20 +35,24 @@ pub enum Command {
 /// Why a line is no command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// As other versions may know it: answered by `error` alone.
-    Unknown,
+    /// Not known: which there are.
+    Unknown(String),
     /// Known, and wrongly used: how it is used.
     Usage(String),
 }
 
+/// Characters that are shown of a word that is no command.
+const SHOWN: usize = 40;
+
 /// What `help` answers.
-pub const HELP: [&str; 16] = [
+pub const HELP: [&str; 18] = [
     "sessions                    all calls, a JSON object each",
     "sessions KEY=VALUE ...      those that fit all of: call_id=ID, user=PART of a URI or username,",
     "                            address=IP or IP:PORT of a party or of the relay, relay=RELAY",
+    "sessions WORD               those with this part of a URI, address or beginning of a Call-ID",
     "summary                     all relays, a JSON object each",
     "metrics                     what Prometheus reads of this dispatcher, lines of text",
-    "explain CALL-ID             a call's addresses, paths, drops and time-outs, for people",
+    "explain CALL-ID             who hears whom in a call, and why not; addresses, drops, time-outs",
     "explain json CALL-ID        the same as JSON objects",
     "end CALL-ID                 ends its dialog at the SIP proxy, or else its session on the relay",
     "end media CALL-ID           ends its session on the relay only",
@@ -56,6 +60,7 @@ pub const HELP: [&str; 16] = [
     "resume RELAY                gives it calls again",
     "version, help, quit, exit",
     "RELAY is a name or an address as in summary; a value with blanks is a JSON string: \"a b\".",
+    "CALL-ID may be its beginning, 4 characters or more, where no other call's begins so.",
     "Bytes of a call-id that are not UTF-8 are shown, and can be given, as \\xe9.",
     "end, drain and resume need the management socket, or TLS and management_passport.",
     "An answer ends with an empty line; one that begins with error: says what is wrong.",
@@ -78,7 +83,12 @@ pub fn parse(line: &[u8]) -> Result<Command, Bad> {
         ("help", "") => return Ok(Command::Help),
         ("quit" | "exit", "") => return Ok(Command::Quit),
         ("explain" | "end" | "drain" | "resume", _) => {}
-        _ => return Err(Bad::Unknown),
+        ("summary" | "metrics" | "version" | "help" | "quit" | "exit", _) => {
+            return Err(Bad::Usage(format!(
+                "{word} takes no argument; help shows all"
+            )));
+        }
+        _ => return Err(Bad::Unknown(unknown(word))),
     }
     let words = words(rest).map_err(Bad::Usage)?;
     if words.iter().any(|word| word.contains(['\r', '\n', '\0'])) {
@@ -98,6 +108,18 @@ pub fn parse(line: &[u8]) -> Result<Command, Bad> {
         ("explain", _) => usage("explain CALL-ID, or explain json CALL-ID"),
         ("end", _) => usage("end CALL-ID, or end media CALL-ID"),
         (word, _) => usage(&format!("{word} RELAY")),
+    }
+}
+
+fn unknown(word: &str) -> String {
+    const ALL: &str =
+        "sessions, summary, explain, end, drain, resume, metrics, version, help, quit";
+    match word {
+        "" => format!("an empty line; commands: {ALL}"),
+        word => {
+            let shown: String = word.chars().take(SHOWN).collect();
+            format!("no command \"{}\"; commands: {ALL}", shown.escape_debug())
+        }
     }
 }
 
@@ -152,9 +174,21 @@ fn parse_filter(text: &str) -> Result<Filter, Bad> {
     let mut filter = Filter::default();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let allowed = "allowed: call_id=, user=, address=, relay=";
+        let allowed = "allowed: call_id=, user=, address=, relay=, or a word";
+        let is_word = |text: &str| {
+            let end = text.find([' ', '\t']).unwrap_or(text.len());
+            text.starts_with('"') || !text[..end].contains('=')
+        };
+        if is_word(rest) {
+            let (word, more) = value(rest).map_err(Bad::Usage)?;
+            rest = more.trim_start();
+            if filter.any.replace(word).is_some() {
+                return Err(Bad::Usage(format!("one word is enough; {allowed}")));
+            }
+            continue;
+        }
         let Some((key, more)) = rest.split_once('=') else {
-            return Err(Bad::Usage(format!("\"{rest}\" has no =; {allowed}")));
+            return Err(Bad::Usage(allowed.to_owned()));
         };
         let (value, more) = value(more).map_err(Bad::Usage)?;
         rest = more.trim_start();
@@ -233,7 +267,8 @@ mod tests {
         };
         assert_eq!(parse(line), Ok(Command::Sessions(filter)));
         for (line, part) in [
-            ("sessions all", "\"all\" has no ="),
+            ("sessions a b", "one word is enough; allowed: call_id=,"),
+            ("sessions \"a", "must be a JSON string"),
             (
                 "sessions callid=x",
                 "no filter \"callid\"; allowed: call_id=",
@@ -249,20 +284,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_what_is_not_known_is_not() {
-        for line in [
-            "",
-            "what",
-            "Summary",
-            "summary all",
-            "metrics all",
-            "quit now",
-            "session",
-            "\u{0}",
+    fn a_word_is_what_a_session_is_looked_for_by() {
+        for (line, word) in [
+            ("sessions alice", "alice"),
+            ("sessions \"a=b c\"", "a=b c"),
+            ("sessions relay=r 10.0.0.5 user=u", "10.0.0.5"),
         ] {
-            assert_eq!(parse(line.as_bytes()), Err(Bad::Unknown), "{line}");
+            let Ok(Command::Sessions(filter)) = parse(line.as_bytes()) else {
+                panic!("{line}")
+            };
+            assert_eq!(filter.any.as_deref(), Some(word), "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_and_which_commands_there_are() {
+        for line in ["", "what", "Summary", "session", "\u{0}"] {
+            let Err(Bad::Unknown(told)) = parse(line.as_bytes()) else {
+                panic!("{line}")
+            };
+            assert!(
+                told.contains("; commands: sessions, summary, explain,"),
+                "{told}"
+            );
+        }
+        let long = "x".repeat(10_000);
+        assert!(matches!(parse(long.as_bytes()), Err(Bad::Unknown(told)) if told.len() < 200));
         for (line, part) in [
+            ("summary all", "summary takes no argument"),
+            ("metrics all", "metrics takes no argument"),
+            ("quit now", "quit takes no argument"),
             ("explain", "usage: explain CALL-ID"),
             ("explain a b", "usage: explain CALL-ID"),
             ("end", "usage: end CALL-ID"),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::answer::Who;
 use super::explain::Found;
+use super::naming::Meant;
 use crate::dispatcher::Dispatcher;
 use crate::dispatcher::dialog::{Outcome, Proxy, Told};
 use crate::dispatcher::link::{Ask, Removal};
@@ -31,23 +32,33 @@ const HEARD: Duration = Duration::from_secs(5);
 pub fn end(
     dispatcher: &Dispatcher,
     who: &Who,
-    call_id: &str,
+    text: &str,
     media_only: bool,
 ) -> Result<String, String> {
     let (call_id, about, place) = {
         let registry = lock(&dispatcher.registry);
-        let call_id = registry.meant(call_id);
+        let call_id = registry.meant(text);
         let (about, place) = (registry.about(&call_id), registry.place(&call_id));
         (call_id, about, place)
     };
+    let over = |call_id: &CallId, fate: &str| Err(format!("call {call_id} {fate}"));
     if let Place::Expired = place {
-        return Err(format!("call {call_id} has ended already"));
+        let fate = dispatcher.fate_of(&call_id);
+        return over(&call_id, fate.as_deref().unwrap_or("has ended already"));
     }
-    log::warn!("[session {call_id}] to be ended: {who} wants it");
-    let about = match about {
-        None if !media_only => told_by_relay(dispatcher, &call_id),
-        known => known,
+    let (call_id, about) = match place {
+        Place::On(..) | Place::Away(_) if about.is_some() => (call_id, about),
+        _ => match dispatcher.call_named(text)? {
+            Meant::Over(call_id, fate) => return over(&call_id, &fate),
+            Meant::Live(call_id, found) => {
+                let about = lock(&dispatcher.registry).about(&call_id);
+                let told = || told_by_relay(&found);
+                let about = about.or_else(told);
+                (call_id, about)
+            }
+        },
     };
+    log::warn!("[session {call_id}] to be ended by the order of {who}");
     let mut why = match &about {
         _ if media_only => "no phone is told",
         Some(About {
@@ -82,8 +93,7 @@ pub fn end(
 }
 
 /// What the relay of a call knows of its dialog, where this dispatcher does not know the call.
-fn told_by_relay(dispatcher: &Dispatcher, call_id: &CallId) -> Option<About> {
-    let found = dispatcher.look_for(call_id).ok()?;
+fn told_by_relay(found: &[Found]) -> Option<About> {
     found.iter().find_map(|found| {
         let dialog_id = found.object.get("dialog_id")?.as_str()?;
         Some(About {
@@ -104,7 +114,7 @@ fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -
     let outcome = outcome.unwrap_or_else(|_| {
         let seconds = DIALOG_LIMIT.as_secs();
         Outcome::Failed(format!(
-            "nothing was heard for {seconds} s, many wait for it"
+            "the SIP proxy was not asked within {seconds} s, many other dialogs wait to be ended"
         ))
     });
     if !matches!(outcome, Outcome::Ended(_)) {
@@ -170,7 +180,7 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     lock(&dispatcher.registry).not_by_admin(call_id);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
-        Some(Removal::Error) => "does not know it any more",
+        Some(Removal::Error) => "has no such call any more",
         Some(Removal::LinkLost) => "lost its link",
         None => "does not answer",
     };

@@ -8,6 +8,7 @@ use std::io;
 use serde_json::{Map, Value};
 
 use super::answer::{Client, List};
+use super::naming::Meant;
 use super::text;
 use super::{Answer, Connection};
 use crate::dispatcher::Dispatcher;
@@ -15,7 +16,7 @@ use crate::dispatcher::registry::{Place, RelayKey, spellings};
 use crate::dispatcher::statistics::each;
 use crate::dispatcher::waiting::lock;
 use crate::dispatcher::wire::{write_explain, write_plain};
-use crate::proto::CallId;
+use crate::proto::{CallId, Text, Visible};
 
 /// A session that a relay has, and what it says of it.
 pub struct Found {
@@ -25,9 +26,9 @@ pub struct Found {
 
 impl Client<'_> {
     pub fn explain(&mut self, call_id: &str, json: bool) -> io::Result<()> {
-        let call_id = lock(&self.dispatcher.registry).meant(call_id);
-        let sessions = match self.dispatcher.look_for(&call_id) {
-            Ok(found) => found,
+        let (call_id, sessions) = match self.dispatcher.call_named(call_id) {
+            Ok(Meant::Live(call_id, found)) => (call_id, found),
+            Ok(Meant::Over(call_id, fate)) => return self.explain_past(&call_id, &fate, json),
             Err(why) => return self.fail(&why),
         };
         let explained = sessions
@@ -43,9 +44,23 @@ impl Client<'_> {
             };
         }
         let mut list = List::new(self);
-        for object in explained {
+        for mut object in explained {
+            let said = text::verdict_of(object.clone());
+            object.insert("verdict".to_owned(), said.into());
             list.add(&Value::from(object).to_string())?;
         }
+        list.end()
+    }
+
+    /// A call that is over, and how that came about.
+    fn explain_past(&mut self, call_id: &CallId, fate: &str, json: bool) -> io::Result<()> {
+        if !json {
+            let line = format!("call {call_id} {fate}");
+            return self.lines([Visible(line.as_bytes()).to_string()]);
+        }
+        let object = serde_json::json!({"call_id": call_id.0.escaped(), "past": fate});
+        let mut list = List::new(self);
+        list.add(&object.to_string())?;
         list.end()
     }
 }
@@ -69,7 +84,8 @@ impl Dispatcher {
             }
             Place::Away(relay) => {
                 return Err(format!(
-                    "call {call_id} is on relay {relay}, which is not connected"
+                    "call {call_id} is on relay {relay}, which is not connected: its media may go on there, nothing can be \
+                     told or changed until the relay is back; look at that host and at its link to this one"
                 ));
             }
             Place::Unknown => {}
@@ -113,6 +129,9 @@ impl Dispatcher {
         };
         object.insert("relay".to_owned(), relay(&at.relay));
         object.insert("relay_link".to_owned(), link.into());
+        if let Some(why) = self.refusal_of(call_id) {
+            object.insert("refused".to_owned(), why.into());
+        }
         object.insert("relay_explains".to_owned(), at.handle.explains().into());
         let dialog = about.as_ref().and_then(|about| about.dialog_id.as_ref());
         let dialog = dialog.and_then(|dialog| serde_json::to_value(dialog).ok());
@@ -164,8 +183,13 @@ fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Fou
         return Ok(found);
     }
     Err(match silent.is_empty() {
-        true if !asked_any => format!("no relay is connected that could have call {call_id}"),
-        true => format!("no relay has call {call_id}"),
+        true if !asked_any => {
+            format!("no active call {call_id} is known, and no relay is connected")
+        }
+        true => format!(
+            "no active call {call_id}; it may be over (calls are remembered for 15 minutes after their end; of older ones \
+             tell accounting and the dispatcher's log)"
+        ),
         false => format!(
             "call {call_id} was not found, and no answer came from relay {}",
             silent.join(", ")
@@ -195,6 +219,21 @@ fn sessions_of(
     Ok(found)
 }
 
+/// The calls in a relay's list whose Call-IDs begin so. What cannot be read has none.
+pub fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
+    let mut found = Vec::new();
+    let _ = each(list, |element| {
+        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
+        let exact = seen.exact.map_or(seen.call_id, |told| told.call_id);
+        if exact.starts_with(prefix) {
+            let bytes = Text::from_shown(&exact);
+            found.push(CallId(bytes.unwrap_or_else(|| (&*exact).into())));
+        }
+        Ok::<(), serde_json::Error>(())
+    });
+    found
+}
+
 #[derive(serde::Deserialize)]
 struct SeenCall<'a> {
     #[serde(borrow)]
@@ -213,6 +252,16 @@ struct SeenExact<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_found_by_how_they_begin() {
+        let list = r#"[{"call_id": "abcd-1"}, {"call_id": "abce"}, {"call_id": "caf\ufffd-2", "exact":
+            {"call_id": "caf\\xe9-2"}}]"#;
+        let found = |prefix: &str| listed(list.as_bytes(), prefix);
+        assert_eq!(found("abc").len(), 2);
+        assert_eq!(found("caf\\xe9"), [CallId(b"caf\xe9-2"[..].into())]);
+        assert_eq!(listed(b"error", "abcd"), []);
+    }
 
     #[test]
     fn a_call_is_found_whatever_a_relay_makes_of_its_bytes() {

@@ -10,6 +10,8 @@ use serde::Deserialize;
 pub struct Filter {
     /// The whole call-id.
     pub call_id: Option<String>,
+    /// Or how it begins, where no call has exactly this one.
+    pub beginning: Option<String>,
     /// How else relays may tell it, where it is not UTF-8.
     pub spellings: Vec<String>,
     /// A part of the caller's or callee's URI, or of the username; upper and lower case are the same.
@@ -18,6 +20,8 @@ pub struct Filter {
     pub address: Option<String>,
     /// A relay's name or address.
     pub relay: Option<String>,
+    /// What may be any of these: a part of a URI or of the username, an address, how the call-id begins.
+    pub any: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +72,8 @@ struct SeenStream<'a> {
 impl Filter {
     /// Whether a session's own text has to be looked at.
     pub fn looks_at_sessions(&self) -> bool {
-        self.call_id.is_some() || self.user.is_some() || self.address.is_some()
+        let given = [&self.call_id, &self.user, &self.address, &self.any];
+        given.into_iter().any(Option::is_some)
     }
 
     /// Whether a session of one of the relays that are asked fits; it is on the relay of this address. What cannot be
@@ -86,7 +91,17 @@ impl Filter {
                 *wanted == seen.call_id || self.spellings.iter().any(|text| *text == seen.call_id)
             }
         };
-        self.call_id.as_ref().is_none_or(has_call_id)
+        let begins = |prefix: &str| {
+            let exact = seen.exact.as_ref().map(|exact| &exact.call_id);
+            exact.unwrap_or(&seen.call_id).starts_with(prefix)
+        };
+        let is_meant =
+            |wanted: &String| has_call_id(wanted) || self.beginning.as_deref().is_some_and(begins);
+        let is_any = |word: &String| {
+            has_user(&seen, word) || has_address(&seen, word, relay) || begins(word)
+        };
+        self.call_id.as_ref().is_none_or(is_meant)
+            && self.any.as_ref().is_none_or(is_any)
             && self.user.as_ref().is_none_or(|user| has_user(&seen, user))
             && self
                 .address
@@ -153,7 +168,16 @@ mod tests {
         let user = |text: &str| fits(|filter| filter.user = Some(text.into()));
         let address = |text: &str| fits(|filter| filter.address = Some(text.into()));
         let call_id = |text: &str| fits(|filter| filter.call_id = Some(text.into()));
+        let any = |text: &str| fits(|filter| filter.any = Some(text.into()));
         assert!(call_id("a\u{1b}b") && !call_id("a"));
+        assert!(any("ALICE") && any("10.0.0.5") && any("a\u{1b}") && !any("\u{1b}b"));
+        let begins = |text: &str| {
+            fits(|filter| {
+                filter.call_id = Some(text.into());
+                filter.beginning = Some(text.into());
+            })
+        };
+        assert!(begins("a\u{1b}") && !begins("b"));
         assert!(user("alice") && user("BOB@") && user("smith") && !user("carol"));
         assert!(address("10.0.0.5") && address("10.0.0.5:4000") && address("192.0.2.1"));
         assert!(address("203.0.113.7:31022"));

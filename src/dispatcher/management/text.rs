@@ -1,16 +1,18 @@
-//! A call in full as lines for people. Pure.
+//! A call in full as lines for people: who hears whom, and why not (`verdict`); then all that is known of it. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::verdict::{told, verdict};
 use crate::proto::Visible;
+use crate::words::counted;
 
 /// What relays say of a session; an older one says less.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Call {
+pub(super) struct Call {
     call_id: String,
     session_id: Option<String>,
     from_uri: String,
@@ -22,11 +24,14 @@ struct Call {
     callee_ua: Option<String>,
     start_time: Option<f64>,
     duration: f64,
-    answered: Option<bool>,
-    streams: Vec<Stream>,
+    pub(super) answered: Option<bool>,
+    pub(super) streams: Vec<Stream>,
     relay: Relay,
-    relay_link: String,
+    pub(super) relay_link: String,
     relay_explains: bool,
+    pub(super) host: Host,
+    /// Why an update of it was refused a short time ago.
+    refused: Option<String>,
     dialog_id: Option<String>,
     exact: Option<Exact>,
 }
@@ -46,30 +51,64 @@ struct Relay {
     name: Option<String>,
 }
 
+/// What of the relay's host has to do with the call.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Stream {
-    media_type: String,
-    status: String,
-    timeout_wait: f64,
+pub(super) struct Host {
+    pub(super) input: Vec<Barrier>,
+    pub(super) routes: Vec<Route>,
+    /// Why the kernel does not forward what enters it.
+    pub(super) kernel: Option<String>,
+}
+
+/// A chain that refuses packets to the relay's ports.
+#[derive(Deserialize)]
+pub(super) struct Barrier {
+    /// Which it is, which ports it refuses, and how.
+    pub(super) refusal: String,
+    /// The command that lets media in.
+    pub(super) opening: String,
+}
+
+/// The way to a party.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Route {
+    pub(super) to: String,
+    /// Bytes of a packet that goes in one piece.
+    pub(super) mtu: Option<u64>,
+    pub(super) error: Option<String>,
+    pub(super) next_hop: Option<String>,
+    /// It does not answer ARP.
+    pub(super) next_hop_silent: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Stream {
+    pub(super) media_type: String,
+    pub(super) status: String,
+    pub(super) timeout_wait: f64,
     timeout: Option<Limit>,
+    /// Seconds since its first answer.
+    pub(super) since_answer: Option<f64>,
     caller_codec: String,
     callee_codec: String,
-    caller_packets: u64,
-    callee_packets: u64,
+    pub(super) caller_packets: u64,
+    pub(super) callee_packets: u64,
     caller_bytes: u64,
     callee_bytes: u64,
-    caller_sdp: String,
-    callee_sdp: String,
-    caller_local: String,
-    callee_local: String,
-    caller_remote: String,
-    callee_remote: String,
+    pub(super) caller_sdp: String,
+    pub(super) callee_sdp: String,
+    pub(super) caller_local: String,
+    pub(super) callee_local: String,
+    pub(super) caller_remote: String,
+    pub(super) callee_remote: String,
     caller_packets_kernel: u64,
     callee_packets_kernel: u64,
-    caller: Option<Leg>,
-    callee: Option<Leg>,
-    rtp: Option<Component>,
+    pub(super) caller: Option<Leg>,
+    pub(super) callee: Option<Leg>,
+    pub(super) rtp: Option<Component>,
     rtcp: Option<Component>,
 }
 
@@ -82,29 +121,51 @@ struct Limit {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Leg {
-    sdp_usable: bool,
-    direction: String,
+pub(super) struct Leg {
+    pub(super) sdp_usable: bool,
+    pub(super) direction: String,
     ice: bool,
-    last_media: Option<f64>,
+    pub(super) last_media: Option<f64>,
     last_rtcp: Option<f64>,
-    dropped: BTreeMap<String, u64>,
-    unsent: u64,
+    /// Where it was told to send to.
+    pub(super) told: String,
+    pub(super) last_unsent: Option<Failure>,
+    pub(super) stranger: Option<Stranger>,
+    /// Bytes of its longest packet.
+    pub(super) longest: u64,
+    pub(super) dropped: BTreeMap<String, u64>,
+    pub(super) unsent: u64,
+}
+
+/// A packet that the relay's host did not take.
+#[derive(Deserialize)]
+pub(super) struct Failure {
+    /// Seconds since.
+    pub(super) ago: f64,
+    pub(super) errno: i32,
+}
+
+/// Another source at a party's port.
+#[derive(Deserialize)]
+pub(super) struct Stranger {
+    pub(super) address: String,
+    /// Seconds since.
+    pub(super) ago: f64,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Component {
-    caller: Option<Learned>,
-    callee: Option<Learned>,
+pub(super) struct Component {
+    pub(super) caller: Option<Learned>,
+    pub(super) callee: Option<Learned>,
     path: String,
     why: String,
 }
 
 #[derive(Deserialize)]
-struct Learned {
+pub(super) struct Learned {
     address: String,
-    by: String,
+    pub(super) by: String,
 }
 
 /// One party's side of a stream.
@@ -133,17 +194,25 @@ pub fn lines(sessions: Vec<Map<String, Value>>) -> Result<Vec<String>, serde_jso
             (call.call_id, call.from_tag, call.to_tag) =
                 (exact.call_id, exact.from_tag, exact.to_tag);
         }
+        out.extend(verdict(&call));
         head(&mut out, &call);
         for (index, stream) in call.streams.iter().enumerate() {
             self::stream(&mut out, index + 1, stream);
         }
         if call.streams.is_empty() {
-            out.push("  no stream has been answered yet".to_owned());
+            out.push("  no stream yet".to_owned());
         }
     }
     // What peers have said must not move a terminal's cursor.
     let clean = |line: String| Visible(line.as_bytes()).to_string();
     Ok(out.into_iter().map(clean).collect())
+}
+
+/// Who hears whom in a session, as [`lines`] begins with it; nothing where it cannot be read.
+pub fn verdict_of(session: Map<String, Value>) -> Vec<String> {
+    let call: Call = serde_json::from_value(Value::from(session)).unwrap_or_default();
+    let clean = |line: String| Visible(line.as_bytes()).to_string();
+    verdict(&call).into_iter().map(clean).collect()
 }
 
 fn head(out: &mut Vec<String>, call: &Call) {
@@ -178,13 +247,23 @@ fn head(out: &mut Vec<String>, call: &Call) {
     if let Some(id) = &call.session_id {
         out.push(format!("  session {id}"));
     }
+    if let Some(refused) = &call.refused {
+        out.push(format!("  an update of it was refused: {refused}"));
+    }
 }
 
 fn stream(out: &mut Vec<String>, number: usize, stream: &Stream) {
     let end = match &stream.timeout {
         Some(limit) => format!(
-            "; ends in {:.0} s unless somebody is heard ({} {:.0})",
-            limit.left, limit.name, limit.limit
+            "; will be ended in {:.0} s if {} ({} {:.0})",
+            limit.left,
+            match limit.name.as_str() {
+                "setup_timeout" => "it is not answered",
+                "on_hold_timeout" => "neither side sends RTP or RTCP",
+                _ => "neither side sends RTP",
+            },
+            limit.name,
+            limit.limit
         ),
         None if stream.timeout_wait > 0.0 => format!(" after {:.0} s", stream.timeout_wait),
         None => String::new(),
@@ -238,18 +317,18 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
     let name = side.name;
     let seen = match (side.learned, side.remote) {
         (Some(learned), _) if learned.by == "stun" => {
-            format!("seen at {} (only STUN yet)", learned.address)
+            format!("it sends STUN from {}, no media yet", learned.address)
         }
-        (Some(learned), _) => format!("seen at {}", learned.address),
-        (None, "" | "Unknown") => "not seen yet".to_owned(),
-        (None, remote) => format!("seen at {remote}"),
+        (Some(learned), _) => format!("it sends from {}", learned.address),
+        (None, "" | "Unknown") => "nothing received yet".to_owned(),
+        (None, remote) => format!("it sends from {remote}"),
     };
-    let local = side.local;
-    out.push(format!("    {name}: {seen}, sends to {local}"));
+    let told = told(side.leg, side.local);
+    out.push(format!("    {name}: {seen}; it was told to send to {told}"));
     if let Some(leg) = side.leg {
         let usable = match leg.sdp_usable {
-            true => "sent to until it is seen",
-            false => "not sent to before it is seen",
+            true => "media goes there until something comes from the party",
+            false => "no media goes there: the relay waits until something comes from the party",
         };
         let ice = if leg.ice { ", ICE" } else { "" };
         out.push(match side.sdp {
@@ -261,10 +340,11 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
         0 => String::new(),
         packets => format!(" ({packets} by the kernel)"),
     };
-    let (codec, packets, bytes) = (side.codec, side.packets, side.bytes);
+    let (codec, bytes) = (side.codec, side.bytes);
     let heard = side.leg.map_or(String::new(), heard);
     out.push(format!(
-        "      codec {codec}, {packets} packets{kernel}, {bytes} bytes relayed{heard}"
+        "      codec {codec}, {} relayed from it{kernel}, {bytes} bytes{heard}",
+        counted(side.packets, "packet")
     ));
     let dropped = side.leg.map_or(String::new(), dropped);
     if !dropped.is_empty() {
@@ -274,11 +354,11 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
 
 fn heard(leg: &Leg) -> String {
     let media = match leg.last_media {
-        Some(seconds) => format!(", media {seconds:.1} s ago"),
+        Some(seconds) => format!(", last media {seconds:.1} s ago"),
         None => ", no media yet".to_owned(),
     };
     match leg.last_rtcp {
-        Some(seconds) => format!("{media}, RTCP {seconds:.1} s ago"),
+        Some(seconds) => format!("{media}, last RTCP {seconds:.1} s ago"),
         None => media,
     }
 }
@@ -289,7 +369,7 @@ fn dropped(leg: &Leg) -> String {
         .map(|(why, count)| format!("{count} {why}"))
         .collect();
     if leg.unsent > 0 {
-        reasons.push(format!("{} not taken by the host", leg.unsent));
+        reasons.push(format!("{} not taken by the relay's host", leg.unsent));
     }
     reasons.join(", ")
 }
@@ -316,14 +396,17 @@ mod tests {
             "caller_local": "192.0.2.9:40000", "callee_local": "192.0.2.9:40002", "caller_remote": "203.0.113.7:31022",
             "callee_remote": "Unknown", "caller_packets_kernel": 10, "callee_packets_kernel": 0,
             "caller": {"sdp_usable": false, "direction": "sendrecv", "ice": true, "last_media": 0.12, "last_rtcp": 3.0,
+            "told": "198.51.100.9:40000",
             "dropped": {"wrong source": 3, "receiver not routable": 1}, "unsent": 2},
             "callee": {"sdp_usable": true, "direction": "recvonly", "ice": false, "last_media": null, "last_rtcp": null,
             "dropped": {}, "unsent": 0},
             "rtp": {"caller": {"address": "203.0.113.7:31022", "by": "stun"}, "callee": null, "path": "user space",
-            "why": "nothing from the callee yet"}, "rtcp": {"caller": null, "callee": null, "path": "kernel",
+            "why": "nothing has come from the callee yet"}, "rtcp": {"caller": null, "callee": null, "path": "kernel",
             "why": "since 5 s"}}]}"#,
         );
         let want = "\
+audio: the callee hears the caller: 12 packets so far, the last 0.1 s ago, sent to 8.8.8.8:5000, which the SDP names and from where nothing has come yet
+audio: the caller hears nothing: the callee's SDP says recvonly: it does not send; a re-INVITE with sendrecv ends that
 call a@x: answered, 75 s
   from alice@x to bob@y
   tags A and B
@@ -332,15 +415,15 @@ call a@x: answered, 75 s
   relay 192.0.2.9 (r1), connected
   dialog 4242:77 at the SIP proxy
   session id
-  stream 1: audio, active; ends in 88 s unless somebody is heard (stream_timeout 90)
-    caller: seen at 203.0.113.7:31022 (only STUN yet), sends to 192.0.2.9:40000
-      SDP: 10.0.0.5:4000 (not sent to before it is seen), sendrecv, ICE
-      codec G711a, 12 packets (10 by the kernel), 2400 bytes relayed, media 0.1 s ago, RTCP 3.0 s ago
-      DROPPED: 1 receiver not routable, 3 wrong source, 2 not taken by the host
-    callee: not seen yet, sends to 192.0.2.9:40002
-      SDP: 8.8.8.8:5000 (sent to until it is seen), recvonly
-      codec Unknown, 0 packets, 0 bytes relayed, no media yet
-    RTP goes by user space: nothing from the callee yet
+  stream 1: audio, active; will be ended in 88 s if neither side sends RTP (stream_timeout 90)
+    caller: it sends STUN from 203.0.113.7:31022, no media yet; it was told to send to 198.51.100.9:40000
+      SDP: 10.0.0.5:4000 (no media goes there: the relay waits until something comes from the party), sendrecv, ICE
+      codec G711a, 12 packets relayed from it (10 by the kernel), 2400 bytes, last media 0.1 s ago, last RTCP 3.0 s ago
+      DROPPED: 1 receiver not routable, 3 wrong source, 2 not taken by the relay's host
+    callee: nothing received yet; it was told to send to 192.0.2.9:40002
+      SDP: 8.8.8.8:5000 (media goes there until something comes from the party), recvonly
+      codec Unknown, 0 packets relayed from it, 0 bytes, no media yet
+    RTP goes by user space: nothing has come from the callee yet
     RTCP goes by kernel: since 5 s";
         assert_eq!(text, want);
     }
@@ -353,13 +436,15 @@ call a@x: answered, 75 s
             "relay_link": "does not answer", "streams": []}"#,
         );
         let want = "\
+the relay does not answer at the moment: what follows may be old; look at that host (processor, swap, network)
+no stream has been answered: no media is expected yet
 call a: ringing
   from alice\\u{1b}[2J to bob
   tags A and none yet
   user agents: caller x\\r\\ny, callee Unknown
   relay 192.0.2.9, does not answer; an older one, which tells no more than sessions
   no dialog at the SIP proxy is known
-  no stream has been answered yet";
+  no stream yet";
         assert_eq!(text, want);
     }
 
@@ -369,7 +454,7 @@ call a: ringing
             r#"{"call_id": "caf\ufffd", "from_tag": "A\ufffd", "to_tag": null,
             "exact": {"call_id": "caf\\xe9", "from_tag": "A\\xff", "to_tag": null}}"#,
         );
-        assert!(text.starts_with("call caf\\xe9: ringing\n"), "{text}");
+        assert!(text.contains("\ncall caf\\xe9: ringing\n"), "{text}");
         assert!(text.contains("\n  tags A\\xff and none yet\n"), "{text}");
     }
 

@@ -53,6 +53,13 @@ impl<L: Clone> Registry<L> {
         }
     }
 
+    /// The live calls, of this dispatcher or listed by a relay, whose Call-IDs begin so, as they are shown.
+    pub fn beginning(&self, prefix: &str) -> Vec<CallId> {
+        let begins = |call_id: &&CallId| call_id.0.escaped().starts_with(prefix);
+        let calls = self.sessions.keys().chain(self.found.keys());
+        calls.filter(begins).cloned().collect()
+    }
+
     /// What is known of a live call that this dispatcher has made or seen.
     pub fn about(&self, call_id: &CallId) -> Option<About> {
         let session = self.sessions.get(call_id)?;

@@ -56,6 +56,16 @@ fn addresses_drops_and_time_outs() {
         dropped.to_string(),
         r#"{"receiver not routable":2,"wrong source":1}"#
     );
+    // Who was refused, where the party was told to send to, how long its packets are.
+    let callee = &stream["callee"];
+    assert_eq!(
+        callee["stranger"],
+        serde_json::json!({"address": "198.18.0.9:9", "ago": 10.0})
+    );
+    assert_eq!(callee["told"], stream["callee_local"]);
+    assert_eq!(callee["longest"], 200);
+    assert_eq!(stream["caller"]["stranger"], Value::Null);
+    assert_eq!(stream["since_answer"], 10.0);
     let rtp = &stream["rtp"];
     assert_eq!(rtp["why"], "forwarding = userspace");
     assert_eq!(rtp["caller"]["by"], "stun");
@@ -95,11 +105,11 @@ fn why_a_stream_is_or_is_not_in_the_kernel() {
     let (caller_side, callee_side) = lab.call();
     assert_eq!(
         why(&lab).1,
-        "nothing from the caller yet, nothing from the callee yet"
+        "nothing has come from the caller yet, nothing has come from the callee yet"
     );
     lab.packet(CALLER, caller_side, &stun());
     lab.rtp(CALLEE, callee_side);
-    assert_eq!(why(&lab).1, "only STUN from the caller yet");
+    assert_eq!(why(&lab).1, "only STUN has come from the caller");
     lab.rtp(CALLER, caller_side);
     assert_eq!(why(&lab).1, "the kernel is being asked");
     let flow = installs(&mut lab)[0].0;
@@ -133,10 +143,16 @@ fn what_the_host_does_not_take_is_counted_for_who_sent_it() {
     let mut lab = Lab::new();
     let (caller_side, _) = lab.talking();
     let place = lab.host.bound[&caller_side];
-    lab.engine.unsent(place, 172);
+    lab.engine.unsent(place, 172, 113, lab.now);
+    lab.pass(2);
     let stream = &explain(&lab)["streams"][0];
     assert_eq!(stream["caller"]["unsent"], 1);
+    assert_eq!(
+        stream["caller"]["last_unsent"],
+        serde_json::json!({"ago": 2.0, "errno": 113})
+    );
     assert_eq!(stream["callee"]["unsent"], 0);
+    assert_eq!(stream["callee"]["last_unsent"], Value::Null);
 }
 
 #[test]

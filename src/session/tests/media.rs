@@ -375,7 +375,7 @@ fn what_could_not_be_sent_was_not_relayed() {
     lab.rtp(CALLER, caller_side);
     lab.rtp(CALLER, caller_side);
     let place = lab.host.bound[&caller_side];
-    lab.engine.unsent(place, rtp(8).len());
+    lab.engine.unsent(place, rtp(8).len(), 113, lab.now);
     let statistics = lab.statistics();
     assert_eq!(statistics["streams"][0]["caller_packets"], 1);
     assert_eq!(statistics["streams"][0]["caller_bytes"], 200);

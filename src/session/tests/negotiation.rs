@@ -108,11 +108,11 @@ fn c2_a_forgotten_number_is_an_error() {
     }
     assert_eq!(
         lab.update("request", 5, AB, &audio(CALLER)),
-        UpdateReply::Error
+        UpdateReply::Error("an old CSeq that is not remembered".into())
     );
     assert_eq!(
         lab.update("request", 10, AB, &audio(CALLER)),
-        UpdateReply::Error
+        UpdateReply::Error("an old CSeq that is not remembered".into())
     );
     assert_eq!(lab.host.bound.len(), 4);
 }
@@ -500,7 +500,7 @@ fn c4_another_media_type_is_an_error_and_changes_nothing() {
     lab.update("request", 1, A, &audio(CALLER));
     assert_eq!(
         lab.update("reply", 1, AB, &item("video", CALLEE, "sendrecv")),
-        UpdateReply::Error
+        UpdateReply::Error("the answer's media types are not those of the offer".into())
     );
     assert_eq!(lab.statistics()["start_time"], Value::Null);
     assert_eq!(lab.statistics()["to_tag"], Value::Null);
@@ -566,7 +566,7 @@ fn c9_no_ports_is_an_error_and_nothing_is_kept() {
         lab.host.binds_left = binds;
         assert_eq!(
             lab.update("request", 1, A, &audio(CALLER)),
-            UpdateReply::Error
+            UpdateReply::Error("no ports left".into())
         );
         assert_eq!(lab.engine.session_count(), 0);
         assert!(lab.host.bound.is_empty(), "after {binds} binds");
@@ -585,7 +585,8 @@ fn c9_a_failed_reinvite_gives_back_its_first_pair_and_keeps_the_call() {
             item("video", "198.18.0.1:4002", "sendrecv")
         );
         let two = format!("{offer},{}", item("text", "198.18.0.1:4006", "sendrecv"));
-        assert_eq!(lab.update("request", 2, AB, &two), UpdateReply::Error);
+        let refused = UpdateReply::Error("no ports left".into());
+        assert_eq!(lab.update("request", 2, AB, &two), refused);
         assert_eq!(lab.host.bound.len(), 4, "after {binds} binds");
         assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
         lab.host.binds_left = 9;
@@ -601,7 +602,8 @@ fn c9_a_failed_reinvite_gives_back_its_first_pair_and_keeps_the_call() {
 fn ipv6_is_refused_while_it_is_not_relayed() {
     let mut lab = Lab::new();
     let v6 = "audio:2001:db8::2:6000:sendrecv:ice=no";
-    assert_eq!(lab.update("request", 1, A, v6), UpdateReply::Error);
+    let refused = UpdateReply::Error("IPv6 media is not relayed".into());
+    assert_eq!(lab.update("request", 1, A, v6), refused);
     assert_eq!(lab.engine.session_count(), 0);
 }
 
@@ -659,7 +661,8 @@ fn every_stream_list_is_bounded() {
     for cseq in 2..1100 {
         last = lab.update("request", cseq, A, &audio(CALLER));
     }
-    assert_eq!(last, UpdateReply::Error);
+    let refused = UpdateReply::Error("too many streams in one session".into());
+    assert_eq!(last, refused);
     assert_eq!(lab.host.bound.len(), 4);
 }
 

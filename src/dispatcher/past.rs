@@ -1,0 +1,336 @@
+//! Calls that are over, or were refused, for who asks why a short time later. Pure: times are passed in.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::finished::{Finished, Reason};
+use crate::proto::{CallId, SessionId};
+
+/// How long a call is remembered.
+pub const KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// Bytes that they may take together; beyond this the oldest are forgotten.
+const MOST: usize = 16 << 20;
+
+/// What a call takes beside its texts, bytes, about.
+const EACH: usize = 200;
+
+/// What became of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// How it ended.
+    Ended(Box<str>),
+    /// Why it, or what was wanted of it, was refused.
+    Refused(Box<str>),
+}
+
+impl Fate {
+    fn text(&self) -> &str {
+        let (Fate::Ended(text) | Fate::Refused(text)) = self;
+        text
+    }
+
+    /// In a sentence: so long ago.
+    pub fn told(&self, ago: Duration) -> String {
+        let ago = ago.as_secs();
+        match self {
+            Fate::Ended(how) => format!("ended {ago} s ago: {how}"),
+            Fate::Refused(why) => format!("was refused {ago} s ago: {why}"),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Past {
+    calls: HashMap<CallId, Over>,
+    /// The oldest first. Of a call that was noted again since, the number differs.
+    order: VecDeque<(Duration, CallId, u64)>,
+    bytes: usize,
+    noted: u64,
+}
+
+#[derive(Debug)]
+struct Over {
+    at: Duration,
+    number: u64,
+    /// What ended, where that is known.
+    session: Option<SessionId>,
+    fate: Fate,
+}
+
+impl Past {
+    /// A session is over. One that is told again ended when it was told first.
+    pub fn end(&mut self, finished: &Finished, now: Duration) {
+        let session = finished.session_id();
+        let known = self.calls.get(&finished.call_id);
+        if known.is_some_and(|over| session.is_some() && over.session == session) {
+            return;
+        }
+        let fate = Fate::Ended(how(finished).into());
+        self.note(finished.call_id.clone(), session, fate, now);
+    }
+
+    /// A relay could not be found for it, or the one that has it refused.
+    pub fn refuse(&mut self, call_id: CallId, why: &str, now: Duration) {
+        self.note(call_id, None, Fate::Refused(why.into()), now);
+    }
+
+    fn note(&mut self, call_id: CallId, session: Option<SessionId>, fate: Fate, now: Duration) {
+        self.noted += 1;
+        let number = self.noted;
+        self.bytes += size(&call_id, &fate);
+        let over = Over {
+            at: now,
+            number,
+            session,
+            fate,
+        };
+        if let Some(before) = self.calls.insert(call_id.clone(), over) {
+            self.bytes -= size(&call_id, &before.fate);
+        }
+        self.order.push_back((now, call_id, number));
+        while self.bytes > MOST && self.forget_first() {}
+    }
+
+    /// What became of it last, and how long ago.
+    pub fn of(&self, call_id: &CallId, now: Duration) -> Option<(&Fate, Duration)> {
+        let over = self.calls.get(call_id)?;
+        let ago = now.saturating_sub(over.at);
+        (ago < KEPT).then_some((&over.fate, ago))
+    }
+
+    /// The calls whose Call-IDs begin so, as they are shown.
+    pub fn beginning(&self, prefix: &str) -> Vec<CallId> {
+        let calls = self.calls.keys();
+        let begins = |call_id: &&CallId| call_id.0.escaped().starts_with(prefix);
+        calls.filter(begins).cloned().collect()
+    }
+
+    /// Forgets what is too old.
+    pub fn tick(&mut self, now: Duration) {
+        while self.order.front().is_some_and(|(at, ..)| *at + KEPT <= now) {
+            self.forget_first();
+        }
+    }
+
+    /// False where there is nothing.
+    fn forget_first(&mut self) -> bool {
+        let Some((_, call_id, number)) = self.order.pop_front() else {
+            return false;
+        };
+        if self
+            .calls
+            .get(&call_id)
+            .is_some_and(|over| over.number == number)
+        {
+            if let Some(over) = self.calls.remove(&call_id) {
+                self.bytes -= size(&call_id, &over.fate);
+            }
+        }
+        true
+    }
+}
+
+/// The Call-ID stands in the map and in the order.
+fn size(call_id: &CallId, fate: &Fate) -> usize {
+    2 * call_id.0.as_bytes().len() + fate.text().len() + EACH
+}
+
+/// What of statistics is told of a call that is over.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    duration: f64,
+    streams: Vec<ToldStream>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ToldStream {
+    media_type: String,
+    status: String,
+    timeout_wait: f64,
+    caller_packets: u64,
+    callee_packets: u64,
+    caller_remote: String,
+    callee_remote: String,
+    caller_sdp: String,
+    callee_sdp: String,
+}
+
+/// How a session ended, in a sentence.
+fn how(finished: &Finished) -> String {
+    let who = match finished.reason {
+        Reason::Removed => "the SIP proxy removed it (BYE or CANCEL)",
+        Reason::Expired => "its relay ended it",
+        Reason::LostRelay => "its relay stayed away for too long (cleanup_dead_relays_after)",
+        Reason::Purged => "its relay came back without it (was the relay restarted?)",
+        Reason::Ended => "an administrator ended it (the log says who)",
+    };
+    let relay = finished.relay_ip;
+    let Some(statistics) = &finished.statistics else {
+        return format!("{who}; relay {relay} told nothing of its media");
+    };
+    let told: Told = serde_json::from_str(statistics.json.get()).unwrap_or_default();
+    let mut text = match statistics.is_answered {
+        true => format!("{who} after {:.0} s, relay {relay}", told.duration),
+        false => format!("{who} before it was answered, relay {relay}"),
+    };
+    for stream in &told.streams {
+        text.push_str(&format!("; {}", of_stream(stream)));
+    }
+    text
+}
+
+fn of_stream(stream: &ToldStream) -> String {
+    let party = |count: u64, name: &str, remote: &str, sdp: &str| {
+        let unknown = |text: &str| text.is_empty() || text == "Unknown";
+        let at = match (unknown(remote), unknown(sdp)) {
+            (false, _) => remote.to_owned(),
+            (true, false) => format!("SDP {sdp}, nothing came"),
+            (true, true) => "nothing came".to_owned(),
+        };
+        format!("{count} from the {name} ({at})")
+    };
+    let status = match stream.status.as_str() {
+        "no-traffic timeout" | "conntrack timeout" | "on hold timeout" => format!(
+            "{}: neither side sent RTP for {:.0} s",
+            stream.status, stream.timeout_wait
+        ),
+        status => status.to_owned(),
+    };
+    format!(
+        "{}: {status}, packets: {}, {}",
+        stream.media_type,
+        party(
+            stream.caller_packets,
+            "caller",
+            &stream.caller_remote,
+            &stream.caller_sdp
+        ),
+        party(
+            stream.callee_packets,
+            "callee",
+            &stream.callee_remote,
+            &stream.callee_sdp
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatcher::statistics::Statistics;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn call(name: &str) -> CallId {
+        CallId(name.into())
+    }
+
+    fn finished(json: Option<&str>, reason: Reason) -> Finished {
+        Finished {
+            call_id: call("a"),
+            dialog_id: None,
+            statistics: json.map(|json| Statistics::parse(json.as_bytes()).unwrap()),
+            known: None,
+            reason,
+            end_dialog: false,
+            timed_out: false,
+            all_streams_ice: false,
+            relay_ip: [192, 0, 2, 1].into(),
+            is_kept: false,
+            length: None,
+        }
+    }
+
+    const TOLD: &str = r#"{"call_id": "a", "session_id": "0f8fad5b-d9cb-469f-a165-70867728950e", "start_time": 1.5,
+        "duration": 95, "streams": [{"media_type": "audio", "status": "conntrack timeout", "timeout_wait": 90,
+        "caller_packets": 12, "callee_packets": 0, "caller_remote": "203.0.113.7:31022", "callee_remote": "Unknown",
+        "caller_sdp": "10.0.0.5:4000", "callee_sdp": "10.0.0.9:5000"}]}"#;
+
+    #[test]
+    fn how_a_call_ended_is_told_with_its_media() {
+        let mut past = Past::default();
+        past.end(&finished(Some(TOLD), Reason::Expired), at(100));
+        let (fate, ago) = past.of(&call("a"), at(112)).unwrap();
+        assert_eq!(
+            fate.told(ago),
+            "ended 12 s ago: its relay ended it after 95 s, relay 192.0.2.1; audio: conntrack timeout: neither side sent \
+             RTP for 90 s, packets: 12 from the caller (203.0.113.7:31022), 0 from the callee (SDP 10.0.0.9:5000, nothing \
+             came)"
+        );
+        // Its relay tells it again, since it could not be recorded.
+        past.end(&finished(Some(TOLD), Reason::Expired), at(200));
+        assert_eq!(past.of(&call("a"), at(200)).unwrap().1, at(100));
+        past.end(&finished(None, Reason::Purged), at(300));
+        let (fate, _) = past.of(&call("a"), at(300)).unwrap();
+        assert!(fate.text().contains("came back without it"), "{fate:?}");
+    }
+
+    #[test]
+    fn what_is_told_in_no_form_that_is_known_is_told_briefly() {
+        let odd = r#"{"call_id": "a", "start_time": 1.5, "streams": [{"status": null, "media_type": 7}]}"#;
+        let mut odd = finished(Some(odd.replace("null", "\"x\"").as_str()), Reason::Removed);
+        odd.call_id = call("odd");
+        assert!(how(&odd).starts_with("the SIP proxy removed it"));
+    }
+
+    #[test]
+    fn refusals_and_ends_are_forgotten_after_a_quarter_of_an_hour() {
+        let mut past = Past::default();
+        past.refuse(call("first"), "no relay is connected", at(0));
+        past.refuse(call("second"), "no ports left", at(10));
+        // The first is wanted once more.
+        past.refuse(call("first"), "no ports left", at(20));
+        let told = |past: &Past, name: &str, now: u64| {
+            let (fate, ago) = past.of(&call(name), at(now))?;
+            Some(fate.told(ago))
+        };
+        assert_eq!(
+            told(&past, "first", 25).as_deref(),
+            Some("was refused 5 s ago: no ports left")
+        );
+        past.tick(at(900));
+        assert!(told(&past, "first", 900).is_some() && told(&past, "second", 900).is_some());
+        assert_eq!(
+            told(&past, "second", 910),
+            None,
+            "even before it is forgotten"
+        );
+        past.tick(at(910));
+        past.tick(at(920));
+        assert!(past.calls.is_empty() && past.order.is_empty());
+        assert_eq!(past.bytes, 0);
+    }
+
+    #[test]
+    fn the_oldest_give_way_where_there_are_too_many() {
+        let mut past = Past::default();
+        let why = "x".repeat(100_000);
+        (0..400).for_each(|n| past.refuse(call(&n.to_string()), &why, at(n)));
+        assert!(past.bytes <= MOST);
+        assert!(past.of(&call("0"), at(400)).is_none());
+        assert!(past.of(&call("399"), at(400)).is_some());
+        assert!(
+            (100..200).contains(&past.calls.len()),
+            "{}",
+            past.calls.len()
+        );
+    }
+
+    #[test]
+    fn a_prefix_finds_them() {
+        let mut past = Past::default();
+        for name in ["call-1", "call-2", "other"] {
+            past.refuse(call(name), "", at(0));
+        }
+        assert_eq!(past.beginning("call-").len(), 2);
+        assert_eq!(past.beginning("oth"), [call("other")]);
+    }
+}
