@@ -2,7 +2,6 @@
 //! socket that is not for the SIP proxy, an address that nobody reaches. And that its own looks leave no alarm in the logs.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +17,8 @@ mod management;
 mod proxy;
 #[path = "support/site.rs"]
 mod site;
+#[path = "support/skip.rs"]
+mod skip;
 
 use daemons::{PortRange, Scratch, make_certificates, signal, write_config};
 use doctor::{chmod, doctor, found, is_root, program_on_host, run};
@@ -145,11 +146,7 @@ fn a_socket_that_is_not_for_the_proxy_is_a_problem() {
     const OURS: &str = "mediaproxy:x:64123:64123::/nonexistent:/usr/sbin/nologin";
     const PROXY: u32 = 64_200;
     if !is_root() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIP: a proxy's rights at the socket: needs root"
-        );
-        return;
+        return skip::skip("needs root");
     }
     let mut site = Site::new("admin-group");
     let directory = site.scratch.path().to_owned();

@@ -197,7 +197,7 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
 #[test]
 fn a_long_list_is_scrolled() {
     if Command::new("tmux").arg("-V").output().is_err() {
-        println!("SKIP: top under tmux: tmux is not installed");
+        skip::skip("tmux is not installed");
         return;
     }
     let site = Site::new("admin-scroll");

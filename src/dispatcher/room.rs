@@ -54,8 +54,8 @@ impl Room {
         }
         self.said = Some(now);
         Some(format!(
-            "it refuses calls for want of ports: {left} of {fit} streams are left there, {refused} request(s) were refused \
-             since its start: widen its port_range, and the firewall, or add a relay"
+            "it refuses calls for want of ports: {left} of {fit} streams are left there, requests refused since its \
+             start: {refused}: widen its port_range, and the firewall, or add a relay"
         ))
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     fn a_full_relay_is_told_of_once_a_minute() {
         let mut room = Room::default();
         let text = room.told(&summary(0, 1), at(10)).unwrap();
-        let want = "it refuses calls for want of ports: 0 of 50 streams are left there, 1 request(s) were refused";
+        let want = "it refuses calls for want of ports: 0 of 50 streams are left there, requests refused since its start: 1: widen";
         assert!(text.starts_with(want), "{text}");
         assert_eq!(room.told(&summary(0, 2), at(69)), None);
         assert!(room.told(&summary(0, 3), at(70)).is_some());

@@ -39,6 +39,8 @@ const KEYWORDS: &[&str] = &[
 /// What an attribute holds, by the types' names in dictionaries.
 type Types = &'static [&'static str];
 const STRING: Types = &["string", "text", "octets"];
+/// OpenSIPS declares its tags as `integer` until 3.2.17 and 3.4.4, and sends text all the same.
+const TAG: Types = &["string", "text", "octets", "integer"];
 const INTEGER: Types = &["integer", "uint32"];
 const ADDRESS: Types = &["ipaddr", "ipv4addr"];
 const DATE: Types = &["date", "integer", "uint32"];
@@ -78,8 +80,8 @@ const KNOWN: [(&str, u8, Types); 17] = [
     ("Acct-Input-Gigawords", 52, INTEGER),
     ("Acct-Output-Gigawords", 53, INTEGER),
     ("Event-Timestamp", 55, DATE),
-    ("Sip-To-Tag", 104, STRING),
-    ("Sip-From-Tag", 105, STRING),
+    ("Sip-To-Tag", 104, TAG),
+    ("Sip-From-Tag", 105, TAG),
     ("Media-Codecs", 233, STRING),
     ("Media-Info", 234, STRING),
     ("Sip-User-Agents", 235, STRING),
@@ -97,8 +99,9 @@ pub type Load<'a> = &'a mut dyn FnMut(&Path) -> io::Result<Vec<u8>>;
 pub struct Dictionary {
     /// As the files say; the usual ones hold only where none says anything.
     told: [Option<u8>; KNOWN.len()],
-    /// Numbers that took the place of others, in words with file and line, since somebody asked.
-    replaced: Vec<String>,
+    /// What the files say and an administrator should know, with file and line, since somebody asked: numbers that took
+    /// the place of others, tags that are declared as numbers.
+    warnings: Vec<String>,
 }
 
 impl Dictionary {
@@ -116,8 +119,8 @@ impl Dictionary {
     }
 
     /// See the field.
-    pub fn take_replaced(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.replaced)
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     fn numbers(&self) -> impl Iterator<Item = u8> {
@@ -272,8 +275,14 @@ impl Reader<'_> {
                 types.join(", ")
             )));
         }
+        if *types == TAG && kind.eq_ignore_ascii_case("integer") {
+            self.dictionary.warnings.push(format!(
+                "{place}: {name} is of type integer and is sent as text, which a server with this file shows as no \
+                 tag: make it a string, as OpenSIPS has since 3.2.17 and 3.4.4"
+            ));
+        }
         if let Some(before) = slot.replace(parsed).filter(|before| *before != parsed) {
-            self.dictionary.replaced.push(format!(
+            self.dictionary.warnings.push(format!(
                 "{place}: {name} is number {parsed} here; {before}, which was read before, does not count"
             ));
         }

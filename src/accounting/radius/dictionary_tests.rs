@@ -66,7 +66,7 @@ fn the_numbers_of_the_site_hold() {
         assert_eq!(numbers(&dictionary), [from, to]);
         assert!(dictionary.is_told(Attribute::SipToTag));
         assert_eq!(dictionary.check(), Ok(()));
-        assert!(dictionary.take_replaced().is_empty());
+        assert!(dictionary.take_warnings().is_empty());
     }
     let silent = read(&[("main", shipped)]).unwrap();
     assert_eq!(numbers(&silent), [105, 104]);
@@ -76,12 +76,25 @@ fn the_numbers_of_the_site_hold() {
     let mut dictionary = read(&[("main", &main)]).unwrap();
     assert_eq!(numbers(&dictionary), [105, 104]);
     assert_eq!(
-        dictionary.take_replaced(),
+        dictionary.take_warnings(),
         [
             "/d/main:3: Sip-From-Tag is number 105 here; 206, which was read before, does not count",
             "/d/main:4: Sip-To-Tag is number 104 here; 207, which was read before, does not count"
         ]
     );
+}
+
+#[test]
+fn tags_that_opensips_declares_as_numbers_are_text() {
+    let main = "ATTRIBUTE Sip-From-Tag 206 integer # Proprietary, acc\nATTRIBUTE Sip-To-Tag 207 integer\n";
+    let mut dictionary = read(&[("main", main)]).unwrap();
+    let numbers = [Attribute::SipFromTag, Attribute::SipToTag].map(|tag| dictionary.number(tag));
+    assert_eq!(numbers, [206, 207]);
+    let warnings = dictionary.take_warnings();
+    assert_eq!(warnings.len(), 2);
+    let want = "/d/main:2: Sip-To-Tag is of type integer and is sent as text";
+    assert!(warnings[1].starts_with(want), "{warnings:?}");
+    assert!(read(&[("main", "ATTRIBUTE User-Name 1 integer\n")]).is_err());
 }
 
 #[test]

@@ -293,7 +293,7 @@ fn read_dictionaries<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Dictio
                 path.display()
             );
         }
-        for why in dictionary.take_replaced() {
+        for why in dictionary.take_warnings() {
             warn!("RADIUS dictionary {why}");
         }
     }
@@ -301,7 +301,7 @@ fn read_dictionaries<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<Dictio
     let [from, to] = [Attribute::SipFromTag, Attribute::SipToTag];
     if !dictionary.is_told(from) && !dictionary.is_told(to) {
         info!(
-            "RADIUS: no dictionary names Sip-From-Tag and Sip-To-Tag: they are sent as {} and {}; OpenSIPS 3.4 and later \
+            "RADIUS: no dictionary names Sip-From-Tag and Sip-To-Tag: they are sent as {} and {}; OpenSIPS 3.2 and later \
              has 206 and 207, in the dictionary that its client.conf names",
             dictionary.number(from),
             dictionary.number(to)
