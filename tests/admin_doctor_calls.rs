@@ -2,6 +2,7 @@
 //! socket that is not for the SIP proxy, an address that nobody reaches. And that its own looks leave no alarm in the logs.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;

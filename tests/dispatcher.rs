@@ -474,11 +474,21 @@ fn l1_a_relay_that_comes_again_replaces_its_link_at_once() {
 /// Whoever it is, and whatever it says it has: another process of ours, an older relay beside an older one.
 #[test]
 fn l2_a_relay_that_answers_keeps_its_link_and_its_calls() {
-    for (hello, is_told) in [
-        ("hello {\"name\": \"a\", \"instance\": \"y-0\"}\r\n", true),
-        ("hello {\"name\": \"a\"}\r\n", true),
-        ("", false),
+    let another = Some("a relay of that name is there");
+    for (hello, told) in [
+        (
+            "hello {\"name\": \"a\", \"instance\": \"y-0\"}\r\n",
+            another,
+        ),
+        ("hello {\"name\": \"a\"}\r\n", another),
+        // By another address of this dispatcher.
+        (
+            "hello {\"name\": \"a\", \"instance\": \"x-1\"}\r\n",
+            Some("this relay is connected already"),
+        ),
+        ("", None),
     ] {
+        let is_told = told.is_some();
         let bed = Bed::new();
         let mut first = match is_told {
             true => instance(&bed, "x-0", "[]"),
@@ -494,12 +504,9 @@ fn l2_a_relay_that_answers_keeps_its_link_and_its_calls() {
         first.serve("summary", "{}");
         assert_eq!(second.line(), "sessions 1");
         assert_eq!(second.line(), "");
-        if is_told {
-            let told = second.line();
-            assert!(
-                told.contains("\"refused\":\"a relay of that name is there"),
-                "{told}"
-            );
+        if let Some(why) = told {
+            let line = second.line();
+            assert!(line.contains(&format!("\"refused\":\"{why}")), "{line}");
         }
         second.ends();
         first.settle();

@@ -36,7 +36,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{Level, error, info, warn};
 
 pub use backend::{Backend, Unavailable, Verdict};
 pub use delivery::Progress;
@@ -46,7 +46,7 @@ pub use record::Record;
 use taken::{Key, Keys, Taken};
 
 use crate::journal::{Journal, Limits, Position, Refused};
-use crate::logging::sparse::Sparse;
+use crate::logging::{self, sparse::Sparse};
 use crate::sys::dir_lock::{self, DirLock};
 use crate::sys::thread::run_tenaciously;
 
@@ -280,11 +280,15 @@ impl Accounting {
         let (running, changed) = &self.syncing;
         *running.lock().unwrap_or_else(PoisonError::into_inner) = false;
         changed.notify_all();
-        let state = self.lock();
-        let lost = state.held.iter().filter(|one| one.keeper == Keeper::Nobody);
-        for Held { info, .. } in lost {
-            error!("accounting: not recorded, the journal refuses it: {info}");
-        }
+        let held = std::mem::take(&mut self.lock().held);
+        let lost = held.into_iter().filter(|one| one.keeper == Keeper::Nobody);
+        let lines = lost.map(|one| {
+            format!(
+                "accounting: not recorded, the journal refuses it: {}",
+                one.info
+            )
+        });
+        logging::log_all(Level::Error, lines);
     }
 
     fn keep_synced(&self) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::finished::{Finished, Reason};
 use super::link::{Ask, Link, Removal, Shown};
-use super::registry::{Doubts, Facts, Identified, Place};
+use super::registry::{Doubts, Facts, Identified, Place, RelayKey};
 use super::relays::lose;
 use super::room::Room;
 use super::statistics::{Statistics, call_ids, of_calls};
@@ -219,15 +219,7 @@ impl Listener<'_> {
         while let Some(Identified::Contested(relay, old)) = identified {
             // What comes meanwhile is read later.
             if old.is_well(clock::mono() + SILENCE) {
-                let (peer, first) = (self.link.peer, old.peer);
-                let remedy = "give each relay a relay_ip or port_range of its own, or stop one";
-                log::warn!(
-                    "relay {relay}: a second one of that name is refused, from {peer}: the first, from {first}, answers, \
-                     and its calls go on; {remedy}"
-                );
-                let why =
-                    format!("a relay of that name is there, from {first}, and answers: {remedy}");
-                return Err(why);
+                return Err(self.refuse(&relay, &old));
             }
             let why = "it says nothing, and another link has come";
             old.close(why);
@@ -243,10 +235,35 @@ impl Listener<'_> {
         }
         self.is_known = true;
         if let Some(replaced) = replaced {
-            log::warn!("relay {relay}: its new link replaces the one before");
+            log::info!("relay {relay}: its new link replaces the one before");
             replaced.close("replaced by a new link of the same process");
         }
         Ok(())
+    }
+
+    /// Says in the log, once a minute at most, that this link is refused for an old one that is well. Returns why, for its
+    /// relay.
+    fn refuse(&self, relay: &RelayKey, old: &Link) -> String {
+        let (peer, first) = (self.link.peer, old.peer);
+        let is_same = lock(&self.dispatcher.registry).is_same_process(self.link.id, old.id);
+        let due = lock(&self.dispatcher.refusals).due();
+        if is_same {
+            if let Some(skipped) = due {
+                log::info!(
+                    "relay {relay}: its second link, from {peer}, is refused: it is connected already, from {first}, by \
+                     another address of this dispatcher{skipped}"
+                );
+            }
+            return format!("this relay is connected already, from {first}, by another address");
+        }
+        let remedy = "give each relay a relay_ip or port_range of its own, or stop one";
+        if let Some(skipped) = due {
+            log::warn!(
+                "relay {relay}: a second one of that name is refused, from {peer}: the first, from {first}, answers, and \
+                 its calls go on; {remedy}{skipped}"
+            );
+        }
+        format!("a relay of that name is there, from {first}, and answers: {remedy}")
     }
 
     fn identified(&self, name: Option<&str>) -> Option<Identified<Arc<Link>>> {

@@ -186,6 +186,11 @@ impl Link {
         self.explains.load(Ordering::Relaxed)
     }
 
+    /// Returns true if anything has been read from it.
+    pub fn has_spoken(&self) -> bool {
+        self.heard.load(Ordering::Relaxed) > 0
+    }
+
     /// Something was read from it.
     pub fn note_heard(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);

@@ -98,6 +98,8 @@ pub struct Dispatcher {
     drained: Drained,
     /// Calls that are over, for who asks why.
     past: Mutex<Past>,
+    /// Lines about links that are refused: their relays try again and again.
+    refusals: Mutex<Sparse>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -145,6 +147,7 @@ impl Dispatcher {
             registry: Mutex::new(registry),
             drained,
             past: Mutex::default(),
+            refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),

@@ -158,6 +158,7 @@ pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
                 dispatcher.finisher.note(call);
             }
         }
+        None if link.has_spoken() => log::info!("relay {link}: link closed: {reason}"),
         None => {
             log::info!("relay {link}: went without a word, as media-admin doctor does: {reason}")
         }

@@ -37,8 +37,14 @@ use crate::sys::thread::run_tenaciously;
 /// Where syslogd listens.
 const SYSLOG_SOCKET: &str = "/dev/log";
 
-/// How long the words of a panic may take to reach the log before the thread goes on, which may end the process.
+/// How long the last words of a process that aborts may take to reach the log.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Lines that [`log_all`] writes between two looks whether there is room for more: each has 8 KB at most.
+const AT_ONCE: usize = 64;
+
+/// How long it waits for room before it goes on, and lines may be lost.
+const ROOM_LIMIT: Duration = Duration::from_secs(1);
 
 /// The lines of this process; empty before [`start`].
 static LINES: OnceLock<Arc<Queue>> = OnceLock::new();
@@ -80,6 +86,23 @@ pub fn flush(limit: Duration) {
     }
 }
 
+/// To be called before the process aborts: what has been logged reaches the log first, unless that stalls.
+pub fn last_words() {
+    flush(LAST_WORDS);
+}
+
+/// Logs lines that nothing else has, as the records of calls that no disk takes: waits for a log that is slower than
+/// they come, though not for one that stalls. Not to be called by a thread that serves calls, nor with a lock held.
+pub fn log_all(level: Level, lines: impl IntoIterator<Item = String>) {
+    for (number, line) in lines.into_iter().enumerate() {
+        if number % AT_ONCE == AT_ONCE - 1 {
+            flush(ROOM_LIMIT);
+        }
+        log::log!(level, "{line}");
+    }
+    flush(ROOM_LIMIT);
+}
+
 /// A daemon's standard error may lead nowhere; the log must have it.
 fn log_panic(panic: &PanicHookInfo) {
     let payload = panic.payload();
@@ -97,7 +120,7 @@ fn log_panic(panic: &PanicHookInfo) {
         Some(place) => log::error!("thread {name} panicked at {place}: {message}"),
         None => log::error!("thread {name} panicked: {message}"),
     }
-    flush(LAST_WORDS);
+    last_words();
 }
 
 /// The least severe level that is logged, until it is toggled.

@@ -170,6 +170,27 @@ mod tests {
         assert_eq!(lines.recv().unwrap(), "after");
     }
 
+    /// What `log_all` does with more than the queue holds: a log that reads gets all of it.
+    #[test]
+    fn lines_that_come_faster_than_they_are_written_are_all_kept_by_flushes_between() {
+        let (queue, lines) = stalled();
+        let reader = thread::spawn(move || {
+            let long = lines.iter().take(400).filter(|line| line.len() == 8000);
+            long.count()
+        });
+        for number in 0..400 {
+            if number % 64 == 63 {
+                queue.flush(Duration::from_secs(60));
+            }
+            queue.push(Level::Error, "x".repeat(8000));
+        }
+        assert_eq!(
+            reader.join().unwrap(),
+            400,
+            "over 3 MB, three times the room"
+        );
+    }
+
     #[test]
     fn a_flush_waits_for_the_last_line_but_not_for_ever() {
         let (queue, lines) = stalled();

@@ -1,4 +1,4 @@
-//! Log lines that a peer can cause at will: one each ten seconds, with the number of those left out.
+//! Log lines that a peer can cause at will: one each ten seconds or each minute, with the number of those left out.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,18 @@ use crate::sys::clock;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whether it is time for the next line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sparse {
+    interval: Duration,
     last: Option<Duration>,
     skipped: u64,
+}
+
+impl Default for Sparse {
+    /// One line each ten seconds.
+    fn default() -> Sparse {
+        Sparse::every(INTERVAL)
+    }
 }
 
 /// How many lines were left out; nothing when none was.
@@ -28,13 +36,22 @@ impl fmt::Display for Skipped {
 }
 
 impl Sparse {
+    /// One line in each such interval.
+    pub fn every(interval: Duration) -> Sparse {
+        Sparse {
+            interval,
+            last: None,
+            skipped: 0,
+        }
+    }
+
     /// What to append to the line, or none when it is to be left out.
     pub fn due(&mut self) -> Option<Skipped> {
         self.due_at(clock::mono())
     }
 
     fn due_at(&mut self, now: Duration) -> Option<Skipped> {
-        if self.last.is_some_and(|last| now < last + INTERVAL) {
+        if self.last.is_some_and(|last| now < last + self.interval) {
             self.skipped += 1;
             return None;
         }

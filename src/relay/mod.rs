@@ -414,6 +414,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<thread::
     builder.spawn(move || {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             error!("the {name} thread has failed: the process ends, to be started again");
+            crate::logging::last_words();
             std::process::abort();
         }
     })

@@ -22,7 +22,7 @@ pub use self::book::Place;
 use self::book::{Book, split};
 use super::{Shared, start_thread};
 use crate::journal::{self, Journal, Limits, Position, Refused};
-use crate::logging::sparse::Sparse;
+use crate::logging::{self, sparse::Sparse};
 use crate::proto::SessionId;
 use crate::sys::clock;
 use crate::sys::dir_lock::{self, DirLock};
@@ -386,10 +386,11 @@ impl Records {
     fn quit(&mut self) {
         self.write_again();
         self.sync();
-        for (_, text) in self.book.in_memory() {
+        let lines = self.book.in_memory().into_iter().map(|(_, text)| {
             let line = crate::proto::Visible(&text);
-            error!("an ended call cannot be kept, the disk does not take it: {line}");
-        }
+            format!("an ended call cannot be kept, the disk does not take it: {line}")
+        });
+        logging::log_all(log::Level::Error, lines);
     }
 
     /// What became of the line of a record: where it is refused, it stays in memory.

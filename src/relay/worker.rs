@@ -133,6 +133,7 @@ impl Worker {
             if let Err(error) = self.epoll.wait(&mut events, self.time_left()) {
                 // Only a closed or wrong descriptor: nothing that this process could go on with.
                 error!("worker {}: epoll_wait: {error}", self.index);
+                crate::logging::last_words();
                 std::process::abort();
             }
             let now = clock::now();

@@ -243,18 +243,28 @@ impl Engine {
         }
     }
 
-    /// Ends what has been silent too long, and answers what has waited too long.
-    pub fn tick(&mut self, now: Now) {
-        while let Some(late) = self.answers.take_late(now.mono) {
-            if let Some(call_id) = self.call_id(late.session) {
+    /// Answers what has waited too long. One line for all: when the kernel is slow there are many.
+    fn answer_late(&mut self, now: Duration) {
+        let mut calls = 0;
+        while let Some(late) = self.answers.take_late(now) {
+            if let Some(call_id) = self.call_id(late.session).filter(|_| calls == 0) {
                 let waited = LONGEST.as_millis();
                 warn!(
-                    "[session {call_id}] answered before the kernel has let go of what the answer replaces, which took \
-                     over {waited} ms: media may take the former path for a moment"
+                    "[session {call_id}] answered before the kernel has let go of what the answer replaces, after {waited} \
+                     ms: media may take the former path for a moment"
                 );
             }
+            calls += 1;
             self.answer(late);
         }
+        if calls > 1 {
+            warn!("{} more answers went like that one", calls - 1);
+        }
+    }
+
+    /// Ends what has been silent too long, and answers what has waited too long.
+    pub fn tick(&mut self, now: Now) {
+        self.answer_late(now.mono);
         while let Some(&(due, key)) = self.timers.first() {
             if due > now.mono {
                 break;

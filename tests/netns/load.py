@@ -114,7 +114,7 @@ def load500(scene):
         scene.bad.append('sessions are left after all were removed')
     scene.bad += paths.emptied(scene, scene.router, PORTS)
     scene.stop_daemons()
-    scene.bad += miscounted(scene, paths.all_last_words(scene.daemons.log('relay')))
+    scene.bad += miscounted(scene, paths.all_last_words(scene.daemons.log('dispatcher')))
     if scene.bad:
         raise Failed('\n'.join(scene.bad))
     return '%d calls, %d packets each way, the latest %d ms late' % (CALLS, CALLS * PACKETS, max(r['late_ms'] for r in results.values()))

@@ -126,7 +126,7 @@ def after_the_daemons(host):
 
 
 def all_last_words(log):
-    """The statistics with which the relay's log ends each call."""
+    """The statistics with which a log ends each call: the dispatcher's, or the relay's at DEBUG."""
     return [json.loads(text) for text in re.findall(r'\[session \S+\] [^{\n]*(\{.*\})$', log, re.M)]
 
 

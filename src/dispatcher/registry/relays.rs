@@ -43,6 +43,15 @@ impl<L: Clone> Registry<L> {
         }
     }
 
+    /// Returns true if two links are of one process, which reaches this dispatcher by two addresses.
+    pub fn is_same_process(&self, one: LinkId, other: LinkId) -> bool {
+        let process = |id: LinkId| {
+            let instance = self.links.get(&id)?.instance.as_deref()?;
+            Some(instance.rsplit_once('-')?.0)
+        };
+        process(one).is_some_and(|it| process(other) == Some(it))
+    }
+
     /// The link's first line tells who it is; a later `hello` may say it again. A link that stands is replaced by one of
     /// the same instance alone: any other may be another relay's, and would have this one's calls ended.
     pub fn identify(

@@ -450,6 +450,10 @@ fn l2_no_other_link_replaces_one_that_stands() {
         assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
         let again = registry.identify(second, name, at(3)).unwrap();
         assert!(matches!(again, Identified::Contested(_, old) if old == first.0));
+        assert_eq!(
+            registry.is_same_process(second, first),
+            instances == [Some("x-0"), Some("x-1")]
+        );
         // The first says nothing.
         assert!(registry.link_lost(first, at(4)).is_some());
         let up = registry.identify(second, name, at(5)).unwrap();

@@ -86,6 +86,7 @@ pub fn run<R: Requests>(
     if let Err(error) = thread.work() {
         // Only a closed or wrong descriptor: nothing that this process could go on with.
         error!("the kernel thread cannot wait: {error}");
+        crate::logging::last_words();
         std::process::abort();
     }
 }
