@@ -86,7 +86,8 @@ fn the_numbers_of_the_site_hold() {
 
 #[test]
 fn tags_that_opensips_declares_as_numbers_are_text() {
-    let main = "ATTRIBUTE Sip-From-Tag 206 integer # Proprietary, acc\nATTRIBUTE Sip-To-Tag 207 integer\n";
+    let main =
+        "ATTRIBUTE Sip-From-Tag 206 integer # Proprietary, acc\nATTRIBUTE Sip-To-Tag 207 integer\n";
     let mut dictionary = read(&[("main", main)]).unwrap();
     let numbers = [Attribute::SipFromTag, Attribute::SipToTag].map(|tag| dictionary.number(tag));
     assert_eq!(numbers, [206, 207]);
