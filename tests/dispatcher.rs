@@ -792,6 +792,26 @@ fn a_relay_that_refuses_the_right_removal_is_asked_whether_it_has_the_call() {
     }
 }
 
+/// A relay that is busy has not said that the call is over.
+#[test]
+fn a_relay_that_cannot_say_now_whether_it_has_a_call_ends_none() {
+    let bed = Bed::new();
+    let (mut relay, mut proxy) = (bed.link(), bed.proxy());
+    relay.say(r#"hello {"name": "a", "commands": ["explain"]}"#);
+    relay.list("[]");
+    talking(&mut proxy, &mut relay, "one");
+    proxy.send(remove("one").as_bytes());
+    relay.serve("remove", "error");
+    assert_eq!(proxy.answer(), "error");
+    relay.serve("explain", "error: busy");
+    relay.settle();
+    assert_eq!(bed.ended.count(), 0);
+    proxy.send(remove("one").as_bytes());
+    relay.serve("remove", &statistics("one", "closed"));
+    assert_eq!(proxy.answer(), "removed");
+    assert!(bed.ended.wait_for(1)[0].statistics.is_some());
+}
+
 /// A link that is cut while it is asked: the list on the new one says the same.
 #[test]
 fn a_relay_that_is_lost_before_it_says_whether_it_has_a_call_says_so_when_it_is_back() {

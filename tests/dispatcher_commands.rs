@@ -118,6 +118,42 @@ fn a_relay_that_does_not_answer_or_goes_away_is_named() {
 }
 
 #[test]
+fn a_relay_that_is_busy_has_not_said_that_there_is_no_such_call() {
+    let bed = Bed::new();
+    let mut relay = explaining(&bed, "a");
+    place(&bed, &mut relay, "one");
+    let mut client = bed.management();
+    client.send(b"explain one\r\n");
+    relay.serve("explain", "error: busy");
+    assert_eq!(
+        client.answer(),
+        "error: call one was not found, and no answer came from relay 127.0.0.1 (a) (it said \"error: busy\")"
+    );
+    assert_eq!(client.answer(), "");
+    // An update of it is refused, and the relay goes away: the call may go on there.
+    let mut proxy = bed.proxy();
+    proxy.send(offer("one").as_bytes());
+    relay.serve("update", "error: no ports left");
+    assert_eq!(proxy.answer(), "error");
+    client.send(b"explain one\r\n");
+    relay.serve("explain", "error: busy");
+    let answer = client.answer();
+    assert!(answer.contains("no answer came from relay"), "{answer}");
+    assert_eq!(client.answer(), "");
+    relay.cut();
+    loop {
+        let answer = client.ask("explain one\r\n");
+        assert_eq!(client.answer(), "");
+        assert!(!answer.contains("was refused"), "{answer}");
+        if answer.contains("which is not connected") {
+            break;
+        }
+    }
+    let answer = client.ask("end one\r\n");
+    assert!(answer.contains("which is not connected"), "{answer}");
+}
+
+#[test]
 fn a_call_on_one_of_two_older_relays_with_many() {
     let bed = Bed::new();
     let mut relays = [bed.relay("a"), bed.relay("b")];

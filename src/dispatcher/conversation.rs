@@ -517,7 +517,10 @@ impl Listener<'_> {
             Ok(told) => told,
             Err(_) if result == b"error" && link.explains() => Vec::new(),
             Err(error) => {
-                self.odd(&format!("sessions that cannot be read ({error})"), result);
+                // One that is busy says `error: busy`.
+                if !result.starts_with(b"error: ") {
+                    self.odd(&format!("sessions that cannot be read ({error})"), result);
+                }
                 lock(&self.dispatcher.registry).unanswered(link.id, doubts, now);
                 return;
             }

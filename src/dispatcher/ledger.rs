@@ -133,7 +133,7 @@ impl Ledger {
         let journal = Journal::open(dir, limits, |at, text| found.read(at, text))?;
         if found.unreadable > 0 {
             let (lines, shown) = (counted(found.unreadable, "line"), dir.display());
-            error!("{shown}: {lines} on live calls cannot be read and left out");
+            error!("{shown}: {lines} on live calls cannot be read and are left out");
         }
         let (mut state, mut earlier) = (State::default(), Earlier::default());
         // In the order in which they were noted, so that of two with one call-id the later one is the call.

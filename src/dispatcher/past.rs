@@ -1,6 +1,6 @@
 //! Calls that are over, or were refused, for who asks why a short time later. Pure: times are passed in.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -46,8 +46,8 @@ impl Fate {
 #[derive(Debug, Default)]
 pub struct Past {
     calls: HashMap<CallId, Over>,
-    /// The oldest first. Of a call that was noted again since, the number differs.
-    order: VecDeque<(Duration, CallId, u64)>,
+    /// By their numbers, so that the oldest is the first: as many as there are calls.
+    order: BTreeMap<u64, CallId>,
     bytes: usize,
     noted: u64,
 }
@@ -90,8 +90,9 @@ impl Past {
         };
         if let Some(before) = self.calls.insert(call_id.clone(), over) {
             self.bytes -= size(&call_id, &before.fate);
+            self.order.remove(&before.number);
         }
-        self.order.push_back((now, call_id, number));
+        self.order.insert(number, call_id);
         while self.bytes > MOST && self.forget_first() {}
     }
 
@@ -111,24 +112,21 @@ impl Past {
 
     /// Forgets what is too old.
     pub fn tick(&mut self, now: Duration) {
-        while self.order.front().is_some_and(|(at, ..)| *at + KEPT <= now) {
-            self.forget_first();
-        }
+        let first_is_old = |past: &Past| {
+            let first = past.order.first_key_value();
+            let first = first.and_then(|(_, call_id)| past.calls.get(call_id));
+            first.is_some_and(|over| over.at + KEPT <= now)
+        };
+        while first_is_old(self) && self.forget_first() {}
     }
 
     /// False where there is nothing.
     fn forget_first(&mut self) -> bool {
-        let Some((_, call_id, number)) = self.order.pop_front() else {
+        let Some((_, call_id)) = self.order.pop_first() else {
             return false;
         };
-        if self
-            .calls
-            .get(&call_id)
-            .is_some_and(|over| over.number == number)
-        {
-            if let Some(over) = self.calls.remove(&call_id) {
-                self.bytes -= size(&call_id, &over.fate);
-            }
+        if let Some(over) = self.calls.remove(&call_id) {
+            self.bytes -= size(&call_id, &over.fate);
         }
         true
     }
@@ -174,7 +172,11 @@ fn how(finished: &Finished) -> String {
     let Some(statistics) = &finished.statistics else {
         return format!("{who}; relay {relay} told nothing of its media");
     };
-    let told: Told = serde_json::from_str(statistics.json.get()).unwrap_or_default();
+    // As accounting has it: the relay's own time goes on until it hears of a removal that it missed.
+    let until = |length: Duration| statistics.until(length.as_secs());
+    let until_then = finished.length.and_then(until);
+    let json = until_then.as_deref().unwrap_or(statistics.json.get());
+    let told: Told = serde_json::from_str(json).unwrap_or_default();
     let mut text = match statistics.is_answered {
         true => format!("{who} after {:.0} s, relay {relay}", told.duration),
         false => format!("{who} before it was answered, relay {relay}"),
@@ -271,6 +273,30 @@ mod tests {
         past.end(&finished(None, Reason::Purged), at(300));
         let (fate, _) = past.of(&call("a"), at(300)).unwrap();
         assert!(fate.text().contains("came back without it"), "{fate:?}");
+    }
+
+    #[test]
+    fn a_call_whose_removal_came_late_is_as_long_as_accounting_has_it() {
+        let told = TOLD.replace("\"timeout_wait\"", "\"end_time\": 95, \"timeout_wait\"");
+        let late = Finished {
+            length: Some(at(60)),
+            ..finished(Some(&told), Reason::Removed)
+        };
+        let how = how(&late);
+        assert!(
+            how.contains(" after 60 s, relay 192.0.2.1; audio: closed, packets: 12"),
+            "{how}"
+        );
+    }
+
+    #[test]
+    fn a_call_that_is_noted_again_and_again_is_held_once() {
+        let mut past = Past::default();
+        for n in 0..1000 {
+            past.refuse(call("first"), "no ports left", at(n));
+            past.refuse(call("second"), "no ports left", at(n));
+        }
+        assert_eq!((past.calls.len(), past.order.len()), (2, 2));
     }
 
     #[test]

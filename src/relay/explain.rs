@@ -20,11 +20,15 @@ use crate::session::{Engine, ReplyTo};
 /// Questions that may wait.
 const WAITING: usize = 32;
 
-/// How long a worker is waited for. The dispatcher waits no longer.
+/// How long a worker is waited for: less than `relay_timeout`, for which the dispatcher waits unless that was made shorter.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The answer where there is no such call.
+/// The answer where the worker has said that it has no such call, and nowhere else: the dispatcher may take the call for
+/// over by it.
 const NONE: &[u8] = b"error";
+
+/// The answer where nobody could be asked.
+pub const BUSY: &[u8] = b"error: busy";
 
 /// Somebody wants to know about a call.
 pub struct Question {
@@ -53,13 +57,20 @@ pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
     while let Ok(Some(question)) = questions.recv() {
         let reply_to = question.reply_to;
         let told = told_by_worker(shared, question);
-        let answer = told.and_then(|told| {
+        let answer = answer_by(told, || {
             let settings = &shared.settings;
-            with_host(&told, || {
-                Surroundings::look(settings.port_range, settings.mark)
-            })
+            Surroundings::look(settings.port_range, settings.mark)
         });
-        shared.reply(reply_to, answer.as_deref().unwrap_or(NONE));
+        shared.reply(reply_to, &answer);
+    }
+}
+
+/// What is answered where the worker has told this, or nothing.
+fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> Vec<u8> {
+    match told {
+        None => BUSY.to_vec(),
+        Some(told) if told == NONE => told,
+        Some(told) => with_host(&told, look).unwrap_or(told),
     }
 }
 
@@ -89,7 +100,7 @@ fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
     told.recv_timeout(PATIENCE).ok()
 }
 
-/// A worker's array with what the host has to do with it; none where it has no such call.
+/// A worker's array with what the host has to do with it.
 fn with_host(told: &[u8], look: impl FnOnce() -> Surroundings) -> Option<Vec<u8>> {
     let mut sessions: Vec<Map<String, Value>> = serde_json::from_slice(told).ok()?;
     look().add_to(&mut sessions);
@@ -120,6 +131,13 @@ mod tests {
             assert_eq!(session["host"]["routes"], serde_json::json!([]));
         }
         assert_eq!(sessions.len(), 2);
-        assert_eq!(with_host(NONE, || panic!("not for none")), None);
+    }
+
+    #[test]
+    fn only_a_worker_says_that_a_call_is_not_there() {
+        let unseen = || panic!("the host is not looked at");
+        assert_eq!(answer_by(None, unseen), BUSY);
+        assert_eq!(answer_by(Some(NONE.to_vec()), unseen), NONE);
+        assert_ne!(BUSY, NONE);
     }
 }

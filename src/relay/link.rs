@@ -304,7 +304,11 @@ impl<'a> Conversation<'a> {
                 let worker = self.worker_of(&call_id);
                 let taken = explain::ask(self.shared, worker, call_id, reply_to);
                 self.count(Asked::Explain, taken);
-                taken
+                if !taken {
+                    // A plain `error` would say that the call is not here.
+                    self.link.outbox.reply(reply_to, explain::BUSY);
+                }
+                return;
             }
             Command::Summary => {
                 let summing = Arc::new(Summing::new(reply_to, self.shared.workers.len()));

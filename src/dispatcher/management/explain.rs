@@ -167,6 +167,10 @@ fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Fou
         if bytes == b"error" && at.handle.explains() {
             continue;
         }
+        if bytes.starts_with(b"error: ") {
+            silent.push(format!("{} (it said \"{}\")", at.relay, Visible(&bytes)));
+            continue;
+        }
         match sessions_of(call_id, &bytes) {
             Ok(objects) => found.extend(objects.into_iter().map(|object| Found {
                 at: at.clone(),

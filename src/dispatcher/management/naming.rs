@@ -44,31 +44,37 @@ impl Dispatcher {
             (call_id, place)
         };
         let is_unknown = matches!(place, Place::Unknown);
-        let found = self.look_for(&call_id);
-        let why = match found {
-            Ok(found) => return Ok(Meant::Live(call_id, found)),
+        let why = match self.found_or_over(&call_id) {
+            Ok(meant) => return Ok(meant),
             Err(why) => why,
         };
-        if let Some(told) = self.fate_of(&call_id) {
-            return Ok(Meant::Over(call_id, told));
-        }
         match is_unknown.then(|| self.of_beginning(text)).transpose()? {
-            Some(Some(call_id)) => match self.look_for(&call_id) {
-                Ok(found) => Ok(Meant::Live(call_id, found)),
-                Err(why) => {
-                    let told = self.fate_of(&call_id).ok_or(why)?;
-                    Ok(Meant::Over(call_id, told))
-                }
-            },
+            Some(Some(call_id)) => self.found_or_over(&call_id),
             _ => Err(why),
         }
     }
 
-    /// What became of a call that is over: `ended 12 s ago: ..`.
+    fn found_or_over(&self, call_id: &CallId) -> Result<Meant, String> {
+        self.look_for(call_id)
+            .map(|found| Meant::Live(call_id.clone(), found))
+            .or_else(|why| {
+                let told = self.fate_of(call_id).ok_or(why)?;
+                Ok(Meant::Over(call_id.clone(), told))
+            })
+    }
+
+    /// What became of a call that is over: `ended 12 s ago: ..`. None of one that may go on: a live call whose update
+    /// was refused is not over.
     pub fn fate_of(&self, call_id: &CallId) -> Option<String> {
+        let place = lock(&self.registry).place(call_id);
         let past = lock(&self.past);
         let (fate, ago) = past.of(call_id, clock::mono())?;
-        Some(fate.told(ago))
+        let is_over = match place {
+            Place::On(..) | Place::Away(_) => false,
+            Place::Expired => matches!(fate, Fate::Ended(_)),
+            Place::Unknown => true,
+        };
+        is_over.then(|| fate.told(ago))
     }
 
     /// Why an update of it was refused a short time ago: `5 s ago: ..`.

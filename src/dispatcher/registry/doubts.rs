@@ -13,6 +13,9 @@ use crate::proto::control::Remove;
 /// How long a relay is left alone that was asked for all its sessions, or has not said whether it has a call.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
+/// Calls that a relay is asked for at once, each by a question of its own: it answers one after the other.
+const AT_ONCE: usize = 8;
+
 /// Calls that a relay is asked whether it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubts {
@@ -60,21 +63,25 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// The calls that a relay is to be asked for now: one by one where it can explain calls.
+    /// The calls that a relay is to be asked for now: one by one where it can explain calls, and a few at a time.
     pub fn doubts(&mut self, id: LinkId, explains: bool, now: Duration) -> Vec<Doubts> {
         let asked = self.serial;
         let link = self.links.get_mut(&id);
         let Some(link) = link.filter(|link| !link.doubted.is_empty() && link.ask_at <= now) else {
             return Vec::new();
         };
-        let mut calls: Vec<CallId> = link.doubted.drain().collect();
         if explains {
+            let calls: Vec<CallId> = link.doubted.iter().take(AT_ONCE).cloned().collect();
+            for call in &calls {
+                link.doubted.remove(call);
+            }
             let one = |call| Doubts {
                 calls: vec![call],
                 asked,
             };
             return calls.into_iter().map(one).collect();
         }
+        let mut calls: Vec<CallId> = link.doubted.drain().collect();
         // Its list may be long.
         link.ask_at = now + PAUSE;
         calls.sort_unstable();

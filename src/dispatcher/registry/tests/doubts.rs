@@ -215,6 +215,28 @@ fn a_relay_that_does_not_say_is_asked_again_and_a_long_list_is_not_asked_for_all
 }
 
 #[test]
+fn a_relay_that_explains_calls_is_asked_for_a_few_at_a_time() {
+    let mut registry = noting();
+    let a = up(&mut registry, ip(1), None);
+    for n in 0..20 {
+        let id = format!("call-{n}");
+        registry.updated(a, &answered_at(10, &id));
+        let right = removal(&id, "f", "t");
+        registry.owe(right.clone(), at(15));
+        registry.refused(a, &right);
+    }
+    let mut asked: Vec<CallId> = Vec::new();
+    for count in [8, 8, 4, 0] {
+        let now = doubted(&mut registry, a, at(15));
+        assert_eq!(now.len(), count);
+        asked.extend(now);
+    }
+    asked.sort_unstable();
+    asked.dedup();
+    assert_eq!(asked.len(), 20);
+}
+
+#[test]
 fn another_session_of_that_call_id_is_not_the_call() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
