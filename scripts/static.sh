@@ -15,9 +15,15 @@ if [ -d "$sysroot/lib/rustlib/$musl" ] && command -v musl-gcc >/dev/null; then
 else
 	echo "static: glibc (no $musl target or no musl-gcc)"
 	target=$gnu
+	flags='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs'
+	# Functions of the same code are kept once, where the linker can: LLD, which rustc has brought along since 1.90.
+	case $(rustc --version) in
+	'rustc 1.'[0-8][0-9].*) ;;
+	*) [ "$machine" != x86_64 ] || flags="$flags -C link-arg=-Wl,--icf=all" ;;
+	esac
 	# --target is needed: without it the flag would reach procedural macros, which cannot be static. Relocations are
 	# packed (DT_RELR), which makes 0.3 MB of the dispatcher.
-	env "CARGO_TARGET_$(echo "$gnu" | tr a-z- A-Z_)_RUSTFLAGS=-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+	env "CARGO_TARGET_$(echo "$gnu" | tr a-z- A-Z_)_RUSTFLAGS=$flags" \
 		$cargo build --locked --release --target $gnu
 fi
 for source in src/bin/*.rs; do

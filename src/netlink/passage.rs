@@ -449,9 +449,10 @@ impl Passage<'_> {
     }
 }
 
-fn count(all: impl IntoIterator<Item = Ports>) -> u32 {
-    let one = |(first, last): Ports| u32::from(last) + 1 - u32::from(first);
-    all.into_iter().map(one).sum()
+/// Stretches may overlap, and there may be any number.
+fn count(all: impl IntoIterator<Item = Ports>) -> u64 {
+    let one = |(first, last): Ports| (u64::from(last) + 1).saturating_sub(first.into());
+    all.into_iter().map(one).fold(0, u64::saturating_add)
 }
 
 /// What of these ports is in a stretch.

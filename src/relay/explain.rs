@@ -1,18 +1,22 @@
 //! The command `explain`: what the worker that has a call knows of it, and what of the host stands in its way
 //! (docs/protocol.md section 9).
 //!
-//! The host is looked at by a thread of its own, which may take milliseconds for that and waits for a worker.
+//! The host is looked at by a thread of its own, which may take milliseconds for that and waits for a worker. What other
+//! programs have set up there is read for an explanation only: should that fail, calls go on and the answer has less.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use log::warn;
 use serde_json::{Map, Value};
 
 use super::Shared;
 use super::kernel::Order;
 use super::surroundings::Surroundings;
 use super::worker::Message;
+use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
 use crate::session::{Engine, ReplyTo};
@@ -54,23 +58,35 @@ pub fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -
 
 /// The thread that answers.
 pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
+    let mut failures = Sparse::default();
     while let Ok(Some(question)) = questions.recv() {
         let reply_to = question.reply_to;
         let told = told_by_worker(shared, question);
-        let answer = answer_by(told, || {
-            let settings = &shared.settings;
-            Surroundings::look(settings.port_range, settings.mark)
-        });
+        let settings = &shared.settings;
+        let look = || Surroundings::look(settings.port_range, settings.mark);
+        let (answer, is_whole) = answer_by(told, look);
+        let is_due = (!is_whole).then(|| failures.due());
+        if let Some(left_out) = is_due.flatten() {
+            warn!(
+                "explain: what this host has to do with a call could not be looked at, which is an error of this program: \
+                 told without it{left_out}"
+            );
+        }
         shared.reply(reply_to, &answer);
     }
 }
 
-/// What is answered where the worker has told this, or nothing.
-fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> Vec<u8> {
-    match told {
-        None => BUSY.to_vec(),
-        Some(told) if told == NONE => told,
-        Some(told) => with_host(&told, look).unwrap_or(told),
+/// What is answered where the worker has told this, or nothing; false where the look at the host has failed.
+fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> (Vec<u8>, bool) {
+    let told = match told {
+        None => return (BUSY.to_vec(), true),
+        Some(told) if told == NONE => return (told, true),
+        Some(told) => told,
+    };
+    let looked = catch_unwind(AssertUnwindSafe(|| with_host(&told, look)));
+    match looked.ok().flatten() {
+        Some(answer) => (answer, true),
+        None => (told, false),
     }
 }
 
@@ -136,8 +152,16 @@ mod tests {
     #[test]
     fn only_a_worker_says_that_a_call_is_not_there() {
         let unseen = || panic!("the host is not looked at");
-        assert_eq!(answer_by(None, unseen), BUSY);
-        assert_eq!(answer_by(Some(NONE.to_vec()), unseen), NONE);
+        assert_eq!(answer_by(None, unseen), (BUSY.to_vec(), true));
+        let none = NONE.to_vec();
+        assert_eq!(answer_by(Some(none.clone()), unseen), (none, true));
         assert_ne!(BUSY, NONE);
+    }
+
+    #[test]
+    fn a_look_at_the_host_that_fails_is_left_out() {
+        let told = br#"[{"call_id": "a"}]"#.to_vec();
+        let answer = answer_by(Some(told.clone()), || panic!("on purpose"));
+        assert_eq!(answer, (told, false));
     }
 }
