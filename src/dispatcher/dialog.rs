@@ -471,14 +471,15 @@ impl Ender {
             Next::Ask => self.send_first(dialog, open.questions),
             Next::Ended(form) => {
                 self.counts.ended.add(1);
+                // Noted before it is said: who reads the line may count on it, over a crash too.
+                dialog.tell(Outcome::Ended(proxy));
                 log::info!("[session {call_id}] dialog {dialog_id} ended by {proxy}");
                 self.learn(form);
-                dialog.tell(Outcome::Ended(proxy));
             }
             Next::Gone => {
                 self.counts.gone.add(1);
-                log::info!("[session {call_id}] dialog {dialog_id} is over already, says {proxy}");
                 dialog.tell(Outcome::Gone(proxy));
+                log::info!("[session {call_id}] dialog {dialog_id} is over already, says {proxy}");
             }
             Next::Refused(why) => {
                 self.counts.refused.add(1);
