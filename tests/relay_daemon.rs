@@ -481,15 +481,20 @@ fn a_second_relay_in_the_background_is_told_by_the_pid_file() {
 fn the_next_relay_and_one_beside_it_start() {
     let state = Certs::empty();
     let site = Site::new(&format!("state_dir = {}", state.path().display()));
-    let (start, end) = site.ports();
+    // Both share the ports that nobody else has.
+    let (start, last) = site.ports();
+    let end = last - 8;
+    let beside = (end, last);
+    let of_ports = |text: &str, (start, end): (u32, u32)| {
+        let (first, rest) = text.split_once("port_range = ").unwrap();
+        let (_, rest) = rest.split_once('\n').unwrap();
+        format!("{first}port_range = {start}:{end}\n{rest}")
+    };
+    let text = of_ports(&site.configuration(), (start.into(), end));
+    site.certs.write("config.ini", text.as_bytes());
     let mut first = site.start();
     drop(site.dispatcher.link());
-    let text = site.configuration();
-    let beside = (end, end + 8);
-    let other = text.replace(
-        &format!("port_range = {start}:{end}"),
-        &format!("port_range = {}:{}", beside.0, beside.1),
-    );
+    let other = of_ports(&text, beside);
     site.certs.write("config.ini", other.as_bytes());
     let mut second = site.start();
     second.says(&format!("ports {} to {}", beside.0, beside.1 - 1));
