@@ -280,8 +280,10 @@ impl Listener<'_> {
     }
 
     fn ping(&mut self) {
+        // Before the answer: who has it may count on getting calls again.
+        let is_back = lock(&self.dispatcher.registry).ping(self.link.id);
         self.link.say("pong");
-        if lock(&self.dispatcher.registry).ping(self.link.id) {
+        if is_back {
             log::info!("relay {}: answers again", self.link);
         }
     }
