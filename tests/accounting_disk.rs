@@ -188,6 +188,9 @@ fn calls_of_a_killed_relay(is_dispatcher_killed: bool) {
     wait("the relay's log", || {
         log("media-relay.log").contains("ended calls cannot be kept on disk: ")
     });
+    // Killed before it is looked at: it writes until the last moment.
+    daemons::signal(relay.pid(), "KILL").unwrap();
+    drop(relay);
     let on_disk = journals(&relays);
     let (kept, lost): (Vec<String>, Vec<String>) = [kept, lost]
         .concat()
@@ -196,8 +199,6 @@ fn calls_of_a_killed_relay(is_dispatcher_killed: bool) {
     assert!(lost.len() > 10, "there was room for all but {lost:?}");
     assert!(recorded(&lines).is_empty());
 
-    daemons::signal(relay.pid(), "KILL").unwrap();
-    drop(relay);
     // Killed before its disk has room again: it would write what it has in memory.
     if is_dispatcher_killed {
         daemons::signal(dispatcher.pid(), "KILL").unwrap();
@@ -228,7 +229,7 @@ fn calls_of_a_killed_relay(is_dispatcher_killed: bool) {
     }
 }
 
-/// The text of all journals of a relay.
+/// The text of all journals of a relay, without what was cut off while it was written.
 fn journals(state: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(state).unwrap() {
@@ -239,7 +240,9 @@ fn journals(state: &Path) -> String {
         for journal in fs::read_dir(directory).unwrap() {
             // A temporary one may have got its name meanwhile: the next look finds it.
             let bytes = fs::read(journal.unwrap().path()).unwrap_or_default();
-            text += &String::from_utf8_lossy(&bytes);
+            let whole = bytes.iter().rposition(|&byte| byte == b'\n');
+            let whole = &bytes[..whole.map_or(0, |end| end + 1)];
+            text += &String::from_utf8_lossy(whole);
         }
     }
     text
