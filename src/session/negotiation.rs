@@ -8,7 +8,7 @@ use log::{info, warn};
 
 use super::call::{Context, Line, Refusal, Session, send_waiting, withdraw};
 use super::matching::{Matched, matched};
-use super::stream::{Described, Status, Stream};
+use super::stream::{Described, Move, Status, Stream};
 use super::{Action, Place};
 use crate::proto::control::Update;
 use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
@@ -316,7 +316,14 @@ impl Session {
             }
             let Some(index) = slot.stream else { continue };
             match media.get(line).filter(|answer| answer.port != 0) {
-                Some(answer) => self.accept(index, (offerer, slot), (answerer, answer), context),
+                Some(answer) => {
+                    let why = if first {
+                        Move::Agreed
+                    } else {
+                        Move::OtherBranch
+                    };
+                    self.accept(index, (offerer, slot), (answerer, answer, why), context);
+                }
                 None => self.decline(index, context.now.mono),
             }
         }
@@ -331,7 +338,7 @@ impl Session {
         &mut self,
         index: usize,
         (offerer, slot): (Party, &Slot),
-        (answerer, answer): (Party, &MediaDescription),
+        (answerer, answer, why): (Party, &MediaDescription, Move),
         context: &mut Context<'_>,
     ) {
         let now = context.now.mono;
@@ -370,7 +377,7 @@ impl Session {
                 self.call_id,
                 Line(stream, index)
             );
-            stream.move_party(answerer, now);
+            stream.move_party(answerer, why, now);
             withdraw(self.key, stream, index, context.actions);
         }
         for party in [offerer, answerer] {

@@ -42,6 +42,16 @@ pub enum Relay {
     Drop(Drop),
 }
 
+/// Why a party is somewhere else than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Another offer was agreed on: the party itself has moved.
+    Agreed,
+    /// The same offer was answered once more, from somewhere else: this may be another branch of a fork, and the
+    /// party that was heard so far a stranger.
+    OtherBranch,
+}
+
 /// What one party's SDP said of this stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
@@ -390,7 +400,7 @@ impl Stream {
 
     /// A party gives another address: nothing learned of it holds (C4, M5), unless that is where it was seen all the
     /// time: its media are no stragglers then.
-    pub fn move_party(&mut self, party: Party, now: Duration) {
+    pub fn move_party(&mut self, party: Party, _why: Move, now: Duration) {
         let leg = self.leg_mut(party);
         for component in [Component::Rtp, Component::Rtcp] {
             let named = leg.named_address(component);
