@@ -629,10 +629,10 @@ mod tests {
             [
                 "offer",
                 "forgotten",
-                "offer",
                 "forgotten",
                 "forgotten",
-                "offer",
+                "forgotten",
+                "forgotten",
                 "forgotten",
                 "forgotten",
                 "forgotten",
