@@ -378,12 +378,13 @@ impl Offers {
         self.established.is_none() && opening.is_some_and(|opening| opening.fits(&offer.number))
     }
 
-    /// An answer was taken: its offer is what counts, and those that wait are given up with the one that did.
+    /// An answer was taken: its offer is what counts, and those that wait are given up with the one that did. The answer
+    /// to what is agreed on already, once more, gives up nothing.
     pub fn agree(&mut self, index: usize, message: &Message<'_>) {
-        for (other, offer) in self.kept.iter_mut().enumerate() {
-            if other != index {
-                offer.state = State::Replaced;
-            }
+        if self.kept[index].state != State::Agreed {
+            self.kept
+                .iter_mut()
+                .for_each(|offer| offer.state = State::Replaced);
         }
         self.raise(&message.number);
         let offer = &mut self.kept[index];

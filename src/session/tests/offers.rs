@@ -304,6 +304,17 @@ fn c4_the_first_final_answer_stands() {
 }
 
 #[test]
+fn c4_an_old_answer_again_gives_up_no_offer_that_waits() {
+    let mut lab = Lab::new();
+    lab.talking();
+    let moved = "198.18.0.1:4444";
+    let there = ports(&lab.update("request", 2, AB, &audio(moved)))[0];
+    lab.update("reply", 1, AB, &audio(CALLEE));
+    let here = ports(&lab.update("reply", 2, AB, &audio(CALLEE)))[0];
+    talk(&mut lab, (moved, here), (CALLEE, there));
+}
+
+#[test]
 fn c4_a_remove_without_a_to_tag_ends_the_session() {
     for answered in [false, true] {
         let mut lab = Lab::new();
