@@ -200,9 +200,7 @@ impl Session {
         }
         let Some(tag) = &number.tag else { return };
         if self.offers.is_final(update.kind, number) {
-            if update.media.is_none() {
-                self.started.get_or_insert(context.now);
-            }
+            self.started.get_or_insert(context.now);
             self.offers.establish(tag);
             let agreed = self.streams.iter_mut().filter(|s| s.answered.is_some());
             agreed.for_each(|stream| stream.watch_from(context.now.mono));

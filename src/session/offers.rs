@@ -181,9 +181,19 @@ impl Offers {
         self.established.as_ref().or(opening) == Some(tag)
     }
 
-    /// The first final answer: its dialog is the session's.
+    /// The first final answer: its dialog is the session's, and what other branches offer is given up.
     pub fn establish(&mut self, tag: &Tag) {
-        self.established.get_or_insert_with(|| tag.clone());
+        let established = self.established.get_or_insert_with(|| tag.clone());
+        for offer in &mut self.kept {
+            let is_foreign = offer
+                .number
+                .tag
+                .as_ref()
+                .is_some_and(|tag| tag != established);
+            if is_foreign && offer.state == State::Proposed {
+                offer.state = State::Replaced;
+            }
+        }
     }
 
     /// Returns true if a message is of another branch than the one that answered finally.
@@ -378,13 +388,16 @@ impl Offers {
         self.established.is_none() && opening.is_some_and(|opening| opening.fits(&offer.number))
     }
 
-    /// An answer was taken: its offer is what counts, and those that wait are given up with the one that did. The answer
-    /// to what is agreed on already, once more, gives up nothing.
+    /// An answer was taken: its offer is what counts, and those before it are given up. One that came later still waits:
+    /// its sender may have sent it after this answer, which it has overtaken. The answer to what is agreed on already,
+    /// once more, gives up nothing.
     pub fn agree(&mut self, index: usize, message: &Message<'_>) {
         if self.kept[index].state != State::Agreed {
-            self.kept
-                .iter_mut()
-                .for_each(|offer| offer.state = State::Replaced);
+            for (other, offer) in self.kept.iter_mut().enumerate() {
+                if other < index || offer.state == State::Agreed {
+                    offer.state = State::Replaced;
+                }
+            }
         }
         self.raise(&message.number);
         let offer = &mut self.kept[index];
