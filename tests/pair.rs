@@ -115,6 +115,7 @@ impl World {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
+            learning: Default::default(),
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
             kernel: Err("forwarding = userspace".into()),

@@ -160,7 +160,7 @@ fn no_started_call_is_without_a_stream() {
 /// The first stream fell silent while the call rang; its answer comes to a stream that is over.
 #[test]
 fn an_answer_to_what_has_ended_is_listed() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let offer = format!("{},{}", audio(CALLER), video("198.18.0.1:4002"));
     lab.update("request", 1, A, &offer);
     let mut bound = lab.host.bound.values();
