@@ -137,6 +137,32 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         RELAY,
+        "learning",
+        "guarded",
+        "Who is believed to be a party. Always at once: who sends from where the party's SDP or SIP says that it is, or \
+         has proven itself by ICE. guarded: anybody else who sends one stream for learning_wait, where no better one is \
+         heard. strict: nobody else. open: the first who sends anything.",
+    ),
+    seconds(
+        RELAY,
+        "learning_wait",
+        "0.3",
+        "How long a source that nothing speaks for must send one stream, with learning = guarded, before it is believed.",
+    ),
+    key(
+        RELAY,
+        "relearn",
+        "yes",
+        "Follow a party whose NAT gives it another address in mid-call: its stream goes on from there.",
+    ),
+    seconds(
+        RELAY,
+        "relearn_after",
+        "2",
+        "How long the old address must have been silent for that.",
+    ),
+    key(
+        RELAY,
         "routable_private_ranges",
         "",
         "Private addresses that the relay can reach, as ranges such as 10.0.0.0/8 or names of hosts separated by \

@@ -41,6 +41,10 @@ pub struct Session {
     /// All there ever were, in the order in which they were proposed.
     pub streams: Vec<Stream>,
     pub(super) offers: Offers,
+    /// Where each party's SIP came from, the latest first.
+    signaling_of: [[Option<Ipv4Addr>; 2]; 2],
+    /// The log has a line of a stranger at its ports.
+    pub(super) stranger_told: bool,
 }
 
 /// What a session needs of the engine while it handles a request.
@@ -81,6 +85,8 @@ impl Session {
             locals: local_addresses(update, context.host),
             streams: Vec::new(),
             offers: Offers::default(),
+            signaling_of: [[None; 2]; 2],
+            stranger_told: false,
         }
     }
 
@@ -189,9 +195,39 @@ impl Session {
                 "[session {}] an update of another branch (tag {}) gets ports and changes nothing",
                 self.call_id, tag.0
             ),
-            _ => self.note(update, &number, sender, context),
+            _ => {
+                self.note(update, &number, sender, context);
+                self.note_whereabouts(update, sender, context.settings);
+            }
         }
         Ok(ports)
+    }
+
+    /// Where the parties' SIP comes from and what their SDP names, for who is to know a party by that (E1). An address of
+    /// the relay itself says nothing: a proxy on its host, or a call that passes it twice.
+    fn note_whereabouts(&mut self, update: &Update, sender: Party, settings: &Settings) {
+        let signaling = &update.signaling;
+        let halves = [
+            (sender, signaling.source),
+            (sender.other(), signaling.destination),
+        ];
+        for (party, address) in halves {
+            let Some(IpAddr::V4(address)) = address else {
+                continue;
+            };
+            let is_own = self.locals.contains(&address) || settings.advertised_ip == Some(address);
+            let known = &mut self.signaling_of[party as usize];
+            if !is_own && !address.is_loopback() && known[0] != Some(address) {
+                *known = [Some(address), known[0]];
+            }
+        }
+        for stream in self.streams.iter_mut().filter(|stream| stream.is_live()) {
+            for party in [Party::Caller, Party::Callee] {
+                let leg = stream.leg_mut(party);
+                leg.signaling = self.signaling_of[party as usize];
+                leg.note_sdp();
+            }
+        }
     }
 
     /// What every update tells, whatever it says of media.
@@ -417,7 +453,7 @@ pub fn withdraw(
     }
 }
 
-fn withdraw_component(
+pub fn withdraw_component(
     key: SessionKey,
     stream: &mut Stream,
     (index, component): (usize, Component),

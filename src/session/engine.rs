@@ -7,17 +7,19 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::answers::{Answer, Answers, LONGEST};
-use super::call::{Context, Line, Session, send_waiting};
+use super::belief::How;
+use super::call::{Context, Line, Session, send_waiting, withdraw_component};
 use super::flows::{offer_to_kernel, when_welcome, withdraw_bypassed};
 use super::report::{self, Counters};
-use super::stream::{self, Relay, Status, Stream};
+use super::strangers::Strangers;
+use super::stream::{self, Learned, Relay, Status, Stream};
 use super::{
     Action, Asker, Drop, Dropped, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
 };
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, demux};
+use crate::proto::{CallId, Component, demux};
 
 /// A session that was looked at in vain is not looked at again before this time.
 const SOONEST: Duration = Duration::from_millis(100);
@@ -57,6 +59,7 @@ pub struct Engine {
     pub(super) heard: Duration,
     pub(super) relayed: Counters,
     dropped: Dropped,
+    strangers: Strangers,
     /// The kernel's part of it.
     pub(super) relayed_by_kernel: Counters,
 }
@@ -76,6 +79,7 @@ impl Engine {
             heard: Duration::ZERO,
             relayed: Counters::default(),
             dropped: Dropped::default(),
+            strangers: Strangers::default(),
             relayed_by_kernel: Counters::default(),
         }
     }
@@ -192,16 +196,34 @@ impl Engine {
             party, component, ..
         } = place;
         let kind = demux::classify(data);
-        let (relay, learned) =
-            stream.on_packet((party, component), from, data, kind, (&self.settings, now));
-        if learned {
+        let outcome = stream.on_packet((party, component), from, data, kind, (&self.settings, now));
+        let relay = outcome.relay;
+        if let Some(learned) = outcome.learned {
+            let line = Line(stream, usize::from(place.stream));
+            log_learned(&session.call_id, line, component, learned);
+            if component == Component::Rtp && learned.how != How::First {
+                let rtcp = (usize::from(place.stream), Component::Rtcp);
+                stream.rtp_has_moved(learned.party);
+                withdraw_component(place.session, stream, rtcp, &mut self.actions);
+            }
+            send_waiting(stream, learned.party, &self.settings, &mut self.actions);
+        }
+        if outcome.is_claimed {
             let line = Line(stream, usize::from(place.stream));
             info!(
-                "[session {}] {line}: {party} {component} is at {from}",
+                "[session {}] {line}: {from} claims to be the {party}, whose {component} the kernel forwards: taken \
+                 back from it to see who is",
                 session.call_id
             );
-            send_waiting(stream, party, &self.settings, &mut self.actions);
+            let which = (usize::from(place.stream), component);
+            withdraw_component(place.session, stream, which, &mut self.actions);
         }
+        if outcome.is_strange {
+            self.strangers.note(session, (party, component), from, now);
+        }
+        let Some(stream) = session.streams.get_mut(usize::from(place.stream)) else {
+            return Verdict::Drop(Drop::Closed);
+        };
         if self.settings.kernel.is_ok() {
             let is_media = kind != demux::Kind::Stun && matches!(relay, Relay::To(_));
             if is_media && stream.handovers[component as usize].is_bypassed(now) {
@@ -216,7 +238,7 @@ impl Engine {
             offer_to_kernel(stream, place, (now, welcome), &mut self.actions);
         }
         let from_port = stream.leg(party.other()).port_of(component);
-        if learned {
+        if outcome.learned.is_some() {
             // The first of its kind sets a limit of its own.
             self.schedule(place.session, now);
         }
@@ -565,6 +587,25 @@ impl Engine {
             },
         });
     }
+}
+
+/// Where a party was found, and why it is believed where another was before.
+fn log_learned(call_id: &CallId, line: Line<'_>, component: Component, learned: Learned) {
+    let Learned {
+        party,
+        address,
+        how,
+    } = learned;
+    let why = match how {
+        How::First => String::new(),
+        How::Better(old) => {
+            format!(": more speaks for it than for {old}, where it was taken to be")
+        }
+        How::Followed(old) => {
+            format!(": its stream goes on there, and {old} is silent (another NAT mapping)")
+        }
+    };
+    info!("[session {call_id}] {line}: {party} {component} is at {address}{why}");
 }
 
 fn entry_mut(entries: &mut [(u32, Option<Entry>)], key: SessionKey) -> Option<&mut Entry> {

@@ -8,8 +8,10 @@ use serde::Serialize;
 
 use super::Settings;
 use super::call::Session;
+use super::candidate::Candidate;
 use super::drops::Dropped;
 use super::engine::Engine;
+use super::evidence::Rank;
 use super::handover::Path;
 use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
 use super::stream::{Leg, Stream};
@@ -99,6 +101,9 @@ struct ExplainedComponent {
     /// Where the parties were seen; `stun` where only connectivity checks came from there.
     caller: Option<Learned>,
     callee: Option<Learned>,
+    /// Who else has sent to each party's port of late.
+    caller_candidates: Vec<Claim>,
+    callee_candidates: Vec<Claim>,
     /// `kernel` or `user space`.
     path: &'static str,
     /// Why it is user space, or since when it is the kernel.
@@ -109,6 +114,20 @@ struct ExplainedComponent {
 struct Learned {
     address: String,
     by: &'static str,
+    /// What speaks for it: exact, ice, near or other; and why.
+    rank: &'static str,
+    why: &'static str,
+}
+
+/// A source that is not believed to be a party.
+#[derive(Serialize)]
+struct Claim {
+    address: SocketAddrV4,
+    packets: u64,
+    rank: &'static str,
+    /// Seconds since its last.
+    ago: f64,
+    why: String,
 }
 
 impl Engine {
@@ -196,18 +215,46 @@ fn component(
     now: Duration,
 ) -> ExplainedComponent {
     let learned = |party| {
-        let latch = &stream.leg(party).latches[component as usize];
-        let by = match latch.media_address() {
+        let belief = &stream.leg(party).beliefs[component as usize];
+        let by = match belief.media_address() {
             Some(_) => "media",
             None => "stun",
         };
-        let address = latch.address()?.to_string();
-        Some(Learned { address, by })
+        let evidence = stream.leg(party).evidence(component);
+        let address = belief.check_address()?;
+        let rank = belief.rank(address, &evidence);
+        Some(Learned {
+            address: address.to_string(),
+            by,
+            rank: rank.as_str(),
+            why: match rank {
+                Rank::Proven => "the other party has answered its ICE check",
+                _ => evidence.why(address),
+            },
+        })
+    };
+    let candidates = |party| {
+        let leg = stream.leg(party);
+        let belief = &leg.beliefs[component as usize];
+        let evidence = leg.evidence(component);
+        let claim = |one: &Candidate| Claim {
+            address: one.address,
+            packets: one.packets,
+            rank: belief.rank(one.address, &evidence).as_str(),
+            ago: seconds(now.saturating_sub(one.last)),
+            why: match belief.media_address() {
+                Some(known) => format!("the {party} is known at {known}"),
+                None => one.why(),
+            },
+        };
+        belief.candidates().map(claim).collect()
     };
     let (path, why) = path(stream, component, settings, now);
     ExplainedComponent {
         caller: learned(Party::Caller),
         callee: learned(Party::Callee),
+        caller_candidates: candidates(Party::Caller),
+        callee_candidates: candidates(Party::Callee),
         path,
         why,
     }
@@ -247,8 +294,8 @@ fn path(
 fn missing(stream: &Stream, component: Component) -> String {
     let parties = [Party::Caller, Party::Callee].into_iter();
     let lacking = parties.filter_map(|party| {
-        let latch = &stream.leg(party).latches[component as usize];
-        match (latch.media_address(), latch.address()) {
+        let belief = &stream.leg(party).beliefs[component as usize];
+        match (belief.media_address(), belief.check_address()) {
             (Some(_), _) => None,
             (None, Some(_)) => Some(format!("only STUN has come from the {party}")),
             (None, None) => Some(format!("nothing has come from the {party} yet")),

@@ -340,7 +340,7 @@ fn local(leg: &Leg) -> String {
 }
 
 fn remote(leg: &Leg) -> Option<SocketAddrV4> {
-    leg.latches[Component::Rtp as usize].address()
+    leg.beliefs[Component::Rtp as usize].check_address()
 }
 
 /// The field's words for what became of a stream.

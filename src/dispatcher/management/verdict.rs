@@ -167,6 +167,20 @@ impl Party<'_> {
         dropped.copied().unwrap_or_default()
     }
 
+    /// Packets of sources that are not believed to be it, and the commonest reason.
+    fn strangers(&self) -> String {
+        const REASONS: [&str; 4] = [
+            "wrong source",
+            "unproven source",
+            "other port",
+            "named source, not in use",
+        ];
+        let counts = REASONS.map(|why| self.dropped(why));
+        let most = (0..REASONS.len()).rev().max_by_key(|&at| counts[at]);
+        let why = REASONS[most.unwrap_or_default()];
+        format!("{} dropped ({why})", packets(counts.iter().sum()))
+    }
+
     fn last_media(&self) -> Option<f64> {
         self.leg?.last_media
     }
@@ -403,9 +417,9 @@ impl Way<'_> {
         }
         match &leg.stranger {
             Some(stranger) if stranger.ago <= RECENT => format!(
-                "; others send to its port from {}: {} dropped (wrong source)",
+                "; others send to its port from {}: {}",
                 stranger.address,
-                packets(self.from.dropped("wrong source"))
+                self.from.strangers()
             ),
             _ => String::new(),
         }
@@ -415,13 +429,18 @@ impl Way<'_> {
     fn another_source(&self, leg: &Leg) -> Option<String> {
         let from = self.from.name;
         if let Some(stranger) = leg.stranger.as_ref().filter(|one| one.ago <= RECENT) {
+            let strangers = self.from.strangers();
+            let address = &stranger.address;
+            let Some(remote) = self.from.remote else {
+                return Some(format!(
+                    "packets come to the {from}'s port from {address}, where neither its SDP nor its SIP says that it is: \
+                     {strangers}; if that is the {from}, let the proxy send its signaling_ip, or see [Relay] learning"
+                ));
+            };
             return Some(format!(
-                "the {from} was first heard at {}, and packets now come from {}: {} dropped (wrong source); its NAT \
-                 gave it another port, or somebody else sent first; a re-INVITE with its new address lets the relay learn \
-                 anew",
-                self.from.remote.unwrap_or("another address"),
-                stranger.address,
-                packets(self.from.dropped("wrong source"))
+                "the {from} was first heard at {remote}, and packets now come from {address}: {strangers}; its NAT gave it \
+                 another address that cannot be told from a stranger's, or somebody else sends; a re-INVITE with its new \
+                 address lets the relay learn anew"
             ));
         }
         let old = self.from.dropped("old source");

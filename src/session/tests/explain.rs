@@ -22,7 +22,7 @@ fn a_call_that_is_not_here_has_nothing_to_say() {
 
 #[test]
 fn addresses_drops_and_time_outs() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio("192.168.1.1:4000")))[0];
     let ringing = explain(&lab);
     assert_eq!(ringing["answered"], false);

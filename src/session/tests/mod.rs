@@ -3,6 +3,7 @@
 mod answers;
 mod explain;
 mod handover;
+mod learning;
 mod media;
 mod negotiation;
 mod offers;
@@ -79,7 +80,19 @@ pub fn settings() -> Settings {
         setup_timeout: Duration::from_secs(300),
         advertised_ip: None,
         routable_private_ranges: Vec::new(),
+        learning: Rules::default(),
         kernel: Err("forwarding = userspace".into()),
+    }
+}
+
+/// Where it is of no matter who is believed: the first who sends.
+pub fn open() -> Settings {
+    Settings {
+        learning: Rules {
+            learning: Learning::Open,
+            ..Rules::default()
+        },
+        ..settings()
     }
 }
 

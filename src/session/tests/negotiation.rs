@@ -493,7 +493,7 @@ fn c4_a_second_answer_moves_the_party_on_the_same_ports() {
 /// A phone may name an inside address in its 183 and the one that its media comes from in its 200.
 #[test]
 fn c4_a_party_that_was_there_all_the_time_loses_nothing() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
     let caller_side = ports(&lab.update("reply", 1, A, &audio("10.0.0.2:5000")))[0];
     lab.rtp(CALLER, caller_side);

@@ -274,7 +274,7 @@ fn c7_a_call_may_ring_for_its_setup_time() {
 
 #[test]
 fn c7_silence_counts_from_the_answer_or_the_first_media() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     lab.update("request", 1, A, &audio(CALLER));
     lab.pass(250);
     lab.update("reply", 1, AB, &audio(CALLEE));
@@ -284,7 +284,7 @@ fn c7_silence_counts_from_the_answer_or_the_first_media() {
     assert!(lab.expired().is_some());
 
     // Announcements, and then it rings on: its time to be answered is the same. After that what it hears counts.
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
     lab.pass(100);
     lab.rtp(CALLEE, callee_side);
