@@ -23,6 +23,7 @@ import daemons  # noqa: E402
 import failures  # noqa: E402,F401 (they register themselves)
 import faults  # noqa: E402,F401
 import firewalls  # noqa: E402,F401
+import flows  # noqa: E402,F401
 import kernel  # noqa: E402,F401
 import load  # noqa: E402,F401
 import odd  # noqa: E402,F401
