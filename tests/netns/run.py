@@ -25,6 +25,7 @@ import faults  # noqa: E402,F401
 import firewalls  # noqa: E402,F401
 import flows  # noqa: E402,F401
 import kernel  # noqa: E402,F401
+import learning  # noqa: E402,F401
 import load  # noqa: E402,F401
 import odd  # noqa: E402,F401
 import readme  # noqa: E402,F401
