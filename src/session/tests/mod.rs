@@ -5,6 +5,7 @@ mod explain;
 mod handover;
 mod media;
 mod negotiation;
+mod offers;
 mod statistics;
 mod timers;
 
