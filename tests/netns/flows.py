@@ -359,10 +359,14 @@ def same_call_id(scene):
     """Two dialogs of one Call-ID: the media of one dies and the proxy is told to end that one; each BYE ends its own call."""
     here = hall(scene, stream_timeout=SILENCE)
     proxy = StandIn(scene)
-    one, two = [call(here, 'same', from_tag='f' + n, to_tag='t' + n, dialog_id=n * 2 + ':' + n) for n in '12']
-    # A session refresh: the proxy spoke of this one last.
-    one[0].request(line(one[1]), cseq=2, tag=True)
-    one[0].reply(line(one[2]), cseq=2)
+    # As a B2BUA makes them: the second INVITE goes out before the first is answered.
+    dialogs = [Dialog(here, 'same', 'f' + n, 't' + n, n * 2 + ':' + n) for n in '12']
+    pairs = [here.pair('same ' + n) for n in '12']
+    for dialog, (caller, callee) in zip(dialogs, pairs):
+        talk(callee, dialog.request(line(caller))[0])
+    for dialog, (caller, callee) in reversed(list(zip(dialogs, pairs))):
+        talk(caller, dialog.reply(line(callee))[0])
+    one, two = [(dialog, *pair) for dialog, pair in zip(dialogs, pairs)]
     here.until_heard(*both(*one[1:], *two[1:]))
     for phone in two[1:]:
         phone.stop()
