@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 
+import netfilter
 from direct import End
 from flows import BOTH, Dialog, both, call, flow, hall, line, talk, until_in_kernel
 from hearing import heard
@@ -14,7 +15,7 @@ from script import CALLEE, CALLER
 
 # A NAT's inside, which nobody can reach.
 PRIVATE = '192.168.7.7', 5004
-STRANGER, ROAMING = 'stranger', 'roaming'
+STRANGER, ROAMING, BEHIND = 'stranger', 'roaming', 'behind'
 REQUEST, SUCCESS, ERROR = 0x0001, 0x0101, 0x0111
 COOKIE = 0x2112a442
 USERNAME, ERROR_CODE, MAPPED = 0x0006, 0x0009, 0x0020
@@ -341,3 +342,32 @@ def rebind_off(scene):
     here.scene.loop.pause(3)
     here.unheard((callee, moved), (moved, callee), since=0)
     here.finish()
+
+
+@learn('nat-box', BOTH)
+def nat_box(scene):
+    """A real NAT drops its mapping in mid-call and gives another port: media is back within 3 s, on the path that it was on."""
+    inside = scene.phone_behind_nat('nat-caller', 21)
+    here = hall(scene)
+    here.places[BEHIND] = inside.host, inside.ip
+    dialog = Dialog(here, 'nat-box', signaling={CALLER: inside.reached_at, CALLEE: here.places[CALLEE][1]})
+    caller, callee = here.phone('caller', BEHIND), here.phone('callee', CALLEE)
+    talk(callee, dialog.request(line(caller))[0])
+    talk(caller, dialog.reply(line(callee))[0])
+    until_in_kernel(here, caller, callee)
+    nat = scene.lab.prefix + '-nat-caller-nat'
+    netfilter.on(nat, 'nft', 'flush', 'chain', 'ip', 'nat', 'out')
+    netfilter.on(nat, 'nft', 'add', 'rule', 'ip', 'nat', 'out', 'ip', 'protocol', 'udp', 'masquerade', 'to', ':31000-31999', 'random')
+    netfilter.on(nat, 'conntrack', '-D', '-p', 'udp', '-s', inside.ip)
+    start = time.monotonic()
+    here.until(lambda: all(heard(by, of, start + 0.05) > 5 for by, of in both(caller, callee)), 4, 'media to be back')
+    took = time.monotonic() - start
+    before = {s['call_id']: s['caller_packets_kernel'] for one in here.sessions() for s in [dict(one['streams'][0], call_id=one['call_id'])]}
+    until_in_kernel(here, caller, callee)
+    here.nothing_lost(*both(caller, callee))
+    if scene.forwarding == 'kernel':
+        here.until(lambda: here.sessions()[0]['streams'][0]['caller_packets_kernel'] > before['nat-box'], 4, 'the kernel to forward again')
+    if took > 3:
+        here.fail('it took %.1f s' % took)
+    here.finish()
+    return 'back after %.2f s' % took
