@@ -585,7 +585,7 @@ impl<'a> World<'a> {
                 self.note(|| format!("{} refuses the call", tag(branch, Side::Callee)));
                 self.refused[branch] = true;
                 if self.winner.is_none() && !self.refused.contains(&false) {
-                    self.forward(id, branch);
+                    self.ended = true;
                     return self.remove(CALLER_TAG, "", self.begun);
                 }
                 return Ok(());
@@ -810,7 +810,7 @@ impl<'a> World<'a> {
     fn remove(&mut self, from_tag: &str, to_tag: &str, ends: bool) -> Result<(), String> {
         let known = self.lab.remove(from_tag, to_tag);
         self.note(|| format!("remove {from_tag}/{to_tag} -> {known}"));
-        self.ended |= ends || self.cut;
+        self.ended |= ends;
         if self.cut {
             return Ok(());
         }
