@@ -166,6 +166,9 @@ impl Engine {
             debug!("[session {}] remove: no such session", remove.call_id);
             return false;
         };
+        if let Some(entry) = entry_mut(&mut self.entries, key) {
+            entry.session.note_remove(remove);
+        }
         self.finish(key, Ending::Removed(reply_to), now);
         true
     }

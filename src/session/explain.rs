@@ -127,7 +127,9 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     let streams = session.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_report(session, stream, duration),
-        timeout: stream.is_live().then(|| limit(stream, settings, now.mono)),
+        timeout: stream
+            .is_live()
+            .then(|| limit(session, stream, settings, now.mono)),
         since_answer: stream
             .answered
             .map(|at| seconds(now.mono.saturating_sub(at))),
@@ -141,21 +143,17 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     report.streams = None;
     Explained {
         report,
-        answered: session.finally_answered,
+        answered: session.is_finally_answered(),
         streams: streams.collect(),
     }
 }
 
-fn limit(stream: &Stream, settings: &Settings, now: Duration) -> Limit {
-    let (limit, deadline) = stream.deadline(settings);
+fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Duration) -> Limit {
+    let limit = session.limit(stream, settings);
     Limit {
-        name: match (stream.quiet_since(), stream.on_hold()) {
-            (None, _) => "setup_timeout",
-            (_, true) => "on_hold_timeout",
-            (_, false) => "stream_timeout",
-        },
-        limit: limit.as_secs(),
-        left: seconds(deadline.saturating_sub(now)),
+        name: limit.name,
+        limit: limit.limit.as_secs(),
+        left: seconds(limit.at.saturating_sub(now)),
     }
 }
 

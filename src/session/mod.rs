@@ -1,7 +1,7 @@
 //! The core: all call semantics. No clock, no sockets, no threads: time is passed in, ports are bound
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
-//! [`Engine`] holds the sessions of one worker and their timers. `answers` are those that wait for the kernel, `call` is a session, `negotiation` its offers and answers (`matching`: which streams an offer goes on with), `stream` one m=
+//! [`Engine`] holds the sessions of one worker and their timers. `answers` are those that wait for the kernel, `call` is a session, `offers` what an SDP means for it, `negotiation` what is done about it (`matching`: which streams an offer goes on with), `stream` one m=
 //! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `drops` why
 //! packets are not passed on, `explain` all that is known of a call, `address` what an SDP's address is worth.
 
@@ -16,6 +16,7 @@ mod handover;
 mod latch;
 mod matching;
 mod negotiation;
+mod offers;
 pub mod ports;
 mod report;
 mod stream;

@@ -47,9 +47,19 @@ pub enum Relay {
 pub enum Move {
     /// Another offer was agreed on: the party itself has moved.
     Agreed,
-    /// The same offer was answered once more, from somewhere else: this may be another branch of a fork, and the
-    /// party that was heard so far a stranger.
+    /// The INVITE that opens the session was answered once more, from somewhere else: this may be another branch of a
+    /// fork, and the party that was heard so far a stranger.
     OtherBranch,
+}
+
+/// What ends a stream if nothing more comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The configuration key.
+    pub name: &'static str,
+    pub limit: Duration,
+    /// When it is reached.
+    pub at: Duration,
 }
 
 /// What one party's SDP said of this stream.
@@ -299,7 +309,7 @@ impl Stream {
         (relay, learned)
     }
 
-    /// Media is life; RTCP is on hold only; STUN never is (M3, M6, M7).
+    /// Media and RTCP are life; STUN never is (M3, M6, M7).
     fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Duration) {
         let leg = &mut self.legs[party as usize];
         if component == Component::Rtcp {
@@ -409,7 +419,6 @@ impl Stream {
                 latch.reset(now);
             }
         }
-        self.watch_from(now);
     }
 
     /// Silence that was excused until now counts from here.
@@ -418,25 +427,37 @@ impl Stream {
     }
 
     /// The limit in force and when it is reached if nothing more comes (C6, C7, M7).
-    pub fn deadline(&self, settings: &Settings) -> (Duration, Duration) {
-        let limit = match self.on_hold() {
-            true => settings.on_hold_timeout,
-            false => settings.stream_timeout,
+    pub fn silence(&self, settings: &Settings, is_ringing: bool) -> Limit {
+        let (name, limit) = match self.on_hold() && !is_ringing {
+            true => ("on_hold_timeout", settings.on_hold_timeout),
+            false => ("stream_timeout", settings.stream_timeout),
         };
+        let setup = self.setup_limit(settings);
         match self.quiet_since() {
-            Some(since) => (limit, since + limit),
-            None => (
-                settings.setup_timeout,
-                self.created + settings.setup_timeout,
-            ),
+            Some(since) if !is_ringing || since + limit > setup.at => Limit {
+                name,
+                limit,
+                at: since + limit,
+            },
+            _ => setup,
+        }
+    }
+
+    /// The time for an answer.
+    pub fn setup_limit(&self, settings: &Settings) -> Limit {
+        Limit {
+            name: "setup_timeout",
+            limit: settings.setup_timeout,
+            at: self.created + settings.setup_timeout,
         }
     }
 
     /// Since when nothing has come that counts as life; none before it was answered or heard (C7).
-    pub fn quiet_since(&self) -> Option<Duration> {
-        let on_hold = self.on_hold();
-        let rtcp = |leg: &Leg| leg.last_rtcp.filter(|_| on_hold);
-        let lives = self.legs.iter().flat_map(|leg| [leg.last_media, rtcp(leg)]);
+    fn quiet_since(&self) -> Option<Duration> {
+        let lives = self
+            .legs
+            .iter()
+            .flat_map(|leg| [leg.last_media, leg.last_rtcp]);
         lives.chain([self.watched_since]).flatten().max()
     }
 

@@ -87,6 +87,8 @@ fn hold_and_closed_streams_are_told() {
     assert_eq!(stream["caller"]["direction"], "sendonly");
     assert_eq!(stream["timeout"]["name"], "on_hold_timeout");
     lab.update("request", 3, ("A", "B"), &audio("198.18.0.1:0"));
+    assert_eq!(explain(&lab)["streams"][0]["status"], "on hold");
+    lab.update("reply", 3, ("A", "B"), &audio("198.18.0.2:0"));
     let stream = &explain(&lab)["streams"][0];
     assert_eq!(stream["status"], "closed");
     assert_eq!(stream["timeout"], Value::Null);

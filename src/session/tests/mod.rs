@@ -6,6 +6,7 @@ mod flows;
 mod handover;
 mod media;
 mod negotiation;
+mod offers;
 mod statistics;
 mod timers;
 
