@@ -181,15 +181,17 @@ impl Offers {
         self.established.as_ref().or(opening) == Some(tag)
     }
 
-    /// The first final answer: its dialog is the session's, and what other branches offer is given up.
-    pub fn establish(&mut self, tag: &Tag) {
+    /// The first final answer: its dialog is the session's, and what other branches offer is given up. `media` is the
+    /// SDP that it came with: an offer, where the INVITE had none.
+    pub fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
         let established = self.established.get_or_insert_with(|| tag.clone());
+        let place = media.map(Place::of);
         for offer in &mut self.kept {
-            let is_foreign = offer
-                .number
-                .tag
-                .as_ref()
-                .is_some_and(|tag| tag != established);
+            let is_foreign = match &offer.number.tag {
+                Some(tag) => tag != established,
+                // In a 1xx reply, which tells no branch.
+                None => offer.kind == MessageKind::Reply && place.as_ref() != Some(&offer.place),
+            };
             if is_foreign && offer.state == State::Proposed {
                 offer.state = State::Replaced;
             }
@@ -503,7 +505,7 @@ mod tests {
             Meaning::Known(_) | Meaning::Forgotten => {}
         }
         if offers.is_final(kind, &message.number) {
-            offers.establish(message.number.tag.as_ref().unwrap());
+            offers.establish(message.number.tag.as_ref().unwrap(), Some(&media));
         }
         match meaning {
             Meaning::Offer => "offer".to_owned(),
