@@ -121,7 +121,7 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "stream_timeout",
         "90",
-        "A stream on which no media flows for so long ends.",
+        "A call whose streams are all silent for so long ends.",
     ),
     seconds(
         RELAY,

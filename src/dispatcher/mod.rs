@@ -301,7 +301,7 @@ fn registry(
     }
     registry.restore(earlier.calls.iter().cloned(), now.mono);
     let dialogs = earlier.dialogs.iter();
-    registry.restore_ended(dialogs.map(|due| due.call_id.clone()), now.mono);
+    registry.restore_ended(dialogs.map(|due| due.name.clone()), now.mono);
     registry
 }
 

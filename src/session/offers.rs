@@ -151,6 +151,21 @@ pub struct Offers {
 }
 
 impl Offers {
+    /// Names the request that a message is or answers. A 1xx reply has no tag; within the call it is of its dialog.
+    pub fn number(&self, party: Party, cseq: CSeq, tag: Option<&Tag>) -> Number {
+        let untold = Number {
+            party,
+            cseq,
+            tag: None,
+        };
+        let is_opening = self.opening.as_ref().is_some_and(|o| o.fits(&untold));
+        let established = self.established.as_ref().filter(|_| !is_opening);
+        Number {
+            tag: tag.or(established).cloned(),
+            ..untold
+        }
+    }
+
     /// Takes note of a message of the session, with SDP or without: the first one opens it, and so does each INVITE of
     /// the caller that is not within a dialog.
     pub fn note_opening(&mut self, kind: MessageKind, number: &Number) {
@@ -181,9 +196,21 @@ impl Offers {
         self.established.as_ref().or(opening) == Some(tag)
     }
 
-    /// The first final answer: its dialog is the session's.
-    pub fn establish(&mut self, tag: &Tag) {
-        self.established.get_or_insert_with(|| tag.clone());
+    /// The first final answer: its dialog is the session's, and what other branches offer is given up. `media` is the
+    /// SDP that it came with: an offer, where the INVITE had none.
+    pub fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
+        let established = self.established.get_or_insert_with(|| tag.clone());
+        let place = media.map(Place::of);
+        for offer in &mut self.kept {
+            let is_foreign = match &offer.number.tag {
+                Some(tag) => tag != established,
+                // In a 1xx reply, which tells no branch.
+                None => offer.kind == MessageKind::Reply && place.as_ref() != Some(&offer.place),
+            };
+            if is_foreign && offer.state == State::Proposed {
+                offer.state = State::Replaced;
+            }
+        }
     }
 
     /// Returns true if a message is of another branch than the one that answered finally.
@@ -378,11 +405,15 @@ impl Offers {
         self.established.is_none() && opening.is_some_and(|opening| opening.fits(&offer.number))
     }
 
-    /// An answer was taken: its offer is what counts, and those that wait are given up with the one that did.
+    /// An answer was taken: its offer is what counts, and those before it are given up. One that came later still waits:
+    /// its sender may have sent it after this answer, which it has overtaken. The answer to what is agreed on already,
+    /// once more, gives up nothing.
     pub fn agree(&mut self, index: usize, message: &Message<'_>) {
-        for (other, offer) in self.kept.iter_mut().enumerate() {
-            if other != index {
-                offer.state = State::Replaced;
+        if self.kept[index].state != State::Agreed {
+            for (other, offer) in self.kept.iter_mut().enumerate() {
+                if other < index || offer.state == State::Agreed {
+                    offer.state = State::Replaced;
+                }
             }
         }
         self.raise(&message.number);
@@ -471,11 +502,11 @@ mod tests {
         let media = crate::proto::media::parse_list(media.as_bytes()).unwrap();
         let message = Message {
             kind,
-            number: Number {
+            number: offers.number(
                 party,
-                cseq: CSeq(cseq.parse().unwrap()),
-                tag: (tag != "-").then(|| Tag(tag.into())),
-            },
+                CSeq(cseq.parse().unwrap()),
+                (tag != "-").then(|| Tag(tag.into())).as_ref(),
+            ),
             sender,
             media: &media,
         };
@@ -489,7 +520,7 @@ mod tests {
             Meaning::Known(_) | Meaning::Forgotten => {}
         }
         if offers.is_final(kind, &message.number) {
-            offers.establish(message.number.tag.as_ref().unwrap());
+            offers.establish(message.number.tag.as_ref().unwrap(), Some(&media));
         }
         match meaning {
             Meaning::Offer => "offer".to_owned(),
