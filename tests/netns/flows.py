@@ -102,7 +102,7 @@ def until_in_kernel(here, *phones):
     here.until_heard(*both(*phones))
     if here.scene.forwarding == 'kernel':
         def there():
-            listed = [s for s in here.sessions() if any(s['call_id'] in p.name for p in phones)]
+            listed = here.sessions()
             return listed and all(s['caller_packets_kernel'] > 5 and s['callee_packets_kernel'] > 5 for one in listed for s in one['streams'][:1])
         here.until(there, 4, 'the kernel to forward')
 

@@ -24,12 +24,11 @@ def loop(scene):
     def relayed():
         return sum(s['caller_packets'] + s['callee_packets'] for one in here.sessions() for s in one['streams'])
     before = cpu(scene)
-    for data in (stun(REQUEST, b'123456789012'), b'\x80\x08' + bytes(170)):
-        phone.sockets[0].sendto(data, ports[0])
+    phone.sockets[0].sendto(stun(REQUEST, b'123456789012'), ports[0])
     here.scene.loop.pause(1)
     spent = cpu(scene) - before
     if relayed() > 2 * ROUNDS or spent > 0.3:
-        here.fail('%d packets were relayed and %.2f s of processor spent for the two that were sent' % (relayed(), spent))
+        here.fail('%d packets were relayed and %.2f s of processor spent for the one that was sent' % (relayed(), spent))
     here.until(lambda: any('loop-1' in text and 'loop-2' in text and 'loop' in text.replace('loop-1', '').replace('loop-2', '')
                            for text in scene.daemons.log('relay').splitlines()), 2, 'the log to name both calls')
     here.finish()

@@ -32,6 +32,7 @@ import load  # noqa: E402,F401
 import odd  # noqa: E402,F401
 import readme  # noqa: E402,F401
 import scenarios  # noqa: E402
+import spray  # noqa: E402,F401
 import verdicts  # noqa: E402,F401
 from loop import TimedOut, starved  # noqa: E402
 from scene import Failed, Scene  # noqa: E402
