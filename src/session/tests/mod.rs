@@ -2,6 +2,7 @@
 
 mod answers;
 mod explain;
+mod flows;
 mod handover;
 mod learning;
 mod media;
