@@ -49,7 +49,7 @@ impl Drop {
             Drop::WrongSource => "wrong source",
             Drop::Unproven => "unproven source",
             Drop::OtherPort => "other port",
-            Drop::Waiting => "named source, not in use",
+            Drop::Waiting => "named source not in use",
             Drop::Straggler => "old source",
             Drop::NotLearned => "receiver not known yet",
             Drop::NotRoutable => "receiver not routable",

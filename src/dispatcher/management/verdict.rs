@@ -173,7 +173,7 @@ impl Party<'_> {
             "wrong source",
             "unproven source",
             "other port",
-            "named source, not in use",
+            "named source not in use",
         ];
         let counts = REASONS.map(|why| self.dropped(why));
         let most = (0..REASONS.len()).rev().max_by_key(|&at| counts[at]);
