@@ -385,7 +385,7 @@ impl Half {
                 None => chance.one_in(6),
             };
             line.stream = if is_rejected { 0 } else { offered.stream };
-            line.hidden = kept.is_some() && chance.one_in(20);
+            line.hidden = kept.is_some_and(|kept| kept.at == line.at) && chance.one_in(20);
             line.direction = match chance.below(5) {
                 0 => Direction::of(
                     offered.direction.receives() && chance.one_in(2),

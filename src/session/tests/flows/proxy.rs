@@ -133,6 +133,7 @@ pub struct World<'a> {
     /// Branches that have sent an SDP, and those whose tag came with one.
     spoke: [bool; 3],
     tagged: [bool; 3],
+    last_spoke: usize,
     /// Nobody but the phones can know what is agreed.
     pub unknown: bool,
     /// Nothing was offered since the last answer.
@@ -225,6 +226,7 @@ impl<'a> World<'a> {
             ringing: None,
             spoke: [false; 3],
             tagged: [false; 3],
+            last_spoke: 0,
             unknown: false,
             clean: true,
             begun: false,
@@ -614,7 +616,8 @@ impl<'a> World<'a> {
                 self.winner = Some(branch);
                 self.cancel_branches(Some(branch));
                 let others = (0..3).any(|other| other != branch && self.spoke[other]);
-                let known = message.role != Role::Nothing || self.tagged[branch];
+                let last = self.tagged[branch] && self.last_spoke == branch;
+                let known = message.role != Role::Nothing || last;
                 self.unknown = others && !known;
                 if others {
                     self.ports.values_mut().for_each(|ports| ports[0] = None);
@@ -660,12 +663,14 @@ impl<'a> World<'a> {
         let is_opening_invite = message.opening && what == What::Invite;
         let callee_spoke = message.from == Side::Callee && role != Role::Nothing;
         if self.winner.is_none() && (callee_spoke || role == Role::Answer) {
-            self.spoke[branch] = true;
+            let is_new = !std::mem::replace(&mut self.spoke[branch], true);
             let one = self.spoke.iter().filter(|&&spoke| spoke).count() == 1;
             let has_tag = !what.is_provisional() && !(message.opening && what == What::Ok);
             self.tagged[branch] |= has_tag && role == Role::Answer;
             let mixed = self.tagged.contains(&true) || self.plan.late;
-            self.ringing = (one || (!mixed && !again)).then_some(branch);
+            let stays = self.ringing == Some(branch) && !again;
+            self.ringing = (one || (!mixed && (is_new || stays))).then_some(branch);
+            self.last_spoke = branch;
         }
         if again {
             return;
