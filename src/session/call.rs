@@ -113,7 +113,7 @@ impl Session {
     pub fn note_remove(&mut self, remove: &Remove) {
         let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
         if let Some(tag) = tag.cloned() {
-            self.offers.establish(&tag);
+            self.offers.establish(&tag, None);
         }
     }
 
@@ -200,10 +200,8 @@ impl Session {
         }
         let Some(tag) = &number.tag else { return };
         if self.offers.is_final(update.kind, number) {
-            if update.media.is_none() {
-                self.started.get_or_insert(context.now);
-            }
-            self.offers.establish(tag);
+            self.started.get_or_insert(context.now);
+            self.offers.establish(tag, update.media.as_deref());
             let agreed = self.streams.iter_mut().filter(|s| s.answered.is_some());
             agreed.for_each(|stream| stream.watch_from(context.now.mono));
             self.close_unused(context);

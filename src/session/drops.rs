@@ -16,18 +16,21 @@ pub enum Drop {
     NotRoutable,
     /// The other party's SDP gives one of this session's own ports.
     OwnPort,
+    /// It has come round so often that it goes no further (M11).
+    WentRound,
     /// The stream is no more.
     Closed,
 }
 
 impl Drop {
     /// All there are, by their numbers.
-    pub const ALL: [Drop; 6] = [
+    pub const ALL: [Drop; 7] = [
         Drop::WrongSource,
         Drop::Straggler,
         Drop::NotLearned,
         Drop::NotRoutable,
         Drop::OwnPort,
+        Drop::WentRound,
         Drop::Closed,
     ];
 
@@ -39,6 +42,7 @@ impl Drop {
             Drop::NotLearned => "receiver not known yet",
             Drop::NotRoutable => "receiver not routable",
             Drop::OwnPort => "receiver is this relay",
+            Drop::WentRound => "goes round",
             Drop::Closed => "stream closed",
         }
     }
@@ -89,7 +93,7 @@ mod tests {
             (0..times).for_each(|_| dropped.add(why));
         }
         let counts: Vec<u64> = dropped.counts().map(|(_, count)| count).collect();
-        assert_eq!(counts, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(counts, [0, 1, 2, 3, 4, 5, 6]);
         let json = serde_json::to_string(&dropped).unwrap();
         assert!(
             json.starts_with(r#"{"old source":1,"receiver not known yet":2,"#),

@@ -1,7 +1,7 @@
 //! The sessions of one worker: finds the one that a request, a packet or a timer is for, and reports its end.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use log::{debug, info, warn};
@@ -243,6 +243,37 @@ impl Engine {
             leg.unsent += 1;
             leg.last_unsent = Some((now, errno));
             self.relayed.take_back(1, bytes);
+        }
+    }
+
+    /// A datagram that was to be forwarded has come round too often (M11): it was not relayed. `place` is where it
+    /// arrived, `length` its payload's.
+    pub fn went_round(&mut self, place: Place, length: usize) {
+        let bytes = length as u64 + stream::HEADERS;
+        if let Some(stream) = self.stream_mut(place.session, place.stream) {
+            let leg = stream.leg_mut(place.party);
+            leg.user_space.take_back(1, bytes);
+            leg.dropped.add(Drop::WentRound);
+            self.relayed.take_back(1, bytes);
+            self.dropped.add(Drop::WentRound);
+        }
+    }
+
+    /// The call that what is sent to an address and the port of `place` comes to, if that is an address of that port.
+    pub fn call_at(&self, place: Place, address: Ipv4Addr) -> Option<&CallId> {
+        let session = &self.entry(place.session)?.session;
+        let leg = session
+            .streams
+            .get(usize::from(place.stream))?
+            .leg(place.party);
+        let is_it = address == leg.local || Some(address) == self.settings.advertised_ip;
+        is_it.then_some(&session.call_id)
+    }
+
+    /// The packets of a party that come round do so by way of this call.
+    pub fn note_round(&mut self, place: Place, with: CallId) {
+        if let Some(stream) = self.stream_mut(place.session, place.stream) {
+            stream.leg_mut(place.party).round_with = Some(with);
         }
     }
 

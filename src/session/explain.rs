@@ -70,6 +70,8 @@ struct ExplainedLeg {
     last_unsent: Option<Failure>,
     /// The last other address that has sent to its port.
     stranger: Option<Stranger>,
+    /// The call by which its packets come round.
+    round_with: Option<String>,
     /// Its longest packet that user space has seen, bytes with headers.
     longest: u64,
 }
@@ -182,6 +184,7 @@ fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
             address,
             ago: seconds(now.saturating_sub(at)),
         }),
+        round_with: leg.round_with.as_ref().map(ToString::to_string),
         longest: leg.longest,
     }
 }

@@ -33,20 +33,20 @@ impl Session {
             Meaning::Known(index) => index,
             Meaning::Forgotten => return Err("an old CSeq that is not remembered"),
         };
-        Ok(self.ports(index, message.sender.other(), message.media.len()))
+        Ok(self.ports(index, message.sender.other(), message.media))
     }
 
     /// The relay's ports towards `receiver` for the m= lines of an offer; 0 where a line has no stream.
-    fn ports(&self, offer: usize, receiver: Party, lines: usize) -> Vec<u16> {
-        let port = |slot: &Slot| {
-            let stream = &self.streams[slot.stream?];
-            let is_off = stream.declined || stream.status == Status::Rejected;
+    fn ports(&self, offer: usize, receiver: Party, media: &[MediaDescription]) -> Vec<u16> {
+        let slots = &self.offers.get(offer).slots;
+        let port = |(line, description): (usize, &MediaDescription)| {
+            let stream = &self.streams[slots.get(line)?.stream?];
+            // What one branch has turned off another one may have on.
+            let is_off = description.port == 0 || stream.status == Status::Rejected;
             (!is_off).then(|| stream.leg(receiver).port)
         };
-        let slots = &self.offers.get(offer).slots;
-        (0..lines)
-            .map(|line| slots.get(line).and_then(port).unwrap_or(0))
-            .collect()
+        let lines = media.iter().enumerate();
+        lines.map(|line| port(line).unwrap_or(0)).collect()
     }
 
     /// C3: goes on with the streams last agreed on; what cannot be kept gets fresh ports. Nothing that is agreed changes.

@@ -181,9 +181,21 @@ impl Offers {
         self.established.as_ref().or(opening) == Some(tag)
     }
 
-    /// The first final answer: its dialog is the session's.
-    pub fn establish(&mut self, tag: &Tag) {
-        self.established.get_or_insert_with(|| tag.clone());
+    /// The first final answer: its dialog is the session's, and what other branches offer is given up. `media` is the
+    /// SDP that it came with: an offer, where the INVITE had none.
+    pub fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
+        let established = self.established.get_or_insert_with(|| tag.clone());
+        let place = media.map(Place::of);
+        for offer in &mut self.kept {
+            let is_foreign = match &offer.number.tag {
+                Some(tag) => tag != established,
+                // In a 1xx reply, which tells no branch.
+                None => offer.kind == MessageKind::Reply && place.as_ref() != Some(&offer.place),
+            };
+            if is_foreign && offer.state == State::Proposed {
+                offer.state = State::Replaced;
+            }
+        }
     }
 
     /// Returns true if a message is of another branch than the one that answered finally.
@@ -378,13 +390,16 @@ impl Offers {
         self.established.is_none() && opening.is_some_and(|opening| opening.fits(&offer.number))
     }
 
-    /// An answer was taken: its offer is what counts, and those that wait are given up with the one that did. The answer
-    /// to what is agreed on already, once more, gives up nothing.
+    /// An answer was taken: its offer is what counts, and those before it are given up. One that came later still waits:
+    /// its sender may have sent it after this answer, which it has overtaken. The answer to what is agreed on already,
+    /// once more, gives up nothing.
     pub fn agree(&mut self, index: usize, message: &Message<'_>) {
         if self.kept[index].state != State::Agreed {
-            self.kept
-                .iter_mut()
-                .for_each(|offer| offer.state = State::Replaced);
+            for (other, offer) in self.kept.iter_mut().enumerate() {
+                if other < index || offer.state == State::Agreed {
+                    offer.state = State::Replaced;
+                }
+            }
         }
         self.raise(&message.number);
         let offer = &mut self.kept[index];
@@ -490,7 +505,7 @@ mod tests {
             Meaning::Known(_) | Meaning::Forgotten => {}
         }
         if offers.is_final(kind, &message.number) {
-            offers.establish(message.number.tag.as_ref().unwrap());
+            offers.establish(message.number.tag.as_ref().unwrap(), Some(&media));
         }
         match meaning {
             Meaning::Offer => "offer".to_owned(),

@@ -12,7 +12,7 @@ use super::report::{Codec, Counters};
 use super::{FlowEnd, Settings};
 use crate::proto::demux::Kind;
 use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
-use crate::proto::{Component, Party};
+use crate::proto::{CallId, Component, Party};
 
 /// STUN packets kept for a party whose address is not known yet.
 const WAITING: usize = 4;
@@ -96,6 +96,8 @@ pub struct Leg {
     pub(super) last_unsent: Option<(Duration, i32)>,
     /// Who was last taken for a stranger here, and when (M2).
     pub(super) stranger: Option<(SocketAddrV4, Duration)>,
+    /// The call by which its packets come round, where they do (M11).
+    pub(super) round_with: Option<CallId>,
     /// The longest packet of this party that user space has seen, bytes with headers.
     pub(super) longest: u64,
     pub(super) last_media: Option<Duration>,
@@ -123,6 +125,7 @@ impl Leg {
             unsent: 0,
             last_unsent: None,
             stranger: None,
+            round_with: None,
             longest: 0,
             last_media: None,
             last_rtcp: None,

@@ -131,6 +131,8 @@ pub(super) struct Leg {
     pub(super) told: String,
     pub(super) last_unsent: Option<Failure>,
     pub(super) stranger: Option<Stranger>,
+    /// The call by which its packets come round.
+    pub(super) round_with: Option<String>,
     /// Bytes of its longest packet.
     pub(super) longest: u64,
     pub(super) dropped: BTreeMap<String, u64>,

@@ -268,7 +268,7 @@ impl Way<'_> {
         if !held.is_empty() && !self.from.speaks() {
             return held;
         }
-        let mut causes = Vec::new();
+        let mut causes: Vec<String> = self.goes_round().into_iter().collect();
         if self.from.speaks() {
             causes.extend(self.no_destination());
             causes.extend(self.not_sent(leg));
@@ -332,6 +332,22 @@ impl Way<'_> {
             self.since_answer(),
             if sdp.is_empty() { "there is none" } else { sdp },
             lost("receiver not known yet"),
+        ))
+    }
+
+    /// What is sent to the other party comes back: its address is a port of another call.
+    fn goes_round(&self) -> Option<String> {
+        let (from, to) = (self.from.name, self.to.name);
+        let count = self.from.dropped("goes round");
+        let at = self.to.destination().filter(|_| count > 0)?;
+        let by = self.from.leg.and_then(|leg| leg.round_with.as_ref());
+        let by = by.map_or("a way that the relay does not see".to_owned(), |call| {
+            format!("call {call}")
+        });
+        Some(format!(
+            "what is sent to the {to}'s address {at} comes back by {by}: it goes round, {}; the relay is not a party: see \
+             why the SIP proxy, or the {to}, gave its address for one",
+            dropped(count, from, "goes round")
         ))
     }
 

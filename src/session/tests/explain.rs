@@ -158,6 +158,23 @@ fn what_the_host_does_not_take_is_counted_for_who_sent_it() {
 }
 
 #[test]
+fn m11_the_call_that_packets_go_round_by_is_told() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    let place = lab.host.bound[&caller_side];
+    lab.engine.went_round(place, 172);
+    assert_eq!(
+        explain(&lab)["streams"][0]["caller"]["round_with"],
+        Value::Null
+    );
+    lab.engine.note_round(place, CallId("other".into()));
+    let stream = &explain(&lab)["streams"][0];
+    assert_eq!(stream["caller"]["round_with"], "other");
+    assert_eq!(stream["caller"]["dropped"]["goes round"], 1);
+    assert_eq!(stream["callee"]["round_with"], Value::Null);
+}
+
+#[test]
 fn identifiers_that_are_not_utf_8_are_told_byte_by_byte() {
     let mut lab = Lab::new();
     let request = b"update\r\ntype: request\r\ncall_id: call\r\ncseq: 1\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\

@@ -383,6 +383,40 @@ fn what_could_not_be_sent_was_not_relayed() {
 }
 
 #[test]
+fn m11_what_has_come_round_was_not_relayed() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.rtp(CALLER, caller_side);
+    lab.rtp(CALLER, caller_side);
+    let place = lab.host.bound[&caller_side];
+    lab.engine.went_round(place, rtp(8).len());
+    let counts: Vec<(Drop, u64)> = lab.engine.dropped().counts().collect();
+    assert!(counts.contains(&(Drop::WentRound, 1)), "{counts:?}");
+    assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
+    let statistics = lab.statistics();
+    assert_eq!(statistics["streams"][0]["caller_packets"], 1);
+    assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
+}
+
+#[test]
+fn m11_the_call_that_a_packet_goes_round_by_is_known_by_its_port() {
+    let public = Ipv4Addr::new(8, 8, 8, 8);
+    let mut lab = Lab::with(Settings {
+        advertised_ip: Some(public),
+        ..settings()
+    });
+    let (caller_side, _) = lab.talking();
+    let place = lab.host.bound[&caller_side];
+    for (address, is_it) in [(RELAY, true), (public, true), (Ipv4Addr::LOCALHOST, false)] {
+        assert_eq!(
+            lab.engine.call_at(place, address).is_some(),
+            is_it,
+            "{address}"
+        );
+    }
+}
+
+#[test]
 fn c4_a_party_that_names_the_relays_own_ports_makes_no_loop() {
     let settings = || Settings {
         routable_private_ranges: vec!["10.0.0.0/8".parse().unwrap()],

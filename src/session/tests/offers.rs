@@ -314,6 +314,53 @@ fn c4_an_old_answer_again_gives_up_no_offer_that_waits() {
     talk(&mut lab, (moved, here), (CALLEE, there));
 }
 
+/// The proxy's workers take messages in any order: an offer may come here before the answer that its sender gave first.
+#[test]
+fn c3_an_answer_that_was_overtaken_leaves_the_offer_that_overtook_it() {
+    let mut lab = Lab::new();
+    lab.call();
+    let (moved, callee_moved) = ("198.18.0.1:4444", "198.18.0.2:5555");
+    lab.update("request", 3, AB, &audio(moved));
+    let here = ports(&lab.update("request", 9, BA, &audio(callee_moved)))[0];
+    lab.update("reply", 3, AB, &audio(CALLEE));
+    let there = ports(&lab.update("reply", 9, BA, &audio(moved)))[0];
+    talk(&mut lab, (moved, here), (callee_moved, there));
+    assert_eq!(lab.host.bound.len(), 4);
+}
+
+#[test]
+fn c3_what_a_branch_offers_that_loses_is_given_up() {
+    let mut lab = Lab::new();
+    lab.update("request", 1, A, &audio(CALLER));
+    lab.update("reply", 1, A, &audio(CALLEE));
+    lab.update("request", 5, ("C", "A"), &audio(OTHER));
+    assert_eq!(lab.host.bound.len(), 8);
+    lab.update("reply", 1, AB, &audio(CALLEE));
+    assert_eq!(lab.host.bound.len(), 4);
+}
+
+#[test]
+fn c4_a_line_that_one_branch_turns_off_is_told_to_another_that_has_it_on() {
+    let mut lab = Lab::new();
+    let both = |address: &str, video: u16| {
+        let line = item("video", &format!("{address}:{video}"), "sendrecv");
+        format!("{},{line}", audio(&format!("{address}:4000")))
+    };
+    lab.update("request", 1, A, &both("198.18.0.1", 4002));
+    let on = lab.update("reply", 1, A, &both("198.18.0.2", 4002));
+    let off = ports(&lab.update("reply", 1, A, &both("198.18.0.3", 0)));
+    assert_eq!(off[1], 0);
+    assert_eq!(lab.update("reply", 1, A, &both("198.18.0.2", 4002)), on);
+}
+
+#[test]
+fn c5_a_final_answer_is_one_though_it_makes_the_offer() {
+    let mut lab = Lab::new();
+    lab.update("reply", 1, AB, &audio(CALLEE));
+    assert!(lab.remove("A", "B"));
+    assert!(lab.removed().unwrap()["start_time"].is_f64());
+}
+
 #[test]
 fn c4_a_remove_without_a_to_tag_ends_the_session() {
     for answered in [false, true] {

@@ -78,10 +78,8 @@ impl World<'_> {
     ) -> Result<(), String> {
         let (mine, theirs) = (&agreed[side as usize], &agreed[side.other() as usize]);
         let (line, other) = (&mine.mine[index], &theirs.mine[index]);
-        let is_heard = line.is_on()
-            && line.direction.sends()
-            && other.direction.receives()
-            && !other.hidden;
+        let is_heard =
+            line.is_on() && line.direction.sends() && other.direction.receives() && !other.hidden;
         if !is_heard {
             return Ok(());
         }
@@ -254,11 +252,19 @@ fn random_flows() {
     }
     for (kind, (count, seed)) in &failures {
         let flow = Flow::of(*seed).shrunk(kind);
-        let words = flow.run(&mut Coverage::new(), true).err().map(|(_, words)| words);
-        eprintln!("== {count} flows, first seed {seed}: {kind}\n{}", words.unwrap_or_default());
+        let words = flow
+            .run(&mut Coverage::new(), true)
+            .err()
+            .map(|(_, words)| words);
+        eprintln!(
+            "== {count} flows, first seed {seed}: {kind}\n{}",
+            words.unwrap_or_default()
+        );
     }
     for (state, event) in &coverage {
-        if std::env::var("TABLE").is_ok() { eprintln!("{state} | {event}"); }
+        if std::env::var("TABLE").is_ok() {
+            eprintln!("{state} | {event}");
+        }
     }
     assert!(failures.is_empty());
 }

@@ -372,9 +372,7 @@ impl Half {
         let old: &[Line] = self.agreed.as_ref().map_or(&[], |agreed| &agreed.mine);
         let mut sdp = Vec::new();
         for (index, offered) in offer.iter().enumerate() {
-            let kept = old
-                .iter()
-                .find(|o| o.is_on() && o.stream == offered.stream);
+            let kept = old.iter().find(|o| o.is_on() && o.stream == offered.stream);
             let beside = old.get(index).filter(|o| o.kind == offered.kind);
             let mut line = match kept.or(beside.filter(|_| !chance.one_in(4))) {
                 Some(line) if !chance.one_in(12) => line.clone(),
@@ -473,12 +471,7 @@ impl Half {
         self.is_quiet() && self.confirmed && self.my_invite.is_none() && self.their_invite.is_none()
     }
 
-    pub fn reinvite(
-        &mut self,
-        offers: bool,
-        supply: &mut Supply,
-        chance: &mut Chance,
-    ) -> Message {
+    pub fn reinvite(&mut self, offers: bool, supply: &mut Supply, chance: &mut Chance) -> Message {
         self.cseq += 1;
         self.my_invite = Some(Invite {
             cseq: self.cseq,
@@ -529,13 +522,7 @@ impl Half {
         self.reply(What::Ring, cseq, true, Some((Role::Preview, sdp)))
     }
 
-    fn reply(
-        &self,
-        what: What,
-        cseq: u32,
-        opening: bool,
-        sdp: Option<(Role, Sdp)>,
-    ) -> Message {
+    fn reply(&self, what: What, cseq: u32, opening: bool, sdp: Option<(Role, Sdp)>) -> Message {
         Message {
             opening,
             ..self.message(what, cseq, sdp)

@@ -789,9 +789,8 @@ impl<'a> World<'a> {
             return Ok(());
         }
         let spoke = self.spoke.iter().filter(|&&spoke| spoke).count();
-        let is_mixed = self.winner.is_none()
-            && spoke > 1
-            && (self.plan.late || self.tagged.contains(&true));
+        let is_mixed =
+            self.winner.is_none() && spoke > 1 && (self.plan.late || self.tagged.contains(&true));
         let towards = message.from.other() as usize;
         for (line, &port) in message.sdp.iter().zip(told) {
             if line.is_on() != (port != 0) {
