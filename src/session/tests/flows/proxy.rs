@@ -704,7 +704,8 @@ impl<'a> World<'a> {
         if role == Role::Offer {
             self.clean = false;
         } else if role == Role::Answer && self.winner.is_none_or(|winner| winner == branch) {
-            self.clean = !self.seen[branch].is_waiting();
+            // What a provisional answer rejects is kept until the final one (C4).
+            self.clean = !self.seen[branch].is_waiting() && !what.is_provisional();
             if self.winner.is_some() {
                 self.unknown = false;
             }
