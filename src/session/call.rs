@@ -84,19 +84,21 @@ impl Session {
         }
     }
 
-    /// Whether a request with these tags is about this session.
+    /// Returns true if a message with these tags is about this session. A 1xx reply to the callee's request has the
+    /// callee's alone.
     pub fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
-        self.caller_tag == *from_tag || to_tag == Some(&self.caller_tag)
+        self.caller_tag == *from_tag
+            || match to_tag {
+                Some(to_tag) => *to_tag == self.caller_tag,
+                None => self.offers.is_of_dialog(from_tag),
+            }
     }
 
-    /// The same for a remove, which may come with the callee's tag alone. One with the tag of a branch that did not
-    /// get the call is of that branch's end, which is no matter of the session's.
+    /// The same for a remove. One with the tag of a branch that did not get the call is of that branch's end, which is no
+    /// matter of the session's.
     pub fn is_meant_by(&self, remove: &Remove) -> bool {
-        if self.has_tags(&remove.from_tag, remove.to_tag.as_ref()) {
-            let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
-            return !self.offers.is_foreign(tag);
-        }
-        remove.to_tag.is_none() && self.offers.is_of_dialog(&remove.from_tag)
+        let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
+        self.has_tags(&remove.from_tag, remove.to_tag.as_ref()) && !self.offers.is_foreign(tag)
     }
 
     /// The tag of the callee who has the call; none before the final answer.
@@ -129,14 +131,14 @@ impl Session {
     fn number(&self, update: &Update) -> Number {
         let from_caller = update.from_tag == self.caller_tag;
         let tag = self.callee_of(&update.from_tag, update.to_tag.as_ref());
-        Number {
-            party: match from_caller {
+        self.offers.number(
+            match from_caller {
                 true => Party::Caller,
                 false => Party::Callee,
             },
-            cseq: update.cseq,
-            tag: tag.cloned(),
-        }
+            update.cseq,
+            tag,
+        )
     }
 
     /// The relay's address on a party's side.

@@ -151,6 +151,21 @@ pub struct Offers {
 }
 
 impl Offers {
+    /// Names the request that a message is or answers. A 1xx reply has no tag; within the call it is of its dialog.
+    pub fn number(&self, party: Party, cseq: CSeq, tag: Option<&Tag>) -> Number {
+        let untold = Number {
+            party,
+            cseq,
+            tag: None,
+        };
+        let is_opening = self.opening.as_ref().is_some_and(|o| o.fits(&untold));
+        let established = self.established.as_ref().filter(|_| !is_opening);
+        Number {
+            tag: tag.or(established).cloned(),
+            ..untold
+        }
+    }
+
     /// Takes note of a message of the session, with SDP or without: the first one opens it, and so does each INVITE of
     /// the caller that is not within a dialog.
     pub fn note_opening(&mut self, kind: MessageKind, number: &Number) {
@@ -487,11 +502,11 @@ mod tests {
         let media = crate::proto::media::parse_list(media.as_bytes()).unwrap();
         let message = Message {
             kind,
-            number: Number {
+            number: offers.number(
                 party,
-                cseq: CSeq(cseq.parse().unwrap()),
-                tag: (tag != "-").then(|| Tag(tag.into())),
-            },
+                CSeq(cseq.parse().unwrap()),
+                (tag != "-").then(|| Tag(tag.into())).as_ref(),
+            ),
             sender,
             media: &media,
         };

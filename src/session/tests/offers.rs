@@ -361,6 +361,50 @@ fn c5_a_final_answer_is_one_though_it_makes_the_offer() {
     assert!(lab.removed().unwrap()["start_time"].is_f64());
 }
 
+/// A 1xx has no To tag, within a dialog either: of the callee's requests it has no tag of the caller's.
+#[test]
+fn c2_a_ringing_reply_to_the_callee_is_of_its_call() {
+    let mut lab = Lab::new();
+    let (caller_side, callee_side) = lab.talking();
+    assert_eq!(
+        ports(&lab.update("request", 2, BA, &audio(CALLEE))),
+        [caller_side]
+    );
+    assert_eq!(
+        ports(&lab.update("reply", 2, ("B", ""), &audio(CALLER))),
+        [callee_side]
+    );
+    assert_eq!(lab.engine.session_count(), 1);
+    // And one without an offer, whose 183 makes it.
+    assert_eq!(
+        ports(&lab.update("reply", 3, ("B", ""), &audio(CALLER))),
+        [callee_side]
+    );
+    assert_eq!(
+        ports(&lab.update("request", 4, BA, &audio(CALLEE))),
+        [caller_side]
+    );
+    assert_eq!(lab.engine.session_count(), 1);
+    talk(&mut lab, (CALLER, caller_side), (CALLEE, callee_side));
+}
+
+/// The PRACK of a branch that lost had the number of the caller's next request within the call.
+#[test]
+fn c2_a_ringing_reply_within_the_call_is_not_of_another_branch() {
+    let mut lab = Lab::new();
+    lab.update("reply", 1, A, &audio(OTHER));
+    lab.update("request", 2, AC, &audio(CALLER));
+    let here = ports(&lab.update("reply", 1, AB, &audio(CALLEE)))[0];
+    let there = ports(&lab.update("request", 1, AB, &audio(CALLER)))[0];
+    assert_eq!(ports(&lab.update("reply", 2, A, &audio(CALLEE))), [here]);
+    assert_eq!(
+        ports(&lab.update("request", 3, AB, &audio(CALLER))),
+        [there]
+    );
+    talk(&mut lab, (CALLER, here), (CALLEE, there));
+    assert_eq!(lab.host.bound.len(), 4);
+}
+
 #[test]
 fn c4_a_remove_without_a_to_tag_ends_the_session() {
     for answered in [false, true] {
