@@ -307,6 +307,10 @@ impl Half {
         let old = agreed.mine.clone();
         if let Some((refused, then)) = self.refused.take()
             && then == streams(&old)
+            && refused.iter().all(|line| {
+                let kept = old.iter().find(|o| o.is_on() && o.stream == line.stream);
+                kept.is_none_or(|kept| kept.at == line.at)
+            })
             && chance.one_in(2)
         {
             // The same once more: to everybody else its new streams are new again.
