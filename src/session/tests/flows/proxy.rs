@@ -134,6 +134,8 @@ pub struct World<'a> {
     spoke: [bool; 3],
     tagged: [bool; 3],
     last_spoke: usize,
+    /// Two offers waited at once since the last answer.
+    glare: bool,
     /// Nobody but the phones can know what is agreed.
     pub unknown: bool,
     /// Nothing was offered since the last answer.
@@ -229,6 +231,7 @@ impl<'a> World<'a> {
             spoke: [false; 3],
             tagged: [false; 3],
             last_spoke: 0,
+            glare: false,
             unknown: false,
             clean: true,
             begun: false,
@@ -678,7 +681,7 @@ impl<'a> World<'a> {
             let mixed = self.tagged.contains(&true) || self.plan.late;
             let stays = self.ringing == Some(branch) && !again;
             self.ringing = (one || (!mixed && (is_new || stays))).then_some(branch);
-            if role != Role::Offer {
+            if role != Role::Offer && !again {
                 self.last_spoke = branch;
             }
         }
@@ -713,9 +716,12 @@ impl<'a> World<'a> {
         }
         if role == Role::Offer {
             self.clean = false;
+            self.glare |= self.seen[branch].request == [true; 2];
         } else if role == Role::Answer && self.winner.is_none_or(|winner| winner == branch) {
             // What a provisional answer rejects is kept until the final one (C4).
-            self.clean = !self.seen[branch].is_waiting() && !what.is_provisional();
+            // Nor can it be known that the other offer of a glare was refused before.
+            let was_glare = std::mem::take(&mut self.glare);
+            self.clean = !self.seen[branch].is_waiting() && !what.is_provisional() && !was_glare;
             if self.winner.is_some() && std::mem::take(&mut self.unknown) {
                 self.ports.clear();
             }
