@@ -307,6 +307,10 @@ impl Half {
         let old = agreed.mine.clone();
         if let Some((refused, then)) = self.refused.take()
             && then == streams(&old)
+            && refused.iter().all(|line| {
+                let kept = old.iter().find(|o| o.is_on() && o.stream == line.stream);
+                kept.is_none_or(|kept| kept.at == line.at)
+            })
             && chance.one_in(2)
         {
             // The same once more: to everybody else its new streams are new again.
@@ -383,7 +387,7 @@ impl Half {
                 None => chance.one_in(6),
             };
             line.stream = if is_rejected { 0 } else { offered.stream };
-            line.hidden = kept.is_some() && chance.one_in(20);
+            line.hidden = kept.is_some_and(|kept| kept.at == line.at) && chance.one_in(20);
             line.direction = match chance.below(5) {
                 0 => Direction::of(
                     offered.direction.receives() && chance.one_in(2),

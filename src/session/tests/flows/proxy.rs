@@ -133,6 +133,9 @@ pub struct World<'a> {
     /// Branches that have sent an SDP, and those whose tag came with one.
     spoke: [bool; 3],
     tagged: [bool; 3],
+    last_spoke: usize,
+    /// Two offers waited at once since the last answer.
+    glare: bool,
     /// Nobody but the phones can know what is agreed.
     pub unknown: bool,
     /// Nothing was offered since the last answer.
@@ -144,6 +147,8 @@ pub struct World<'a> {
     pub cut: bool,
     /// The port that each stream has, told to the caller and to the callee.
     ports: HashMap<u32, [Option<u16>; 2]>,
+    /// Streams whose ports may change.
+    loose: BTreeSet<u32>,
     last_sdp: usize,
     /// Media was sent.
     pub sounded: bool,
@@ -225,12 +230,15 @@ impl<'a> World<'a> {
             ringing: None,
             spoke: [false; 3],
             tagged: [false; 3],
+            last_spoke: 0,
+            glare: false,
             unknown: false,
             clean: true,
             begun: false,
             ended: false,
             cut: false,
             ports: HashMap::new(),
+            loose: BTreeSet::new(),
             last_sdp: 0,
             sounded: false,
             log: logs.then(Vec::new),
@@ -257,6 +265,11 @@ impl<'a> World<'a> {
         if let Some(log) = &mut self.log {
             log.push(words());
         }
+    }
+
+    /// Several branches have sent an SDP while it rang.
+    pub fn is_forked(&self) -> bool {
+        self.spoke.iter().filter(|&&spoke| spoke).count() > 1
     }
 
     pub fn half(&self, side: Side, branch: usize) -> &Half {
@@ -614,10 +627,11 @@ impl<'a> World<'a> {
                 self.winner = Some(branch);
                 self.cancel_branches(Some(branch));
                 let others = (0..3).any(|other| other != branch && self.spoke[other]);
-                let known = message.role != Role::Nothing || self.tagged[branch];
+                let last = self.tagged[branch] && self.last_spoke == branch;
+                let known = message.role != Role::Nothing || last;
                 self.unknown = others && !known;
                 if others {
-                    self.ports.values_mut().for_each(|ports| ports[0] = None);
+                    self.ports.clear();
                 }
             }
             _ => {}
@@ -660,12 +674,16 @@ impl<'a> World<'a> {
         let is_opening_invite = message.opening && what == What::Invite;
         let callee_spoke = message.from == Side::Callee && role != Role::Nothing;
         if self.winner.is_none() && (callee_spoke || role == Role::Answer) {
-            self.spoke[branch] = true;
+            let is_new = !std::mem::replace(&mut self.spoke[branch], true);
             let one = self.spoke.iter().filter(|&&spoke| spoke).count() == 1;
-            let has_tag = !what.is_provisional() && !(message.opening && what == What::Ok);
+            let has_tag = !message.opening && !what.is_provisional();
             self.tagged[branch] |= has_tag && role == Role::Answer;
             let mixed = self.tagged.contains(&true) || self.plan.late;
-            self.ringing = (one || (!mixed && !again)).then_some(branch);
+            let stays = self.ringing == Some(branch) && !again;
+            self.ringing = (one || (!mixed && (is_new || stays))).then_some(branch);
+            if role != Role::Offer && !again {
+                self.last_spoke = branch;
+            }
         }
         if again {
             return;
@@ -698,10 +716,14 @@ impl<'a> World<'a> {
         }
         if role == Role::Offer {
             self.clean = false;
+            self.glare |= self.seen[branch].request == [true; 2];
         } else if role == Role::Answer && self.winner.is_none_or(|winner| winner == branch) {
-            self.clean = !self.seen[branch].is_waiting();
-            if self.winner.is_some() {
-                self.unknown = false;
+            // What a provisional answer rejects is kept until the final one (C4).
+            // Nor can it be known that the other offer of a glare was refused before.
+            let was_glare = std::mem::take(&mut self.glare);
+            self.clean = !self.seen[branch].is_waiting() && !what.is_provisional() && !was_glare;
+            if self.winner.is_some() && std::mem::take(&mut self.unknown) {
+                self.ports.clear();
             }
         }
     }
@@ -783,15 +805,29 @@ impl<'a> World<'a> {
         if is_lost || self.unknown {
             return Ok(());
         }
-        let spoke = self.spoke.iter().filter(|&&spoke| spoke).count();
-        let is_mixed =
-            self.winner.is_none() && spoke > 1 && (self.plan.late || self.tagged.contains(&true));
+        let is_mixed = self.winner.is_none()
+            && self.is_forked()
+            && (self.plan.late || self.tagged.contains(&true) || !message.opening);
+        // An offer that overtakes its sender's answer builds on what the relay has not heard of; so does one of a branch whose
+        // place another has had since.
+        let is_overtaking = message.role == Role::Offer
+            && self.air.iter().any(|flight| {
+                let Sent {
+                    message: m, passed, ..
+                } = &self.sent[flight.id];
+                let same = (m.from, m.branch) == (message.from, message.branch);
+                same && *passed == 0 && m.role == Role::Answer
+            });
+        if is_overtaking || (is_mixed && message.role == Role::Offer) {
+            let on = message.sdp.iter().filter(|line| line.is_on());
+            self.loose.extend(on.map(|line| line.stream));
+        }
         let towards = message.from.other() as usize;
         for (line, &port) in message.sdp.iter().zip(told) {
             if line.is_on() != (port != 0) {
                 return Err(format!("{} {:?} is told port {port}", line.kind, line.at));
             }
-            if !line.is_on() || is_mixed {
+            if !line.is_on() || is_mixed || self.loose.contains(&line.stream) {
                 continue;
             }
             let had = &mut self.ports.entry(line.stream).or_default()[towards];
