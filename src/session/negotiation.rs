@@ -92,10 +92,9 @@ impl Session {
                 stream,
                 off,
                 said: Said::of(description),
-                described: stream.and_then(|index| {
-                    let untold = self.streams[index].leg(offerer).described.is_none();
-                    (untold && !description.address.is_zero())
-                        .then(|| described(description, self.is_own(description, context)))
+                described: stream.filter(|_| !description.address.is_zero()).map(|_| {
+                    let is_own = self.is_own(description, context);
+                    described(description, is_own)
                 }),
             });
         }
@@ -244,9 +243,14 @@ impl Session {
         stream.declined = false;
         if offerer != answerer {
             apply(stream, offerer, slot.said);
-            let offering = stream.leg_mut(offerer);
-            if offering.described.is_none() {
-                offering.described.clone_from(&slot.described);
+            // Another branch's answer may have come in between, and moved the offerer's side.
+            if let Some(offered) = slot.described.as_ref().filter(|offered| !offered.is_own) {
+                let leg = stream.leg_mut(offerer);
+                let before = leg.described.replace(offered.clone());
+                if before.is_some_and(|before| before != *offered) {
+                    stream.move_party(offerer, why, now);
+                    withdraw(self.key, stream, index, context.actions);
+                }
             }
         }
         let leg = stream.leg(answerer);

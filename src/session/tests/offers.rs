@@ -388,6 +388,20 @@ fn c2_a_ringing_reply_to_the_callee_is_of_its_call() {
     talk(&mut lab, (CALLER, caller_side), (CALLEE, callee_side));
 }
 
+/// One branch's UPDATE waits while another one rings, and is then answered.
+#[test]
+fn c4_the_offerer_is_where_the_offer_that_is_answered_says() {
+    let mut lab = Lab::new();
+    let there = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    let here = ports(&lab.update("reply", 1, A, &audio(CALLEE)))[0];
+    lab.update("request", 1, BA, &audio(CALLEE));
+    lab.update("reply", 1, A, &audio(OTHER));
+    talk(&mut lab, (CALLER, here), (OTHER, there));
+    lab.update("reply", 1, BA, &audio(CALLER));
+    lab.update("reply", 1, AB, "");
+    talk(&mut lab, (CALLER, here), (CALLEE, there));
+}
+
 /// The PRACK of a branch that lost had the number of the caller's next request within the call.
 #[test]
 fn c2_a_ringing_reply_within_the_call_is_not_of_another_branch() {
