@@ -36,30 +36,53 @@ pub fn message(data: &[u8]) -> Message {
     }
 }
 
+/// A check that may be answered.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    id: Transaction,
+    from: SocketAddrV4,
+    at: Duration,
+    /// Nothing speaks for who asked.
+    is_strange: bool,
+}
+
 /// The open checks of one port.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
-    open: Vec<(Transaction, SocketAddrV4, Duration)>,
+    open: Vec<Open>,
     /// Until when the checks of strangers that were passed on are paid for.
     paid: Duration,
 }
 
 impl Checks {
-    /// A request goes on to the other party.
-    pub fn note(&mut self, transaction: Transaction, from: SocketAddrV4, now: Duration) {
+    /// A request goes on to the other party. A stranger's takes the place of no check that something speaks for.
+    pub fn note(&mut self, id: Transaction, from: SocketAddrV4, is_strange: bool, now: Duration) {
+        let is_kept = |open: &Open| is_strange && !open.is_strange;
         self.open
-            .retain(|(id, _, at)| now < *at + EXPIRY && *id != transaction);
-        if self.open.len() == OPEN {
-            self.open.remove(0);
+            .retain(|open| now < open.at + EXPIRY && (open.id != id || is_kept(open)));
+        if self.open.iter().any(|open| open.id == id) {
+            return;
         }
-        self.open.push((transaction, from, now));
+        if self.open.len() == OPEN {
+            let strange = self.open.iter().position(|open| open.is_strange);
+            match strange.or((!is_strange).then_some(0)) {
+                Some(oldest) => drop(self.open.remove(oldest)),
+                None => return,
+            }
+        }
+        self.open.push(Open {
+            id,
+            from,
+            at: now,
+            is_strange,
+        });
     }
 
     /// Who asked. An answer may come twice, as the request may.
     pub fn asker(&self, transaction: Transaction, now: Duration) -> Option<SocketAddrV4> {
-        let open = self.open.iter().filter(|(_, _, at)| now < *at + EXPIRY);
-        let mut found = open.filter(|(id, _, _)| *id == transaction);
-        found.next().map(|(_, from, _)| *from)
+        let open = self.open.iter().filter(|open| now < open.at + EXPIRY);
+        let mut found = open.filter(|open| open.id == transaction);
+        found.next().map(|open| open.from)
     }
 
     /// Whether one more check of a stranger may be passed on: the other party must not be flooded.
@@ -87,14 +110,35 @@ mod tests {
     fn e5_an_answer_finds_who_asked() {
         let mut checks = Checks::default();
         for n in 0..9 {
-            checks.note([n; 12], at(u16::from(n)), T);
+            checks.note([n; 12], at(u16::from(n)), false, T);
         }
         assert_eq!(checks.asker([0; 12], T), None, "the oldest went");
         assert_eq!(checks.asker([1; 12], T), Some(at(1)));
         assert_eq!(checks.asker([1; 12], T + EXPIRY), None);
-        checks.note([1; 12], at(99), T);
+        checks.note([1; 12], at(99), false, T);
         assert_eq!(checks.asker([1; 12], T), Some(at(99)), "asked again");
         assert_eq!(checks.asker([2; 12], T), Some(at(2)));
+    }
+
+    #[test]
+    fn e5_a_strangers_checks_push_out_no_others() {
+        let mut checks = Checks::default();
+        for n in 0..6 {
+            checks.note([n; 12], at(u16::from(n)), false, T);
+        }
+        for n in 10..100 {
+            checks.note([n; 12], at(9), true, T);
+        }
+        assert_eq!(checks.asker([99; 12], T), Some(at(9)));
+        checks.note([0; 12], at(9), true, T);
+        for n in [6, 7] {
+            checks.note([n; 12], at(u16::from(n)), false, T);
+        }
+        checks.note([100; 12], at(9), true, T);
+        for n in 0..8 {
+            assert_eq!(checks.asker([n; 12], T), Some(at(u16::from(n))), "{n}");
+        }
+        assert_eq!(checks.asker([100; 12], T), None);
     }
 
     #[test]

@@ -450,13 +450,12 @@ impl Stream {
         let belief = &mut self.legs[party as usize].beliefs[component as usize];
         let mut verdict = belief.judge(from, Signal::Check, &look);
         if let Message::Request(id) = message {
-            if matches!(verdict, Verdict::Refused(_) | Verdict::Claimed(_))
-                && belief.checks().may_pass(now)
-            {
+            let is_strange = matches!(verdict, Verdict::Refused(_) | Verdict::Claimed(_));
+            if is_strange && belief.checks().may_pass(now) {
                 verdict = Verdict::Passing;
             }
             if !matches!(verdict, Verdict::Refused(_)) {
-                belief.checks().note(id, from, now);
+                belief.checks().note(id, from, is_strange, now);
             }
         }
         self.follow_verdict(at, from, data, Kind::Stun, verdict, (settings, now))
