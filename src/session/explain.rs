@@ -1,7 +1,7 @@
 //! All that is known of a call, for who wants to know why somebody hears nothing: the statistics object
 //! (`report`) and beside it each stream's time-out, addresses, paths and dropped packets. docs/protocol.md section 9.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -60,6 +60,8 @@ struct ExplainedLeg {
     sdp_usable: bool,
     direction: &'static str,
     ice: bool,
+    /// Where its SIP came from, the latest first; not the relay's own addresses.
+    signaling: Vec<Ipv4Addr>,
     /// Where its media is to go: what the relay has put into the SDP that it got.
     told: SocketAddrV4,
     /// Seconds since its last media, and its last RTCP.
@@ -190,6 +192,7 @@ fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
             Direction::Inactive => "inactive",
         },
         ice: leg.ice,
+        signaling: leg.signaling.into_iter().flatten().collect(),
         told: SocketAddrV4::new(settings.advertised_ip.unwrap_or(leg.local), leg.port),
         last_media: since(leg.last_media),
         last_rtcp: since(leg.last_rtcp),
