@@ -8,6 +8,7 @@ mod journal;
 mod metrics;
 mod proto;
 mod radius;
+mod rehearsal;
 mod relay;
 mod tls;
 mod words;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     target("radius_answer", radius::answer),
     target("radius_files", radius::files),
     target("ranges", proto::ranges),
+    target("rehearsal", rehearsal::run),
     target("revocations", tls::revocations),
     target("statistics", dispatcher::statistics),
 ];
