@@ -6,6 +6,7 @@ mod handover;
 mod media;
 mod negotiation;
 mod offers;
+mod reading;
 mod statistics;
 mod timers;
 
