@@ -15,7 +15,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// A directory in memory where there is one.
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let memory = PathBuf::from("/dev/shm");
@@ -61,7 +61,7 @@ fn checksum(text: &[u8]) -> u32 {
 }
 
 /// The segment, and the texts of the whole lines that have a checksum.
-fn segment(data: &[u8]) -> (Vec<u8>, Vec<&[u8]>) {
+pub fn segment(data: &[u8]) -> (Vec<u8>, Vec<&[u8]>) {
     let (mut segment, mut texts) = (Vec::new(), Vec::new());
     for line in data.split_inclusive(|b| *b == b'\n') {
         match line.strip_prefix(b"!") {

@@ -3,6 +3,7 @@
 //! told. Everything between is what runs in the daemon.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -11,17 +12,20 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::conversation::Conversation;
-use super::drained::Drained;
+use super::drained::{self, Drained};
 use super::finished::Finisher;
 use super::gate::Gate;
+use super::ledger::Ledger;
 use super::link::{Ask, Link};
+use super::management::command::{self, Bad, Command};
+use super::management::text;
 use super::metrics::Counts;
-use super::registry::{LinkId, Patience, Place, Registry};
+use super::registry::{LinkId, Patience, Place, Registry, RelayKey};
 use super::service::{ask_update, facts};
 use super::turns::Turns;
 use super::waiting::{News, Updating, lock};
 use super::wire::write_plain;
-use super::{Dispatcher, LISTINGS, Settings, relays, upkeep};
+use super::{Dispatcher, LISTINGS, Settings, dialog, relays, upkeep};
 use crate::config::ManagementFormat;
 use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
@@ -320,4 +324,43 @@ impl<'a> Rehearsal<'a> {
     pub fn counts(&self) -> (usize, usize) {
         lock(&self.dispatcher.registry).counts()
     }
+}
+
+/// What a management client's line comes to, and whether its filter fits a session.
+pub fn command(line: &[u8], session: &str) -> Result<String, String> {
+    match command::parse(line) {
+        Ok(Command::Sessions(filter)) => {
+            let fits = filter.fits(session, Ipv4Addr::LOCALHOST.into());
+            Ok(format!("{filter:?} {fits}"))
+        }
+        Ok(other) => Ok(format!("{other:?}")),
+        Err(Bad::Unknown(why) | Bad::Usage(why)) => Err(why),
+    }
+}
+
+/// Sessions as people read them.
+pub fn lines(sessions: Vec<serde_json::Map<String, serde_json::Value>>) -> Option<Vec<String>> {
+    text::lines(sessions).ok()
+}
+
+/// What a SIP proxy's answer says about a dialog.
+pub fn dialog_answer(answer: &[u8]) -> String {
+    let (_, answer) = dialog::question::understand(answer);
+    format!("{answer:?}")
+}
+
+/// What the file of drained relays says, and the warnings.
+pub fn drained(text: &[u8]) -> (BTreeSet<RelayKey>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let found = drained::parse(text, "/x/drained", |text| warnings.push(text));
+    (found, warnings)
+}
+
+/// How many calls and dialogs a ledger in this directory tells of.
+///
+/// # Errors
+/// What cannot be opened.
+pub fn ledger(directory: &Path, now: Duration) -> Result<(usize, usize), String> {
+    let (_, earlier) = Ledger::open(directory, now, &|_| false)?;
+    Ok((earlier.calls.len(), earlier.dialogs.len()))
 }
