@@ -361,6 +361,6 @@ pub fn drained(text: &[u8]) -> (BTreeSet<RelayKey>, Vec<String>) {
 /// # Errors
 /// What cannot be opened.
 pub fn ledger(directory: &Path, now: Duration) -> Result<(usize, usize), String> {
-    let (_, earlier) = Ledger::open(directory, now, &|_| false)?;
+    let (_, earlier) = Ledger::open(directory, now, |_| false)?;
     Ok((earlier.calls.len(), earlier.dialogs.len()))
 }
