@@ -237,9 +237,9 @@ impl<'s, 'a> Play<'s, 'a> {
                 let answers = choices.yes();
                 self.update(call, answers);
             }
-            b'g' => self.give_up(*choices.pick::<&'static str>(&CALLS)),
-            b'o' => self.try_another(*choices.pick::<&'static str>(&CALLS)),
-            b'r' => self.remove(*choices.pick::<&'static str>(&CALLS)),
+            b'g' => self.give_up(choices.pick::<&'static str>(&CALLS)),
+            b'o' => self.try_another(choices.pick::<&'static str>(&CALLS)),
+            b'r' => self.remove(choices.pick::<&'static str>(&CALLS)),
             b'a' => {
                 let relay = choices.below(3);
                 let reply = choices.below(3);
