@@ -14,14 +14,14 @@
 //! reads, and one that reads slowly is closed.
 
 mod answer;
-mod command;
+pub(super) mod command;
 mod drain;
 pub mod draining;
 mod end;
 mod explain;
 mod filter;
 mod naming;
-mod text;
+pub(super) mod text;
 mod verdict;
 
 use std::collections::HashMap;

@@ -33,6 +33,8 @@ mod metrics;
 pub mod past;
 mod recorder;
 pub mod registry;
+#[doc(hidden)]
+pub mod rehearsal;
 mod relays;
 mod room;
 mod service;

@@ -101,7 +101,7 @@ impl Dispatcher {
 
     /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is
     /// when it connects again.
-    fn remove_unwaited(&self, remove: Remove) {
+    pub(super) fn remove_unwaited(&self, remove: Remove) {
         self.owe(remove.clone(), clock::mono());
         let place = lock(&self.registry).place_of(remove.mention());
         if let Place::On(_, link) = place {
@@ -460,7 +460,7 @@ impl Placing<'_> {
     }
 }
 
-fn ask_update(
+pub(super) fn ask_update(
     link: &Link,
     frame: &Frame,
     updating: &Arc<Updating>,
@@ -474,7 +474,7 @@ fn ask_update(
     })
 }
 
-fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: Duration) -> Facts {
+pub(super) fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: Duration) -> Facts {
     Facts {
         call_id: update.call_id.clone(),
         dialog_id: dialog_id(frame),

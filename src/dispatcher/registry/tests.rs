@@ -1,5 +1,6 @@
 //! Every rule of the registry on a virtual clock.
 
+mod away;
 mod doubts;
 mod lost;
 mod manage;

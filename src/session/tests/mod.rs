@@ -8,6 +8,7 @@ mod learning;
 mod media;
 mod negotiation;
 mod offers;
+mod reading;
 mod statistics;
 mod timers;
 
