@@ -25,7 +25,10 @@ fn the_first_call_that_ends_there_does_not_forget_the_others() {
     }
     assert_eq!(registry.counts(), (1, 3));
     let finished = registry.tick(at(43_210)).finished;
-    let mut ids: Vec<CallId> = finished.iter().map(|one| one.call_id.clone()).collect();
+    let mut ids: Vec<CallId> = finished
+        .iter()
+        .map(|one| one.name.call_id.clone())
+        .collect();
     ids.sort_unstable();
     assert_eq!(ids, [call("three"), call("two")]);
     assert!(finished.iter().all(|one| one.reason == Reason::LostRelay));
@@ -40,7 +43,7 @@ fn the_others_are_there_again_with_their_relay() {
     assert_eq!(registry.place(&call("two")), Place::On(again, again.0));
     let finished = registry.listed(again, &list(&["two"]), at(30)).finished;
     assert_eq!(finished.len(), 1);
-    assert_eq!(finished[0].call_id, call("three"));
+    assert_eq!(finished[0].name.call_id, call("three"));
     assert_eq!(registry.counts(), (2, 2));
 }
 
