@@ -19,7 +19,7 @@ use super::{
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, Component, demux};
+use crate::proto::{CallId, Component, Party, demux};
 
 /// A session that was looked at in vain is not looked at again before this time.
 const SOONEST: Duration = Duration::from_millis(100);
@@ -137,6 +137,42 @@ impl Engine {
             self.actions.push_back(Action::Updated { asker, reply });
         }
         self.schedule(key, now.mono);
+        self.release_held(key, now.mono);
+    }
+
+    /// Media that came before its sender's SDP (E10).
+    fn release_held(&mut self, key: SessionKey, now: Duration) {
+        let Some(entry) = entry_mut(&mut self.entries, key) else {
+            return;
+        };
+        let mut held = Vec::new();
+        for (index, stream) in entry.session.streams.iter_mut().enumerate() {
+            for party in [Party::Caller, Party::Callee] {
+                let packets = stream.leg_mut(party).take_held(now).into_iter();
+                held.extend(packets.map(|packet| {
+                    let place = Place {
+                        session: key,
+                        stream: index as u16,
+                        party,
+                        component: packet.component,
+                    };
+                    (place, packet)
+                }));
+            }
+        }
+        for (place, packet) in held {
+            let verdict = self.packet(place, packet.from, &packet.data, now);
+            if let Verdict::Forward { from_port, to } = verdict {
+                // It counts when it goes.
+                let bytes = packet.data.len() as u64 + stream::HEADERS;
+                self.relayed.take_back(1, bytes);
+                self.actions.push_back(Action::Send {
+                    from_port,
+                    to,
+                    data: packet.data,
+                });
+            }
+        }
     }
 
     fn create_session(

@@ -45,6 +45,20 @@ pub enum Relay {
     Drop(Drop),
 }
 
+/// Media kept for a party whose SDP has not come by yet, and for how long: phones send with their answer, which is on its
+/// way through the SIP proxy.
+const HELD: usize = 8;
+const HELD_FOR: Duration = Duration::from_secs(1);
+
+/// A packet of a source that nothing speaks for yet (E10).
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub component: Component,
+    pub from: SocketAddrV4,
+    pub data: Vec<u8>,
+    at: Duration,
+}
+
 /// What became of a packet, and what it taught.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
@@ -162,6 +176,8 @@ pub struct Leg {
     rtcp_port_used: Option<Duration>,
     /// STUN for this party, by component.
     waiting: [Vec<Vec<u8>>; 2],
+    /// Media from this party's port that waits for its SDP, the oldest first.
+    held: Vec<Held>,
 }
 
 impl Leg {
@@ -189,6 +205,7 @@ impl Leg {
             last_rtcp: None,
             rtcp_port_used: None,
             waiting: [Vec::new(), Vec::new()],
+            held: Vec::new(),
         }
     }
 
@@ -274,6 +291,42 @@ impl Leg {
             _ if self.named_address(component).is_some() => Drop::NotRoutable,
             _ => Drop::NotLearned,
         }
+    }
+
+    /// Keeps a packet that came before the party's SDP; false where that is known.
+    fn hold(
+        &mut self,
+        component: Component,
+        from: SocketAddrV4,
+        data: &[u8],
+        at: Duration,
+    ) -> bool {
+        if self.described.is_some() || data.len() > WAITING_BYTES {
+            return false;
+        }
+        if self.held.len() == HELD {
+            self.held.remove(0);
+            self.dropped.add(Drop::Unproven);
+        }
+        self.held.push(Held {
+            component,
+            from,
+            data: data.to_vec(),
+            at,
+        });
+        true
+    }
+
+    /// What was kept, once the party's SDP is there: it is judged anew. What is too old is not sent any more.
+    pub fn take_held(&mut self, now: Duration) -> Vec<Held> {
+        if self.held.is_empty() || self.described.is_none() {
+            return Vec::new();
+        }
+        let mut held = std::mem::take(&mut self.held);
+        let before = held.len();
+        held.retain(|packet| now <= packet.at + HELD_FOR);
+        (held.len()..before).for_each(|_| self.dropped.add(Drop::Unproven));
+        held
     }
 
     fn drop_packet(&mut self, why: Drop) -> Relay {
@@ -415,6 +468,12 @@ impl Stream {
                 let leg = &mut self.legs[party as usize];
                 if is_claimed {
                     leg.beliefs[component as usize].on_taken_back(&settings.learning, now);
+                }
+                if why == Drop::Unproven
+                    && kind != Kind::Stun
+                    && leg.hold(component, from, data, now)
+                {
+                    return Outcome::from(Relay::Queued);
                 }
                 let is_strange = matches!(why, Drop::WrongSource | Drop::Unproven);
                 if why != Drop::Straggler {
@@ -804,6 +863,7 @@ impl Stream {
         self.ended = Some((now, waited));
         for leg in &mut self.legs {
             leg.waiting = [Vec::new(), Vec::new()];
+            leg.held = Vec::new();
         }
     }
 }

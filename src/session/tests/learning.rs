@@ -249,3 +249,62 @@ fn e5_an_answered_check_proves_its_source_and_a_stranger_gets_no_media() {
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, NAT));
     assert_eq!(lab.rtp(NAT, caller_side), to(callee_side, CALLEE));
 }
+
+/// A phone sends when it answers; the answer comes here a moment later.
+#[test]
+fn e10_media_that_comes_before_its_senders_sdp_is_not_lost() {
+    let mut lab = Lab::with(Settings {
+        routable_private_ranges: vec!["198.18.0.0/15".parse().unwrap()],
+        ..settings()
+    });
+    let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio(CALLER)))[0];
+    let packet = |n: u8| {
+        let mut data = rtp(8);
+        data[3] = n;
+        data
+    };
+    for n in 0..3 {
+        assert_eq!(lab.packet(CALLEE, callee_side, &packet(n)), Verdict::Queued);
+        assert_eq!(
+            lab.packet("198.18.0.66:9", callee_side, &packet(n)),
+            Verdict::Queued
+        );
+    }
+    lab.now += Duration::from_millis(30);
+    let caller_side = ports(&lab.update("reply", 1, ("A", "B"), &audio(CALLEE)))[0];
+    let sent = lab.actions.iter().filter_map(|action| match action {
+        Action::Send {
+            from_port,
+            to,
+            data,
+        } => Some((*from_port, *to, data[3])),
+        _ => None,
+    });
+    let want: Vec<_> = (0..3).map(|n| (caller_side, addr(CALLER), n)).collect();
+    assert_eq!(
+        sent.collect::<Vec<_>>(),
+        want,
+        "and nothing of the stranger"
+    );
+    assert_eq!(lab.engine.relayed().packets, 3);
+    assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 3);
+    let dropped: u64 = lab.engine.dropped().counts().map(|(_, count)| count).sum();
+    assert_eq!(dropped, 3);
+}
+
+#[test]
+fn e10_what_is_kept_is_little_and_not_for_long() {
+    let mut lab = Lab::new();
+    let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio(CALLER)))[0];
+    for _ in 0..1000 {
+        lab.rtp(CALLEE, callee_side);
+    }
+    lab.now += Duration::from_millis(1001);
+    lab.update("reply", 1, ("A", "B"), &audio(CALLEE));
+    assert!(
+        !lab.actions
+            .iter()
+            .any(|action| matches!(action, Action::Send { .. }))
+    );
+    assert_eq!(lab.engine.relayed().packets, 0);
+}
