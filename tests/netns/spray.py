@@ -16,7 +16,8 @@ from script import CALLEE, CALLER
 CALLS = 100
 # 2 s of 20 ms packets, of which what is sent in the first 300 ms may be lost.
 PACKETS, FIRST = 100, 15
-RANGE = 40000, 41000
+# Each port is hit every 1.3 s or 0.3 s.
+RANGE = 40000, 60000
 # How long one set-up may take, seconds.
 SET_UP = 0.3
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'spray.c')
