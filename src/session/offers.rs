@@ -158,7 +158,7 @@ impl Offers {
             cseq,
             tag: None,
         };
-        let is_opening = self.opening.as_ref().is_some_and(|o| o.fits(&untold));
+        let is_opening = self.opens(&untold);
         let established = self.established.as_ref().filter(|_| !is_opening);
         Number {
             tag: tag.or(established).cloned(),
@@ -342,9 +342,14 @@ impl Offers {
         self.kept.iter().rposition(is_it)
     }
 
-    fn answers_opening(&self, kind: MessageKind, number: &Number) -> bool {
+    /// Returns true if a number may be that of the INVITE that opens the session.
+    fn opens(&self, number: &Number) -> bool {
         let opening = self.opening.as_ref();
-        kind == MessageKind::Reply && opening.is_some_and(|opening| opening.fits(number))
+        opening.is_some_and(|opening| opening.fits(number))
+    }
+
+    fn answers_opening(&self, kind: MessageKind, number: &Number) -> bool {
+        kind == MessageKind::Reply && self.opens(number)
     }
 
     fn is_old(&self, number: &Number) -> bool {
@@ -360,8 +365,8 @@ impl Offers {
     /// An offer that was not known. It waits for its answer; what its sender offered before with another number is
     /// given up: a party has one offer at a time, so that one was refused.
     pub fn propose(&mut self, message: &Message<'_>, slots: Vec<Slot>) -> usize {
-        let opening = self.opening.clone();
-        let is_opening = |number: &Number| opening.as_ref().is_some_and(|o| o.fits(number));
+        let opening = self.opening.as_ref();
+        let is_opening = |number: &Number| opening.is_some_and(|o| o.fits(number));
         for offer in &mut self.kept {
             let is_refused = offer.state == State::Proposed
                 && offer.offerer == message.sender
@@ -401,8 +406,7 @@ impl Offers {
 
     /// The opening offer, as long as any branch may answer it.
     fn is_kept_for_branches(&self, offer: &Offer) -> bool {
-        let opening = self.opening.as_ref();
-        self.established.is_none() && opening.is_some_and(|opening| opening.fits(&offer.number))
+        self.established.is_none() && self.opens(&offer.number)
     }
 
     /// An answer was taken: its offer is what counts, and those before it are given up. One that came later still waits:
@@ -445,8 +449,7 @@ impl Offers {
 
     /// Returns true if an offer is that of the INVITE that opens the session: each branch answers it by itself.
     pub fn is_opening(&self, index: usize) -> bool {
-        let opening = self.opening.as_ref();
-        opening.is_some_and(|opening| opening.fits(&self.kept[index].number))
+        self.opens(&self.kept[index].number)
     }
 
     fn agreed_index(&self) -> Option<usize> {

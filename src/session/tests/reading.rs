@@ -1,20 +1,14 @@
 //! What the kernel forwards is known by its counters alone: until they have been read, nothing is silent.
 
+use super::media::{installs, kernel_lab};
 use super::*;
 
 /// That it is over is told later, with the kernel's last word: that it was taken out is seen at once.
 #[test]
 fn m7_nothing_is_taken_out_of_the_kernel_before_its_counters_were_read() {
-    let mut lab = Lab::with(Settings {
-        kernel: Ok(()),
-        ..settings()
-    });
+    let mut lab = kernel_lab();
     lab.talking();
-    let flow = lab.actions.iter().find_map(|action| match action {
-        Action::Install { flow, .. } => Some(*flow),
-        _ => None,
-    });
-    let flow = flow.unwrap();
+    let flow = installs(&mut lab)[0].0;
     lab.engine.flow_installed(flow, Installed::Taken, lab.now);
     lab.engine.flows_heard(lab.now);
     let is_taken_out = |lab: &mut Lab| {
