@@ -135,30 +135,8 @@ impl Dispatcher {
         let address = |l: &TcpListener| l.local_addr().map_err(|e| e.to_string());
         let relay_address = address(&listeners.relays)?;
         let management_address = address(&listeners.management)?;
-        let patience = Patience {
-            relay_recover_interval: settings.relay_recover_interval,
-            cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
-            cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
-        };
-        let drained = Drained::open(&settings.state_dir);
         let earlier = finisher.earlier();
-        let registry = registry(patience, finisher.records(), &drained, &earlier);
-        let dispatcher = Arc::new(Dispatcher {
-            settings,
-            store,
-            registry: Mutex::new(registry),
-            drained,
-            past: Mutex::default(),
-            refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
-            turns: Turns::default(),
-            finisher,
-            counts: Counts::default(),
-            listings: Gate::new(LISTINGS, LISTINGS),
-            enders: OnceLock::new(),
-            random: (RandomState::new(), AtomicU64::new(0)),
-            stopping: AtomicBool::new(false),
-            upkeep: Pulse::default(),
-        });
+        let dispatcher = Arc::new(Dispatcher::new(settings, store, finisher, &earlier));
         let Listeners {
             relays,
             management,
@@ -183,6 +161,38 @@ impl Dispatcher {
             relay_address,
             management_address,
         })
+    }
+
+    /// A dispatcher that does nothing yet. It goes on with the calls that one before it has noted.
+    fn new(
+        settings: Settings,
+        store: Arc<Store>,
+        finisher: Arc<dyn Finisher>,
+        earlier: &Earlier,
+    ) -> Dispatcher {
+        let patience = Patience {
+            relay_recover_interval: settings.relay_recover_interval,
+            cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
+            cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
+        };
+        let drained = Drained::open(&settings.state_dir);
+        let registry = registry(patience, finisher.records(), &drained, earlier);
+        Dispatcher {
+            settings,
+            store,
+            registry: Mutex::new(registry),
+            drained,
+            past: Mutex::default(),
+            refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
+            turns: Turns::default(),
+            finisher,
+            counts: Counts::default(),
+            listings: Gate::new(LISTINGS, LISTINGS),
+            enders: OnceLock::new(),
+            random: (RandomState::new(), AtomicU64::new(0)),
+            stopping: AtomicBool::new(false),
+            upkeep: Pulse::default(),
+        }
     }
 
     /// Hands over ended sessions. No lock is held here.

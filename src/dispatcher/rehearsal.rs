@@ -4,31 +4,25 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::collections::hash_map::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::conversation::Conversation;
-use super::drained::{self, Drained};
+use super::drained;
 use super::finished::Finisher;
-use super::gate::Gate;
-use super::ledger::Ledger;
+use super::ledger::{Earlier, Ledger};
 use super::link::{Ask, Link};
 use super::management::command::{self, Bad, Command};
 use super::management::text;
-use super::metrics::Counts;
-use super::registry::{LinkId, Patience, Place, Registry, RelayKey};
+use super::registry::{LinkId, Place, RelayKey};
 use super::service::{ask_update, facts};
-use super::turns::Turns;
 use super::waiting::{News, Updating, lock};
 use super::wire::write_plain;
-use super::{Dispatcher, LISTINGS, Settings, dialog, relays, upkeep};
+use super::{Dispatcher, Settings, dialog, relays, upkeep};
 use crate::config::ManagementFormat;
-use crate::daemon::Pulse;
-use crate::logging::sparse::Sparse;
 use crate::proto::control::{Frame, Remove, Update};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
@@ -84,33 +78,7 @@ pub fn rehearse<R>(
     finisher: Arc<dyn Finisher>,
     act: impl FnOnce(&mut Rehearsal<'_>) -> R,
 ) -> R {
-    let settings = settings();
-    let patience = Patience {
-        relay_recover_interval: settings.relay_recover_interval,
-        cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
-        cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
-    };
-    let mut registry = Registry::new(patience);
-    registry.set_wall(clock::now());
-    if finisher.records() {
-        registry.note_calls();
-    }
-    let dispatcher = Dispatcher {
-        drained: Drained::open(&settings.state_dir),
-        settings,
-        store,
-        registry: Mutex::new(registry),
-        past: Mutex::default(),
-        refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
-        turns: Turns::default(),
-        finisher,
-        counts: Counts::default(),
-        listings: Gate::new(LISTINGS, LISTINGS),
-        enders: OnceLock::new(),
-        random: (RandomState::new(), AtomicU64::new(0)),
-        stopping: AtomicBool::new(false),
-        upkeep: Pulse::default(),
-    };
+    let dispatcher = Dispatcher::new(settings(), store, finisher, &Earlier::default());
     let links = [const { OnceCell::new() }; LINES];
     act(&mut Rehearsal {
         dispatcher: &dispatcher,
