@@ -27,9 +27,12 @@ mod drained;
 pub mod finished;
 mod gate;
 mod ledger;
+mod limits;
 mod link;
+mod listing;
 mod management;
 mod metrics;
+mod outcasts;
 pub mod past;
 mod recorder;
 pub mod registry;
@@ -70,6 +73,7 @@ use gate::Gate;
 use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
+use outcasts::Outcasts;
 use past::Past;
 pub use recorder::Recorder;
 use registry::{Patience, Registry};
@@ -100,6 +104,8 @@ pub struct Dispatcher {
     drained: Drained,
     /// Calls that are over, for who asks why.
     past: Mutex<Past>,
+    /// Relays that were cut off.
+    outcasts: Mutex<Outcasts>,
     /// Lines about links that are refused: their relays try again and again.
     refusals: Mutex<Sparse>,
     /// Answers to `sessions` that are being read by a client.
@@ -183,6 +189,7 @@ impl Dispatcher {
             registry: Mutex::new(registry),
             drained,
             past: Mutex::default(),
+            outcasts: Mutex::default(),
             refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
             turns: Turns::default(),
             finisher,
@@ -308,6 +315,9 @@ fn registry(
     }
     let now = clock::now();
     registry.set_wall(now);
+    if !earlier.is_known {
+        registry.set_blind_before(now.unix);
+    }
     if is_noting {
         registry.note_calls();
     }

@@ -208,7 +208,7 @@ impl<'a> Rehearsal<'a> {
     pub fn update(&self, frame: &Frame, random: u128) -> Option<Asked> {
         let update = Update::parse(frame).ok()?;
         let at = clock::mono();
-        let facts = facts(frame, &update, SessionId::from_random(random), at);
+        let facts = facts(&update, SessionId::from_random(random), at);
         let place = lock(&self.dispatcher.registry).place(&facts.call_id);
         match place {
             Place::Unknown | Place::Expired => {

@@ -105,7 +105,8 @@ impl Name {
 
 /// Returns true if this is how a relay writes a text into JSON.
 pub fn is_spelled(text: &Text, told: &str) -> bool {
-    text.as_bytes() == told.as_bytes() || spelled(text).iter().any(|spelling| spelling == told)
+    let is_it = |spelling: &String| spelling == told;
+    text.as_bytes() == told.as_bytes() || !text.is_utf8() && spelled(text).iter().any(is_it)
 }
 
 /// How relays write into JSON what is not UTF-8: ours, and older ones that were given `?` instead.

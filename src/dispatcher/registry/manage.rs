@@ -50,7 +50,7 @@ impl<L: Clone> Registry<L> {
             return known.clone();
         }
         match Text::from_shown(text) {
-            Some(bytes) if !self.found.contains_key(&literal) => CallId(bytes),
+            Some(bytes) if !self.found.has(&literal) => CallId(bytes),
             _ => literal,
         }
     }
@@ -58,7 +58,7 @@ impl<L: Clone> Registry<L> {
     /// The live calls, of this dispatcher or listed by a relay, whose Call-IDs begin so, as they are shown.
     pub fn beginning(&self, prefix: &str) -> Vec<CallId> {
         let begins = |call_id: &&CallId| call_id.0.escaped().starts_with(prefix);
-        let calls = self.sessions.call_ids().chain(self.found.keys());
+        let calls = self.sessions.call_ids().chain(self.found.call_ids());
         calls.filter(begins).cloned().collect()
     }
 
