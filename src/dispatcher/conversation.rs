@@ -20,7 +20,9 @@ use super::wire::write_plain;
 use crate::logging::sparse::Sparse;
 use crate::proto::control::Remove;
 use crate::proto::line::Lines;
-use crate::proto::link::{FromRelay, Hello, RELAY_LINE, Sequence, UpdateReply};
+use crate::proto::link::{
+    FromRelay, Hello, RELAY_LINE, Sequence, UpdateReply, longest_list, most_sessions,
+};
 use crate::proto::name::is_spelled;
 use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
@@ -115,7 +117,7 @@ impl<'a> Conversation<'a> {
                 relay_keeps: false,
                 ended: Vec::new(),
                 room: None,
-                most: limits::sessions(None),
+                most: most_sessions(None),
                 name: None,
                 list: None,
                 idle: Bucket::idle(clock::mono()),
@@ -187,7 +189,7 @@ impl Listener<'_> {
             }
             FromRelay::Reply(sequence, result) => match self.link.wants(sequence) {
                 Some(Wanted::List) => return Ok(Some((sequence, begun.len() - result.len()))),
-                Some(Wanted::WholeList) => ("a list of sessions", limits::list(self.most)),
+                Some(Wanted::WholeList) => ("an answer with sessions", longest_list(self.most)),
                 Some(Wanted::Statistics) => ("an answer with statistics", limits::STATISTICS),
                 Some(Wanted::Summary) => ("a summary", limits::SUMMARY),
                 Some(Wanted::Ports) => ("an answer to an update", limits::LINE),
@@ -293,7 +295,7 @@ impl Listener<'_> {
         self.relay_keeps = hello.stored;
         self.link.set_commands(&hello.commands);
         self.room = hello.capacity.map(|_| Room::default());
-        self.most = limits::sessions(hello.capacity);
+        self.most = most_sessions(hello.capacity);
         lock(&self.dispatcher.registry).set_instance(self.link.id, hello.instance.as_deref());
         match self.identify(usable) {
             Ok(()) => self.say_hello(None),

@@ -15,12 +15,6 @@ pub const STATISTICS: usize = 4 << 20;
 /// Bytes of a summary.
 pub const SUMMARY: usize = 64 * 1024;
 
-/// Sessions that any relay can have: there are 65,536 ports, and each session has two at least.
-const SESSIONS: usize = 32_768;
-
-/// Bytes that a session takes in a list, on the average.
-const LISTED: usize = 4 * 1024;
-
 /// Records of sessions that are not known, of one address: so many at once, and as many an hour. After an outage a relay
 /// tells at once what it has kept.
 pub const RECORDS: usize = 20_000;
@@ -109,18 +103,6 @@ impl fmt::Display for Excess {
         };
         write!(f, "{what}: {read} {unit} read, {allowed} are allowed")
     }
-}
-
-/// Sessions that a relay can have which has said for how many streams it has room: twice that, for those that hold
-/// no port. One that has not may have as many as there are ports for.
-pub fn sessions(capacity: Option<usize>) -> usize {
-    let twice = capacity.map(|streams| streams.saturating_mul(2).max(1000));
-    twice.map_or(SESSIONS, |most| most.min(SESSIONS))
-}
-
-/// Bytes of a list of so many sessions.
-pub fn list(sessions: usize) -> usize {
-    (sessions * LISTED).clamp(STATISTICS, 64 << 20)
 }
 
 /// A name that a relay tells.
@@ -240,18 +222,6 @@ mod tests {
             let text = format!("call_id: {read} bytes read, 8192 are allowed");
             assert_eq!(excess.to_string(), text);
         }
-    }
-
-    #[test]
-    fn r5_a_relay_has_no_more_sessions_than_ports() {
-        assert_eq!(sessions(None), 32_768);
-        assert_eq!(sessions(Some(2500)), 5000);
-        assert_eq!(sessions(Some(usize::MAX)), 32_768);
-        assert_eq!(
-            (list(sessions(Some(10))), list(10_000)),
-            (4 << 20, 40_960_000)
-        );
-        assert_eq!(list(sessions(None)), 64 << 20);
     }
 
     #[test]

@@ -68,10 +68,10 @@ pub enum Ask {
 pub enum Wanted {
     /// Ports, or why not.
     Ports,
-    /// One session's, or all that is known of a call.
+    /// One session's.
     Statistics,
     Summary,
-    /// All sessions, read one after the other.
+    /// All sessions, or those of a call, read one after the other.
     List,
     /// The same for somebody who wants it as it is.
     WholeList,
@@ -83,10 +83,9 @@ impl Wanted {
         match ask {
             Ask::Update(_) => Wanted::Ports,
             Ask::Purge | Ask::Check(_) => Wanted::List,
-            Ask::Show(_) if text.starts_with(b"sessions") => Wanted::WholeList,
-            Ask::Show(_) if text.starts_with(b"summary") => Wanted::Summary,
-            Ask::Room => Wanted::Summary,
-            Ask::Remove(..) | Ask::TakeBack(_) | Ask::Show(_) => Wanted::Statistics,
+            Ask::Show(_) if !text.starts_with(b"summary") => Wanted::WholeList,
+            Ask::Show(_) | Ask::Room => Wanted::Summary,
+            Ask::Remove(..) | Ask::TakeBack(_) => Wanted::Statistics,
         }
     }
 }

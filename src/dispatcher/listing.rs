@@ -8,6 +8,7 @@ use super::registry::{Doubts, Listed};
 use super::statistics::{ListedCall, Unfit};
 use super::waiting::lock;
 use crate::proto::elements::{Bad, Elements};
+use crate::proto::link::longest_list;
 
 /// Sessions that the registry is told of at once.
 const TOGETHER: usize = 256;
@@ -72,7 +73,7 @@ impl Listing {
         bytes: &[u8],
     ) -> Result<(), Excess> {
         self.read += bytes.len();
-        let allowed = limits::list(self.most);
+        let allowed = longest_list(self.most);
         if self.read > allowed {
             return Err(Excess::line("a list of sessions", self.read, allowed));
         }

@@ -21,7 +21,7 @@ use super::{Shared, spawn, upkeep};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
 use crate::proto::control::{LINK_LIMITS, Requests};
-use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
+use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence, longest_list, most_sessions};
 use crate::proto::{CallId, Visible};
 use crate::session::{Owner, ReplyTo};
 use crate::sys::{clock, random};
@@ -243,7 +243,8 @@ impl<'a> Conversation<'a> {
             FromDispatcher::Pong => self.link.outbox.pong(),
             FromDispatcher::Hello(hello) => {
                 debug!("{}: version {}", self.link, hello.version);
-                self.link.outbox.set_ours(hello.stored);
+                let longest = longest_list(most_sessions(self.shared.hello.capacity));
+                self.link.outbox.set_ours(hello.stored, longest);
                 if let Some(why) = hello.refused {
                     let why = Visible(why.as_bytes());
                     self.link.outbox.close(&format!("refused: {why}"));
