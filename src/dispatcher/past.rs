@@ -89,7 +89,7 @@ impl Past {
         let mut before = known.filter(|over| over.name.is_of(&name));
         let before = before.next().map(|over| over.number);
         before.into_iter().for_each(|number| self.forget(number));
-        self.bytes += size(&call_id, &fate);
+        self.bytes += size(&name, &fate);
         self.calls.entry(call_id.clone()).or_default().push(Over {
             name,
             at: now,
@@ -147,7 +147,8 @@ impl Past {
             return;
         };
         if let Some(at) = calls.iter().position(|over| over.number == number) {
-            self.bytes -= size(&call_id, &calls.remove(at).fate);
+            let over = calls.remove(at);
+            self.bytes -= size(&over.name, &over.fate);
         }
         if calls.is_empty() {
             self.calls.remove(&call_id);
@@ -156,8 +157,8 @@ impl Past {
 }
 
 /// The Call-ID stands in the map and in the order.
-fn size(call_id: &CallId, fate: &Fate) -> usize {
-    2 * call_id.0.as_bytes().len() + fate.text().len() + EACH
+fn size(name: &Name, fate: &Fate) -> usize {
+    2 * name.call_id.0.as_bytes().len() + name.tags() + fate.text().len() + EACH
 }
 
 /// What of statistics is told of a call that is over.

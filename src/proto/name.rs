@@ -54,6 +54,12 @@ impl Name {
         }
     }
 
+    /// Bytes of its tags.
+    pub fn tags(&self) -> usize {
+        let tags = [&self.caller, &self.callee].into_iter().flatten();
+        tags.map(|tag| tag.0.as_bytes().len()).sum()
+    }
+
     /// The name of a session that a message opens: nobody has answered.
     pub fn opened_by(mention: Mention<'_>) -> Name {
         Name {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::expired::Word;
 use super::{
     Facts, Key, Late, LinkId, LiveCall, Place, Registry, RelayKey, Session, SessionState, Through,
 };
@@ -223,7 +224,14 @@ impl<L: Clone> Registry<L> {
             let is_noted = |(missed, _): &(Remove, Duration)| is_of_one(missed, &remove);
             if !self.missed.of(&remove.call_id).any(is_noted) {
                 let (call_id, ended) = (remove.call_id.clone(), self.wall + now);
-                self.missed.add(call_id, (remove, ended), now);
+                let tags = Name::opened_by(remove.mention()).tags();
+                let tags = tags
+                    + remove
+                        .to_tag
+                        .as_ref()
+                        .map_or(0, |tag| tag.0.as_bytes().len());
+                self.missed
+                    .add(call_id, (remove, ended), tags, Word::Own, now);
             }
             return None;
         };
@@ -405,7 +413,7 @@ impl<L: Clone> Registry<L> {
                 callee: None,
                 ..name.clone()
             };
-            self.note_expired(name, now);
+            self.remember(name, Word::Relays, now);
         }
         Some(Finished {
             name,
@@ -428,8 +436,13 @@ impl<L: Clone> Registry<L> {
 
     /// The proxy has yet to remove it.
     pub(super) fn note_expired(&mut self, name: Name, now: Duration) {
+        self.remember(name, Word::Own, now);
+    }
+
+    fn remember(&mut self, name: Name, word: Word, now: Duration) {
         self.expired.take(&name.call_id, |one| *one == name);
-        self.expired.add(name.call_id.clone(), name, now);
+        let (call_id, tags) = (name.call_id.clone(), name.tags());
+        self.expired.add(call_id, name, tags, word, now);
     }
 
     /// When the proxy has removed a session that was not known then, since 1970.
