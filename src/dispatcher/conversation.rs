@@ -53,6 +53,8 @@ struct Listener<'a> {
     is_known: bool,
     /// Another link has its place: nothing that it says counts.
     is_refused: bool,
+    /// It has gone beyond a limit.
+    is_cut: bool,
     /// It keeps ended sessions until it hears that they are recorded.
     relay_keeps: bool,
     /// Not recorded yet.
@@ -114,6 +116,7 @@ impl<'a> Conversation<'a> {
                 link,
                 is_known: false,
                 is_refused: false,
+                is_cut: false,
                 relay_keeps: false,
                 ended: Vec::new(),
                 room: None,
@@ -137,6 +140,11 @@ impl<'a> Conversation<'a> {
         heard.inspect_err(|excess| self.listener.cut_off(excess))
     }
 
+    /// Returns true if the relay was cut off.
+    pub fn is_cut(&self) -> bool {
+        self.listener.is_cut
+    }
+
     /// Records what has been heard of. Nothing is left of it where the lines were taken to their end.
     pub fn settle(&mut self) {
         self.listener.settle();
@@ -156,7 +164,7 @@ impl<'a> Conversation<'a> {
         }
         self.lines.extend(bytes);
         let too_long = |begun: &Lines| Excess::unknown(begun.begun());
-        loop {
+        while !self.listener.is_refused {
             match self.lines.next_line() {
                 Ok(Some(line)) => match self.listener.hear(line)? {
                     Next::Same => {}
@@ -165,6 +173,10 @@ impl<'a> Conversation<'a> {
                 Ok(None) => break,
                 Err(_) => return Err(too_long(&self.lines)),
             }
+        }
+        if self.listener.is_refused {
+            self.lines = Lines::new(0);
+            return Ok(());
         }
         let begun = self.lines.begun();
         if begun.len() > limits::LINE {
@@ -183,7 +195,6 @@ impl Listener<'_> {
     /// which request, and from which byte on.
     fn judge(&self, begun: &[u8]) -> Result<Option<(Sequence, usize)>, Excess> {
         let (what, allowed) = match FromRelay::parse(begun) {
-            _ if self.is_refused => ("a line", limits::LINE),
             FromRelay::Expired(_) | FromRelay::Removed(_) => {
                 ("an ended session", limits::STATISTICS)
             }
@@ -207,9 +218,6 @@ impl Listener<'_> {
     fn hear(&mut self, line: &[u8]) -> Result<Next, Excess> {
         if line.len() > limits::LINE {
             self.judge(line)?;
-        }
-        if self.is_refused {
-            return Ok(Next::Same);
         }
         let said = FromRelay::parse(line);
         if let FromRelay::Hello(json) = said {
@@ -263,6 +271,7 @@ impl Listener<'_> {
 
     /// The relay has gone beyond a limit.
     fn cut_off(&mut self, excess: &Excess) {
+        self.is_cut = true;
         let address = self.link.peer.ip();
         let name = self.name.as_deref();
         let away = lock(&self.dispatcher.outcasts).cut(address, name, clock::mono());

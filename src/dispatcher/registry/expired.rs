@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use crate::proto::CallId;
 
-/// So many of each kind are kept, and so many bytes of names; beyond this the oldest of that kind are forgotten.
+/// So many are kept, and so many bytes of names; beyond this the oldest are forgotten.
 pub const MOST: usize = 20_000;
 const BYTES: usize = 16 << 20;
+
+/// A part of that for what relays alone tell.
+const PART: usize = 8;
 
 /// What one takes beside its name, bytes, about.
 const EACH: usize = 200;
@@ -64,7 +67,11 @@ impl<T> Remembered<T> {
 
     fn is_over(&self, word: Word) -> bool {
         let order = &self.orders[word as usize];
-        order.queue.len() > MOST || order.bytes > BYTES
+        let part = match word {
+            Word::Own => 1,
+            Word::Relays => PART,
+        };
+        order.queue.len() > MOST / part || order.bytes > BYTES / part
     }
 
     /// Those of a Call-ID.
@@ -174,6 +181,6 @@ mod tests {
         }
         assert_eq!(of(&expired, 1), [1]);
         let kept = expired.of(&long).count();
-        assert!((600..700).contains(&kept), "{kept}");
+        assert!((80..90).contains(&kept), "{kept}");
     }
 }
