@@ -129,17 +129,22 @@ impl<'a> Rogue<'a> {
             );
             let _ = writer.write_all(hello.as_bytes());
             let writer = Arc::new(Mutex::new(writer));
+            let is_settled = AtomicBool::new(false);
             thread::scope(|scope| {
-                let answering = Arc::clone(&writer);
+                let (answering, is_settled) = (Arc::clone(&writer), &is_settled);
                 scope.spawn(move || {
                     let (mut lines, mut buffer) = (Lines::new(1 << 20), [0; 4096]);
                     while let Ok(count @ 1..) = reader.read(&mut buffer) {
                         lines.extend(&buffer[..count]);
                         while let Ok(Some(line)) = lines.next_line() {
-                            refuse(line, &answering);
+                            refuse(line, &answering, is_settled);
                         }
                     }
+                    is_settled.store(true, Ordering::Relaxed);
                 });
+                while !is_settled.load(Ordering::Relaxed) && !is_over.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(1));
+                }
                 attack(&mut |bytes: &[u8]| {
                     self.said.fetch_add(1, Ordering::Relaxed);
                     let written = writer.lock().unwrap().write_all(bytes);
@@ -152,11 +157,12 @@ impl<'a> Rogue<'a> {
 }
 
 /// It gets no calls after its first such answer.
-fn refuse(line: &[u8], writer: &Mutex<Writer>) {
+fn refuse(line: &[u8], writer: &Mutex<Writer>, is_settled: &AtomicBool) {
     let line = String::from_utf8_lossy(line);
     if let Some(sequence) = line.strip_prefix("update ") {
         let answer = format!("{sequence} halting\r\n");
         let _ = writer.lock().unwrap().write_all(answer.as_bytes());
+        is_settled.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Calls that are over, or were refused, for who asks why a short time later. Pure: times are passed in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -52,7 +52,11 @@ pub struct Past {
     order: BTreeMap<u64, CallId>,
     bytes: usize,
     noted: u64,
+    /// Those that their relays alone told of, of which so many are kept.
+    untold: VecDeque<u64>,
 }
+
+const UNTOLD: usize = 2000;
 
 #[derive(Debug)]
 struct Over {
@@ -74,6 +78,13 @@ impl Past {
         }
         let fate = Fate::Ended(how(finished).into());
         self.note(finished.name.clone(), session, fate, now);
+        if finished.known.is_none() {
+            self.untold.push_back(self.noted);
+            if self.untold.len() > UNTOLD {
+                let oldest = self.untold.pop_front();
+                oldest.into_iter().for_each(|number| self.forget(number));
+            }
+        }
     }
 
     /// A relay could not be found for it, or the one that has it refused.
