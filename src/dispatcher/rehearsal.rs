@@ -288,6 +288,17 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
+    /// The dialogs of the calls that are known.
+    pub fn dialogs(&self) -> BTreeSet<String> {
+        let registry = lock(&self.dispatcher.registry);
+        registry.dialogs().map(ToString::to_string).collect()
+    }
+
+    /// Sessions that are known from relays' lists alone.
+    pub fn found(&self) -> usize {
+        lock(&self.dispatcher.registry).found()
+    }
+
     /// Connected relays, and calls that relays should have.
     pub fn counts(&self) -> (usize, usize) {
         lock(&self.dispatcher.registry).counts()

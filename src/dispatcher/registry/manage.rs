@@ -72,6 +72,21 @@ impl<L: Clone> Registry<L> {
         sessions.collect()
     }
 
+    /// The dialogs of this dispatcher's calls, for tests.
+    pub fn dialogs(&self) -> impl Iterator<Item = &DialogId> {
+        self.sessions
+            .iter()
+            .filter_map(|(_, session)| session.dialog_id.as_ref())
+    }
+
+    /// How many sessions relays have listed that are not known otherwise, for tests.
+    pub fn found(&self) -> usize {
+        self.found
+            .call_ids()
+            .map(|id| self.found.of(id).count())
+            .sum()
+    }
+
     /// From now on a removal of this session is the administrator's doing, until [`Registry::not_by_admin`] or its end.
     pub fn by_admin(&mut self, name: &Name, through: Through) {
         self.not_by_admin(name);
