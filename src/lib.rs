@@ -16,7 +16,7 @@
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
-//!  moment  words              a time; numbers of things in sentences
+//!  moment  words  objects     a time; numbers of things in sentences; JSON objects
 //! ```
 
 pub mod accounting;
@@ -30,6 +30,7 @@ pub mod logging;
 pub mod metrics;
 pub mod moment;
 pub mod netlink;
+pub mod objects;
 pub mod proto;
 pub mod relay;
 pub mod session;

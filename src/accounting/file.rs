@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::{Backend, Record, Unavailable, Verdict};
 use crate::config::FileSection;
+use crate::objects::objects_only;
 
 /// So much of an old file is read, in bytes: more than what can have been delivered without being known to be.
 const TAIL: u64 = 4 << 20;
@@ -225,9 +226,11 @@ fn newest_rotated(path: &Path) -> Option<PathBuf> {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Written {
     session_id: String,
 }
+objects_only!(Written);
 
 #[cfg(test)]
 mod tests {

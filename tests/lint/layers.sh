@@ -54,6 +54,11 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	forbid 'unsafe outside src/sys' '\bunsafe\b' $(sources src | grep -v '^src/sys/')
 	forbid 'work left undone' 'todo!|unimplemented!|\b(TODO|FIXME|XXX)\b' $(sources src)
 }
+# serde takes an array for a struct, unless src/objects.rs is asked.
+arrays=$(awk '/derive\(.*Deserialize/ { seen = FILENAME ":" FNR; remote = 0 }
+	/remote = "Self"/ { remote = 1 }
+	seen && /^ *(pub(\([a-z]+\))? )?(struct|enum) / { if (/struct / && !remote) print seen; seen = "" }' $(sources src))
+[ -z "$arrays" ] || { printf 'a struct that an array would pass for (see src/objects.rs):\n%s\n' "$arrays" >&2; failed=1; }
 for file in $(sources src); do
 	head -1 "$file" | grep -q '^//! ' || { echo "$file: does not open with its purpose (//! ...)" >&2; failed=1; }
 done
