@@ -11,14 +11,15 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::net::Shutdown;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, bounded, unbounded};
 
 use self::question::{Answer, Form, Next, Questions, To, understand};
 use super::finished::DIALOG_AGE;
@@ -28,9 +29,11 @@ use super::spawn;
 use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId, Visible};
-use crate::sys::clock;
-use crate::sys::datagram::{first_there, is_there, undisturbed};
+use crate::sys::datagram::{
+    Sender as From, await_one, first_there, is_there, name_senders, receive, undisturbed,
+};
 use crate::sys::thread::run_tenaciously;
+use crate::sys::{clock, random, users};
 
 /// How long an answer may take; then the request is sent once more.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -44,7 +47,7 @@ const WAITING: usize = 10_000;
 /// When a proxy that has not answered is asked again, and for how long: it may just be starting.
 const LATER: Duration = Duration::from_secs(60);
 const LAST: Duration = DIALOG_AGE;
-/// How long to look for answers before what is new is sent.
+/// Between two looks at what nothing wakes for.
 const TURN: Duration = Duration::from_millis(50);
 /// The longest answer that is read, bytes.
 const LONGEST: usize = 64 * 1024;
@@ -155,7 +158,14 @@ impl Enders {
             let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
-            let mut ender = Ender::new(proxy, at.paths.clone(), socket, Arc::clone(&counts));
+            let answers = listen(proxy, at.paths.clone(), &socket).map_err(|e| e.to_string())?;
+            let mut ender = Ender::new(
+                proxy,
+                at.paths.clone(),
+                socket,
+                answers,
+                Arc::clone(&counts),
+            );
             let left = dialogs.clone();
             spawn("dialogs", move || {
                 run_tenaciously("dialogs", || ender.run(&dialogs));
@@ -300,11 +310,101 @@ fn bind(path: &Path) -> io::Result<UnixDatagram> {
         _ => {}
     }
     let socket = UnixDatagram::bind(path)?;
+    // Only this user can send to it before its mode is set.
+    name_senders(&socket)?;
     fs::set_permissions(path, Permissions::from_mode(0o666))?;
-    socket.set_read_timeout(Some(TURN))?;
     // A proxy that does not read holds up nobody but the dialogs that wait for it.
     socket.set_write_timeout(Some(ANSWER_LIMIT))?;
     Ok(socket)
+}
+
+/// An answer, and how often the socket had been emptied before it was read.
+type Came = (To, Answer, u64);
+
+/// Where answers come from, and the half of all requests' numbers that nobody can guess.
+struct Answers {
+    secret: u64,
+    came: Receiver<Came>,
+    emptied: Arc<AtomicU64>,
+}
+
+/// Starts the thread that reads what comes, asked for or not: any local user may send, and a socket that is full holds
+/// up the proxy. It ends with the [`Ender`] that has the answers.
+fn listen(proxy: Proxy, paths: Vec<PathBuf>, socket: &UnixDatagram) -> io::Result<Answers> {
+    let socket = socket.try_clone()?;
+    let (sender, came) = bounded(WINDOW);
+    let secret = random::bits() as u64;
+    let emptied = Arc::new(AtomicU64::new(0));
+    let seen = Arc::downgrade(&emptied);
+    spawn("dialog answers", move || {
+        run_tenaciously("dialog answers", || {
+            read(proxy, &paths, secret, &socket, &seen, &sender);
+        });
+    })?;
+    Ok(Answers {
+        secret,
+        came,
+        emptied,
+    })
+}
+
+fn read(
+    proxy: Proxy,
+    paths: &[PathBuf],
+    secret: u64,
+    socket: &UnixDatagram,
+    emptied: &Weak<AtomicU64>,
+    answers: &Sender<Came>,
+) {
+    let mut buffer = vec![0; LONGEST];
+    let mut odd = Sparse::default();
+    loop {
+        let waited = undisturbed(|| await_one(socket));
+        let Some(emptied) = emptied.upgrade().map(|count| count.load(Ordering::SeqCst)) else {
+            return;
+        };
+        // It is emptied first and counted then: what is taken after this look was not there before.
+        let (length, from) = match waited.and_then(|()| receive(socket, &mut buffer)) {
+            Ok(came) => came,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => {
+                if let Some(skipped) = odd.due() {
+                    log::error!("{proxy}: its answers cannot be read: {error}{skipped}");
+                }
+                std::thread::sleep(TURN);
+                continue;
+            }
+        };
+        let bytes = buffer.get(..length).unwrap_or_default();
+        let (to, answer) = understand(bytes);
+        if is_credible(&from, paths, secret, to) {
+            if answers.send((to, answer, emptied)).is_err() {
+                return;
+            }
+        } else if let Some(skipped) = odd.due() {
+            let user = from
+                .user
+                .map_or_else(|| "?".to_owned(), |id| id.to_string());
+            let shown = Visible(bytes.get(..200).unwrap_or(bytes));
+            log::warn!(
+                "{proxy}: what user {user} has sent is no answer of it, since it has no id of a request and that user does not \
+                 own the socket where {proxy} is asked: {shown}{skipped}"
+            );
+        }
+    }
+}
+
+/// Both proxies answer from a socket without a name. Who knows the number has read the request; of an answer without one
+/// its user is all that tells who has sent it.
+fn is_credible(from: &From, paths: &[PathBuf], secret: u64, to: To) -> bool {
+    let is_elsewhere = from.path.as_ref().is_some_and(|path| !paths.contains(path));
+    let knows = matches!(to, To::Number(number) if number as u64 == secret);
+    !is_elsewhere && (knows || from.user.is_some_and(|user| is_its(user, paths)))
+}
+
+fn is_its(user: u32, paths: &[PathBuf]) -> bool {
+    let owns = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|file| file.uid() == user);
+    user == 0 || user == users::own_number() || paths.iter().any(owns)
 }
 
 /// A request without its answer.
@@ -325,7 +425,8 @@ struct Ender {
     /// How OpenSIPS takes a dialog.
     learned: Option<Form>,
     socket: UnixDatagram,
-    open: HashMap<u64, Open>,
+    answers: Answers,
+    open: HashMap<u128, Open>,
     /// To be asked for again, and when.
     later: VecDeque<(Duration, Dialog)>,
     next: u64,
@@ -333,14 +434,28 @@ struct Ender {
     counts: Arc<Dialogs>,
 }
 
+impl Drop for Ender {
+    /// Ends the thread that reads the answers.
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
 impl Ender {
-    fn new(proxy: Proxy, paths: Vec<PathBuf>, socket: UnixDatagram, counts: Arc<Dialogs>) -> Self {
+    fn new(
+        proxy: Proxy,
+        paths: Vec<PathBuf>,
+        socket: UnixDatagram,
+        answers: Answers,
+        counts: Arc<Dialogs>,
+    ) -> Self {
         Ender {
             proxy,
             paths,
             at: PathBuf::new(),
             learned: None,
             socket,
+            answers,
             open: HashMap::new(),
             later: VecDeque::new(),
             next: 1,
@@ -351,35 +466,44 @@ impl Ender {
 
     /// Until nobody can hand over a dialog any more.
     fn run(&mut self, dialogs: &Receiver<Dialog>) {
-        let mut buffer = vec![0; LONGEST];
+        let never = crossbeam_channel::never();
         loop {
-            if self.open.is_empty() {
-                match dialogs.recv_timeout(self.rest(clock::mono())) {
+            let is_full = self.open.len() >= WINDOW;
+            let next = if is_full { &never } else { dialogs };
+            crossbeam_channel::select! {
+                recv(next) -> dialog => match dialog {
                     Ok(dialog) => self.ask(dialog),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
+                    // What is open still gets its answers.
+                    Err(_) if self.open.is_empty() => return,
+                    Err(_) => self.wait(),
+                },
+                recv(self.answers.came) -> came => match came {
+                    Ok(came) => self.answered(came),
+                    Err(_) => self.wait(),
+                },
+                default(self.rest(clock::mono())) => {}
             }
             self.ask_again(clock::mono());
-            while self.open.len() < WINDOW {
-                match dialogs.try_recv() {
-                    Ok(dialog) => self.ask(dialog),
-                    Err(_) => break,
-                }
-            }
-            if !self.open.is_empty() {
-                if let Ok(length) = undisturbed(|| self.socket.recv(&mut buffer)) {
-                    self.answered(buffer.get(..length).unwrap_or_default());
-                }
-                self.look_for_silence(clock::mono());
-            }
+            self.look_for_silence(clock::mono());
         }
     }
 
-    /// How long there is nothing to ask for again.
+    /// One of the channels has ended.
+    fn wait(&mut self) {
+        match self.answers.came.recv_timeout(TURN) {
+            Ok(came) => self.answered(came),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TURN),
+        }
+    }
+
+    /// How long nothing is due: a request to be sent again, or an answer.
     fn rest(&self, now: Duration) -> Duration {
-        let next = self.later.front().map(|(at, _)| at.saturating_sub(now));
-        next.unwrap_or(LATER)
+        let later = self.later.front().map(|(at, _)| *at);
+        let later = later.filter(|_| self.open.len() < WINDOW);
+        let deadlines = self.open.values().map(|open| open.deadline);
+        let next = deadlines.chain(later).min();
+        next.map_or(LATER, |at| at.saturating_sub(now))
     }
 
     fn ask_again(&mut self, now: Duration) {
@@ -403,9 +527,25 @@ impl Ender {
         self.send_first(dialog, questions);
     }
 
+    /// What is there before anything is asked answers nothing.
+    fn empty(&self) {
+        let mut buffer = [0; 1];
+        // As many as the kernel ever lets wait: a stranger that sends on holds up nobody.
+        for _ in 0..4096 {
+            if receive(&self.socket, &mut buffer).is_err() {
+                break;
+            }
+        }
+        self.answers.emptied.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Each question has a number of its own: an answer may come late.
     fn send_first(&mut self, dialog: Dialog, questions: Questions) {
-        let number = self.next;
+        if self.open.is_empty() {
+            self.empty();
+        }
+        // Nobody who does not read what the proxy is sent knows the secret half.
+        let number = u128::from(self.next) << 64 | u128::from(self.answers.secret);
         self.next += 1;
         let open = Open {
             dialog,
@@ -417,7 +557,7 @@ impl Ender {
     }
 
     /// Sends a request, for the first time or once more.
-    fn send(&mut self, number: u64, mut open: Open) {
+    fn send(&mut self, number: u128, mut open: Open) {
         open.tries += 1;
         open.deadline = clock::mono() + ANSWER_LIMIT;
         let path = first_there(&self.paths);
@@ -444,17 +584,21 @@ impl Ender {
         self.open.insert(number, open);
     }
 
-    fn answered(&mut self, bytes: &[u8]) {
-        let (to, answer) = understand(bytes);
+    fn answered(&mut self, (to, answer, emptied): Came) {
+        let is_late = emptied < self.answers.emptied.load(Ordering::SeqCst);
         let number = match to {
             To::Number(number) => Some(number),
+            // It was there before anything was asked.
+            To::First if is_late => None,
             To::First => self.open.keys().min().copied(),
             To::Nothing => None,
         };
         let Some(open) = number.and_then(|number| self.open.remove(&number)) else {
             if let Some(skipped) = self.odd.due() {
-                let shown = Visible(bytes.get(..200).unwrap_or(bytes));
-                log::warn!("{}: an answer to nothing: {shown}{skipped}", self.proxy);
+                log::warn!(
+                    "{}: an answer to nothing: {answer:.200?}{skipped}",
+                    self.proxy
+                );
             }
             return;
         };
@@ -511,7 +655,7 @@ impl Ender {
 
     fn look_for_silence(&mut self, now: Duration) {
         let overdue = self.open.iter().filter(|(_, open)| open.deadline <= now);
-        let overdue: Vec<u64> = overdue.map(|(number, _)| *number).collect();
+        let overdue: Vec<u128> = overdue.map(|(number, _)| *number).collect();
         for number in overdue {
             let Some(open) = self.open.remove(&number) else {
                 continue;

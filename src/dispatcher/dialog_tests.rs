@@ -38,6 +38,15 @@ fn start(dir: &Path) -> Result<Enders, String> {
     Enders::start(&opensips, &at(&[dir.join("none")], false), dir)
 }
 
+/// No answers.
+fn none() -> Answers {
+    Answers {
+        secret: 0,
+        came: crossbeam_channel::never(),
+        emptied: Arc::default(),
+    }
+}
+
 fn at(paths: &[PathBuf], is_set: bool) -> ProxySocket {
     ProxySocket {
         paths: paths.to_owned(),
@@ -105,7 +114,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     let socket = bind(&dir.join("own.sock")).unwrap();
     let counts = Arc::new(Dialogs::default());
     let paths = vec![dir.join("proxy.sock")];
-    let mut ender = Ender::new(Proxy::OpenSips, paths, socket, counts);
+    let mut ender = Ender::new(Proxy::OpenSips, paths, socket, none(), counts);
     let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
     let pending = Arc::new(());
     let dialog = Dialog {
@@ -168,6 +177,82 @@ fn what_the_ledger_has_is_settled_by_an_answer_alone() {
     assert_eq!(left.len(), WINDOW + 7);
     assert!(left.iter().all(|due| due.dialog_id != id("0")));
     fs::remove_dir_all(dir).unwrap();
+}
+
+/// Anybody may send to the socket: what he says ends nothing, and what came before the question is no answer to it.
+#[test]
+fn d5_nobody_else_answers_for_the_proxy() {
+    let (dir, proxy) = stand_in("stranger");
+    let own = dir.join("opensips.sock");
+    let enders = start(&dir).unwrap();
+    let elsewhere = UnixDatagram::bind(dir.join("elsewhere.sock")).unwrap();
+    let unnamed = UnixDatagram::unbound().unwrap();
+    for socket in [&elsewhere, &unnamed] {
+        let limit = Some(Duration::from_secs(20));
+        socket.set_write_timeout(limit).unwrap();
+        // More than its queue takes: it is read while nothing is asked, and a full one would hold up the proxy.
+        for _ in 0..100 {
+            socket.send_to(b"200 OK", &own).unwrap();
+            socket
+                .send_to(br#"{"id": "1", "result": "OK"}"#, &own)
+                .unwrap();
+        }
+    }
+    let (told, outcome) = unbounded();
+    enders.end(&CallId("a".into()), &id("1"), Told::Asker(told));
+    let (request, _) = asked(&proxy);
+    let name = &request["id"];
+    let right = json!({"id": name, "result": "OK"}).to_string();
+    elsewhere.send_to(right.as_bytes(), &own).unwrap();
+    elsewhere.send_to(b"200 OK", &own).unwrap();
+    for odd in [
+        "{}",
+        "[]",
+        "null",
+        r#"{"result": "OK"}"#,
+        r#"{"id": "1", "result": "OK"}"#,
+    ] {
+        unnamed.send_to(odd.as_bytes(), &own).unwrap();
+    }
+    let nothing = json!({"jsonrpc": "2.0", "id": name}).to_string();
+    unnamed.send_to(nothing.as_bytes(), &own).unwrap();
+    let busy = json!({"id": name, "error": {"code": 500, "message": "busy"}}).to_string();
+    // OpenSIPS answers from a socket without a name.
+    unnamed.send_to(busy.as_bytes(), &own).unwrap();
+    let refused = outcome.recv().unwrap();
+    assert!(
+        matches!(&refused, Outcome::Failed(why) if why.contains("busy")),
+        "{refused:?}"
+    );
+    let counts = enders.counts();
+    assert_eq!((counts.ended.get(), counts.refused.get()), (0, 1));
+    fs::remove_dir_all(dir).unwrap();
+}
+
+/// A text has no id: it counts where the socket's owner or root has sent it.
+#[test]
+fn d5_a_text_of_another_user_is_no_answer() {
+    let (dir, _proxy) = stand_in("text");
+    let paths = vec![dir.join("proxy.sock")];
+    let own = users::own_number();
+    let by = |user, path: Option<&str>| From {
+        user,
+        path: path.map(|name| dir.join(name)),
+    };
+    let secret = 7;
+    let is = |from: &From, to| is_credible(from, &paths, secret, to);
+    assert!(is(&by(Some(0), None), To::First) && is(&by(Some(own), None), To::First));
+    for path in [None, Some("proxy.sock")] {
+        let other = by(Some(own + 1), path);
+        assert!(!is(&other, To::First) && !is(&other, To::Nothing));
+        assert!(!is(&other, To::Number(1 << 64 | 8)));
+        // OpenSIPS may run as another user than the one whose socket it is.
+        assert!(is(&other, To::Number(1 << 64 | 7)));
+    }
+    assert!(!is(&by(None, None), To::First));
+    let elsewhere = by(Some(own), Some("elsewhere.sock"));
+    assert!(!is(&elsewhere, To::First) && !is(&elsewhere, To::Number(1 << 64 | 7)));
+    fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
