@@ -65,7 +65,6 @@ pub(crate) use objects_only;
 mod tests {
     use std::borrow::Cow;
 
-
     #[derive(Debug, Default, PartialEq, serde::Deserialize)]
     #[serde(remote = "Self", default)]
     struct Inner {

@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod dir_lock;
 pub mod dns;
 pub mod epoll;
+pub mod files;
 mod fork;
 pub mod host;
 pub mod identity;

@@ -1,6 +1,7 @@
 //! The commands that let the daemons' user do what the system refused.
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::host;
@@ -37,6 +38,22 @@ pub fn to_write(directory: &Path, error: &io::Error) -> String {
     }
 }
 
+/// What is wrong with a file of secrets that others may read or change, and the command against it.
+pub fn open_to_all(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    let what = match (mode & 0o004 != 0, mode & 0o002 != 0) {
+        (false, false) => return None,
+        (true, false) => "read",
+        (false, true) => "change",
+        (true, true) => "read and change",
+    };
+    let path = path.display();
+    Some(format!(
+        "every user of this host may {what} it (mode {:04o}): chgrp mediaproxy {path} && chmod 640 {path}",
+        mode & 0o7777
+    ))
+}
+
 /// The outermost directory on the way that the calling thread may not enter.
 fn closed(path: &Path) -> Option<&Path> {
     let way: Vec<&Path> = path.ancestors().skip(1).collect();
@@ -60,6 +77,26 @@ mod tests {
     use crate::sys::users;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_of_secrets_is_the_daemons_alone() {
+        let scratch = Scratch::new("secrets");
+        let file = scratch.path().join("config.ini");
+        std::fs::write(&file, "").unwrap();
+        for (mode, what) in [
+            (0o640, None),
+            (0o644, Some("read it (mode 0644)")),
+            (0o642, Some("change it")),
+            (0o666, Some("read and change it")),
+        ] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let told = open_to_all(&file);
+            assert_eq!(told.is_some(), what.is_some(), "{mode:o}");
+            let told = told.unwrap_or_default();
+            assert!(told.contains(what.unwrap_or_default()), "{told}");
+            assert!(what.is_none() || told.ends_with(&format!("chmod 640 {}", file.display())));
+        }
+    }
 
     #[test]
     fn each_refusal_has_its_command() {

@@ -1,7 +1,6 @@
 //! Reads PEM files: CAs, lists, a certificate with its key. Every error names the file.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use super::context::{now, provider};
 use super::date;
 use super::trust::{Due, Trust};
 use super::x509::{Certificate, key_bits};
+use crate::sys::files::open_given;
 use crate::sys::remedy;
 
 /// The largest file that is read; a list of a million certificates has about 40 MB.
@@ -236,7 +236,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
-    let file = match File::open(path) {
+    let file = match open_given(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
