@@ -30,6 +30,8 @@ impl Dir {
     fn with(text: impl AsRef<[u8]>) -> Dir {
         let dir = Dir::new();
         fs::write(dir.0.join("config.ini"), text).unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        fs::set_permissions(dir.0.join("config.ini"), closed).unwrap();
         dir
     }
 
