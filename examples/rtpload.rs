@@ -20,6 +20,8 @@ use mediaproxy::sys::clock::mono;
 const PERIOD: Duration = Duration::from_millis(20);
 /// How long after the last packet sent the rest may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How many packets of a call go in the first 300 ms.
+const LEARNING: usize = 15;
 /// RTP header and 160 bytes of G.711.
 const SIZE: usize = 172;
 /// The calls' numbers are told from stray numbers by this.
@@ -39,6 +41,8 @@ struct Count {
     duplicated: u64,
     /// Of another call, or this side's own.
     crossed: u64,
+    /// Packets that have not come and were sent when parties have long been known.
+    late_lost: u64,
     /// From another address than the relay's, or no packet of this program.
     foreign: u64,
 }
@@ -65,11 +69,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     // What is doubled comes after its first copy.
     std::thread::sleep(Duration::from_millis(50));
     receive_all(&mut calls, side, &mut count)?;
+    count.late_lost = calls
+        .iter()
+        .flat_map(|call| call.seen.iter().skip(LEARNING))
+        .filter(|seen| !**seen)
+        .count() as u64;
     println!(
-        r#"{{"sent": {}, "received": {}, "lost": {}, "duplicated": {}, "crossed": {}, "foreign": {}, "late_ms": {}}}"#,
+        r#"{{"sent": {}, "received": {}, "lost": {}, "late_lost": {}, "duplicated": {}, "crossed": {}, "foreign": {}, "late_ms": {}}}"#,
         count.sent,
         count.received,
         expected - count.received,
+        count.late_lost,
         count.duplicated,
         count.crossed,
         count.foreign,

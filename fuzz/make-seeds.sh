@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the seeds that are certificates and revocation lists, which are not kept but made anew:
-#   fuzz/make-seeds.sh DIR      writes DIR/certificate/* and DIR/revocations/* (DER)
+#   fuzz/make-seeds.sh DIR      writes DIR/certificate/* and DIR/revocations/* (DER), DIR/pem/*
 set -eu
 out=${1:?usage: fuzz/make-seeds.sh DIR}
 mkdir -p "$out/certificate" "$out/revocations"
@@ -11,6 +11,9 @@ trap 'rm -rf "$scratch"' EXIT
 tls/make-certs.sh --key ec "$scratch" all >/dev/null
 tls/make-certs.sh --key ec "$scratch" cert gone >/dev/null
 tls/make-certs.sh "$scratch" revoke gone >/dev/null
+mkdir -p "$out/pem"
+cat "$scratch/ca.pem" "$scratch/crl.pem" "$scratch/relay.crt" "$scratch/relay.key" >"$out/pem/all"
+cp "$scratch/relay.crt" "$out/pem/chain"
 openssl x509 -in "$scratch/ca.pem" -outform DER -out "$out/certificate/root"
 openssl x509 -in "$scratch/relay.crt" -outform DER -out "$out/certificate/leaf"
 openssl crl -in "$scratch/crl.pem" -outform DER -out "$out/revocations/made"

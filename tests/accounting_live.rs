@@ -193,6 +193,51 @@ fn a_call_outlives_a_dispatcher_and_is_lost_with_its_relay_later() {
     assert_eq!(host.records()[1]["relay_lost"], true);
 }
 
+/// Both sides of a back-to-back agent. The dispatcher is killed, one is hung up, and then their relay is lost.
+#[test]
+fn two_dialogs_of_one_call_id_outlive_a_dispatcher_and_end_each_by_itself() {
+    let mut host = Host::new();
+    let caller = [Media::audio(CALLER)];
+    let callee = [Media::audio(CALLEE)];
+    let tags = [("fa", "ta"), ("fb", "tb")];
+    fn with<'a>(message: Message<'a>, from_tag: &'a str, to_tag: &'a str) -> Message<'a> {
+        Message {
+            from: (message.from.0, from_tag),
+            to: (message.to.0, to_tag),
+            ..message
+        }
+    }
+    let mut proxy = host.proxy();
+    for (from_tag, _) in tags {
+        let offer = Message::offer("same", &caller);
+        proxy.update(&with(offer, from_tag, "")).unwrap();
+    }
+    for (from_tag, to_tag) in tags {
+        let answer = Message::answer("same", &callee);
+        proxy.update(&with(answer, from_tag, to_tag)).unwrap();
+    }
+    host.restart_dispatcher();
+    host.wait_for_log("media-dispatcher", "2 answered calls known");
+    host.wait_for_log(
+        "media-dispatcher",
+        "reports 2 sessions; none that we had there is missing",
+    );
+    let mut proxy = host.proxy();
+    let end = |from_tag, to_tag| with(Message::answer("same", &[]), from_tag, to_tag);
+    assert!(proxy.remove(&end("fa", "another")).is_err());
+    proxy.remove(&end("tb", "fb")).unwrap();
+    assert!(proxy.remove(&end("fb", "tb")).is_err(), "it is over");
+    host.recorded(1);
+    host.relay = None;
+    host.recorded(2);
+    let tags = |record: &Value| (record["from_tag"].clone(), record["to_tag"].clone());
+    let records = host.records();
+    assert_eq!(tags(&records[0]), ("fb".into(), "tb".into()));
+    assert_eq!(tags(&records[1]), ("fa".into(), "ta".into()));
+    assert!(records[0].get("relay_lost").is_none());
+    assert_eq!(records[1]["relay_lost"], true);
+}
+
 #[test]
 fn a_removal_while_the_relay_was_away_is_remembered_by_the_next_dispatcher() {
     let mut host = Host::new();

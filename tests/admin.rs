@@ -135,7 +135,7 @@ fn a_call_is_listed_explained_and_ended() {
         assert_eq!(found.count(), calls, "{word}: {listed}");
     }
 
-    let explained = site.prints_at_last(&["explain", "first@x"], "wrong source");
+    let explained = site.prints_at_last(&["explain", "first@x"], "other port");
     assert!(
         explained.starts_with("audio: the callee hears the caller: 3 packets so far, the last ")
             && explained
@@ -149,7 +149,7 @@ fn a_call_is_listed_explained_and_ended() {
         )),
         "{explained}"
     );
-    assert!(explained.contains("DROPPED: 1 wrong source"), "{explained}");
+    assert!(explained.contains("DROPPED: 1 other port"), "{explained}");
     assert!(
         explained.contains("RTP goes by user space: forwarding = userspace\n"),
         "{explained}"
@@ -161,7 +161,7 @@ fn a_call_is_listed_explained_and_ended() {
     // The beginning of a Call-ID is enough.
     let json = site.prints(&["explain", "--json", "first"]);
     let json: serde_json::Value = serde_json::from_str(json.trim()).unwrap();
-    assert_eq!(json["streams"][0]["callee"]["dropped"]["wrong source"], 1);
+    assert_eq!(json["streams"][0]["callee"]["dropped"]["other port"], 1);
 
     assert!(
         json["verdict"][0]

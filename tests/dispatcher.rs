@@ -225,7 +225,7 @@ fn what_a_relay_comes_back_without_is_over() {
     bed.relay_with("a", "[{\"call_id\": \"kept\"}]");
     let ended = &bed.ended.wait_for(1)[0];
     assert_eq!(ended.reason, Reason::Purged);
-    assert_eq!(ended.call_id.to_string(), "lost");
+    assert_eq!(ended.name.call_id.to_string(), "lost");
     assert!(ended.end_dialog);
     assert_eq!(proxy.ask(&remove("lost")), "removed", "as after expired");
     assert_eq!(proxy.ask(&remove("lost")), "error");
@@ -592,7 +592,10 @@ fn an_older_relay_gets_nothing_that_it_cannot_read() {
     assert!(!asked.headers.contains_key("to_tag"));
     assert_eq!(proxy.answer(), PORTS);
     relay.say(&format!("expired {}", statistics("caf?", "closed")));
-    assert_eq!(bed.ended.wait_for(1)[0].call_id.0.as_bytes(), b"caf\xe9");
+    assert_eq!(
+        bed.ended.wait_for(1)[0].name.call_id.0.as_bytes(),
+        b"caf\xe9"
+    );
 }
 
 #[test]
@@ -701,7 +704,10 @@ fn sessions_that_end_together_are_recorded_together_and_once() {
     relay.say_bytes(burst.as_bytes());
     assert_eq!(proxy.answer(), "removed");
     let ended = bed.ended.wait_for(3);
-    let calls: Vec<String> = ended.iter().map(|one| one.call_id.to_string()).collect();
+    let calls: Vec<String> = ended
+        .iter()
+        .map(|one| one.name.call_id.to_string())
+        .collect();
     assert_eq!(calls, ["one", "three", "four"]);
     assert!(
         bed.ended.most_together() >= 2,

@@ -63,7 +63,7 @@ fn the_numbers_are_what_was_done() {
         scrape.sum("mediaproxy_relay_dropped_packets_total") == 7.0
     });
     assert_eq!(
-        relay.value("mediaproxy_relay_dropped_packets_total{reason=\"wrong_source\"}"),
+        relay.value("mediaproxy_relay_dropped_packets_total{reason=\"other_port\"}"),
         7.0
     );
     assert_eq!(relayed(&relay), (100, 100 * ON_WIRE));

@@ -115,6 +115,10 @@ impl World {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
+            learning: mediaproxy::session::Rules {
+                learning: mediaproxy::session::Learning::Open,
+                ..Default::default()
+            },
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
             kernel: Err("forwarding = userspace".into()),

@@ -85,6 +85,108 @@ fn a_flood_of_any_size_of_packets_arrives_whole_and_in_order() {
     assert_eq!(bed.end(link), 1);
 }
 
+/// A STUN binding request: it teaches an address wherever it comes by.
+const STUN: [u8; 20] = [
+    0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+];
+
+/// Calls on a circle: what a caller sends goes to the callee, and each call's callee is the next one's port for its
+/// caller. Returns that port of each.
+fn circle(link: &mut FakeLink, calls: &[&str]) -> Vec<u16> {
+    let entrances: Vec<u16> = calls
+        .iter()
+        .map(|call_id| {
+            offer(call_id, MEDIA).ports(link);
+            answer(call_id, "audio:192.0.2.9:5000:sendrecv:ice=no").ports(link)[0]
+        })
+        .collect();
+    for (index, call_id) in calls.iter().enumerate() {
+        let next = entrances[(index + 1) % calls.len()];
+        let media = format!("audio:{}:{next}:sendrecv:ice=no", relay_ip());
+        let ports = answer(call_id, &media).ports(link);
+        assert_eq!(ports, [entrances[index]]);
+    }
+    entrances
+}
+
+/// The caller's side of the only stream of a call, as `explain` tells it.
+fn explained(link: &mut FakeLink, call_id: &str) -> serde_json::Value {
+    let told = link.ask("explain", &[("call_id", call_id)]);
+    let mut told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    told[0]["streams"][0].take()
+}
+
+#[test]
+fn m11_a_packet_that_goes_round_between_calls_dies() {
+    // On one worker, and on several.
+    for calls in [&["one", "two"][..], &["a", "b", "c", "d", "e"][..]] {
+        // Anybody is believed: the packet is a stranger's.
+        let bed = Bed::with(1, |settings| {
+            settings.session.learning.learning = mediaproxy::session::Learning::Open;
+        });
+        let mut link = bed.link();
+        let entrances = circle(&mut link, calls);
+        let stranger = UdpSocket::bind((LOCAL, 0)).unwrap();
+        let far = UdpSocket::bind((LOCAL, 0)).unwrap();
+        far.set_ttl(3).unwrap();
+        for (count, from) in [(1, &stranger), (2, &far)] {
+            send(from, entrances[0], &STUN);
+            let died = |link: &mut FakeLink| -> u64 {
+                let dropped = &link.json("summary")["dropped_packets"]["goes round"];
+                dropped.as_u64().unwrap_or_default()
+            };
+            wait_until("it is dropped", || died(&mut link) == count);
+        }
+        let mut relayed = 0;
+        let mut named = Vec::new();
+        for (index, call_id) in calls.iter().enumerate() {
+            let stream = explained(&mut link, call_id);
+            relayed += stream["caller_packets"].as_u64().unwrap();
+            let next = calls[(index + 1) % calls.len()];
+            if stream["caller"]["dropped"]["goes round"].is_u64() {
+                wait_until("the other call is found", || {
+                    explained(&mut link, call_id)["caller"]["round_with"] == next
+                });
+                named.push(next);
+            }
+        }
+        assert!(!named.is_empty());
+        assert!((63..200).contains(&relayed), "{relayed} packets of two");
+    }
+}
+
+#[test]
+fn m11_a_call_that_passes_the_relay_twice_loses_nothing() {
+    let bed = Bed::new();
+    let mut link = bed.link();
+    let (caller, callee) = (Party::new(), Party::new());
+    let [first, second] = ["first leg", "second leg"];
+    // A B2BUA between them: the offer of the second call names the first one's port for its callee, and the answer of
+    // the first the second one's for its caller.
+    let own = |port: u16| format!("audio:{}:{port}:sendrecv:ice=no", relay_ip());
+    let outward = offer(first, &caller.audio()).ports(&mut link)[0];
+    let for_callee = offer(second, &own(outward)).ports(&mut link)[0];
+    let inward = answer(second, &callee.audio()).ports(&mut link)[0];
+    let for_caller = answer(first, &own(inward)).ports(&mut link)[0];
+    // Phones of any kind, and however far away.
+    for (ttl, back) in [(5, 1), (64, 128), (255, 32)] {
+        caller.rtp.set_ttl(ttl).unwrap();
+        callee.rtp.set_ttl(back).unwrap();
+        for n in 0..1000 {
+            send(&caller.rtp, for_caller, &rtp(8, n));
+            assert_eq!(receive(&callee.rtp), (rtp(8, n), for_callee));
+            send(&callee.rtp, for_callee, &rtp(0, n));
+            assert_eq!(receive(&caller.rtp), (rtp(0, n), for_caller));
+        }
+    }
+    for call_id in [first, second] {
+        let stream = explained(&mut link, call_id);
+        assert_eq!(stream["caller_packets"], 3000);
+        assert_eq!(stream["callee_packets"], 3000);
+        assert_eq!(stream["caller"]["dropped"], serde_json::json!({}));
+    }
+}
+
 #[test]
 fn several_streams_and_a_rejected_one() {
     let bed = Bed::new();
@@ -473,7 +575,7 @@ fn what_cannot_be_sent_is_counted_and_not_relayed() {
 
 #[test]
 fn media_keeps_its_dscp() {
-    use mediaproxy::sys::udp::{Datagrams, MediaSocket};
+    use mediaproxy::sys::udp::{Datagrams, Marks, MediaSocket};
     use std::net::SocketAddrV4;
     let bed = Bed::new();
     let mut link = bed.link();
@@ -487,12 +589,14 @@ fn media_keeps_its_dscp() {
     let mut datagrams = Datagrams::new();
     for dscp in [0xb8, 0xb8, 0x88, 0] {
         let to = SocketAddrV4::new(relay_ip(), ports[0]);
-        caller.send(&rtp(8, 1), to, dscp).unwrap();
+        caller
+            .send(&rtp(8, 1), to, Marks { dscp, ttl: 64 })
+            .unwrap();
         wait_until("it arrives", || {
             datagrams.receive_one(&callee).unwrap();
             !datagrams.is_empty()
         });
-        assert_eq!(datagrams.get(0).unwrap().dscp, dscp);
+        assert_eq!(datagrams.get(0).unwrap().marks.dscp, dscp);
     }
     remove(&mut link, "marked");
 }

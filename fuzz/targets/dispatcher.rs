@@ -1,6 +1,6 @@
 //! What a dispatcher reads of a relay's JSON: `expired`, the answers to `remove` and `sessions`.
 
-use mediaproxy::dispatcher::statistics::{Statistics, call_ids, each};
+use mediaproxy::dispatcher::statistics::{Statistics, each, sessions};
 use serde_json::Value;
 
 /// A list of sessions, read element by element, is the list that it is as a whole.
@@ -24,7 +24,7 @@ pub fn statistics(data: &[u8]) {
         }
         one(element.as_bytes());
     }
-    let _ = call_ids(data);
+    let _ = sessions(data);
     one(data);
 }
 
@@ -35,6 +35,6 @@ fn one(json: &[u8]) {
     };
     assert_eq!(statistics.json.get().as_bytes(), json.trim_ascii());
     let list = [b"[", json, b"]"].concat();
-    let ids = call_ids(&list).expect("a list of one session");
+    let ids = sessions(&list).expect("a list of one session");
     assert!(ids.contains_key(&statistics.call_id));
 }

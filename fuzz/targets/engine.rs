@@ -141,6 +141,7 @@ impl Lab {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
+            learning: mediaproxy::session::Rules::default(),
             advertised_ip: None,
             routable_private_ranges: ranges.iter().flat_map(|range| range.parse()).collect(),
             kernel: if kernel { Ok(()) } else { Err("".into()) },

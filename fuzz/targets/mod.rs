@@ -2,12 +2,14 @@
 //! by main.rs, which feeds them from libFuzzer, and by tests/fuzz_seeds.rs, which feeds them the seeds.
 
 mod config;
+mod desk;
 mod dispatcher;
 mod engine;
 mod journal;
 mod metrics;
 mod proto;
 mod radius;
+mod rehearsal;
 mod relay;
 mod tls;
 mod words;
@@ -30,19 +32,25 @@ pub const TARGETS: &[Target] = &[
     target("certificate", tls::certificate),
     target("config", config::run),
     target("demux", proto::demux),
+    target("dialog_answer", desk::dialog_answer),
     target("dns", relay::dns),
+    target("drained", desk::drained),
     target("engine", engine::run),
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),
     target("http", metrics::http),
     target("journal", journal::run),
+    target("ledger", desk::ledger),
+    target("management", desk::management),
     target("media", proto::media),
     target("netlink", relay::netlink),
     target("passport", tls::passport),
     target("proxy_requests", proto::proxy_requests),
     target("radius_answer", radius::answer),
     target("radius_files", radius::files),
+    target("pem", tls::pem),
     target("ranges", proto::ranges),
+    target("rehearsal", rehearsal::run),
     target("revocations", tls::revocations),
     target("statistics", dispatcher::statistics),
 ];

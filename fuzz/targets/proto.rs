@@ -205,10 +205,11 @@ pub fn demux(data: &[u8]) {
     let kind = classify(data);
     let header = match kind {
         Kind::Stun => 20,
-        Kind::Rtp(payload_type) => {
-            assert!(payload_type < 128);
+        Kind::Rtp(rtp) => {
+            assert!(rtp.payload_type < 128);
             12
         }
+        Kind::Dtls => 13,
         Kind::Rtcp => 8,
         Kind::Other => 0,
     };

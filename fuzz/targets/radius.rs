@@ -29,22 +29,58 @@ pub fn answer(data: &[u8]) {
     let hash = md5::compute([&answer, SECRET].concat());
     answer[4..20].copy_from_slice(&*hash);
     let taken = packet::check(&answer, &request, &secret).is_ok();
-    // A Message-Authenticator of its own would have to be signed by somebody who knows the secret.
-    assert_eq!(
-        taken,
-        numbers(attributes).is_some_and(|numbers| !numbers.contains(&80))
-    );
+    // A fuzzer may well find a signature: it sees what its bytes are compared with.
+    let expected = match signatures(attributes).as_deref() {
+        None => false,
+        Some([]) => true,
+        Some([(at, 16)]) => {
+            let found = &attributes[*at..at + 16];
+            [&request[4..20], &[0; 16]]
+                .iter()
+                .any(|asked| found == sign(&answer, 20 + at, asked))
+        }
+        Some(_) => false,
+    };
+    assert_eq!(taken, expected);
+    // And one that is right.
+    if let Some([(at, 16)]) = signatures(attributes).as_deref() {
+        let signature = sign(&answer, 20 + at, &request[4..20]);
+        answer[20 + at..36 + at].copy_from_slice(&signature);
+        answer[4..20].copy_from_slice(&request[4..20]);
+        let hash = md5::compute([&answer, SECRET].concat());
+        answer[4..20].copy_from_slice(&*hash);
+        assert!(packet::check(&answer, &request, &secret).is_ok());
+    }
 }
 
-/// The attributes' numbers; none where their lengths do not add up.
-fn numbers(attributes: &[u8]) -> Option<Vec<u8>> {
-    let (mut rest, mut numbers) = (attributes, Vec::new());
-    while let Some(&number) = rest.first() {
-        let length = usize::from(*rest.get(1)?);
-        rest = (length >= 2).then(|| rest.get(length..))??;
-        numbers.push(number);
+/// HMAC-MD5 over an answer with this authenticator, and zeros in the place of the signature.
+fn sign(answer: &[u8], at: usize, authenticator: &[u8]) -> [u8; 16] {
+    let mut text = answer.to_vec();
+    text[4..20].copy_from_slice(authenticator);
+    text[at..at + 16].fill(0);
+    let keyed = |pad: u8| {
+        let mut key = [pad; 64];
+        key.iter_mut().zip(SECRET).for_each(|(k, s)| *k ^= s);
+        key
+    };
+    let inner = md5::compute([&keyed(0x36)[..], &text].concat());
+    *md5::compute([&keyed(0x5c)[..], &*inner].concat())
+}
+
+/// Where the values of Message-Authenticators begin, and their lengths; none where the attributes' lengths do not add up.
+fn signatures(attributes: &[u8]) -> Option<Vec<(usize, usize)>> {
+    let (mut at, mut found) = (0, Vec::new());
+    while let Some(&number) = attributes.get(at) {
+        let length = usize::from(*attributes.get(at + 1)?);
+        if length < 2 || at + length > attributes.len() {
+            return None;
+        }
+        if number == 80 {
+            found.push((at + 2, length - 2));
+        }
+        at += length;
     }
-    Some(numbers)
+    Some(found)
 }
 
 /// Any bytes as each of the files: settings, or an error that names file and line, fit for a terminal and without

@@ -1,8 +1,11 @@
 //! What is read of certificates, revocation lists and passports. The files come from an administrator; a
 //! certificate comes from any peer.
 
-use mediaproxy::tls::{Attribute, Certificate, Crl, Passport, Subject};
+use std::fs;
 
+use mediaproxy::tls::{Attribute, Certificate, Context, Crl, Passport, Paths, Subject};
+
+use super::journal::directory;
 use super::visible;
 
 /// A certificate in DER.
@@ -59,4 +62,21 @@ pub fn passport(data: &[u8]) {
     if let (Ok(Some(passport)), false) = (Passport::parse(text), text.contains('\\')) {
         assert_eq!(Passport::parse(&passport.to_string()), Ok(Some(passport)));
     }
+}
+
+/// The files of a daemon: CAs and lists, or a chain and its key, with the same bytes in each place.
+pub fn pem(data: &[u8]) {
+    let directory = directory();
+    fs::create_dir(&directory).expect("a directory");
+    for name in ["ca.pem", "crl.pem", "relay.crt", "relay.key"] {
+        fs::write(directory.join(name), data).expect("a file");
+    }
+    match Context::load_files(&Paths::new(&directory, "relay")) {
+        Ok((context, warnings)) => {
+            visible(&context.describe());
+            warnings.iter().for_each(|text| visible(text));
+        }
+        Err(why) => visible(&why.to_string()),
+    }
+    fs::remove_dir_all(directory).expect("it goes");
 }

@@ -162,6 +162,21 @@ fn a_slow_backend_is_not_left_alone_for_longer_and_longer() {
     accounting.stop(clock::mono() + PATIENCE);
 }
 
+/// Its deadline is for backends that hang: an upgrade waits for no longer than they need.
+#[test]
+fn a_stop_is_over_when_the_backends_are() {
+    let scratch = Scratch::new("accounting");
+    let (one, two) = (Memory::new("one", &[]), Memory::new("two", &[]));
+    let accounting = start(&scratch, &[&one, &two]);
+    take(&accounting, 0..10);
+    let begin = clock::mono();
+    accounting.stop(begin + Duration::from_secs(30));
+    let took = clock::mono() - begin;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!((one.records().len(), two.records().len()), (10, 10));
+    dropped(accounting);
+}
+
 #[test]
 fn every_backend_gets_every_record_in_order_and_once() {
     let scratch = Scratch::new("accounting");

@@ -33,6 +33,8 @@ pub enum Command {
     },
     End {
         call_id: String,
+        /// Of the sessions of that Call-ID the one that this tag opened.
+        from_tag: Option<String>,
         media_only: bool,
     },
     Drain {
@@ -186,8 +188,9 @@ impl Raw {
             ("explain", 2) => Command::Explain {
                 call_id: name(self.words.remove(1))?,
             },
-            ("end", 2) => Command::End {
+            ("end", 2 | 3) => Command::End {
                 call_id: name(self.words.remove(1))?,
+                from_tag: self.words.drain(1..).next().map(name).transpose()?,
                 media_only: self.media,
             },
             ("drain", 2) => Command::Drain {
@@ -367,10 +370,12 @@ impl Command {
             }
             Command::End {
                 call_id,
+                from_tag,
                 media_only,
             } => {
                 let media = if *media_only { "media " } else { "" };
-                format!("end {media}{}", quoted(call_id))
+                let tag = from_tag.as_ref().map(|tag| format!(" {}", quoted(tag)));
+                format!("end {media}{}{}", quoted(call_id), tag.unwrap_or_default())
             }
             Command::Drain { relay, .. } => format!("drain {}", quoted(relay)),
             Command::Resume(relay) => format!("resume {}", quoted(relay)),

@@ -121,7 +121,7 @@ pub const KEYS: &[Key] = &[
         RELAY,
         "stream_timeout",
         "90",
-        "A stream on which no media flows for so long ends.",
+        "A call whose streams are all silent for so long ends.",
     ),
     seconds(
         RELAY,
@@ -134,6 +134,32 @@ pub const KEYS: &[Key] = &[
         "setup_timeout",
         "300",
         "A call that nobody answers ends after this time.",
+    ),
+    key(
+        RELAY,
+        "learning",
+        "guarded",
+        "Who is believed to be a party. Always at once: who sends from where the party's SDP or SIP says that it is, or \
+         has proven itself by ICE. guarded: anybody else who sends one stream for learning_wait, where no better one is \
+         heard. strict: nobody else. open: the first who sends anything.",
+    ),
+    seconds(
+        RELAY,
+        "learning_wait",
+        "0.3",
+        "How long a source that nothing speaks for must send one stream, with learning = guarded, before it is believed.",
+    ),
+    key(
+        RELAY,
+        "relearn",
+        "yes",
+        "Follow a party whose NAT gives it another address in mid-call: its stream goes on from there.",
+    ),
+    seconds(
+        RELAY,
+        "relearn_after",
+        "2",
+        "How long the old address must have been silent for that.",
     ),
     key(
         RELAY,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::shared::{self, TlsSection};
 use super::values::{self, DispatcherEntry, Forwarding, LogLevel, PortRange, RELAY_METRICS_PORT};
 use super::{Problem, Source, names};
+use crate::session::Learning;
 use crate::session::address::Range;
 use crate::tls::Passport;
 
@@ -24,6 +25,10 @@ pub struct RelayConfig {
     pub stream_timeout: Duration,
     pub on_hold_timeout: Duration,
     pub setup_timeout: Duration,
+    pub learning: Learning,
+    pub learning_wait: Duration,
+    pub relearn: bool,
+    pub relearn_after: Duration,
     pub routable_private_ranges: Vec<Range>,
     pub forwarding: Forwarding,
     /// Conntrack mark, within `mark_mask`.
@@ -57,6 +62,10 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
     let stream_timeout = section.value("stream_timeout", values::seconds(1));
     let on_hold_timeout = section.value("on_hold_timeout", values::seconds(1));
     let setup_timeout = section.value("setup_timeout", values::seconds(1));
+    let learning = section.value("learning", values::learning);
+    let learning_wait = section.value("learning_wait", values::decimal_seconds);
+    let relearn = section.value("relearn", values::boolean);
+    let relearn_after = section.value("relearn_after", values::decimal_seconds);
     let routable_private_ranges = section.value("routable_private_ranges", names::ranges(look_up));
     let forwarding = section.value("forwarding", values::forwarding);
     let mark = section.value("mark", values::mark);
@@ -99,6 +108,10 @@ pub fn read(source: &mut Source) -> Option<RelayConfig> {
         stream_timeout: stream_timeout?,
         on_hold_timeout: on_hold_timeout?,
         setup_timeout: setup_timeout?,
+        learning: learning?,
+        learning_wait: learning_wait?,
+        relearn: relearn?,
+        relearn_after: relearn_after?,
         routable_private_ranges,
         forwarding: forwarding?,
         mark: mark?,

@@ -4,18 +4,22 @@ use super::keys::{KEYS, Key};
 
 /// The key, in that section or in another.
 pub fn key(section: &str, name: &str) -> Option<&'static Key> {
-    let near = |limit: usize| {
-        KEYS.iter()
-            .filter(move |key| key.section == section)
+    let limit = if name.len() < 6 { 1 } else { 2 };
+    let here = || KEYS.iter().filter(|key| key.section == section);
+    let near = || {
+        // A name that is so much shorter or longer is not looked at letter by letter.
+        here()
+            .filter(|key| key.name.len().abs_diff(name.chars().count()) <= limit)
             .map(|key| (distance(key.name, name), key))
-            .filter(move |(distance, _)| *distance <= limit)
+            .filter(|(distance, _)| *distance <= limit)
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, key)| key)
     };
-    let elsewhere = || KEYS.iter().find(|key| key.name == name);
-    near(0)
-        .or_else(elsewhere)
-        .or_else(|| near(if name.len() < 6 { 1 } else { 2 }))
+    let is_it = |key: &&Key| key.name == name;
+    here()
+        .find(is_it)
+        .or_else(|| KEYS.iter().find(is_it))
+        .or_else(near)
 }
 
 /// The section whose name is nearly that.

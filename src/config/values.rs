@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::session::Learning;
 use crate::session::address::Range;
 use crate::tls::Passport;
 
@@ -262,6 +263,14 @@ pub fn forwarding(text: &str) -> Parsed<Forwarding> {
         ("auto", Forwarding::Auto),
         ("kernel", Forwarding::Kernel),
         ("userspace", Forwarding::Userspace),
+    ])(text)
+}
+
+pub fn learning(text: &str) -> Parsed<Learning> {
+    one_of(&[
+        ("open", Learning::Open),
+        ("guarded", Learning::Guarded),
+        ("strict", Learning::Strict),
     ])(text)
 }
 

@@ -11,7 +11,7 @@ use super::link::{Ask, Link, Removal, Shown};
 use super::registry::{Doubts, Facts, Identified, Place, RelayKey};
 use super::relays::lose;
 use super::room::Room;
-use super::statistics::{Statistics, call_ids, of_calls};
+use super::statistics::{Statistics, of_calls, sessions};
 use super::waiting::{Failure, Slot, Updating, lock};
 use super::wire::write_plain;
 use crate::logging::sparse::Sparse;
@@ -466,7 +466,7 @@ impl Listener<'_> {
         if let Some(call) = late.noted {
             self.dispatcher.finisher.note(&call);
         }
-        if late.is_stray && updating.is_new && !link.is_updating(&facts.call_id) {
+        if late.is_stray && updating.is_new && !link.is_updating(facts.mention()) {
             let call_id = &facts.call_id;
             log::warn!("[session {call_id}] relay {link} took the call too late: taken back");
             link.remove(facts.removal(), true);
@@ -496,10 +496,12 @@ impl Listener<'_> {
         let session_id = statistics.as_ref().and_then(|s| s.session_id.clone());
         let mut registry = lock(&self.dispatcher.registry);
         // What is not here any more has expired since it was asked for.
-        let is_here = matches!(registry.place(call_id), Place::On(id, _) if id == self.link.id);
-        let removal = match statistics.is_some() || !is_here {
-            true => Removal::Removed,
-            false => Removal::Error,
+        let place = registry.place_of(remove.mention());
+        let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
+        let removal = match (&statistics, is_here) {
+            (Some(_), _) => Removal::Removed,
+            (None, false) => Removal::NotThere,
+            (None, true) => Removal::Error,
         };
         let finished = match statistics {
             Some(statistics) => registry.removed(self.link.id, call_id, statistics, now),
@@ -540,7 +542,7 @@ impl Listener<'_> {
     }
 
     fn listed(&mut self, result: &[u8], now: Duration) {
-        let listed = match call_ids(result) {
+        let listed = match sessions(result) {
             Ok(listed) => listed,
             Err(error) => {
                 self.odd(&format!("sessions that cannot be read ({error})"), result);
@@ -551,7 +553,8 @@ impl Listener<'_> {
         let mut registry = lock(&self.dispatcher.registry);
         let purge = registry.listed(self.link.id, &listed, now);
         drop(registry);
-        let sessions = counted(listed.len(), "session");
+        let count: usize = listed.values().map(Vec::len).sum();
+        let sessions = counted(count, "session");
         let gone = match purge.finished.len() {
             0 => "none that we had there is missing".to_owned(),
             1 => "1 that we had there no longer exists".to_owned(),

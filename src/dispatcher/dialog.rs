@@ -5,7 +5,7 @@
 //! One thread for each proxy that sends and waits by itself: while Kamailio handles the request, it asks this
 //! daemon for `remove` and waits for the answer.
 
-mod question;
+pub(super) mod question;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

@@ -7,6 +7,7 @@ mod opensips;
 
 use super::*;
 use crate::metrics::Counter;
+use crate::proto::name::Name;
 
 fn id(text: &str) -> DialogId {
     DialogId(text.into())
@@ -110,7 +111,12 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
             .unwrap()
             .0,
     );
-    let due = ledger.due(&CallId("a".into()), &id("7"), Duration::ZERO, 1);
+    let due = ledger.due(
+        &Name::untold(CallId("a".into())),
+        &id("7"),
+        Duration::ZERO,
+        1,
+    );
     let socket = bind(&dir.join("own.sock")).unwrap();
     let counts = Arc::new(Dialogs::default());
     let paths = vec![dir.join("proxy.sock")];
@@ -118,7 +124,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
     let pending = Arc::new(());
     let dialog = Dialog {
-        call_id: due.call_id.clone(),
+        call_id: due.name.call_id.clone(),
         dialog_id: due.dialog_id.clone(),
         told: Told::Ledger(Arc::clone(&ledger), due),
         since: at(0),
@@ -159,7 +165,12 @@ fn what_the_ledger_has_is_settled_by_an_answer_alone() {
     for number in 0..WINDOW + 8 {
         let call_id = CallId(number.to_string().as_str().into());
         let dialog_id = id(&number.to_string());
-        let due = ledger.due(&call_id, &dialog_id, Duration::ZERO, number as u128);
+        let due = ledger.due(
+            &Name::untold(call_id.clone()),
+            &dialog_id,
+            Duration::ZERO,
+            number as u128,
+        );
         enders.end(&call_id, &dialog_id, Told::Ledger(Arc::clone(&ledger), due));
     }
     let (request, from) = asked(&proxy);

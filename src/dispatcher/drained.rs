@@ -131,7 +131,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn parse(text: &[u8], path: &str, mut warn: impl FnMut(String)) -> BTreeSet<RelayKey> {
+pub(super) fn parse(text: &[u8], path: &str, mut warn: impl FnMut(String)) -> BTreeSet<RelayKey> {
     let mut found = BTreeSet::new();
     let mut bad = 0;
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {

@@ -11,6 +11,7 @@ use super::registry::LiveCall;
 use super::statistics::Statistics;
 use crate::metrics::Exposition;
 use crate::moment::Now;
+use crate::proto::name::Name;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text, Visible};
 
 /// A dialog whose call ended longer ago is not ended any more: its id may be another one's by then.
@@ -46,7 +47,7 @@ impl fmt::Display for Reason {
 /// A session that is over.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    pub call_id: CallId,
+    pub name: Name,
     pub dialog_id: Option<DialogId>,
     /// None where the relay had none to give, or was not there to give them.
     pub statistics: Option<Statistics>,
@@ -70,8 +71,6 @@ pub struct Finished {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     pub session_id: SessionId,
-    pub from_tag: Tag,
-    pub to_tag: Option<Tag>,
     pub from_uri: Text,
     pub to_uri: Text,
     pub caller_ua: Option<Text>,
@@ -147,7 +146,7 @@ struct Added<'a> {
 struct Lost<'a> {
     session_id: SessionId,
     call_id: &'a CallId,
-    from_tag: &'a Tag,
+    from_tag: Option<&'a Tag>,
     to_tag: Option<&'a Tag>,
     from_uri: &'a Text,
     to_uri: &'a Text,
@@ -229,9 +228,9 @@ impl Finished {
         let ended = known.ended.unwrap_or(now.unix);
         let lost = Lost {
             session_id: known.session_id,
-            call_id: &self.call_id,
-            from_tag: &known.from_tag,
-            to_tag: known.to_tag.as_ref(),
+            call_id: &self.name.call_id,
+            from_tag: self.name.caller.as_ref(),
+            to_tag: self.name.callee.as_ref(),
             from_uri: &known.from_uri,
             to_uri: &known.to_uri,
             start_time: started.as_micros() as f64 / 1e6,
@@ -254,11 +253,12 @@ impl fmt::Display for Finished {
     /// The one line that a log keeps of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Finished {
-            call_id,
+            name,
             reason,
             relay_ip,
             ..
         } = self;
+        let call_id = &name.call_id;
         write!(
             f,
             "[session {call_id}] finished: {reason}, relay {relay_ip}"
@@ -294,13 +294,15 @@ mod tests {
 
     fn finished(statistics: Option<&str>) -> Finished {
         Finished {
-            call_id: CallId("a".into()),
+            name: Name {
+                call_id: CallId("a".into()),
+                caller: Some(Tag("f".into())),
+                callee: Some(Tag("t".into())),
+            },
             dialog_id: Some(DialogId("7:8".into())),
             statistics: statistics.map(|json| Statistics::parse(json.as_bytes()).unwrap()),
             known: Some(Known {
                 session_id: ID.parse().unwrap(),
-                from_tag: Tag("f".into()),
-                to_tag: Some(Tag("t".into())),
                 from_uri: "x@example.com".into(),
                 to_uri: "y@example.com".into(),
                 caller_ua: Some("phone".into()),

@@ -22,7 +22,8 @@ use super::registry::LiveCall;
 use super::waiting::lock;
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
-use crate::proto::{CallId, DialogId, SessionId, Visible};
+use crate::proto::name::Name;
+use crate::proto::{DialogId, SessionId, Visible};
 use crate::sys::clock;
 use crate::sys::thread::run_tenaciously;
 use crate::words::counted;
@@ -67,7 +68,7 @@ pub struct Earlier {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     id: SessionId,
-    pub call_id: CallId,
+    pub name: Name,
     pub dialog_id: DialogId,
 }
 
@@ -208,10 +209,10 @@ impl Ledger {
     }
 
     /// A dialog is to be ended: to be told before anybody is asked to. `random` becomes its name here.
-    pub fn due(&self, call_id: &CallId, dialog_id: &DialogId, now: Duration, random: u128) -> Due {
+    pub fn due(&self, name: &Name, dialog_id: &DialogId, now: Duration, random: u128) -> Due {
         let due = Due {
             id: SessionId::from_random(random),
-            call_id: call_id.clone(),
+            name: name.clone(),
             dialog_id: dialog_id.clone(),
         };
         if let Some(line) = dialog_line(&due, now) {

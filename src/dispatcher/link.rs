@@ -17,6 +17,7 @@ use super::waiting::{Slot, Updating, lock};
 use super::wire::{write_plain, write_remove};
 use crate::proto::control::Remove;
 use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
+use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
 use crate::tls::PeerCertificates;
@@ -33,7 +34,10 @@ const KEPT: usize = 64 * 1024;
 /// What became of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
+    /// The relay has told its statistics.
     Removed,
+    /// The relay has refused, and no such session is known to be there (any more).
+    NotThere,
     Error,
     LinkLost,
 }
@@ -310,11 +314,12 @@ impl Link {
         asked.map(|asked| asked.ask)
     }
 
-    /// Whether an update for this call is under way here.
-    pub fn is_updating(&self, call_id: &CallId) -> bool {
+    /// Whether an update for this session is under way here.
+    pub fn is_updating(&self, mention: Mention<'_>) -> bool {
+        let name = Name::opened_by(mention);
         let state = lock(&self.state);
         state.asked.values().any(|asked| match &asked.ask {
-            Ask::Update(updating) => updating.facts.call_id == *call_id,
+            Ask::Update(updating) => name.fit(updating.facts.mention()) != Fit::Not,
             _ => false,
         })
     }

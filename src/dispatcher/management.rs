@@ -14,14 +14,14 @@
 //! reads, and one that reads slowly is closed.
 
 mod answer;
-mod command;
+pub(super) mod command;
 mod drain;
 pub mod draining;
 mod end;
 mod explain;
 mod filter;
 mod naming;
-mod text;
+pub(super) mod text;
 mod verdict;
 
 use std::collections::HashMap;
@@ -38,7 +38,7 @@ use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
 use super::gate::{Gate, Pass};
 use super::link::{Ask, Link, Shown};
-use super::registry::{Connected, Place, RelayKey, spellings};
+use super::registry::{Connected, Place, RelayKey};
 use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
@@ -47,6 +47,7 @@ use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
+use crate::proto::name::spelled;
 use crate::sys::{clock, peer};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
@@ -231,11 +232,8 @@ impl Client<'_> {
             Command::Version => self.say(env!("CARGO_PKG_VERSION")),
             Command::Help => self.lines(HELP),
             Command::Explain { call_id, json } => self.explain(&call_id, json),
-            Command::End {
-                call_id,
-                media_only,
-            } => self.change("end", |client| {
-                end::end(client.dispatcher, &client.who, &call_id, media_only)
+            Command::End(wanted) => self.change("end", |client| {
+                end::end(client.dispatcher, &client.who, &wanted)
             }),
             Command::Drain(relay) => self.change("drain", |client| {
                 drain::drain(client.dispatcher, &client.who, &relay)
@@ -360,14 +358,15 @@ impl Dispatcher {
         }
         if let Some(call_id_text) = &filter.call_id {
             let call_id = registry.meant(call_id_text);
-            if let Place::On(id, _) = registry.place(&call_id) {
-                relays.retain(|one| one.handle.id == id);
+            let links = registry.links_of(&call_id);
+            if !links.is_empty() {
+                relays.retain(|one| links.contains(&one.handle.id));
             }
             if matches!(registry.place(&call_id), Place::Unknown) {
                 filter.beginning = naming::beginning(call_id_text);
             }
             if !call_id.0.is_utf8() {
-                filter.spellings = spellings(&call_id).into();
+                filter.spellings = spelled(&call_id.0).into();
             }
         }
         Ok(relays)

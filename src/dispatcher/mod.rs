@@ -33,6 +33,8 @@ mod metrics;
 pub mod past;
 mod recorder;
 pub mod registry;
+#[doc(hidden)]
+pub mod rehearsal;
 mod relays;
 mod room;
 mod service;
@@ -133,30 +135,8 @@ impl Dispatcher {
         let address = |l: &TcpListener| l.local_addr().map_err(|e| e.to_string());
         let relay_address = address(&listeners.relays)?;
         let management_address = address(&listeners.management)?;
-        let patience = Patience {
-            relay_recover_interval: settings.relay_recover_interval,
-            cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
-            cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
-        };
-        let drained = Drained::open(&settings.state_dir);
         let earlier = finisher.earlier();
-        let registry = registry(patience, finisher.records(), &drained, &earlier);
-        let dispatcher = Arc::new(Dispatcher {
-            settings,
-            store,
-            registry: Mutex::new(registry),
-            drained,
-            past: Mutex::default(),
-            refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
-            turns: Turns::default(),
-            finisher,
-            counts: Counts::default(),
-            listings: Gate::new(LISTINGS, LISTINGS),
-            enders: OnceLock::new(),
-            random: (RandomState::new(), AtomicU64::new(0)),
-            stopping: AtomicBool::new(false),
-            upkeep: Pulse::default(),
-        });
+        let dispatcher = Arc::new(Dispatcher::new(settings, store, finisher, &earlier));
         let Listeners {
             relays,
             management,
@@ -181,6 +161,38 @@ impl Dispatcher {
             relay_address,
             management_address,
         })
+    }
+
+    /// A dispatcher that does nothing yet. It goes on with the calls that one before it has noted.
+    fn new(
+        settings: Settings,
+        store: Arc<Store>,
+        finisher: Arc<dyn Finisher>,
+        earlier: &Earlier,
+    ) -> Dispatcher {
+        let patience = Patience {
+            relay_recover_interval: settings.relay_recover_interval,
+            cleanup_dead_relays_after: settings.cleanup_dead_relays_after,
+            cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
+        };
+        let drained = Drained::open(&settings.state_dir);
+        let registry = registry(patience, finisher.records(), &drained, earlier);
+        Dispatcher {
+            settings,
+            store,
+            registry: Mutex::new(registry),
+            drained,
+            past: Mutex::default(),
+            refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
+            turns: Turns::default(),
+            finisher,
+            counts: Counts::default(),
+            listings: Gate::new(LISTINGS, LISTINGS),
+            enders: OnceLock::new(),
+            random: (RandomState::new(), AtomicU64::new(0)),
+            stopping: AtomicBool::new(false),
+            upkeep: Pulse::default(),
+        }
     }
 
     /// Hands over ended sessions. No lock is held here.
@@ -301,7 +313,7 @@ fn registry(
     }
     registry.restore(earlier.calls.iter().cloned(), now.mono);
     let dialogs = earlier.dialogs.iter();
-    registry.restore_ended(dialogs.map(|due| due.call_id.clone()), now.mono);
+    registry.restore_ended(dialogs.map(|due| due.name.clone()), now.mono);
     registry
 }
 

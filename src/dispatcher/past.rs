@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::finished::{Finished, Reason};
 use crate::objects::objects_only;
+use crate::proto::name::Name;
 use crate::proto::{CallId, SessionId};
 
 /// How long a call is remembered.
@@ -46,7 +47,8 @@ impl Fate {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Past {
-    calls: HashMap<CallId, Over>,
+    /// A Call-ID may have several.
+    calls: HashMap<CallId, Vec<Over>>,
     /// By their numbers, so that the oldest is the first: as many as there are calls.
     order: BTreeMap<u64, CallId>,
     bytes: usize,
@@ -55,6 +57,7 @@ pub struct Past {
 
 #[derive(Debug)]
 struct Over {
+    name: Name,
     at: Duration,
     number: u64,
     /// What ended, where that is known.
@@ -66,42 +69,48 @@ impl Past {
     /// A session is over. One that is told again ended when it was told first.
     pub fn end(&mut self, finished: &Finished, now: Duration) {
         let session = finished.session_id();
-        let known = self.calls.get(&finished.call_id);
-        if known.is_some_and(|over| session.is_some() && over.session == session) {
+        let mut known = self.calls.get(&finished.name.call_id).into_iter().flatten();
+        if known.any(|over| session.is_some() && over.session == session) {
             return;
         }
         let fate = Fate::Ended(how(finished).into());
-        self.note(finished.call_id.clone(), session, fate, now);
+        self.note(finished.name.clone(), session, fate, now);
     }
 
     /// A relay could not be found for it, or the one that has it refused.
-    pub fn refuse(&mut self, call_id: CallId, why: &str, now: Duration) {
-        self.note(call_id, None, Fate::Refused(why.into()), now);
+    pub fn refuse(&mut self, name: Name, why: &str, now: Duration) {
+        self.note(name, None, Fate::Refused(why.into()), now);
     }
 
-    fn note(&mut self, call_id: CallId, session: Option<SessionId>, fate: Fate, now: Duration) {
+    fn note(&mut self, name: Name, session: Option<SessionId>, fate: Fate, now: Duration) {
         self.noted += 1;
         let number = self.noted;
+        let call_id = name.call_id.clone();
+        let known = self.calls.get(&call_id).into_iter().flatten();
+        let mut before = known.filter(|over| over.name.is_of(&name));
+        let before = before.next().map(|over| over.number);
+        before.into_iter().for_each(|number| self.forget(number));
         self.bytes += size(&call_id, &fate);
-        let over = Over {
+        self.calls.entry(call_id.clone()).or_default().push(Over {
+            name,
             at: now,
             number,
             session,
             fate,
-        };
-        if let Some(before) = self.calls.insert(call_id.clone(), over) {
-            self.bytes -= size(&call_id, &before.fate);
-            self.order.remove(&before.number);
-        }
+        });
         self.order.insert(number, call_id);
         while self.bytes > MOST && self.forget_first() {}
     }
 
-    /// What became of it last, and how long ago.
-    pub fn of(&self, call_id: &CallId, now: Duration) -> Option<(&Fate, Duration)> {
-        let over = self.calls.get(call_id)?;
-        let ago = now.saturating_sub(over.at);
-        (ago < KEPT).then_some((&over.fate, ago))
+    /// What became of the sessions of a Call-ID, of each last, and how long ago.
+    pub fn of(
+        &self,
+        call_id: &CallId,
+        now: Duration,
+    ) -> impl Iterator<Item = (&Name, &Fate, Duration)> + use<'_> {
+        let calls = self.calls.get(call_id).into_iter().flatten();
+        let calls = calls.map(move |over| (&over.name, &over.fate, now.saturating_sub(over.at)));
+        calls.filter(|(_, _, ago)| *ago < KEPT)
     }
 
     /// The calls whose Call-IDs begin so, as they are shown.
@@ -114,22 +123,36 @@ impl Past {
     /// Forgets what is too old.
     pub fn tick(&mut self, now: Duration) {
         let first_is_old = |past: &Past| {
-            let first = past.order.first_key_value();
-            let first = first.and_then(|(_, call_id)| past.calls.get(call_id));
-            first.is_some_and(|over| over.at + KEPT <= now)
+            let Some((number, call_id)) = past.order.first_key_value() else {
+                return false;
+            };
+            let calls = past.calls.get(call_id).into_iter().flatten();
+            let mut first = calls.filter(|over| over.number == *number);
+            first.all(|over| over.at + KEPT <= now)
         };
         while first_is_old(self) && self.forget_first() {}
     }
 
     /// False where there is nothing.
     fn forget_first(&mut self) -> bool {
-        let Some((_, call_id)) = self.order.pop_first() else {
-            return false;
+        let first = self.order.first_key_value().map(|(number, _)| *number);
+        first.into_iter().for_each(|number| self.forget(number));
+        first.is_some()
+    }
+
+    fn forget(&mut self, number: u64) {
+        let Some(call_id) = self.order.remove(&number) else {
+            return;
         };
-        if let Some(over) = self.calls.remove(&call_id) {
-            self.bytes -= size(&call_id, &over.fate);
+        let Some(calls) = self.calls.get_mut(&call_id) else {
+            return;
+        };
+        if let Some(at) = calls.iter().position(|over| over.number == number) {
+            self.bytes -= size(&call_id, &calls.remove(at).fate);
         }
-        true
+        if calls.is_empty() {
+            self.calls.remove(&call_id);
+        }
     }
 }
 
@@ -229,6 +252,7 @@ fn of_stream(stream: &ToldStream) -> String {
 mod tests {
     use super::*;
     use crate::dispatcher::statistics::Statistics;
+    use crate::proto::Tag;
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -238,9 +262,26 @@ mod tests {
         CallId(name.into())
     }
 
+    fn named(id: &str) -> Name {
+        Name {
+            call_id: call(id),
+            caller: Some(Tag("f".into())),
+            callee: None,
+        }
+    }
+
+    /// Of the only session of that Call-ID.
+    fn of<'a>(past: &'a Past, id: &str, now: Duration) -> Option<(&'a Fate, Duration)> {
+        let call_id = call(id);
+        let mut found = past.of(&call_id, now).map(|(_, fate, ago)| (fate, ago));
+        let only = found.next();
+        assert!(found.next().is_none());
+        only
+    }
+
     fn finished(json: Option<&str>, reason: Reason) -> Finished {
         Finished {
-            call_id: call("a"),
+            name: named("a"),
             dialog_id: None,
             statistics: json.map(|json| Statistics::parse(json.as_bytes()).unwrap()),
             known: None,
@@ -263,7 +304,7 @@ mod tests {
     fn how_a_call_ended_is_told_with_its_media() {
         let mut past = Past::default();
         past.end(&finished(Some(TOLD), Reason::Expired), at(100));
-        let (fate, ago) = past.of(&call("a"), at(112)).unwrap();
+        let (fate, ago) = of(&past, "a", at(112)).unwrap();
         assert_eq!(
             fate.told(ago),
             "ended 12 s ago: its relay ended it after 95 s, relay 192.0.2.1; audio: conntrack timeout: neither side sent \
@@ -272,9 +313,9 @@ mod tests {
         );
         // Its relay tells it again, since it could not be recorded.
         past.end(&finished(Some(TOLD), Reason::Expired), at(200));
-        assert_eq!(past.of(&call("a"), at(200)).unwrap().1, at(100));
+        assert_eq!(of(&past, "a", at(200)).unwrap().1, at(100));
         past.end(&finished(None, Reason::Purged), at(300));
-        let (fate, _) = past.of(&call("a"), at(300)).unwrap();
+        let (fate, _) = of(&past, "a", at(300)).unwrap();
         assert!(fate.text().contains("came back without it"), "{fate:?}");
     }
 
@@ -296,8 +337,8 @@ mod tests {
     fn a_call_that_is_noted_again_and_again_is_held_once() {
         let mut past = Past::default();
         for n in 0..1000 {
-            past.refuse(call("first"), "no ports left", at(n));
-            past.refuse(call("second"), "no ports left", at(n));
+            past.refuse(named("first"), "no ports left", at(n));
+            past.refuse(named("second"), "no ports left", at(n));
         }
         assert_eq!((past.calls.len(), past.order.len()), (2, 2));
     }
@@ -306,19 +347,19 @@ mod tests {
     fn what_is_told_in_no_form_that_is_known_is_told_briefly() {
         let odd = r#"{"call_id": "a", "start_time": 1.5, "streams": [{"status": null, "media_type": 7}]}"#;
         let mut odd = finished(Some(odd.replace("null", "\"x\"").as_str()), Reason::Removed);
-        odd.call_id = call("odd");
+        odd.name = named("odd");
         assert!(how(&odd).starts_with("the SIP proxy removed it"));
     }
 
     #[test]
     fn refusals_and_ends_are_forgotten_after_a_quarter_of_an_hour() {
         let mut past = Past::default();
-        past.refuse(call("first"), "no relay is connected", at(0));
-        past.refuse(call("second"), "no ports left", at(10));
+        past.refuse(named("first"), "no relay is connected", at(0));
+        past.refuse(named("second"), "no ports left", at(10));
         // The first is wanted once more.
-        past.refuse(call("first"), "no ports left", at(20));
+        past.refuse(named("first"), "no ports left", at(20));
         let told = |past: &Past, name: &str, now: u64| {
-            let (fate, ago) = past.of(&call(name), at(now))?;
+            let (fate, ago) = of(past, name, at(now))?;
             Some(fate.told(ago))
         };
         assert_eq!(
@@ -342,10 +383,10 @@ mod tests {
     fn the_oldest_give_way_where_there_are_too_many() {
         let mut past = Past::default();
         let why = "x".repeat(100_000);
-        (0..400).for_each(|n| past.refuse(call(&n.to_string()), &why, at(n)));
+        (0..400).for_each(|n| past.refuse(named(&n.to_string()), &why, at(n)));
         assert!(past.bytes <= MOST);
-        assert!(past.of(&call("0"), at(400)).is_none());
-        assert!(past.of(&call("399"), at(400)).is_some());
+        assert!(of(&past, "0", at(400)).is_none());
+        assert!(of(&past, "399", at(400)).is_some());
         assert!(
             (100..200).contains(&past.calls.len()),
             "{}",
@@ -357,7 +398,7 @@ mod tests {
     fn a_prefix_finds_them() {
         let mut past = Past::default();
         for name in ["call-1", "call-2", "other"] {
-            past.refuse(call(name), "", at(0));
+            past.refuse(named(name), "", at(0));
         }
         assert_eq!(past.beginning("call-").len(), 2);
         assert_eq!(past.beginning("oth"), [call("other")]);

@@ -16,7 +16,8 @@ use super::registry::LiveCall;
 use super::waiting::lock;
 use crate::accounting::{self, Accounting, Keeper, Outcome};
 use crate::metrics::Exposition;
-use crate::proto::{CallId, DialogId, SessionId};
+use crate::proto::name::Name;
+use crate::proto::{DialogId, SessionId};
 use crate::sys::{clock, random};
 use crate::words::counted;
 
@@ -65,9 +66,9 @@ impl Books {
     }
 
     /// Notes that a dialog is to be ended.
-    fn due(&self, call_id: &CallId, dialog_id: &DialogId) -> Told {
+    fn due(&self, name: &Name, dialog_id: &DialogId) -> Told {
         let now = clock::now().unix;
-        let due = self.ledger.due(call_id, dialog_id, now, random::bits());
+        let due = self.ledger.due(name, dialog_id, now, random::bits());
         Told::Ledger(Arc::clone(&self.ledger), due)
     }
 }
@@ -80,6 +81,7 @@ struct Refused(HashMap<SessionId, Judgement>);
 /// How a session ended.
 #[derive(Debug)]
 struct Judgement {
+    name: Name,
     reason: Reason,
     timed_out: bool,
     dialog_id: Option<DialogId>,
@@ -97,6 +99,7 @@ impl Refused {
             return;
         };
         let judgement = Judgement {
+            name: finished.name.clone(),
             reason: finished.reason,
             timed_out: finished.timed_out,
             dialog_id: finished.dialog_id.clone(),
@@ -112,6 +115,7 @@ impl Refused {
         let Some(before) = id.and_then(|id| self.0.remove(&id)) else {
             return false;
         };
+        finished.name = before.name;
         finished.reason = before.reason;
         finished.timed_out = before.timed_out;
         finished.dialog_id = before.dialog_id.or(finished.dialog_id.take());
@@ -148,7 +152,7 @@ impl Recorder {
         };
         log!(level, "{finished}");
         match (dialog_to_end(finished), books) {
-            (Some(dialog_id), Some(books)) => books.due(&finished.call_id, dialog_id),
+            (Some(dialog_id), Some(books)) => books.due(&finished.name, dialog_id),
             _ => Told::Nobody,
         }
     }
@@ -200,7 +204,7 @@ impl Finisher for Recorder {
         let recorded = self.record(&ended);
         for (one, told) in ended.iter().zip(told) {
             if let Some(dialog_id) = dialog_to_end(one) {
-                self.enders.end(&one.call_id, dialog_id, told);
+                self.enders.end(&one.name.call_id, dialog_id, told);
             }
         }
         recorded
@@ -224,7 +228,7 @@ impl Finisher for Recorder {
             return;
         };
         for due in dialogs {
-            let (call_id, dialog_id) = (due.call_id.clone(), due.dialog_id.clone());
+            let (call_id, dialog_id) = (due.name.call_id.clone(), due.dialog_id.clone());
             let told = Told::Ledger(Arc::clone(&books.ledger), due);
             self.enders.end(&call_id, &dialog_id, told);
         }
@@ -281,6 +285,7 @@ mod tests {
     use super::*;
     use crate::config::ProxySocket;
     use crate::dispatcher::statistics::Statistics;
+    use crate::proto::{CallId, Tag};
     use crate::sys::scratch::Scratch;
 
     const TOLD: &str = r#"{"call_id":"a","start_time":1.5,"to_tag":"t","dialog_id":"1:2",
@@ -289,7 +294,11 @@ mod tests {
     /// As a relay tells it of a session that is not known otherwise.
     fn told() -> Finished {
         Finished {
-            call_id: CallId("a".into()),
+            name: Name {
+                call_id: CallId("a".into()),
+                caller: None,
+                callee: Some(Tag("t".into())),
+            },
             dialog_id: None,
             statistics: Some(Statistics::parse(TOLD.as_bytes()).unwrap()),
             known: None,

@@ -10,6 +10,7 @@ mod expired;
 mod manage;
 mod relays;
 mod restore;
+mod sessions;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,13 @@ use super::finished::{Finished, Known};
 use super::statistics::ListedCall;
 use crate::moment::Now;
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
-pub use calls::spellings;
+use crate::proto::name::{Mention, Name};
+use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
 pub use doubts::{Checked, Doubts};
 use expired::Remembered;
 pub use manage::{About, Held, Through};
 pub use restore::LiveCall;
+use sessions::{Key, Sessions};
 pub use standing::{Standing, State};
 
 /// How long a removal of a call that was not known is kept for a relay that may have it.
@@ -70,8 +72,9 @@ pub struct Facts {
     pub call_id: CallId,
     pub dialog_id: Option<DialogId>,
     pub from_tag: Tag,
-    /// Given once the callee has finally answered.
+    /// Given in what comes after the callee's first answer, an early one included.
     pub to_tag: Option<Tag>,
+    pub cseq: CSeq,
     /// It has media, so that its success makes a session.
     pub has_media: bool,
     /// What a session that it makes is called.
@@ -87,6 +90,15 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The session that it means.
+    pub fn mention(&self) -> Mention<'_> {
+        Mention {
+            call_id: &self.call_id,
+            from_tag: &self.from_tag,
+            to_tag: self.to_tag.as_ref(),
+        }
+    }
+
     /// What takes back a session that this update has made.
     pub fn removal(&self) -> Remove {
         Remove {
@@ -97,7 +109,7 @@ impl Facts {
     }
 }
 
-/// Where a call is.
+/// Where a session is, or the sessions of a Call-ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place<L> {
     /// On no relay.
@@ -164,14 +176,14 @@ pub struct Connected<L> {
 #[derive(Debug)]
 pub struct Registry<L> {
     patience: Patience,
-    sessions: HashMap<CallId, Session>,
+    sessions: Sessions,
     /// What relays may call those call-ids that are not UTF-8.
     aliases: HashMap<String, CallId>,
     /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
     /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
-    found: HashMap<CallId, Found>,
-    /// Calls that the proxy has yet to remove, with the tag that opened them.
-    expired: Remembered<Option<Tag>>,
+    found: HashMap<CallId, Vec<Found>>,
+    /// Sessions that the proxy has yet to remove.
+    expired: Remembered<Name>,
     /// Calls that were not known when the proxy removed them, with the time since 1970: a relay that is away may have them.
     missed: Remembered<(Remove, Duration)>,
     relays: BTreeMap<u64, Relay>,
@@ -179,7 +191,7 @@ pub struct Registry<L> {
     /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
     drained: BTreeMap<RelayKey, bool>,
     /// Calls that the administrator is just ending.
-    by_admin: HashMap<CallId, Through>,
+    by_admin: Vec<(Name, Through)>,
     /// What is to be added to a time of the caller's clock to have the time since 1970-01-01 UTC.
     wall: Duration,
     /// Somebody keeps what [`LiveCall`] tells of answered calls.
@@ -192,10 +204,12 @@ pub struct Registry<L> {
 
 #[derive(Debug)]
 struct Session {
+    /// The callee is in it once it has finally answered (S3).
+    name: Name,
     relay: u64,
     dialog_id: Option<DialogId>,
-    /// A to_tag was seen in an update.
-    answered: bool,
+    /// The number of the request that opened it; none where this dispatcher has not seen that.
+    opening: Option<CSeq>,
     known: Known,
     /// `known.started` on the caller's clock, where that was in this run.
     started: Option<Duration>,
@@ -210,6 +224,7 @@ struct Session {
 #[derive(Debug)]
 struct Found {
     link: LinkId,
+    name: Name,
     call: ListedCall,
 }
 
@@ -245,7 +260,7 @@ struct Link<L> {
     /// New calls that it has been asked to take and has not answered.
     attempts: usize,
     /// Calls that it is to be asked whether it has, and not before when.
-    doubted: HashSet<CallId>,
+    doubted: HashSet<Key>,
     ask_at: Duration,
 }
 
@@ -254,7 +269,7 @@ impl<L: Clone> Registry<L> {
     pub fn new(patience: Patience) -> Self {
         Registry {
             patience,
-            sessions: HashMap::new(),
+            sessions: Sessions::default(),
             aliases: HashMap::new(),
             found: HashMap::new(),
             expired: Remembered::default(),
@@ -262,7 +277,7 @@ impl<L: Clone> Registry<L> {
             relays: BTreeMap::new(),
             links: BTreeMap::new(),
             drained: BTreeMap::new(),
-            by_admin: HashMap::new(),
+            by_admin: Vec::new(),
             wall: Duration::ZERO,
             is_noting: false,
             notes: AtomicU64::new(0),
@@ -294,7 +309,10 @@ impl<L: Clone> Registry<L> {
 
     /// Takes a link out of the table, with what was found by it.
     fn drop_link(&mut self, id: LinkId) -> Option<Link<L>> {
-        self.found.retain(|_, found| found.link != id);
+        self.found.retain(|_, found| {
+            found.retain(|one| one.link != id);
+            !found.is_empty()
+        });
         self.links.remove(&id)
     }
 

@@ -166,7 +166,7 @@ pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
 }
 
 /// Tells everybody who waits for this link that it is gone.
-fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
+pub fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
     let (asked, reason) = link.end();
     lose(dispatcher, link, reason.as_deref().unwrap_or(why));
     for ask in asked {

@@ -101,9 +101,9 @@ impl Dispatcher {
 
     /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is
     /// when it connects again.
-    fn remove_unwaited(&self, remove: Remove) {
+    pub(super) fn remove_unwaited(&self, remove: Remove) {
         self.owe(remove.clone(), clock::mono());
-        let place = lock(&self.registry).place(&remove.call_id);
+        let place = lock(&self.registry).place_of(remove.mention());
         if let Place::On(_, link) = place {
             link.remove(remove, false);
         }
@@ -126,7 +126,7 @@ impl Dispatcher {
         let session_id = SessionId::from_random(random::bits());
         let facts = facts(frame, update, session_id, arrival);
         let has_media = facts.has_media;
-        let place = lock(&self.registry).place(call_id);
+        let place = lock(&self.registry).place_of(facts.mention());
         let is_new = matches!(place, Place::Unknown | Place::Expired);
         let updating = Arc::new(Updating::new(facts, is_new));
         let answered = match place {
@@ -147,7 +147,8 @@ impl Dispatcher {
         };
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
-            lock(&self.past).refuse(call_id.clone(), &why, clock::mono());
+            let name = lock(&self.registry).name_of(update.mention());
+            lock(&self.past).refuse(name, &why, clock::mono());
             return Served {
                 turn,
                 ..Served::error(asked)
@@ -273,26 +274,40 @@ impl Dispatcher {
             self.remove_unwaited(remove);
             return Served::error(Asked::Remove);
         };
-        let place = lock(&self.registry).place(&call_id);
+        let (place, is_known) = {
+            let registry = lock(&self.registry);
+            let mention = remove.mention();
+            (registry.place_to_remove(mention), registry.knows(mention))
+        };
         let is_removed = match place {
-            Place::Unknown => {
+            None => {
+                log::info!(
+                    "[session {call_id}] remove: another branch than this one has answered: the call goes on"
+                );
+                false
+            }
+            Some(Place::Unknown) => {
                 log::debug!("[session {call_id}] remove: not known");
                 self.owe(remove, arrival);
                 false
             }
-            Place::Expired => lock(&self.registry).remove_expired(&remove),
-            Place::Away(relay) => {
+            Some(Place::Expired) => lock(&self.registry).remove_expired(&remove),
+            Some(Place::Away(relay)) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
                 self.owe(remove, arrival);
                 false
             }
-            Place::On(_, link) => {
+            Some(Place::On(_, link)) => {
                 lock(&self.registry).owe(remove.clone(), arrival);
                 let deadline = arrival + self.settings.relay_timeout;
-                let is_removed = self.remove_call(frame, remove, &link, started, deadline);
+                let asked = remove.clone();
+                let removal = self.remove_call(frame, asked, &link, started, deadline);
+                // What was there when it was asked for has ended meanwhile.
+                let has_ended = is_known && removal == Some(Removal::NotThere);
+                let is_removed = has_ended || removal == Some(Removal::Removed);
                 if !is_removed {
                     // A relay that has heard it keeps the session's record until that has come: nothing to note then.
-                    let owed = lock(&self.registry).still_owed(&call_id);
+                    let owed = lock(&self.registry).still_owed(remove.mention());
                     owed.iter().for_each(|call| self.finisher.note(call));
                 }
                 is_removed
@@ -314,7 +329,7 @@ impl Dispatcher {
         link: &Arc<Link>,
         started: Duration,
         deadline: Duration,
-    ) -> bool {
+    ) -> Option<Removal> {
         let call_id = remove.call_id.clone();
         let slot = Arc::new(Slot::new());
         let ask = Ask::Remove(remove, Some(Arc::clone(&slot)));
@@ -323,11 +338,12 @@ impl Dispatcher {
         });
         if let Err(refused) = sent {
             log::warn!("[session {call_id}] remove: relay {link}: {refused}");
-            return false;
+            return None;
         }
-        match slot.take_until(deadline) {
-            Some(Removal::Removed) => return true,
-            Some(Removal::Error) => {
+        let removal = slot.take_until(deadline);
+        match removal {
+            Some(Removal::Removed) => {}
+            Some(Removal::NotThere | Removal::Error) => {
                 log::warn!(
                     "[session {call_id}] remove: relay {link} knows no session by these tags"
                 );
@@ -340,7 +356,7 @@ impl Dispatcher {
                 self.look_for_silence(link, clock::mono());
             }
         }
-        false
+        removal
     }
 }
 
@@ -381,7 +397,15 @@ impl Placing<'_> {
     fn ask_next(&mut self, preferred: Option<IpAddr>, since: Duration) -> bool {
         loop {
             let random = self.dispatcher.random();
-            let chosen = lock(&self.dispatcher.registry).choose(preferred, &self.tried, random);
+            let chosen = {
+                let call_id = &self.updating.facts.call_id;
+                let mut registry = lock(&self.dispatcher.registry);
+                let beside = match preferred {
+                    None => registry.choose_beside(call_id, &self.tried),
+                    Some(_) => None,
+                };
+                beside.or_else(|| registry.choose(preferred, &self.tried, random))
+            };
             let Some((id, link)) = chosen else {
                 return false;
             };
@@ -436,7 +460,7 @@ impl Placing<'_> {
     }
 }
 
-fn ask_update(
+pub(super) fn ask_update(
     link: &Link,
     frame: &Frame,
     updating: &Arc<Updating>,
@@ -450,12 +474,13 @@ fn ask_update(
     })
 }
 
-fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: Duration) -> Facts {
+pub(super) fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: Duration) -> Facts {
     Facts {
         call_id: update.call_id.clone(),
         dialog_id: dialog_id(frame),
         from_tag: update.from_tag.clone(),
         to_tag: update.to_tag.clone(),
+        cseq: update.cseq,
         has_media: update.media.is_some(),
         session_id,
         is_reply: update.kind == MessageKind::Reply,

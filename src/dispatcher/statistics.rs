@@ -13,18 +13,44 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::objects::objects_only;
-use crate::proto::SessionId;
+use crate::proto::name::{Fit, Name};
+use crate::proto::{CallId, SessionId, Tag};
 
-/// The call-ids in a relay's list.
-pub type Listed = HashMap<String, ListedCall>;
+/// The sessions in a relay's list, by their Call-IDs.
+pub type Listed = HashMap<String, Vec<ListedCall>>;
 
-/// What a relay's list tells of a call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a relay's list tells of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedCall {
+    /// Of the session's caller, as in [`Statistics`].
+    pub from_tag: Option<String>,
+    /// Of the callee, where it has answered.
+    pub to_tag: Option<String>,
     /// What the session is called; older relays do not tell.
     pub session_id: Option<SessionId>,
     /// The first answer, since 1970-01-01 UTC by the relay's calendar.
     pub started: Option<Duration>,
+}
+
+impl ListedCall {
+    /// How well it fits a session of that Call-ID.
+    pub fn fit(&self, name: &Name) -> Fit {
+        name.fit_told(self.from_tag.as_deref())
+    }
+
+    /// The session's name, as far as its relay tells.
+    pub fn name(&self, call_id: CallId) -> Name {
+        name(call_id, self.from_tag.as_deref(), self.to_tag.as_deref())
+    }
+}
+
+fn name(call_id: CallId, from_tag: Option<&str>, to_tag: Option<&str>) -> Name {
+    let tag = |told: &str| Tag(told.into());
+    Name {
+        call_id,
+        caller: from_tag.map(tag),
+        callee: to_tag.map(tag),
+    }
 }
 
 /// The status of a stream whose parties went direct.
@@ -39,6 +65,8 @@ pub struct Statistics {
     pub call_id: String,
     /// Of the session's caller; what is not UTF-8 in it was replaced as well.
     pub from_tag: Option<String>,
+    /// Of the callee, where it has answered: by an older relay, that of any message that had one.
+    pub to_tag: Option<String>,
     /// None where an older relay sent them.
     pub session_id: Option<String>,
     /// The SIP proxy's dialog, as a relay of ours was told it.
@@ -49,8 +77,6 @@ pub struct Statistics {
     pub started: Option<Duration>,
     /// Its end, since 1970-01-01 UTC; none where it was not answered or does not tell.
     pub ended: Option<Duration>,
-    /// It has a to_tag: it was finally answered.
-    pub has_to_tag: bool,
     /// It had streams, and both parties used ICE and went direct with every one of them that ever was (M8).
     pub all_streams_ice: bool,
 }
@@ -104,6 +130,10 @@ impl SeenStream {
 struct SeenCall {
     call_id: String,
     #[serde(default)]
+    from_tag: Option<String>,
+    #[serde(default)]
+    to_tag: Option<String>,
+    #[serde(default)]
     session_id: Option<String>,
     #[serde(default)]
     start_time: Option<f64>,
@@ -128,9 +158,14 @@ impl Statistics {
             is_answered: seen.start_time.is_some(),
             started: seen.start_time.and_then(since_1970),
             ended,
-            has_to_tag: seen.to_tag.is_some_and(|tag| !tag.is_empty()),
+            to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
             all_streams_ice,
         })
+    }
+
+    /// The session's name, as far as its relay tells.
+    pub fn name(&self, call_id: CallId) -> Name {
+        name(call_id, self.from_tag.as_deref(), self.to_tag.as_deref())
     }
 
     /// The object of a call that was over after so many seconds, though its relay heard of that later: packets and bytes
@@ -164,16 +199,18 @@ fn since_1970(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// The call-ids in a relay's answer to `sessions`.
-pub fn call_ids(list: &[u8]) -> Result<Listed, serde_json::Error> {
+/// The sessions in a relay's answer to `sessions`.
+pub fn sessions(list: &[u8]) -> Result<Listed, serde_json::Error> {
     let mut found = Listed::new();
     each(list, |element| {
         let seen: SeenCall = serde_json::from_str(element.get())?;
         let call = ListedCall {
+            from_tag: seen.from_tag,
+            to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
             session_id: seen.session_id.and_then(|id| id.parse().ok()),
             started: seen.start_time.and_then(since_1970),
         };
-        found.insert(seen.call_id, call);
+        found.entry(seen.call_id).or_default().push(call);
         Ok::<(), serde_json::Error>(())
     })?;
     Ok(found)
@@ -349,9 +386,12 @@ mod tests {
                 r#"{"call_id":"b","start_time":1.5}"#
             ]
         );
-        let ids = call_ids(list).unwrap();
-        assert_eq!((ids.len(), ids["a"]), (2, ListedCall::default()));
-        assert_eq!(ids["b"].started, Some(Duration::from_millis(1500)));
+        let ids = sessions(list).unwrap();
+        assert_eq!(
+            (ids.len(), &ids["a"][..]),
+            (2, &[ListedCall::default()][..])
+        );
+        assert_eq!(ids["b"][0].started, Some(Duration::from_millis(1500)));
     }
 
     #[test]
@@ -363,7 +403,7 @@ mod tests {
         });
         assert!(result.is_err());
         assert_eq!(count, 1);
-        assert!(call_ids(b"error").is_err());
+        assert!(sessions(b"error").is_err());
         assert!(of_calls(b"error", |_| true).is_err());
         let wanted = |id: &str| id == "b";
         let found = of_calls(
@@ -371,7 +411,7 @@ mod tests {
             wanted,
         );
         assert_eq!(found.unwrap()[0].from_tag.as_deref(), Some("f"));
-        assert!(call_ids(b"[] []").is_err());
-        assert!(call_ids(b"[{}]").is_err());
+        assert!(sessions(b"[] []").is_err());
+        assert!(sessions(b"[{}]").is_err());
     }
 }

@@ -37,7 +37,7 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
     }
 }
 
-fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
+pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
     let settings = &dispatcher.settings;
     let patience = settings.relay_timeout + settings.relay_recover_interval;
     let on_disk = dispatcher.finisher.on_disk();
@@ -82,7 +82,7 @@ fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
     }
 }
 
-fn tick(dispatcher: &Dispatcher, now: Duration) {
+pub fn tick(dispatcher: &Dispatcher, now: Duration) {
     let elapsed = {
         let mut registry = lock(&dispatcher.registry);
         registry.set_wall(clock::now());

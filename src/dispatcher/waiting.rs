@@ -193,6 +193,7 @@ mod tests {
             dialog_id: None,
             from_tag: Tag("f".into()),
             to_tag: None,
+            cseq: crate::proto::CSeq(1),
             has_media: true,
             session_id: SessionId::from_random(1),
             is_reply: false,

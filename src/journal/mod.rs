@@ -19,6 +19,8 @@ mod reader;
 mod segments;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod work_tests;
 
 use std::fmt;
 use std::fs::File;

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::line::{Lines, TooLong};
 use super::media::{self, MediaDescription};
+use super::name::Mention;
 use super::{CSeq, CallId, DialogId, SessionId, Tag, Text, Visible};
 
 use crate::objects::objects_only;
@@ -325,6 +326,15 @@ pub struct Remove {
 }
 
 impl Update {
+    /// The session that it means.
+    pub fn mention(&self) -> Mention<'_> {
+        Mention {
+            call_id: &self.call_id,
+            from_tag: &self.from_tag,
+            to_tag: self.to_tag.as_ref(),
+        }
+    }
+
     /// Reads the headers of an `update`; its command line is not looked at.
     pub fn parse(frame: &Frame) -> Result<Update, BadRequest> {
         let media = frame.header("media").map(media::parse_list).transpose();
@@ -350,6 +360,15 @@ impl Update {
 }
 
 impl Remove {
+    /// The session that it means.
+    pub fn mention(&self) -> Mention<'_> {
+        Mention {
+            call_id: &self.call_id,
+            from_tag: &self.from_tag,
+            to_tag: self.to_tag.as_ref(),
+        }
+    }
+
     /// Reads the headers of a `remove`; its command line is not looked at.
     pub fn parse(frame: &Frame) -> Result<Remove, BadRequest> {
         Ok(Remove {

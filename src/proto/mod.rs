@@ -9,6 +9,7 @@ pub mod demux;
 pub mod line;
 pub mod link;
 pub mod media;
+pub mod name;
 #[cfg(test)]
 mod tests;
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use log::{error, warn};
 
+use super::hops::Hops;
 use crate::logging::sparse::Sparse;
 use crate::proto::Component;
 use crate::session::ports::{Census, PortPool};
 use crate::session::{Host, Place};
 use crate::sys::epoll::{Epoll, Trigger};
-use crate::sys::udp::MediaSocket;
+use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
 
 /// Descriptors that a pair needs; a stream has one for each side.
@@ -21,6 +22,9 @@ pub const FILES_PER_PAIR: u64 = 2;
 
 /// One for each side.
 pub const PAIRS_PER_STREAM: usize = 2;
+
+/// How often it is said of a pair that packets come round there.
+pub const SAID: Duration = Duration::from_secs(60);
 
 /// Where media is bound.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +128,10 @@ pub struct Pair {
     rounds: [u64; 2],
     /// Something could not be sent; said once.
     pub has_failed: bool,
+    /// What has come to each, and how far.
+    hops: [Hops; 2],
+    /// Since when it is known that packets come round here.
+    round_said: Option<Duration>,
 }
 
 /// See the module.
@@ -180,10 +188,10 @@ impl Machine {
         from_port: u16,
         to: SocketAddrV4,
         data: &[u8],
-        dscp: u8,
+        marks: Marks,
     ) -> io::Result<()> {
         match self.pair(from_port) {
-            Some(pair) => pair.socket(from_port).send(data, to, dscp),
+            Some(pair) => pair.socket(from_port).send(data, to, marks),
             None => Ok(()),
         }
     }
@@ -230,6 +238,8 @@ impl Machine {
                 sockets,
                 rounds: [0; 2],
                 has_failed: false,
+                hops: [Hops::default(); 2],
+                round_said: None,
             }));
         }
     }
@@ -273,6 +283,22 @@ impl Pair {
             Component::Rtp => rtp,
             Component::Rtcp => rtcp,
         }
+    }
+
+    /// What a packet that came to a port with these marks goes on with; none where it has come round and may pass nobody
+    /// any more.
+    pub fn onward(&mut self, port: u16, came: Marks, now: Duration) -> Option<Marks> {
+        let ttl = self.hops[component_of(port) as usize].onward(came.ttl, now)?;
+        Some(Marks { ttl, ..came })
+    }
+
+    /// Returns true if it is time to say that packets come round here.
+    pub fn is_round_due(&mut self, now: Duration) -> bool {
+        let is_due = self.round_said.is_none_or(|said| now >= said + SAID);
+        if is_due {
+            self.round_said = Some(now);
+        }
+        is_due
     }
 
     /// Notes that a port is read in this round; whether it was in the round before, too: a flood.

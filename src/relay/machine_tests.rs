@@ -44,6 +44,7 @@ fn place() -> Place {
         stream_timeout: Duration::from_secs(90),
         on_hold_timeout: Duration::from_secs(90),
         setup_timeout: Duration::from_secs(90),
+        learning: Default::default(),
         advertised_ip: None,
         routable_private_ranges: Vec::new(),
         kernel: Err("forwarding = userspace".into()),

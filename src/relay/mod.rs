@@ -23,6 +23,7 @@ pub mod discovery;
 mod explain;
 mod gather;
 mod greeting;
+mod hops;
 mod kernel;
 mod link;
 mod machine;
@@ -30,6 +31,7 @@ mod meter;
 mod metrics;
 mod outbox;
 mod pace;
+mod rounds;
 mod settings;
 mod shared;
 mod spool;
@@ -168,6 +170,7 @@ pub fn start(
         draining: AtomicBool::new(false),
         has_warned: AtomicBool::new(false),
         all_found: AtomicBool::new(false),
+        rounds: Mutex::default(),
         stopping: (Mutex::new(false), Condvar::new()),
     });
     if let Some(spool) = spool {

@@ -57,6 +57,11 @@ impl From<&RelayConfig> for Settings {
                 stream_timeout: config.stream_timeout,
                 on_hold_timeout: config.on_hold_timeout,
                 setup_timeout: config.setup_timeout,
+                learning: session::Rules {
+                    learning: config.learning,
+                    wait: config.learning_wait,
+                    relearn: config.relearn.then_some(config.relearn_after),
+                },
                 advertised_ip: config.advertised_ip,
                 routable_private_ranges: config.routable_private_ranges.clone(),
                 kernel: Err("the relay has not started yet".into()),

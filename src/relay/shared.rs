@@ -15,6 +15,7 @@ use super::link::{self, Link};
 use super::machine::SharedPorts;
 use super::meter::{Meter, Requests};
 use super::outbox::owner_of;
+use super::rounds::Rounds;
 use super::settings::Settings;
 use super::spool::{How, Spool};
 use super::worker::Message;
@@ -66,6 +67,8 @@ pub struct Shared {
     pub has_warned: AtomicBool,
     /// Each of the configuration's names for dispatchers has been found once, or was looked for long enough.
     pub all_found: AtomicBool,
+    /// Which calls send packets round, as far as the log has told.
+    pub rounds: Mutex<Rounds>,
     /// Discovery and upkeep are to end.
     pub stopping: (Mutex<bool>, Condvar),
 }

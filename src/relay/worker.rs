@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use super::machine::{Addresses, Machine};
 use super::meter::{Answered, Asked, Meter};
 use super::outbox::owner_of;
 use super::pace::{Pace, REST};
+use super::rounds::Round;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
@@ -32,7 +33,7 @@ use crate::session::{Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Setti
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
-use crate::sys::udp::{BATCH, Datagrams};
+use crate::sys::udp::{BATCH, Datagrams, Marks};
 
 /// Commands handled in one turn.
 const COMMANDS: usize = 64;
@@ -59,6 +60,8 @@ pub enum Message {
     Owned(Owner, Sender<usize>),
     /// What the kernel thread tells of this worker's flows.
     Kernel(Vec<News>),
+    /// Who has the port that packets of a call come round by: the question, or the answer for who has asked.
+    Round(Box<Round>),
     /// Nothing but a round of the loop, for the watchdog.
     Nudge,
     /// No new sessions from now on.
@@ -77,7 +80,7 @@ pub struct Worker {
     machine: Machine,
     epoll: Arc<Epoll>,
     datagrams: Datagrams,
-    /// Of a flood, what goes out of one socket with one DSCP: which of the datagrams, and where to.
+    /// Of a flood, what goes out of one socket with the same marks: which of the datagrams, and where to.
     group: Vec<(usize, SocketAddrV4)>,
     /// Lists in the making, and where each goes on.
     listings: VecDeque<(Arc<Listing>, usize)>,
@@ -222,9 +225,11 @@ impl Worker {
             .engine
             .packet(place, datagram.from, datagram.data, now.mono);
         if let Verdict::Forward { from_port, to } = verdict {
-            let sent = self
-                .machine
-                .send(from_port, to, datagram.data, datagram.dscp);
+            let Some(marks) = pair.onward(port, datagram.marks, now.mono) else {
+                let length = datagram.data.len();
+                return self.went_round(port, to, length, now.mono);
+            };
+            let sent = self.machine.send(from_port, to, datagram.data, marks);
             if let Err(error) = sent {
                 let errno = error.raw_os_error().unwrap_or_default();
                 self.engine
@@ -245,28 +250,35 @@ impl Worker {
             let Some(datagram) = self.datagrams.get(index) else {
                 break;
             };
-            let dscp = datagram.dscp;
             let verdict = self
                 .engine
                 .packet(place, datagram.from, datagram.data, now.mono);
-            if let Verdict::Forward { from_port, to } = verdict {
-                if way != Some((from_port, dscp)) {
-                    self.send_group(place, way, now.mono);
-                    way = Some((from_port, dscp));
-                }
-                self.group.push((index, to));
+            let Verdict::Forward { from_port, to } = verdict else {
+                continue;
+            };
+            let pair = self.machine.pair(port);
+            let marks = pair.and_then(|pair| pair.onward(port, datagram.marks, now.mono));
+            let Some(marks) = marks else {
+                let length = datagram.data.len();
+                self.went_round(port, to, length, now.mono);
+                continue;
+            };
+            if way != Some((from_port, marks)) {
+                self.send_group(place, way, now.mono);
+                way = Some((from_port, marks));
             }
+            self.group.push((index, to));
         }
         self.send_group(place, way, now.mono);
     }
 
-    fn send_group(&mut self, arrived: Place, way: Option<(u16, u8)>, now: Duration) {
-        let Some((from_port, dscp)) = way else {
+    fn send_group(&mut self, arrived: Place, way: Option<(u16, Marks)>, now: Duration) {
+        let Some((from_port, marks)) = way else {
             return;
         };
         if let Some(pair) = self.machine.pair(from_port) {
             let socket = pair.socket(from_port);
-            let unsent = socket.send_many(&self.datagrams, &self.group, dscp);
+            let unsent = socket.send_many(&self.datagrams, &self.group, marks);
             let lost = unsent.indices.iter().filter_map(|i| self.datagrams.get(*i));
             let error = unsent.error.as_ref();
             let errno = error.and_then(io::Error::raw_os_error).unwrap_or_default();
@@ -278,6 +290,55 @@ impl Worker {
             }
         }
         self.group.clear();
+    }
+
+    /// A packet that came to `port` and was to go `to` has come round so often that it goes no further. Which calls they
+    /// are that it goes round between is found out and said once a minute.
+    fn went_round(&mut self, port: u16, to: SocketAddrV4, length: usize, now: Duration) {
+        let Some(pair) = self.machine.pair(port) else {
+            return;
+        };
+        let place = pair.place(port);
+        self.engine.went_round(place, length);
+        if pair.is_round_due(now) {
+            if let Some(call_id) = self.engine.call_id(place.session) {
+                let round = Round::new(self.index, place, call_id.clone(), to);
+                self.find_round(round, now);
+            }
+        }
+    }
+
+    /// Looks for who has the port of a round, or has the next worker look. Whoever knows, or is the last one, tells the
+    /// worker that has asked. No worker waits for another: where a mailbox is full the line is left out.
+    fn find_round(&mut self, mut round: Round, now: Duration) {
+        let here = self.machine.pair(round.to.port());
+        let place = here.map(|pair| pair.place(round.to.port()));
+        let with = place.and_then(|place| self.engine.call_at(place, *round.to.ip()));
+        round.with = with.cloned();
+        round.asked += 1;
+        let workers = &self.shared.workers;
+        let is_answered = round.with.is_some() || round.asked >= workers.len();
+        let next = match is_answered {
+            true => round.asker,
+            false => (self.index + 1) % workers.len(),
+        };
+        if next == self.index {
+            self.tell_round(&round, now);
+        } else if let Some(next) = workers.get(next) {
+            next.nudge(Message::Round(Box::new(round)));
+        }
+    }
+
+    /// Says which calls a packet goes round between.
+    fn tell_round(&mut self, round: &Round, now: Duration) {
+        if let Some(with) = &round.with {
+            self.engine.note_round(round.place, with.clone());
+        }
+        let rounds = self.shared.rounds.lock();
+        let mut rounds = rounds.unwrap_or_else(PoisonError::into_inner);
+        if let Some(left_out) = rounds.due(round, now) {
+            warn!("{round}{left_out}");
+        }
     }
 
     /// Counts what could not be sent, and says so once for each pair of ports.
@@ -347,6 +408,8 @@ impl Worker {
                     self.take_news(news, now);
                 }
             }
+            Message::Round(round) if round.asker == self.index => self.tell_round(&round, now.mono),
+            Message::Round(round) => self.find_round(*round, now.mono),
             Message::Nudge => {}
             Message::Drain => {
                 self.engine.drain();
@@ -447,7 +510,7 @@ impl Worker {
                     to,
                     data,
                 } => {
-                    if let Err(error) = self.machine.send(from_port, to, &data, 0) {
+                    if let Err(error) = self.machine.send(from_port, to, &data, Marks::FRESH) {
                         self.note_unsent(from_port, 1, &error);
                     }
                 }

@@ -1,5 +1,5 @@
 //! One session: who it is between, what an update says of it beyond media, when it has been silent too long.
-//! Its offers and answers are in `negotiation`; timers and reports are the engine's.
+//! What an SDP means is in `offers`, what is done about it in `negotiation`; timers and reports are the engine's.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use log::{debug, info};
 
-use super::negotiation::{Offer, Slot};
-use super::stream::{Status, Stream};
+use super::offers::{Message, Number, Offers};
+use super::stream::{Limit, Status, Stream};
 use super::{Action, FlowId, Host, Owner, SessionKey, Settings, Withdrawal};
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
 use crate::proto::media::{MediaAddress, MediaDescription};
-use crate::proto::{
-    CSeq, CallId, Component, DialogId, Party, SessionId, Tag, Text, control::Remove,
-};
+use crate::proto::{CallId, Component, DialogId, Party, SessionId, Tag, Text, control::Remove};
 
 /// A call through this relay.
 #[derive(Debug)]
@@ -24,7 +22,6 @@ pub struct Session {
     pub id: SessionId,
     pub call_id: CallId,
     pub caller_tag: Tag,
-    pub callee_tag: Option<Tag>,
     pub from_uri: Text,
     pub to_uri: Text,
     /// By party.
@@ -39,18 +36,15 @@ pub struct Session {
     pub created: Duration,
     /// The first answer (C5).
     pub started: Option<Now>,
-    /// A to_tag was seen.
-    pub finally_answered: bool,
     /// The relay's addresses, by party.
     locals: [Ipv4Addr; 2],
     /// All there ever were, in the order in which they were proposed.
     pub streams: Vec<Stream>,
-    /// The highest CSeq of each party that came with an offer.
-    pub(super) last_offers: [Option<CSeq>; 2],
-    /// The latest last.
-    pub(super) offers: VecDeque<Offer>,
-    /// The m= lines of the last answered offer.
-    pub(super) agreed: Vec<Slot>,
+    pub(super) offers: Offers,
+    /// Where each party's SIP came from, the latest first.
+    signaling_of: [[Option<Ipv4Addr>; 2]; 2],
+    /// The log has a line of a stranger at its ports.
+    pub(super) stranger_told: bool,
 }
 
 /// What a session needs of the engine while it handles a request.
@@ -79,7 +73,6 @@ impl Session {
                 .unwrap_or_else(|| SessionId::from_random(context.host.random())),
             call_id: update.call_id.clone(),
             caller_tag: update.from_tag.clone(),
-            callee_tag: None,
             from_uri: update.from_uri.clone(),
             to_uri: update.to_uri.clone(),
             user_agents: [None, None],
@@ -89,24 +82,69 @@ impl Session {
             owner,
             created: context.now.mono,
             started: None,
-            finally_answered: false,
             locals: local_addresses(update, context.host),
             streams: Vec::new(),
-            last_offers: [None, None],
-            offers: VecDeque::new(),
-            agreed: Vec::new(),
+            offers: Offers::default(),
+            signaling_of: [[None; 2]; 2],
+            stranger_told: false,
         }
     }
 
-    /// Whether a request with these tags is about this session.
+    /// Returns true if a message with these tags is about this session. A 1xx reply to the callee's request has the
+    /// callee's alone.
     pub fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
-        self.caller_tag == *from_tag || to_tag == Some(&self.caller_tag)
+        self.caller_tag == *from_tag
+            || match to_tag {
+                Some(to_tag) => *to_tag == self.caller_tag,
+                None => self.offers.is_of_dialog(from_tag),
+            }
     }
 
-    /// The same for a remove, which may come with the callee's tag alone.
+    /// The same for a remove. One with the tag of a branch that did not get the call is of that branch's end, which is no
+    /// matter of the session's.
     pub fn is_meant_by(&self, remove: &Remove) -> bool {
-        self.has_tags(&remove.from_tag, remove.to_tag.as_ref())
-            || self.callee_tag.as_ref() == Some(&remove.from_tag)
+        let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
+        self.has_tags(&remove.from_tag, remove.to_tag.as_ref()) && !self.offers.is_foreign(tag)
+    }
+
+    /// The tag of the callee who has the call; none before the final answer.
+    pub fn callee_tag(&self) -> Option<&Tag> {
+        self.offers.established()
+    }
+
+    /// The callee has finally answered (C5).
+    pub fn is_finally_answered(&self) -> bool {
+        self.callee_tag().is_some()
+    }
+
+    /// A BYE tells the tag of a call whose final answer was missed.
+    pub fn note_remove(&mut self, remove: &Remove) {
+        let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
+        if let Some(tag) = tag.cloned() {
+            self.offers.establish(&tag, None);
+        }
+    }
+
+    /// Of a message's two tags, the callee's.
+    fn callee_of<'a>(&self, from_tag: &'a Tag, to_tag: Option<&'a Tag>) -> Option<&'a Tag> {
+        match self.caller_tag == *from_tag {
+            true => to_tag,
+            false => Some(from_tag),
+        }
+    }
+
+    /// The request that an update is or answers (C2).
+    fn number(&self, update: &Update) -> Number {
+        let from_caller = update.from_tag == self.caller_tag;
+        let tag = self.callee_of(&update.from_tag, update.to_tag.as_ref());
+        self.offers.number(
+            match from_caller {
+                true => Party::Caller,
+                false => Party::Callee,
+            },
+            update.cseq,
+            tag,
+        )
     }
 
     /// The relay's address on a party's side.
@@ -135,35 +173,78 @@ impl Session {
         if media.is_some_and(|list| list.iter().any(is_ipv6)) {
             return Err("IPv6 media is not relayed");
         }
-        let sender = self.sender(update);
+        let (sender, number) = (self.sender(update), self.number(update));
+        let is_foreign = self.offers.is_foreign(number.tag.as_ref());
+        if !is_foreign {
+            self.offers.note_opening(update.kind, &number);
+        }
         let ports = match media {
-            Some(media) => self.described(update, sender, media, context)?,
+            Some(media) => {
+                let message = Message {
+                    kind: update.kind,
+                    number: number.clone(),
+                    sender,
+                    media,
+                };
+                self.described(&message, context)?
+            }
             None => Vec::new(),
         };
-        self.note(update, sender, context);
+        match (is_foreign, &number.tag) {
+            (true, Some(tag)) => debug!(
+                "[session {}] an update of another branch (tag {}) gets ports and changes nothing",
+                self.call_id, tag.0
+            ),
+            _ => {
+                self.note(update, &number, sender, context);
+                self.note_whereabouts(update, sender, context.settings);
+            }
+        }
         Ok(ports)
     }
 
+    /// Where the parties' SIP comes from and what their SDP names, for who is to know a party by that (E1). An address of
+    /// the relay itself says nothing: a proxy on its host, or a call that passes it twice.
+    fn note_whereabouts(&mut self, update: &Update, sender: Party, settings: &Settings) {
+        let signaling = &update.signaling;
+        let halves = [
+            (sender, signaling.source),
+            (sender.other(), signaling.destination),
+        ];
+        for (party, address) in halves {
+            let Some(IpAddr::V4(address)) = address else {
+                continue;
+            };
+            let is_own = self.locals.contains(&address) || settings.advertised_ip == Some(address);
+            let known = &mut self.signaling_of[party as usize];
+            if !is_own && !address.is_loopback() && known[0] != Some(address) {
+                *known = [Some(address), known[0]];
+            }
+        }
+        for stream in self.streams.iter_mut().filter(|stream| stream.is_live()) {
+            for party in [Party::Caller, Party::Callee] {
+                let leg = stream.leg_mut(party);
+                leg.signaling = self.signaling_of[party as usize];
+                leg.note_sdp();
+            }
+        }
+    }
+
     /// What every update tells, whatever it says of media.
-    fn note(&mut self, update: &Update, sender: Party, context: &mut Context<'_>) {
+    fn note(&mut self, update: &Update, number: &Number, sender: Party, context: &mut Context<'_>) {
         self.user_agents[sender as usize] = Some(update.user_agent.clone());
         if update.dialog_id.is_some() {
             self.dialog_id.clone_from(&update.dialog_id);
         }
-        if update.from_tag != self.caller_tag {
-            self.callee_tag = Some(update.from_tag.clone());
-        } else if update.to_tag.is_some() {
-            self.callee_tag = update.to_tag.clone();
-        }
-        if update.kind == MessageKind::Reply && update.to_tag.is_some() && update.media.is_none() {
+        let Some(tag) = &number.tag else { return };
+        if self.offers.is_final(update.kind, number) {
             self.started.get_or_insert(context.now);
-        }
-        if update.to_tag.is_some() && !self.finally_answered {
-            self.finally_answered = true;
+            self.offers.establish(tag, update.media.as_deref());
             let agreed = self.streams.iter_mut().filter(|s| s.answered.is_some());
             agreed.for_each(|stream| stream.watch_from(context.now.mono));
-        }
-        if self.finally_answered {
+            self.close_unused(context);
+            self.settle_declined(context);
+        } else if self.is_finally_answered() {
             self.settle_declined(context);
         }
     }
@@ -200,27 +281,62 @@ impl Session {
     /// When something is to be looked at if nothing more happens.
     pub fn deadline(&self, settings: &Settings) -> Duration {
         let live = self.streams.iter().filter(|stream| stream.is_live());
-        let deadlines =
-            live.flat_map(|s| [Some(s.deadline(settings).1), s.rtcp_deadline(settings)]);
-        deadlines
-            .flatten()
-            .min()
-            .unwrap_or_else(|| self.empty_deadline(settings))
+        let deadlines = live.flat_map(|stream| {
+            let proposal = self.is_proposal(stream);
+            let setup = proposal.then(|| stream.setup_limit(settings).at);
+            [setup, stream.rtcp_deadline(settings)]
+        });
+        let silence = self.silence_deadline(settings);
+        let first = deadlines.chain([silence]).flatten().min();
+        first.unwrap_or_else(|| self.empty_deadline(settings))
+    }
+
+    /// What ends a live stream. A session is silent when all its streams are, each for its own limit (M7), so the last
+    /// of these ends all; a proposal ends alone.
+    pub fn limit(&self, stream: &Stream, settings: &Settings) -> Limit {
+        if self.is_proposal(stream) {
+            return stream.setup_limit(settings);
+        }
+        let own = stream.silence(settings, !self.is_finally_answered());
+        Limit {
+            at: self.silence_deadline(settings).unwrap_or(own.at),
+            ..own
+        }
+    }
+
+    /// When the session has been silent for too long; none while nothing is agreed on that could be heard.
+    fn silence_deadline(&self, settings: &Settings) -> Option<Duration> {
+        let is_ringing = !self.is_finally_answered();
+        let counted = self.streams.iter().filter(|stream| self.counts(stream));
+        counted
+            .map(|stream| stream.silence(settings, is_ringing).at)
+            .max()
+    }
+
+    /// Returns true if a stream's silence is the session's.
+    fn counts(&self, stream: &Stream) -> bool {
+        stream.is_live() && !self.is_proposal(stream)
+    }
+
+    /// Returns true if a stream waits for its answer in a call that has other streams.
+    fn is_proposal(&self, stream: &Stream) -> bool {
+        stream.answered.is_none() && !self.offers.agreed().is_empty()
     }
 
     /// A session whose streams are all closed or rejected waits for the next offer or its end.
     fn empty_deadline(&self, settings: &Settings) -> Duration {
         let ends = self.streams.iter().filter_map(|stream| stream.ended);
         let since = ends.map(|(ended, _)| ended).max().unwrap_or(self.created);
-        let limit = match self.finally_answered {
+        let limit = match self.is_finally_answered() {
             true => settings.on_hold_timeout,
             false => settings.setup_timeout,
         };
         since + limit
     }
 
-    /// Ends what has been silent too long. True when that was the session's last stream (M7). What the kernel relayed
-    /// is known as of `heard`: what it has is not called silent before a later reading says so.
+    /// Gives up what nobody answered, and ends the streams when all of them have been silent too long: true then, or
+    /// when the session has waited too long for another stream (M7). What the kernel relayed is known as of `heard`:
+    /// what it has is not called silent before a later reading says so.
     pub fn expire(
         &mut self,
         settings: &Settings,
@@ -232,30 +348,44 @@ impl Session {
             return self.empty_deadline(settings) <= now;
         }
         for index in 0..self.streams.len() {
+            let stream = &self.streams[index];
+            let is_due = stream.setup_limit(settings).at <= now;
+            if stream.is_live() && is_due && self.is_proposal(stream) {
+                self.end_stream(index, Status::Closed, Duration::ZERO, actions, now);
+            }
             let stream = &mut self.streams[index];
-            if !stream.is_live() {
-                continue;
-            }
-            let (limit, deadline) = stream.deadline(settings);
-            if deadline <= now && heard < deadline && stream.is_in_kernel() {
-                continue;
-            }
-            if deadline <= now {
-                let status = stream.silence_status();
-                let line = Line(stream, index);
-                info!(
-                    "[session {}] {line}: {} after {} s",
-                    self.call_id,
-                    status.as_str(),
-                    limit.as_secs()
-                );
-                self.end_stream(index, status, limit, actions, now);
-            } else if stream.rtcp_deadline(settings).is_some_and(|due| due <= now) {
+            if stream.is_live() && stream.rtcp_deadline(settings).is_some_and(|due| due <= now) {
                 stream.forget_rtcp();
                 withdraw_component(self.key, stream, (index, Component::Rtcp), actions);
             }
         }
-        !self.has_live_stream()
+        let due = self
+            .silence_deadline(settings)
+            .filter(|&deadline| deadline <= now);
+        let is_known = |deadline: &Duration| {
+            heard >= *deadline || !self.streams.iter().any(Stream::is_in_kernel)
+        };
+        if due.filter(is_known).is_none() {
+            return false;
+        }
+        let is_ringing = !self.is_finally_answered();
+        for index in 0..self.streams.len() {
+            let stream = &self.streams[index];
+            if !self.counts(stream) {
+                continue;
+            }
+            let limit = stream.silence(settings, is_ringing).limit;
+            let status = stream.silence_status();
+            let line = Line(stream, index);
+            info!(
+                "[session {}] {line}: {} after {} s",
+                self.call_id,
+                status.as_str(),
+                limit.as_secs()
+            );
+            self.end_stream(index, status, limit, actions, now);
+        }
+        true
     }
 
     pub fn has_live_stream(&self) -> bool {
@@ -323,7 +453,7 @@ pub fn withdraw(
     }
 }
 
-fn withdraw_component(
+pub fn withdraw_component(
     key: SessionKey,
     stream: &mut Stream,
     (index, component): (usize, Component),

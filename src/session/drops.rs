@@ -6,8 +6,14 @@ use serde::{Serialize, Serializer};
 /// Why a packet was not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drop {
-    /// Not from where the party is known to be (M2).
+    /// Not from where the party is known to be, and nothing speaks for it (M2).
     WrongSource,
+    /// The same before the party is known: nothing speaks for this source (E3).
+    Unproven,
+    /// From the party's address, and not from the port where it is known to be (M2).
+    OtherPort,
+    /// From where SDP or ICE say that the party is, while it is heard elsewhere (E4).
+    Waiting,
     /// From where the party was before it moved (M5).
     Straggler,
     /// The other party has not shown where it is, and its SDP gives no address.
@@ -16,18 +22,24 @@ pub enum Drop {
     NotRoutable,
     /// The other party's SDP gives one of this session's own ports.
     OwnPort,
+    /// It has come round so often that it goes no further (M11).
+    WentRound,
     /// The stream is no more.
     Closed,
 }
 
 impl Drop {
     /// All there are, by their numbers.
-    pub const ALL: [Drop; 6] = [
+    pub const ALL: [Drop; 10] = [
         Drop::WrongSource,
+        Drop::Unproven,
+        Drop::OtherPort,
+        Drop::Waiting,
         Drop::Straggler,
         Drop::NotLearned,
         Drop::NotRoutable,
         Drop::OwnPort,
+        Drop::WentRound,
         Drop::Closed,
     ];
 
@@ -35,10 +47,14 @@ impl Drop {
     pub fn as_str(self) -> &'static str {
         match self {
             Drop::WrongSource => "wrong source",
+            Drop::Unproven => "unproven source",
+            Drop::OtherPort => "other port",
+            Drop::Waiting => "named source not in use",
             Drop::Straggler => "old source",
             Drop::NotLearned => "receiver not known yet",
             Drop::NotRoutable => "receiver not routable",
             Drop::OwnPort => "receiver is this relay",
+            Drop::WentRound => "goes round",
             Drop::Closed => "stream closed",
         }
     }
@@ -89,10 +105,10 @@ mod tests {
             (0..times).for_each(|_| dropped.add(why));
         }
         let counts: Vec<u64> = dropped.counts().map(|(_, count)| count).collect();
-        assert_eq!(counts, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(counts, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         let json = serde_json::to_string(&dropped).unwrap();
         assert!(
-            json.starts_with(r#"{"old source":1,"receiver not known yet":2,"#),
+            json.starts_with(r#"{"unproven source":1,"other port":2,"#),
             "{json}"
         );
         assert_eq!(serde_json::to_string(&Dropped::default()).unwrap(), "{}");

@@ -1,23 +1,25 @@
 //! The sessions of one worker: finds the one that a request, a packet or a timer is for, and reports its end.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use log::{debug, info, warn};
 
 use super::answers::{Answer, Answers, LONGEST};
-use super::call::{Context, Line, Session, send_waiting};
+use super::belief::How;
+use super::call::{Context, Line, Session, send_waiting, withdraw_component};
 use super::flows::{offer_to_kernel, when_welcome, withdraw_bypassed};
 use super::report::{self, Counters};
-use super::stream::{self, Relay, Status, Stream};
+use super::strangers::Strangers;
+use super::stream::{self, Learned, Relay, Status, Stream};
 use super::{
     Action, Asker, Drop, Dropped, Ended, Host, Owner, Place, ReplyTo, SessionKey, Settings, Verdict,
 };
 use crate::moment::Now;
 use crate::proto::control::{Remove, Update};
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, demux};
+use crate::proto::{CallId, Component, Party, demux};
 
 /// A session that was looked at in vain is not looked at again before this time.
 const SOONEST: Duration = Duration::from_millis(100);
@@ -57,6 +59,7 @@ pub struct Engine {
     pub(super) heard: Duration,
     pub(super) relayed: Counters,
     dropped: Dropped,
+    strangers: Strangers,
     /// The kernel's part of it.
     pub(super) relayed_by_kernel: Counters,
 }
@@ -76,6 +79,7 @@ impl Engine {
             heard: Duration::ZERO,
             relayed: Counters::default(),
             dropped: Dropped::default(),
+            strangers: Strangers::default(),
             relayed_by_kernel: Counters::default(),
         }
     }
@@ -133,6 +137,42 @@ impl Engine {
             self.actions.push_back(Action::Updated { asker, reply });
         }
         self.schedule(key, now.mono);
+        self.release_held(key, now.mono);
+    }
+
+    /// Media that came before its sender's SDP (E10).
+    fn release_held(&mut self, key: SessionKey, now: Duration) {
+        let Some(entry) = entry_mut(&mut self.entries, key) else {
+            return;
+        };
+        let mut held = Vec::new();
+        for (index, stream) in entry.session.streams.iter_mut().enumerate() {
+            for party in [Party::Caller, Party::Callee] {
+                let packets = stream.leg_mut(party).take_held(now).into_iter();
+                held.extend(packets.map(|packet| {
+                    let place = Place {
+                        session: key,
+                        stream: index as u16,
+                        party,
+                        component: packet.component,
+                    };
+                    (place, packet)
+                }));
+            }
+        }
+        for (place, packet) in held {
+            let verdict = self.packet(place, packet.from, &packet.data, now);
+            if let Verdict::Forward { from_port, to } = verdict {
+                // It counts when it goes.
+                let bytes = packet.data.len() as u64 + stream::HEADERS;
+                self.relayed.take_back(1, bytes);
+                self.actions.push_back(Action::Send {
+                    from_port,
+                    to,
+                    data: packet.data,
+                });
+            }
+        }
     }
 
     fn create_session(
@@ -166,6 +206,9 @@ impl Engine {
             debug!("[session {}] remove: no such session", remove.call_id);
             return false;
         };
+        if let Some(entry) = entry_mut(&mut self.entries, key) {
+            entry.session.note_remove(remove);
+        }
         self.finish(key, Ending::Removed(reply_to), now);
         true
     }
@@ -189,16 +232,34 @@ impl Engine {
             party, component, ..
         } = place;
         let kind = demux::classify(data);
-        let (relay, learned) =
-            stream.on_packet((party, component), from, data, kind, (&self.settings, now));
-        if learned {
+        let outcome = stream.on_packet((party, component), from, data, kind, (&self.settings, now));
+        let relay = outcome.relay;
+        if let Some(learned) = outcome.learned {
+            let line = Line(stream, usize::from(place.stream));
+            log_learned(&session.call_id, line, component, learned);
+            if component == Component::Rtp && learned.how != How::First {
+                let rtcp = (usize::from(place.stream), Component::Rtcp);
+                stream.rtp_has_moved(learned.party);
+                withdraw_component(place.session, stream, rtcp, &mut self.actions);
+            }
+            send_waiting(stream, learned.party, &self.settings, &mut self.actions);
+        }
+        if outcome.is_claimed {
             let line = Line(stream, usize::from(place.stream));
             info!(
-                "[session {}] {line}: {party} {component} is at {from}",
+                "[session {}] {line}: {from} claims to be the {party}, whose {component} the kernel forwards: taken \
+                 back from it to see who is",
                 session.call_id
             );
-            send_waiting(stream, party, &self.settings, &mut self.actions);
+            let which = (usize::from(place.stream), component);
+            withdraw_component(place.session, stream, which, &mut self.actions);
         }
+        if outcome.is_strange {
+            self.strangers.note(session, (party, component), from, now);
+        }
+        let Some(stream) = session.streams.get_mut(usize::from(place.stream)) else {
+            return Verdict::Drop(Drop::Closed);
+        };
         if self.settings.kernel.is_ok() {
             let is_media = kind != demux::Kind::Stun && matches!(relay, Relay::To(_));
             if is_media && stream.handovers[component as usize].is_bypassed(now) {
@@ -213,7 +274,7 @@ impl Engine {
             offer_to_kernel(stream, place, (now, welcome), &mut self.actions);
         }
         let from_port = stream.leg(party.other()).port_of(component);
-        if learned {
+        if outcome.learned.is_some() {
             // The first of its kind sets a limit of its own.
             self.schedule(place.session, now);
         }
@@ -240,6 +301,37 @@ impl Engine {
             leg.unsent += 1;
             leg.last_unsent = Some((now, errno));
             self.relayed.take_back(1, bytes);
+        }
+    }
+
+    /// A datagram that was to be forwarded has come round too often (M11): it was not relayed. `place` is where it
+    /// arrived, `length` its payload's.
+    pub fn went_round(&mut self, place: Place, length: usize) {
+        let bytes = length as u64 + stream::HEADERS;
+        if let Some(stream) = self.stream_mut(place.session, place.stream) {
+            let leg = stream.leg_mut(place.party);
+            leg.user_space.take_back(1, bytes);
+            leg.dropped.add(Drop::WentRound);
+            self.relayed.take_back(1, bytes);
+            self.dropped.add(Drop::WentRound);
+        }
+    }
+
+    /// The call that what is sent to an address and the port of `place` comes to, if that is an address of that port.
+    pub fn call_at(&self, place: Place, address: Ipv4Addr) -> Option<&CallId> {
+        let session = &self.entry(place.session)?.session;
+        let leg = session
+            .streams
+            .get(usize::from(place.stream))?
+            .leg(place.party);
+        let is_it = address == leg.local || Some(address) == self.settings.advertised_ip;
+        is_it.then_some(&session.call_id)
+    }
+
+    /// The packets of a party that come round do so by way of this call.
+    pub fn note_round(&mut self, place: Place, with: CallId) {
+        if let Some(stream) = self.stream_mut(place.session, place.stream) {
+            stream.leg_mut(place.party).round_with = Some(with);
         }
     }
 
@@ -531,6 +623,25 @@ impl Engine {
             },
         });
     }
+}
+
+/// Where a party was found, and why it is believed where another was before.
+fn log_learned(call_id: &CallId, line: Line<'_>, component: Component, learned: Learned) {
+    let Learned {
+        party,
+        address,
+        how,
+    } = learned;
+    let why = match how {
+        How::First => String::new(),
+        How::Better(old) => {
+            format!(": more speaks for it than for {old}, where it was taken to be")
+        }
+        How::Followed(old) => {
+            format!(": its stream goes on there, and {old} is silent (another NAT mapping)")
+        }
+    };
+    info!("[session {call_id}] {line}: {party} {component} is at {address}{why}");
 }
 
 fn entry_mut(entries: &mut [(u32, Option<Entry>)], key: SessionKey) -> Option<&mut Entry> {

@@ -1,15 +1,17 @@
 //! All that is known of a call, for who wants to know why somebody hears nothing: the statistics object
 //! (`report`) and beside it each stream's time-out, addresses, paths and dropped packets. docs/protocol.md section 9.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Settings;
 use super::call::Session;
+use super::candidate::Candidate;
 use super::drops::Dropped;
 use super::engine::Engine;
+use super::evidence::Rank;
 use super::handover::Path;
 use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
 use super::stream::{Leg, Stream};
@@ -58,6 +60,8 @@ struct ExplainedLeg {
     sdp_usable: bool,
     direction: &'static str,
     ice: bool,
+    /// Where its SIP came from, the latest first; not the relay's own addresses.
+    signaling: Vec<Ipv4Addr>,
     /// Where its media is to go: what the relay has put into the SDP that it got.
     told: SocketAddrV4,
     /// Seconds since its last media, and its last RTCP.
@@ -70,6 +74,8 @@ struct ExplainedLeg {
     last_unsent: Option<Failure>,
     /// The last other address that has sent to its port.
     stranger: Option<Stranger>,
+    /// The call by which its packets come round.
+    round_with: Option<String>,
     /// Its longest packet that user space has seen, bytes with headers.
     longest: u64,
 }
@@ -97,6 +103,9 @@ struct ExplainedComponent {
     /// Where the parties were seen; `stun` where only connectivity checks came from there.
     caller: Option<Learned>,
     callee: Option<Learned>,
+    /// Who else has sent to each party's port of late.
+    caller_candidates: Vec<Claim>,
+    callee_candidates: Vec<Claim>,
     /// `kernel` or `user space`.
     path: &'static str,
     /// Why it is user space, or since when it is the kernel.
@@ -107,6 +116,20 @@ struct ExplainedComponent {
 struct Learned {
     address: String,
     by: &'static str,
+    /// What speaks for it: exact, ice, near or other; and why.
+    rank: &'static str,
+    why: &'static str,
+}
+
+/// A source that is not believed to be a party.
+#[derive(Serialize)]
+struct Claim {
+    address: SocketAddrV4,
+    packets: u64,
+    rank: &'static str,
+    /// Seconds since its last.
+    ago: f64,
+    why: String,
 }
 
 impl Engine {
@@ -127,7 +150,9 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     let streams = session.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_report(session, stream, duration),
-        timeout: stream.is_live().then(|| limit(stream, settings, now.mono)),
+        timeout: stream
+            .is_live()
+            .then(|| limit(session, stream, settings, now.mono)),
         since_answer: stream
             .answered
             .map(|at| seconds(now.mono.saturating_sub(at))),
@@ -141,21 +166,17 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     report.streams = None;
     Explained {
         report,
-        answered: session.finally_answered,
+        answered: session.is_finally_answered(),
         streams: streams.collect(),
     }
 }
 
-fn limit(stream: &Stream, settings: &Settings, now: Duration) -> Limit {
-    let (limit, deadline) = stream.deadline(settings);
+fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Duration) -> Limit {
+    let limit = session.limit(stream, settings);
     Limit {
-        name: match (stream.quiet_since(), stream.on_hold()) {
-            (None, _) => "setup_timeout",
-            (_, true) => "on_hold_timeout",
-            (_, false) => "stream_timeout",
-        },
-        limit: limit.as_secs(),
-        left: seconds(deadline.saturating_sub(now)),
+        name: limit.name,
+        limit: limit.limit.as_secs(),
+        left: seconds(limit.at.saturating_sub(now)),
     }
 }
 
@@ -171,6 +192,7 @@ fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
             Direction::Inactive => "inactive",
         },
         ice: leg.ice,
+        signaling: leg.signaling.into_iter().flatten().collect(),
         told: SocketAddrV4::new(settings.advertised_ip.unwrap_or(leg.local), leg.port),
         last_media: since(leg.last_media),
         last_rtcp: since(leg.last_rtcp),
@@ -184,6 +206,7 @@ fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
             address,
             ago: seconds(now.saturating_sub(at)),
         }),
+        round_with: leg.round_with.as_ref().map(ToString::to_string),
         longest: leg.longest,
     }
 }
@@ -195,18 +218,46 @@ fn component(
     now: Duration,
 ) -> ExplainedComponent {
     let learned = |party| {
-        let latch = &stream.leg(party).latches[component as usize];
-        let by = match latch.media_address() {
+        let belief = &stream.leg(party).beliefs[component as usize];
+        let by = match belief.media_address() {
             Some(_) => "media",
             None => "stun",
         };
-        let address = latch.address()?.to_string();
-        Some(Learned { address, by })
+        let evidence = stream.leg(party).evidence(component);
+        let address = belief.check_address()?;
+        let rank = belief.rank(address, &evidence);
+        Some(Learned {
+            address: address.to_string(),
+            by,
+            rank: rank.as_str(),
+            why: match rank {
+                Rank::Proven => "the other party has answered its ICE check",
+                _ => evidence.why(address),
+            },
+        })
+    };
+    let candidates = |party| {
+        let leg = stream.leg(party);
+        let belief = &leg.beliefs[component as usize];
+        let evidence = leg.evidence(component);
+        let claim = |one: &Candidate| Claim {
+            address: one.address,
+            packets: one.packets,
+            rank: belief.rank(one.address, &evidence).as_str(),
+            ago: seconds(now.saturating_sub(one.last)),
+            why: match belief.media_address() {
+                Some(known) => format!("the {party} is known at {known}"),
+                None => one.why(),
+            },
+        };
+        belief.candidates().map(claim).collect()
     };
     let (path, why) = path(stream, component, settings, now);
     ExplainedComponent {
         caller: learned(Party::Caller),
         callee: learned(Party::Callee),
+        caller_candidates: candidates(Party::Caller),
+        callee_candidates: candidates(Party::Callee),
         path,
         why,
     }
@@ -246,8 +297,8 @@ fn path(
 fn missing(stream: &Stream, component: Component) -> String {
     let parties = [Party::Caller, Party::Callee].into_iter();
     let lacking = parties.filter_map(|party| {
-        let latch = &stream.leg(party).latches[component as usize];
-        match (latch.media_address(), latch.address()) {
+        let belief = &stream.leg(party).beliefs[component as usize];
+        match (belief.media_address(), belief.check_address()) {
             (Some(_), _) => None,
             (None, Some(_)) => Some(format!("only STUN has come from the {party}")),
             (None, None) => Some(format!("nothing has come from the {party} yet")),

@@ -198,6 +198,11 @@ impl Handover {
         matches!(path, Path::Installing | Path::Kernel(_))
     }
 
+    /// Whether packets may go by the kernel, unseen here.
+    pub fn may_bypass(&self) -> bool {
+        matches!(self.path, Path::Installing | Path::Kernel(_))
+    }
+
     /// What it relays is known from the kernel's counters only.
     pub fn is_in_kernel(&self) -> bool {
         matches!(self.path, Path::Kernel(_))

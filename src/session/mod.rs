@@ -1,23 +1,28 @@
 //! The core: all call semantics. No clock, no sockets, no threads: time is passed in, ports are bound
 //! through [`Host`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
-//! [`Engine`] holds the sessions of one worker and their timers. `answers` are those that wait for the kernel, `call` is a session, `negotiation` its offers and answers (`matching`: which streams an offer goes on with), `stream` one m=
-//! line, `latch` what a port has learned, `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `drops` why
+//! [`Engine`] holds the sessions of one worker and their timers. `answers` are those that wait for the kernel, `call` is a session, `offers` what an SDP means for it, `negotiation` what is done about it (`matching`: which streams an offer goes on with), `stream` one m=
+//! line, `belief` what a port believes of its party (`evidence`: what speaks for a source, `candidate`: what it shows of itself, `checks`: ICE through the relay), `flows` what the kernel forwards (`handover`: each component's way there and back), `ports` the pairs, `report` the statistics, `drops` why
 //! packets are not passed on, `explain` all that is known of a call, `address` what an SDP's address is worth.
 
 pub mod address;
 mod answers;
+mod belief;
 mod call;
+mod candidate;
+mod checks;
 mod drops;
 mod engine;
+mod evidence;
 mod explain;
 mod flows;
 mod handover;
-mod latch;
 mod matching;
 mod negotiation;
+mod offers;
 pub mod ports;
 mod report;
+mod strangers;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -27,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::address::Range;
+pub use self::belief::{Learning, Rules};
 pub use self::drops::{Drop, Dropped};
 pub use self::engine::Engine;
 pub use self::report::Counters;
@@ -46,6 +52,8 @@ pub struct Settings {
     pub advertised_ip: Option<Ipv4Addr>,
     /// Private addresses that may be sent to before they are learned.
     pub routable_private_ranges: Vec<Range>,
+    /// Who is believed to be a party; from `learning` and the keys beside it.
+    pub learning: Rules,
     /// Whether components are offered to the kernel at all, or else why not, for people.
     pub kernel: Result<(), Arc<str>>,
 }

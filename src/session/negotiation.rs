@@ -1,5 +1,5 @@
-//! Offers and answers (RFC 3264) of a session, told apart by their CSeq numbers: rules C2 to C5 and C9 of
-//! docs/protocol.md. Binds through [`super::Host`]; what a stream does with packets is its own matter.
+//! Carries out a session's offers and answers: proposes streams, fixes where the parties are, ends what is not used.
+//! Rules C3, C4 and C9 of docs/protocol.md; what an SDP is, `offers` says. Binds through [`super::Host`].
 
 use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
@@ -8,142 +8,66 @@ use log::{info, warn};
 
 use super::call::{Context, Line, Refusal, Session, send_waiting, withdraw};
 use super::matching::{Matched, matched};
+use super::offers::{Meaning, Message, Said, Slot};
 use super::stream::{Described, Move, Status, Stream};
 use super::{Action, Place};
-use crate::proto::control::Update;
-use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
-use crate::proto::{CSeq, Component, Party};
+use crate::proto::media::{MediaAddress, MediaDescription};
+use crate::proto::{Component, Party};
 
-/// Offers whose ports are still known when a late retransmission asks for them.
-const OFFERS_KEPT: usize = 16;
 /// Streams that one session may have had; each costs about half a kilobyte until the session ends.
 const STREAMS_KEPT: usize = 1024;
-
-/// An offer, and whether it has been answered.
-#[derive(Debug)]
-pub(super) struct Offer {
-    /// Whose request carried it or asked for it, and its number.
-    number: (Party, CSeq),
-    offerer: Party,
-    slots: Vec<Slot>,
-    answered: bool,
-}
-
-/// One m= line of an offer.
-#[derive(Clone, Debug)]
-pub(super) struct Slot {
-    media_type: MediaType,
-    /// None where the line had port 0.
-    stream: Option<usize>,
-    /// What stands for such a line in the statistics.
-    off: Option<usize>,
-    /// What the offerer said; it holds once the offer is answered.
-    said: Said,
-    /// Where the offerer is, for a kept stream that was not told so far; holds likewise.
-    described: Option<Described>,
-}
-
-/// What a party says of its side besides where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Said {
-    direction: Direction,
-    zero_address: bool,
-    ice: bool,
-}
-
-impl Said {
-    fn of(media: &MediaDescription) -> Said {
-        Said {
-            direction: media.direction,
-            // With trickle ICE (RFC 8840) 0.0.0.0 says that candidates follow.
-            zero_address: media.address.is_zero() && !media.ice,
-            ice: media.ice,
-        }
-    }
-}
-
-/// How an update stands to the offers so far (C2).
-enum Relation {
-    New,
-    Current,
-    Old(usize),
-    Forgotten,
-}
 
 impl Session {
     /// An SDP passed: an offer, the answer to it, or either once more. The ports that go on in its place.
     pub(super) fn described(
         &mut self,
-        update: &Update,
-        sender: Party,
-        media: &[MediaDescription],
+        message: &Message<'_>,
         context: &mut Context<'_>,
     ) -> Result<Vec<u16>, Refusal> {
-        let from_caller = update.from_tag == self.caller_tag;
-        let numbered_by = if from_caller {
-            Party::Caller
-        } else {
-            Party::Callee
-        };
-        let number = (numbered_by, update.cseq);
-        let receiver = sender.other();
-        let index = match self.relation(number) {
-            Relation::New => {
-                self.offer(number, sender, media, context)?;
-                self.offers.len() - 1
+        let index = match self.offers.meaning(message) {
+            Meaning::Offer => self.offer(message, context)?,
+            Meaning::Answer(index) => {
+                self.answer(index, message, context)?;
+                index
             }
-            Relation::Current => {
-                let current = self.offers.len() - 1;
-                if self.offers[current].offerer != sender {
-                    self.answer(sender, media, context)?;
-                }
-                current
-            }
-            Relation::Old(index) => index,
-            Relation::Forgotten => return Err("an old CSeq that is not remembered"),
+            Meaning::Known(index) => index,
+            Meaning::Forgotten => return Err("an old CSeq that is not remembered"),
         };
-        Ok(self.ports(index, receiver, media.len()))
-    }
-
-    /// C2: numbers grow for each party by itself, and an offer is known by its number.
-    fn relation(&self, number: (Party, CSeq)) -> Relation {
-        let (party, cseq) = number;
-        let known = self.offers.iter().rposition(|offer| offer.number == number);
-        match known {
-            Some(index) if index + 1 == self.offers.len() => Relation::Current,
-            Some(index) => Relation::Old(index),
-            None if self.last_offers[party as usize] >= Some(cseq) => Relation::Forgotten,
-            None => Relation::New,
-        }
+        Ok(self.ports(index, message.sender.other(), message.media))
     }
 
     /// The relay's ports towards `receiver` for the m= lines of an offer; 0 where a line has no stream.
-    fn ports(&self, offer: usize, receiver: Party, lines: usize) -> Vec<u16> {
-        let port = |slot: &Slot| {
-            let stream = &self.streams[slot.stream?];
-            let is_off = stream.declined || stream.status == Status::Rejected;
+    fn ports(&self, offer: usize, receiver: Party, media: &[MediaDescription]) -> Vec<u16> {
+        let slots = &self.offers.get(offer).slots;
+        let port = |(line, description): (usize, &MediaDescription)| {
+            let stream = &self.streams[slots.get(line)?.stream?];
+            // What one branch has turned off another one may have on.
+            let is_off = description.port == 0 || stream.status == Status::Rejected;
             (!is_off).then(|| stream.leg(receiver).port)
         };
-        let slots = &self.offers[offer].slots;
-        (0..lines)
-            .map(|line| slots.get(line).and_then(port).unwrap_or(0))
-            .collect()
+        let lines = media.iter().enumerate();
+        lines.map(|line| port(line).unwrap_or(0)).collect()
     }
 
-    /// C3: goes on with the streams last agreed on; what cannot be kept gets fresh ports.
+    /// C3: goes on with the streams last agreed on; what cannot be kept gets fresh ports. Nothing that is agreed changes.
+    /// Returns the offer's index.
     fn offer(
         &mut self,
-        number: (Party, CSeq),
-        offerer: Party,
-        media: &[MediaDescription],
+        message: &Message<'_>,
         context: &mut Context<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<usize, Refusal> {
+        let (offerer, media) = (message.sender, message.media);
         let first_fresh = self.streams.len();
         if first_fresh == 0 {
             // Most sessions never have more than these, and a stream is large: no room for others.
             self.streams.reserve_exact(media.len().min(STREAMS_KEPT));
         }
-        let agreed: Vec<_> = self.agreed.iter().map(|slot| slot.stream).collect();
+        let agreed: Vec<_> = self
+            .offers
+            .agreed()
+            .iter()
+            .map(|slot| slot.stream)
+            .collect();
         let Matched { kept, disabled } = matched(&agreed, &self.streams, offerer, media);
         let mut slots = Vec::with_capacity(media.len());
         for (line, (description, kept)) in media.iter().zip(kept).enumerate() {
@@ -168,28 +92,15 @@ impl Session {
                 stream,
                 off,
                 said: Said::of(description),
-                described: stream.and_then(|index| {
-                    let untold = self.streams[index].leg(offerer).described.is_none();
-                    (untold && !description.address.is_zero())
-                        .then(|| described(description, self.is_own(description, context)))
+                described: stream.filter(|_| !description.address.is_zero()).map(|_| {
+                    let is_own = self.is_own(description, context);
+                    described(description, is_own)
                 }),
             });
         }
-        for index in disabled.into_iter().flatten() {
-            self.close_stream(index, Status::Closed, context);
-        }
-        self.give_up_unanswered(first_fresh, &slots, context);
-        self.last_offers[number.0 as usize] = Some(number.1);
-        self.offers.push_back(Offer {
-            number,
-            offerer,
-            slots,
-            answered: false,
-        });
-        if self.offers.len() > OFFERS_KEPT {
-            self.offers.pop_front();
-        }
-        Ok(())
+        let index = self.offers.propose(message, slots);
+        self.close_unused(context);
+        Ok(index)
     }
 
     /// The closed stream that a line with port 0 is listed as, where it goes on with none that was agreed: what it was
@@ -201,8 +112,7 @@ impl Session {
         media: &MediaDescription,
         now: Duration,
     ) -> Option<usize> {
-        let offered = self.offers.back().map(|offer| &offer.slots);
-        let mut before = [Some(&self.agreed), offered].into_iter().flatten();
+        let mut before = [self.offers.agreed(), self.offers.latest()].into_iter();
         let known = before.find_map(|slots| {
             let slot = slots.get(line)?;
             let same = slot.media_type == media.media_type;
@@ -272,44 +182,30 @@ impl Session {
         self.streams.truncate(first);
     }
 
-    /// A newer offer replaces one that nobody answered: that one's own streams are not needed.
-    fn give_up_unanswered(
-        &mut self,
-        first_fresh: usize,
-        slots: &[Slot],
-        context: &mut Context<'_>,
-    ) {
-        for index in 0..first_fresh {
-            let in_use = slots
-                .iter()
-                .chain(&self.agreed)
-                .any(|slot| slot.stream == Some(index));
-            if !in_use && self.streams[index].answered.is_none() {
-                self.close_stream(index, Status::Closed, context);
-            }
-        }
-    }
-
-    /// C4: fixes the other side of the current offer.
+    /// C4: fixes the other side of an offer, which is what counts from now on.
     fn answer(
         &mut self,
-        answerer: Party,
-        media: &[MediaDescription],
+        index: usize,
+        message: &Message<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), Refusal> {
-        let Some(offer) = self.offers.back_mut() else {
-            return Err("an answer without an offer");
-        };
+        let (answerer, media) = (message.sender, message.media);
         // A line that either side has turned off has no media whose type could matter.
         let differs = |(slot, answer): (&Slot, &MediaDescription)| {
             let is_on = slot.stream.is_some() && answer.port != 0;
             is_on && slot.media_type != answer.media_type
         };
+        let offer = self.offers.get(index);
         if offer.slots.iter().zip(media).any(differs) {
             return Err("the answer's media types are not those of the offer");
         }
-        let first = !std::mem::replace(&mut offer.answered, true);
         let (offerer, slots) = (offer.offerer, offer.slots.clone());
+        // Who answers the INVITE may be another branch than the one that did before.
+        let why = match self.offers.is_opening(index) {
+            true => Move::OtherBranch,
+            false => Move::Agreed,
+        };
+        self.offers.agree(index, message);
         for (line, slot) in slots.iter().enumerate() {
             if let Some(off) = slot.off {
                 self.streams[off].answered.get_or_insert(context.now.mono);
@@ -317,19 +213,12 @@ impl Session {
             let Some(index) = slot.stream else { continue };
             match media.get(line).filter(|answer| answer.port != 0) {
                 Some(answer) => {
-                    let why = if first {
-                        Move::Agreed
-                    } else {
-                        Move::OtherBranch
-                    };
                     self.accept(index, (offerer, slot), (answerer, answer, why), context);
                 }
                 None => self.decline(index, context.now.mono),
             }
         }
-        if first {
-            self.replace_agreed(slots, context);
-        }
+        self.close_unused(context);
         self.started.get_or_insert(context.now);
         Ok(())
     }
@@ -343,6 +232,8 @@ impl Session {
     ) {
         let now = context.now.mono;
         let is_own = self.is_own(answer, context);
+        // While it rings nobody's silence counts.
+        let is_up = self.is_finally_answered();
         let stream = &mut self.streams[index];
         if !stream.is_live() {
             stream.answered.get_or_insert(now);
@@ -350,10 +241,17 @@ impl Session {
         }
         let was_on_hold = stream.on_hold();
         stream.declined = false;
-        apply(stream, offerer, slot.said);
-        let offering = stream.leg_mut(offerer);
-        if offering.described.is_none() {
-            offering.described.clone_from(&slot.described);
+        if offerer != answerer {
+            apply(stream, offerer, slot.said);
+            // Another branch's answer may have come in between, and moved the offerer's side.
+            if let Some(offered) = slot.described.as_ref().filter(|offered| !offered.is_own) {
+                let leg = stream.leg_mut(offerer);
+                let before = leg.described.replace(offered.clone());
+                if before.is_some_and(|before| before != *offered) {
+                    stream.move_party(offerer, why, now);
+                    withdraw(self.key, stream, index, context.actions);
+                }
+            }
         }
         let leg = stream.leg(answerer);
         // The call passes this relay twice under one name: its own ports say nothing of where the party is.
@@ -368,7 +266,7 @@ impl Session {
         apply(stream, answerer, Said::of(answer));
         let first = stream.answered.is_none();
         stream.answered.get_or_insert(now);
-        if was_on_hold != stream.on_hold() || (first && self.finally_answered) {
+        if is_up && (first || moved || was_on_hold != stream.on_hold()) {
             stream.watch_from(now);
         }
         if moved {
@@ -437,11 +335,10 @@ impl Session {
         }
     }
 
-    /// The answered offer is the one that counts; streams that it does not use are over.
-    fn replace_agreed(&mut self, slots: Vec<Slot>, context: &mut Context<'_>) {
-        let replaced = std::mem::replace(&mut self.agreed, slots);
-        for index in replaced.iter().filter_map(|slot| slot.stream) {
-            if !self.agreed.iter().any(|slot| slot.stream == Some(index)) {
+    /// Ends the streams that neither what is agreed on uses nor what may still be.
+    pub(super) fn close_unused(&mut self, context: &mut Context<'_>) {
+        for index in 0..self.streams.len() {
+            if self.streams[index].is_live() && !self.offers.uses(index) {
                 self.close_stream(index, Status::Closed, context);
             }
         }

@@ -145,7 +145,7 @@ impl<'a> Exact<'a> {
     /// None where there is nothing to tell.
     fn of(session: &'a Session) -> Option<Exact<'a>> {
         let (call_id, from_tag) = (&session.call_id.0, &session.caller_tag.0);
-        let to_tag = session.callee_tag.as_ref().map(|tag| &tag.0);
+        let to_tag = session.callee_tag().map(|tag| &tag.0);
         let is_plain = call_id.is_utf8() && from_tag.is_utf8() && to_tag.is_none_or(Text::is_utf8);
         (!is_plain).then(|| Exact {
             call_id: Shown(call_id),
@@ -269,7 +269,7 @@ pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
         session_id: session.id,
         call_id: &session.call_id,
         from_tag: &session.caller_tag,
-        to_tag: session.callee_tag.as_ref(),
+        to_tag: session.callee_tag(),
         from_uri: &session.from_uri,
         to_uri: &session.to_uri,
         start_time: session.started.map(|start| seconds(start.unix)),
@@ -340,7 +340,7 @@ fn local(leg: &Leg) -> String {
 }
 
 fn remote(leg: &Leg) -> Option<SocketAddrV4> {
-    leg.latches[Component::Rtp as usize].address()
+    leg.beliefs[Component::Rtp as usize].check_address()
 }
 
 /// The field's words for what became of a stream.

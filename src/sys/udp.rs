@@ -1,4 +1,4 @@
-//! Media sockets: IPv4 datagrams with their DSCP, one at a time or many in one system call, into memory that
+//! Media sockets: IPv4 datagrams with their DSCP and TTL, one at a time or many in one system call, into memory that
 //! is allocated once. udp(7), ip(7).
 
 use std::io;
@@ -21,20 +21,40 @@ const SLOT: usize = 65_536;
 /// The part of the TOS byte that is the DSCP (RFC 2474 section 3); the rest is for congestion between hosts.
 const DSCP: u8 = 0xfc;
 
+/// What a datagram is taken to have come with where the kernel does not tell: RFC 1700's default, and Linux's.
+const USUAL_TTL: u8 = 64;
+
+/// What a datagram is marked with in its IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// In its place in the TOS byte, the two bits below it clear.
+    pub dscp: u8,
+    /// How many hosts it may still pass; never 0 in one that is to be sent.
+    pub ttl: u8,
+}
+
+impl Marks {
+    /// Those of a datagram that comes from nobody else.
+    pub const FRESH: Marks = Marks {
+        dscp: 0,
+        ttl: USUAL_TTL,
+    };
+}
+
 /// A bound, nonblocking media socket.
 #[derive(Debug)]
 pub struct MediaSocket {
     fd: OwnedFd,
-    /// What leaves it is marked so.
+    /// What leaves it is marked so; nothing is known of a mark that was never set.
     dscp: u8,
+    ttl: Option<u8>,
 }
 
 /// A datagram that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
     pub from: SocketAddrV4,
-    /// In its place in the TOS byte, the two bits below it clear.
-    pub dscp: u8,
+    pub marks: Marks,
     pub data: &'a [u8],
 }
 
@@ -47,7 +67,7 @@ struct Control([u8; 64]);
 pub struct Datagrams {
     data: Vec<u8>,
     sources: Vec<SocketAddrV4>,
-    dscps: Vec<u8>,
+    marks: Vec<Marks>,
     lengths: Vec<usize>,
 }
 
@@ -70,20 +90,26 @@ impl MediaSocket {
         // SAFETY: takes no pointers.
         let fd = owned(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
         set_option(&fd, libc::IP_RECVTOS, 1)?;
+        // Where a sandbox forbids it media is relayed all the same.
+        let _ = set_option(&fd, libc::IP_RECVTTL, 1);
         // A relay passes on what is too long in fragments, as a router would; it is no end of the path.
         set_option(&fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
         let name = to_name(address);
         // SAFETY: the kernel reads one sockaddr_in.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), NAME_LENGTH) })?;
-        Ok(MediaSocket { fd, dscp: 0 })
+        Ok(MediaSocket {
+            fd,
+            dscp: 0,
+            ttl: None,
+        })
     }
 
-    /// Sends one datagram, marked with a DSCP.
+    /// Sends one datagram, marked so.
     ///
     /// # Errors
     /// As of udp(7): no route, forbidden by a packet filter, the interface's queue full. None of them lasts.
-    pub fn send(&mut self, data: &[u8], to: SocketAddrV4, dscp: u8) -> io::Result<()> {
-        self.mark(dscp);
+    pub fn send(&mut self, data: &[u8], to: SocketAddrV4, marks: Marks) -> io::Result<()> {
+        self.mark(marks);
         let name = to_name(to);
         loop {
             // SAFETY: the kernel reads the data and one sockaddr_in.
@@ -104,15 +130,15 @@ impl MediaSocket {
         }
     }
 
-    /// Sends several of the received datagrams, by index, all marked with one DSCP. One that cannot be sent
+    /// Sends several of the received datagrams, by index, all marked alike. One that cannot be sent
     /// does not hold up the others.
     pub fn send_many(
         &mut self,
         received: &Datagrams,
         which: &[(usize, SocketAddrV4)],
-        dscp: u8,
+        marks: Marks,
     ) -> Unsent {
-        self.mark(dscp);
+        self.mark(marks);
         let mut unsent = Unsent::default();
         for batch in which.chunks(BATCH) {
             self.send_batch(received, batch, &mut unsent);
@@ -163,12 +189,17 @@ impl MediaSocket {
         }
     }
 
-    /// Sets the DSCP of what is sent from now on, by a system call only when it changes.
-    fn mark(&mut self, dscp: u8) {
+    /// Sets the marks of what is sent from now on, by a system call only when one changes: all that one party sends has
+    /// the same as a rule.
+    fn mark(&mut self, Marks { dscp, ttl }: Marks) {
+        // Where a sandbox forbids it the media is more important than its marks.
         if self.dscp != dscp {
-            // Where a sandbox forbids it the media is more important than its mark.
             let _ = set_option(&self.fd, libc::IP_TOS, c_int::from(dscp));
             self.dscp = dscp;
+        }
+        if self.ttl != Some(ttl) {
+            let _ = set_option(&self.fd, libc::IP_TTL, c_int::from(ttl));
+            self.ttl = Some(ttl);
         }
     }
 }
@@ -184,7 +215,7 @@ impl Datagrams {
         Datagrams {
             data: vec![0; SLOT * BATCH],
             sources: vec![SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0); BATCH],
-            dscps: vec![0; BATCH],
+            marks: vec![Marks::FRESH; BATCH],
             lengths: Vec::with_capacity(BATCH),
         }
     }
@@ -204,7 +235,7 @@ impl Datagrams {
         let length = *self.lengths.get(index)?;
         Some(Datagram {
             from: *self.sources.get(index)?,
-            dscp: *self.dscps.get(index)?,
+            marks: *self.marks.get(index)?,
             data: self.data.get(index * SLOT..)?.get(..length)?,
         })
     }
@@ -287,10 +318,11 @@ impl Datagrams {
     }
 
     fn note(&mut self, index: usize, name: sockaddr_in, header: &msghdr, length: usize) {
-        if let (Some(source), Some(dscp)) = (self.sources.get_mut(index), self.dscps.get_mut(index))
+        if let (Some(source), Some(marks)) =
+            (self.sources.get_mut(index), self.marks.get_mut(index))
         {
             *source = from_name(name);
-            *dscp = read_tos(header) & DSCP;
+            *marks = read_marks(header);
             self.lengths.push(length.min(SLOT));
         }
     }
@@ -336,20 +368,26 @@ fn add_control(header: &mut msghdr, control: &mut Control) {
     header.msg_controllen = control.0.len() as _;
 }
 
-/// The TOS byte that came with a datagram (IP_RECVTOS, ip(7)).
-fn read_tos(header: &msghdr) -> u8 {
+/// The TOS byte and the TTL that came with a datagram (IP_RECVTOS, IP_RECVTTL, ip(7)); the usual ones where none did.
+fn read_marks(header: &msghdr) -> Marks {
+    let mut marks = Marks::FRESH;
     // SAFETY: the kernel has filled the control buffer of this header, and only as far as it says; the macros
     // stay within that.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);
         while let Some(control) = at.as_ref() {
-            if control.cmsg_level == libc::IPPROTO_IP && control.cmsg_type == libc::IP_TOS {
-                return *libc::CMSG_DATA(at);
+            match (control.cmsg_level, control.cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_TOS) => marks.dscp = *libc::CMSG_DATA(at) & DSCP,
+                (libc::IPPROTO_IP, libc::IP_TTL) => {
+                    let ttl = libc::CMSG_DATA(at).cast::<c_int>().read_unaligned();
+                    marks.ttl = u8::try_from(ttl).unwrap_or(USUAL_TTL);
+                }
+                _ => {}
             }
             at = libc::CMSG_NXTHDR(header, at);
         }
     }
-    0
+    marks
 }
 
 fn to_name(address: SocketAddrV4) -> sockaddr_in {

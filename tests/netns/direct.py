@@ -4,6 +4,7 @@ A call costs milliseconds here and may go on for as long as a scenario likes; wh
 Every packet is named. At the end each one that was sent has to have arrived once, from the relay's port that was told, but for
 those that were sent in a `gap` which the scenario grants; the relay's figures have to be what arrived.
 """
+import itertools
 import json
 import re
 import socket
@@ -25,6 +26,8 @@ REMOVE = 'remove\r\ncall_id: %(id)s\r\nfrom_tag: %(from_tag)s\r\nto_tag: %(to_ta
 IP_RECVTOS, IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 13, 10, 0
 # Until the relay's figures are those of the phones, seconds.
 SETTLED = 2.5
+# No two phones have one SSRC.
+SSRCS = itertools.count(7)
 # How long the relay may take to find out that media is away, seconds.
 NOTICED = 1.3
 
@@ -66,19 +69,29 @@ class End:
 
     def __init__(self, world, name, host, address, tos=0, payload=PAYLOAD):
         self.world, self.name, self.host, self.address = world, name, host, address
-        self.payload, self.remote, self.running, self.number = payload, None, False, 0
+        self.payload, self.remote, self.running, self.number, self.ssrc = payload, None, False, 0, next(SSRCS)
+        self.tos = tos
         # Packets by their content: when it was sent and its component; when it came, from where, on which component, with which TOS.
         self.sent, self.arrived = {}, []
         self.sockets = []
+        self.bind()
+
+    def bind(self):
         for component in (0, 1):
-            sock = world.scene.lab.socket(host, socket.AF_INET, socket.SOCK_DGRAM)
-            sock.bind((address[0], address[1] + component))
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+            sock = self.world.scene.lab.socket(self.host, socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((self.address[0], self.address[1] + component))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self.tos)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
             sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
             sock.setblocking(False)
-            world.scene.loop.add(sock, lambda s=sock, c=component: self.read(s, c))
+            self.world.scene.loop.add(sock, lambda s=sock, c=component: self.read(s, c))
             self.sockets.append(sock)
+
+    def rebind(self, port):
+        """Goes on from another port, in the same RTP stream: what a NAT's new mapping does to it."""
+        self.shut()
+        self.address = self.address[0], port
+        self.bind()
 
     def read(self, sock, component):
         while True:
@@ -90,6 +103,10 @@ class End:
                 continue  # an ICMP error about something that was sent
             tos = next((value[0] for _, kind, value in extra if kind == socket.IP_TOS), None)
             self.arrived.append((time.monotonic(), data, source, component, tos))
+            self.got(data, source, component)
+
+    def got(self, data, source, component):
+        """For phones that answer."""
 
     def start(self):
         if not self.running:
@@ -110,7 +127,7 @@ class End:
         self.world.scene.loop.at(self.next, self.tick)
 
     def send(self, component):
-        head = struct.pack('!BBHII', 0x80, 8 if component == 0 else 201, self.number & 0xffff, self.number * 160, 7)
+        head = struct.pack('!BBHII', 0x80, 8 if component == 0 else 201, self.number & 0xffff, self.number * 160, self.ssrc)
         data = head + (' %s %d %d ' % (self.name, component, self.number)).encode()
         data = data.ljust(self.payload if component == 0 else 64, b'.')
         self.sent[data] = time.monotonic(), component
@@ -118,9 +135,13 @@ class End:
 
     def close(self):
         self.stop()
+        self.shut()
+
+    def shut(self):
         for sock in self.sockets:
             self.world.scene.loop.remove(sock)
             sock.close()
+        self.sockets = []
 
 
 class Call:

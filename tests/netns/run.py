@@ -20,14 +20,19 @@ from collections import namedtuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import daemons  # noqa: E402
+import dialogs  # noqa: E402,F401
 import failures  # noqa: E402,F401 (they register themselves)
 import faults  # noqa: E402,F401
 import firewalls  # noqa: E402,F401
+import flows  # noqa: E402,F401
 import kernel  # noqa: E402,F401
+import learning  # noqa: E402,F401
+import loops  # noqa: E402,F401
 import load  # noqa: E402,F401
 import odd  # noqa: E402,F401
 import readme  # noqa: E402,F401
 import scenarios  # noqa: E402
+import spray  # noqa: E402,F401
 import verdicts  # noqa: E402,F401
 from loop import TimedOut, starved  # noqa: E402
 from scene import Failed, Scene  # noqa: E402

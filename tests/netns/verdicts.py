@@ -105,7 +105,7 @@ def another_source(scene):
     old.stop()
     moved.start()
     made.until_explained([call], r'audio: the caller hears nothing any more: the callee was first heard at 10\.12\.0\.2:30000, and packets now come from '
-                         r'10\.12\.0\.2:30500: \d+ packets dropped \(wrong source\)', 10)
+                         r'10\.12\.0\.2:30500: \d+ packets dropped \(other port\)', 10)
     moved.close()
     old.start()
     mended(made, call)

@@ -69,13 +69,14 @@ pub const COMMANDS: &[About] = &[
     },
     About {
         name: "end",
-        arguments: "CALL-ID",
+        arguments: "CALL-ID [FROM-TAG]",
         what: "ends a call: its dialog at the SIP proxy, or else its session on the relay",
         options: &[(
             "--media",
             "only the session on the relay, whatever the proxy says",
         )],
-        more: "Needs the socket, or TLS with a certificate that management_passport allows.",
+        more: "Where several sessions share the Call-ID, all are ended; with FROM-TAG the one that this tag opened.\n\
+               Needs the socket, or TLS with a certificate that management_passport allows.",
     },
     About {
         name: "drain",

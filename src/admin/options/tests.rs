@@ -46,6 +46,7 @@ fn commands_as_the_management_port_takes_them() {
     assert_eq!(line(&["explain", "--json", "a@b"]), "explain json \"a@b\"");
     assert_eq!(line(&["end", "--", "-x"]), "end \"-x\"");
     assert_eq!(line(&["--media", "end", "x"]), "end media \"x\"");
+    assert_eq!(line(&["end", "x", "t"]), "end \"x\" \"t\"");
     assert_eq!(line(&["drain", "192.0.2.1"]), "drain \"192.0.2.1\"");
     assert_eq!(line(&["drain", "--wait", "r"]), "drain \"r\"");
     assert_eq!(line(&["resume", "r"]), "resume \"r\"");

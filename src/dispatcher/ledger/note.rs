@@ -11,7 +11,8 @@ use crate::dispatcher::finished::Known;
 use crate::dispatcher::registry::{LiveCall, RelayKey};
 use crate::objects::objects_only;
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, SessionId, Tag, Text};
+use crate::proto::name::Name;
+use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
 
 /// What the proxy sent: a string, or a list of numbers where it is not UTF-8.
 struct Bytes(Text);
@@ -57,7 +58,11 @@ pub struct Note {
     started: u64,
     ended: Option<u64>,
     dialog_id: Option<Bytes>,
+    /// The to_tag is that of the one who has finally answered.
     answered: bool,
+    /// The number of the request that opened it.
+    #[serde(default)]
+    opening: Option<u32>,
     begun_by_reply: bool,
     relay: IpAddr,
     relay_name: Option<String>,
@@ -87,9 +92,9 @@ impl Note {
         let tag = |tag: &Tag| Bytes(tag.0.clone());
         Some(Note {
             session_id: known.session_id.to_string(),
-            call_id: text(&call.call_id.0),
-            from_tag: tag(&known.from_tag),
-            to_tag: known.to_tag.as_ref().map(tag),
+            call_id: text(&call.name.call_id.0),
+            from_tag: tag(call.name.caller.as_ref()?),
+            to_tag: call.name.callee.as_ref().map(tag),
             from_uri: text(&known.from_uri),
             to_uri: text(&known.to_uri),
             caller_ua: known.caller_ua.as_ref().map(text),
@@ -98,7 +103,8 @@ impl Note {
             started: micros(known.started?),
             ended: known.ended.map(micros),
             dialog_id: call.dialog_id.as_ref().map(|id| text(&id.0)),
-            answered: call.answered,
+            answered: call.name.callee.is_some(),
+            opening: call.opening.map(|cseq| cseq.0),
             begun_by_reply: call.begun_by_reply,
             relay: call.relay.address,
             relay_name: call.relay.name.as_deref().map(str::to_owned),
@@ -127,10 +133,15 @@ impl Note {
             from_tag: tag(owed.from_tag),
             to_tag: owed.to_tag.map(tag),
         });
+        let callee = self.to_tag.filter(|_| self.answered);
         Some(LiveCall {
-            call_id,
+            name: Name {
+                call_id,
+                caller: Some(tag(self.from_tag)),
+                callee: callee.map(tag),
+            },
             dialog_id: self.dialog_id.map(|id| DialogId(id.0)),
-            answered: self.answered,
+            opening: self.opening.map(CSeq),
             begun_by_reply: self.begun_by_reply,
             relay: RelayKey {
                 address: self.relay,
@@ -138,8 +149,6 @@ impl Note {
             },
             known: Known {
                 session_id,
-                from_tag: tag(self.from_tag),
-                to_tag: self.to_tag.map(tag),
                 from_uri: text(self.from_uri),
                 to_uri: text(self.to_uri),
                 caller_ua: self.caller_ua.map(text),
@@ -160,6 +169,11 @@ impl Note {
 #[serde(remote = "Self")]
 pub struct DialogNote {
     call_id: Bytes,
+    /// Earlier versions wrote no tags.
+    #[serde(default)]
+    from_tag: Option<Bytes>,
+    #[serde(default)]
+    to_tag: Option<Bytes>,
     dialog_id: Bytes,
     at: u64,
 }
@@ -167,8 +181,11 @@ objects_only!(DialogNote, both ways);
 
 impl DialogNote {
     pub fn new(due: &Due, at: Duration) -> DialogNote {
+        let tag = |tag: &Tag| Bytes(tag.0.clone());
         DialogNote {
-            call_id: Bytes(due.call_id.0.clone()),
+            call_id: Bytes(due.name.call_id.0.clone()),
+            from_tag: due.name.caller.as_ref().map(tag),
+            to_tag: due.name.callee.as_ref().map(tag),
             dialog_id: Bytes(due.dialog_id.0.clone()),
             at: micros(at),
         }
@@ -178,13 +195,15 @@ impl DialogNote {
     pub fn due(self, id: SessionId, oldest: Duration) -> Option<(Due, Duration)> {
         let due = Due {
             id,
-            call_id: CallId(self.call_id.0),
+            name: Name {
+                call_id: CallId(self.call_id.0),
+                caller: self.from_tag.map(|tag| Tag(tag.0)),
+                callee: self.to_tag.map(|tag| Tag(tag.0)),
+            },
             dialog_id: DialogId(self.dialog_id.0),
         };
         if self.at < micros(oldest) {
-            let Due {
-                call_id, dialog_id, ..
-            } = &due;
+            let (call_id, dialog_id) = (&due.name.call_id, &due.dialog_id);
             warn!("[session {call_id}] dialog {dialog_id} is not ended: it was to be too long ago");
             return None;
         }

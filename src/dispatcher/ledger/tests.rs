@@ -6,7 +6,7 @@ use super::*;
 use crate::dispatcher::finished::Known;
 use crate::dispatcher::registry::RelayKey;
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, Tag};
+use crate::proto::{CSeq, CallId, DialogId, Tag};
 use crate::sys::scratch::Scratch;
 
 const NONE: fn(SessionId) -> bool = |_| false;
@@ -32,9 +32,13 @@ fn id(number: u128) -> SessionId {
 fn call(number: u128) -> LiveCall {
     let odd: &[u8] = b"caf\xe9\x01 \"";
     LiveCall {
-        call_id: CallId(format!("call-{number}").as_str().into()),
+        name: Name {
+            call_id: CallId(format!("call-{number}").as_str().into()),
+            caller: Some(Tag(odd.into())),
+            callee: Some(Tag("t".into())),
+        },
         dialog_id: Some(DialogId("7:8".into())),
-        answered: true,
+        opening: Some(CSeq(7)),
         begun_by_reply: false,
         relay: RelayKey {
             address: [192, 0, 2, 1].into(),
@@ -42,8 +46,6 @@ fn call(number: u128) -> LiveCall {
         },
         known: Known {
             session_id: id(number),
-            from_tag: Tag(odd.into()),
-            to_tag: Some(Tag("t".into())),
             from_uri: "Zoë@example.com".into(),
             to_uri: odd.into(),
             caller_ua: Some("phone".into()),
@@ -91,14 +93,16 @@ fn the_next_dispatcher_knows_the_calls_that_are_not_over() {
 fn older_news_that_comes_late_changes_nothing() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);
-    let news = |order, answered| LiveCall {
-        order,
-        answered,
-        ..call(1)
+    let callee = |answered: bool| answered.then(|| Tag("t".into()));
+    let news = |order, answered| {
+        let mut call = call(1);
+        (call.order, call.name.callee) = (order, callee(answered));
+        call
     };
-    let told = |answered, seconds| LiveCall {
-        answered,
-        ..seen(call(1), seconds)
+    let told = |answered, seconds| {
+        let mut call = seen(call(1), seconds);
+        call.name.callee = callee(answered);
+        call
     };
     ledger.note(&news(2, true), at(20));
     ledger.note(&news(1, false), at(20));
@@ -134,8 +138,8 @@ fn the_last_word_on_a_call_counts() {
     let mut removed = call(1);
     removed.known.ended = Some(at(30));
     removed.owed = Some(Remove {
-        call_id: removed.call_id.clone(),
-        from_tag: removed.known.from_tag.clone(),
+        call_id: removed.name.call_id.clone(),
+        from_tag: removed.name.caller.clone().unwrap(),
         to_tag: None,
     });
     ledger.note(&removed, at(30));
@@ -262,7 +266,11 @@ fn a_line_that_cannot_be_read_costs_itself_alone() {
 fn a_dialog_is_due_until_the_proxy_has_been_asked() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);
-    let odd = CallId(b"caf\xe9"[..].into());
+    let odd = Name {
+        call_id: CallId(b"caf\xe9"[..].into()),
+        caller: Some(Tag(b"f\xe9"[..].into())),
+        callee: Some(Tag("t".into())),
+    };
     let first = ledger.due(&odd, &DialogId("1:2".into()), at(20), 1);
     let second = ledger.due(&odd, &DialogId("3:4".into()), at(21), 2);
     ledger.note(&call(3), at(22));
@@ -281,7 +289,12 @@ fn a_dialog_is_due_until_the_proxy_has_been_asked() {
 fn an_old_dialog_is_left_alone() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);
-    let due = ledger.due(&CallId("a".into()), &DialogId("1:2".into()), at(0), 1);
+    let due = ledger.due(
+        &Name::untold(CallId("a".into())),
+        &DialogId("1:2".into()),
+        at(0),
+        1,
+    );
     drop(ledger);
     let kept = open_at(&scratch, at(3600)).1.dialogs;
     assert_eq!(kept, [due]);

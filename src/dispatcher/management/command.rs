@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::end::Wanted;
 use super::filter::Filter;
 use crate::proto::escaped;
 
@@ -21,11 +22,7 @@ pub enum Command {
         /// One JSON object for each session instead of lines for people.
         json: bool,
     },
-    End {
-        call_id: String,
-        /// On the relay, whatever the SIP proxy says of its dialog.
-        media_only: bool,
-    },
+    End(Wanted),
     /// The relay's name or address, both.
     Drain(String),
     Resume(String),
@@ -54,8 +51,8 @@ pub const HELP: [&str; 18] = [
     "metrics                     what Prometheus reads of this dispatcher, lines of text",
     "explain CALL-ID             who hears whom in a call, and why not; addresses, drops, time-outs",
     "explain json CALL-ID        the same as JSON objects",
-    "end CALL-ID                 ends its dialog at the SIP proxy, or else its session on the relay",
-    "end media CALL-ID           ends its session on the relay only",
+    "end CALL-ID [FROM-TAG]      ends its dialog at the SIP proxy, or else its session on the relay",
+    "end media CALL-ID ...       ends its session on the relay only",
     "drain RELAY                 gives a relay no new calls, until resume",
     "resume RELAY                gives it calls again",
     "version, help, quit, exit",
@@ -101,12 +98,14 @@ pub fn parse(line: &[u8]) -> Result<Command, Bad> {
     match (word, words.as_slice()) {
         ("explain", ["json", call_id]) => Ok(explain(call_id, true)),
         ("explain", [call_id]) => Ok(explain(call_id, false)),
-        ("end", ["media", call_id]) => Ok(end(call_id, true)),
-        ("end", [call_id]) => Ok(end(call_id, false)),
+        ("end", ["media", call_id]) => Ok(end(call_id, None, true)),
+        ("end", ["media", call_id, from_tag]) => Ok(end(call_id, Some(from_tag), true)),
+        ("end", [call_id]) => Ok(end(call_id, None, false)),
+        ("end", [call_id, from_tag]) => Ok(end(call_id, Some(from_tag), false)),
         ("drain", [relay]) => Ok(Command::Drain((*relay).to_owned())),
         ("resume", [relay]) => Ok(Command::Resume((*relay).to_owned())),
         ("explain", _) => usage("explain CALL-ID, or explain json CALL-ID"),
-        ("end", _) => usage("end CALL-ID, or end media CALL-ID"),
+        ("end", _) => usage("end CALL-ID [FROM-TAG], or end media CALL-ID [FROM-TAG]"),
         (word, _) => usage(&format!("{word} RELAY")),
     }
 }
@@ -128,12 +127,12 @@ fn explain(call_id: &str, json: bool) -> Command {
     Command::Explain { call_id, json }
 }
 
-fn end(call_id: &str, media_only: bool) -> Command {
-    let call_id = call_id.to_owned();
-    Command::End {
-        call_id,
+fn end(call_id: &str, from_tag: Option<&str>, media_only: bool) -> Command {
+    Command::End(Wanted {
+        call_id: call_id.to_owned(),
+        from_tag: from_tag.map(str::to_owned),
         media_only,
-    }
+    })
 }
 
 /// Words as they are meant: JSON strings without their quotation marks.
@@ -240,10 +239,12 @@ mod tests {
             ("explain a@b", explain("a@b", false)),
             ("explain json a@b", explain("a@b", true)),
             ("explain json", explain("json", false)),
-            ("end media", end("media", false)),
-            ("end  media   \"media\" ", end("media", true)),
-            ("end \"a b\\u001b\\\"\"", end("a b\u{1b}\"", false)),
-            ("end x\"y", end("x\"y", false)),
+            ("end media", end("media", None, false)),
+            ("end  media   \"media\" ", end("media", None, true)),
+            ("end a t", end("a", Some("t"), false)),
+            ("end media a t", end("a", Some("t"), true)),
+            ("end \"a b\\u001b\\\"\"", end("a b\u{1b}\"", None, false)),
+            ("end x\"y", end("x\"y", None, false)),
             (
                 "drain 192.0.2.1:40000",
                 Command::Drain("192.0.2.1:40000".into()),
@@ -252,7 +253,7 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), Ok(command), "{line}");
         }
-        assert_eq!(parse(b"end caf\xe9"), Ok(end("caf\\xe9", false)));
+        assert_eq!(parse(b"end caf\xe9"), Ok(end("caf\\xe9", None, false)));
     }
 
     #[test]

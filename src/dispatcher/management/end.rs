@@ -16,6 +16,7 @@ use crate::dispatcher::registry::{About, Place, Through};
 use crate::dispatcher::waiting::{Slot, lock};
 use crate::dispatcher::wire::write_remove;
 use crate::proto::control::Remove;
+use crate::proto::name::{Name, is_spelled};
 use crate::proto::{CallId, DialogId, Tag, Text};
 use crate::sys::clock;
 
@@ -25,56 +26,96 @@ const DIALOG_LIMIT: Duration = Duration::from_secs(7);
 /// A phone that talks is heard more often.
 const HEARD: Duration = Duration::from_secs(5);
 
+/// What is to be ended, as the administrator says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub call_id: String,
+    /// Of the sessions of that Call-ID the one that this tag opened; else all of them.
+    pub from_tag: Option<String>,
+    /// On the relay, whatever the SIP proxy says of its dialog.
+    pub media_only: bool,
+}
+
 /// Ends a call; what has been done, in a sentence.
 ///
 /// # Errors
 /// Why it goes on, and what else can be tried.
-pub fn end(
-    dispatcher: &Dispatcher,
-    who: &Who,
-    text: &str,
-    media_only: bool,
-) -> Result<String, String> {
-    let (call_id, about, place) = {
+pub fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String, String> {
+    let text = wanted.call_id.as_str();
+    let (call_id, known, place) = {
         let registry = lock(&dispatcher.registry);
         let call_id = registry.meant(text);
-        let (about, place) = (registry.about(&call_id), registry.place(&call_id));
-        (call_id, about, place)
+        let (known, place) = (registry.about(&call_id), registry.place(&call_id));
+        (call_id, known, place)
     };
     let over = |call_id: &CallId, fate: &str| Err(format!("call {call_id} {fate}"));
     if let Place::Expired = place {
         let fate = dispatcher.fate_of(&call_id);
         return over(&call_id, fate.as_deref().unwrap_or("has ended already"));
     }
-    let (call_id, about) = match place {
-        Place::On(..) | Place::Away(_) if about.is_some() => (call_id, about),
+    let (call_id, mut sessions) = match place {
+        Place::On(..) | Place::Away(_) if !known.is_empty() => (call_id, known),
         _ => match dispatcher.call_named(text)? {
             Meant::Over(call_id, fate) => return over(&call_id, &fate),
             Meant::Live(call_id, found) => {
-                let about = lock(&dispatcher.registry).about(&call_id);
-                let told = || told_by_relay(&found);
-                let about = about.or_else(told);
-                (call_id, about)
+                let known = lock(&dispatcher.registry).about(&call_id);
+                let told = || found.iter().map(|found| told_by_relay(&call_id, found));
+                let sessions = match known.is_empty() {
+                    true => told().collect(),
+                    false => known,
+                };
+                (call_id, sessions)
             }
         },
     };
+    if let Some(from_tag) = &wanted.from_tag {
+        let all = from_tags(&sessions);
+        let is_it = |tag: &Tag| is_spelled(&tag.0, from_tag) || tag.0.escaped() == *from_tag;
+        sessions.retain(|session| session.name.caller.as_ref().is_some_and(is_it));
+        if sessions.is_empty() {
+            let shown = from_tag.escape_debug();
+            return Err(format!(
+                "call {call_id} has no session of from_tag \"{shown}\": there is {all}"
+            ));
+        }
+    }
     log::warn!("[session {call_id}] to be ended by the order of {who}");
-    let mut why = match &about {
+    let ended = sessions.iter();
+    let ended = ended.map(|session| end_one(dispatcher, session, wanted.media_only));
+    let (ended, failed): (Vec<_>, Vec<_>) = ended.partition(Result::is_ok);
+    let ended: Vec<String> = ended.into_iter().flatten().collect();
+    let failed: Vec<String> = failed.into_iter().filter_map(Result::err).collect();
+    let ended = ended.join("; ");
+    match (failed.is_empty(), ended.is_empty()) {
+        (true, _) => Ok(format!("ended: {ended}")),
+        (false, true) => Err(failed.join("; ")),
+        (false, false) => Err(format!("{}; ended: {ended}", failed.join("; "))),
+    }
+}
+
+fn from_tags(sessions: &[About]) -> String {
+    let tags = sessions.iter().filter_map(|one| one.name.caller.as_ref());
+    tags.map(Tag::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Ends one session.
+fn end_one(dispatcher: &Dispatcher, session: &About, media_only: bool) -> Result<String, String> {
+    let name = &session.name;
+    let call_id = &name.call_id;
+    let mut why = match session {
         _ if media_only => "no phone is told",
-        Some(About {
+        About {
             answered: false, ..
-        }) => "no phone is told, for nobody has answered it",
+        } => "no phone is told, for nobody has answered it",
         _ => "no phone is told, for no dialog of it is known",
     };
     let mut gone = None;
     // A dialog that was never answered cannot be ended by anybody but the phones.
-    let dialog = about.filter(|about| about.answered && !media_only);
-    if let Some(dialog_id) = dialog.and_then(|about| about.dialog_id) {
-        match end_dialog(dispatcher, &call_id, &dialog_id) {
+    let is_endable = session.answered && !media_only;
+    if let Some(dialog_id) = session.dialog_id.as_ref().filter(|_| is_endable) {
+        match end_dialog(dispatcher, name, dialog_id) {
             Some(Outcome::Ended(proxy)) => {
-                return Ok(format!(
-                    "ended: call {call_id}, dialog {dialog_id} by {proxy}"
-                ));
+                return Ok(format!("call {call_id}, dialog {dialog_id} by {proxy}"));
             }
             Some(Outcome::Gone(proxy)) => {
                 gone = Some(proxy);
@@ -88,28 +129,34 @@ pub fn end(
             None => {}
         }
     }
-    let ended = end_session(dispatcher, &call_id, gone)?;
+    let ended = end_session(dispatcher, name, gone)?;
     Ok(format!("{ended}; {why}"))
 }
 
-/// What the relay of a call knows of its dialog, where this dispatcher does not know the call.
-fn told_by_relay(found: &[Found]) -> Option<About> {
-    found.iter().find_map(|found| {
-        let dialog_id = found.object.get("dialog_id")?.as_str()?;
-        Some(About {
-            dialog_id: Some(DialogId(dialog_id.into())),
-            answered: found.object.get("answered")?.as_bool()?,
-        })
-    })
+/// What the relay of a session knows of it, where this dispatcher does not know it.
+fn told_by_relay(call_id: &CallId, found: &Found) -> About {
+    let dialog_id = found.object.get("dialog_id").and_then(Value::as_str);
+    let answered = found.object.get("answered").and_then(Value::as_bool);
+    About {
+        name: Name {
+            call_id: call_id.clone(),
+            caller: from_tag(&found.object),
+            callee: None,
+        },
+        dialog_id: dialog_id
+            .filter(|_| answered.is_some())
+            .map(|id| DialogId(id.into())),
+        answered: answered != Some(false),
+    }
 }
 
 /// None where dialogs cannot be ended.
-fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -> Option<Outcome> {
+fn end_dialog(dispatcher: &Dispatcher, name: &Name, dialog_id: &DialogId) -> Option<Outcome> {
     let enders = dispatcher.enders.get()?;
     let (told, outcome) = crossbeam_channel::bounded(1);
     // Kamailio removes the call before it answers, OpenSIPS once the phones have answered.
-    lock(&dispatcher.registry).by_admin(call_id, Through::Proxy);
-    enders.end(call_id, dialog_id, Told::Asker(told));
+    lock(&dispatcher.registry).by_admin(name, Through::Proxy);
+    enders.end(&name.call_id, dialog_id, Told::Asker(told));
     let outcome = outcome.recv_timeout(DIALOG_LIMIT);
     let outcome = outcome.unwrap_or_else(|_| {
         let seconds = DIALOG_LIMIT.as_secs();
@@ -118,42 +165,49 @@ fn end_dialog(dispatcher: &Dispatcher, call_id: &CallId, dialog_id: &DialogId) -
         ))
     });
     if !matches!(outcome, Outcome::Ended(_)) {
-        lock(&dispatcher.registry).not_by_admin(call_id);
+        lock(&dispatcher.registry).not_by_admin(name);
     }
     Some(outcome)
 }
 
-/// Removes all sessions of a call from their relays; not where the proxy has lost the dialog of phones that still talk.
+/// Removes a session from its relay; not where the proxy has lost the dialog of phones that still talk.
 fn end_session(
     dispatcher: &Dispatcher,
-    call_id: &CallId,
+    name: &Name,
     gone: Option<Proxy>,
 ) -> Result<String, String> {
+    let call_id = &name.call_id;
     let deadline = clock::mono() + dispatcher.settings.relay_timeout;
     // The proxy's own requests for this call come before or after.
     let Some(turn) = dispatcher.turns.enter(call_id, deadline) else {
         return Err(format!("call {call_id} has requests under way, try again"));
     };
     let mut ended = Vec::new();
-    let sessions = dispatcher.look_for(call_id)?;
+    let mut sessions = dispatcher.look_for(call_id)?;
+    sessions.retain(|found| found.is_of(name));
     if let Some(proxy) = gone.filter(|_| sessions.iter().any(|found| is_heard(&found.object))) {
         return Err(format!(
             "{proxy} does not have the dialog of call {call_id} any more (was it restarted without its dialogs?), so no \
              phone can be told, and they still talk; end media would end its media alone"
         ));
     }
+    if sessions.is_empty() {
+        // Whoever ended the other one has ended it as well.
+        return Ok(format!("call {call_id}, its session is over already"));
+    }
     for found in sessions {
-        remove(dispatcher, call_id, &found)?;
+        remove(dispatcher, name, &found)?;
         ended.push(found.at.relay.to_string());
     }
     drop(turn);
     Ok(format!(
-        "ended: call {call_id}, its session on relay {}",
+        "call {call_id}, its session on relay {}",
         ended.join(", ")
     ))
 }
 
-fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<(), String> {
+fn remove(dispatcher: &Dispatcher, name: &Name, found: &Found) -> Result<(), String> {
+    let call_id = &name.call_id;
     let (relay, link) = (&found.at.relay, &found.at.handle);
     let Some(from_tag) = from_tag(&found.object) else {
         return Err(format!("relay {relay} does not tell call {call_id}'s tags"));
@@ -166,21 +220,21 @@ fn remove(dispatcher: &Dispatcher, call_id: &CallId, found: &Found) -> Result<()
     let slot = Arc::new(Slot::new());
     let ask = Ask::Remove(remove.clone(), Some(Arc::clone(&slot)));
     let now = clock::mono();
-    lock(&dispatcher.registry).by_admin(call_id, Through::Relay);
+    lock(&dispatcher.registry).by_admin(name, Through::Relay);
     let sent = link.send(now, ask, |out, sequence, compatibility| {
         write_remove(out, &remove, sequence, compatibility)
     });
     let removal = match sent {
         Ok(()) => slot.take_until(now + dispatcher.settings.relay_timeout),
         Err(refused) => {
-            lock(&dispatcher.registry).not_by_admin(call_id);
+            lock(&dispatcher.registry).not_by_admin(name);
             return Err(format!("relay {relay}: {refused}"));
         }
     };
-    lock(&dispatcher.registry).not_by_admin(call_id);
+    lock(&dispatcher.registry).not_by_admin(name);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
-        Some(Removal::Error) => "has no such call any more",
+        Some(Removal::NotThere | Removal::Error) => "has no such call any more",
         Some(Removal::LinkLost) => "lost its link",
         None => "does not answer",
     };

@@ -12,17 +12,29 @@ use super::naming::Meant;
 use super::text;
 use super::{Answer, Connection};
 use crate::dispatcher::Dispatcher;
-use crate::dispatcher::registry::{Place, RelayKey, spellings};
+use crate::dispatcher::registry::{About, Place, RelayKey};
 use crate::dispatcher::statistics::each;
 use crate::dispatcher::waiting::lock;
 use crate::dispatcher::wire::{write_explain, write_plain};
 use crate::objects::objects_only;
+use crate::proto::name::{Fit, Name, spelled};
 use crate::proto::{CallId, Text, Visible};
 
 /// A session that a relay has, and what it says of it.
 pub struct Found {
     pub at: Connection,
     pub object: Map<String, Value>,
+}
+
+impl Found {
+    /// Returns true if it is the session of this name.
+    pub fn is_of(&self, name: &Name) -> bool {
+        self.fit(name) != Fit::Not
+    }
+
+    fn fit(&self, name: &Name) -> Fit {
+        name.fit_told(self.object.get("from_tag").and_then(Value::as_str))
+    }
 }
 
 impl Client<'_> {
@@ -72,12 +84,17 @@ impl Dispatcher {
     /// # Errors
     /// A sentence: where it is not, and who was not heard.
     pub fn look_for(&self, call_id: &CallId) -> Result<Vec<Found>, String> {
-        let (place, mut relays) = {
+        let (place, relays) = {
             let registry = lock(&self.registry);
-            (registry.place(call_id), registry.connected())
+            let mut relays = registry.connected();
+            let links = registry.links_of(call_id);
+            if !links.is_empty() {
+                relays.retain(|one| links.contains(&one.handle.id));
+            }
+            (registry.place(call_id), relays)
         };
         match place {
-            Place::On(id, _) => relays.retain(|one| one.handle.id == id),
+            Place::On(..) => {}
             Place::Expired => {
                 return Err(format!(
                     "call {call_id} has ended; the SIP proxy has not removed it yet"
@@ -116,11 +133,14 @@ impl Dispatcher {
 
     /// Adds what the dispatcher knows of the call and of its relay.
     fn with_own_knowledge(&self, call_id: &CallId, found: Found) -> Map<String, Value> {
-        let Found { at, mut object } = found;
         let registry = lock(&self.registry);
-        let (held, is_connected) = registry.held(&at.relay);
-        let about = registry.about(call_id);
+        let (held, is_connected) = registry.held(&found.at.relay);
+        let about = registry.about(call_id).into_iter();
         drop(registry);
+        let about = about.filter(|about| found.is_of(&about.name));
+        let about: Option<About> = about.max_by_key(|about| found.fit(&about.name));
+        let refusal = self.refusal_of(call_id, &found);
+        let Found { at, mut object } = found;
         let link = match held {
             _ if !is_connected => "lost just now",
             held if held.timed_out => "does not answer",
@@ -130,7 +150,7 @@ impl Dispatcher {
         };
         object.insert("relay".to_owned(), relay(&at.relay));
         object.insert("relay_link".to_owned(), link.into());
-        if let Some(why) = self.refusal_of(call_id) {
+        if let Some(why) = refusal {
             object.insert("refused".to_owned(), why.into());
         }
         object.insert("relay_explains".to_owned(), at.handle.explains().into());
@@ -207,7 +227,7 @@ fn sessions_of(
     call_id: &CallId,
     list: &[u8],
 ) -> Result<Vec<Map<String, Value>>, serde_json::Error> {
-    let spellings = spellings(call_id);
+    let spellings = spelled(&call_id.0);
     let exact = call_id.0.escaped();
     let mut found = Vec::new();
     each(list, |element| {

@@ -2,6 +2,7 @@
 //! begins so.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::explain::{Found, listed};
 use crate::dispatcher::Dispatcher;
@@ -9,6 +10,7 @@ use crate::dispatcher::past::Fate;
 use crate::dispatcher::registry::Place;
 use crate::dispatcher::waiting::lock;
 use crate::proto::CallId;
+use crate::proto::name::Name;
 use crate::sys::clock;
 
 /// Fewer characters are not taken for the beginning of a Call-ID.
@@ -68,22 +70,32 @@ impl Dispatcher {
     pub fn fate_of(&self, call_id: &CallId) -> Option<String> {
         let place = lock(&self.registry).place(call_id);
         let past = lock(&self.past);
-        let (fate, ago) = past.of(call_id, clock::mono())?;
-        let is_over = match place {
+        let is_over = |fate: &Fate| match place {
             Place::On(..) | Place::Away(_) => false,
             Place::Expired => matches!(fate, Fate::Ended(_)),
             Place::Unknown => true,
         };
-        is_over.then(|| fate.told(ago))
+        let fates = past.of(call_id, clock::mono());
+        let fates: Vec<_> = fates.filter(|(_, fate, _)| is_over(fate)).collect();
+        let told = |(name, fate, ago): &(&Name, &Fate, Duration)| match (&name.caller, fates.len())
+        {
+            (Some(tag), 2..) => format!("(from_tag {tag}) {}", fate.told(*ago)),
+            _ => fate.told(*ago),
+        };
+        let told: Vec<String> = fates.iter().map(told).collect();
+        (!told.is_empty()).then(|| told.join("; "))
     }
 
-    /// Why an update of it was refused a short time ago: `5 s ago: ..`.
-    pub fn refusal_of(&self, call_id: &CallId) -> Option<String> {
+    /// Why an update of this session was refused a short time ago: `5 s ago: ..`.
+    pub fn refusal_of(&self, call_id: &CallId, found: &Found) -> Option<String> {
         let past = lock(&self.past);
-        match past.of(call_id, clock::mono())? {
-            (Fate::Refused(why), ago) => Some(format!("{} s ago: {why}", ago.as_secs())),
-            (Fate::Ended(_), _) => None,
-        }
+        let mut fates = past.of(call_id, clock::mono());
+        fates.find_map(|(name, fate, ago)| match fate {
+            Fate::Refused(why) if found.is_of(name) => {
+                Some(format!("{} s ago: {why}", ago.as_secs()))
+            }
+            _ => None,
+        })
     }
 
     /// The only call whose Call-ID begins so: a live one, or else one that is over.

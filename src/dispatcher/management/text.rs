@@ -137,12 +137,16 @@ pub(super) struct Leg {
     pub(super) sdp_usable: bool,
     pub(super) direction: String,
     ice: bool,
+    /// Where its SIP came from.
+    signaling: Vec<String>,
     pub(super) last_media: Option<f64>,
     last_rtcp: Option<f64>,
     /// Where it was told to send to.
     pub(super) told: String,
     pub(super) last_unsent: Option<Failure>,
     pub(super) stranger: Option<Stranger>,
+    /// The call by which its packets come round.
+    pub(super) round_with: Option<String>,
     /// Bytes of its longest packet.
     pub(super) longest: u64,
     pub(super) dropped: BTreeMap<String, u64>,
@@ -175,6 +179,8 @@ objects_only!(Stranger);
 pub(super) struct Component {
     pub(super) caller: Option<Learned>,
     pub(super) callee: Option<Learned>,
+    caller_candidates: Vec<Claim>,
+    callee_candidates: Vec<Claim>,
     path: String,
     why: String,
 }
@@ -185,8 +191,26 @@ objects_only!(Component);
 pub(super) struct Learned {
     address: String,
     pub(super) by: String,
+    /// What speaks for it, in a word and in more; older relays do not say.
+    #[serde(default)]
+    rank: String,
+    #[serde(default)]
+    why: String,
 }
 objects_only!(Learned);
+
+/// A source that is not believed to be a party.
+#[derive(Deserialize)]
+#[serde(remote = "Self")]
+struct Claim {
+    address: String,
+    packets: u64,
+    rank: String,
+    /// Seconds since its last.
+    ago: f64,
+    why: String,
+}
+objects_only!(Claim);
 
 /// One party's side of a stream.
 struct Side<'a> {
@@ -200,6 +224,7 @@ struct Side<'a> {
     remote: &'a str,
     leg: Option<&'a Leg>,
     learned: Option<&'a Learned>,
+    candidates: &'a [Claim],
 }
 
 /// The sessions of a call, one after the other.
@@ -279,8 +304,7 @@ fn stream(out: &mut Vec<String>, number: usize, stream: &Stream) {
             limit.left,
             match limit.name.as_str() {
                 "setup_timeout" => "it is not answered",
-                "on_hold_timeout" => "neither side sends RTP or RTCP",
-                _ => "neither side sends RTP",
+                _ => "neither side sends RTP or RTCP",
             },
             limit.name,
             limit.limit
@@ -317,6 +341,7 @@ fn sides(stream: &Stream) -> [Side<'_>; 2] {
             remote: &stream.caller_remote,
             leg: stream.caller.as_ref(),
             learned: rtp.and_then(|rtp| rtp.caller.as_ref()),
+            candidates: rtp.map_or(&[], |rtp| &rtp.caller_candidates),
         },
         Side {
             name: "callee",
@@ -329,6 +354,7 @@ fn sides(stream: &Stream) -> [Side<'_>; 2] {
             remote: &stream.callee_remote,
             leg: stream.callee.as_ref(),
             learned: rtp.and_then(|rtp| rtp.callee.as_ref()),
+            candidates: rtp.map_or(&[], |rtp| &rtp.callee_candidates),
         },
     ]
 }
@@ -355,6 +381,28 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
             "" | "Unknown" => "      SDP: none yet".to_owned(),
             sdp => format!("      SDP: {sdp} ({usable}), {}{ice}", leg.direction),
         });
+        if !leg.signaling.is_empty() {
+            out.push(format!(
+                "      its SIP comes from {}",
+                leg.signaling.join(" and ")
+            ));
+        }
+    }
+    if let Some(learned) = side.learned.filter(|learned| !learned.why.is_empty()) {
+        let Learned {
+            address, rank, why, ..
+        } = learned;
+        out.push(format!("      {address} is believed ({rank}): {why}"));
+    }
+    for claim in side.candidates {
+        out.push(format!(
+            "      {} is not believed ({}): {}; {}, the last {:.1} s ago",
+            claim.address,
+            claim.rank,
+            claim.why,
+            counted(claim.packets, "packet"),
+            claim.ago
+        ));
     }
     let kernel = match side.in_kernel {
         0 => String::new(),
@@ -416,11 +464,14 @@ mod tests {
             "caller_local": "192.0.2.9:40000", "callee_local": "192.0.2.9:40002", "caller_remote": "203.0.113.7:31022",
             "callee_remote": "Unknown", "caller_packets_kernel": 10, "callee_packets_kernel": 0,
             "caller": {"sdp_usable": false, "direction": "sendrecv", "ice": true, "last_media": 0.12, "last_rtcp": 3.0,
+            "signaling": ["203.0.113.7", "203.0.113.9"],
             "told": "198.51.100.9:40000",
             "dropped": {"wrong source": 3, "receiver not routable": 1}, "unsent": 2},
             "callee": {"sdp_usable": true, "direction": "recvonly", "ice": false, "last_media": null, "last_rtcp": null,
             "dropped": {}, "unsent": 0},
-            "rtp": {"caller": {"address": "203.0.113.7:31022", "by": "stun"}, "callee": null, "path": "user space",
+            "rtp": {"caller": {"address": "203.0.113.7:31022", "by": "stun", "rank": "near", "why": "its SIP comes from this address"},
+            "callee": null, "callee_candidates": [{"address": "198.51.100.66:9", "packets": 3, "rank": "other", "ago": 0.54,
+            "why": "3 packets in a row of one stream"}], "path": "user space",
             "why": "nothing has come from the callee yet"}, "rtcp": {"caller": null, "callee": null, "path": "kernel",
             "why": "since 5 s"}}]}"#,
         );
@@ -435,13 +486,16 @@ call a@x: answered, 75 s
   relay 192.0.2.9 (r1), connected
   dialog 4242:77 at the SIP proxy
   session id
-  stream 1: audio, active; will be ended in 88 s if neither side sends RTP (stream_timeout 90)
+  stream 1: audio, active; will be ended in 88 s if neither side sends RTP or RTCP (stream_timeout 90)
     caller: it sends STUN from 203.0.113.7:31022, no media yet; it was told to send to 198.51.100.9:40000
       SDP: 10.0.0.5:4000 (no media goes there: the relay waits until something comes from the party), sendrecv, ICE
+      its SIP comes from 203.0.113.7 and 203.0.113.9
+      203.0.113.7:31022 is believed (near): its SIP comes from this address
       codec G711a, 12 packets relayed from it (10 by the kernel), 2400 bytes, last media 0.1 s ago, last RTCP 3.0 s ago
       DROPPED: 1 receiver not routable, 3 wrong source, 2 not taken by the relay's host
     callee: nothing received yet; it was told to send to 192.0.2.9:40002
       SDP: 8.8.8.8:5000 (media goes there until something comes from the party), recvonly
+      198.51.100.66:9 is not believed (other): 3 packets in a row of one stream; 3 packets, the last 0.5 s ago
       codec Unknown, 0 packets relayed from it, 0 bytes, no media yet
     RTP goes by user space: nothing has come from the callee yet
     RTCP goes by kernel: since 5 s";

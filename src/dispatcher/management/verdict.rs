@@ -167,6 +167,20 @@ impl Party<'_> {
         dropped.copied().unwrap_or_default()
     }
 
+    /// Packets of sources that are not believed to be it, and the commonest reason.
+    fn strangers(&self) -> String {
+        const REASONS: [&str; 4] = [
+            "wrong source",
+            "unproven source",
+            "other port",
+            "named source not in use",
+        ];
+        let counts = REASONS.map(|why| self.dropped(why));
+        let most = (0..REASONS.len()).rev().max_by_key(|&at| counts[at]);
+        let why = REASONS[most.unwrap_or_default()];
+        format!("{} dropped ({why})", packets(counts.iter().sum()))
+    }
+
     fn last_media(&self) -> Option<f64> {
         self.leg?.last_media
     }
@@ -268,7 +282,7 @@ impl Way<'_> {
         if !held.is_empty() && !self.from.speaks() {
             return held;
         }
-        let mut causes = Vec::new();
+        let mut causes: Vec<String> = self.goes_round().into_iter().collect();
         if self.from.speaks() {
             causes.extend(self.no_destination());
             causes.extend(self.not_sent(leg));
@@ -335,6 +349,22 @@ impl Way<'_> {
         ))
     }
 
+    /// What is sent to the other party comes back: its address is a port of another call.
+    fn goes_round(&self) -> Option<String> {
+        let (from, to) = (self.from.name, self.to.name);
+        let count = self.from.dropped("goes round");
+        let at = self.to.destination().filter(|_| count > 0)?;
+        let by = self.from.leg.and_then(|leg| leg.round_with.as_ref());
+        let by = by.map_or("a way that the relay does not see".to_owned(), |call| {
+            format!("call {call}")
+        });
+        Some(format!(
+            "what is sent to the {to}'s address {at} comes back by {by}: it goes round, {}; the relay is not a party: see \
+             why the SIP proxy, or the {to}, gave its address for one",
+            dropped(count, from, "goes round")
+        ))
+    }
+
     /// The relay's host cannot send, or what it sends goes nowhere.
     fn not_sent(&self, leg: &Leg) -> Vec<String> {
         let mut causes = Vec::new();
@@ -387,9 +417,9 @@ impl Way<'_> {
         }
         match &leg.stranger {
             Some(stranger) if stranger.ago <= RECENT => format!(
-                "; others send to its port from {}: {} dropped (wrong source)",
+                "; others send to its port from {}: {}",
                 stranger.address,
-                packets(self.from.dropped("wrong source"))
+                self.from.strangers()
             ),
             _ => String::new(),
         }
@@ -399,13 +429,18 @@ impl Way<'_> {
     fn another_source(&self, leg: &Leg) -> Option<String> {
         let from = self.from.name;
         if let Some(stranger) = leg.stranger.as_ref().filter(|one| one.ago <= RECENT) {
+            let strangers = self.from.strangers();
+            let address = &stranger.address;
+            let Some(remote) = self.from.remote else {
+                return Some(format!(
+                    "packets come to the {from}'s port from {address}, where neither its SDP nor its SIP says that it is: \
+                     {strangers}; if that is the {from}, let the proxy send its signaling_ip, or see [Relay] learning"
+                ));
+            };
             return Some(format!(
-                "the {from} was first heard at {}, and packets now come from {}: {} dropped (wrong source); its NAT \
-                 gave it another port, or somebody else sent first; a re-INVITE with its new address lets the relay learn \
-                 anew",
-                self.from.remote.unwrap_or("another address"),
-                stranger.address,
-                packets(self.from.dropped("wrong source"))
+                "the {from} was first heard at {remote}, and packets now come from {address}: {strangers}; its NAT gave it \
+                 another address that cannot be told from a stranger's, or somebody else sends; a re-INVITE with its new \
+                 address lets the relay learn anew"
             ));
         }
         let old = self.from.dropped("old source");

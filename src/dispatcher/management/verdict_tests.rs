@@ -292,6 +292,23 @@ fn what_the_parties_themselves_do_not_want() {
 }
 
 #[test]
+fn m11_what_goes_round_is_named_with_the_other_call() {
+    let leg = |last_media: serde_json::Value, with: serde_json::Value| json!({"last_media": last_media, "dropped": {"goes round": 9}, "round_with": with});
+    for last_media in [json!(0.1), json!(null)] {
+        let round = said(&[("/streams/0/caller", leg(last_media, json!("other@x")))]);
+        assert!(
+            round[0].contains("comes back by call other@x: it goes round, 9 packets of the caller were dropped (goes round)"),
+            "{round:#?}"
+        );
+    }
+    let round = said(&[("/streams/0/caller", leg(json!(0.1), json!(null)))]);
+    assert!(
+        round[0].contains("comes back by a way that the relay does not see"),
+        "{round:#?}"
+    );
+}
+
+#[test]
 fn the_relay_and_its_kernel_are_told_of() {
     let silent = said(&[("/relay_link", json!("does not answer"))]);
     assert!(silent[0].starts_with("the relay does not answer at the moment"));

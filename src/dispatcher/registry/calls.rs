@@ -3,164 +3,240 @@
 use std::time::Duration;
 
 use super::{
-    Facts, Found, Late, LinkId, LiveCall, Place, Registry, Session, SessionState, Through,
+    Facts, Found, Key, Late, LinkId, LiveCall, Place, Registry, Session, SessionState, Through,
 };
 use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
 use crate::dispatcher::statistics::{ListedCall, Statistics};
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId, Tag, Text};
+use crate::proto::name::{Fit, Mention, Name, is_spelled, spelled};
+use crate::proto::{CallId, DialogId, Tag};
 
 /// A relay that tells of a call's end so long after the proxy's removal counts the time between as the call's.
 const LATE: Duration = Duration::from_millis(250);
 
 impl<L: Clone> Registry<L> {
-    /// Where a call is to be asked for.
+    /// Where sessions of a Call-ID are: of several, one that can be asked.
     pub fn place(&self, call_id: &CallId) -> Place<L> {
-        let Some(session) = self.sessions.get(call_id) else {
-            return self.found_on(call_id);
-        };
-        let Some(relay) = self.relays.get(&session.relay) else {
-            return Place::Unknown;
-        };
-        match relay.link.and_then(|id| self.links.get_key_value(&id)) {
-            Some((id, link)) => Place::On(*id, link.handle.clone()),
-            None => Place::Away(relay.key.clone()),
+        let mut place = Place::Unknown;
+        for (_, session) in self.sessions.of(call_id) {
+            place = self.place_at(session.relay);
+            if let Place::On(..) = place {
+                return place;
+            }
+        }
+        let found = self.found.get(call_id).into_iter().flatten();
+        let found = found.filter_map(|found| self.on(found.link)).next();
+        match (place, found) {
+            (Place::Unknown, Some(found)) => found,
+            (Place::Unknown, None) if self.expired.of(call_id).next().is_some() => Place::Expired,
+            (place, _) => place,
         }
     }
 
-    fn found_on(&self, call_id: &CallId) -> Place<L> {
-        let found = self.found.get(call_id);
-        let link = found.and_then(|found| self.links.get_key_value(&found.link));
-        match link {
-            Some((id, link)) => Place::On(*id, link.handle.clone()),
-            None if self.expired.get(call_id).is_some() => Place::Expired,
-            None => Place::Unknown,
+    fn place_at(&self, relay: u64) -> Place<L> {
+        let Some(relay) = self.relays.get(&relay) else {
+            return Place::Unknown;
+        };
+        let place = relay.link.and_then(|id| self.on(id));
+        place.unwrap_or_else(|| Place::Away(relay.key.clone()))
+    }
+
+    fn on(&self, id: LinkId) -> Option<Place<L>> {
+        let link = self.links.get(&id)?;
+        Some(Place::On(id, link.handle.clone()))
+    }
+
+    /// All links by which sessions of a Call-ID can be asked for, as far as is known.
+    pub fn links_of(&self, call_id: &CallId) -> Vec<LinkId> {
+        let relays = self.sessions.of(call_id);
+        let relays = relays.filter_map(|(_, session)| self.relays.get(&session.relay)?.link);
+        let found = self.found.get(call_id).into_iter().flatten();
+        relays.chain(found.map(|found| found.link)).collect()
+    }
+
+    /// Where the session of an update is to be asked for.
+    pub fn place_of(&self, mention: Mention<'_>) -> Place<L> {
+        if let Some((key, _)) = self.sessions.find(mention) {
+            let relay = self.sessions.get(key).map(|session| session.relay);
+            return relay.map_or(Place::Unknown, |relay| self.place_at(relay));
         }
+        let found = self.found.get(mention.call_id).into_iter().flatten();
+        let found = found.map(|found| (found.name.fit(mention), found.link));
+        let found = found.filter(|(fit, _)| *fit != Fit::Not).max();
+        let found = found.and_then(|(_, link)| self.on(link));
+        let ended = || match self.expired_fit(mention) {
+            Fit::Not => Place::Unknown,
+            _ => Place::Expired,
+        };
+        found.unwrap_or_else(ended)
+    }
+
+    /// Where the session of a removal is to be asked for; none where it is that of another branch than the one that has
+    /// answered, which ends nothing (S4). What is not known may be where another session of that Call-ID is (S6).
+    pub fn place_to_remove(&self, mention: Mention<'_>) -> Option<Place<L>> {
+        let ended = self.expired_fit(mention);
+        let live = self.sessions.find(mention).map_or(Fit::Not, |(_, fit)| fit);
+        if ended.is_own() && live < ended {
+            // Both began by one tag, one after the other.
+            return Some(Place::Expired);
+        }
+        match (live, self.place_of(mention)) {
+            (Fit::Branch, _) => None,
+            (_, Place::Expired) if ended == Fit::Branch => None,
+            (_, Place::Unknown) => Some(match self.place(mention.call_id) {
+                on @ Place::On(..) => on,
+                _ => Place::Unknown,
+            }),
+            (_, place) => Some(place),
+        }
+    }
+
+    /// The name of the session that a message is of; that of one that it opens where none is known.
+    pub fn name_of(&self, mention: Mention<'_>) -> Name {
+        let known = self.sessions.find(mention);
+        let known = known.and_then(|(key, _)| self.sessions.get(key));
+        known.map_or_else(|| Name::opened_by(mention), |session| session.name.clone())
+    }
+
+    /// Returns true if this session is known, by its own tags.
+    pub fn knows(&self, mention: Mention<'_>) -> bool {
+        self.sessions.own(mention).is_some()
+    }
+
+    fn expired_fit(&self, mention: Mention<'_>) -> Fit {
+        let fits = self.expired.of(mention.call_id);
+        fits.map(|name| name.fit(mention)).max().unwrap_or(Fit::Not)
     }
 
     /// A relay has given ports for an update that somebody waits for. Without media it makes no session. What is to be
     /// noted of an answered call is returned when there is news.
     pub fn updated(&mut self, link: LinkId, facts: &Facts) -> Option<LiveCall> {
         let relay = self.links.get(&link)?.relay?;
-        if let Some(has_news) = self.confirm(link, facts) {
-            return has_news.then(|| self.noted(&facts.call_id)).flatten();
+        if let Some((key, has_news)) = self.confirm(relay, facts) {
+            return has_news.then(|| self.noted(key)).flatten();
         }
         if !facts.has_media {
             return None;
         }
-        self.forget(&facts.call_id);
-        let mut known = known(facts);
-        // A call of another dispatcher, or of before this one's start.
-        let found = self.found.get(&facts.call_id);
-        let found = found.filter(|found| found.link == link).map(|f| f.call);
-        if let Some(id) = found.and_then(|call| call.session_id) {
+        if let Some(elsewhere) = self.sessions.own(facts.mention()) {
+            self.forget(elsewhere);
+        }
+        let session = self.begin(link, relay, facts);
+        let key = self.add(session);
+        self.noted(key)
+    }
+
+    /// A session that an update has made, or made known.
+    fn begin(&mut self, link: LinkId, relay: u64, facts: &Facts) -> Session {
+        let serial = self.next_serial();
+        // Another dispatcher's session, or one of before this one's start.
+        let found = self.found.get(&facts.call_id).into_iter().flatten();
+        let found = found.filter(|found| found.link == link);
+        let found = found.map(|found| (found.name.fit(facts.mention()), found));
+        let found = found.filter(|(fit, _)| *fit != Fit::Not);
+        let found = found.max_by_key(|(fit, _)| *fit).map(|(_, found)| found);
+        let mut name = Name::opened_by(facts.mention());
+        if let Some(found) = found.filter(|found| found.name.caller.is_some()) {
+            name = found.name.clone();
+        }
+        let is_callees = name.caller.as_ref() != Some(&facts.from_tag);
+        let mut known = known(facts, is_callees);
+        let call = found.map(|found| &found.call);
+        if let Some(id) = call.and_then(|call| call.session_id) {
             known.session_id = id;
         }
         let begun_by_reply = facts.is_reply && found.is_none();
-        let answered = facts.to_tag.is_some();
-        let is_answer = answered || facts.is_reply != begun_by_reply;
-        let told = found.and_then(|call| call.started);
-        let started = (is_answer && told.is_none()).then_some(facts.at);
-        known.started = told.or(started.map(|at| self.wall + at));
-        let session = Session {
+        let opens = found.is_none() && (facts.is_reply || facts.to_tag.is_none());
+        let told = call.and_then(|call| call.started);
+        let mut session = Session {
+            name,
             relay,
             dialog_id: facts.dialog_id.clone(),
-            answered,
+            opening: opens.then_some(facts.cseq),
             known,
-            started,
+            started: None,
             begun_by_reply,
-            serial: self.next_serial(),
+            serial,
             state: SessionState::Live,
         };
-        self.add(facts.call_id.clone(), session);
-        self.noted(&facts.call_id)
+        session.known.started = told;
+        session.learn(facts, self.wall + facts.at);
+        session
     }
 
-    /// The same for a call that its relay has already: whether the update tells news of it. None when it is not there.
-    fn confirm(&mut self, link: LinkId, facts: &Facts) -> Option<bool> {
+    /// The same for a session that its relay has already: which it is, and whether the update tells news of it. None when
+    /// it is not there.
+    fn confirm(&mut self, relay: u64, facts: &Facts) -> Option<(Key, bool)> {
         let serial = self.next_serial();
-        let relay = self.links.get(&link)?.relay;
         let at = self.wall + facts.at;
-        let session = self.sessions.get_mut(&facts.call_id)?;
-        if Some(session.relay) != relay {
-            return None;
+        let (key, fit) = self.sessions.find(facts.mention())?;
+        if !fit.is_own() {
+            // Another branch, after the call was answered.
+            return Some((key, false));
         }
-        if !session.has_tags(&facts.from_tag, facts.to_tag.as_ref()) {
-            // Another session of that call-id. Where to ask for it when this one is over.
-            if facts.has_media {
-                let call = ListedCall::default();
-                self.found
-                    .insert(facts.call_id.clone(), Found { link, call });
-            }
-            return Some(false);
+        let session = self.sessions.get_mut(key)?;
+        if session.relay != relay {
+            return None;
         }
         session.serial = serial;
         let is_new_dialog = facts.dialog_id.is_some() && session.dialog_id != facts.dialog_id;
-        let is_answer = facts.to_tag.is_some() && !session.answered;
         let was_owed = session.state != SessionState::Live;
         session.state = SessionState::Live;
-        session.answered |= is_answer;
         if is_new_dialog {
             session.dialog_id.clone_from(&facts.dialog_id);
         }
-        Some(session.learn(facts, at) | is_new_dialog | is_answer | was_owed)
+        Some((key, session.learn(facts, at) | is_new_dialog | was_owed))
     }
 
     /// A relay has given ports for an update that nobody waits for any more.
     pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> Late {
         let at = self.wall + facts.at;
         let relay = self.links.get(&link).and_then(|link| link.relay);
-        let session = self.sessions.get_mut(&facts.call_id);
-        match session.filter(|session| Some(session.relay) == relay) {
-            Some(session) if !session.has_tags(&facts.from_tag, facts.to_tag.as_ref()) => {
-                Late::default()
-            }
-            Some(session) => {
-                session.answered |= facts.to_tag.is_some();
-                let has_news = session.learn(facts, at);
-                Late {
-                    is_stray: false,
-                    noted: has_news.then(|| self.noted(&facts.call_id)).flatten(),
-                }
-            }
-            None => Late {
+        let found = self.sessions.find(facts.mention());
+        let session = found.and_then(|(key, _)| self.sessions.get_mut(key));
+        let session = session.filter(|session| Some(session.relay) == relay);
+        let (Some(session), Some((key, fit))) = (session, found) else {
+            return Late {
                 is_stray: facts.has_media,
                 noted: None,
-            },
+            };
+        };
+        let has_news = fit.is_own() && session.learn(facts, at);
+        Late {
+            is_stray: false,
+            noted: has_news.then(|| self.noted(key)).flatten(),
         }
     }
 
-    /// The proxy has removed a call that its relay ended before. True when that was so: by other tags than the call's it is
-    /// no removal of it.
+    /// The proxy has removed a session that its relay ended before. True when that was so: by other tags than its own it
+    /// is no removal of it.
     pub fn remove_expired(&mut self, remove: &Remove) -> bool {
-        let Some(opener) = self.expired.get(&remove.call_id) else {
-            return false;
-        };
-        let is_it = |opener: &Tag| opens(opener, &remove.from_tag, remove.to_tag.as_ref());
-        opener.as_ref().is_none_or(is_it) && self.expired.remove(&remove.call_id).is_some()
+        let fit = self.expired_fit(remove.mention());
+        let is_it = |name: &Name| name.fit(remove.mention()) == fit;
+        (fit.is_own() || fit == Fit::Untold) && self.expired.take(&remove.call_id, is_it).is_some()
     }
 
-    /// The proxy has removed a call and its relay has to be told, now or when it is back: that is when it ended, whenever
-    /// its relay hears of it. With tags that are not the call's nothing is owed. What is to be noted is returned.
+    /// The proxy has removed a session and its relay has to be told, now or when it is back: that is when it ended,
+    /// whenever its relay hears of it. With tags that are of another branch nothing is owed. What is to be noted is
+    /// returned.
     pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
-        let Some(session) = self.sessions.get(&remove.call_id) else {
+        let Some((key, fit)) = self.sessions.find(remove.mention()) else {
             // Some relay may have it: one that has not listed it yet, or does not hear of this.
-            if self.missed.get(&remove.call_id).is_none() {
+            let is_noted = |(missed, _): &(Remove, Duration)| is_of_one(missed, &remove);
+            if !self.missed.of(&remove.call_id).any(is_noted) {
                 let (call_id, ended) = (remove.call_id.clone(), self.wall + now);
                 self.missed.add(call_id, (remove, ended), now);
             }
             return None;
         };
-        let ended = self.calendar(session, now);
-        let session = self.sessions.get_mut(&remove.call_id)?;
-        let is_meant = session.has_tags(&remove.from_tag, remove.to_tag.as_ref());
-        if session.state != SessionState::Live || !is_meant {
+        let ended = self.calendar(self.sessions.get(key)?, now);
+        let session = self.sessions.get_mut(key)?;
+        if session.state != SessionState::Live || !fit.is_own() {
             return None;
         }
-        let call_id = remove.call_id.clone();
         session.known.ended = Some(ended);
         session.state = SessionState::Owed(remove);
-        self.noted(&call_id)
+        self.noted(key)
     }
 
     /// A relay has removed a session.
@@ -172,11 +248,10 @@ impl<L: Clone> Registry<L> {
         now: Duration,
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay?;
-        let is_it = |session: &Session| session.relay == relay && session.is_told_by(&statistics);
-        if self.sessions.get(call_id).is_some_and(is_it) {
-            return self.end(call_id, Reason::Removed, Some(statistics), now);
+        if let Some(key) = self.told(relay, call_id, &statistics) {
+            return self.end(key, Reason::Removed, Some(statistics), now);
         }
-        self.forget_found(link, call_id);
+        self.forget_found(link, call_id, &statistics);
         // Another dispatcher's call, or one that has moved: what its relay tells is told once.
         self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics, now)
     }
@@ -198,6 +273,22 @@ impl<L: Clone> Registry<L> {
         known.unwrap_or_else(|| CallId(statistics.call_id.as_str().into()))
     }
 
+    /// The session of this Call-ID that a relay tells of. Where it tells no tag, that is the only one.
+    fn told(&self, relay: u64, call_id: &CallId, statistics: &Statistics) -> Option<Key> {
+        let here = self.sessions.of(call_id);
+        let here = here.filter(|(_, session)| session.relay == relay);
+        let mut found: Vec<(bool, Fit, Key)> = Vec::new();
+        for (key, session) in here {
+            let fit = session.name.fit_told(statistics.from_tag.as_deref());
+            if fit != Fit::Not {
+                found.push((session.is_named(statistics), fit, key));
+            }
+        }
+        let (is_named, fit, key) = found.iter().copied().max()?;
+        let is_clear = is_named || fit != Fit::Untold || found.len() == 1;
+        is_clear.then_some(key)
+    }
+
     /// A relay says again that a session was removed: the answer to the removal was not heard.
     pub fn removed_before(
         &mut self,
@@ -207,19 +298,16 @@ impl<L: Clone> Registry<L> {
     ) -> Option<Finished> {
         let call_id = self.named_by_relay(&statistics);
         let relay = self.links.get(&link)?.relay;
-        let session = self.sessions.get(&call_id);
-        let is_it = session.is_some_and(|session| {
-            let id = session.known.session_id.to_string();
-            let is_over = match session.state {
-                SessionState::Owed(_) => session.is_told_by(&statistics),
-                // Removed on the word of the dispatcher before this one.
-                SessionState::Live => statistics.session_id.as_ref() == Some(&id),
-            };
-            Some(session.relay) == relay && is_over
-        });
-        match is_it {
-            true => self.end(&call_id, Reason::Removed, Some(statistics), now),
-            false => self.finish_unknown(link, call_id, Reason::Removed, statistics, now),
+        let key = relay.and_then(|relay| self.told(relay, &call_id, &statistics));
+        let is_over = |session: &Session| match session.state {
+            SessionState::Owed(_) => true,
+            // Removed on the word of the dispatcher before this one.
+            SessionState::Live => session.is_named(&statistics),
+        };
+        let key = key.filter(|key| self.sessions.get(*key).is_some_and(is_over));
+        match key {
+            Some(key) => self.end(key, Reason::Removed, Some(statistics), now),
+            None => self.finish_unknown(link, call_id, Reason::Removed, statistics, now),
         }
     }
 
@@ -233,21 +321,31 @@ impl<L: Clone> Registry<L> {
     ) -> Option<Finished> {
         let relay = self.links.get(&link)?.relay;
         let call_id = self.named_by_relay(&statistics);
-        let session = self.sessions.get(&call_id);
-        let is_it =
-            |session: &Session| Some(session.relay) == relay && session.is_told_by(&statistics);
-        if session.is_some_and(is_it) {
-            return self.end(&call_id, Reason::Expired, Some(statistics), now);
+        let key = relay.and_then(|relay| self.told(relay, &call_id, &statistics));
+        if let Some(key) = key {
+            return self.end(key, Reason::Expired, Some(statistics), now);
         }
-        self.forget_found(link, &call_id);
+        self.forget_found(link, &call_id, &statistics);
         self.finish_unknown(link, call_id, Reason::Expired, statistics, now)
     }
 
-    /// A call that this link's relay listed is over there; what another relay says of a call of that name does not
+    /// A relay has a session that is not known otherwise.
+    pub(super) fn find_on(&mut self, link: LinkId, name: Name, call: ListedCall) {
+        let found = self.found.entry(name.call_id.clone()).or_default();
+        found.retain(|one| one.link != link || !one.name.is_of(&name));
+        found.push(Found { link, name, call });
+    }
+
+    /// A session that this link's relay listed is over there; what another relay says of one of that name does not
     /// count.
-    fn forget_found(&mut self, link: LinkId, call_id: &CallId) {
-        if self.found.get(call_id).is_some_and(|f| f.link == link) {
-            self.found.remove(call_id);
+    fn forget_found(&mut self, link: LinkId, call_id: &CallId, statistics: &Statistics) {
+        let from_tag = statistics.from_tag.as_deref();
+        if let Some(found) = self.found.get_mut(call_id) {
+            let is_it = |one: &Found| one.link == link && one.name.fit_told(from_tag) != Fit::Not;
+            found.retain(|one| !is_it(one));
+            if found.is_empty() {
+                self.found.remove(call_id);
+            }
         }
     }
 
@@ -262,11 +360,12 @@ impl<L: Clone> Registry<L> {
     ) -> Option<Finished> {
         let relay_ip = self.links.get(&link)?.address;
         let removed = self.take_missed(&call_id, &statistics);
+        let name = statistics.name(call_id);
         let reason = match removed {
             Some(_) => Reason::Removed,
             None => reason,
         };
-        let reason = self.blame(&call_id, reason);
+        let reason = self.blame(&name, reason);
         let ice = statistics.all_streams_ice;
         let dialog_id = statistics.dialog_id.as_deref();
         let dialog_id = dialog_id.map(|id| DialogId(id.into()));
@@ -279,19 +378,30 @@ impl<L: Clone> Registry<L> {
         let length = length.zip(statistics.started);
         // The relay's start and this host's end: clocks that are so far apart say nothing.
         let length = length.and_then(|(at, started)| at.checked_sub(started));
-        let session = self.sessions.get(&call_id);
-        // A later call of that name in the same dialog goes on.
-        let is_in_use = session.is_some_and(|session| session.dialog_id == dialog_id);
-        let through = self.by_admin.remove(&call_id);
+        let from_tag = statistics.from_tag.as_deref();
+        let (mut is_in_use, mut is_elsewhere) = (false, false);
+        for (_, session) in self.sessions.of(&name.call_id) {
+            // A later call of that name in the same dialog goes on.
+            is_in_use |= session.dialog_id == dialog_id;
+            is_elsewhere |= session.name.fit_told(from_tag) != Fit::Not;
+        }
+        let through = self.take_by_admin(&name);
         let is_removed = reason == Reason::Removed || through == Some(Through::Proxy);
-        if !is_removed && !self.sessions.contains_key(&call_id) {
-            self.expired.add(call_id.clone(), None, now);
+        let is_it = |one: &Name| one.is_of(&name);
+        let is_told_twice = self.expired.of(&name.call_id).any(is_it);
+        if !is_removed && !is_elsewhere && !is_told_twice {
+            // What an older relay tells may be the tag of a branch.
+            let name = Name {
+                callee: None,
+                ..name.clone()
+            };
+            self.note_expired(name, now);
         }
         Some(Finished {
-            call_id,
+            name,
             end_dialog: by_relay
                 && dialog_id.is_some()
-                && statistics.has_to_tag
+                && statistics.to_tag.is_some()
                 && !is_old
                 && !is_in_use,
             dialog_id,
@@ -306,43 +416,43 @@ impl<L: Clone> Registry<L> {
         })
     }
 
+    /// The proxy has yet to remove it.
+    pub(super) fn note_expired(&mut self, name: Name, now: Duration) {
+        self.expired.take(&name.call_id, |one| *one == name);
+        self.expired.add(name.call_id.clone(), name, now);
+    }
+
     /// When the proxy has removed a session that was not known then, since 1970.
     fn take_missed(&mut self, call_id: &CallId, statistics: &Statistics) -> Option<Duration> {
-        let (remove, at) = self.missed.get(call_id)?;
-        let tags = [Some(&remove.from_tag), remove.to_tag.as_ref()];
-        if !statistics.is_of(tags) {
-            return None;
-        }
-        let at = *at;
-        self.missed.remove(call_id);
+        let is_it = |(remove, _): &(Remove, Duration)| statistics.is_meant_by(remove);
+        let (_, at) = self.missed.take(call_id, is_it)?;
         Some(at)
     }
 
     /// Ends a session. It stays known as expired where the proxy has yet to remove it.
     pub(super) fn end(
         &mut self,
-        call_id: &CallId,
+        key: Key,
         reason: Reason,
         statistics: Option<Statistics>,
         now: Duration,
     ) -> Option<Finished> {
-        let session = self.sessions.get(call_id)?;
+        let session = self.sessions.get(key)?;
         let relay = self.relays.get(&session.relay)?;
         let relay_ip = relay.key.address;
+        let name = session.name.clone();
         let ended = self.calendar(session, relay.away.unwrap_or(now));
         let length = self.length(session, now);
-        let reason = self.blame(call_id, reason);
+        let reason = self.blame(&name, reason);
         let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
         let proxy_knows = matches!(session.state, SessionState::Owed(_));
         let ice = statistics.as_ref().is_some_and(|s| s.all_streams_ice);
+        // What opened it was another dispatcher's to see: its relay knows.
+        let told = statistics.as_ref().filter(|_| session.opening.is_none());
+        let answered = name.callee.is_some() || told.is_some_and(|told| told.to_tag.is_some());
         let finished = Finished {
-            call_id: call_id.clone(),
             dialog_id: session.dialog_id.clone(),
-            end_dialog: by_relay
-                && !proxy_knows
-                && session.dialog_id.is_some()
-                && session.answered
-                && !ice,
+            end_dialog: by_relay && !proxy_knows && session.dialog_id.is_some() && answered && !ice,
             timed_out: reason == Reason::Expired && !proxy_knows && !ice,
             all_streams_ice: ice,
             relay_ip,
@@ -358,14 +468,14 @@ impl<L: Clone> Registry<L> {
                 _ if proxy_knows => Reason::Removed,
                 _ => reason,
             },
+            name: name.clone(),
         };
-        let opener = session.known.from_tag.clone();
-        self.forget(call_id);
-        let through = self.by_admin.remove(call_id);
+        self.forget(key);
+        let through = self.take_by_admin(&name);
         let is_removed = finished.reason == Reason::Removed
             || finished.reason == Reason::Ended && through == Some(Through::Proxy);
         if !is_removed {
-            self.expired.add(call_id.clone(), Some(opener), now);
+            self.note_expired(name, now);
         }
         Some(finished)
     }
@@ -378,27 +488,39 @@ impl<L: Clone> Registry<L> {
         (is_removed && is_late).then(|| ended.saturating_sub(started))
     }
 
-    pub(super) fn add(&mut self, call_id: CallId, session: Session) {
-        self.found.remove(&call_id);
-        self.expired.remove(&call_id);
-        self.missed.remove(&call_id);
+    pub(super) fn add(&mut self, session: Session) -> Key {
+        let name = &session.name;
+        let call_id = &name.call_id;
+        if let Some(found) = self.found.get_mut(call_id) {
+            found.retain(|one| !one.name.is_of(name));
+            if found.is_empty() {
+                self.found.remove(call_id);
+            }
+        }
+        // An end before, of which the proxy has yet to tell, is known by both tags.
+        let is_open =
+            |one: &Name| one.is_of(name) && (one.callee.is_none() || name.callee == one.callee);
+        while self.expired.take(call_id, is_open).is_some() {}
+        let is_missed = |(remove, _): &(Remove, Duration)| name.fit(remove.mention()) != Fit::Not;
+        while self.missed.take(call_id, is_missed).is_some() {}
         if let Some(relay) = self.relays.get_mut(&session.relay) {
             relay.live += 1;
         }
-        if std::str::from_utf8(call_id.0.as_bytes()).is_err() {
-            for spelling in spellings(&call_id) {
+        if !call_id.0.is_utf8() {
+            for spelling in spelled(&call_id.0) {
                 self.aliases.insert(spelling, call_id.clone());
             }
         }
-        self.sessions.insert(call_id, session);
+        self.sessions.insert(session)
     }
 
-    pub(super) fn forget(&mut self, call_id: &CallId) {
-        let Some(session) = self.sessions.remove(call_id) else {
+    pub(super) fn forget(&mut self, key: Key) {
+        let Some(session) = self.sessions.remove(key) else {
             return;
         };
-        if std::str::from_utf8(call_id.0.as_bytes()).is_err() {
-            for spelling in spellings(call_id) {
+        let call_id = &session.name.call_id;
+        if !call_id.0.is_utf8() && !self.sessions.has(call_id) {
+            for spelling in spelled(&call_id.0) {
                 self.aliases.remove(&spelling);
             }
         }
@@ -412,18 +534,20 @@ impl<L: Clone> Registry<L> {
     }
 }
 
-fn known(facts: &Facts) -> Known {
+fn known(facts: &Facts, is_callees: bool) -> Known {
     let agent = Some(facts.user_agent.clone());
-    let (caller_ua, callee_ua) = match facts.is_reply {
-        false => (agent, None),
-        true => (None, agent),
+    let (caller_ua, callee_ua) = match facts.is_reply == is_callees {
+        true => (agent, None),
+        false => (None, agent),
+    };
+    let (from_uri, to_uri) = match is_callees {
+        false => (&facts.from_uri, &facts.to_uri),
+        true => (&facts.to_uri, &facts.from_uri),
     };
     Known {
         session_id: facts.session_id,
-        from_tag: facts.from_tag.clone(),
-        to_tag: facts.to_tag.clone(),
-        from_uri: facts.from_uri.clone(),
-        to_uri: facts.to_uri.clone(),
+        from_uri: from_uri.clone(),
+        to_uri: to_uri.clone(),
         caller_ua,
         callee_ua,
         username: facts.username.clone(),
@@ -432,36 +556,45 @@ fn known(facts: &Facts) -> Known {
     }
 }
 
-/// Whether a request with these tags is about the call that one tag has opened, by the rule that relays have.
-fn opens(opener: &Tag, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
-    from_tag == opener || to_tag == Some(opener)
+/// Returns true if both remove one session, as far as their tags tell.
+fn is_of_one(one: &Remove, other: &Remove) -> bool {
+    let opened = |tag: &Tag| Name {
+        call_id: one.call_id.clone(),
+        caller: Some(tag.clone()),
+        callee: None,
+    };
+    let tags = [Some(&one.from_tag), one.to_tag.as_ref()];
+    let mut tags = tags.into_iter().flatten();
+    tags.any(|tag| opened(tag).fit(other.mention()) != Fit::Not)
 }
 
 impl Session {
-    /// Whether a request with these tags is about this call.
-    fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
-        opens(&self.known.from_tag, from_tag, to_tag)
+    /// Its relay calls it as it is called here.
+    fn is_named(&self, statistics: &Statistics) -> bool {
+        let id = self.known.session_id.to_string();
+        statistics.session_id.as_ref() == Some(&id)
     }
 
-    /// Whether statistics are of this session and not of another one of its call-id. This dispatcher may have met the
-    /// call by a request of the callee's.
-    pub(super) fn is_told_by(&self, statistics: &Statistics) -> bool {
-        statistics.is_of([Some(&self.known.from_tag), self.known.to_tag.as_ref()])
-    }
-
-    /// What a further update tells of the call, which came at a time since 1970: the first one that goes the other way
-    /// is its answer (C5). True when there is news of an answered call.
+    /// What an update tells of the call, which came at a time since 1970: the first one that goes the other way is its
+    /// answer (C5), and a reply to what opened it, with a to_tag, the final one (S3). True when there is news of it.
     fn learn(&mut self, facts: &Facts, at: Duration) -> bool {
         let known = &mut self.known;
-        let before = (known.started, known.to_tag.clone());
         // A later call may be on its way while the removal of the earlier one is owed; or its relay is back.
         let was_over = known.ended.take().is_some();
-        let by_caller = facts.from_tag == known.from_tag;
-        if by_caller && facts.to_tag.is_some() {
-            known.to_tag.clone_from(&facts.to_tag);
+        let by_caller = self.name.caller.as_ref() == Some(&facts.from_tag);
+        let rings = self.name.callee.is_none();
+        if !facts.is_reply && by_caller && facts.to_tag.is_none() && rings {
+            self.opening = Some(facts.cseq);
         }
-        let answers = facts.has_media && facts.is_reply != self.begun_by_reply;
-        if (answers || facts.to_tag.is_some()) && known.started.is_none() {
+        let is_to_opening = self.opening.is_none_or(|cseq| cseq == facts.cseq);
+        let is_final =
+            rings && facts.is_reply && by_caller && is_to_opening && facts.to_tag.is_some();
+        if is_final {
+            self.name.callee.clone_from(&facts.to_tag);
+        }
+        let answers = is_final || facts.has_media && facts.is_reply != self.begun_by_reply;
+        let starts = answers && known.started.is_none();
+        if starts {
             known.started = Some(at);
             self.started = Some(facts.at);
         }
@@ -471,33 +604,18 @@ impl Session {
         };
         let is_new_agent = agent.is_none();
         agent.get_or_insert_with(|| facts.user_agent.clone());
-        was_over || is_new_agent || before != (known.started, known.to_tag.clone())
+        was_over || is_new_agent || is_final || starts
     }
 }
 
 impl Statistics {
-    /// Whether one of these tags opened this session, as far as its relay tells.
-    fn is_of(&self, tags: [Option<&Tag>; 2]) -> bool {
+    /// Returns true if a removal has the tag that opened this session, as far as its relay tells.
+    fn is_meant_by(&self, remove: &Remove) -> bool {
+        let tags = [Some(&remove.from_tag), remove.to_tag.as_ref()];
         let is_it = |told: &String| {
             let mut tags = tags.into_iter().flatten();
-            tags.any(|tag| spelled(&tag.0).contains(told))
+            tags.any(|tag| is_spelled(&tag.0, told))
         };
         self.from_tag.as_ref().is_none_or(is_it)
     }
-}
-
-/// How relays write a call-id that is not UTF-8 into JSON.
-pub fn spellings(call_id: &CallId) -> [String; 2] {
-    spelled(&call_id.0)
-}
-
-/// Ours, and older ones that were given `?` instead.
-fn spelled(text: &Text) -> [String; 2] {
-    let bytes = text.as_bytes();
-    let mut asked = String::new();
-    for chunk in bytes.utf8_chunks() {
-        asked.push_str(chunk.valid());
-        asked.extend(chunk.invalid().iter().map(|_| '?'));
-    }
-    [String::from_utf8_lossy(bytes).into_owned(), asked]
 }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use super::calls::spellings;
-use super::{Found, LinkId, LiveCall, Registry, SessionState};
+use super::{Key, LinkId, LiveCall, Registry, Session, SessionState};
 use crate::dispatcher::finished::{Finished, Reason};
 use crate::dispatcher::statistics::{ListedCall, Statistics};
 use crate::proto::CallId;
 use crate::proto::control::Remove;
+use crate::proto::name::{Fit, is_spelled};
 
 /// How long a relay is left alone that was asked for all its sessions, or has not said whether it has a call.
 pub const PAUSE: Duration = Duration::from_secs(10);
@@ -16,9 +16,11 @@ pub const PAUSE: Duration = Duration::from_secs(10);
 /// Calls that a relay is asked for at once, each by a question of its own: it answers one after the other.
 const AT_ONCE: usize = 8;
 
-/// Calls that a relay is asked whether it has.
+/// Sessions that a relay is asked whether it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubts {
+    sessions: Vec<Key>,
+    /// Their Call-IDs, each once.
     pub calls: Vec<CallId>,
     /// The serial when it was asked.
     asked: u64,
@@ -27,12 +29,9 @@ pub struct Doubts {
 impl Doubts {
     /// Whether a relay's name for a call is one of these calls'.
     pub fn has(&self, call_id: &str) -> bool {
-        self.calls.iter().any(|call| is_name_of(call_id, call))
+        let mut calls = self.calls.iter();
+        calls.any(|call| is_spelled(&call.0, call_id))
     }
-}
-
-fn is_name_of(name: &str, call_id: &CallId) -> bool {
-    spellings(call_id).iter().any(|spelling| spelling == name)
 }
 
 /// What became of them.
@@ -52,15 +51,16 @@ impl<L: Clone> Registry<L> {
         let Some(link) = self.links.get_mut(&id) else {
             return;
         };
-        let missed = self.missed.get(&remove.call_id);
-        if missed.is_some_and(|(missed, _)| missed == remove) {
-            self.missed.remove(&remove.call_id);
-        }
-        let session = self.sessions.get(&remove.call_id);
-        let session = session.filter(|session| Some(session.relay) == link.relay);
-        if session.is_some_and(|s| matches!(&s.state, SessionState::Owed(owed) if owed == remove)) {
-            link.doubted.insert(remove.call_id.clone());
-        }
+        self.missed
+            .take(&remove.call_id, |(missed, _)| missed == remove);
+        let is_doubted = |session: &Session| {
+            let is_owed = matches!(&session.state, SessionState::Owed(owed) if owed == remove);
+            Some(session.relay) == link.relay && is_owed
+        };
+        let sessions = self.sessions.of(&remove.call_id);
+        let doubted = sessions.filter(|(_, session)| is_doubted(session));
+        let doubted: Vec<Key> = doubted.map(|(key, _)| key).collect();
+        link.doubted.extend(doubted);
     }
 
     /// The calls that a relay is to be asked for now: one by one where it can explain calls, and a few at a time.
@@ -70,28 +70,45 @@ impl<L: Clone> Registry<L> {
         let Some(link) = link.filter(|link| !link.doubted.is_empty() && link.ask_at <= now) else {
             return Vec::new();
         };
+        let sessions = &self.sessions;
+        let call_id = |key: &Key| Some(sessions.get(*key)?.name.call_id.clone());
         if explains {
-            let calls: Vec<CallId> = link.doubted.iter().take(AT_ONCE).cloned().collect();
-            for call in &calls {
-                link.doubted.remove(call);
+            let some: Vec<Key> = link.doubted.iter().take(AT_ONCE).copied().collect();
+            for key in &some {
+                link.doubted.remove(key);
             }
-            let one = |call| Doubts {
-                calls: vec![call],
-                asked,
+            // What is over meanwhile is not asked for.
+            let one = |key| {
+                let calls = vec![call_id(&key)?];
+                let sessions = vec![key];
+                Some(Doubts {
+                    sessions,
+                    calls,
+                    asked,
+                })
             };
-            return calls.into_iter().map(one).collect();
+            return some.into_iter().filter_map(one).collect();
         }
-        let mut calls: Vec<CallId> = link.doubted.drain().collect();
+        let sessions: Vec<Key> = link.doubted.drain().collect();
+        let mut calls: Vec<CallId> = sessions.iter().filter_map(call_id).collect();
+        calls.sort_unstable();
+        calls.dedup();
+        if calls.is_empty() {
+            return Vec::new();
+        }
         // Its list may be long.
         link.ask_at = now + PAUSE;
-        calls.sort_unstable();
-        vec![Doubts { calls, asked }]
+        vec![Doubts {
+            sessions,
+            calls,
+            asked,
+        }]
     }
 
     /// It could not be asked, or has not said: it is asked again, later.
     pub fn unanswered(&mut self, id: LinkId, doubts: Doubts, now: Duration) {
         if let Some(link) = self.links.get_mut(&id) {
-            link.doubted.extend(doubts.calls);
+            link.doubted.extend(doubts.sessions);
             link.ask_at = now + PAUSE;
         }
     }
@@ -107,8 +124,8 @@ impl<L: Clone> Registry<L> {
     ) -> Checked {
         let mut checked = Checked::default();
         let relay = self.links.get(&id).and_then(|link| link.relay);
-        for call_id in doubts.calls {
-            let session = self.sessions.get_mut(&call_id);
+        for key in doubts.sessions {
+            let session = self.sessions.get_mut(key);
             let session = session.filter(|session| {
                 Some(session.relay) == relay
                     && session.serial <= doubts.asked
@@ -117,20 +134,30 @@ impl<L: Clone> Registry<L> {
             let Some(session) = session else {
                 continue;
             };
-            let is_named = |told: &&Statistics| is_name_of(&told.call_id, &call_id);
-            let told: Vec<&Statistics> = told.iter().filter(is_named).collect();
-            if told.iter().any(|told| session.is_told_by(told)) {
+            let call_id = session.name.call_id.clone();
+            let is_it = |told: &&Statistics| {
+                let from_tag = told.from_tag.as_deref();
+                is_spelled(&call_id.0, &told.call_id) && session.name.fit_told(from_tag) != Fit::Not
+            };
+            if told.iter().any(|told| is_it(&told)) {
                 session.state = SessionState::Live;
                 session.known.ended = None;
-                checked.back.extend(self.noted(&call_id));
+                checked.back.extend(self.noted(key));
                 checked.there.push(call_id);
             } else {
-                let ended = self.end(&call_id, Reason::Purged, None, now);
+                let ended = self.end(key, Reason::Purged, None, now);
                 checked.finished.extend(ended);
-                if !told.is_empty() {
-                    // Another session of that call-id goes on there.
-                    let call = ListedCall::default();
-                    self.found.insert(call_id, Found { link: id, call });
+            }
+        }
+        for call_id in &doubts.calls {
+            let others = told.iter();
+            let others = others.filter(|told| is_spelled(&call_id.0, &told.call_id));
+            for told in others {
+                let from_tag = told.from_tag.as_deref();
+                let is_it = |session: &Session| session.name.fit_told(from_tag) != Fit::Not;
+                if !self.sessions.of(call_id).any(|(_, one)| is_it(one)) {
+                    // Another session of that Call-ID, where to ask for it.
+                    self.find_on(id, told.name(call_id.clone()), ListedCall::default());
                 }
             }
         }

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 
 use super::{Connected, LinkId, Registry, Relay, RelayKey};
 use crate::dispatcher::finished::Reason;
+use crate::proto::name::Name;
 use crate::proto::{CallId, DialogId, Text};
 
-/// What a dispatcher knows of a call beyond where it is.
+/// What a dispatcher knows of a session beyond where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
+    pub name: Name,
     pub dialog_id: Option<DialogId>,
     /// The callee has finally answered, as far as requests told.
     pub answered: bool,
@@ -41,7 +43,7 @@ impl<L: Clone> Registry<L> {
     /// UTF-8, or its bytes as they are shown.
     pub fn meant(&self, text: &str) -> CallId {
         let literal = CallId(text.into());
-        if self.sessions.contains_key(&literal) {
+        if self.sessions.has(&literal) {
             return literal;
         }
         if let Some(known) = self.aliases.get(text) {
@@ -56,33 +58,42 @@ impl<L: Clone> Registry<L> {
     /// The live calls, of this dispatcher or listed by a relay, whose Call-IDs begin so, as they are shown.
     pub fn beginning(&self, prefix: &str) -> Vec<CallId> {
         let begins = |call_id: &&CallId| call_id.0.escaped().starts_with(prefix);
-        let calls = self.sessions.keys().chain(self.found.keys());
+        let calls = self.sessions.call_ids().chain(self.found.keys());
         calls.filter(begins).cloned().collect()
     }
 
-    /// What is known of a live call that this dispatcher has made or seen.
-    pub fn about(&self, call_id: &CallId) -> Option<About> {
-        let session = self.sessions.get(call_id)?;
-        Some(About {
+    /// What is known of the live sessions of a Call-ID that this dispatcher has made or seen.
+    pub fn about(&self, call_id: &CallId) -> Vec<About> {
+        let sessions = self.sessions.of(call_id).map(|(_, session)| About {
+            name: session.name.clone(),
             dialog_id: session.dialog_id.clone(),
-            answered: session.answered,
-        })
+            answered: session.name.callee.is_some(),
+        });
+        sessions.collect()
     }
 
-    /// From now on a removal of this call is the administrator's doing, until [`Registry::not_by_admin`] or its end.
-    pub fn by_admin(&mut self, call_id: &CallId, through: Through) {
-        self.by_admin.insert(call_id.clone(), through);
+    /// From now on a removal of this session is the administrator's doing, until [`Registry::not_by_admin`] or its end.
+    pub fn by_admin(&mut self, name: &Name, through: Through) {
+        self.not_by_admin(name);
+        self.by_admin.push((name.clone(), through));
     }
 
     /// What the administrator wanted has been done, or has not come about.
-    pub fn not_by_admin(&mut self, call_id: &CallId) {
-        self.by_admin.remove(call_id);
+    pub fn not_by_admin(&mut self, name: &Name) {
+        self.by_admin.retain(|(one, _)| !one.is_of(name));
+    }
+
+    /// How the administrator has had a session ended that is over now.
+    pub(super) fn take_by_admin(&mut self, name: &Name) -> Option<Through> {
+        let at = self.by_admin.iter().position(|(one, _)| one.is_of(name))?;
+        Some(self.by_admin.swap_remove(at).1)
     }
 
     /// Who has ended a call that was removed.
-    pub(super) fn blame(&self, call_id: &CallId, reason: Reason) -> Reason {
+    pub(super) fn blame(&self, name: &Name, reason: Reason) -> Reason {
+        let mut ended = self.by_admin.iter();
         match reason {
-            Reason::Removed if self.by_admin.contains_key(call_id) => Reason::Ended,
+            Reason::Removed if ended.any(|(one, _)| one.is_of(name)) => Reason::Ended,
             other => other,
         }
     }

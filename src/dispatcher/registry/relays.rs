@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Connected, Found, Identified, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey,
+    Connected, Identified, Key, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey,
     Session, SessionState,
 };
 use crate::dispatcher::finished::{Finished, Reason};
-use crate::dispatcher::statistics::Listed;
+use crate::dispatcher::statistics::{Listed, ListedCall};
 use crate::proto::CallId;
 use crate::proto::control::Remove;
+use crate::proto::name::{Fit, Name, spelled};
 
 impl<L: Clone> Registry<L> {
     /// A relay has connected and is being asked for its sessions. It takes no calls until
@@ -142,14 +143,14 @@ impl<L: Clone> Registry<L> {
     /// Nobody knows how a relay's calls are from now on. Should it turn out that they are over, they were then.
     fn note_loss(&mut self, relay: u64, now: Duration) -> Vec<LiveCall> {
         let calls = self.sessions.iter().filter(|(_, s)| s.relay == relay);
-        let calls: Vec<CallId> = calls.map(|(call_id, _)| call_id.clone()).collect();
+        let calls: Vec<Key> = calls.map(|(key, _)| key).collect();
         let mut noted = Vec::new();
-        for call_id in calls {
-            let ended = self.sessions.get(&call_id).map(|s| self.calendar(s, now));
-            if let (Some(session), Some(ended)) = (self.sessions.get_mut(&call_id), ended) {
+        for key in calls {
+            let ended = self.sessions.get(key).map(|s| self.calendar(s, now));
+            if let (Some(session), Some(ended)) = (self.sessions.get_mut(key), ended) {
                 session.known.ended.get_or_insert(ended);
             }
-            noted.extend(self.noted(&call_id));
+            noted.extend(self.noted(key));
         }
         noted
     }
@@ -192,6 +193,20 @@ impl<L: Clone> Registry<L> {
         let link = self.links.get_mut(&chosen)?;
         link.attempts += 1;
         Some((chosen, link.handle.clone()))
+    }
+
+    /// A relay that has another session of this Call-ID, where it can take a new one: a call that comes round may pass one
+    /// relay twice. Counts as [`Registry::choose`].
+    pub fn choose_beside(&mut self, call_id: &CallId, tried: &[LinkId]) -> Option<(LinkId, L)> {
+        let links = self.links_of(call_id);
+        let mut links = links
+            .into_iter()
+            .filter_map(|id| self.links.get_key_value(&id));
+        let (id, _) = links.find(|(id, link)| self.is_usable(**id, link, tried))?;
+        let id = *id;
+        let link = self.links.get_mut(&id)?;
+        link.attempts += 1;
+        Some((id, link.handle.clone()))
     }
 
     /// Whether [`Registry::choose`] would find another one.
@@ -264,32 +279,37 @@ impl<L: Clone> Registry<L> {
         let (asked, Some(relay)) = (link.asked, link.relay) else {
             return purge;
         };
-        let (mut gone, mut back): (Vec<CallId>, Vec<CallId>) = (Vec::new(), Vec::new());
-        for (call_id, session) in &mut self.sessions {
+        let (mut gone, mut back): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
+        for (key, session) in self.sessions.iter_mut() {
             if session.relay != relay || session.serial > asked {
                 continue;
             }
-            if !is_listed(listed, call_id) {
-                gone.push(call_id.clone());
+            if !is_listed(listed, &session.name) {
+                gone.push(key);
             } else if let SessionState::Owed(remove) = &session.state {
                 purge.owed.push(remove.clone());
             } else if session.known.ended.take().is_some() {
-                back.push(call_id.clone());
+                back.push(key);
             }
         }
-        for (text, call) in listed {
+        let calls = listed.iter();
+        let calls = calls.flat_map(|(text, calls)| calls.iter().map(move |call| (text, call)));
+        for (text, call) in calls {
             let call_id = CallId(text.as_str().into());
-            if !self.sessions.contains_key(&call_id) {
-                let missed = self.missed.get(&call_id);
-                purge.owed.extend(missed.map(|(remove, _)| remove.clone()));
-                let call = *call;
-                self.found.insert(call_id, Found { link: id, call });
+            let is_it = |session: &Session| call.fit(&session.name) != Fit::Not;
+            if self.sessions.of(&call_id).any(|(_, one)| is_it(one)) {
+                continue;
             }
+            let missed = self.missed.of(&call_id).map(|(remove, _)| remove);
+            let name = call.name(call_id.clone());
+            let missed = missed.filter(|remove| name.fit(remove.mention()) != Fit::Not);
+            purge.owed.extend(missed.cloned());
+            self.find_on(id, name, call.clone());
         }
-        purge.back = back.iter().filter_map(|id| self.noted(id)).collect();
+        purge.back = back.iter().filter_map(|key| self.noted(*key)).collect();
         let gone = gone.into_iter();
         purge.finished = gone
-            .filter_map(|call_id| self.end(&call_id, Reason::Purged, None, now))
+            .filter_map(|key| self.end(key, Reason::Purged, None, now))
             .collect();
         purge
     }
@@ -299,16 +319,13 @@ impl<L: Clone> Registry<L> {
         let Some(Link { asked, relay, .. }) = self.links.get(&id) else {
             return Vec::new();
         };
-        let here = |s: &&Session| Some(s.relay) == *relay && s.serial <= *asked;
-        let owed = |session: &Session| match &session.state {
+        let here = self.sessions.iter().map(|(_, session)| session);
+        let here = here.filter(|s| Some(s.relay) == *relay && s.serial <= *asked);
+        let owed = here.filter_map(|session| match &session.state {
             SessionState::Owed(remove) => Some(remove.clone()),
             SessionState::Live => None,
-        };
-        self.sessions
-            .values()
-            .filter(here)
-            .filter_map(owed)
-            .collect()
+        });
+        owed.collect()
     }
 
     /// Relays that are connected and known, in the order of their addresses and names.
@@ -347,10 +364,10 @@ impl<L: Clone> Registry<L> {
         }
         let sessions = self.sessions.iter();
         let calls = sessions.filter(|(_, session)| lost.contains(&session.relay));
-        let calls: Vec<CallId> = calls.map(|(call_id, _)| call_id.clone()).collect();
+        let calls: Vec<Key> = calls.map(|(key, _)| key).collect();
         let calls = calls.into_iter();
         let finished = calls
-            .filter_map(|call_id| self.end(&call_id, Reason::LostRelay, None, now))
+            .filter_map(|key| self.end(key, Reason::LostRelay, None, now))
             .collect();
         self.relays.retain(|id, _| !lost.contains(id));
         finished
@@ -358,11 +375,13 @@ impl<L: Clone> Registry<L> {
 }
 
 /// Relays replace what is not UTF-8, each kind in its own way.
-fn is_listed(listed: &Listed, call_id: &CallId) -> bool {
-    match std::str::from_utf8(call_id.0.as_bytes()) {
-        Ok(text) => listed.contains_key(text),
-        Err(_) => super::calls::spellings(call_id)
-            .iter()
-            .any(|text| listed.contains_key(text)),
+fn is_listed(listed: &Listed, name: &Name) -> bool {
+    let is_it = |text: &str| {
+        let calls: Option<&Vec<ListedCall>> = listed.get(text);
+        calls.is_some_and(|calls| calls.iter().any(|call| call.fit(name) != Fit::Not))
+    };
+    match std::str::from_utf8(name.call_id.0.as_bytes()) {
+        Ok(text) => is_it(text),
+        Err(_) => spelled(&name.call_id.0).iter().any(|text| is_it(text)),
     }
 }

@@ -4,18 +4,20 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Registry, RelayKey, Session, SessionState};
+use super::{Key, Registry, RelayKey, Session, SessionState};
 use crate::dispatcher::finished::Known;
 use crate::proto::control::Remove;
-use crate::proto::{CallId, DialogId};
+use crate::proto::name::{Mention, Name};
+use crate::proto::{CSeq, DialogId};
 
 /// A call that was answered and is not over, or whose relay has not been told so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveCall {
-    pub call_id: CallId,
+    /// With the callee where it has finally answered.
+    pub name: Name,
     pub dialog_id: Option<DialogId>,
-    /// A to_tag was seen in an update.
-    pub answered: bool,
+    /// The number of the request that opened it, where that was seen.
+    pub opening: Option<CSeq>,
     /// The callee made the offer (C8).
     pub begun_by_reply: bool,
     pub relay: RelayKey,
@@ -45,44 +47,49 @@ impl<L: Clone> Registry<L> {
                 relay.away = Some(relay.away.map_or(since, |before| before.min(since)));
             }
             let session = Session {
+                name: call.name,
                 relay,
                 dialog_id: call.dialog_id,
-                answered: call.answered,
+                opening: call.opening,
                 known: call.known,
                 started: None,
                 begun_by_reply: call.begun_by_reply,
                 serial: self.next_serial(),
                 state: call.owed.map_or(SessionState::Live, SessionState::Owed),
             };
-            self.forget(&call.call_id);
-            self.add(call.call_id, session);
+            let before = self.sessions.named(&session.name);
+            if let Some(before) = before {
+                self.forget(before);
+            }
+            self.add(session);
         }
     }
 
     /// The proxy is about to be asked to end these calls' dialogs, and will remove them.
-    pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = CallId>, now: Duration) {
-        for call_id in calls {
-            self.expired.add(call_id, None, now);
+    pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = Name>, now: Duration) {
+        for name in calls {
+            self.note_expired(name, now);
         }
     }
 
     /// What is to be noted of a call whose relay may not have heard that the proxy has removed it.
-    pub fn still_owed(&self, call_id: &CallId) -> Option<LiveCall> {
-        self.noted(call_id).filter(|call| call.owed.is_some())
+    pub fn still_owed(&self, mention: Mention<'_>) -> Option<LiveCall> {
+        let key = self.sessions.own(mention)?;
+        self.noted(key).filter(|call| call.owed.is_some())
     }
 
     /// What is to be noted of a call; none where nobody notes, or it was not answered.
-    pub(super) fn noted(&self, call_id: &CallId) -> Option<LiveCall> {
-        let session = self.sessions.get(call_id).filter(|_| self.is_noting)?;
+    pub(super) fn noted(&self, key: Key) -> Option<LiveCall> {
+        let session = self.sessions.get(key).filter(|_| self.is_noting)?;
         session.known.started?;
         let owed = match &session.state {
             SessionState::Live => None,
             SessionState::Owed(remove) => Some(remove.clone()),
         };
         Some(LiveCall {
-            call_id: call_id.clone(),
+            name: session.name.clone(),
             dialog_id: session.dialog_id.clone(),
-            answered: session.answered,
+            opening: session.opening,
             begun_by_reply: session.begun_by_reply,
             relay: self.relays.get(&session.relay)?.key.clone(),
             known: session.known.clone(),

@@ -1,8 +1,10 @@
 //! Every rule of the registry on a virtual clock.
 
+mod away;
 mod doubts;
 mod lost;
 mod manage;
+mod names;
 mod restore;
 
 use std::net::IpAddr;
@@ -30,12 +32,21 @@ fn call(id: &str) -> CallId {
     CallId(id.into())
 }
 
+fn name(id: &str) -> Name {
+    Name {
+        call_id: call(id),
+        caller: Some(Tag("f".into())),
+        callee: None,
+    }
+}
+
 fn facts(id: &str) -> Facts {
     Facts {
         call_id: call(id),
         dialog_id: Some(DialogId("1:2".into())),
         from_tag: Tag("f".into()),
         to_tag: None,
+        cseq: CSeq(1),
         has_media: true,
         session_id: SessionId::from_random(1),
         is_reply: false,
@@ -50,6 +61,7 @@ fn facts(id: &str) -> Facts {
 fn answered(id: &str) -> Facts {
     Facts {
         to_tag: Some(Tag("t".into())),
+        is_reply: true,
         ..facts(id)
     }
 }
@@ -60,7 +72,7 @@ fn statistics(id: &str, status: &str) -> Statistics {
 }
 
 fn list(ids: &[&str]) -> Listed {
-    let one = |id: &&str| ((*id).to_owned(), ListedCall::default());
+    let one = |id: &&str| ((*id).to_owned(), vec![ListedCall::default()]);
     ids.iter().map(one).collect()
 }
 
@@ -153,6 +165,7 @@ fn an_update_without_media_makes_no_session() {
     assert_eq!(registry.place(&call("one")), Place::Unknown);
     registry.updated(a, &facts("one"));
     none.to_tag = Some(Tag("t".into()));
+    none.is_reply = true;
     registry.updated(a, &none);
     let finished = registry.expire(a, statistics("one", "closed"), at(1));
     assert!(finished.unwrap().end_dialog, "the 200 without SDP counted");
@@ -273,7 +286,7 @@ fn what_expires_unknown_is_still_finished_and_harms_no_other() {
     assert_eq!((finished.relay_ip, finished.end_dialog), (ip(2), false));
     assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
     let unknown = registry.expire(b, statistics("two", "closed"), at(1));
-    assert_eq!(unknown.unwrap().call_id, call("two"));
+    assert_eq!(unknown.unwrap().name.call_id, call("two"));
 }
 
 #[test]
@@ -318,7 +331,7 @@ fn a_purge_drops_only_what_was_known_when_it_was_asked_for() {
     let [finished] = purge.finished.as_slice() else {
         panic!("{purge:?}")
     };
-    assert_eq!(finished.call_id, call("lost"));
+    assert_eq!(finished.name.call_id, call("lost"));
     assert_eq!(finished.reason, Reason::Purged);
     assert!(finished.end_dialog);
     assert_eq!(registry.place(&call("lost")), Place::Expired);
@@ -392,7 +405,7 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
         let ended = registry
             .expire(a, statistics(spelling, "closed"), at(1))
             .unwrap();
-        assert_eq!(ended.call_id, odd);
+        assert_eq!(ended.name.call_id, odd);
         assert!(registry.remove_expired(&update.removal()));
         registry.link_lost(a, at(1));
     }

@@ -15,6 +15,8 @@
 //! entry, then set, to hand over; set, then entry, to take back; and at no moment is a packet lost.
 
 mod book;
+#[cfg(test)]
+mod bypass_tests;
 mod events;
 #[cfg(test)]
 mod fake;

@@ -54,7 +54,7 @@ fn m10_every_answer_waits_that_takes_flows_out_of_the_kernel() {
     let video_answer = item("video", CALLEE, "sendrecv");
     let cases = [
         (None, ("reply", 1, &moved)),
-        (None, ("request", 2, &off)),
+        (Some(&off), ("reply", 2, &callee_off)),
         (Some(&same), ("reply", 2, &callee_off)),
         (Some(&fresh), ("reply", 2, &moved)),
         (Some(&same), ("reply", 2, &hold)),

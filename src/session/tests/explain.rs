@@ -22,7 +22,7 @@ fn a_call_that_is_not_here_has_nothing_to_say() {
 
 #[test]
 fn addresses_drops_and_time_outs() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio("192.168.1.1:4000")))[0];
     let ringing = explain(&lab);
     assert_eq!(ringing["answered"], false);
@@ -87,6 +87,8 @@ fn hold_and_closed_streams_are_told() {
     assert_eq!(stream["caller"]["direction"], "sendonly");
     assert_eq!(stream["timeout"]["name"], "on_hold_timeout");
     lab.update("request", 3, ("A", "B"), &audio("198.18.0.1:0"));
+    assert_eq!(explain(&lab)["streams"][0]["status"], "on hold");
+    lab.update("reply", 3, ("A", "B"), &audio("198.18.0.2:0"));
     let stream = &explain(&lab)["streams"][0];
     assert_eq!(stream["status"], "closed");
     assert_eq!(stream["timeout"], Value::Null);
@@ -153,6 +155,23 @@ fn what_the_host_does_not_take_is_counted_for_who_sent_it() {
     );
     assert_eq!(stream["callee"]["unsent"], 0);
     assert_eq!(stream["callee"]["last_unsent"], Value::Null);
+}
+
+#[test]
+fn m11_the_call_that_packets_go_round_by_is_told() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    let place = lab.host.bound[&caller_side];
+    lab.engine.went_round(place, 172);
+    assert_eq!(
+        explain(&lab)["streams"][0]["caller"]["round_with"],
+        Value::Null
+    );
+    lab.engine.note_round(place, CallId("other".into()));
+    let stream = &explain(&lab)["streams"][0];
+    assert_eq!(stream["caller"]["round_with"], "other");
+    assert_eq!(stream["caller"]["dropped"]["goes round"], 1);
+    assert_eq!(stream["callee"]["round_with"], Value::Null);
 }
 
 #[test]

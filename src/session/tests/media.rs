@@ -9,7 +9,7 @@ const NAT: &str = "192.0.0.77:999";
 
 #[test]
 fn m1_to_the_learned_address_or_the_one_in_the_sdp_if_it_can_be_reached() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio("9.9.9.9:4000")))[0];
     let caller_side = ports(&lab.update("reply", 1, AB, &audio("192.168.1.2:5000")))[0];
     let none = Verdict::Drop(Drop::NotRoutable);
@@ -55,13 +55,13 @@ fn m1_private_ranges_that_are_allowed_and_names_that_are_not_looked_up() {
 fn allowing_private() -> Settings {
     Settings {
         routable_private_ranges: vec!["192.168.0.0/16".parse().unwrap()],
-        ..settings()
+        ..open()
     }
 }
 
 #[test]
 fn m1_stun_waits_for_an_address_and_is_sent_then() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio("192.168.1.1:4000")))[0];
     let is_callers = |place: &Place| place.party == Party::Caller;
     let bound = lab.host.bound.iter().filter(|(_, place)| is_callers(place));
@@ -100,7 +100,7 @@ fn m2_other_sources_are_dropped() {
     );
     assert_eq!(
         lab.rtp("198.18.0.2:5001", callee_side),
-        Verdict::Drop(Drop::WrongSource)
+        Verdict::Drop(Drop::OtherPort)
     );
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 1);
@@ -380,6 +380,40 @@ fn what_could_not_be_sent_was_not_relayed() {
     assert_eq!(statistics["streams"][0]["caller_packets"], 1);
     assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
     assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
+}
+
+#[test]
+fn m11_what_has_come_round_was_not_relayed() {
+    let mut lab = Lab::new();
+    let (caller_side, _) = lab.talking();
+    lab.rtp(CALLER, caller_side);
+    lab.rtp(CALLER, caller_side);
+    let place = lab.host.bound[&caller_side];
+    lab.engine.went_round(place, rtp(8).len());
+    let counts: Vec<(Drop, u64)> = lab.engine.dropped().counts().collect();
+    assert!(counts.contains(&(Drop::WentRound, 1)), "{counts:?}");
+    assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
+    let statistics = lab.statistics();
+    assert_eq!(statistics["streams"][0]["caller_packets"], 1);
+    assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
+}
+
+#[test]
+fn m11_the_call_that_a_packet_goes_round_by_is_known_by_its_port() {
+    let public = Ipv4Addr::new(8, 8, 8, 8);
+    let mut lab = Lab::with(Settings {
+        advertised_ip: Some(public),
+        ..settings()
+    });
+    let (caller_side, _) = lab.talking();
+    let place = lab.host.bound[&caller_side];
+    for (address, is_it) in [(RELAY, true), (public, true), (Ipv4Addr::LOCALHOST, false)] {
+        assert_eq!(
+            lab.engine.call_at(place, address).is_some(),
+            is_it,
+            "{address}"
+        );
+    }
 }
 
 #[test]

@@ -2,9 +2,13 @@
 
 mod answers;
 mod explain;
+mod flows;
 mod handover;
+mod learning;
 mod media;
 mod negotiation;
+mod offers;
+mod reading;
 mod statistics;
 mod timers;
 
@@ -78,7 +82,19 @@ pub fn settings() -> Settings {
         setup_timeout: Duration::from_secs(300),
         advertised_ip: None,
         routable_private_ranges: Vec::new(),
+        learning: Rules::default(),
         kernel: Err("forwarding = userspace".into()),
+    }
+}
+
+/// Where it is of no matter who is believed: the first who sends.
+pub fn open() -> Settings {
+    Settings {
+        learning: Rules {
+            learning: Learning::Open,
+            ..Rules::default()
+        },
+        ..settings()
     }
 }
 

@@ -53,18 +53,21 @@ fn m7_one_party_keeps_the_stream_alive() {
 }
 
 #[test]
-fn m7_rtcp_is_no_life_but_on_hold() {
+fn m7_rtcp_of_either_party_is_life_and_stun_is_not() {
     let mut lab = Lab::new();
-    let (caller_side, _) = lab.talking();
+    let (caller_side, callee_side) = lab.talking();
+    for round in 0..4 {
+        lab.pass(80);
+        match round % 2 {
+            0 => lab.packet("198.18.0.1:4001", caller_side + 1, &rtcp()),
+            _ => lab.packet(CALLEE, callee_side, &rtcp()),
+        };
+        assert_eq!(lab.expired(), None, "{round}");
+    }
     lab.pass(80);
-    lab.packet("198.18.0.1:4001", caller_side + 1, &rtcp());
-    lab.packet(CALLER, caller_side, &rtcp());
     lab.packet(CALLER, caller_side, &stun());
     lab.pass(10);
-    assert!(
-        lab.expired().is_some(),
-        "neither RTCP, on either port, nor STUN"
-    );
+    assert!(lab.expired().is_some());
 
     let mut lab = Lab::new();
     let (caller_side, _) = lab.talking();
@@ -140,34 +143,75 @@ fn m7_ice_checks_keep_what_is_learned_of_rtcp() {
     assert_eq!(lost, Verdict::Drop(Drop::NotRoutable), "silent at last");
 }
 
+/// Two lines, both from one host.
+fn two(kinds: [&str; 2], address: &str, directions: [&str; 2]) -> String {
+    let line = |n: usize| {
+        let port = [4000, 4002][n];
+        item(kinds[n], &format!("{address}:{port}"), directions[n])
+    };
+    format!("{},{}", line(0), line(1))
+}
+
 #[test]
-fn m7_the_other_streams_go_on() {
+fn m7_a_stream_that_pauses_lives_as_long_as_its_session() {
+    const BOTH: [&str; 2] = ["audio", "video"];
     let mut lab = Lab::new();
-    let offer = format!(
-        "{},{}",
-        audio(CALLER),
-        item("video", "198.18.0.1:4002", "sendrecv")
-    );
-    lab.update("request", 1, A, &offer);
-    let answer = format!(
-        "{},{}",
-        audio(CALLEE),
-        item("video", "198.18.0.2:5002", "sendrecv")
-    );
-    let caller_side = ports(&lab.update("reply", 1, AB, &answer));
-    for _ in 0..3 {
+    let on = ["sendrecv"; 2];
+    let there = ports(&lab.update("request", 1, A, &two(BOTH, "198.18.0.1", on)));
+    let here = ports(&lab.update("reply", 1, AB, &two(BOTH, "198.18.0.2", on)));
+    for line in [0, 1] {
+        lab.rtp(["198.18.0.1:4000", "198.18.0.1:4002"][line], here[line]);
+        lab.rtp(["198.18.0.2:4000", "198.18.0.2:4002"][line], there[line]);
+    }
+    for _ in 0..10 {
         lab.pass(60);
-        lab.rtp(CALLER, caller_side[0]);
+        lab.rtp("198.18.0.1:4000", here[0]);
     }
     assert_eq!(lab.expired(), None);
-    let statistics = lab.statistics();
-    assert_eq!(statistics["streams"][1]["status"], "no-traffic timeout");
-    assert_eq!(statistics["streams"][1]["end_time"], 90);
-    assert_eq!(lab.host.bound.len(), 4);
-    // A new offer finds the dead stream and opens a fresh one in its place.
-    let fresh = ports(&lab.update("request", 2, AB, &offer));
-    assert!(fresh[1] != 0);
-    assert_eq!(lab.host.bound.len(), 8);
+    let back = to(here[1], "198.18.0.1:4002");
+    assert_eq!(
+        lab.rtp("198.18.0.2:4002", there[1]),
+        back,
+        "the camera again"
+    );
+    lab.pass(90);
+    let ended = lab.expired().unwrap();
+    for line in [0, 1] {
+        assert_eq!(ended["streams"][line]["status"], "conntrack timeout");
+        assert_eq!(ended["streams"][line]["timeout_wait"], 90);
+    }
+    assert!(lab.host.bound.is_empty());
+}
+
+#[test]
+fn m7_each_stream_is_silent_after_its_own_limit() {
+    let mut lab = Lab::new();
+    let directions = ["sendonly", "sendrecv"];
+    lab.update(
+        "request",
+        1,
+        A,
+        &two(["audio", "video"], "198.18.0.1", directions),
+    );
+    lab.update(
+        "reply",
+        1,
+        AB,
+        &two(["audio", "video"], "198.18.0.2", ["recvonly", "sendrecv"]),
+    );
+    lab.pass(7199);
+    assert_eq!(lab.expired(), None, "one is on hold");
+    lab.pass(1);
+    let ended = lab.expired().unwrap();
+    let told = |line: usize| {
+        let stream = &ended["streams"][line];
+        (
+            stream["status"].as_str().unwrap(),
+            stream["timeout_wait"].as_u64().unwrap(),
+        )
+    };
+    assert_eq!(told(0), ("on hold timeout", 7200));
+    assert_eq!(told(1), ("no-traffic timeout", 90));
 }
 
 #[test]
@@ -230,7 +274,7 @@ fn c7_a_call_may_ring_for_its_setup_time() {
 
 #[test]
 fn c7_silence_counts_from_the_answer_or_the_first_media() {
-    let mut lab = Lab::new();
+    let mut lab = Lab::with(open());
     lab.update("request", 1, A, &audio(CALLER));
     lab.pass(250);
     lab.update("reply", 1, AB, &audio(CALLEE));
@@ -239,9 +283,13 @@ fn c7_silence_counts_from_the_answer_or_the_first_media() {
     lab.pass(1);
     assert!(lab.expired().is_some());
 
-    let mut lab = Lab::new();
+    // Announcements, and then it rings on: its time to be answered is the same. After that what it hears counts.
+    let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
     lab.pass(100);
+    lab.rtp(CALLEE, callee_side);
+    lab.pass(199);
+    assert_eq!(lab.expired(), None);
     lab.rtp(CALLEE, callee_side);
     lab.pass(89);
     assert_eq!(lab.expired(), None);
@@ -251,6 +299,38 @@ fn c7_silence_counts_from_the_answer_or_the_first_media() {
         serde_json::json!([]),
         "never answered: none listed"
     );
+}
+
+/// Preconditions (RFC 3312): the call rings after an early UPDATE, whose 200 has a to_tag, and nobody sends media.
+#[test]
+fn c7_a_call_rings_on_after_an_early_update() {
+    let mut lab = Lab::new();
+    lab.update("request", 1, A, &item("audio", CALLER, "inactive"));
+    lab.update("reply", 1, A, &item("audio", CALLEE, "inactive"));
+    lab.update("request", 3, AB, &audio(CALLER));
+    lab.update("reply", 3, AB, &audio(CALLEE));
+    lab.pass(299);
+    assert_eq!(lab.expired(), None);
+    assert_eq!(
+        lab.statistics()["to_tag"],
+        Value::Null,
+        "nobody has picked up"
+    );
+    let mut cancelled = Lab::new();
+    std::mem::swap(&mut lab, &mut cancelled);
+    cancelled.remove("A", "");
+    assert_eq!(cancelled.removed().unwrap()["to_tag"], Value::Null);
+    lab.update("request", 1, A, &audio(CALLER));
+    lab.update("reply", 1, A, &audio(CALLEE));
+    lab.update("request", 3, AB, &audio(CALLER));
+    lab.update("reply", 3, AB, &audio(CALLEE));
+    lab.pass(250);
+    lab.update("reply", 1, AB, "");
+    assert_eq!(lab.statistics()["to_tag"], "B");
+    lab.pass(89);
+    assert_eq!(lab.expired(), None);
+    lab.pass(1);
+    assert!(lab.expired().is_some());
 }
 
 #[test]

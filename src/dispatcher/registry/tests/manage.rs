@@ -117,19 +117,19 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     for id in ["one", "two"] {
         registry.updated(a, &answered(id));
     }
-    let about = registry.about(&call("one")).unwrap();
+    let about = registry.about(&call("one")).remove(0);
     assert!(about.answered && about.dialog_id.is_some());
-    registry.by_admin(&call("one"), Through::Relay);
+    registry.by_admin(&name("one"), Through::Relay);
     let closed = statistics("one", "closed");
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
     assert_eq!(registry.place(&call("one")), Place::Expired);
-    assert_eq!(registry.about(&call("one")), None);
+    assert!(registry.about(&call("one")).is_empty());
     assert!(registry.remove_expired(&answered("one").removal()));
     // What did not come about is the proxy's again.
-    registry.by_admin(&call("two"), Through::Proxy);
-    registry.not_by_admin(&call("two"));
+    registry.by_admin(&name("two"), Through::Proxy);
+    registry.not_by_admin(&name("two"));
     let closed = statistics("two", "closed");
     let removed = registry.removed(a, &call("two"), closed, at(2)).unwrap();
     assert_eq!(removed.reason, Reason::Removed);
@@ -140,7 +140,7 @@ fn what_the_proxy_ended_for_the_administrator_is_removed_for_good() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &answered("one"));
-    registry.by_admin(&call("one"), Through::Proxy);
+    registry.by_admin(&name("one"), Through::Proxy);
     let closed = statistics("one", "closed");
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);

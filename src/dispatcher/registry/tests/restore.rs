@@ -51,11 +51,11 @@ fn an_answered_call_is_noted_when_there_is_news_of_it() {
     assert_eq!(call.known.started, Some(DAY + at(10)));
     assert_eq!(call.known.callee_ua, Some("other phone".into()));
     assert_eq!(call.relay.name.as_deref(), Some("a"));
-    assert!(!call.answered && call.owed.is_none());
+    assert!(call.name.callee.is_none() && call.owed.is_none());
     let again = registry.updated(a, &facts_at(12, reply("one"))).unwrap();
-    assert_eq!(again.known.to_tag, Some(Tag("t".into())));
+    assert_eq!(again.name.callee, Some(Tag("t".into())));
     assert_eq!(again.known.started, call.known.started);
-    assert!(again.answered);
+
     assert_eq!(registry.updated(a, &facts_at(13, reply("one"))), None);
     let removed = registry.owe(answered("one").removal(), at(20)).unwrap();
     assert_eq!(removed.known.ended, Some(DAY + at(20)));
@@ -81,7 +81,7 @@ fn a_call_waits_for_its_relay_and_is_lost_with_it() {
     call.known.ended = Some(DAY + at(40));
     let mut registry = noting();
     registry.restore([call.clone()], at(0));
-    assert!(matches!(registry.place(&call.call_id), Place::Away(_)));
+    assert!(matches!(registry.place(&call.name.call_id), Place::Away(_)));
     assert_eq!(registry.tick(at(43_199)).finished.len(), 0);
     let finished = registry.tick(at(43_200)).finished;
     assert_eq!(finished.len(), 1);
@@ -91,7 +91,7 @@ fn a_call_waits_for_its_relay_and_is_lost_with_it() {
         Some(DAY + at(40)),
         "when it was last seen"
     );
-    assert_eq!(registry.place(&call.call_id), Place::Expired);
+    assert_eq!(registry.place(&call.name.call_id), Place::Expired);
 }
 
 #[test]
@@ -161,8 +161,9 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
     let listed = ListedCall {
         session_id: Some(id),
         started: Some(DAY - at(20)),
+        ..ListedCall::default()
     };
-    registry.listed(a, &Listed::from([("one".to_owned(), listed)]), at(1));
+    registry.listed(a, &Listed::from([("one".to_owned(), vec![listed])]), at(1));
     let call = registry.updated(a, &answered("one")).unwrap();
     assert_eq!(call.known.session_id, id);
     assert_eq!(

@@ -1,0 +1,94 @@
+//! The sessions of this dispatcher, found by what names them. A Call-ID may have several.
+
+use std::collections::HashMap;
+
+use super::Session;
+use crate::proto::CallId;
+use crate::proto::name::{Fit, Mention, Name};
+
+/// A session here; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(u64);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    all: HashMap<Key, Session>,
+    calls: HashMap<CallId, Vec<Key>>,
+    last: u64,
+}
+
+impl Sessions {
+    pub fn insert(&mut self, session: Session) -> Key {
+        self.last += 1;
+        let key = Key(self.last);
+        let call_id = session.name.call_id.clone();
+        self.calls.entry(call_id).or_default().push(key);
+        self.all.insert(key, session);
+        key
+    }
+
+    pub fn remove(&mut self, key: Key) -> Option<Session> {
+        let session = self.all.remove(&key)?;
+        if let Some(keys) = self.calls.get_mut(&session.name.call_id) {
+            keys.retain(|one| *one != key);
+            if keys.is_empty() {
+                self.calls.remove(&session.name.call_id);
+            }
+        }
+        Some(session)
+    }
+
+    pub fn get(&self, key: Key) -> Option<&Session> {
+        self.all.get(&key)
+    }
+
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut Session> {
+        self.all.get_mut(&key)
+    }
+
+    pub fn has(&self, call_id: &CallId) -> bool {
+        self.calls.contains_key(call_id)
+    }
+
+    /// All of them, in any order.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &Session)> {
+        self.all.iter().map(|(key, session)| (*key, session))
+    }
+
+    /// All of them, in any order.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
+        self.all.iter_mut().map(|(key, session)| (*key, session))
+    }
+
+    pub fn call_ids(&self) -> impl Iterator<Item = &CallId> {
+        self.calls.keys()
+    }
+
+    /// Those of a Call-ID, in the order in which they began.
+    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = (Key, &Session)> {
+        let keys = self.calls.get(call_id).into_iter().flatten();
+        keys.filter_map(|key| Some((*key, self.all.get(key)?)))
+    }
+
+    /// The one of this name.
+    pub fn named(&self, name: &Name) -> Option<Key> {
+        let mut all = self.of(&name.call_id);
+        let (key, _) = all.find(|(_, session)| session.name.is_of(name))?;
+        Some(key)
+    }
+
+    /// The session that a message fits best, and how well.
+    pub fn find(&self, mention: Mention<'_>) -> Option<(Key, Fit)> {
+        let fits = self.of(mention.call_id);
+        let fits = fits.map(|(key, session)| (session.name.fit(mention), key));
+        let (fit, key) = fits.filter(|(fit, _)| *fit != Fit::Not).max()?;
+        Some((key, fit))
+    }
+
+    /// The session that a message is of, with the callee that it has or with none yet.
+    pub fn own(&self, mention: Mention<'_>) -> Option<Key> {
+        let (key, fit) = self.find(mention)?;
+        fit.is_own().then_some(key)
+    }
+}

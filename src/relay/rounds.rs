@@ -1,0 +1,157 @@
+//! Packets that go round between calls (M11 in docs/protocol.md): who is told of it, and how often.
+
+use std::fmt;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use super::machine::SAID;
+use crate::proto::CallId;
+use crate::session::Place;
+
+/// Pairs of calls that are remembered: more lines than these are not written in a minute.
+const REMEMBERED: usize = 32;
+
+/// A packet has come round and goes no further.
+#[derive(Debug)]
+pub struct Round {
+    /// The worker where that was, and where its port is.
+    pub asker: usize,
+    pub place: Place,
+    call_id: CallId,
+    /// Where it was to be sent to.
+    pub to: SocketAddrV4,
+    /// Whose port that is, where it is one of this relay's.
+    pub with: Option<CallId>,
+    /// Workers that have looked.
+    pub asked: usize,
+}
+
+impl Round {
+    pub fn new(asker: usize, place: Place, call_id: CallId, to: SocketAddrV4) -> Round {
+        Round {
+            asker,
+            place,
+            call_id,
+            to,
+            with: None,
+            asked: 0,
+        }
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (party, component) = (self.place.party, self.place.component);
+        let Round { call_id, to, .. } = self;
+        write!(
+            f,
+            "[session {call_id}] {component} of the {party} goes round: it is sent to {to}, "
+        )?;
+        match &self.with {
+            Some(with) => write!(f, "a port of session {with}, and comes back from there"),
+            None => write!(f, "no port of a call here, and comes back from there"),
+        }?;
+        f.write_str(
+            "; dropped once its hops (TTL) are used up. An SDP names a relay's address where a phone's belongs: end one of \
+             the calls, and see who wrote it",
+        )
+    }
+}
+
+/// Which calls were told of, and when.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    told: Vec<(CallId, Option<CallId>, Duration)>,
+    left_out: u64,
+}
+
+/// How many lines were left out; nothing when none was.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftOut(u64);
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " (and {count} others before)"),
+        }
+    }
+}
+
+impl Rounds {
+    /// What to append to the line about a round; none where one about the same two calls, whichever found it, was
+    /// written within a minute, or too many about others were.
+    pub fn due(&mut self, round: &Round, now: Duration) -> Option<LeftOut> {
+        self.told.retain(|(_, _, at)| now < *at + SAID);
+        let Round { call_id, with, .. } = round;
+        let is_same = |(one, other, _): &(CallId, Option<CallId>, Duration)| {
+            let is_reversed = with.as_ref() == Some(one) && other.as_ref() == Some(call_id);
+            is_reversed || (one == call_id && other == with)
+        };
+        if self.told.iter().any(is_same) {
+            return None;
+        }
+        if self.told.len() >= REMEMBERED {
+            self.left_out += 1;
+            return None;
+        }
+        self.told.push((call_id.clone(), with.clone(), now));
+        Some(LeftOut(std::mem::take(&mut self.left_out)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Component, Party};
+    use crate::session::SessionKey;
+
+    fn round(call_id: &str, with: &str) -> Round {
+        let place = Place {
+            session: SessionKey::for_tests(0),
+            stream: 0,
+            party: Party::Caller,
+            component: Component::Rtp,
+        };
+        let id = |text: &str| CallId(text.into());
+        let to = "192.0.2.9:40002".parse().unwrap();
+        let round = Round::new(0, place, id(call_id), to);
+        let with = (!with.is_empty()).then(|| id(with));
+        Round { with, ..round }
+    }
+
+    #[test]
+    fn m11_both_calls_are_named() {
+        let line = round("a", "b").to_string();
+        assert!(
+            line.starts_with(
+                "[session a] RTP of the caller goes round: it is sent to 192.0.2.9:40002, a port of session b, "
+            ),
+            "{line}"
+        );
+        let line = round("a", "").to_string();
+        assert!(line.contains("no port of a call here"), "{line}");
+    }
+
+    #[test]
+    fn m11_one_line_for_two_calls_in_a_minute() {
+        let mut rounds = Rounds::default();
+        let at = Duration::from_secs;
+        assert_eq!(rounds.due(&round("a", "b"), at(0)), Some(LeftOut(0)));
+        assert_eq!(rounds.due(&round("a", "b"), at(1)), None);
+        assert_eq!(rounds.due(&round("b", "a"), at(59)), None);
+        assert_eq!(rounds.due(&round("a", "c"), at(59)), Some(LeftOut(0)));
+        assert_eq!(rounds.due(&round("a", ""), at(59)), Some(LeftOut(0)));
+        assert_eq!(rounds.due(&round("b", "a"), at(60)), Some(LeftOut(0)));
+    }
+
+    #[test]
+    fn m11_a_flood_of_rounds_is_a_few_lines() {
+        let mut rounds = Rounds::default();
+        let at = Duration::from_secs;
+        let flood = (0..1000).filter(|n| rounds.due(&round(&n.to_string(), "b"), at(0)).is_some());
+        assert_eq!(flood.count(), REMEMBERED);
+        let next = rounds.due(&round("a", "b"), at(60)).unwrap();
+        assert_eq!(next.to_string(), " (and 968 others before)");
+    }
+}

@@ -1,0 +1,730 @@
+//! The offer/answer state of a session (RFC 3264): which offer is agreed on, which ones wait for an answer, and what
+//! an SDP that passes means for them. Rules C2 to C4 of docs/protocol.md. Knows nothing of ports or packets.
+//!
+//! The SIP proxy tells neither the method nor the status of a message, so an SDP is known by the request that carried
+//! it or that it answers ([`Number`]):
+//!
+//! | the SDP is in | an offer of this number came in the request | ... came in a reply to it | none is known |
+//! |---|---|---|---|
+//! | a request | that offer again | the answer (ACK) | the answer, where the other side's reply brought an offer (PRACK, ACK); else an offer |
+//! | a reply | the answer, for the first time or again | that offer again; another SDP is another branch's offer | an offer |
+
+use std::collections::VecDeque;
+
+use super::stream::Described;
+use crate::proto::control::MessageKind;
+use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
+use crate::proto::{CSeq, Party, Tag};
+
+/// Offers whose ports are still known when a late retransmission asks for them.
+const OFFERS_KEPT: usize = 16;
+/// Answers of other branches that are remembered for one offer, so that a repeated 183 of theirs moves nobody.
+const ANSWERS_KEPT: usize = 8;
+
+/// Names a SIP request of a session (RFC 3261 section 8.1.1.5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Number {
+    /// Whose request it is: each party numbers its own.
+    pub party: Party,
+    pub cseq: CSeq,
+    /// The callee's tag, where the message has one: each branch of a fork is a dialog with numbers of its own.
+    pub tag: Option<Tag>,
+}
+
+impl Number {
+    /// Returns true if both may name the same request; a message without a tag fits all dialogs.
+    fn fits(&self, other: &Number) -> bool {
+        self.party == other.party && self.cseq == other.cseq && self.is_in_dialog_of(other)
+    }
+
+    fn is_in_dialog_of(&self, other: &Number) -> bool {
+        self.tag.is_none() || other.tag.is_none() || self.tag == other.tag
+    }
+}
+
+/// A SIP message with SDP.
+#[derive(Clone, Debug)]
+pub struct Message<'a> {
+    pub kind: MessageKind,
+    /// Of the request that it is or answers.
+    pub number: Number,
+    /// Whose SDP it is.
+    pub sender: Party,
+    pub media: &'a [MediaDescription],
+}
+
+/// What an SDP is. The index is that of the offer that it belongs to, as [`Offers::get`] takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// An offer that is not known yet.
+    Offer,
+    /// The answer to an offer, for the first time or again.
+    Answer(usize),
+    /// Nothing new: a retransmission, or what has been replaced meanwhile. It gets that offer's ports.
+    Known(usize),
+    /// Its offer is not remembered any more.
+    Forgotten,
+}
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It waits for its answer, and changes nothing yet.
+    Proposed,
+    /// It is what the session goes by; one at a time.
+    Agreed,
+    /// Refused, given up, or agreed on before another one was.
+    Replaced,
+}
+
+/// An offer and its answers.
+#[derive(Debug)]
+pub struct Offer {
+    number: Number,
+    kind: MessageKind,
+    pub offerer: Party,
+    pub slots: Vec<Slot>,
+    state: State,
+    /// Where the offerer is: tells two branches' offers in replies to one request apart.
+    place: Place,
+    /// The request that brought the answer, where the offer came in a reply.
+    answered_by: Option<Number>,
+    /// Where those were who have answered it; the latest last.
+    answers: Vec<Place>,
+}
+
+/// One m= line of an offer.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub media_type: MediaType,
+    /// None where the line had port 0.
+    pub stream: Option<usize>,
+    /// What stands for such a line in the statistics.
+    pub off: Option<usize>,
+    /// What the offerer said; it holds once the offer is answered.
+    pub said: Said,
+    /// Where the offerer is, for a kept stream that was not told so far; holds likewise.
+    pub described: Option<Described>,
+}
+
+/// What a party says of its side besides where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    pub direction: Direction,
+    pub zero_address: bool,
+    pub ice: bool,
+}
+
+impl Said {
+    pub fn of(media: &MediaDescription) -> Said {
+        Said {
+            direction: media.direction,
+            // With trickle ICE (RFC 8840) 0.0.0.0 says that candidates follow.
+            zero_address: media.address.is_zero() && !media.ice,
+            ice: media.ice,
+        }
+    }
+}
+
+/// The addresses and ports of an SDP's lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place(Vec<(MediaAddress, u16)>);
+
+impl Place {
+    fn of(media: &[MediaDescription]) -> Place {
+        let lines = media.iter().map(|line| (line.address.clone(), line.port));
+        Place(lines.collect())
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Offers {
+    /// By the time they came, the latest last.
+    kept: VecDeque<Offer>,
+    /// The highest number of each party that came with an SDP.
+    highest: [Option<Number>; 2],
+    /// The INVITE that opens the session. A caller who is challenged or sent elsewhere sends another one.
+    opening: Option<Number>,
+    /// The callee's tag of the first final answer to it: from then on other branches change nothing.
+    established: Option<Tag>,
+}
+
+impl Offers {
+    /// Names the request that a message is or answers. A 1xx reply has no tag; within the call it is of its dialog.
+    pub fn number(&self, party: Party, cseq: CSeq, tag: Option<&Tag>) -> Number {
+        let untold = Number {
+            party,
+            cseq,
+            tag: None,
+        };
+        let is_opening = self.opens(&untold);
+        let established = self.established.as_ref().filter(|_| !is_opening);
+        Number {
+            tag: tag.or(established).cloned(),
+            ..untold
+        }
+    }
+
+    /// Takes note of a message of the session, with SDP or without: the first one opens it, and so does each INVITE of
+    /// the caller that is not within a dialog.
+    pub fn note_opening(&mut self, kind: MessageKind, number: &Number) {
+        let is_initial = kind == MessageKind::Request
+            && number.party == Party::Caller
+            && number.tag.is_none()
+            && self.established.is_none()
+            && self.opening.as_ref().is_none_or(|o| o.cseq < number.cseq);
+        if self.opening.is_none() || is_initial {
+            self.opening = Some(number.clone());
+        }
+    }
+
+    /// Returns true if this message is the first final answer (C5): a reply with a To tag to the INVITE that opens the
+    /// session. 1xx replies come without one.
+    pub fn is_final(&self, kind: MessageKind, number: &Number) -> bool {
+        self.established.is_none() && self.answers_opening(kind, number) && number.tag.is_some()
+    }
+
+    /// The callee's tag of the first final answer.
+    pub fn established(&self) -> Option<&Tag> {
+        self.established.as_ref()
+    }
+
+    /// Returns true if a callee's tag is that of the session's dialog, as far as that is known.
+    pub fn is_of_dialog(&self, tag: &Tag) -> bool {
+        let opening = self.opening.as_ref().and_then(|o| o.tag.as_ref());
+        self.established.as_ref().or(opening) == Some(tag)
+    }
+
+    /// The first final answer: its dialog is the session's, and what other branches offer is given up. `media` is the
+    /// SDP that it came with: an offer, where the INVITE had none.
+    pub fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
+        let established = self.established.get_or_insert_with(|| tag.clone());
+        let place = media.map(Place::of);
+        for offer in &mut self.kept {
+            let is_foreign = match &offer.number.tag {
+                Some(tag) => tag != established,
+                // In a 1xx reply, which tells no branch.
+                None => offer.kind == MessageKind::Reply && place.as_ref() != Some(&offer.place),
+            };
+            if is_foreign && offer.state == State::Proposed {
+                offer.state = State::Replaced;
+            }
+        }
+    }
+
+    /// Returns true if a message is of another branch than the one that answered finally.
+    pub fn is_foreign(&self, tag: Option<&Tag>) -> bool {
+        let established = self.established.as_ref();
+        established.is_some_and(|established| tag.is_some_and(|tag| tag != established))
+    }
+
+    /// What an SDP is: the table above.
+    pub fn meaning(&self, message: &Message<'_>) -> Meaning {
+        if self.is_late(message) {
+            return self.ports_of(&message.number);
+        }
+        let meaning = match message.kind {
+            MessageKind::Request => self.of_request(message),
+            MessageKind::Reply => self.of_reply(message),
+        };
+        match meaning {
+            Meaning::Offer if self.is_old(&message.number) => Meaning::Forgotten,
+            meaning => meaning,
+        }
+    }
+
+    /// A message of a branch that lost, or a 1xx reply that comes after the final one.
+    fn is_late(&self, message: &Message<'_>) -> bool {
+        let is_provisional = message.number.tag.is_none()
+            && self.established.is_some()
+            && self.answers_opening(message.kind, &message.number);
+        is_provisional || self.is_foreign(message.number.tag.as_ref())
+    }
+
+    /// The offer whose ports a message gets that changes nothing: its own, else the one agreed on, else the latest.
+    fn ports_of(&self, number: &Number) -> Meaning {
+        let is_it =
+            |offer: &Offer| offer.number.party == number.party && offer.number.cseq == number.cseq;
+        let own = self.kept.iter().rposition(is_it);
+        own.or_else(|| self.agreed_index())
+            .or_else(|| self.kept.len().checked_sub(1))
+            .map_or(Meaning::Forgotten, Meaning::Known)
+    }
+
+    fn of_request(&self, message: &Message<'_>) -> Meaning {
+        let number = &message.number;
+        if let Some(index) = self.find(|o| o.is_of(MessageKind::Request, number)) {
+            return Meaning::Known(index);
+        }
+        let brought = |o: &Offer| o.answered_by.as_ref().is_some_and(|by| by.fits(number));
+        if let Some(index) = self.find(brought) {
+            return self.if_agreed(index);
+        }
+        // Who owes an answer sends no offer before it (RFC 3264 section 4).
+        let owed = |o: &Offer| {
+            o.kind == MessageKind::Reply
+                && o.state == State::Proposed
+                && o.number.party == message.sender
+                && o.number.is_in_dialog_of(number)
+                && o.number.cseq <= number.cseq
+        };
+        self.find(owed).map_or(Meaning::Offer, Meaning::Answer)
+    }
+
+    fn of_reply(&self, message: &Message<'_>) -> Meaning {
+        let number = &message.number;
+        if let Some(index) = self.find(|o| o.is_of(MessageKind::Request, number)) {
+            return self.answer_to(index, message);
+        }
+        // The request was taken for the answer to an offer, and was one itself: its answer says where its sender is.
+        let brought = |o: &Offer| o.answered_by.as_ref().is_some_and(|by| by.fits(number));
+        let same = |o: &Offer| o.is_of(MessageKind::Reply, number);
+        if self.find(same).is_none() {
+            if let Some(index) = self.find(brought) {
+                return self.if_agreed(index);
+            }
+            return Meaning::Offer;
+        }
+        let place = Place::of(message.media);
+        let again = self.find(|o| same(o) && o.place == place);
+        match again {
+            // The branch that answers finally offered before another one did.
+            Some(index) if self.kept[index].state == State::Replaced => {
+                match self.is_final(message.kind, number) {
+                    true => Meaning::Offer,
+                    false => Meaning::Known(index),
+                }
+            }
+            Some(index) => Meaning::Known(index),
+            None => Meaning::Offer,
+        }
+    }
+
+    /// A reply to a request that carried an offer.
+    fn answer_to(&self, index: usize, message: &Message<'_>) -> Meaning {
+        let offer = &self.kept[index];
+        let is_final = self.is_final(message.kind, &message.number);
+        match offer.state {
+            State::Proposed => Meaning::Answer(index),
+            State::Agreed if is_final => Meaning::Answer(index),
+            State::Agreed => {
+                // A branch's 183 once more, after another branch's.
+                let place = Place::of(message.media);
+                let before = offer.answers.iter().rev().skip(1);
+                match message.number.tag.is_none() && before.into_iter().any(|p| *p == place) {
+                    true => Meaning::Known(index),
+                    false => Meaning::Answer(index),
+                }
+            }
+            // One branch has agreed on a later offer (UPDATE), and another one answers.
+            State::Replaced if is_final && !self.is_agreed_with(&message.number) => {
+                Meaning::Answer(index)
+            }
+            State::Replaced => Meaning::Known(index),
+        }
+    }
+
+    fn is_agreed_with(&self, number: &Number) -> bool {
+        let agreed = self.agreed_index().map(|index| &self.kept[index].number);
+        agreed.is_none_or(|agreed| agreed.is_in_dialog_of(number))
+    }
+
+    fn if_agreed(&self, index: usize) -> Meaning {
+        match self.kept[index].state {
+            State::Agreed => Meaning::Answer(index),
+            State::Proposed | State::Replaced => Meaning::Known(index),
+        }
+    }
+
+    /// The latest offer that is meant.
+    fn find(&self, is_it: impl Fn(&Offer) -> bool) -> Option<usize> {
+        self.kept.iter().rposition(is_it)
+    }
+
+    /// Returns true if a number may be that of the INVITE that opens the session.
+    fn opens(&self, number: &Number) -> bool {
+        let opening = self.opening.as_ref();
+        opening.is_some_and(|opening| opening.fits(number))
+    }
+
+    fn answers_opening(&self, kind: MessageKind, number: &Number) -> bool {
+        kind == MessageKind::Reply && self.opens(number)
+    }
+
+    fn is_old(&self, number: &Number) -> bool {
+        let highest = self.highest[number.party as usize].as_ref();
+        highest.is_some_and(|highest| {
+            highest.is_in_dialog_of(number)
+                && number.cseq <= highest.cseq
+                // Another SDP in the reply to a request that had none: another branch's offer.
+                && self.find(|o| o.is_of(MessageKind::Reply, number)).is_none()
+        })
+    }
+
+    /// An offer that was not known. It waits for its answer; what its sender offered before with another number is
+    /// given up: a party has one offer at a time, so that one was refused.
+    pub fn propose(&mut self, message: &Message<'_>, slots: Vec<Slot>) -> usize {
+        let opening = self.opening.as_ref();
+        let is_opening = |number: &Number| opening.is_some_and(|o| o.fits(number));
+        for offer in &mut self.kept {
+            let is_refused = offer.state == State::Proposed
+                && offer.offerer == message.sender
+                && !offer.number.fits(&message.number)
+                // An INVITE may still be answered by another branch.
+                && (!is_opening(&offer.number) || is_opening(&message.number));
+            if is_refused {
+                offer.state = State::Replaced;
+            }
+        }
+        self.raise(&message.number);
+        self.kept.push_back(Offer {
+            number: message.number.clone(),
+            kind: message.kind,
+            offerer: message.sender,
+            slots,
+            state: State::Proposed,
+            place: Place::of(message.media),
+            answered_by: None,
+            answers: Vec::new(),
+        });
+        if self.kept.len() > OFFERS_KEPT {
+            self.forget_one();
+        }
+        self.kept.len() - 1
+    }
+
+    /// Makes room: the oldest that is over, else the oldest that waits and is not the opening one.
+    fn forget_one(&mut self) {
+        let is_over = |o: &Offer| o.state == State::Replaced && !self.is_kept_for_branches(o);
+        let waits = |o: &Offer| o.state == State::Proposed && !self.is_kept_for_branches(o);
+        let oldest = self.kept.iter().position(is_over);
+        if let Some(index) = oldest.or_else(|| self.kept.iter().position(waits)) {
+            self.kept.remove(index);
+        }
+    }
+
+    /// The opening offer, as long as any branch may answer it.
+    fn is_kept_for_branches(&self, offer: &Offer) -> bool {
+        self.established.is_none() && self.opens(&offer.number)
+    }
+
+    /// An answer was taken: its offer is what counts, and those before it are given up. One that came later still waits:
+    /// its sender may have sent it after this answer, which it has overtaken. The answer to what is agreed on already,
+    /// once more, gives up nothing.
+    pub fn agree(&mut self, index: usize, message: &Message<'_>) {
+        if self.kept[index].state != State::Agreed {
+            for (other, offer) in self.kept.iter_mut().enumerate() {
+                if other < index || offer.state == State::Agreed {
+                    offer.state = State::Replaced;
+                }
+            }
+        }
+        self.raise(&message.number);
+        let offer = &mut self.kept[index];
+        offer.state = State::Agreed;
+        if message.kind == MessageKind::Request {
+            offer.answered_by = Some(message.number.clone());
+        }
+        let place = Place::of(message.media);
+        offer.answers.retain(|before| *before != place);
+        if offer.answers.len() == ANSWERS_KEPT {
+            offer.answers.remove(0);
+        }
+        offer.answers.push(place);
+    }
+
+    fn raise(&mut self, number: &Number) {
+        let highest = &mut self.highest[number.party as usize];
+        let is_higher =
+            |before: &Number| !before.is_in_dialog_of(number) || before.cseq < number.cseq;
+        if highest.as_ref().is_none_or(is_higher) {
+            *highest = Some(number.clone());
+        }
+    }
+
+    pub fn get(&self, index: usize) -> &Offer {
+        &self.kept[index]
+    }
+
+    /// Returns true if an offer is that of the INVITE that opens the session: each branch answers it by itself.
+    pub fn is_opening(&self, index: usize) -> bool {
+        self.opens(&self.kept[index].number)
+    }
+
+    fn agreed_index(&self) -> Option<usize> {
+        self.kept.iter().position(|o| o.state == State::Agreed)
+    }
+
+    /// The m= lines that are agreed on; none before the first answer.
+    pub fn agreed(&self) -> &[Slot] {
+        self.agreed_index()
+            .map_or(&[], |index| &self.kept[index].slots)
+    }
+
+    /// The m= lines of the latest offer.
+    pub fn latest(&self) -> &[Slot] {
+        self.kept.back().map_or(&[], |offer| &offer.slots)
+    }
+
+    /// Returns true if a stream belongs to what is agreed on or to what may still be.
+    pub fn uses(&self, stream: usize) -> bool {
+        let counts = |o: &&Offer| o.state != State::Replaced || self.is_kept_for_branches(o);
+        let slots = self.kept.iter().filter(counts).flat_map(|o| &o.slots);
+        slots.into_iter().any(|slot| slot.stream == Some(stream))
+    }
+}
+
+impl Offer {
+    /// Returns true if the offer came in a request of this number, or in a reply to it.
+    fn is_of(&self, kind: MessageKind, number: &Number) -> bool {
+        self.kind == kind && self.number.fits(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message: whose SDP, `Q` in a request or `P` in a reply, the request's number, the callee's tag or `-`, and
+    /// where its sender is. `caller P 1 B x`: the caller's reply to the callee's request 1.
+    fn take(offers: &mut Offers, text: &str) -> String {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [who, how, cseq, tag, place] = words[..] else {
+            panic!("{text}");
+        };
+        let sender = match who {
+            "caller" => Party::Caller,
+            _ => Party::Callee,
+        };
+        let (kind, party) = match how {
+            "Q" => (MessageKind::Request, sender),
+            _ => (MessageKind::Reply, sender.other()),
+        };
+        let media = format!("audio:{place}.example:4000:sendrecv");
+        let media = crate::proto::media::parse_list(media.as_bytes()).unwrap();
+        let message = Message {
+            kind,
+            number: offers.number(
+                party,
+                CSeq(cseq.parse().unwrap()),
+                (tag != "-").then(|| Tag(tag.into())).as_ref(),
+            ),
+            sender,
+            media: &media,
+        };
+        if !offers.is_foreign(message.number.tag.as_ref()) {
+            offers.note_opening(kind, &message.number);
+        }
+        let meaning = offers.meaning(&message);
+        match meaning {
+            Meaning::Offer => drop(offers.propose(&message, Vec::new())),
+            Meaning::Answer(index) => offers.agree(index, &message),
+            Meaning::Known(_) | Meaning::Forgotten => {}
+        }
+        if offers.is_final(kind, &message.number) {
+            offers.establish(message.number.tag.as_ref().unwrap(), Some(&media));
+        }
+        match meaning {
+            Meaning::Offer => "offer".to_owned(),
+            Meaning::Answer(index) => format!("answer {index}"),
+            Meaning::Known(index) => format!("known {index}"),
+            Meaning::Forgotten => "forgotten".to_owned(),
+        }
+    }
+
+    /// Each state, by the messages that lead there.
+    const STATES: [(&str, &[&str]); 10] = [
+        ("nothing yet", &[]),
+        ("invited", &["caller Q 1 - a"]),
+        ("offered in a 183", &["callee P 1 - b"]),
+        ("early answer", &["caller Q 1 - a", "callee P 1 - b"]),
+        ("answered", &["caller Q 1 - a", "callee P 1 B b"]),
+        ("offered in a 200", &["callee P 1 B b"]),
+        ("acknowledged", &["callee P 1 B b", "caller Q 1 B a"]),
+        (
+            "re-invited by the caller",
+            &["caller Q 1 - a", "callee P 1 B b", "caller Q 2 B aa"],
+        ),
+        (
+            "re-invited by the callee",
+            &["caller Q 1 - a", "callee P 1 B b", "callee Q 1 B bb"],
+        ),
+        (
+            "glare",
+            &[
+                "caller Q 1 - a",
+                "callee P 1 B b",
+                "caller Q 2 B aa",
+                "callee Q 1 B bb",
+            ],
+        ),
+    ];
+
+    /// And what each message is there, in the order of the states.
+    const TABLE: [(&str, [&str; 10]); 13] = [
+        // The INVITE, again.
+        (
+            "caller Q 1 - a",
+            [
+                "offer", "known 0", "answer 0", "known 0", "known 0", "answer 0", "answer 0",
+                "known 0", "known 0", "known 0",
+            ],
+        ),
+        // A challenged caller's, after which nobody is in a dialog; within a call it is within none and old.
+        (
+            "caller Q 2 - a",
+            [
+                "offer", "offer", "answer 0", "offer", "offer", "answer 0", "offer", "known 1",
+                "offer", "known 1",
+            ],
+        ),
+        // PRACK, UPDATE or a re-INVITE of the caller.
+        (
+            "caller Q 3 B a",
+            [
+                "offer", "offer", "answer 0", "offer", "offer", "answer 0", "offer", "offer",
+                "offer", "offer",
+            ],
+        ),
+        // UPDATE or a re-INVITE of the callee.
+        (
+            "callee Q 2 B b",
+            [
+                "offer", "offer", "offer", "offer", "offer", "offer", "offer", "offer", "offer",
+                "offer",
+            ],
+        ),
+        // 183 of the INVITE, of the one branch and another; after the final answer too late.
+        (
+            "callee P 1 - b",
+            [
+                "offer", "answer 0", "known 0", "answer 0", "known 0", "known 0", "known 0",
+                "known 0", "known 0", "known 0",
+            ],
+        ),
+        (
+            "callee P 1 - c",
+            [
+                "offer", "answer 0", "offer", "answer 0", "known 0", "known 0", "known 0",
+                "known 0", "known 0", "known 0",
+            ],
+        ),
+        // 200, the one that stands again, and another branch's.
+        (
+            "callee P 1 B b",
+            [
+                "offer", "answer 0", "known 0", "answer 0", "answer 0", "known 0", "known 0",
+                "answer 0", "answer 0", "answer 0",
+            ],
+        ),
+        (
+            "callee P 1 C c",
+            [
+                "offer", "answer 0", "offer", "answer 0", "known 0", "known 0", "known 0",
+                "known 0", "known 0", "known 0",
+            ],
+        ),
+        // 200 to the caller's later request, which may have had no SDP.
+        (
+            "callee P 2 B b",
+            [
+                "offer", "offer", "offer", "offer", "offer", "offer", "offer", "answer 1", "offer",
+                "answer 1",
+            ],
+        ),
+        // The caller's reply to the callee's request.
+        (
+            "caller P 1 B a",
+            [
+                "offer", "offer", "offer", "offer", "offer", "offer", "offer", "offer", "answer 1",
+                "answer 2",
+            ],
+        ),
+        // ACK with SDP.
+        (
+            "caller Q 1 B a",
+            [
+                "offer", "known 0", "answer 0", "known 0", "known 0", "answer 0", "answer 0",
+                "known 0", "known 0", "known 0",
+            ],
+        ),
+        // Another branch's own request.
+        (
+            "callee Q 9 C c",
+            [
+                "offer", "offer", "offer", "offer", "known 0", "known 0", "known 0", "known 0",
+                "known 0", "known 0",
+            ],
+        ),
+        // Numbers below what was seen.
+        (
+            "caller Q 0 B a",
+            [
+                "offer",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+                "forgotten",
+            ],
+        ),
+    ];
+
+    #[test]
+    fn c2_every_message_in_every_state() {
+        for (message, meanings) in TABLE {
+            for ((state, steps), meaning) in STATES.iter().zip(meanings) {
+                let mut offers = Offers::default();
+                for step in *steps {
+                    take(&mut offers, step);
+                }
+                assert_eq!(take(&mut offers, message), meaning, "{message}: {state}");
+            }
+        }
+    }
+
+    /// No two messages in a row, from any state, leave more than one offer agreed or more offers than are kept.
+    #[test]
+    fn c2_every_pair_of_messages_in_every_state() {
+        for (_, steps) in STATES {
+            for (first, _) in TABLE {
+                for (second, _) in TABLE {
+                    let mut offers = Offers::default();
+                    steps.iter().for_each(|step| drop(take(&mut offers, step)));
+                    take(&mut offers, first);
+                    let one = take(&mut offers, second);
+                    let agreed = offers.kept.iter().filter(|o| o.state == State::Agreed);
+                    assert!(agreed.count() <= 1, "{steps:?} {first} {second}");
+                    // Once more: nothing new comes of it.
+                    let before = offers.kept.len();
+                    let again = take(&mut offers, second);
+                    assert_eq!(offers.kept.len(), before, "{steps:?} {first} {second}");
+                    assert!(one != again || one != "offer", "{steps:?} {first} {second}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn offers_are_forgotten_and_never_the_one_that_counts() {
+        let mut offers = Offers::default();
+        take(&mut offers, "caller Q 1 - a");
+        take(&mut offers, "callee P 1 B b");
+        for cseq in 2..200 {
+            take(&mut offers, &format!("caller Q {cseq} B a{cseq}"));
+            take(&mut offers, &format!("callee Q {cseq} B b{cseq}"));
+        }
+        assert_eq!(offers.kept.len(), OFFERS_KEPT);
+        assert_eq!(offers.agreed_index(), Some(0));
+        assert_eq!(take(&mut offers, "caller Q 20 B a20"), "forgotten");
+        for place in 0..100 {
+            take(&mut offers, &format!("callee P 1 B c{place}"));
+        }
+        assert_eq!(offers.kept[0].answers.len(), ANSWERS_KEPT);
+    }
+}

@@ -1,0 +1,310 @@
+//! E1 to E9: who is believed to be a party.
+
+use super::media::installs;
+use super::*;
+
+const A: (&str, &str) = ("A", "");
+const AB: (&str, &str) = ("A", "B");
+const NAT: &str = "192.0.0.77:999";
+const STRANGER: &str = "203.0.113.66:6";
+
+/// Where the parties' addresses can be reached.
+fn with(rules: Rules) -> Lab {
+    Lab::with(Settings {
+        routable_private_ranges: vec!["198.18.0.0/15".parse().unwrap()],
+        learning: rules,
+        ..settings()
+    })
+}
+
+fn reachable() -> Lab {
+    with(Rules::default())
+}
+
+/// A packet of one stream.
+fn packet(ssrc: u32, sequence: u16) -> Vec<u8> {
+    let mut data = rtp(8);
+    data[2..4].copy_from_slice(&sequence.to_be_bytes());
+    data[8..12].copy_from_slice(&ssrc.to_be_bytes());
+    data
+}
+
+/// A stream of so many packets, 20 ms apart, from sequence number `first` on; how many went on.
+fn stream(lab: &mut Lab, from: &str, port: u16, ssrc: u32, first: u16, count: u16) -> usize {
+    (0..count)
+        .filter(|n| {
+            lab.now += Duration::from_millis(20);
+            let data = packet(ssrc, first.wrapping_add(*n));
+            matches!(lab.packet(from, port, &data), Verdict::Forward { .. })
+        })
+        .count()
+}
+
+#[test]
+fn e3_a_spray_over_the_range_is_never_believed_and_the_party_is_at_once() {
+    for every in [250, 1200] {
+        let mut lab = reachable();
+        let (caller_side, callee_side) = lab.call();
+        for n in 0..100 {
+            lab.now += Duration::from_millis(every);
+            for port in [caller_side, callee_side, caller_side + 1] {
+                let refused = lab.packet(STRANGER, port, &packet(7, n));
+                assert_eq!(refused, Verdict::Drop(Drop::Unproven));
+            }
+        }
+        assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
+        assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, CALLER));
+    }
+}
+
+#[test]
+fn e3_who_nothing_speaks_for_is_believed_as_a_stream_unless_strict() {
+    for (learning, found) in [
+        (Learning::Guarded, 35),
+        (Learning::Strict, 0),
+        (Learning::Open, 50),
+    ] {
+        let mut lab = with(Rules {
+            learning,
+            ..Rules::default()
+        });
+        let (caller_side, callee_side) = lab.call();
+        lab.rtp(CALLEE, callee_side);
+        assert_eq!(stream(&mut lab, NAT, caller_side, 7, 65_530, 50), found);
+    }
+}
+
+#[test]
+fn e2_an_attacker_with_a_proper_stream_gives_way_to_the_party_at_once() {
+    for party in [CALLER, "198.18.0.1:7777", "198.51.100.9:5"] {
+        let mut lab = reachable();
+        let signaling = format!("signaling_ip: 198.51.100.9\r\nmedia: {}\r\n", audio(CALLER));
+        let callee_side = ports(&lab.update_with("request", 1, A, &signaling))[0];
+        let caller_side = ports(&lab.update("reply", 1, AB, &audio(CALLEE)))[0];
+        assert_eq!(stream(&mut lab, STRANGER, caller_side, 7, 0, 10), 0);
+        assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, CALLER));
+        assert_eq!(stream(&mut lab, party, caller_side, 8, 0, 1), 1, "{party}");
+        assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, party));
+        assert_eq!(stream(&mut lab, STRANGER, caller_side, 7, 10, 100), 0);
+        // The attacker that was believed before the party came.
+        let mut lab = reachable();
+        let callee_side = ports(&lab.update_with("request", 1, A, &signaling))[0];
+        let caller_side = ports(&lab.update("reply", 1, AB, &audio(CALLEE)))[0];
+        assert_eq!(stream(&mut lab, STRANGER, caller_side, 7, 0, 16), 1);
+        assert_eq!(stream(&mut lab, party, caller_side, 8, 0, 1), 1, "{party}");
+        assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, party));
+        assert_eq!(stream(&mut lab, STRANGER, caller_side, 7, 16, 100), 0);
+    }
+}
+
+#[test]
+fn e4_better_evidence_waits_for_a_pause_and_the_worse_never_comes_back() {
+    let mut lab = reachable();
+    let (caller_side, callee_side) = lab.call();
+    let near = "198.18.0.1:7777";
+    stream(&mut lab, near, caller_side, 7, 0, 5);
+    let waits = lab.packet(CALLER, caller_side, &packet(8, 0));
+    assert_eq!(waits, Verdict::Drop(Drop::Waiting));
+    lab.now += Duration::from_millis(100);
+    assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
+    lab.now += Duration::from_secs(60);
+    let back = lab.packet(near, caller_side, &packet(9, 0));
+    assert_eq!(back, Verdict::Drop(Drop::OtherPort));
+}
+
+#[test]
+fn e6_noise_teaches_nothing_and_udptl_is_known_by_its_numbers() {
+    let mut lab = reachable();
+    let (caller_side, _) = lab.call();
+    for _ in 0..100 {
+        lab.now += Duration::from_millis(20);
+        lab.packet(NAT, caller_side, &[0]);
+    }
+    assert_eq!(stream(&mut lab, STRANGER, caller_side, 7, 0, 20), 5);
+    let mut lab = reachable();
+    lab.update("request", 1, A, &item("image", CALLER, "sendrecv"));
+    let caller_side = ports(&lab.update("reply", 1, AB, &item("image", CALLEE, "sendrecv")))[0];
+    let passed = (0..20_u8).filter(|n| {
+        lab.now += Duration::from_millis(30);
+        let verdict = lab.packet(NAT, caller_side, &[0, *n, 1, 2, 3]);
+        matches!(verdict, Verdict::Forward { .. })
+    });
+    assert_eq!(passed.count(), 10);
+}
+
+#[test]
+fn e7_rtcp_follows_rtp() {
+    let mut lab = reachable();
+    let (caller_side, _) = lab.call();
+    let unknown = lab.packet("192.0.0.77:1000", caller_side + 1, &rtcp());
+    assert_eq!(unknown, Verdict::Drop(Drop::Unproven));
+    stream(&mut lab, NAT, caller_side, 7, 0, 20);
+    let known = lab.packet("192.0.0.77:1000", caller_side + 1, &rtcp());
+    assert!(matches!(known, Verdict::Forward { .. }), "{known:?}");
+    let stranger = lab.packet(STRANGER, caller_side + 1, &rtcp());
+    assert_eq!(stranger, Verdict::Drop(Drop::WrongSource));
+}
+
+#[test]
+fn e8_a_nat_that_gives_another_port_is_followed() {
+    let mut lab = reachable();
+    let (caller_side, callee_side) = lab.call();
+    stream(&mut lab, CALLER, caller_side, 7, 0, 100);
+    assert_eq!(stream(&mut lab, STRANGER, caller_side, 9, 100, 200), 0);
+    let found = stream(&mut lab, NAT, caller_side, 7, 400, 200);
+    assert_eq!(found, 200, "the old address was silent for 4 s");
+    assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, NAT));
+    let found = stream(&mut lab, "192.0.0.77:1001", caller_side, 7, 600, 200);
+    assert_eq!(found, 101, "after 2 s of silence");
+    let mut lab = with(Rules {
+        relearn: None,
+        ..Rules::default()
+    });
+    let (caller_side, _) = lab.call();
+    stream(&mut lab, CALLER, caller_side, 7, 0, 100);
+    assert_eq!(stream(&mut lab, NAT, caller_side, 7, 100, 500), 0);
+}
+
+#[test]
+fn e8_a_flow_in_the_kernel_is_taken_back_to_follow_a_party() {
+    let mut lab = super::media::kernel_lab();
+    let (caller_side, callee_side) = lab.call();
+    stream(&mut lab, CALLER, caller_side, 7, 0, 1);
+    stream(&mut lab, CALLEE, callee_side, 8, 0, 1);
+    let flow = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    let more = Counters {
+        packets: 70_000,
+        bytes: 14_000_000,
+    };
+    lab.engine.flow_traffic(flow, [more; 2], lab.now);
+    lab.packet(NAT, caller_side, &packet(7, 40_000));
+    lab.packet(STRANGER, caller_side, &packet(9, 70_010_u32 as u16));
+    let withdrawal = Action::Withdraw(flow, Withdrawal::Over);
+    assert!(!lab.actions.contains(&withdrawal), "nobody's stream");
+    lab.packet(NAT, caller_side, &packet(7, 70_010_u32 as u16));
+    assert!(lab.actions.contains(&withdrawal));
+    let now = lab.moment();
+    lab.engine
+        .flow_withdrawn(flow, [Counters::default(), more], now);
+    lab.drain_actions();
+    let found = stream(&mut lab, NAT, caller_side, 7, 70_011_u32 as u16, 150);
+    assert_eq!(found, 51, "2 s later");
+    stream(&mut lab, CALLEE, callee_side, 8, 9, 1);
+    assert_eq!(installs(&mut lab).len(), 1, "and back");
+}
+
+/// t03: A rings with media, B is silent, then answers.
+#[test]
+fn e9_an_old_branch_is_not_believed_again_however_long_it_rang() {
+    let mut lab = reachable();
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    lab.update("reply", 1, A, &audio(CALLEE));
+    stream(&mut lab, CALLEE, callee_side, 7, 0, 10);
+    lab.update("reply", 1, A, &audio("198.18.0.3:5000"));
+    assert_eq!(stream(&mut lab, CALLEE, callee_side, 7, 10, 400), 0);
+    lab.update("reply", 1, AB, &audio("198.18.0.3:5000"));
+    let found = stream(&mut lab, "198.18.0.3:5000", callee_side, 8, 0, 10);
+    assert_eq!(found, 10);
+}
+
+/// t08: one phone, two addresses in its SDP.
+#[test]
+fn e9_an_answer_with_another_address_does_not_mute_who_sends_from_there() {
+    let mut lab = reachable();
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    let private = format!(
+        "signaling_ip: 198.18.0.2\r\nmedia: {}\r\n",
+        audio("192.168.1.20:5000")
+    );
+    lab.update_with("reply", 1, A, &private);
+    assert_eq!(stream(&mut lab, CALLEE, callee_side, 7, 0, 10), 10);
+    lab.update("reply", 1, AB, &audio(CALLEE));
+    assert_eq!(stream(&mut lab, CALLEE, callee_side, 7, 10, 10), 10);
+}
+
+/// A check with an answer, through the relay, whose parties are where nothing says.
+#[test]
+fn e5_an_answered_check_proves_its_source_and_a_stranger_gets_no_media() {
+    let mut lab = reachable();
+    let ice = |address: &str| format!("audio:{address}:sendrecv:ice=yes");
+    let callee_side = ports(&lab.update("request", 1, A, &ice(CALLER)))[0];
+    let caller_side = ports(&lab.update("reply", 1, AB, &ice(CALLEE)))[0];
+    let check = |kind: [u8; 2], id: u8| {
+        let mut data = stun();
+        data[..2].copy_from_slice(&kind);
+        data[8..].fill(id);
+        data
+    };
+    let ask = |lab: &mut Lab, from: &str, id| lab.packet(from, caller_side, &check([0, 1], id));
+    assert_eq!(ask(&mut lab, STRANGER, 1), to(callee_side, CALLEE));
+    assert_eq!(ask(&mut lab, NAT, 2), to(callee_side, CALLEE));
+    let refusal = lab.packet(CALLEE, callee_side, &check([1, 0x11], 1));
+    assert_eq!(refusal, to(caller_side, STRANGER), "to who asked");
+    assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, CALLER));
+    let forged = lab.packet(STRANGER, callee_side, &check([1, 1], 1));
+    assert_eq!(forged, Verdict::Drop(Drop::Unproven), "two strangers");
+    let success = lab.packet(CALLEE, callee_side, &check([1, 1], 2));
+    assert_eq!(success, to(caller_side, NAT));
+    assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, NAT));
+    assert_eq!(lab.rtp(NAT, caller_side), to(callee_side, CALLEE));
+}
+
+/// A phone sends when it answers; the answer comes here a moment later.
+#[test]
+fn e10_media_that_comes_before_its_senders_sdp_is_not_lost() {
+    let mut lab = Lab::with(Settings {
+        routable_private_ranges: vec!["198.18.0.0/15".parse().unwrap()],
+        ..settings()
+    });
+    let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio(CALLER)))[0];
+    let packet = |n: u8| {
+        let mut data = rtp(8);
+        data[3] = n;
+        data
+    };
+    for n in 0..3 {
+        assert_eq!(lab.packet(CALLEE, callee_side, &packet(n)), Verdict::Queued);
+        assert_eq!(
+            lab.packet("198.18.0.66:9", callee_side, &packet(n)),
+            Verdict::Queued
+        );
+    }
+    lab.now += Duration::from_millis(30);
+    let caller_side = ports(&lab.update("reply", 1, ("A", "B"), &audio(CALLEE)))[0];
+    let sent = lab.actions.iter().filter_map(|action| match action {
+        Action::Send {
+            from_port,
+            to,
+            data,
+        } => Some((*from_port, *to, data[3])),
+        _ => None,
+    });
+    let want: Vec<_> = (0..3).map(|n| (caller_side, addr(CALLER), n)).collect();
+    assert_eq!(
+        sent.collect::<Vec<_>>(),
+        want,
+        "and nothing of the stranger"
+    );
+    assert_eq!(lab.engine.relayed().packets, 3);
+    assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 3);
+    let dropped: u64 = lab.engine.dropped().counts().map(|(_, count)| count).sum();
+    assert_eq!(dropped, 3);
+}
+
+#[test]
+fn e10_what_is_kept_is_little_and_not_for_long() {
+    let mut lab = Lab::new();
+    let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio(CALLER)))[0];
+    for _ in 0..1000 {
+        lab.rtp(CALLEE, callee_side);
+    }
+    lab.now += Duration::from_millis(1001);
+    lab.update("reply", 1, ("A", "B"), &audio(CALLEE));
+    assert!(
+        !lab.actions
+            .iter()
+            .any(|action| matches!(action, Action::Send { .. }))
+    );
+    assert_eq!(lab.engine.relayed().packets, 0);
+}
