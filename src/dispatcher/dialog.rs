@@ -5,35 +5,35 @@
 //! One thread for each proxy that sends and waits by itself: while Kamailio handles the request, it asks this
 //! daemon for `remove` and waits for the answer.
 
+mod answers;
 pub(super) mod question;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::net::Shutdown;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded};
 
-use self::question::{Answer, Form, Next, Questions, To, understand};
+use self::answers::{Answers, Askers, Came, bind, listen};
+use self::question::{Answer, Form, Next, Questions, To};
 use super::finished::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
 use super::metrics::Dialogs;
 use super::spawn;
+use super::waiting::lock;
 use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
-use crate::proto::{CallId, DialogId, Visible};
-use crate::sys::datagram::{
-    Sender as From, await_one, first_there, is_there, name_senders, receive, undisturbed,
-};
+use crate::proto::{CallId, DialogId};
+use crate::sys::clock;
+use crate::sys::datagram::{first_there, is_there, receive, undisturbed};
 use crate::sys::thread::run_tenaciously;
-use crate::sys::{clock, random, users};
 
 /// How long an answer may take; then the request is sent once more.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -49,8 +49,6 @@ const LATER: Duration = Duration::from_secs(60);
 const LAST: Duration = DIALOG_AGE;
 /// Between two looks at what nothing wakes for.
 const TURN: Duration = Duration::from_millis(50);
-/// The longest answer that is read, bytes.
-const LONGEST: usize = 64 * 1024;
 
 /// Our own sockets in the runtime directory.
 const OPENSIPS_SOCKET: &str = "opensips.sock";
@@ -123,6 +121,7 @@ pub struct Enders {
     kamailio: Queue,
     counts: Arc<Dialogs>,
     pending: Arc<()>,
+    askers: Askers,
 }
 
 /// Dialogs that a proxy is to be asked for.
@@ -153,12 +152,13 @@ impl Enders {
         runtime_dir: &Path,
     ) -> Result<Enders, String> {
         let counts = Arc::new(Dialogs::default());
+        let askers = Askers::default();
         let begin = |proxy: Proxy, at: &ProxySocket, own: &str| {
             let own = runtime_dir.join(own);
             let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
-            let answers = listen(proxy, at.paths.clone(), &socket).map_err(|e| e.to_string())?;
+            let answers = listen(proxy, &at.paths, &askers, &socket).map_err(|e| e.to_string())?;
             let mut ender = Ender::new(
                 proxy,
                 at.paths.clone(),
@@ -183,7 +183,13 @@ impl Enders {
             kamailio: begin(Proxy::Kamailio, kamailio, KAMAILIO_SOCKET)?,
             counts,
             pending: Arc::default(),
+            askers,
         })
+    }
+
+    /// A user asks for relays, as a SIP proxy does. What it answers counts without a number, too.
+    pub fn is_asked_by(&self, user: u32) {
+        lock(&self.askers).insert(user);
     }
 
     /// Tells the log which proxy dialogs are ended at, as it stands now.
@@ -296,115 +302,6 @@ pub fn remove_sockets(runtime_dir: &Path) {
             _ => {}
         }
     }
-}
-
-/// The answers' socket: the proxy, which runs as another user, has to write to it. That of a live dispatcher is left
-/// alone: it would get no answer any more.
-fn bind(path: &Path) -> io::Result<UnixDatagram> {
-    if UnixDatagram::unbound()?.connect(path).is_ok() {
-        let text = "another process listens there; stop it first or choose another --runtime-dir";
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = UnixDatagram::bind(path)?;
-    // Only this user can send to it before its mode is set.
-    name_senders(&socket)?;
-    fs::set_permissions(path, Permissions::from_mode(0o666))?;
-    // A proxy that does not read holds up nobody but the dialogs that wait for it.
-    socket.set_write_timeout(Some(ANSWER_LIMIT))?;
-    Ok(socket)
-}
-
-/// An answer, and how often the socket had been emptied before it was read.
-type Came = (To, Answer, u64);
-
-/// Where answers come from, and the half of all requests' numbers that nobody can guess.
-struct Answers {
-    secret: u64,
-    came: Receiver<Came>,
-    emptied: Arc<AtomicU64>,
-}
-
-/// Starts the thread that reads what comes, asked for or not: any local user may send, and a socket that is full holds
-/// up the proxy. It ends with the [`Ender`] that has the answers.
-fn listen(proxy: Proxy, paths: Vec<PathBuf>, socket: &UnixDatagram) -> io::Result<Answers> {
-    let socket = socket.try_clone()?;
-    let (sender, came) = bounded(WINDOW);
-    let secret = random::bits() as u64;
-    let emptied = Arc::new(AtomicU64::new(0));
-    let seen = Arc::downgrade(&emptied);
-    spawn("dialog answers", move || {
-        run_tenaciously("dialog answers", || {
-            read(proxy, &paths, secret, &socket, &seen, &sender);
-        });
-    })?;
-    Ok(Answers {
-        secret,
-        came,
-        emptied,
-    })
-}
-
-fn read(
-    proxy: Proxy,
-    paths: &[PathBuf],
-    secret: u64,
-    socket: &UnixDatagram,
-    emptied: &Weak<AtomicU64>,
-    answers: &Sender<Came>,
-) {
-    let mut buffer = vec![0; LONGEST];
-    let mut odd = Sparse::default();
-    loop {
-        let waited = undisturbed(|| await_one(socket));
-        let Some(emptied) = emptied.upgrade().map(|count| count.load(Ordering::SeqCst)) else {
-            return;
-        };
-        // It is emptied first and counted then: what is taken after this look was not there before.
-        let (length, from) = match waited.and_then(|()| receive(socket, &mut buffer)) {
-            Ok(came) => came,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => {
-                if let Some(skipped) = odd.due() {
-                    log::error!("{proxy}: its answers cannot be read: {error}{skipped}");
-                }
-                std::thread::sleep(TURN);
-                continue;
-            }
-        };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        let (to, answer) = understand(bytes);
-        if is_credible(&from, paths, secret, to) {
-            if answers.send((to, answer, emptied)).is_err() {
-                return;
-            }
-        } else if let Some(skipped) = odd.due() {
-            let user = from
-                .user
-                .map_or_else(|| "?".to_owned(), |id| id.to_string());
-            let shown = Visible(bytes.get(..200).unwrap_or(bytes));
-            log::warn!(
-                "{proxy}: what user {user} has sent is no answer of it, since it has no id of a request and that user does not \
-                 own the socket where {proxy} is asked: {shown}{skipped}"
-            );
-        }
-    }
-}
-
-/// Both proxies answer from a socket without a name. Who knows the number has read the request; of an answer without one
-/// its user is all that tells who has sent it.
-fn is_credible(from: &From, paths: &[PathBuf], secret: u64, to: To) -> bool {
-    let is_elsewhere = from.path.as_ref().is_some_and(|path| !paths.contains(path));
-    let knows = matches!(to, To::Number(number) if number as u64 == secret);
-    !is_elsewhere && (knows || from.user.is_some_and(|user| is_its(user, paths)))
-}
-
-fn is_its(user: u32, paths: &[PathBuf]) -> bool {
-    let owns = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|file| file.uid() == user);
-    user == 0 || user == users::own_number() || paths.iter().any(owns)
 }
 
 /// A request without its answer.

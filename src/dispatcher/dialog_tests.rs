@@ -5,9 +5,13 @@ use serde_json::{Value, json};
 #[path = "../../tests/support/opensips.rs"]
 mod opensips;
 
+use super::answers::Credible;
 use super::*;
 use crate::metrics::Counter;
 use crate::proto::name::Name;
+use crate::sys::datagram::Sender as From;
+use crate::sys::users;
+use std::os::unix::fs::PermissionsExt;
 
 fn id(text: &str) -> DialogId {
     DialogId(text.into())
@@ -240,7 +244,7 @@ fn d5_nobody_else_answers_for_the_proxy() {
     fs::remove_dir_all(dir).unwrap();
 }
 
-/// A text has no id: it counts where the socket's owner or root has sent it.
+/// A text has no id: it counts where root, the socket's owner or who asks for relays has sent it.
 #[test]
 fn d5_a_text_of_another_user_is_no_answer() {
     let (dir, _proxy) = stand_in("text");
@@ -250,10 +254,17 @@ fn d5_a_text_of_another_user_is_no_answer() {
         user,
         path: path.map(|name| dir.join(name)),
     };
-    let secret = 7;
-    let is = |from: &From, to| is_credible(from, &paths, secret, to);
+    // Another name of the same socket.
+    std::os::unix::fs::symlink(&paths[0], dir.join("link")).unwrap();
+    let askers = Askers::default();
+    let credible = Credible {
+        secret: 7,
+        paths,
+        askers: Arc::clone(&askers),
+    };
+    let is = |from: &From, to| credible.believes(from, to);
     assert!(is(&by(Some(0), None), To::First) && is(&by(Some(own), None), To::First));
-    for path in [None, Some("proxy.sock")] {
+    for path in [None, Some("proxy.sock"), Some("link")] {
         let other = by(Some(own + 1), path);
         assert!(!is(&other, To::First) && !is(&other, To::Nothing));
         assert!(!is(&other, To::Number(1 << 64 | 8)));
@@ -263,6 +274,10 @@ fn d5_a_text_of_another_user_is_no_answer() {
     assert!(!is(&by(None, None), To::First));
     let elsewhere = by(Some(own), Some("elsewhere.sock"));
     assert!(!is(&elsewhere, To::First) && !is(&elsewhere, To::Number(1 << 64 | 7)));
+    // As with OpenSIPS before 3.0 whose unix_socket_user is another than its own.
+    lock(&askers).insert(own + 1);
+    assert!(is(&by(Some(own + 1), None), To::First));
+    assert!(!is(&by(Some(own + 2), None), To::First));
     fs::remove_dir_all(&dir).unwrap();
 }
 

@@ -1,10 +1,12 @@
 //! Files that a daemon keeps or is given: regular ones of bounded size. A FIFO in the place of one would hang the start, an
 //! endless one take all memory, and what is written through a link lands where somebody else wants it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use super::users;
 
 /// Opens a file that the daemon has made itself: a regular one, no link.
 ///
@@ -22,6 +24,30 @@ pub fn open_given(path: &Path) -> io::Result<File> {
     open(OpenOptions::new().read(true), path, 0)
 }
 
+/// Says that what is there under a name that an administrator has chosen is a regular file, or a link to one that root or
+/// this user has made: to others' links nothing is written. What is not there yet is fine.
+///
+/// # Errors
+/// What it is instead.
+pub fn check_target(path: &Path) -> io::Result<()> {
+    let link = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    let is_theirs = ![0, users::own_number()].contains(&link.uid());
+    if link.is_symlink() && is_theirs {
+        let text = format!(
+            "it is a symbolic link of user {}; allowed: root's",
+            link.uid()
+        );
+        return Err(io::Error::other(text));
+    }
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        found => regular(found?.file_type()),
+    }
+}
+
 fn open(options: &mut OpenOptions, path: &Path, flags: libc::c_int) -> io::Result<File> {
     // Whoever opens a FIFO waits for another, without this.
     let opened = options.custom_flags(flags | libc::O_NONBLOCK).open(path);
@@ -30,14 +56,16 @@ fn open(options: &mut OpenOptions, path: &Path, flags: libc::c_int) -> io::Resul
         Some(libc::ENXIO) => no_file(),
         _ => error,
     })?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_dir() {
-        return Err(io::Error::from_raw_os_error(libc::EISDIR));
-    }
-    if !kind.is_file() {
-        return Err(no_file());
-    }
+    regular(file.metadata()?.file_type())?;
     Ok(file)
+}
+
+fn regular(kind: FileType) -> io::Result<()> {
+    match () {
+        () if kind.is_file() => Ok(()),
+        () if kind.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+        () => Err(no_file()),
+    }
 }
 
 fn no_file() -> io::Error {
@@ -107,6 +135,26 @@ mod tests {
         let given = open_given(&link).unwrap_err();
         assert!(given.to_string().contains("a device"));
         assert!(open_given(scratch.path()).is_err());
+    }
+
+    #[test]
+    fn others_links_lead_nowhere() {
+        let scratch = Scratch::new("files");
+        let [file, link] = ["file", "link"].map(|name| scratch.path().join(name));
+        assert!(check_target(&file).is_ok(), "not there yet");
+        fs::write(&file, "").unwrap();
+        symlink(&file, &link).unwrap();
+        assert!(check_target(&file).is_ok() && check_target(&link).is_ok());
+        if users::is_root() {
+            std::os::unix::fs::lchown(&link, Some(1), None).unwrap();
+            let error = check_target(&link).unwrap_err().to_string();
+            assert!(error.contains("a symbolic link of user 1"), "{error}");
+        }
+        fs::remove_file(&link).unwrap();
+        symlink("/dev/null", &link).unwrap();
+        let error = check_target(&link).unwrap_err().to_string();
+        assert!(error.contains("a device"), "{error}");
+        assert!(check_target(scratch.path()).is_err());
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod stderr;
 pub mod terminal;
 pub mod thread;
 pub mod udp;
+pub mod unix_socket;
 pub mod usage;
 pub mod users;
 
