@@ -398,6 +398,11 @@ mod tests {
         assert!(error.0.contains("directory"), "{error}");
         let error = at(Path::new("/dev/full")).prepare().unwrap_err();
         assert!(error.0.starts_with("/dev/full: it is no file"), "{error}");
+        let fifo = scratch.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let error = at(&fifo).prepare().unwrap_err();
+        assert!(error.0.contains("a FIFO"), "{error}");
         let mut verdicts = Vec::new();
         let file = scratch.path().join("file");
         fs::write(&file, "").unwrap();

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -182,13 +181,8 @@ pub fn load_pair(
 
 fn load_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, LoadError> {
     let bytes = read(path)?;
-    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    if mode & 0o007 != 0 {
-        warnings.push(format!(
-            "{}: every user of this machine may read or change the key (mode {:04o}); chmod 640 {0}",
-            path.display(),
-            mode & 0o7777
-        ));
+    if let Some(open) = remedy::open_to_all(path) {
+        warnings.push(format!("the key in {}: {open}", path.display()));
     }
     let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
     if holds(b"ENCRYPTED") {

@@ -42,15 +42,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// See [`read`].
-pub fn read_secrets(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read_secrets(path: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     let text = read(path)?;
-    if let Some(open) = remedy::open_to_all(path) {
-        warn!(
-            "{}: {open}: the secrets of RADIUS are in it",
-            path.display()
-        );
+    let open = remedy::open_to_all(path);
+    let open = open.map(|open| format!("the secrets of RADIUS are in {}: {open}", path.display()));
+    if let Some(open) = &open {
+        warn!("{open}");
     }
-    Ok(text)
+    Ok((text, open))
 }
 
 #[cfg(test)]
