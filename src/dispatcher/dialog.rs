@@ -26,6 +26,7 @@ use self::question::{Answer, Form, Next, Questions, To};
 use super::finished::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
 use super::metrics::Dialogs;
+use super::settings::Group;
 use super::spawn;
 use super::waiting::lock;
 use crate::config::ProxySocket;
@@ -142,7 +143,8 @@ impl Queue {
 }
 
 impl Enders {
-    /// Starts the threads. Answers come to sockets of our own in the runtime directory.
+    /// Starts the threads. Answers come to sockets of our own in the runtime directory, with the mode and group of the one
+    /// where the proxy asks.
     ///
     /// # Errors
     /// A socket of our own cannot be made, or a thread.
@@ -150,12 +152,14 @@ impl Enders {
         opensips: &ProxySocket,
         kamailio: &ProxySocket,
         runtime_dir: &Path,
+        (mode, group): (u32, Option<Group>),
     ) -> Result<Enders, String> {
         let counts = Arc::new(Dialogs::default());
         let askers = Askers::default();
         let begin = |proxy: Proxy, at: &ProxySocket, own: &str| {
             let own = runtime_dir.join(own);
-            let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
+            let socket =
+                bind(&own, mode, group).map_err(|error| format!("{}: {error}", own.display()))?;
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
             let answers = listen(proxy, &at.paths, &askers, &socket).map_err(|e| e.to_string())?;

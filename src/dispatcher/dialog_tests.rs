@@ -40,7 +40,12 @@ fn asked(proxy: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
 /// Enders that ask OpenSIPS at the stand-in, and have no Kamailio.
 fn start(dir: &Path) -> Result<Enders, String> {
     let opensips = at(&[dir.join("proxy.sock")], true);
-    Enders::start(&opensips, &at(&[dir.join("none")], false), dir)
+    Enders::start(
+        &opensips,
+        &at(&[dir.join("none")], false),
+        dir,
+        (0o664, None),
+    )
 }
 
 /// No answers.
@@ -63,7 +68,7 @@ fn at(paths: &[PathBuf], is_set: bool) -> ProxySocket {
 fn the_socket_of_a_live_dispatcher_is_left_alone() {
     let (dir, proxy) = stand_in("second");
     let own = dir.join("opensips.sock");
-    let live = bind(&own).unwrap();
+    let live = bind(&own, 0o600, None).unwrap();
     let refused = start(&dir);
     let error = refused.map(|_| ()).unwrap_err();
     assert!(error.contains("another process listens there"), "{error}");
@@ -75,7 +80,7 @@ fn the_socket_of_a_live_dispatcher_is_left_alone() {
     );
     drop(live);
     assert!(own.exists(), "left by a crash");
-    drop(bind(&own).unwrap());
+    drop(bind(&own, 0o600, None).unwrap());
     fs::remove_dir_all(dir).unwrap();
 }
 
@@ -121,7 +126,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
         Duration::ZERO,
         1,
     );
-    let socket = bind(&dir.join("own.sock")).unwrap();
+    let socket = bind(&dir.join("own.sock"), 0o600, None).unwrap();
     let counts = Arc::new(Dialogs::default());
     let paths = vec![dir.join("proxy.sock")];
     let mut ender = Ender::new(Proxy::OpenSips, paths, socket, none(), counts);
@@ -298,7 +303,7 @@ fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog(
     assert_eq!(path, dir.join("opensips.sock"));
     assert_eq!(
         fs::metadata(path).unwrap().permissions().mode() & 0o777,
-        0o666
+        0o664
     );
     proxy.send_to(b"nonsense", path).unwrap();
     let answer = json!({"jsonrpc": "2.0", "result": "OK", "id": second["id"]}).to_string();
@@ -461,6 +466,7 @@ fn a_socket_is_found_where_the_packages_put_it() {
         &at(std::slice::from_ref(&opensips), false),
         &at(&[other.clone(), kamailio.clone()], false),
         &dir,
+        (0o600, None),
     )
     .unwrap();
     let (told, outcome) = unbounded();

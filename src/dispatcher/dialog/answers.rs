@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::question::{Answer, To, understand};
 use super::{ANSWER_LIMIT, Proxy, TURN, WINDOW};
+use crate::dispatcher::settings::Group;
 use crate::dispatcher::spawn;
 use crate::dispatcher::waiting::lock;
 use crate::logging::sparse::Sparse;
@@ -27,9 +28,9 @@ const LONGEST: usize = 64 * 1024;
 /// The users that ask this dispatcher for relays, as a SIP proxy does.
 pub type Askers = Arc<Mutex<BTreeSet<u32>>>;
 
-/// Binds the answers' socket: the proxy, which runs as another user, has to write to it. That of a live dispatcher is
-/// left alone: it would get no answer any more.
-pub fn bind(path: &Path) -> io::Result<UnixDatagram> {
+/// Binds the answers' socket. Who may ask this dispatcher may answer it: the proxy, which runs as another user, does both.
+/// The socket of a live dispatcher is left alone: it would get no answer any more.
+pub fn bind(path: &Path, mode: u32, group: Option<Group>) -> io::Result<UnixDatagram> {
     if UnixDatagram::unbound()?.connect(path).is_ok() {
         let text = "another process listens there; stop it first or choose another --runtime-dir";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
@@ -41,7 +42,11 @@ pub fn bind(path: &Path) -> io::Result<UnixDatagram> {
     // It has its name for good: the proxy answers to the one that it was bound to.
     let socket = unix_socket::datagram(path)?;
     name_senders(&socket)?;
-    fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    if let Some(group) = group {
+        // Where that is not allowed, the socket of requests tells, which is treated alike.
+        let _ = chown(path, None, Some(group.id));
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     // A proxy that does not read holds up nobody but the dialogs that wait for it.
     socket.set_write_timeout(Some(ANSWER_LIMIT))?;
     Ok(socket)
