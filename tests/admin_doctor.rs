@@ -207,8 +207,9 @@ fn doctor_names_secrets_that_others_may_read() {
         ["config.ini", "tls/dispatcher.key", "servers"].map(|name| directory.join(name));
     let radius = directory.join("radius.conf");
     let text = std::fs::read_to_string(&config).unwrap()
-        + "\naccounting = database, radius\n[Database]\ndburi = mysql://u:secret@127.0.0.1:1/x\n"
-        + &format!("[Radius]\nconfig_file = {}\n", radius.display());
+        + "\naccounting = database, radius, file\n[Database]\ndburi = mysql://u:secret@127.0.0.1:1/x\n"
+        + &format!("[Radius]\nconfig_file = {}\n", radius.display())
+        + &format!("[File]\npath = {}\n", directory.join("fifo").display());
     std::fs::write(&config, text).unwrap();
     let text = format!("acctserver 127.0.0.1\nservers {}\n", secrets.display());
     std::fs::write(&radius, text).unwrap();
@@ -219,8 +220,12 @@ fn doctor_names_secrets_that_others_may_read() {
     for (file, mode) in [(&config, 0o644), (&key, 0o664), (&secrets, 0o666)] {
         chmod(file, mode);
     }
+    let made = Command::new("mkfifo").arg(directory.join("fifo")).status();
+    assert!(made.unwrap().success());
     let (findings, status) = doctor(directory);
     assert_eq!(status, Some(1));
+    let fifo = found(&findings, "dispatcher", "file", "problem");
+    assert!(fifo.contains("a FIFO"), "{fifo}");
     for (subject, file, what) in [
         ("configuration", &config, "may read it (mode 0644)"),
         ("certificates", &key, "may read it (mode 0664)"),

@@ -249,6 +249,21 @@ fn d5_nobody_else_answers_for_the_proxy() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+/// Who may ask may answer, and nobody else: a full queue costs answers.
+#[test]
+fn d5_the_socket_of_answers_is_for_whom_the_socket_of_requests_is_for() {
+    let dir = crate::sys::scratch::Scratch::new("answers");
+    let path = dir.path().join("own.sock");
+    let group = users::is_root().then_some(Group {
+        id: 1,
+        is_required: false,
+    });
+    let _socket = bind(&path, 0o660, group).unwrap();
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!(found.permissions().mode() & 0o777, 0o660);
+    assert!(group.is_none_or(|group| std::os::unix::fs::MetadataExt::gid(&found) == group.id));
+}
+
 /// A text has no id: it counts where root, the socket's owner or who asks for relays has sent it.
 #[test]
 fn d5_a_text_of_another_user_is_no_answer() {

@@ -31,7 +31,11 @@ impl Drop for DirLock {
 pub fn lock(dir: &Path) -> io::Result<DirLock> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o640);
-    let file = open_own(&mut options, &dir.join("lock"))?;
+    let opened = open_own(&mut options, &dir.join("lock"));
+    let file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::Other => io::Error::other(format!("its file lock: {error}")),
+        _ => error,
+    })?;
     // SAFETY: the descriptor is open, no pointers.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
     Ok(DirLock { file })

@@ -52,7 +52,7 @@ fn bind(path: &Path, kind: libc::c_int) -> io::Result<OwnedFd> {
     let socket = owned(unsafe { libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0) })?;
     // The file gets the mode that the socket has by then. The umask would be that of all threads.
     let socket = File::from(socket);
-    socket.set_permissions(Permissions::from_mode(0))?;
+    socket.set_permissions(Permissions::from_mode(0o0))?;
     let length = mem::size_of_val(&name) as libc::socklen_t;
     // SAFETY: the name and its length are valid over the call; its path ends with a zero.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast(), length) })?;

@@ -16,6 +16,7 @@ use crate::config::{
 };
 use crate::relay::checks::{self, Protocol};
 use crate::sys::datagram::{first_there, is_there, listens};
+use crate::sys::files::check_target;
 use crate::sys::peer::credentials;
 use crate::sys::{host, remedy};
 
@@ -408,6 +409,7 @@ fn may_grow(path: &Path) -> Result<(), String> {
         let directory = directory.display();
         format!("{shown} cannot be written: {directory}: {error}: {mend}")
     })?;
+    check_target(path).map_err(|error| format!("{shown} cannot be written: {error}"))?;
     match host::may_change(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
             "{shown} cannot be written: {error}: {}",
