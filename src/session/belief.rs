@@ -395,6 +395,12 @@ impl Belief {
         self.watched.is_none_or(|until| until <= now)
     }
 
+    /// Somebody has claimed to be the party since its address was learned. Until the kernel has given its flow up, it
+    /// cannot be judged who is.
+    pub fn is_claimed(&self) -> bool {
+        self.watched.is_some()
+    }
+
     /// The kernel has relayed this much more from the learned source.
     pub fn on_kernel_traffic(&mut self, packets: u64, now: Duration) {
         if let Some(learned) = &mut self.learned {
@@ -406,6 +412,17 @@ impl Belief {
     /// The flow is taken back from the kernel because of a claim.
     pub fn on_taken_back(&mut self, rules: &Rules, now: Duration) {
         self.taken_back = Some(now);
+        self.watch(rules, now);
+    }
+
+    /// The kernel has given the flow up. A claim can be judged from now on, however long that took.
+    pub fn on_withdrawn(&mut self, rules: &Rules, now: Duration) {
+        if self.is_claimed() {
+            self.watch(rules, now);
+        }
+    }
+
+    fn watch(&mut self, rules: &Rules, now: Duration) {
         let patience = rules.relearn.unwrap_or(PAUSE);
         self.watched = Some(now + patience + WATCHED);
     }
