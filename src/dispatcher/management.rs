@@ -25,10 +25,12 @@ pub(super) mod text;
 mod verdict;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
@@ -36,13 +38,16 @@ use serde::de::IgnoredAny;
 use self::answer::{Client, List, Who};
 use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
-use super::gate::{Gate, Pass};
+use super::failures::Cause;
 use super::link::{Ask, Link, Shown};
+use super::ports::{self, Port};
 use super::registry::{Connected, Place, RelayKey};
 use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
-use super::{Dispatcher, accept_all, spawn};
+use super::{Dispatcher, spawn};
+use crate::door::admission::{Limits, Origin};
+use crate::door::{Arrival, Door, Turned, Visit};
 use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
@@ -51,7 +56,7 @@ use crate::proto::name::spelled;
 use crate::sys::{clock, peer};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
-/// Clients at once, on the port and on the socket each.
+/// Clients at once, on the port and on the socket each; who has not asked for longest goes for one more.
 const MAX_CLIENTS: usize = 64;
 
 /// Bytes in a command: a call-id may be long, and longer as a JSON string.
@@ -66,57 +71,109 @@ const IDLE_LIMIT: Duration = Duration::from_secs(300);
 /// How long a client may take to read one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-type Opened = io::Result<(Reader, Writer, Who)>;
+/// A client that is let in.
+type Opened = (Reader, Writer, Who);
 
 /// What a relay was asked for.
 type Connection = Connected<Arc<Link>>;
 
 /// The accepting thread of the TCP port.
 pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
-    let gate = Gate::new(MAX_CLIENTS, MAX_CLIENTS);
-    let mut refused = Sparse::default();
-    accept_all(
-        "the management port",
-        || listener.accept(),
-        |(socket, address)| {
-            let who = format!("management client {address}");
-            let name = who.clone();
-            let connect = move |dispatcher: &Dispatcher| connect_tcp(dispatcher, socket, name);
-            admit(dispatcher, &gate, &mut refused, who, connect);
-        },
-    );
+    let is_costly = dispatcher.settings.management_use_tls;
+    let patience = match is_costly {
+        true => HANDSHAKE_LIMIT,
+        false => IDLE_LIMIT,
+    };
+    let limits = Limits {
+        silent: 128,
+        working: 64,
+        inside: MAX_CLIENTS,
+        patience,
+        is_costly,
+    };
+    let door = dispatcher.door(Port::Management, limits);
+    ports::tend(Port::Management, &door, listener, &|socket, name, visit| {
+        let open = |dispatcher: &Dispatcher, name, visit: &Visit| {
+            connect_tcp(dispatcher, socket, name, visit)
+        };
+        admit(dispatcher, name, visit, open);
+    });
 }
 
 /// The accepting thread of the UNIX socket.
 pub fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
-    let accept = || listener.accept().map(|(socket, _)| socket);
-    let gate = Gate::new(MAX_CLIENTS, MAX_CLIENTS);
-    let mut refused = Sparse::default();
-    accept_all("the management socket", accept, |socket: UnixStream| {
-        let who = match peer::credentials(&socket) {
-            Ok(found) => format!("local client (uid {}, pid {})", found.uid, found.pid),
-            Err(_) => "local client".to_owned(),
-        };
-        let name = who.clone();
-        let connect = move |_: &Dispatcher| {
-            let (reader, writer, _) = tls::plain_unix(socket)?;
-            Ok((reader, writer, Who::plain(name, true)))
-        };
-        admit(dispatcher, &gate, &mut refused, who, connect);
+    let limits = Limits {
+        silent: MAX_CLIENTS,
+        working: MAX_CLIENTS,
+        inside: MAX_CLIENTS,
+        patience: IDLE_LIMIT,
+        is_costly: false,
+    };
+    let gave_way = Mutex::new(Sparse::default());
+    let door = Door::new(limits, move |why, name| match why {
+        Turned::GaveWay | Turned::Busy => {
+            if let Some(skipped) = lock(&gave_way).due() {
+                log::warn!("{name}: closed, more than {MAX_CLIENTS} are connected{skipped}");
+            }
+        }
+        _ => log::debug!("{name}: {why}"),
     });
+    let accept = || {
+        let socket = listener.accept()?.0;
+        let (uid, name) = match peer::credentials(&socket) {
+            Ok(peer::Credentials { uid, pid }) => {
+                (uid, format!("local client (uid {uid}, pid {pid})"))
+            }
+            Err(_) => (u32::MAX, "local client".to_owned()),
+        };
+        Ok(Arrival {
+            socket: socket.into(),
+            origin: Origin::User(uid),
+            name,
+        })
+    };
+    door.tend(
+        "the management socket",
+        listener.as_fd(),
+        &accept,
+        &|arrival, visit| {
+            let socket = UnixStream::from(arrival.socket);
+            let open = |_: &Dispatcher, name, _: &Visit| {
+                let (reader, writer, _) = tls::plain_unix(socket).ok()?;
+                Some((reader, writer, Who::plain(name, true)))
+            };
+            admit(dispatcher, arrival.name, visit, open);
+        },
+    );
 }
 
-/// Only with TLS and a passport is it certain that a client is the administrator's.
-fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream, name: String) -> Opened {
+/// None where it is not let in, which was told. Only with TLS and a passport is it certain that a client is the
+/// administrator's.
+fn connect_tcp(
+    dispatcher: &Dispatcher,
+    socket: TcpStream,
+    name: String,
+    visit: &Visit,
+) -> Option<Opened> {
     let settings = &dispatcher.settings;
+    let fail = |cause, why: &dyn Display| {
+        if !visit.gave_way() {
+            dispatcher.failed(Port::Management, cause, &name, why);
+        }
+    };
     if !settings.management_use_tls {
-        let (reader, writer, _) = tls::plain_tcp(socket)?;
-        return Ok((reader, writer, Who::plain(name, false)));
+        let connected = tls::plain_tcp(socket);
+        let (reader, writer, _) = connected
+            .inspect_err(|error| fail(Cause::Network, error))
+            .ok()?;
+        return Some((reader, writer, Who::plain(name, false)));
     }
     let context = dispatcher.store.fresh();
     let passport = settings.management_passport.as_ref();
     let (reader, writer, peer) = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT)
-        .map_err(|error| io::Error::other(error.to_string()))?;
+        .inspect_err(|error| fail(Cause::of(error), error))
+        .ok()?;
+    visit.prove();
     let who = Who {
         name: match peer.subject() {
             Some(subject) => format!("{name}, certificate \"{subject}\""),
@@ -125,25 +182,18 @@ fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream, name: String) -> Open
         may_change: passport.is_some(),
         certificates: peer.certificates,
     };
-    Ok((reader, writer, who))
+    Some((reader, writer, who))
 }
 
 fn admit(
     dispatcher: &Arc<Dispatcher>,
-    gate: &Arc<Gate>,
-    refused: &mut Sparse,
-    who: String,
-    connect: impl FnOnce(&Dispatcher) -> Opened + Send + 'static,
+    name: String,
+    visit: Visit,
+    open: impl FnOnce(&Dispatcher, String, &Visit) -> Option<Opened> + Send + 'static,
 ) {
-    let Some(pass) = gate.enter(None) else {
-        if let Some(skipped) = refused.due() {
-            log::warn!("{who}: closed, {MAX_CLIENTS} are connected{skipped}");
-        }
-        return;
-    };
     let shared = Arc::clone(dispatcher);
-    let name = who.clone();
-    let run = move || serve(&shared, &who, pass, connect);
+    let who = name.clone();
+    let run = move || serve(&shared, &who, &visit, open);
     if let Err(error) = spawn("management client", run) {
         log::error!("{name}: no thread for it: {error}");
     }
@@ -152,27 +202,30 @@ fn admit(
 fn serve(
     dispatcher: &Dispatcher,
     name: &str,
-    pass: Pass,
-    connect: impl FnOnce(&Dispatcher) -> Opened,
+    visit: &Visit,
+    open: impl FnOnce(&Dispatcher, String, &Visit) -> Option<Opened>,
 ) {
     let _counted = dispatcher.counts.clients.enter();
-    let talked = connect(dispatcher).and_then(|(reader, writer, who)| {
-        reader.set_timeout(Some(IDLE_LIMIT))?;
+    let Some((reader, writer, who)) = open(dispatcher, name.to_owned(), visit) else {
+        return;
+    };
+    visit.go_in();
+    let talked = reader.set_timeout(Some(IDLE_LIMIT)).and_then(|()| {
         let mut client = Client::new(dispatcher, writer, who);
-        let talked = client.talk(reader);
+        let talked = client.talk(reader, visit);
         client.writer.finish();
         talked
     });
     match talked {
         Ok(()) => log::debug!("{name}: done"),
+        Err(_) if visit.gave_way() => {}
         Err(error) => log::info!("{name}: {error}"),
     }
-    drop(pass);
 }
 
 impl Client<'_> {
     /// Serves until the client quits, closes or breaks a limit.
-    fn talk(&mut self, mut reader: Reader) -> io::Result<()> {
+    fn talk(&mut self, mut reader: Reader, visit: &Visit) -> io::Result<()> {
         let mut lines = Lines::new(MAX_LINE);
         let mut buffer = [0; READ_SIZE];
         loop {
@@ -194,6 +247,7 @@ impl Client<'_> {
                         return Err(io::Error::other(too_long.to_string()));
                     }
                 };
+                visit.touch();
                 self.is_still_accepted()?;
                 // Relays may take relay_timeout to answer; that is not the client's time.
                 self.allow(self.dispatcher.settings.relay_timeout + ANSWER_LIMIT);

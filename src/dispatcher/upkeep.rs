@@ -27,6 +27,7 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
         let now = clock::mono();
         look_after_links(dispatcher, now);
         tick(dispatcher, now);
+        dispatcher.tell_failures(now);
         drained.look(dispatcher, now);
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
