@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, Once};
+use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, connect};
+use mediaproxy::dispatcher::rehearsal::rehearse;
+use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Store, connect};
 
 #[path = "support/bed.rs"]
 mod bed;
@@ -242,6 +243,35 @@ fn client_hello(bed: &Bed) -> Vec<u8> {
     })
 }
 
+/// How many of so many are answered.
+fn replay(bed: &Bed, hello: &[u8], source: Ipv4Addr, tries: usize) -> usize {
+    let is_answered = || {
+        let Ok(mut socket) = connect_from(source, bed.running.relay_address) else {
+            return false;
+        };
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        let _ = socket.write_all(hello);
+        matches!(socket.read(&mut [0]), Ok(1))
+    };
+    (0..tries).filter(|_| is_answered()).count()
+}
+
+/// Relays of the dispatcher before this one are no strangers: the file has who was drained.
+#[test]
+fn l5_relays_from_before_a_restart_are_known() {
+    let state = bed::fresh_directory("strangers-restart");
+    std::fs::write(state.join("drained"), "127.0.8.1\n").unwrap();
+    let bed = Bed::with(|settings| settings.state_dir = state.clone());
+    let hello = client_hello(&bed);
+    let [known, unknown] = [1, 2].map(|host| {
+        let start = Instant::now();
+        let answered = replay(&bed, &hello, Ipv4Addr::new(127, 0, 8, host), 100);
+        answered.saturating_sub(2 * start.elapsed().as_secs() as usize)
+    });
+    assert!(known > 80 && unknown < 25, "{known}, {unknown}");
+    std::fs::remove_dir_all(state).unwrap();
+}
+
 #[test]
 fn l6_a_replayed_hello_is_answered_as_often_as_the_budget_allows() {
     let bed = Bed::new();
@@ -254,16 +284,8 @@ fn l6_a_replayed_hello_is_answered_as_often_as_the_budget_allows() {
     thread::scope(|scope| {
         for source in &strangers {
             scope.spawn(|| {
-                for _ in 0..tries {
-                    let Ok(mut socket) = connect_from(*source, bed.running.relay_address) else {
-                        continue;
-                    };
-                    socket.set_read_timeout(Some(LONG)).unwrap();
-                    let _ = socket.write_all(&hello);
-                    if matches!(socket.read(&mut [0]), Ok(1)) {
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
+                let count = replay(&bed, &hello, *source, tries);
+                answered.fetch_add(count, Ordering::Relaxed);
             });
         }
         for n in 0..5 {
@@ -308,13 +330,41 @@ fn lines_with(text: &str) -> Vec<String> {
     fitting.cloned().collect()
 }
 
-#[test]
-fn strangers_write_few_lines() {
+fn listen_to_the_log() {
     static SET: Once = Once::new();
     SET.call_once(|| {
         log::set_logger(&LINES).unwrap();
         log::set_max_level(log::LevelFilter::Info);
     });
+}
+
+/// On the virtual clock: what came after the first line of a minute is told at its end, though nothing comes any more.
+#[test]
+fn the_end_of_a_flood_is_told_too() {
+    listen_to_the_log();
+    let certs = certs::Certs::new();
+    let store = Arc::new(Store::open(certs.path(), "dispatcher").unwrap());
+    rehearse(store, Arc::new(bed::Ended::default()), |rehearsal| {
+        for number in 0..1_000 {
+            rehearsal.turn_away(&format!("192.0.2.77:{number}"));
+        }
+        rehearsal.pass(Duration::from_secs(50));
+        assert_eq!(lines_with("192.0.2.77:").len(), 1);
+        rehearsal.pass(Duration::from_secs(61));
+        rehearsal.pass(Duration::from_secs(200));
+        let lines = lines_with("192.0.2.77:");
+        let text = "no connection: the peer does not speak TLS";
+        let expected = [
+            format!("relay 192.0.2.77:0: {text}"),
+            format!("relay 192.0.2.77:1: {text} (and 998 more like it in the last minute)"),
+        ];
+        assert_eq!(lines, expected);
+    });
+}
+
+#[test]
+fn strangers_write_few_lines() {
+    listen_to_the_log();
     let bed = Bed::new();
     let strangers = sources(7, 5);
     let each = 100;
@@ -334,7 +384,8 @@ fn strangers_write_few_lines() {
     }
     let all = strangers.len() * each;
     for port in ["relays", "management"] {
-        while failed(&bed, port, "") < all {
+        let start = Instant::now();
+        while failed(&bed, port, "") < all && start.elapsed() < LONG {
             thread::yield_now();
         }
         let [tls, budget] = ["tls", "over_budget"].map(|cause| failed(&bed, port, cause));
@@ -343,8 +394,8 @@ fn strangers_write_few_lines() {
     }
     let lines = lines_with(" 127.0.7.");
     assert_eq!(lines.len(), 4, "{lines:#?}");
-    let no_tls = "no connection: the peer does not speak TLS";
-    assert_eq!(lines_with(no_tls).len(), 2, "{lines:#?}");
+    let is_tls = |line: &&String| line.contains("no connection: the peer does not speak TLS");
+    assert_eq!(lines.iter().filter(is_tls).count(), 2, "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("relay 127.0.7.")));
     assert!(
         lines

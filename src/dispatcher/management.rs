@@ -1,6 +1,7 @@
 //! The management port and socket (docs/protocol.md section 6).
 //!
 //! ```text
+//!  who is let in, and who has to go                         entrance
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
 //!    metrics                super::metrics
@@ -18,6 +19,7 @@ pub(super) mod command;
 mod drain;
 pub mod draining;
 mod end;
+pub mod entrance;
 mod explain;
 mod filter;
 mod naming;
@@ -25,39 +27,28 @@ pub(super) mod text;
 mod verdict;
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use self::answer::{Client, List, Who};
+use self::answer::{Client, List};
 use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
-use super::failures::Cause;
+use super::Dispatcher;
 use super::link::{Ask, Link, Shown};
-use super::ports::{self, Port};
 use super::registry::{Connected, Place, RelayKey};
 use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
-use super::{Dispatcher, spawn};
-use crate::door::admission::{Limits, Origin};
-use crate::door::{Arrival, Door, Turned, Visit};
-use crate::logging::sparse::Sparse;
+use crate::door::Visit;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
 use crate::proto::name::spelled;
-use crate::sys::{clock, peer};
-use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
-
-/// Clients at once, on the port and on the socket each; who has not asked for longest goes for one more.
-const MAX_CLIENTS: usize = 64;
+use crate::sys::clock;
+use crate::tls::Reader;
 
 /// Bytes in a command: a call-id may be long, and longer as a JSON string.
 const MAX_LINE: usize = 64 * 1024;
@@ -65,163 +56,11 @@ const MAX_LINE: usize = 64 * 1024;
 /// Bytes read at a time.
 const READ_SIZE: usize = 1024;
 
-/// How long a client may say nothing.
-const IDLE_LIMIT: Duration = Duration::from_secs(300);
-
 /// How long a client may take to read one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// A client that is let in.
-type Opened = (Reader, Writer, Who);
-
 /// What a relay was asked for.
 type Connection = Connected<Arc<Link>>;
-
-/// The accepting thread of the TCP port.
-pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
-    let is_costly = dispatcher.settings.management_use_tls;
-    let patience = match is_costly {
-        true => HANDSHAKE_LIMIT,
-        false => IDLE_LIMIT,
-    };
-    let limits = Limits {
-        silent: 128,
-        working: 64,
-        inside: MAX_CLIENTS,
-        patience,
-        is_costly,
-    };
-    let door = dispatcher.door(Port::Management, limits);
-    ports::tend(Port::Management, &door, listener, &|socket, name, visit| {
-        let open = |dispatcher: &Dispatcher, name, visit: &Visit| {
-            connect_tcp(dispatcher, socket, name, visit)
-        };
-        admit(dispatcher, name, visit, open);
-    });
-}
-
-/// The accepting thread of the UNIX socket.
-pub fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
-    let limits = Limits {
-        silent: MAX_CLIENTS,
-        working: MAX_CLIENTS,
-        inside: MAX_CLIENTS,
-        patience: IDLE_LIMIT,
-        is_costly: false,
-    };
-    let gave_way = Mutex::new(Sparse::default());
-    let door = Door::new(limits, move |why, name| match why {
-        Turned::GaveWay | Turned::Busy => {
-            if let Some(skipped) = lock(&gave_way).due() {
-                log::warn!("{name}: closed, more than {MAX_CLIENTS} are connected{skipped}");
-            }
-        }
-        _ => log::debug!("{name}: {why}"),
-    });
-    let accept = || {
-        let socket = listener.accept()?.0;
-        let (uid, name) = match peer::credentials(&socket) {
-            Ok(peer::Credentials { uid, pid }) => {
-                (uid, format!("local client (uid {uid}, pid {pid})"))
-            }
-            Err(_) => (u32::MAX, "local client".to_owned()),
-        };
-        Ok(Arrival {
-            socket: socket.into(),
-            origin: Origin::User(uid),
-            name,
-        })
-    };
-    door.tend(
-        "the management socket",
-        listener.as_fd(),
-        &accept,
-        &|arrival, visit| {
-            let socket = UnixStream::from(arrival.socket);
-            let open = |_: &Dispatcher, name, _: &Visit| {
-                let (reader, writer, _) = tls::plain_unix(socket).ok()?;
-                Some((reader, writer, Who::plain(name, true)))
-            };
-            admit(dispatcher, arrival.name, visit, open);
-        },
-    );
-}
-
-/// None where it is not let in, which was told. Only with TLS and a passport is it certain that a client is the
-/// administrator's.
-fn connect_tcp(
-    dispatcher: &Dispatcher,
-    socket: TcpStream,
-    name: String,
-    visit: &Visit,
-) -> Option<Opened> {
-    let settings = &dispatcher.settings;
-    let fail = |cause, why: &dyn Display| {
-        if !visit.gave_way() {
-            dispatcher.failed(Port::Management, cause, &name, why);
-        }
-    };
-    if !settings.management_use_tls {
-        let connected = tls::plain_tcp(socket);
-        let (reader, writer, _) = connected
-            .inspect_err(|error| fail(Cause::Network, error))
-            .ok()?;
-        return Some((reader, writer, Who::plain(name, false)));
-    }
-    let context = dispatcher.store.fresh();
-    let passport = settings.management_passport.as_ref();
-    let (reader, writer, peer) = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT)
-        .inspect_err(|error| fail(Cause::of(error), error))
-        .ok()?;
-    visit.prove();
-    let who = Who {
-        name: match peer.subject() {
-            Some(subject) => format!("{name}, certificate \"{subject}\""),
-            None => name,
-        },
-        may_change: passport.is_some(),
-        certificates: peer.certificates,
-    };
-    Some((reader, writer, who))
-}
-
-fn admit(
-    dispatcher: &Arc<Dispatcher>,
-    name: String,
-    visit: Visit,
-    open: impl FnOnce(&Dispatcher, String, &Visit) -> Option<Opened> + Send + 'static,
-) {
-    let shared = Arc::clone(dispatcher);
-    let who = name.clone();
-    let run = move || serve(&shared, &who, &visit, open);
-    if let Err(error) = spawn("management client", run) {
-        log::error!("{name}: no thread for it: {error}");
-    }
-}
-
-fn serve(
-    dispatcher: &Dispatcher,
-    name: &str,
-    visit: &Visit,
-    open: impl FnOnce(&Dispatcher, String, &Visit) -> Option<Opened>,
-) {
-    let _counted = dispatcher.counts.clients.enter();
-    let Some((reader, writer, who)) = open(dispatcher, name.to_owned(), visit) else {
-        return;
-    };
-    visit.go_in();
-    let talked = reader.set_timeout(Some(IDLE_LIMIT)).and_then(|()| {
-        let mut client = Client::new(dispatcher, writer, who);
-        let talked = client.talk(reader, visit);
-        client.writer.finish();
-        talked
-    });
-    match talked {
-        Ok(()) => log::debug!("{name}: done"),
-        Err(_) if visit.gave_way() => {}
-        Err(error) => log::info!("{name}: {error}"),
-    }
-}
 
 impl Client<'_> {
     /// Serves until the client quits, closes or breaks a limit.

@@ -153,10 +153,10 @@ impl Dispatcher {
         begin(&dispatcher, "drained relays", drained::tend)?;
         begin(&dispatcher, "relays", move |d| relays::accept(d, &relays))?;
         begin(&dispatcher, "management", move |d| {
-            management::accept_tcp(d, &management);
+            management::entrance::accept_tcp(d, &management);
         })?;
         begin(&dispatcher, "local clients", move |d| {
-            management::accept_unix(d, &local);
+            management::entrance::accept_unix(d, &local);
         })?;
         begin(&dispatcher, "proxies", move |d| {
             control::accept(d, &proxies);

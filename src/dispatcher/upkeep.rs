@@ -27,7 +27,6 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
         let now = clock::mono();
         look_after_links(dispatcher, now);
         tick(dispatcher, now);
-        dispatcher.tell_failures(now);
         drained.look(dispatcher, now);
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
@@ -95,6 +94,7 @@ pub fn tick(dispatcher: &Dispatcher, now: Duration) {
     }
     dispatcher.finish(elapsed.finished);
     lock(&dispatcher.past).tick(now);
+    dispatcher.tell_failures(now);
 }
 
 /// Closes the links of relays whose certificate would not be accepted any more.
