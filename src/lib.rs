@@ -11,6 +11,7 @@
 //!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
 //!  metrics                    what is counted, and how Prometheus reads it
+//!  door                       who may come in at a port that strangers reach
 //!  journal                    records on disk that survive a crash
 //!  netlink                    messages to netfilter: the ground for forwarding in the kernel
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dispatcher;
+pub mod door;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
