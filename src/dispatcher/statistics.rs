@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::limits::{self, Excess};
+use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name};
 use crate::proto::{CallId, DialogId, SessionId, Tag};
 
@@ -101,6 +102,7 @@ pub struct Statistics {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Seen {
     call_id: String,
     #[serde(default)]
@@ -118,8 +120,10 @@ struct Seen {
     #[serde(default)]
     streams: Vec<SeenStream>,
 }
+objects_only!(Seen);
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct SeenStream {
     #[serde(default)]
     status: Option<String>,
@@ -128,6 +132,7 @@ struct SeenStream {
     #[serde(default)]
     end_time: Option<f64>,
 }
+objects_only!(SeenStream);
 
 impl SeenStream {
     fn has(&self, status: &str) -> bool {
@@ -141,6 +146,7 @@ impl SeenStream {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct SeenCall {
     call_id: String,
     #[serde(default)]
@@ -154,6 +160,7 @@ struct SeenCall {
     #[serde(default)]
     start_time: Option<f64>,
 }
+objects_only!(SeenCall);
 
 /// What a relay tells of a session and what cannot be used.
 #[derive(Debug)]
@@ -300,6 +307,15 @@ mod tests {
         assert_eq!(statistics.json.get().as_bytes(), json);
         assert_eq!(statistics.call_id, "a\u{e9}");
         assert!(!statistics.all_streams_ice, "no stream, no ICE");
+    }
+
+    #[test]
+    fn an_array_is_no_session() {
+        let id = "00000000-0000-4000-8000-000000000001";
+        let array = format!(r#"["x",null,"{id}"]"#);
+        assert!(Statistics::parse(array.as_bytes()).is_err());
+        let streams = r#"{"call_id":"a","streams":[["closed",0,0]]}"#;
+        assert!(Statistics::parse(streams.as_bytes()).is_err());
     }
 
     #[test]
