@@ -131,31 +131,7 @@ impl Client {
 
     fn answer(&mut self, command: &str) -> Result<Vec<String>, Failure> {
         let deadline = clock::mono() + self.timeout;
-        let mut answer = Vec::new();
-        let mut size = 0;
-        loop {
-            let line = self.line(deadline)?;
-            size += line.len();
-            if size > LARGEST {
-                return Err(Failure::Lost(format!("an answer of over {LARGEST} bytes")));
-            }
-            let is_first = answer.is_empty();
-            if is_first && line.starts_with("error") {
-                return Err(Failure::Refused(refusal(&line)));
-            }
-            if is_first && line.starts_with('[') {
-                return array(&line);
-            }
-            if line.is_empty() {
-                return Ok(answer);
-            }
-            let is_version = is_first && command == "version";
-            answer.push(line);
-            // In the format of MediaProxy 4 no empty line follows it; nothing else is asked here.
-            if is_version {
-                return Ok(answer);
-            }
-        }
+        read_answer(command, || self.line(deadline))
     }
 
     fn line(&mut self, deadline: Duration) -> Result<String, Failure> {
@@ -188,6 +164,41 @@ impl Client {
                 }
                 count => self.lines.extend(buffer.get(..count).unwrap_or_default()),
             }
+        }
+    }
+}
+
+/// The answer to a command, of which `line` tells line by line.
+///
+/// # Errors
+/// As [`Client::ask`].
+pub fn read_answer(
+    command: &str,
+    mut line: impl FnMut() -> Result<String, Failure>,
+) -> Result<Vec<String>, Failure> {
+    let mut answer = Vec::new();
+    let mut size = 0;
+    loop {
+        let line = line()?;
+        size += line.len();
+        if size > LARGEST {
+            return Err(Failure::Lost(format!("an answer of over {LARGEST} bytes")));
+        }
+        let is_first = answer.is_empty();
+        if is_first && line.starts_with("error") {
+            return Err(Failure::Refused(refusal(&line)));
+        }
+        if is_first && line.starts_with('[') {
+            return array(&line);
+        }
+        if line.is_empty() {
+            return Ok(answer);
+        }
+        let is_version = is_first && command == "version";
+        answer.push(line);
+        // In the format of MediaProxy 4 no empty line follows it; nothing else is asked here.
+        if is_version {
+            return Ok(answer);
         }
     }
 }
