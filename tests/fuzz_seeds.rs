@@ -41,6 +41,7 @@ fn certificates_and_lists_made_by_openssl_through_their_targets() {
 
 /// Every file of a directory, whole and cut after each byte. How many there were.
 fn run_all(target: &targets::Target, directory: &Path) -> usize {
+    (target.prepare)();
     let files = std::fs::read_dir(directory).unwrap_or_else(|error| {
         panic!("{}: {error}", directory.display());
     });
