@@ -281,6 +281,8 @@ mod tests {
             ("sessions user=", "user= has no value"),
             ("sessions user=a user=b", "user= is given twice"),
             ("sessions address=here", "address=here: allowed: IP"),
+            ("sessions a\u{1b}[2J=x", "no filter \"a\\u{1b}[2J\""),
+            ("sessions address=\u{7}", "address=\\u{7}: allowed: IP"),
             ("sessions user=\"a", "must be a JSON string"),
             ("sessions user=\"a\"b", "a blank must follow"),
         ] {
