@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
+use super::units::clean;
 use crate::config::MANAGEMENT_PORT;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
@@ -195,7 +196,7 @@ pub fn read_answer(
             return Ok(answer);
         }
         let is_version = is_first && command == "version";
-        answer.push(line);
+        answer.push(fit(line));
         // In the format of MediaProxy 4 no empty line follows it; nothing else is asked here.
         if is_version {
             return Ok(answer);
@@ -237,6 +238,15 @@ impl Pair {
     }
 }
 
+/// A line that is fit for a terminal, whatever has said it; an object stays as it came.
+fn fit(line: String) -> String {
+    let moves = |c: char| c.is_control() && c != '\t';
+    match line.starts_with('{') && !line.contains(moves) {
+        true => line,
+        false => clean(&line),
+    }
+}
+
 /// What follows `error`, fit for a terminal.
 fn refusal(line: &str) -> String {
     let why = line.strip_prefix("error").unwrap_or(line);
@@ -248,13 +258,14 @@ fn refusal(line: &str) -> String {
     }
 }
 
-/// The elements of an answer in the format of MediaProxy 4: objects as they stand, texts as they are meant.
+/// The elements of an answer in the format of MediaProxy 4: objects as they stand, texts as they are meant, and fit for a
+/// terminal.
 fn array(line: &str) -> Result<Vec<String>, Failure> {
     let elements: Vec<&serde_json::value::RawValue> = serde_json::from_str(line)
         .map_err(|error| Failure::Lost(format!("an answer that cannot be read: {error}")))?;
     let text = |element: &&serde_json::value::RawValue| {
         let text = serde_json::from_str::<String>(element.get());
-        text.unwrap_or_else(|_| element.get().to_owned())
+        fit(text.unwrap_or_else(|_| element.get().to_owned()))
     };
     Ok(elements.iter().map(text).collect())
 }
@@ -376,6 +387,22 @@ mod tests {
         let answers = Pair([one, other]).ask(["some", "more"]).unwrap();
         assert_eq!(answers, [["{\"a\": 1}"], ["{\"b\": 2}"]]);
         assert_eq!(dispatcher.join().unwrap(), ["some\r\n", "more\r\n"]);
+    }
+
+    /// Ours sends no such thing. What answers may be another program, or a call's name in an older one's words.
+    #[test]
+    fn nothing_that_is_said_moves_the_terminals_cursor() {
+        for (told, shown) in [
+            ("a\x1b[2J\r\n\r\n", "a\\u{1b}[2J"),
+            ("[\"a\\u001b[2J\"]\r\n", "a\\u{1b}[2J"),
+            ("{\"a\":\"\x1b\"}\r\n\r\n", "{\"a\":\"\\u{1b}\"}"),
+            ("{\"a\":\t1}\r\n\r\n", "{\"a\":\t1}"),
+        ] {
+            assert_eq!(
+                asked("explain a", told.as_bytes()),
+                Ok(vec![shown.to_owned()])
+            );
+        }
     }
 
     #[test]
