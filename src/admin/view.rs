@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::units::clean;
+use crate::objects::objects_only;
 
 /// A sum of what was told, which may be anything.
 pub fn sum(counts: impl Iterator<Item = u64>) -> u64 {
@@ -15,7 +16,7 @@ pub fn sum(counts: impl Iterator<Item = u64>) -> u64 {
 
 /// A line of `summary`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Relay {
     pub ip: String,
     pub name: Option<String>,
@@ -35,6 +36,7 @@ pub struct Relay {
     /// Not connected; it is listed for its calls, or because it is drained.
     pub away: bool,
 }
+objects_only!(Relay);
 
 impl Relay {
     /// What to call it in commands.
@@ -82,7 +84,7 @@ impl Relay {
 
 /// A line of `sessions`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Session {
     pub session_id: Option<String>,
     pub call_id: String,
@@ -97,16 +99,18 @@ pub struct Session {
     pub offered: Vec<Stream>,
     pub exact: Option<Exact>,
 }
+objects_only!(Session);
 
 /// What is not UTF-8, as commands take it.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Exact {
     pub call_id: String,
 }
+objects_only!(Exact);
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Stream {
     pub media_type: String,
     pub status: String,
@@ -120,6 +124,7 @@ pub struct Stream {
     pub caller_packets_kernel: u64,
     pub callee_packets_kernel: u64,
 }
+objects_only!(Stream);
 
 impl Stream {
     fn is_live(&self) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{AGAIN, How};
 use crate::journal::Position;
+use crate::objects::objects_only;
 use crate::proto::SessionId;
 
 /// Where the line of a record is.
@@ -175,9 +176,11 @@ impl Book {
 /// Whose record this is, and which session's.
 fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
     #[derive(serde::Deserialize)]
+    #[serde(remote = "Self")]
     struct Seen {
         session_id: String,
     }
+    objects_only!(Seen);
     let (dispatcher, rest) = split(text)?;
     let (word, statistics) = split(rest)?;
     if ![How::Expired, How::Removed]
