@@ -10,9 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mediaproxy::dispatcher::finished::{Finished, Finisher};
@@ -21,9 +19,8 @@ use mediaproxy::moment::Now;
 use mediaproxy::proto::CallId;
 use mediaproxy::proto::control::{Frame, LINK_LIMITS, PROXY_LIMITS, Remove, Requests};
 use mediaproxy::proto::link::{ALONE, FromDispatcher};
-use mediaproxy::tls::Store;
 
-use super::Choices;
+use super::{Choices, store};
 
 const CALLS: [&str; 3] = ["one", "two", "three"];
 /// The one that says anything.
@@ -62,28 +59,6 @@ pub fn run(data: &[u8]) {
         }
         play.end();
     });
-}
-
-/// Certificates, which nothing here looks at, for a store that has to have some.
-fn store() -> Arc<Store> {
-    static STORE: OnceLock<Arc<Store>> = OnceLock::new();
-    let make = || {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let places = [root.join("tls"), root.join("../tls")];
-        let script = places.map(|place| place.join("make-certs.sh"));
-        let script: &PathBuf = script.iter().find(|p| p.exists()).expect("the script");
-        let made = std::env::temp_dir().join(format!("mediaproxy-play-{}", std::process::id()));
-        let run = Command::new(script)
-            .args(["--key", "ec"])
-            .arg(&made)
-            .arg("all")
-            .output();
-        assert!(run.expect("it runs").status.success());
-        let store = Store::open(&made, "dispatcher").expect("certificates");
-        std::fs::remove_dir_all(made).expect("it goes");
-        Arc::new(store)
-    };
-    Arc::clone(STORE.get_or_init(make))
 }
 
 /// Which session a relay tells of.

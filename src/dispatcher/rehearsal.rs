@@ -327,9 +327,16 @@ pub fn command(line: &[u8], session: &str) -> Result<String, String> {
     }
 }
 
-/// Sessions as people read them.
-pub fn lines(sessions: Vec<serde_json::Map<String, serde_json::Value>>) -> Option<Vec<String>> {
-    text::lines(sessions).ok()
+/// The answer of a relay to `explain` as people read it, and who hears whom by it; none where it cannot be read.
+pub fn explained(answer: &[u8]) -> Option<(Vec<String>, Vec<String>)> {
+    type Session = serde_json::Map<String, serde_json::Value>;
+    let sessions: Vec<Session> = serde_json::from_slice(answer).ok()?;
+    let verdicts = sessions
+        .iter()
+        .cloned()
+        .flat_map(text::verdict_of)
+        .collect();
+    Some((text::lines(sessions).ok()?, verdicts))
 }
 
 /// What a SIP proxy's answer says about a dialog.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,17 +170,21 @@ fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
             writer.write_all(bytes)
         });
         if let Err(error) = written {
-            let left = batch.drain(..).filter_map(Piece::notice);
-            let notices: Vec<Vec<u8>> = unsent.into_iter().chain(left).collect();
-            link.outbox.put_back(notices.into_iter());
-            link.outbox.close(&format!("writing failed: {error}"));
-            return;
+            return broke_off(link, batch, unsent, &error);
         }
     }
 }
 
+/// A batch could not be written: what is for the dispatcher, whatever its connection, stays for the next one.
+pub fn broke_off(link: &Link, batch: VecDeque<Piece>, unsent: Vec<Vec<u8>>, error: &io::Error) {
+    let left = batch.into_iter().filter_map(Piece::notice);
+    let notices: Vec<Vec<u8>> = unsent.into_iter().chain(left).collect();
+    link.outbox.put_back(notices.into_iter());
+    link.outbox.close(&format!("writing failed: {error}"));
+}
+
 /// What is read from one connection.
-struct Conversation<'a> {
+pub struct Conversation<'a> {
     shared: &'a Arc<Shared>,
     link: &'a Arc<Link>,
     number: u64,
@@ -187,7 +192,7 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>, number: u64) -> Self {
+    pub fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>, number: u64) -> Self {
         Conversation {
             shared,
             link,
@@ -225,7 +230,11 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn take(&mut self, requests: &mut Requests) -> Result<(), String> {
+    /// Does what has come.
+    ///
+    /// # Errors
+    /// Why the connection has to end.
+    pub fn take(&mut self, requests: &mut Requests) -> Result<(), String> {
         loop {
             match requests.next_request() {
                 Ok(Some(request)) => {
@@ -252,7 +261,7 @@ impl<'a> Conversation<'a> {
             }
             FromDispatcher::Stored(id) => {
                 if let Some(spool) = &self.shared.spool {
-                    spool.stored(id);
+                    spool.stored(self.link.address, id);
                 }
             }
             FromDispatcher::Unknown(line) if line.is_empty() => {}

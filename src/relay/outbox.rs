@@ -287,6 +287,17 @@ impl Outbox {
         self.close_locked(&mut self.lock(), reason);
     }
 
+    /// The connection that there is, unless it is to end.
+    pub fn standing(&self) -> Option<u64> {
+        let state = self.lock();
+        let stands = state.reason.is_none() && !state.finishing;
+        let number = state
+            .connection
+            .as_ref()
+            .map(|connection| connection.number);
+        number.filter(|_| stands)
+    }
+
     /// Ends the link: the connection when all is written, the thread at once when there is none.
     pub fn finish(&self) {
         self.lock().finishing = true;

@@ -165,6 +165,20 @@ impl Worker {
         }
     }
 
+    /// Goes round until nothing is left to do at this moment, without a look at its sockets.
+    pub fn settle(&mut self, now: Now) {
+        let nothing = Events::new();
+        self.turn(&nothing, now);
+        while !self.listings.is_empty() || !self.mailbox.is_empty() {
+            self.turn(&nothing, now);
+        }
+    }
+
+    /// Adds the sessions that it has, each as JSON with a comma after it.
+    pub fn write_sessions(&self, out: &mut Vec<u8>, now: Now) {
+        self.engine.write_sessions(out, 0, usize::MAX, now);
+    }
+
     /// Does what is due; how many sockets were read.
     fn turn(&mut self, events: &Events, now: Now) -> usize {
         self.round += 1;
