@@ -72,6 +72,7 @@ use link::Link;
 use metrics::Counts;
 use past::Past;
 pub use recorder::Recorder;
+pub use registry::Limits;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
 use turns::Turns;
@@ -102,6 +103,8 @@ pub struct Dispatcher {
     past: Mutex<Past>,
     /// Lines about links that are refused: their relays try again and again.
     refusals: Mutex<Sparse>,
+    /// Lines about callers with too many unanswered calls.
+    limited: Mutex<Sparse>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -176,7 +179,8 @@ impl Dispatcher {
             cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
         };
         let drained = Drained::open(&settings.state_dir);
-        let registry = registry(patience, finisher.records(), &drained, earlier);
+        let mut registry = registry(patience, finisher.records(), &drained, earlier);
+        registry.limit_ringing(settings.limits);
         Dispatcher {
             settings,
             store,
@@ -184,6 +188,7 @@ impl Dispatcher {
             drained,
             past: Mutex::default(),
             refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
+            limited: Mutex::default(),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),

@@ -10,13 +10,14 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::link::{Ask, Link, Refused, Removal};
 use super::metrics::Asked;
-use super::registry::{Facts, LinkId, Place, State};
+use super::registry::{Facts, LinkId, Place, State, TooMany};
 use super::turns::Turn;
 use super::waiting::{Failure, News, Slot, Updating, lock};
 use crate::proto::control::{
     BadRequest, Frame, MessageKind, Remove, Update, dialog_id, preferred_relay,
 };
 use crate::proto::link::write_command;
+use crate::proto::name::Name;
 use crate::proto::{CallId, SessionId, Visible};
 use crate::sys::{clock, random};
 use crate::words::counted;
@@ -126,11 +127,27 @@ impl Dispatcher {
         let session_id = SessionId::from_random(random::bits());
         let facts = facts(frame, update, session_id, arrival);
         let has_media = facts.has_media;
-        let place = lock(&self.registry).place_of(facts.mention());
-        let is_new = matches!(place, Place::Unknown | Place::Expired);
+        let (place, is_new, admitted) = {
+            let mut registry = lock(&self.registry);
+            let place = registry.place_of(facts.mention());
+            let is_new = matches!(place, Place::Unknown | Place::Expired);
+            let admitted = match is_new {
+                true => registry.admit(&facts),
+                false => Ok(()),
+            };
+            (place, is_new, admitted)
+        };
+        if let Err(too_many) = admitted {
+            self.limit(update, &too_many);
+            return Served::error(Asked::NewCall);
+        }
         let updating = Arc::new(Updating::new(facts, is_new));
         let answered = match place {
-            Place::Unknown | Place::Expired => self.place_call(frame, &updating, started, deadline),
+            Place::Unknown | Place::Expired => {
+                let placed = self.place_call(frame, &updating, started, deadline);
+                lock(&self.registry).placed(&updating.facts);
+                placed
+            }
             Place::On(_, link) => self
                 .update_call(frame, &updating, &link, started, deadline)
                 .map(|answer| (link, answer)),
@@ -162,6 +179,20 @@ impl Dispatcher {
             turn,
             made,
         }
+    }
+
+    /// A new call is refused, as too many of its source are unanswered. A caller that dials on and on has one line each
+    /// ten seconds.
+    fn limit(&self, update: &Update, too_many: &TooMany) {
+        self.counts.limited(&too_many.source);
+        if let Some(skipped) = lock(&self.limited).due() {
+            log::warn!(
+                "[session {}] update: refused: {too_many}{skipped}",
+                update.call_id
+            );
+        }
+        let name = Name::opened_by(update.mention());
+        lock(&self.past).refuse(name, &too_many.to_string(), clock::mono());
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
@@ -488,6 +519,7 @@ pub(super) fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: D
         to_uri: update.to_uri.clone(),
         user_agent: update.user_agent.clone(),
         username: update.signaling.username.clone(),
+        signaling: update.signaling.source,
         at,
     }
 }

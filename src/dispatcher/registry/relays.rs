@@ -120,6 +120,7 @@ impl<L: Clone> Registry<L> {
             link: None,
             away: None,
             live: 0,
+            unanswered: 0,
         };
         self.relays.insert(id, relay);
         id
@@ -150,6 +151,7 @@ impl<L: Clone> Registry<L> {
             if let (Some(session), Some(ended)) = (self.sessions.get_mut(key), ended) {
                 session.known.ended.get_or_insert(ended);
             }
+            self.count_ringing(key);
             noted.extend(self.noted(key));
         }
         noted
@@ -306,6 +308,7 @@ impl<L: Clone> Registry<L> {
             purge.owed.extend(missed.cloned());
             self.find_on(id, name, call.clone());
         }
+        back.iter().for_each(|key| self.count_ringing(*key));
         purge.back = back.iter().filter_map(|key| self.noted(*key)).collect();
         let gone = gone.into_iter();
         purge.finished = gone

@@ -6,6 +6,7 @@ mod lost;
 mod manage;
 mod names;
 mod restore;
+mod ringing;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -54,6 +55,7 @@ fn facts(id: &str) -> Facts {
         to_uri: "y@example.com".into(),
         user_agent: "phone".into(),
         username: None,
+        signaling: None,
         at: at(0),
     }
 }
