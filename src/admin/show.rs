@@ -261,7 +261,12 @@ pub mod tests {
         let row = relay_row(&relay());
         assert_eq!(
             left_out(RELAYS, &row),
-            ["STREAMS LEFT UNSENT UP VERSION", "LEFT UP VERSION", "", ""]
+            [
+                "RINGING STREAMS LEFT UNSENT UP VERSION",
+                "RINGING LEFT UP VERSION",
+                "",
+                ""
+            ]
         );
         for width in WIDTHS {
             let lines = table::lines(RELAYS, std::slice::from_ref(&row), Some(width));

@@ -44,7 +44,7 @@ use super::waiting::{Slot, lock};
 use super::wire::write_plain;
 use super::{Dispatcher, accept_all, spawn};
 use crate::logging::sparse::Sparse;
-use crate::proto::Visible;
+use crate::proto::Excerpt;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
 use crate::proto::name::spelled;
@@ -202,7 +202,7 @@ impl Client<'_> {
                     Ok(command) => self.obey(command)?,
                     Err(Bad::Usage(text)) => self.fail(&text)?,
                     Err(Bad::Unknown(told)) => {
-                        log::debug!("management: unknown command \"{}\"", Visible(line));
+                        log::debug!("management: unknown command \"{}\"", Excerpt(line));
                         self.fail(&told)?;
                     }
                 }

@@ -18,7 +18,7 @@ use crate::proto::control::{
 };
 use crate::proto::link::write_command;
 use crate::proto::name::Name;
-use crate::proto::{CallId, SessionId, Visible};
+use crate::proto::{CallId, Excerpt, SessionId};
 use crate::sys::{clock, random};
 use crate::words::counted;
 
@@ -65,7 +65,7 @@ impl Dispatcher {
         let served = match frame.command() {
             b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
             b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
-            other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
+            other => Err(BadRequest::UnknownCommand(Excerpt(other).to_string())),
         };
         served.unwrap_or_else(|why| {
             self.refuse(frame, &why);
@@ -75,7 +75,7 @@ impl Dispatcher {
 
     fn refuse(&self, frame: &Frame, why: &BadRequest) {
         match frame.header("call_id") {
-            Some(call_id) => log::warn!("[session {}] bad request: {why}", Visible(call_id)),
+            Some(call_id) => log::warn!("[session {}] bad request: {why}", Excerpt(call_id)),
             None => log::warn!("bad request from the SIP proxy: {why}"),
         }
     }
