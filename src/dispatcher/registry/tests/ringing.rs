@@ -136,7 +136,7 @@ fn s7_each_end_of_a_call_ends_its_count_once() {
         ("a list without it", &|registry, link| {
             registry.link_lost(link, at(1));
             let again = up(registry, ip(1), None);
-            assert_eq!(registry.listed(again, &list(&[]), at(2)).finished.len(), 1);
+            assert_eq!(registry.tells(again, &list(&[]), at(2)).finished.len(), 1);
         }),
     ];
     for (why, end) in ends {
@@ -155,14 +155,14 @@ fn s7_a_call_whose_relay_is_back_counts_again_and_so_does_one_that_it_did_not_re
     registry.link_lost(link, at(1));
     nothing_rings(&mut registry, "its relay is away");
     let again = up(&mut registry, ip(1), None);
-    registry.listed(again, &list(&["1"]), at(2));
+    registry.tells(again, &list(&["1"]), at(2));
     assert_eq!(unanswered(&registry), 1);
     assert!(registry.admit(&dialled(2)).is_err());
     registry.owe(removal(&call), at(3));
     registry.refused(again, &removal(&call));
     nothing_rings(&mut registry, "removed");
     let doubts = registry.doubts(again, false, at(3)).remove(0);
-    registry.checked(again, doubts, &[statistics("1", "active")], at(3));
+    registry.checked(again, doubts, &list(&["1"]), at(3));
     assert_eq!(unanswered(&registry), 1, "the relay has it still");
     assert!(registry.admit(&dialled(2)).is_err());
 }
