@@ -23,7 +23,7 @@ use super::waiting::lock;
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
 use crate::proto::name::Name;
-use crate::proto::{DialogId, SessionId, Visible};
+use crate::proto::{DialogId, Excerpt, SessionId};
 use crate::sys::clock;
 use crate::sys::thread::run_tenaciously;
 use crate::words::counted;
@@ -60,6 +60,8 @@ pub struct Ledger {
 /// What an earlier dispatcher has left.
 #[derive(Debug, Default)]
 pub struct Earlier {
+    /// There was one, and it has told all of them.
+    pub is_known: bool,
     pub calls: Vec<LiveCall>,
     pub dialogs: Vec<Due>,
 }
@@ -136,7 +138,9 @@ impl Ledger {
             let (lines, shown) = (counted(found.unreadable, "line"), dir.display());
             error!("{shown}: {lines} on live calls cannot be read and are left out");
         }
+        let is_known = found.seen > Duration::ZERO && found.unreadable == 0;
         let (mut state, mut earlier) = (State::default(), Earlier::default());
+        earlier.is_known = is_known;
         // In the order in which they were noted, so that of two with one call-id the later one is the call.
         let mut left: Vec<_> = found.entries.into_iter().collect();
         left.sort_unstable_by_key(|(_, (at, _))| *at);
@@ -272,7 +276,7 @@ impl Ledger {
                 Err(Refused::Unfit(why)) => {
                     error!(
                         "a live call cannot be noted on disk ({why}): {}",
-                        Visible(&line)
+                        Excerpt(&line)
                     );
                 }
                 Err(why) => state.keep(id, line, &why),

@@ -29,9 +29,12 @@ mod failures;
 pub mod finished;
 mod gate;
 mod ledger;
+mod limits;
 mod link;
+mod listing;
 mod management;
 mod metrics;
+mod outcasts;
 pub mod past;
 mod ports;
 mod recorder;
@@ -74,8 +77,10 @@ use gate::Gate;
 use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
+use outcasts::Outcasts;
 use past::Past;
 pub use recorder::Recorder;
+pub use registry::Limits;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
 use turns::Turns;
@@ -104,10 +109,14 @@ pub struct Dispatcher {
     drained: Drained,
     /// Calls that are over, for who asks why.
     past: Mutex<Past>,
+    /// Relays that were cut off.
+    outcasts: Mutex<Outcasts>,
     /// Lines about links that are refused: their relays try again and again.
     refusals: Mutex<Sparse>,
     /// Connections to the ports that came to nothing: the relays' and the management port.
     failures: [Failures; ports::PORTS.len()],
+    /// Lines about callers with too many unanswered calls.
+    limited: Mutex<Sparse>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -182,14 +191,17 @@ impl Dispatcher {
             cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
         };
         let drained = Drained::open(&settings.state_dir);
-        let registry = registry(patience, finisher.records(), &drained, earlier);
+        let mut registry = registry(patience, finisher.records(), &drained, earlier);
+        registry.limit_ringing(settings.limits);
         Dispatcher {
             settings,
             store,
             registry: Mutex::new(registry),
             drained,
             past: Mutex::default(),
+            outcasts: Mutex::default(),
             refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
+            limited: Mutex::default(),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),
@@ -315,6 +327,9 @@ fn registry(
     }
     let now = clock::now();
     registry.set_wall(now);
+    if !earlier.is_known {
+        registry.set_blind_before(now.unix);
+    }
     if is_noting {
         registry.note_calls();
     }

@@ -19,7 +19,7 @@ use super::link::{Ask, Link};
 use super::management::command::{self, Bad, Command};
 use super::management::text;
 use super::ports::Port;
-use super::registry::{LinkId, Place, RelayKey};
+use super::registry::{Limits, LinkId, Place, RelayKey};
 use super::service::{ask_update, facts};
 use super::waiting::{News, Updating, lock};
 use super::wire::write_plain;
@@ -111,6 +111,7 @@ fn settings() -> Settings {
         cleanup_dead_relays_after: Duration::from_secs(7200),
         cleanup_expired_sessions_after: Duration::from_secs(86_400),
         verify_interval: Duration::from_secs(300),
+        limits: Limits::default(),
     }
 }
 
@@ -210,7 +211,7 @@ impl<'a> Rehearsal<'a> {
     pub fn update(&self, frame: &Frame, random: u128) -> Option<Asked> {
         let update = Update::parse(frame).ok()?;
         let at = clock::mono();
-        let facts = facts(frame, &update, SessionId::from_random(random), at);
+        let facts = facts(&update, SessionId::from_random(random), at);
         let place = lock(&self.dispatcher.registry).place(&facts.call_id);
         match place {
             Place::Unknown | Place::Expired => {
@@ -296,6 +297,17 @@ impl<'a> Rehearsal<'a> {
             Place::On(id, _) => self.line_of(id).map_or(Where::Unknown, Where::On),
             Place::Away(relay) => Where::Away(relay.to_string()),
         }
+    }
+
+    /// The dialogs of the calls that are known.
+    pub fn dialogs(&self) -> BTreeSet<String> {
+        let registry = lock(&self.dispatcher.registry);
+        registry.dialogs().map(ToString::to_string).collect()
+    }
+
+    /// Sessions that are known from relays' lists alone.
+    pub fn found(&self) -> usize {
+        lock(&self.dispatcher.registry).found()
     }
 
     /// Connected relays, and calls that relays should have.

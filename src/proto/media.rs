@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Text, Visible};
+use super::{Excerpt, Text};
 
 /// Who sends, as the writer of the SDP sees it (RFC 8866 section 6.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub fn parse_list(value: &[u8]) -> Result<Vec<MediaDescription>, BadMedia> {
 /// taken from both ends and the address is what is left. A line with port 0 is rejected or disabled: its address says
 /// nothing, and may be missing or of any form.
 fn parse_item(item: &[u8]) -> Result<MediaDescription, BadMedia> {
-    let bad = |what: &str| BadMedia(format!("{what} in \"{}\"", Visible(item)));
+    let bad = |what: &str| BadMedia(format!("{what} in \"{}\"", Excerpt(item)));
     let mut fields: Vec<&[u8]> = item.split(|&b| b == b':').collect();
     let mut ice = false;
     while let Some((name, value)) = fields.last().and_then(|field| split_option(field)) {
@@ -137,9 +137,14 @@ fn split_option(field: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&field[..equals], &field[equals + 1..]))
 }
 
+/// Bytes of a media type, and of a host's name (RFC 1035 section 2.3.4).
+const LONGEST_TYPE: usize = 64;
+const LONGEST_HOST: usize = 255;
+
 fn parse_type(token: &[u8]) -> Option<MediaType> {
     let text = std::str::from_utf8(token).ok()?;
-    let is_token = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    let is_token =
+        (1..=LONGEST_TYPE).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     is_token.then(|| MediaType(text.to_ascii_lowercase().into()))
 }
 
@@ -162,7 +167,7 @@ fn parse_address(address: &[u8]) -> Option<MediaAddress> {
         });
     }
     // A name has no colon; what has one is a broken IPv6 address.
-    let is_name = !address.is_empty()
+    let is_name = (1..=LONGEST_HOST).contains(&address.len())
         && address
             .iter()
             .all(|&b| b.is_ascii_alphanumeric() || b".-_".contains(&b));

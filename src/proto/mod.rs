@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod demux;
+pub mod elements;
 pub mod line;
 pub mod link;
 pub mod media;
@@ -16,12 +17,17 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
+/// Longest Call-ID, tag or dialog_id, bytes, wherever one is read. It is what a line of the SIP proxy's may have.
+pub const MAX_ID: usize = 8 * 1024;
+
+/// Bytes that are kept of a URI, a user agent or a user's name: what is only shown and accounted.
+pub const MAX_TEXT: usize = 1024;
+
 use serde::{Serialize, Serializer};
 
 /// A header's value: any bytes but CR, LF and NUL, kept as they came.
 ///
-/// Displayed as UTF-8 with control characters escaped, so that a log line cannot be forged, and what is not UTF-8 as
-/// `\xe9`, which [`Text::from_shown`] reads; serialised as a JSON string with what is not UTF-8 replaced by U+FFFD.
+/// Displayed as [`Excerpt`] does, what is not UTF-8 as `\xe9`, which [`Text::from_shown`] reads; serialised as a JSON string with what is not UTF-8 replaced by U+FFFD.
 /// Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text(Arc<[u8]>);
@@ -30,6 +36,19 @@ impl Text {
     /// The bytes as they came.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// As much of a text as is kept where it is only shown: no character is cut in two.
+    pub fn shortened(bytes: &[u8]) -> Text {
+        let mut end = bytes.len().min(MAX_TEXT);
+        if end < bytes.len() {
+            let is_inside = |at: &usize| bytes.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+            end = (end.saturating_sub(3)..=end)
+                .rev()
+                .find(|at| !is_inside(at))
+                .unwrap_or(end);
+        }
+        bytes.get(..end).unwrap_or(bytes).into()
     }
 
     pub fn is_utf8(&self) -> bool {
@@ -80,7 +99,7 @@ impl From<&str> for Text {
 
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_visible(&self.0, f)
+        Excerpt(&self.0).fmt(f)
     }
 }
 
@@ -107,7 +126,29 @@ pub fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// Peer's bytes for a log line: see [`Text`] on what is replaced.
+/// A peer's bytes for people, in a log line as a rule: UTF-8 with control characters escaped, so that no line can be
+/// forged, other bytes as `\xe9`, and no more than the first 200 of them, with the number of all: nobody may fill a log.
+pub struct Excerpt<'a>(pub &'a [u8]);
+
+/// Bytes of it that are shown.
+const SHOWN: usize = 200;
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(beginning) = self.0.get(..SHOWN).filter(|_| self.0.len() > SHOWN) else {
+            return write_visible(self.0, f);
+        };
+        // Not within a character.
+        let end = match std::str::from_utf8(beginning) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => SHOWN,
+        };
+        write_visible(beginning.get(..end).unwrap_or(beginning), f)?;
+        write!(f, "... ({} bytes)", self.0.len())
+    }
+}
+
+/// The same bytes, all of them.
 pub struct Visible<'a>(pub &'a [u8]);
 
 impl fmt::Display for Visible<'_> {

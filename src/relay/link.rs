@@ -22,8 +22,8 @@ use super::{Shared, spawn, upkeep};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
 use crate::proto::control::{LINK_LIMITS, Requests};
-use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
-use crate::proto::{CallId, Visible};
+use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence, longest_list, most_sessions};
+use crate::proto::{CallId, Excerpt};
 use crate::session::{Owner, ReplyTo};
 use crate::sys::{clock, random};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
@@ -252,9 +252,10 @@ impl<'a> Conversation<'a> {
             FromDispatcher::Pong => self.link.outbox.pong(),
             FromDispatcher::Hello(hello) => {
                 debug!("{}: version {}", self.link, hello.version);
-                self.link.outbox.set_ours(hello.stored);
+                let longest = longest_list(most_sessions(self.shared.hello.capacity));
+                self.link.outbox.set_ours(hello.stored, longest);
                 if let Some(why) = hello.refused {
-                    let why = Visible(why.as_bytes());
+                    let why = Excerpt(why.as_bytes());
                     self.link.outbox.close(&format!("refused: {why}"));
                 }
             }
