@@ -11,12 +11,13 @@
 //!  daemon                     what both are as processes
 //!  config  logging  tls  cli  what both daemons need around them
 //!  metrics                    what is counted, and how Prometheus reads it
+//!  door                       who may come in at a port that strangers reach
 //!  journal                    records on disk that survive a crash
 //!  netlink                    messages to netfilter: the ground for forwarding in the kernel
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
-//!  moment  words              a time; numbers of things in sentences
+//!  moment  words  objects     a time; numbers of things in sentences; JSON objects
 //! ```
 
 pub mod accounting;
@@ -25,11 +26,13 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dispatcher;
+pub mod door;
 pub mod journal;
 pub mod logging;
 pub mod metrics;
 pub mod moment;
 pub mod netlink;
+pub mod objects;
 pub mod proto;
 pub mod relay;
 pub mod session;

@@ -51,6 +51,26 @@ fn a_thousand_records_delivered_twice_are_there_once() {
     assert_eq!(mode & 0o777, 0o640);
 }
 
+/// SQLite would wait for ever for what a FIFO says, or write where somebody else wants it.
+#[test]
+fn what_is_no_file_of_ours_hangs_nothing() {
+    let scratch = Scratch::new("sqlite");
+    let path = scratch.path().join("sessions.db");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let why = backend(&uri(&path)).prepare().unwrap_err().0;
+    assert!(why.contains("a FIFO"), "{why}");
+    fs::remove_file(&path).unwrap();
+    let precious = scratch.path().join("precious");
+    fs::write(&precious, "").unwrap();
+    std::os::unix::fs::symlink(&precious, &path).unwrap();
+    if std::os::unix::fs::lchown(&path, Some(1), None).is_ok() {
+        let why = backend(&uri(&path)).prepare().unwrap_err().0;
+        assert!(why.contains("symbolic link of user 1"), "{why}");
+        assert_eq!(fs::metadata(&precious).unwrap().len(), 0);
+    }
+}
+
 #[test]
 fn a_table_of_mediaproxy_is_used_as_it_is() {
     let scratch = Scratch::new("sqlite");

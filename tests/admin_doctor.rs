@@ -196,6 +196,56 @@ fn doctor_names_what_is_broken_and_what_mends_it() {
     }
 }
 
+/// After each command that is named, nothing is wrong any more.
+#[test]
+fn doctor_names_secrets_that_others_may_read() {
+    let scratch = Scratch::new("admin-secrets").unwrap();
+    let directory = scratch.path();
+    make_certificates(directory).unwrap();
+    write_config(directory, PortRange::find(200).unwrap()).unwrap();
+    let [config, key, secrets] =
+        ["config.ini", "tls/dispatcher.key", "servers"].map(|name| directory.join(name));
+    let radius = directory.join("radius.conf");
+    let text = std::fs::read_to_string(&config).unwrap()
+        + "\naccounting = database, radius, file\n[Database]\ndburi = mysql://u:secret@127.0.0.1:1/x\n"
+        + &format!("[Radius]\nconfig_file = {}\n", radius.display())
+        + &format!("[File]\npath = {}\n", directory.join("fifo").display());
+    std::fs::write(&config, text).unwrap();
+    let text = format!("acctserver 127.0.0.1\nservers {}\n", secrets.display());
+    std::fs::write(&radius, text).unwrap();
+    std::fs::write(&secrets, "127.0.0.1 secret\n").unwrap();
+    for open in [directory, &directory.join("tls")] {
+        chmod(open, 0o755);
+    }
+    for (file, mode) in [(&config, 0o644), (&key, 0o664), (&secrets, 0o666)] {
+        chmod(file, mode);
+    }
+    let made = Command::new("mkfifo").arg(directory.join("fifo")).status();
+    assert!(made.unwrap().success());
+    let (findings, status) = doctor(directory);
+    assert_eq!(status, Some(1));
+    let fifo = found(&findings, "dispatcher", "file", "problem");
+    assert!(fifo.contains("a FIFO"), "{fifo}");
+    for (subject, file, what) in [
+        ("configuration", &config, "may read it (mode 0644)"),
+        ("certificates", &key, "may read it (mode 0664)"),
+        ("RADIUS", &secrets, "may read and change it (mode 0666)"),
+    ] {
+        let text = found(&findings, "dispatcher", subject, "problem");
+        assert!(text.contains(what), "{text}");
+        let (_, command) = text.split_once("): ").unwrap();
+        assert!(command.ends_with(&file.display().to_string()), "{text}");
+        let done = Command::new("sh").args(["-c", command]).status().unwrap();
+        assert!(done.success(), "{command}");
+    }
+    assert!(!format!("{findings:?}").contains("u:secret"), "a password");
+    let (findings, _) = doctor(directory);
+    let open = findings
+        .iter()
+        .filter(|one| one.to_string().contains("every user of this host"));
+    assert_eq!(open.count(), 0, "{findings:#?}");
+}
+
 /// `doctor` as a user whom rights hold for.
 fn doctor_of_nobody(scratch: &Scratch) -> Vec<serde_json::Value> {
     if !doctor::is_root() {

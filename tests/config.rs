@@ -30,6 +30,8 @@ impl Dir {
     fn with(text: impl AsRef<[u8]>) -> Dir {
         let dir = Dir::new();
         fs::write(dir.0.join("config.ini"), text).unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        fs::set_permissions(dir.0.join("config.ini"), closed).unwrap();
         dir
     }
 
@@ -461,6 +463,45 @@ fn warnings_beside_errors() {
         ),
         "{error}"
     );
+}
+
+/// The file has to be for the daemons alone where a password is in it.
+#[test]
+fn a_password_that_others_may_read() {
+    let dir = Dir::with("[Database]\ndburi = mysql://u:secret@h/x\n");
+    let set = |path: &Path, mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(path, mode).unwrap();
+    };
+    set(&dir.0, 0o755);
+    let file = dir.0.join("config.ini");
+    let warnings = || config::load_dispatcher(&dir.0).unwrap().warnings;
+    for (mode, what) in [
+        (0o644, "read"),
+        (0o662, "change"),
+        (0o666, "read and change"),
+    ] {
+        set(&file, mode);
+        let [warning] = &dir.short(&warnings())[..] else {
+            panic!("{mode:o}: {:?}", warnings());
+        };
+        let text = format!(
+            "2: [Database] dburi: its password is in a file that is open: every user of this host may {what} it (mode {mode:04o}): "
+        );
+        assert!(warning.starts_with(&text), "{warning}");
+        assert!(
+            warning.ends_with(&format!("chmod 640 {}", file.display())),
+            "{warning}"
+        );
+        assert!(!warning.contains("secret"), "{warning}");
+    }
+    for dburi in ["mysql://u@h/x", "sqlite:///a:b@c"] {
+        fs::write(&file, format!("[Database]\ndburi = {dburi}\n")).unwrap();
+        assert_eq!(warnings(), [""; 0], "{dburi}: no password");
+    }
+    fs::write(&file, "[Database]\ndburi = mysql://u:secret@h/x\n").unwrap();
+    set(&dir.0, 0o750);
+    assert_eq!(warnings(), [""; 0], "nobody else gets there");
 }
 
 #[test]

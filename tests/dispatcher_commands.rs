@@ -297,7 +297,7 @@ impl Proxy {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
         let none = set(&directory.join("none"));
-        let enders = Enders::start(&none, &set(&path), &directory).unwrap();
+        let enders = Enders::start(&none, &set(&path), &directory, (0o600, None)).unwrap();
         bed.running.set_enders(Arc::new(enders));
         Proxy { socket }
     }
@@ -429,7 +429,7 @@ fn d3_a_call_that_opensips_does_not_find_and_may_have_keeps_its_media() {
     let path = directory.join("opensips");
     let stand_in = opensips::OpenSips::listen(&path, opensips::Version::V3_1);
     let none = set(&directory.join("none"));
-    let enders = Enders::start(&set(&path), &none, &directory).unwrap();
+    let enders = Enders::start(&set(&path), &none, &directory, (0o600, None)).unwrap();
     bed.running.set_enders(Arc::new(enders));
     let dialog = opensips::Dialog::new(0xb2e, 0x46ca_a32d, "one");
     let mut relay = explaining(&bed, "a");

@@ -146,23 +146,39 @@ fn a_relay_that_does_not_answer_is_named_in_the_summary() {
 }
 
 #[test]
-fn no_more_than_64_clients() {
+fn of_more_than_64_clients_who_has_not_asked_for_longest_goes() {
     let bed = Bed::new();
     let mut clients: Vec<_> = (0..64).map(|_| bed.management()).collect();
     for client in &mut clients {
         assert_eq!(client.ask("version\r\n"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(client.answer(), "");
     }
-    bed.management().ends();
-    drop(clients.pop());
-    // The place is free once the dispatcher has seen that its owner is gone.
-    let is_served = || {
-        let socket = UnixStream::connect(&bed.management_path).unwrap();
-        socket.set_read_timeout(Some(LONG)).unwrap();
-        // One that is turned away may be closed before it has said anything.
-        let _ = (&socket).write_all(b"version\r\n");
-        matches!((&socket).read(&mut [0; 10]), Ok(1..))
-    };
-    while !is_served() {
-        thread::yield_now();
+    // The first one asks again.
+    assert_eq!(clients[0].ask("version\r\n"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(clients[0].answer(), "");
+    assert_eq!(
+        bed.management().ask("version\r\n"),
+        env!("CARGO_PKG_VERSION")
+    );
+    clients[1].ends();
+    for client in [0, 2, 63] {
+        assert_eq!(
+            clients[client].ask("version\r\n"),
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+}
+
+#[test]
+fn a_client_that_says_nothing_takes_no_place() {
+    let bed = Bed::new();
+    let mut clients: Vec<_> = (0..64).map(|_| bed.management()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("version\r\n"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(client.answer(), "");
+    }
+    let _silent: Vec<_> = (0..200).map(|_| bed.management()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("version\r\n"), env!("CARGO_PKG_VERSION"));
     }
 }

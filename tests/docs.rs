@@ -287,6 +287,8 @@ impl Folder {
         let path = std::env::temp_dir().join(unique);
         fs::create_dir(&path).unwrap();
         fs::write(path.join("config.ini"), config).unwrap();
+        let closed = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        fs::set_permissions(path.join("config.ini"), closed).unwrap();
         Folder(path)
     }
 

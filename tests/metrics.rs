@@ -305,6 +305,37 @@ fn hostile_clients_harm_nothing_and_no_call() {
     watched.stop();
 }
 
+/// Who says nothing costs a descriptor, on any port, and gives it back.
+#[test]
+fn silent_connections_cost_no_thread() {
+    let watched = Watched::start("metrics-silent", "");
+    let config = fs::read_to_string(watched.scratch.path().join("config.ini")).unwrap();
+    let ports: Vec<&str> = ["listen = ", "listen_management = "]
+        .into_iter()
+        .filter_map(|key| config.lines().find_map(|line| line.strip_prefix(key)))
+        .collect();
+    let before = scrape(watched.dispatcher);
+    let metrics = watched.dispatcher.to_string();
+    let all = || ports.iter().copied().chain([metrics.as_str()]);
+    let silent: Vec<TcpStream> = (0..200)
+        .flat_map(|_| all())
+        .map(|address| TcpStream::connect(address).unwrap())
+        .collect();
+    let during = scrape_after(watched.dispatcher, &before);
+    let more = |of: &Scrape, name| of.value(name) - before.value(name);
+    assert!(more(&during, "process_threads") <= 1.0);
+    let open = more(&during, "process_open_fds");
+    assert!(
+        (128.0..=128.0 + 128.0 + 16.0 + 4.0).contains(&open),
+        "{open}"
+    );
+    drop(silent);
+    scrape_until(watched.dispatcher, "they are gone", |scrape| {
+        more(scrape, "process_open_fds") <= 1.0
+    });
+    watched.stop();
+}
+
 #[test]
 fn a_port_that_is_taken_keeps_a_daemon_from_starting_and_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -11,7 +11,7 @@ mod certs;
 #[path = "support/links.rs"]
 mod links;
 use certs::Certs;
-use links::{context, read_exactly};
+use links::{context, read_exactly, shake};
 
 /// A program that is ended with the test.
 struct Running(Child);
@@ -160,4 +160,40 @@ fn openssl_as_the_dispatcher() {
         writer.write_all(b"gnip\n").unwrap();
         assert_eq!(read_exactly(&mut reader, 5), b"ping\n");
     }
+}
+
+/// Keys of either kind under a CA of either kind; what is there stays.
+#[test]
+fn new_keys_are_of_elliptic_curves_and_old_ones_stay() {
+    let certs = Certs::empty();
+    certs.script(&["--key", "rsa"], &["ca"]);
+    certs.script(&["--key", "rsa"], &["relay"]);
+    let [ca, key, cert] = ["ca.pem", "relay.key", "relay.crt"].map(|name| certs.read(name));
+    certs.script(&[], &["all"]);
+    assert_eq!(
+        [
+            certs.read("ca.pem"),
+            certs.read("relay.key"),
+            certs.read("relay.crt")
+        ],
+        [ca, key.clone(), cert]
+    );
+    certs.script(&[], &["renew"]);
+    assert_eq!(certs.read("relay.key"), key);
+    for (name, kind, usage) in [
+        (
+            "relay",
+            "rsaEncryption",
+            "Digital Signature, Key Encipherment\n",
+        ),
+        ("dispatcher", "id-ecPublicKey", "Digital Signature\n"),
+    ] {
+        let show = ["x509", "-noout", "-text", "-in", &format!("{name}.crt")];
+        let text = String::from_utf8(certs.openssl(&show).stdout).unwrap();
+        assert!(text.contains(kind) && text.contains(usage), "{text}");
+    }
+    let [dispatcher, relay] = ["dispatcher", "relay"].map(|role| context(&certs, role));
+    let (server, client) = shake((&dispatcher, None), (&relay, None));
+    server.unwrap();
+    client.unwrap();
 }

@@ -24,7 +24,7 @@ Options
   --org TEXT     organization in all subjects (default: MediaProxy)
   --cn TEXT      common name of the certificate (default: its NAME)
   --ou TEXT      organizational unit of the certificate (default: none)
-  --key TYPE     rsa (2048 bits), rsa4096 or ec (P-256); default rsa
+  --key TYPE     of new keys: ec (P-256), rsa (2048 bits) or rsa4096; default ec. Those that exist stay as they are
   --days N       how long certificates are valid (default 3650)
   --ca-days N    how long a new CA is valid (default 7300)
   --crl-days N   when the next revocation list is due (default 365)
@@ -93,6 +93,12 @@ subjectKeyIdentifier = hash
 [leaf]
 basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = serverAuth, clientAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+[leaf_ec]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth, clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
@@ -178,7 +184,12 @@ issue() { # NAME: a certificate for the key $dir/NAME.key
     subject="$subject/CN=$(escaped "${cn:-$1}")"
     quietly openssl req -utf8 -new -config "$state/openssl.cnf" -key "$dir/$1.key" -subj "$subject" \
         -out "$state/request"
-    quietly openssl ca -batch -config "$state/openssl.cnf" -notext -days "$days" \
+    # A key that cannot encipher must not say that it does (RFC 8813).
+    extensions=leaf_ec
+    if openssl pkey -in "$dir/$1.key" -noout -text_pub | grep -qi modulus; then
+        extensions=leaf
+    fi
+    quietly openssl ca -batch -config "$state/openssl.cnf" -extensions "$extensions" -notext -days "$days" \
         -in "$state/request" -out "$dir/$1.crt.new"
     rm -f "$state/request"
     publish "$1.crt"
@@ -253,7 +264,7 @@ check_number() { # OPTION VALUE
     esac
 }
 
-org=MediaProxy cn='' ou='' key=rsa days=3650 ca_days=7300 crl_days=365 force='' group=''
+org=MediaProxy cn='' ou='' key=ec days=3650 ca_days=7300 crl_days=365 force='' group=''
 [ "$(id -u)" != 0 ] || ! getent group mediaproxy >/dev/null || group=mediaproxy
 while [ $# -gt 0 ]; do
     case $1 in
@@ -277,7 +288,7 @@ while [ $# -gt 0 ]; do
 done
 case $key in
     rsa | rsa4096 | ec) ;;
-    *) fail "--key $key: rsa, rsa4096 or ec is allowed" ;;
+    *) fail "--key $key: ec, rsa or rsa4096 is allowed" ;;
 esac
 if [ $# -lt 2 ]; then
     usage >&2

@@ -74,6 +74,7 @@ impl Bed {
             &config.opensips.socket,
             &config.kamailio.socket,
             &runtime_dir,
+            (config.socket_mode, None),
         )?;
         let recorder = Recorder::open(
             Some(Arc::clone(&accounting)),

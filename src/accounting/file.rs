@@ -16,6 +16,8 @@ use serde::Deserialize;
 
 use super::{Backend, Record, Unavailable, Verdict};
 use crate::config::FileSection;
+use crate::objects::objects_only;
+use crate::sys::files::{check_target, open_given};
 
 /// So much of an old file is read, in bytes: more than what can have been delivered without being known to be.
 const TAIL: u64 = 4 << 20;
@@ -106,12 +108,10 @@ impl Open {
         fs::create_dir_all(parent)?;
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o640);
+        check_target(path)?;
         // A pipe that nobody reads would hold us up.
         let handle = options.custom_flags(libc::O_NONBLOCK).open(path)?;
         let found = handle.metadata()?;
-        if !found.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
         if found.len() == 0 {
             // The name itself shall be there after a crash of the host.
             Handle::open(parent)?.sync_all()?;
@@ -161,7 +161,7 @@ impl Open {
     /// Adds the sessions at the end of the file that this one has taken the place of. Where it cannot be read, a batch may
     /// come twice: that is no reason to deliver nothing.
     fn look_into_rotated(&mut self, path: &Path) {
-        let rotated = newest_rotated(path).and_then(|path| Handle::open(path).ok());
+        let rotated = newest_rotated(path).and_then(|path| open_given(&path).ok());
         let Some(mut rotated) = rotated else {
             return;
         };
@@ -225,9 +225,11 @@ fn newest_rotated(path: &Path) -> Option<PathBuf> {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Written {
     session_id: String,
 }
+objects_only!(Written);
 
 #[cfg(test)]
 mod tests {
@@ -395,7 +397,12 @@ mod tests {
         let error = at(scratch.path()).prepare().unwrap_err();
         assert!(error.0.contains("directory"), "{error}");
         let error = at(Path::new("/dev/full")).prepare().unwrap_err();
-        assert_eq!(error.0, "/dev/full: not a regular file");
+        assert!(error.0.starts_with("/dev/full: it is no file"), "{error}");
+        let fifo = scratch.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let error = at(&fifo).prepare().unwrap_err();
+        assert!(error.0.contains("a FIFO"), "{error}");
         let mut verdicts = Vec::new();
         let file = scratch.path().join("file");
         fs::write(&file, "").unwrap();

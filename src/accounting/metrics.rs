@@ -6,15 +6,18 @@ use serde::Deserialize;
 
 use super::{Accounting, Progress};
 use crate::metrics::Exposition;
+use crate::objects::objects_only;
 use crate::sys::clock;
 
 /// When a recorded session ended.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Times {
     start_time: Option<f64>,
     #[serde(default)]
     duration: f64,
 }
+objects_only!(Times);
 
 /// Writes the families of accounting; without samples where nothing is accounted.
 pub fn write(text: &mut Exposition, accounting: Option<&Accounting>) {

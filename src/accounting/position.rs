@@ -1,6 +1,6 @@
 //! How far each backend is in the journal, over restarts: a file for each, replaced as a whole.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -8,9 +8,13 @@ use log::{error, info, warn};
 
 use super::Backend;
 use crate::journal::Position;
+use crate::sys::files::{create_own, read_own};
 use crate::words::counted;
 
 const SUFFIX: &str = ".position";
+
+/// Bytes of such a file that are read: it has two numbers.
+const LONGEST: u64 = 4096;
 
 /// Records that a backend has not got yet, counted while the journal is opened.
 pub struct Unread {
@@ -148,10 +152,8 @@ pub fn path(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn read(path: &Path) -> io::Result<Option<Position>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(text) = read_own(path, LONGEST)? else {
+        return Ok(None);
     };
     // One that cannot be read must neither lose what waits nor stop the dispatcher.
     let text = String::from_utf8_lossy(&text);
@@ -168,7 +170,7 @@ fn read(path: &Path) -> io::Result<Option<Position>> {
 /// Writes a position so that a crash leaves the old or the new one.
 pub fn write(path: &Path, position: Position) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
+    let mut file = create_own(&new)?;
     writeln!(file, "{position}")?;
     file.sync_data()?;
     fs::rename(&new, path)
@@ -176,7 +178,33 @@ pub fn write(path: &Path, position: Position) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
+    use crate::sys::scratch::Scratch as Folder;
+
+    /// Its start would wait for ever for who writes to a FIFO, and read an endless file until there is no memory.
+    #[test]
+    fn what_is_no_position_file_hangs_nothing_and_is_written_by_nobody() {
+        let folder = Folder::new("position-kinds");
+        let at = path(folder.path(), "file");
+        let made = std::process::Command::new("mkfifo").arg(&at).status();
+        assert!(made.unwrap().success());
+        assert!(read(&at).unwrap_err().to_string().contains("a FIFO"));
+        fs::remove_file(&at).unwrap();
+        symlink("/dev/zero", &at).unwrap();
+        assert!(read(&at).unwrap_err().to_string().contains("symbolic link"));
+        fs::remove_file(&at).unwrap();
+        fs::write(&at, vec![b'1'; 1 << 20]).unwrap();
+        assert!(read(&at).unwrap_err().to_string().contains("larger than"));
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "mine").unwrap();
+        symlink(&precious, at.with_extension("new")).unwrap();
+        write(&at, Position::default()).unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), b"mine");
+        assert_eq!(read(&at).unwrap(), Some(Position::default()));
+    }
+
     use crate::accounting::{Record, Unavailable, Verdict};
     use crate::sys::scratch::Scratch;
 

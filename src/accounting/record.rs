@@ -3,6 +3,8 @@
 
 use serde::Deserialize;
 
+use crate::objects::objects_only;
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -17,12 +19,14 @@ pub struct Record {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Seen {
     session_id: String,
     call_id: String,
     from_tag: String,
     to_tag: Option<String>,
 }
+objects_only!(Seen);
 
 impl Record {
     /// Reads what stands in a journal.

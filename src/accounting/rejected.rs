@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::sys::clock;
+use crate::sys::files::open_own;
 
 /// A larger file takes no more: then the backend waits, so that nothing is lost without anybody noticing.
 const LIMIT: u64 = 256 << 20;
@@ -66,11 +67,9 @@ impl Rejected {
     }
 
     fn append(&self, lines: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .open(&self.path)?;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o640);
+        let mut file = open_own(&mut options, &self.path)?;
         let length = file.metadata()?.len();
         if length + lines.len() as u64 > self.limit {
             let limit = self.limit >> 20;

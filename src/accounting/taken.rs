@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 
 use serde::Deserialize;
 
+use crate::objects::objects_only;
 use crate::proto::SessionId;
 
 /// What tells a session from others.
@@ -19,10 +20,12 @@ pub struct Keys {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Seen<'a> {
     #[serde(borrow)]
     session_id: std::borrow::Cow<'a, str>,
 }
+objects_only!(Seen<'a>);
 
 impl Keys {
     /// The key of the session that a record is of. What has no session id cannot come a second time.

@@ -20,6 +20,7 @@ use super::units::{clean, colour, width, wrap};
 use super::{Outcome, print};
 use crate::config::{self, ConfigError, FILE_NAME, Roles};
 use crate::relay::checks::{self, Verdict};
+use crate::sys::remedy;
 use crate::words::counted;
 
 /// One thing that was looked at.
@@ -34,7 +35,10 @@ pub struct Finding {
 
 impl From<checks::Finding> for Finding {
     fn from(found: checks::Finding) -> Finding {
-        Finding::new(found.verdict, &found.subject, found.text)
+        match found.verdict {
+            Verdict::Warning => told(&found.subject, &found.text),
+            verdict => Finding::new(verdict, &found.subject, found.text),
+        }
     }
 }
 
@@ -82,6 +86,14 @@ pub fn warning(subject: &str, text: impl Into<String>) -> Finding {
 
 pub fn problem(subject: &str, text: impl Into<String>) -> Finding {
     Finding::new(Verdict::Problem, subject, text)
+}
+
+/// What the daemons warn of at their start. That others may read a secret is a problem.
+pub fn told(subject: &str, text: &str) -> Finding {
+    match remedy::tells_of_open(text) {
+        true => problem(subject, text),
+        false => warning(subject, text),
+    }
 }
 
 /// Looks at everything that the configuration has.
@@ -144,7 +156,7 @@ pub fn unusable(error: &ConfigError) -> Vec<Finding> {
     let subject = "configuration";
     let errors = error.messages().into_iter();
     let mut findings: Vec<Finding> = errors.map(|text| problem(subject, text)).collect();
-    findings.extend(error.warnings().iter().map(|text| warning(subject, text)));
+    findings.extend(error.warnings().iter().map(|text| told(subject, text)));
     findings
 }
 

@@ -8,9 +8,11 @@ use serde::Deserialize;
 
 use super::units::clean;
 
+use crate::objects::objects_only;
+
 /// A line of `summary`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Relay {
     pub ip: String,
     pub name: Option<String>,
@@ -30,6 +32,7 @@ pub struct Relay {
     /// Not connected; it is listed for its calls, or because it is drained.
     pub away: bool,
 }
+objects_only!(Relay);
 
 impl Relay {
     /// What to call it in commands.
@@ -77,7 +80,7 @@ impl Relay {
 
 /// A line of `sessions`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Session {
     pub session_id: Option<String>,
     pub call_id: String,
@@ -92,16 +95,18 @@ pub struct Session {
     pub offered: Vec<Stream>,
     pub exact: Option<Exact>,
 }
+objects_only!(Session);
 
 /// What is not UTF-8, as commands take it.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Exact {
     pub call_id: String,
 }
+objects_only!(Exact);
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub struct Stream {
     pub media_type: String,
     pub status: String,
@@ -115,6 +120,7 @@ pub struct Stream {
     pub caller_packets_kernel: u64,
     pub callee_packets_kernel: u64,
 }
+objects_only!(Stream);
 
 impl Stream {
     fn is_live(&self) -> bool {

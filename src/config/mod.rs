@@ -28,7 +28,6 @@ mod suggest;
 mod values;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +48,7 @@ pub use values::{
     PortRange, ProxySocket, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
 
+use crate::sys::files::open_given;
 use crate::sys::remedy;
 
 /// The file's name in the configuration directory.
@@ -206,7 +206,7 @@ fn understand<T>(
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = File::open(path)?
+    let read = open_given(path)?
         .take(LARGEST + 1)
         .read_to_end(&mut bytes)?;
     if read as u64 > LARGEST {

@@ -17,6 +17,7 @@ use crate::proto::Visible;
 use crate::proto::control::{PROXY_LIMITS, Requests};
 use crate::sys::clock;
 use crate::sys::datagram::undisturbed;
+use crate::sys::peer::credentials;
 
 /// Connections at once; a proxy has one for each of its processes.
 const MAX_CONNECTIONS: usize = 1000;
@@ -46,6 +47,9 @@ pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
                 }
                 return;
             };
+            if let (Some(enders), Ok(client)) = (dispatcher.enders.get(), credentials(&socket)) {
+                enders.is_asked_by(client.uid);
+            }
             let dispatcher = Arc::clone(dispatcher);
             let run = move || {
                 talk(&dispatcher, &socket);

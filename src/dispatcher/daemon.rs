@@ -81,7 +81,8 @@ fn start(options: &Options, config: &DispatcherConfig) -> Result<Started, StartE
     process::note_start();
     let listener = config.listen_metrics.map(metrics::listen).transpose()?;
     let (opensips, kamailio) = (&config.opensips.socket, &config.kamailio.socket);
-    let enders = Enders::start(opensips, kamailio, &options.runtime_dir)?;
+    let access = (config.socket_mode, group);
+    let enders = Enders::start(opensips, kamailio, &options.runtime_dir, access)?;
     let enders = Arc::new(enders);
     let accounting =
         start_accounting(config).inspect_err(|_| dialog::remove_sockets(&options.runtime_dir))?;

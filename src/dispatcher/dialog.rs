@@ -5,13 +5,14 @@
 //! One thread for each proxy that sends and waits by itself: while Kamailio handles the request, it asks this
 //! daemon for `remove` and waits for the answer.
 
+mod answers;
 pub(super) mod question;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,16 +21,19 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded};
 
-use self::question::{Answer, Form, Next, Questions, To, understand};
+use self::answers::{Answers, Askers, Came, bind, listen};
+use self::question::{Answer, Form, Next, Questions, To};
 use super::finished::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
 use super::metrics::Dialogs;
+use super::settings::Group;
 use super::spawn;
+use super::waiting::lock;
 use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
-use crate::proto::{CallId, DialogId, Visible};
+use crate::proto::{CallId, DialogId};
 use crate::sys::clock;
-use crate::sys::datagram::{first_there, is_there, undisturbed};
+use crate::sys::datagram::{first_there, is_there, receive, undisturbed};
 use crate::sys::thread::run_tenaciously;
 
 /// How long an answer may take; then the request is sent once more.
@@ -44,10 +48,8 @@ const WAITING: usize = 10_000;
 /// When a proxy that has not answered is asked again, and for how long: it may just be starting.
 const LATER: Duration = Duration::from_secs(60);
 const LAST: Duration = DIALOG_AGE;
-/// How long to look for answers before what is new is sent.
+/// Between two looks at what nothing wakes for.
 const TURN: Duration = Duration::from_millis(50);
-/// The longest answer that is read, bytes.
-const LONGEST: usize = 64 * 1024;
 
 /// Our own sockets in the runtime directory.
 const OPENSIPS_SOCKET: &str = "opensips.sock";
@@ -120,6 +122,7 @@ pub struct Enders {
     kamailio: Queue,
     counts: Arc<Dialogs>,
     pending: Arc<()>,
+    askers: Askers,
 }
 
 /// Dialogs that a proxy is to be asked for.
@@ -140,7 +143,8 @@ impl Queue {
 }
 
 impl Enders {
-    /// Starts the threads. Answers come to sockets of our own in the runtime directory.
+    /// Starts the threads. Answers come to sockets of our own in the runtime directory, with the mode and group of the one
+    /// where the proxy asks.
     ///
     /// # Errors
     /// A socket of our own cannot be made, or a thread.
@@ -148,14 +152,24 @@ impl Enders {
         opensips: &ProxySocket,
         kamailio: &ProxySocket,
         runtime_dir: &Path,
+        (mode, group): (u32, Option<Group>),
     ) -> Result<Enders, String> {
         let counts = Arc::new(Dialogs::default());
+        let askers = Askers::default();
         let begin = |proxy: Proxy, at: &ProxySocket, own: &str| {
             let own = runtime_dir.join(own);
-            let socket = bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
+            let socket =
+                bind(&own, mode, group).map_err(|error| format!("{}: {error}", own.display()))?;
             // A bounded one would take the room for all at once.
             let (sender, dialogs) = unbounded();
-            let mut ender = Ender::new(proxy, at.paths.clone(), socket, Arc::clone(&counts));
+            let answers = listen(proxy, &at.paths, &askers, &socket).map_err(|e| e.to_string())?;
+            let mut ender = Ender::new(
+                proxy,
+                at.paths.clone(),
+                socket,
+                answers,
+                Arc::clone(&counts),
+            );
             let left = dialogs.clone();
             spawn("dialogs", move || {
                 run_tenaciously("dialogs", || ender.run(&dialogs));
@@ -173,7 +187,13 @@ impl Enders {
             kamailio: begin(Proxy::Kamailio, kamailio, KAMAILIO_SOCKET)?,
             counts,
             pending: Arc::default(),
+            askers,
         })
+    }
+
+    /// A user asks for relays, as a SIP proxy does. What it answers counts without a number, too.
+    pub fn is_asked_by(&self, user: u32) {
+        lock(&self.askers).insert(user);
     }
 
     /// Tells the log which proxy dialogs are ended at, as it stands now.
@@ -288,25 +308,6 @@ pub fn remove_sockets(runtime_dir: &Path) {
     }
 }
 
-/// The answers' socket: the proxy, which runs as another user, has to write to it. That of a live dispatcher is left
-/// alone: it would get no answer any more.
-fn bind(path: &Path) -> io::Result<UnixDatagram> {
-    if UnixDatagram::unbound()?.connect(path).is_ok() {
-        let text = "another process listens there; stop it first or choose another --runtime-dir";
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = UnixDatagram::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o666))?;
-    socket.set_read_timeout(Some(TURN))?;
-    // A proxy that does not read holds up nobody but the dialogs that wait for it.
-    socket.set_write_timeout(Some(ANSWER_LIMIT))?;
-    Ok(socket)
-}
-
 /// A request without its answer.
 struct Open {
     dialog: Dialog,
@@ -325,7 +326,8 @@ struct Ender {
     /// How OpenSIPS takes a dialog.
     learned: Option<Form>,
     socket: UnixDatagram,
-    open: HashMap<u64, Open>,
+    answers: Answers,
+    open: HashMap<u128, Open>,
     /// To be asked for again, and when.
     later: VecDeque<(Duration, Dialog)>,
     next: u64,
@@ -333,14 +335,28 @@ struct Ender {
     counts: Arc<Dialogs>,
 }
 
+impl Drop for Ender {
+    /// Ends the thread that reads the answers.
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
 impl Ender {
-    fn new(proxy: Proxy, paths: Vec<PathBuf>, socket: UnixDatagram, counts: Arc<Dialogs>) -> Self {
+    fn new(
+        proxy: Proxy,
+        paths: Vec<PathBuf>,
+        socket: UnixDatagram,
+        answers: Answers,
+        counts: Arc<Dialogs>,
+    ) -> Self {
         Ender {
             proxy,
             paths,
             at: PathBuf::new(),
             learned: None,
             socket,
+            answers,
             open: HashMap::new(),
             later: VecDeque::new(),
             next: 1,
@@ -351,35 +367,44 @@ impl Ender {
 
     /// Until nobody can hand over a dialog any more.
     fn run(&mut self, dialogs: &Receiver<Dialog>) {
-        let mut buffer = vec![0; LONGEST];
+        let never = crossbeam_channel::never();
         loop {
-            if self.open.is_empty() {
-                match dialogs.recv_timeout(self.rest(clock::mono())) {
+            let is_full = self.open.len() >= WINDOW;
+            let next = if is_full { &never } else { dialogs };
+            crossbeam_channel::select! {
+                recv(next) -> dialog => match dialog {
                     Ok(dialog) => self.ask(dialog),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
+                    // What is open still gets its answers.
+                    Err(_) if self.open.is_empty() => return,
+                    Err(_) => self.wait(),
+                },
+                recv(self.answers.came) -> came => match came {
+                    Ok(came) => self.answered(came),
+                    Err(_) => self.wait(),
+                },
+                default(self.rest(clock::mono())) => {}
             }
             self.ask_again(clock::mono());
-            while self.open.len() < WINDOW {
-                match dialogs.try_recv() {
-                    Ok(dialog) => self.ask(dialog),
-                    Err(_) => break,
-                }
-            }
-            if !self.open.is_empty() {
-                if let Ok(length) = undisturbed(|| self.socket.recv(&mut buffer)) {
-                    self.answered(buffer.get(..length).unwrap_or_default());
-                }
-                self.look_for_silence(clock::mono());
-            }
+            self.look_for_silence(clock::mono());
         }
     }
 
-    /// How long there is nothing to ask for again.
+    /// One of the channels has ended.
+    fn wait(&mut self) {
+        match self.answers.came.recv_timeout(TURN) {
+            Ok(came) => self.answered(came),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TURN),
+        }
+    }
+
+    /// How long nothing is due: a request to be sent again, or an answer.
     fn rest(&self, now: Duration) -> Duration {
-        let next = self.later.front().map(|(at, _)| at.saturating_sub(now));
-        next.unwrap_or(LATER)
+        let later = self.later.front().map(|(at, _)| *at);
+        let later = later.filter(|_| self.open.len() < WINDOW);
+        let deadlines = self.open.values().map(|open| open.deadline);
+        let next = deadlines.chain(later).min();
+        next.map_or(LATER, |at| at.saturating_sub(now))
     }
 
     fn ask_again(&mut self, now: Duration) {
@@ -403,9 +428,25 @@ impl Ender {
         self.send_first(dialog, questions);
     }
 
+    /// What is there before anything is asked answers nothing.
+    fn empty(&self) {
+        let mut buffer = [0; 1];
+        // As many as the kernel ever lets wait: a stranger that sends on holds up nobody.
+        for _ in 0..4096 {
+            if receive(&self.socket, &mut buffer).is_err() {
+                break;
+            }
+        }
+        self.answers.emptied.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Each question has a number of its own: an answer may come late.
     fn send_first(&mut self, dialog: Dialog, questions: Questions) {
-        let number = self.next;
+        if self.open.is_empty() {
+            self.empty();
+        }
+        // Nobody who does not read what the proxy is sent knows the secret half.
+        let number = u128::from(self.next) << 64 | u128::from(self.answers.secret);
         self.next += 1;
         let open = Open {
             dialog,
@@ -417,7 +458,7 @@ impl Ender {
     }
 
     /// Sends a request, for the first time or once more.
-    fn send(&mut self, number: u64, mut open: Open) {
+    fn send(&mut self, number: u128, mut open: Open) {
         open.tries += 1;
         open.deadline = clock::mono() + ANSWER_LIMIT;
         let path = first_there(&self.paths);
@@ -444,17 +485,21 @@ impl Ender {
         self.open.insert(number, open);
     }
 
-    fn answered(&mut self, bytes: &[u8]) {
-        let (to, answer) = understand(bytes);
+    fn answered(&mut self, (to, answer, emptied): Came) {
+        let is_late = emptied < self.answers.emptied.load(Ordering::SeqCst);
         let number = match to {
             To::Number(number) => Some(number),
+            // It was there before anything was asked.
+            To::First if is_late => None,
             To::First => self.open.keys().min().copied(),
             To::Nothing => None,
         };
         let Some(open) = number.and_then(|number| self.open.remove(&number)) else {
             if let Some(skipped) = self.odd.due() {
-                let shown = Visible(bytes.get(..200).unwrap_or(bytes));
-                log::warn!("{}: an answer to nothing: {shown}{skipped}", self.proxy);
+                log::warn!(
+                    "{}: an answer to nothing: {answer:.200?}{skipped}",
+                    self.proxy
+                );
             }
             return;
         };
@@ -511,7 +556,7 @@ impl Ender {
 
     fn look_for_silence(&mut self, now: Duration) {
         let overdue = self.open.iter().filter(|(_, open)| open.deadline <= now);
-        let overdue: Vec<u64> = overdue.map(|(number, _)| *number).collect();
+        let overdue: Vec<u128> = overdue.map(|(number, _)| *number).collect();
         for number in overdue {
             let Some(open) = self.open.remove(&number) else {
                 continue;

@@ -5,9 +5,13 @@ use serde_json::{Value, json};
 #[path = "../../tests/support/opensips.rs"]
 mod opensips;
 
+use super::answers::Credible;
 use super::*;
 use crate::metrics::Counter;
 use crate::proto::name::Name;
+use crate::sys::datagram::Sender as From;
+use crate::sys::users;
+use std::os::unix::fs::PermissionsExt;
 
 fn id(text: &str) -> DialogId {
     DialogId(text.into())
@@ -36,7 +40,21 @@ fn asked(proxy: &UnixDatagram) -> (Value, std::os::unix::net::SocketAddr) {
 /// Enders that ask OpenSIPS at the stand-in, and have no Kamailio.
 fn start(dir: &Path) -> Result<Enders, String> {
     let opensips = at(&[dir.join("proxy.sock")], true);
-    Enders::start(&opensips, &at(&[dir.join("none")], false), dir)
+    Enders::start(
+        &opensips,
+        &at(&[dir.join("none")], false),
+        dir,
+        (0o664, None),
+    )
+}
+
+/// No answers.
+fn none() -> Answers {
+    Answers {
+        secret: 0,
+        came: crossbeam_channel::never(),
+        emptied: Arc::default(),
+    }
 }
 
 fn at(paths: &[PathBuf], is_set: bool) -> ProxySocket {
@@ -50,7 +68,7 @@ fn at(paths: &[PathBuf], is_set: bool) -> ProxySocket {
 fn the_socket_of_a_live_dispatcher_is_left_alone() {
     let (dir, proxy) = stand_in("second");
     let own = dir.join("opensips.sock");
-    let live = bind(&own).unwrap();
+    let live = bind(&own, 0o600, None).unwrap();
     let refused = start(&dir);
     let error = refused.map(|_| ()).unwrap_err();
     assert!(error.contains("another process listens there"), "{error}");
@@ -62,7 +80,7 @@ fn the_socket_of_a_live_dispatcher_is_left_alone() {
     );
     drop(live);
     assert!(own.exists(), "left by a crash");
-    drop(bind(&own).unwrap());
+    drop(bind(&own, 0o600, None).unwrap());
     fs::remove_dir_all(dir).unwrap();
 }
 
@@ -108,10 +126,10 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
         Duration::ZERO,
         1,
     );
-    let socket = bind(&dir.join("own.sock")).unwrap();
+    let socket = bind(&dir.join("own.sock"), 0o600, None).unwrap();
     let counts = Arc::new(Dialogs::default());
     let paths = vec![dir.join("proxy.sock")];
-    let mut ender = Ender::new(Proxy::OpenSips, paths, socket, counts);
+    let mut ender = Ender::new(Proxy::OpenSips, paths, socket, none(), counts);
     let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
     let pending = Arc::new(());
     let dialog = Dialog {
@@ -181,6 +199,108 @@ fn what_the_ledger_has_is_settled_by_an_answer_alone() {
     fs::remove_dir_all(dir).unwrap();
 }
 
+/// Anybody may send to the socket: what he says ends nothing, and what came before the question is no answer to it.
+#[test]
+fn d5_nobody_else_answers_for_the_proxy() {
+    let (dir, proxy) = stand_in("stranger");
+    let own = dir.join("opensips.sock");
+    let enders = start(&dir).unwrap();
+    let elsewhere = UnixDatagram::bind(dir.join("elsewhere.sock")).unwrap();
+    let unnamed = UnixDatagram::unbound().unwrap();
+    for socket in [&elsewhere, &unnamed] {
+        let limit = Some(Duration::from_secs(20));
+        socket.set_write_timeout(limit).unwrap();
+        // More than its queue takes: it is read while nothing is asked, and a full one would hold up the proxy.
+        for _ in 0..100 {
+            socket.send_to(b"200 OK", &own).unwrap();
+            socket
+                .send_to(br#"{"id": "1", "result": "OK"}"#, &own)
+                .unwrap();
+        }
+    }
+    let (told, outcome) = unbounded();
+    enders.end(&CallId("a".into()), &id("1"), Told::Asker(told));
+    let (request, _) = asked(&proxy);
+    let name = &request["id"];
+    let right = json!({"id": name, "result": "OK"}).to_string();
+    elsewhere.send_to(right.as_bytes(), &own).unwrap();
+    elsewhere.send_to(b"200 OK", &own).unwrap();
+    for odd in [
+        "{}",
+        "[]",
+        "null",
+        r#"{"result": "OK"}"#,
+        r#"{"id": "1", "result": "OK"}"#,
+    ] {
+        unnamed.send_to(odd.as_bytes(), &own).unwrap();
+    }
+    let nothing = json!({"jsonrpc": "2.0", "id": name}).to_string();
+    unnamed.send_to(nothing.as_bytes(), &own).unwrap();
+    let busy = json!({"id": name, "error": {"code": 500, "message": "busy"}}).to_string();
+    // OpenSIPS answers from a socket without a name.
+    unnamed.send_to(busy.as_bytes(), &own).unwrap();
+    let refused = outcome.recv().unwrap();
+    assert!(
+        matches!(&refused, Outcome::Failed(why) if why.contains("busy")),
+        "{refused:?}"
+    );
+    let counts = enders.counts();
+    assert_eq!((counts.ended.get(), counts.refused.get()), (0, 1));
+    fs::remove_dir_all(dir).unwrap();
+}
+
+/// Who may ask may answer, and nobody else: a full queue costs answers.
+#[test]
+fn d5_the_socket_of_answers_is_for_whom_the_socket_of_requests_is_for() {
+    let dir = crate::sys::scratch::Scratch::new("answers");
+    let path = dir.path().join("own.sock");
+    let group = users::is_root().then_some(Group {
+        id: 1,
+        is_required: false,
+    });
+    let _socket = bind(&path, 0o660, group).unwrap();
+    let found = fs::metadata(&path).unwrap();
+    assert_eq!(found.permissions().mode() & 0o777, 0o660);
+    assert!(group.is_none_or(|group| std::os::unix::fs::MetadataExt::gid(&found) == group.id));
+}
+
+/// A text has no id: it counts where root, the socket's owner or who asks for relays has sent it.
+#[test]
+fn d5_a_text_of_another_user_is_no_answer() {
+    let (dir, _proxy) = stand_in("text");
+    let paths = vec![dir.join("proxy.sock")];
+    let own = users::own_number();
+    let by = |user, path: Option<&str>| From {
+        user,
+        path: path.map(|name| dir.join(name)),
+    };
+    // Another name of the same socket.
+    std::os::unix::fs::symlink(&paths[0], dir.join("link")).unwrap();
+    let askers = Askers::default();
+    let credible = Credible {
+        secret: 7,
+        paths,
+        askers: Arc::clone(&askers),
+    };
+    let is = |from: &From, to| credible.believes(from, to);
+    assert!(is(&by(Some(0), None), To::First) && is(&by(Some(own), None), To::First));
+    for path in [None, Some("proxy.sock"), Some("link")] {
+        let other = by(Some(own + 1), path);
+        assert!(!is(&other, To::First) && !is(&other, To::Nothing));
+        assert!(!is(&other, To::Number(1 << 64 | 8)));
+        // OpenSIPS may run as another user than the one whose socket it is.
+        assert!(is(&other, To::Number(1 << 64 | 7)));
+    }
+    assert!(!is(&by(None, None), To::First));
+    let elsewhere = by(Some(own), Some("elsewhere.sock"));
+    assert!(!is(&elsewhere, To::First) && !is(&elsewhere, To::Number(1 << 64 | 7)));
+    // As with OpenSIPS before 3.0 whose unix_socket_user is another than its own.
+    lock(&askers).insert(own + 1);
+    assert!(is(&by(Some(own + 1), None), To::First));
+    assert!(!is(&by(Some(own + 2), None), To::First));
+    fs::remove_dir_all(&dir).unwrap();
+}
+
 #[test]
 fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog() {
     let (dir, proxy) = stand_in("silent");
@@ -198,7 +318,7 @@ fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog(
     assert_eq!(path, dir.join("opensips.sock"));
     assert_eq!(
         fs::metadata(path).unwrap().permissions().mode() & 0o777,
-        0o666
+        0o664
     );
     proxy.send_to(b"nonsense", path).unwrap();
     let answer = json!({"jsonrpc": "2.0", "result": "OK", "id": second["id"]}).to_string();
@@ -361,6 +481,7 @@ fn a_socket_is_found_where_the_packages_put_it() {
         &at(std::slice::from_ref(&opensips), false),
         &at(&[other.clone(), kamailio.clone()], false),
         &dir,
+        (0o600, None),
     )
     .unwrap();
     let (told, outcome) = unbounded();

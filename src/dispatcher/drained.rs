@@ -5,7 +5,7 @@
 //! could not be written is tried again every now and then.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use super::waiting::lock;
 use crate::journal::make_directory;
 use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
+use crate::sys::files::{create_own, open_own};
 
 /// So many relays can be drained. More are no relays of today.
 pub const MOST: usize = 1000;
@@ -120,14 +121,13 @@ impl Dispatcher {
 
 /// The bytes of the file; none where there is no file.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        // One that waits for a writer would hold up the start.
-        Ok(found) if !found.is_file() => return Err(io::Error::other("it is not a file")),
-        found => found?,
-    };
     let mut text = Vec::new();
-    File::open(path)?.take(LIMIT).read_to_end(&mut text)?;
+    match open_own(OpenOptions::new().read(true), path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => {
+            found?.take(LIMIT).read_to_end(&mut text)?;
+        }
+    }
     Ok(text)
 }
 
@@ -193,7 +193,7 @@ fn write(path: &Path, relays: &BTreeSet<RelayKey>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     make_directory(directory)?;
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
+    let mut file = create_own(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;

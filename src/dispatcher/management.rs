@@ -1,6 +1,7 @@
 //! The management port and socket (docs/protocol.md section 6).
 //!
 //! ```text
+//!  who is let in, and who has to go                         entrance
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
 //!    metrics                super::metrics
@@ -18,6 +19,7 @@ pub(super) mod command;
 mod drain;
 pub mod draining;
 mod end;
+pub mod entrance;
 mod explain;
 mod filter;
 mod naming;
@@ -26,33 +28,27 @@ mod verdict;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use self::answer::{Client, List, Who};
+use self::answer::{Client, List};
 use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
-use super::gate::{Gate, Pass};
+use super::Dispatcher;
 use super::link::{Ask, Link, Shown};
 use super::registry::{Connected, Place, RelayKey};
 use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
-use super::{Dispatcher, accept_all, spawn};
-use crate::logging::sparse::Sparse;
+use crate::door::Visit;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
 use crate::proto::name::spelled;
-use crate::sys::{clock, peer};
-use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
-
-/// Clients at once, on the port and on the socket each.
-const MAX_CLIENTS: usize = 64;
+use crate::sys::clock;
+use crate::tls::Reader;
 
 /// Bytes in a command: a call-id may be long, and longer as a JSON string.
 const MAX_LINE: usize = 64 * 1024;
@@ -60,119 +56,15 @@ const MAX_LINE: usize = 64 * 1024;
 /// Bytes read at a time.
 const READ_SIZE: usize = 1024;
 
-/// How long a client may say nothing.
-const IDLE_LIMIT: Duration = Duration::from_secs(300);
-
 /// How long a client may take to read one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-
-type Opened = io::Result<(Reader, Writer, Who)>;
 
 /// What a relay was asked for.
 type Connection = Connected<Arc<Link>>;
 
-/// The accepting thread of the TCP port.
-pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
-    let gate = Gate::new(MAX_CLIENTS, MAX_CLIENTS);
-    let mut refused = Sparse::default();
-    accept_all(
-        "the management port",
-        || listener.accept(),
-        |(socket, address)| {
-            let who = format!("management client {address}");
-            let name = who.clone();
-            let connect = move |dispatcher: &Dispatcher| connect_tcp(dispatcher, socket, name);
-            admit(dispatcher, &gate, &mut refused, who, connect);
-        },
-    );
-}
-
-/// The accepting thread of the UNIX socket.
-pub fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
-    let accept = || listener.accept().map(|(socket, _)| socket);
-    let gate = Gate::new(MAX_CLIENTS, MAX_CLIENTS);
-    let mut refused = Sparse::default();
-    accept_all("the management socket", accept, |socket: UnixStream| {
-        let who = match peer::credentials(&socket) {
-            Ok(found) => format!("local client (uid {}, pid {})", found.uid, found.pid),
-            Err(_) => "local client".to_owned(),
-        };
-        let name = who.clone();
-        let connect = move |_: &Dispatcher| {
-            let (reader, writer, _) = tls::plain_unix(socket)?;
-            Ok((reader, writer, Who::plain(name, true)))
-        };
-        admit(dispatcher, &gate, &mut refused, who, connect);
-    });
-}
-
-/// Only with TLS and a passport is it certain that a client is the administrator's.
-fn connect_tcp(dispatcher: &Dispatcher, socket: TcpStream, name: String) -> Opened {
-    let settings = &dispatcher.settings;
-    if !settings.management_use_tls {
-        let (reader, writer, _) = tls::plain_tcp(socket)?;
-        return Ok((reader, writer, Who::plain(name, false)));
-    }
-    let context = dispatcher.store.fresh();
-    let passport = settings.management_passport.as_ref();
-    let (reader, writer, peer) = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    let who = Who {
-        name: match peer.subject() {
-            Some(subject) => format!("{name}, certificate \"{subject}\""),
-            None => name,
-        },
-        may_change: passport.is_some(),
-        certificates: peer.certificates,
-    };
-    Ok((reader, writer, who))
-}
-
-fn admit(
-    dispatcher: &Arc<Dispatcher>,
-    gate: &Arc<Gate>,
-    refused: &mut Sparse,
-    who: String,
-    connect: impl FnOnce(&Dispatcher) -> Opened + Send + 'static,
-) {
-    let Some(pass) = gate.enter(None) else {
-        if let Some(skipped) = refused.due() {
-            log::warn!("{who}: closed, {MAX_CLIENTS} are connected{skipped}");
-        }
-        return;
-    };
-    let shared = Arc::clone(dispatcher);
-    let name = who.clone();
-    let run = move || serve(&shared, &who, pass, connect);
-    if let Err(error) = spawn("management client", run) {
-        log::error!("{name}: no thread for it: {error}");
-    }
-}
-
-fn serve(
-    dispatcher: &Dispatcher,
-    name: &str,
-    pass: Pass,
-    connect: impl FnOnce(&Dispatcher) -> Opened,
-) {
-    let _counted = dispatcher.counts.clients.enter();
-    let talked = connect(dispatcher).and_then(|(reader, writer, who)| {
-        reader.set_timeout(Some(IDLE_LIMIT))?;
-        let mut client = Client::new(dispatcher, writer, who);
-        let talked = client.talk(reader);
-        client.writer.finish();
-        talked
-    });
-    match talked {
-        Ok(()) => log::debug!("{name}: done"),
-        Err(error) => log::info!("{name}: {error}"),
-    }
-    drop(pass);
-}
-
 impl Client<'_> {
     /// Serves until the client quits, closes or breaks a limit.
-    fn talk(&mut self, mut reader: Reader) -> io::Result<()> {
+    fn talk(&mut self, mut reader: Reader, visit: &Visit) -> io::Result<()> {
         let mut lines = Lines::new(MAX_LINE);
         let mut buffer = [0; READ_SIZE];
         loop {
@@ -194,6 +86,7 @@ impl Client<'_> {
                         return Err(io::Error::other(too_long.to_string()));
                     }
                 };
+                visit.touch();
                 self.is_still_accepted()?;
                 // Relays may take relay_timeout to answer; that is not the client's time.
                 self.allow(self.dispatcher.settings.relay_timeout + ANSWER_LIMIT);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::finished::{Finished, Reason};
+use super::ports::PORTS;
 use super::registry::State;
 use super::waiting::lock;
 use super::{Dispatcher, Running};
@@ -133,6 +134,7 @@ impl Dispatcher {
     pub fn metrics(&self) -> String {
         let mut text = Exposition::default();
         self.write_relays(&mut text);
+        self.write_failures(&mut text);
         self.write_requests(&mut text);
         self.write_sessions(&mut text);
         self.finisher.write_metrics(&mut text);
@@ -179,6 +181,18 @@ impl Dispatcher {
         );
         for ((relay, address), (_, sessions)) in &relays {
             family.with(&[("relay", relay), ("address", address)], *sessions);
+        }
+    }
+
+    fn write_failures(&self, text: &mut Exposition) {
+        let mut family = text.counter(
+            "mediaproxy_dispatcher_failed_connections_total",
+            "Connections to the relays' port and to the management port that came to nothing, by cause.",
+        );
+        for (port, name) in PORTS {
+            for (cause, count) in self.failures(port).counts() {
+                family.with(&[("port", name), ("cause", cause)], count);
+            }
         }
     }
 

@@ -12,6 +12,7 @@
 //!
 //!  Mutex<Registry>   calls, relays, links; pure; never held across a socket call   registry
 //!  management        one thread per client                                         management
+//!  ports             who does not get in: doors, failures
 //!  dialog            one thread per kind of proxy: asks it to end dead calls
 //!  upkeep            one thread: time-outs, clean-up, certificates                 upkeep
 //!  drained           one thread: which relays are drained, on disk                 drained
@@ -24,6 +25,7 @@ mod conversation;
 pub mod daemon;
 mod dialog;
 mod drained;
+mod failures;
 pub mod finished;
 mod gate;
 mod ledger;
@@ -31,6 +33,7 @@ mod link;
 mod management;
 mod metrics;
 pub mod past;
+mod ports;
 mod recorder;
 pub mod registry;
 #[doc(hidden)]
@@ -65,6 +68,7 @@ use crate::tls::Store;
 use crate::words::counted;
 pub use dialog::Enders;
 use drained::Drained;
+use failures::Failures;
 use finished::{Finished, Finisher};
 use gate::Gate;
 use ledger::Earlier;
@@ -102,6 +106,8 @@ pub struct Dispatcher {
     past: Mutex<Past>,
     /// Lines about links that are refused: their relays try again and again.
     refusals: Mutex<Sparse>,
+    /// Connections to the ports that came to nothing: the relays' and the management port.
+    failures: [Failures; ports::PORTS.len()],
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -147,10 +153,10 @@ impl Dispatcher {
         begin(&dispatcher, "drained relays", drained::tend)?;
         begin(&dispatcher, "relays", move |d| relays::accept(d, &relays))?;
         begin(&dispatcher, "management", move |d| {
-            management::accept_tcp(d, &management);
+            management::entrance::accept_tcp(d, &management);
         })?;
         begin(&dispatcher, "local clients", move |d| {
-            management::accept_unix(d, &local);
+            management::entrance::accept_unix(d, &local);
         })?;
         begin(&dispatcher, "proxies", move |d| {
             control::accept(d, &proxies);
@@ -187,6 +193,7 @@ impl Dispatcher {
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),
+            failures: Default::default(),
             listings: Gate::new(LISTINGS, LISTINGS),
             enders: OnceLock::new(),
             random: (RandomState::new(), AtomicU64::new(0)),
@@ -331,6 +338,8 @@ impl Listeners {
         let management = tcp(settings.listen_management, "listen_management")?;
         let group = settings.socket_group;
         let local = unix::listen(&settings.management_path, 0o660, group)?;
+        let told = |error| format!("socket {}: {error}", settings.management_path.display());
+        local.set_nonblocking(true).map_err(told)?;
         let proxies = unix::listen(&settings.socket_path, settings.socket_mode, group);
         let proxies = proxies.inspect_err(|_| remove_file(&settings.management_path))?;
         Ok(Listeners {
@@ -348,7 +357,12 @@ fn is_stopping(dispatcher: &Dispatcher) -> bool {
 }
 
 fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(address).map_err(|error| format!("{key} = {address}: cannot listen: {error}"))
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        // A door watches it.
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| format!("{key} = {address}: cannot listen: {error}"))
 }
 
 fn remove_file(path: &std::path::Path) {

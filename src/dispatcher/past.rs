@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::finished::{Finished, Reason};
+use crate::objects::objects_only;
 use crate::proto::name::Name;
 use crate::proto::{CallId, SessionId};
 
@@ -162,14 +163,15 @@ fn size(call_id: &CallId, fate: &Fate) -> usize {
 
 /// What of statistics is told of a call that is over.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 struct Told {
     duration: f64,
     streams: Vec<ToldStream>,
 }
+objects_only!(Told);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 struct ToldStream {
     media_type: String,
     status: String,
@@ -181,6 +183,7 @@ struct ToldStream {
     caller_sdp: String,
     callee_sdp: String,
 }
+objects_only!(ToldStream);
 
 /// How a session ended, in a sentence.
 fn how(finished: &Finished) -> String {

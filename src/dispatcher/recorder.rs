@@ -354,7 +354,7 @@ mod tests {
             paths: vec![dir.join("fifo")],
             is_set: false,
         };
-        let enders = Arc::new(Enders::start(&nowhere, &nowhere, dir).unwrap());
+        let enders = Arc::new(Enders::start(&nowhere, &nowhere, dir, (0o600, None)).unwrap());
         let recorder = Recorder::open(Some(Arc::clone(&accounting)), enders, dir).unwrap();
         let id = told().session_id().unwrap().to_string();
         lock(&recorder.books.as_ref().unwrap().refused).remember(&told());

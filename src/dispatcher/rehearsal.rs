@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use super::conversation::Conversation;
 use super::drained;
+use super::failures::Cause;
 use super::finished::Finisher;
 use super::ledger::{Earlier, Ledger};
 use super::link::{Ask, Link};
 use super::management::command::{self, Bad, Command};
 use super::management::text;
+use super::ports::Port;
 use super::registry::{LinkId, Place, RelayKey};
 use super::service::{ask_update, facts};
 use super::waiting::{News, Updating, lock};
@@ -276,6 +278,14 @@ impl<'a> Rehearsal<'a> {
         upkeep::look_after_links(self.dispatcher, now);
         upkeep::tick(self.dispatcher, now);
         self.reap();
+    }
+
+    /// A stranger at the relays' port speaks no TLS.
+    pub fn turn_away(&self, stranger: &str) {
+        let name = format!("relay {stranger}");
+        let why = "the peer does not speak TLS";
+        self.dispatcher
+            .failed(Port::Relays, Cause::Tls, &name, &why);
     }
 
     /// Where a call is.

@@ -1,23 +1,33 @@
 //! The relays' port: TLS handshakes, each on its own thread, then a reading and a writing thread for each
 //! link.
 
+use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::conversation::Conversation;
-use super::gate::{Gate, Pass};
+use super::failures::Cause;
+use super::gate::Gate;
 use super::link::{Ask, Link, Removal};
+use super::ports::{Port, tend};
 use super::upkeep::judge;
 use super::waiting::{Failure, lock};
 use super::wire::write_plain;
-use super::{Dispatcher, accept_all, is_stopping, spawn};
-use crate::logging::sparse::Sparse;
+use super::{Dispatcher, is_stopping, spawn};
+use crate::door::admission::{Limits, Origin};
+use crate::door::{Door, Visit};
 use crate::sys::clock;
 use crate::tls::{self, HANDSHAKE_LIMIT, Peer, Reader, Writer};
 
-/// Handshakes at once, in all and from one address.
-const HANDSHAKES: (usize, usize) = (64, 16);
+/// Connections that are no links yet.
+const LIMITS: Limits = Limits {
+    silent: 128,
+    working: 64,
+    inside: 0,
+    patience: HANDSHAKE_LIMIT,
+    is_costly: true,
+};
 
 /// Links at once, in all and from one address.
 const LINKS: (usize, usize) = (512, 128);
@@ -27,57 +37,53 @@ const READ_SIZE: usize = 16 * 1024;
 
 /// The accepting thread.
 pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
-    let handshakes = Gate::new(HANDSHAKES.0, HANDSHAKES.1);
+    let door = dispatcher.door(Port::Relays, LIMITS);
+    // Those of the dispatcher before this one come back as what they are, whoever else wants to.
+    for relay in lock(&dispatcher.registry).known() {
+        door.remember(Origin::of(relay.address));
+    }
     let links = Gate::new(LINKS.0, LINKS.1);
-    let mut refused = Sparse::default();
-    accept_all(
-        "the relays' port",
-        || listener.accept(),
-        |(socket, address)| {
-            let Some(pass) = handshakes.enter(Some(address.ip())) else {
-                if let Some(skipped) = refused.due() {
-                    log::warn!("relay {address}: too many handshakes at once{skipped}");
-                }
-                return;
-            };
-            let (dispatcher, links) = (Arc::clone(dispatcher), Arc::clone(&links));
-            let run = move || shake_hands(&dispatcher, &links, socket, address, pass);
-            if let Err(error) = spawn("relay", run) {
-                log::error!("relay {address}: no thread for it: {error}");
-            }
-        },
-    );
-}
-
-fn shake_hands(
-    dispatcher: &Arc<Dispatcher>,
-    links: &Arc<Gate>,
-    socket: TcpStream,
-    address: SocketAddr,
-    handshake: Pass,
-) {
-    let context = dispatcher.store.fresh();
-    let passport = dispatcher.settings.passport.as_ref();
-    let accepted = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT);
-    drop(context);
-    drop(handshake);
-    let (reader, writer, peer) = match accepted {
-        Ok(connection) => connection,
-        Err(error) => {
-            // One that goes without a word has only looked whether the port answers: checks and monitors do.
-            let level = match error {
-                tls::Error::Closed => log::Level::Debug,
-                _ => log::Level::Warn,
-            };
-            log::log!(level, "relay {address}: no connection: {error}");
-            return;
+    let serve = |socket, name: String, visit| {
+        let (shared, links) = (Arc::clone(dispatcher), Arc::clone(&links));
+        let (door, who) = (Arc::clone(&door), name.clone());
+        let run = move || shake_hands(&shared, &door, &links, socket, &who, visit);
+        if let Err(error) = spawn("relay", run) {
+            log::error!("{name}: no thread for it: {error}");
         }
     };
+    tend(Port::Relays, &door, listener, &serve);
+}
+
+/// Returns when its link has ended.
+fn shake_hands(
+    dispatcher: &Arc<Dispatcher>,
+    door: &Door,
+    links: &Arc<Gate>,
+    socket: TcpStream,
+    name: &str,
+    visit: Visit,
+) {
+    let fail = |cause, why: &dyn Display| dispatcher.failed(Port::Relays, cause, name, why);
+    let context = dispatcher.store.fresh();
+    let passport = dispatcher.settings.passport.as_ref();
+    let address = socket.peer_addr();
+    let accepted = tls::accept(socket, &context, passport, HANDSHAKE_LIMIT);
+    drop(context);
+    let (reader, writer, peer) = match accepted {
+        Ok(connection) => connection,
+        Err(_) if visit.gave_way() => return,
+        Err(error) => return fail(Cause::of(&error), &error),
+    };
+    visit.prove();
+    drop(visit);
+    // It was connected, or there were no handshake.
+    let Ok(address) = address else { return };
     let Some(_pass) = links.enter(Some(address.ip())) else {
-        log::warn!("relay {address}: closed, too many links");
-        return;
+        return fail(Cause::NoRoom, &"too many links, from there or at all");
     };
     run_link(dispatcher, reader, writer, &peer, address);
+    // It was here until now: so it is the last one that is forgotten.
+    door.remember(Origin::of(address.ip()));
 }
 
 fn run_link(

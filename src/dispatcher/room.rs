@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::objects::objects_only;
+
 /// A relay that refuses call after call is not asked more often.
 const ASKED: Duration = Duration::from_secs(1);
 
@@ -22,11 +24,13 @@ pub struct Room {
 
 /// What matters of a relay's summary.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Told {
     streams_left: u64,
     streams_fit: u64,
     refused_for_ports: u64,
 }
+objects_only!(Told);
 
 impl Room {
     /// It has refused streams; true where it is to be asked for its summary.

@@ -12,6 +12,7 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name};
 use crate::proto::{CallId, SessionId, Tag};
 
@@ -81,6 +82,7 @@ pub struct Statistics {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Seen {
     call_id: String,
     #[serde(default)]
@@ -98,8 +100,10 @@ struct Seen {
     #[serde(default)]
     streams: Vec<SeenStream>,
 }
+objects_only!(Seen);
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct SeenStream {
     #[serde(default)]
     status: Option<String>,
@@ -108,6 +112,7 @@ struct SeenStream {
     #[serde(default)]
     end_time: Option<f64>,
 }
+objects_only!(SeenStream);
 
 impl SeenStream {
     fn has(&self, status: &str) -> bool {
@@ -121,6 +126,7 @@ impl SeenStream {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct SeenCall {
     call_id: String,
     #[serde(default)]
@@ -132,6 +138,7 @@ struct SeenCall {
     #[serde(default)]
     start_time: Option<f64>,
 }
+objects_only!(SeenCall);
 
 impl Statistics {
     /// Reads one object; what else it holds is kept and not looked at.
@@ -266,6 +273,15 @@ mod tests {
         assert_eq!(statistics.json.get().as_bytes(), json);
         assert_eq!(statistics.call_id, "a\u{e9}");
         assert!(!statistics.all_streams_ice, "no stream, no ICE");
+    }
+
+    #[test]
+    fn an_array_is_no_session() {
+        let id = "00000000-0000-4000-8000-000000000001";
+        let array = format!(r#"["x",null,"{id}"]"#);
+        assert!(Statistics::parse(array.as_bytes()).is_err());
+        let streams = r#"{"call_id":"a","streams":[["closed",0,0]]}"#;
+        assert!(Statistics::parse(streams.as_bytes()).is_err());
     }
 
     #[test]

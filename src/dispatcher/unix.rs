@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::settings::Group;
-use crate::sys::users;
+use crate::sys::{unix_socket, users};
 
 /// Listens on a socket file with this mode and group.
 ///
@@ -24,9 +24,8 @@ pub fn listen(path: &Path, mode: u32, group: Option<Group>) -> Result<UnixListen
         format!("socket {shown}: cannot {what}: {error}")
     };
     let _ = fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).map_err(|e| failed("listen", e))?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
-        .map_err(|e| failed(&format!("set mode {mode:04o}"), e))?;
+    // Nobody can connect, by that name either, before all is as it shall be.
+    let listener = unix_socket::stream(&fresh).map_err(|e| failed("listen", e))?;
     if let Some(Group { id, is_required }) = group {
         match chown(&fresh, None, Some(id)) {
             Ok(()) => {}
@@ -42,6 +41,9 @@ pub fn listen(path: &Path, mode: u32, group: Option<Group>) -> Result<UnixListen
             ),
         }
     }
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
+        .map_err(|e| failed(&format!("set mode {mode:04o}"), e))?;
+    unix_socket::listen(&listener).map_err(|e| failed("listen", e))?;
     fs::rename(&fresh, path).map_err(|e| failed("put it in place", e))?;
     Ok(listener)
 }

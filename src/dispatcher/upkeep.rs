@@ -94,6 +94,7 @@ pub fn tick(dispatcher: &Dispatcher, now: Duration) {
     }
     dispatcher.finish(elapsed.finished);
     lock(&dispatcher.past).tick(now);
+    dispatcher.tell_failures(now);
 }
 
 /// Closes the links of relays whose certificate would not be accepted any more.

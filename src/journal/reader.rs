@@ -5,6 +5,7 @@ use std::io;
 
 use super::segments;
 use super::{Journal, LONGEST, Position, line, read_at};
+use crate::sys::files::open_own;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
@@ -63,7 +64,10 @@ impl<'a> Reader<'a> {
             if at.offset < limit {
                 let file = match self.file.take() {
                     Some(file) => file,
-                    None => File::open(segments::path(&self.journal.dir, at.segment))?,
+                    None => open_own(
+                        File::options().read(true),
+                        &segments::path(&self.journal.dir, at.segment),
+                    )?,
                 };
                 let found = self.lines.next(&file, limit)?;
                 self.file = Some(file);

@@ -10,6 +10,7 @@ use log::{error, warn};
 
 use super::reader::{Found, Lines};
 use super::{Position, read_at};
+use crate::sys::files::open_own;
 
 const SUFFIX: &str = ".journal";
 
@@ -115,11 +116,9 @@ pub fn make_directory(dir: &Path) -> io::Result<()> {
 /// left of an attempt that failed.
 pub fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
     let directory = File::open(dir)?;
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path(dir, number))?;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640);
+    let file = open_own(&mut options, &path(dir, number))?;
     if file.metadata()?.len() > 0 {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
@@ -128,15 +127,15 @@ pub fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
 
 /// The last segment, to be appended to.
 pub fn reopen(dir: &Path, end: Position) -> io::Result<File> {
-    OpenOptions::new().append(true).open(path(dir, end.segment))
+    open_own(OpenOptions::new().append(true), &path(dir, end.segment))
 }
 
 /// Writes the first `length` bytes of a segment over themselves, so that the kernel has to bring them to disk again.
 pub fn write_again(dir: &Path, number: u64, length: u64) -> io::Result<()> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path(dir, number));
+    let opened = open_own(
+        OpenOptions::new().read(true).write(true),
+        &path(dir, number),
+    );
     let file = match opened {
         // Nobody has needed it any more.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -167,7 +166,7 @@ pub fn remove(dir: &Path, number: u64) -> io::Result<()> {
 /// Hands all records of a segment to `each`, cuts off a torn end, and returns the length.
 pub fn scan(dir: &Path, number: u64, each: &mut impl FnMut(Position, &[u8])) -> io::Result<u64> {
     let path = path(dir, number);
-    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    let file = open_own(OpenOptions::new().read(true).write(true), &path)?;
     let length = file.metadata()?.len();
     let start = Position {
         segment: number,

@@ -1,23 +1,29 @@
-//! Answers scrapes. Strangers may reach this port: requests, times, clients and work are bounded, and when there are
-//! too many clients the one that is there longest goes, so that none that says nothing keeps Prometheus out.
+//! Answers scrapes. Strangers may reach this port: requests, times and work are bounded, and so are clients, none of
+//! which keeps Prometheus out (see [`Door`]).
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::http::{self, Parsed, Request, Status};
 use super::text::CONTENT_TYPE;
-use crate::logging::sparse::Sparse;
+use crate::door::admission::{Limits, Origin};
+use crate::door::{Arrival, Door, Visit};
 use crate::sys::clock;
 
-/// Clients at once; the oldest is closed for one more.
+/// Clients at once that have said nothing, and as many that have; the oldest is closed for one more.
 const CLIENTS: usize = 16;
 
-/// Threads for them: those whose client was closed may not have noticed yet.
-const THREADS: usize = 2 * CLIENTS;
+const LIMITS: Limits = Limits {
+    silent: CLIENTS,
+    working: CLIENTS,
+    inside: 0,
+    patience: PATIENCE,
+    is_costly: false,
+};
 
 /// How long a client may take to send its request, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,16 +55,6 @@ struct Server<F> {
     render: F,
     /// The last text, and when it was begun.
     last: Mutex<Option<(Duration, Arc<str>)>>,
-    clients: Mutex<Clients>,
-    /// A thread has ended.
-    left: Condvar,
-}
-
-#[derive(Default)]
-struct Clients {
-    next: u64,
-    open: VecDeque<(u64, TcpStream)>,
-    threads: usize,
 }
 
 /// Binds the address of `listen_metrics`.
@@ -68,6 +64,7 @@ struct Clients {
 pub fn listen(address: SocketAddr) -> Result<Listener, String> {
     let told = |error| format!("listen_metrics = {address}: cannot listen: {error}");
     let socket = TcpListener::bind(address).map_err(told)?;
+    socket.set_nonblocking(true).map_err(told)?;
     let address = socket.local_addr().map_err(told)?;
     Ok(Listener { socket, address })
 }
@@ -82,8 +79,6 @@ impl Listener {
         let server = Arc::new(Server {
             render,
             last: Mutex::new(None),
-            clients: Mutex::default(),
-            left: Condvar::new(),
         });
         let address = self.address;
         let accept = move || accept(&self.socket, &server);
@@ -103,78 +98,38 @@ fn accept<F: Fn() -> String + Send + Sync + 'static>(
     listener: &TcpListener,
     server: &Arc<Server<F>>,
 ) {
-    let mut failures = Sparse::default();
-    loop {
-        match listener.accept() {
-            Ok((socket, _)) => admit(server, socket),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                // It passes (a full table of open files), or comes with one connection only.
-                if let Some(left_out) = failures.due() {
-                    log::warn!("the metrics port: cannot accept a connection: {error}{left_out}");
-                }
-                thread::sleep(Duration::from_millis(200));
-            }
-        }
-    }
+    let what = "the metrics port";
+    let door = Door::new(LIMITS, move |why, name| {
+        log::debug!("{what}: {name}: {why}")
+    });
+    let accept = || {
+        let (socket, address) = listener.accept()?;
+        Ok(Arrival {
+            socket: socket.into(),
+            origin: Origin::of(address.ip()),
+            name: address.to_string(),
+        })
+    };
+    door.tend(what, listener.as_fd(), &accept, &|arrival, visit| {
+        serve(server, arrival, visit);
+    });
 }
 
-fn admit<F: Fn() -> String + Send + Sync + 'static>(server: &Arc<Server<F>>, socket: TcpStream) {
-    let Some(place) = Place::take(server, &socket) else {
-        return;
-    };
+fn serve<F: Fn() -> String + Send + Sync + 'static>(
+    server: &Arc<Server<F>>,
+    arrival: Arrival,
+    visit: Visit,
+) {
+    let server = Arc::clone(server);
     let run = move || {
-        if let Err(error) = talk(&place.server, &socket) {
-            log::debug!("the metrics port: a client: {error}");
+        let socket = TcpStream::from(arrival.socket);
+        if let Err(error) = talk(&server, &socket) {
+            log::debug!("the metrics port: {}: {error}", arrival.name);
         }
-        drop(place);
+        drop(visit);
     };
     if let Err(error) = spawn("metrics client", run) {
         log::debug!("the metrics port: no thread for a client: {error}");
-    }
-}
-
-/// A client's place among the others, until it is dropped.
-struct Place<F> {
-    server: Arc<Server<F>>,
-    number: u64,
-}
-
-impl<F> Place<F> {
-    /// Closes the oldest where there is none, and waits for a thread to end where there are too many: more wait to be
-    /// accepted meanwhile.
-    fn take(server: &Arc<Server<F>>, socket: &TcpStream) -> Option<Place<F>> {
-        let mut clients = lock(&server.clients);
-        if clients.open.len() >= CLIENTS {
-            if let Some((_, oldest)) = clients.open.pop_front() {
-                // Its thread finds out and ends.
-                let _ = oldest.shutdown(Shutdown::Both);
-            }
-        }
-        let is_full = |clients: &mut Clients| clients.threads >= THREADS;
-        let waited = server.left.wait_timeout_while(clients, PATIENCE, is_full);
-        clients = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if is_full(&mut clients) {
-            return None;
-        }
-        let number = clients.next;
-        let handle = socket.try_clone().ok()?;
-        clients.next += 1;
-        clients.threads += 1;
-        clients.open.push_back((number, handle));
-        Some(Place {
-            server: Arc::clone(server),
-            number,
-        })
-    }
-}
-
-impl<F> Drop for Place<F> {
-    fn drop(&mut self) {
-        let mut clients = lock(&self.server.clients);
-        clients.threads -= 1;
-        clients.open.retain(|(number, _)| *number != self.number);
-        self.server.left.notify_one();
     }
 }
 

@@ -12,6 +12,8 @@ use super::media::{self, MediaDescription};
 use super::name::Mention;
 use super::{CSeq, CallId, DialogId, SessionId, Tag, Text, Visible};
 
+use crate::objects::objects_only;
+
 /// What one peer may send in one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -457,11 +459,13 @@ fn parse_signaling(value: &[u8]) -> Result<Signaling, BadRequest> {
 
 fn parse_signaling_json(value: &[u8]) -> Result<Signaling, BadRequest> {
     #[derive(serde::Deserialize)]
+    #[serde(remote = "Self")]
     struct Object {
         signaling_ip: Option<String>,
         destination_ip: Option<String>,
         username: Option<String>,
     }
+    objects_only!(Object);
     let object: Object =
         serde_json::from_slice(value).map_err(|error| bad("signaling_ip", &error))?;
     // As with headers, what the proxy's script has no value for is not there.

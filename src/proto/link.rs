@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::control::{self, BadFrame, BadRequest, Frame, Remove, SESSION_ID, Update};
 use super::{CallId, SessionId, Visible};
 
+use crate::objects::objects_only;
+
 /// TCP port that relays connect to.
 pub const PORT: u16 = 25060;
 
@@ -68,6 +70,7 @@ pub enum FromDispatcher {
 /// Who a peer is and what it understands: said by a relay of ours when it connects, answered by a dispatcher
 /// of ours. Unknown keys are ignored, so that either end may be newer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Hello {
     /// A relay's name, unique among those behind one address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ pub struct Hello {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<usize>,
 }
+objects_only!(Hello, both ways);
 
 impl FromDispatcher {
     /// Reads what was cut with [`ALONE`].

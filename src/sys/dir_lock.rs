@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::check;
+use super::files::open_own;
 
 /// Held until it is dropped.
 #[derive(Debug)]
@@ -28,12 +29,13 @@ impl Drop for DirLock {
 /// # Errors
 /// `WouldBlock` when another process, or another lock of this one, has it.
 pub fn lock(dir: &Path) -> io::Result<DirLock> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .open(dir.join("lock"))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o640);
+    let opened = open_own(&mut options, &dir.join("lock"));
+    let file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::Other => io::Error::other(format!("its file lock: {error}")),
+        _ => error,
+    })?;
     // SAFETY: the descriptor is open, no pointers.
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
     Ok(DirLock { file })

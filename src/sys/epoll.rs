@@ -16,6 +16,8 @@ pub enum Trigger {
     Level,
     /// Each time that something more arrives.
     Edge,
+    /// Once.
+    Once,
 }
 
 /// A set of descriptors to wait on. One that is closed leaves the set by itself.
@@ -74,12 +76,13 @@ impl Epoll {
     /// # Errors
     /// ENOSPC where the system's limit on watched descriptors is reached.
     pub fn add(&self, fd: &impl AsFd, token: u64, trigger: Trigger) -> io::Result<()> {
-        let edge = match trigger {
+        let mode = match trigger {
             Trigger::Level => 0,
             Trigger::Edge => libc::EPOLLET,
+            Trigger::Once => libc::EPOLLONESHOT,
         };
         let mut event = libc::epoll_event {
-            events: (libc::EPOLLIN | edge) as u32,
+            events: (libc::EPOLLIN | mode) as u32,
             u64: token,
         };
         let (set, fd) = (self.fd.as_raw_fd(), fd.as_fd().as_raw_fd());

@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod dir_lock;
 pub mod dns;
 pub mod epoll;
+pub mod files;
 mod fork;
 pub mod host;
 pub mod identity;
@@ -35,6 +36,7 @@ pub mod stderr;
 pub mod terminal;
 pub mod thread;
 pub mod udp;
+pub mod unix_socket;
 pub mod usage;
 pub mod users;
 

@@ -1,9 +1,11 @@
 //! The commands that let the daemons' user do what the system refused.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::host;
+use super::{host, users};
 
 /// For a file that cannot be read; none where rights are not the reason.
 pub fn to_read(path: &Path, error: &io::Error) -> Option<String> {
@@ -37,6 +39,67 @@ pub fn to_write(directory: &Path, error: &io::Error) -> String {
     }
 }
 
+/// With this begins what is wrong with a file of secrets.
+const OPEN: &str = "every user of this host may ";
+
+/// What is wrong with a file of secrets that others may read or change, and the command after which root, its group and
+/// the daemon that reads it may read it and nobody else.
+pub fn open_to_all(path: &Path) -> Option<String> {
+    let found = fs::metadata(path).ok()?;
+    let mode = found.mode();
+    let what = match (mode & 0o004 != 0, mode & 0o002 != 0) {
+        (false, false) => return None,
+        (true, false) => "read",
+        (false, true) => "change",
+        (true, true) => "read and change",
+    };
+    if is_out_of_reach(path) {
+        return None;
+    }
+    let (group, shown) = (daemons_group(), path.display());
+    // The owner may undo what root does, and whose group it is may be all that lets the daemon read it.
+    let give = match group {
+        _ if ![0, users::own_number()].contains(&found.uid()) => {
+            format!("chown root:{} {shown} && ", group_name(group))
+        }
+        group if found.gid() != group => format!("chgrp {} {shown} && ", group_name(group)),
+        _ => String::new(),
+    };
+    let mode = mode & 0o7777;
+    Some(format!(
+        "{OPEN}{what} it (mode {mode:04o}): {give}chmod 640 {shown}"
+    ))
+}
+
+/// Says that a text has come of [`open_to_all`].
+pub fn tells_of_open(text: &str) -> bool {
+    text.contains(OPEN)
+}
+
+/// Others may not pass a directory on its way.
+fn is_out_of_reach(path: &Path) -> bool {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_closed = |dir: &Path| fs::metadata(dir).is_ok_and(|found| found.mode() & 0o001 == 0);
+    path.ancestors().skip(1).any(is_closed)
+}
+
+/// The group of the daemons: ours where this is one or looks at files as one, which have the numbers below 1000. Root's
+/// where there is none of their own.
+fn daemons_group() -> u32 {
+    match users::own_number() {
+        1..1000 => users::own_group(),
+        _ => users::group_by_name("mediaproxy")
+            .ok()
+            .flatten()
+            .unwrap_or(0),
+    }
+}
+
+fn group_name(group: u32) -> String {
+    let name = users::group_by_number(group).ok().flatten();
+    name.unwrap_or_else(|| group.to_string())
+}
+
 /// The outermost directory on the way that the calling thread may not enter.
 fn closed(path: &Path) -> Option<&Path> {
     let way: Vec<&Path> = path.ancestors().skip(1).collect();
@@ -60,6 +123,77 @@ mod tests {
     use crate::sys::users;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_file_of_secrets_is_the_daemons_alone() {
+        let scratch = Scratch::new("secrets");
+        let file = scratch.path().join("config.ini");
+        std::fs::write(&file, "").unwrap();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(scratch.path(), 0o755);
+        for (mode, what) in [
+            (0o640, None),
+            (0o644, Some("read it (mode 0644)")),
+            (0o642, Some("change it")),
+            (0o666, Some("read and change it")),
+        ] {
+            set(&file, mode);
+            let told = open_to_all(&file);
+            assert_eq!(told.is_some(), what.is_some(), "{mode:o}");
+            let told = told.unwrap_or_default();
+            assert_eq!(tells_of_open(&told), what.is_some());
+            assert!(told.contains(what.unwrap_or_default()), "{told}");
+            assert!(what.is_none() || told.ends_with(&format!("chmod 640 {}", file.display())));
+        }
+        set(scratch.path(), 0o750);
+        assert_eq!(open_to_all(&file), None, "nobody gets there");
+    }
+
+    /// The command has to leave the daemon able to read it, and the owner unable to open it again.
+    #[test]
+    fn the_command_is_right_for_owner_and_group() {
+        if !users::is_root() {
+            return;
+        }
+        let scratch = Scratch::new("secrets");
+        fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let file = scratch.path().join("config.ini");
+        let shown = file.display();
+        let daemon = Identity {
+            uid: 1,
+            gid: 1,
+            groups: vec![1],
+        };
+        let group = group_name(1);
+        for (uid, gid, give) in [
+            (0, 1, String::new()),
+            (1, 1, String::new()),
+            (0, 0, format!("chgrp {group} {shown} && ")),
+            (2, 1, format!("chown root:{group} {shown} && ")),
+        ] {
+            fs::write(&file, "").unwrap();
+            std::os::unix::fs::chown(&file, Some(uid), Some(gid)).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+            let told = daemon.run(|| open_to_all(&file)).unwrap().unwrap();
+            let command = format!(": {give}chmod 640 {shown}");
+            assert!(told.ends_with(&command), "{told}");
+            let (_, command) = told.split_once("): ").unwrap();
+            let done = std::process::Command::new("sh")
+                .args(["-c", command])
+                .status();
+            assert!(done.unwrap().success(), "{command}");
+            assert!(daemon.run(|| fs::read(&file)).unwrap().is_ok());
+            let stranger = Identity {
+                uid: 3,
+                gid: 3,
+                groups: vec![3],
+            };
+            assert!(stranger.run(|| fs::read(&file)).unwrap().is_err());
+            assert_eq!(daemon.run(|| open_to_all(&file)).unwrap(), None);
+        }
+    }
 
     #[test]
     fn each_refusal_has_its_command() {

@@ -157,6 +157,12 @@ pub fn own_number() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The group of the calling thread.
+pub fn own_group() -> u32 {
+    // SAFETY: no pointers; it cannot fail.
+    unsafe { libc::getegid() }
+}
+
 /// Whether the process has root's rights.
 pub fn is_root() -> bool {
     own_number() == 0

@@ -80,6 +80,7 @@ impl fmt::Display for Reason {
             }
             Reason::Revoked { issuer } => write!(f, "{} is revoked (crl.pem)", Whose(issuer)),
             Reason::UnknownIssuer { issuer } => {
+                let issuer = Cut(issuer);
                 write!(f, "no CA in ca.pem issued it; its issuer is \"{issuer}\"")
             }
             Reason::CaExpired { issuer, not_after } => {
@@ -118,6 +119,25 @@ impl fmt::Display for Here {
     }
 }
 
+/// A name that a stranger may have sent: certificates may be large.
+struct Cut<'a>(&'a str);
+
+/// Bytes of it that the log shows.
+const SHOWN: usize = 200;
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cut(text) = self;
+        let end = (0..=SHOWN).rev().find(|end| text.is_char_boundary(*end));
+        match text.get(..end.unwrap_or_default()) {
+            Some(beginning) if text.len() > SHOWN => {
+                write!(f, "{beginning}... ({} bytes)", text.len())
+            }
+            _ => f.write_str(text),
+        }
+    }
+}
+
 /// "it", or the issuing certificate that is meant.
 struct Whose<'a>(&'a Option<String>);
 
@@ -125,7 +145,7 @@ impl fmt::Display for Whose<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("it"),
-            Some(name) => write!(f, "the certificate \"{name}\" that issued it"),
+            Some(name) => write!(f, "the certificate \"{}\" that issued it", Cut(name)),
         }
     }
 }
@@ -177,9 +197,11 @@ impl fmt::Display for Error {
             } => f.write_str("the peer showed no certificate"),
             Error::Refused { subject, reason } => match subject {
                 Some(subject) => {
+                    let subject = subject.to_string();
                     write!(
                         f,
-                        "the peer's certificate \"{subject}\" was refused: {reason}"
+                        "the peer's certificate \"{}\" was refused: {reason}",
+                        Cut(&subject)
                     )
                 }
                 None => write!(f, "the peer's certificate was refused: {reason}"),
@@ -262,5 +284,25 @@ fn protocol_text(error: &rustls::Error) -> String {
              TLS 1.2 with ECDHE and AES-GCM, or TLS 1.3, is needed"
         ),
         other => format!("TLS error: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_the_log_have_an_end() {
+        let name = format!("CN={}ü{}", "x".repeat(196), "y".repeat(60_000));
+        let reason = Reason::UnknownIssuer {
+            issuer: name.clone(),
+        };
+        let text = reason.to_string();
+        let shown = format!("\"CN={}... (60201 bytes)\"", "x".repeat(196));
+        assert!(text.ends_with(&shown), "{text}");
+        let whole = "z".repeat(SHOWN);
+        assert_eq!(Cut(&whole).to_string(), whole);
+        let whose = Whose(&Some(name)).to_string();
+        assert!(whose.len() < 300, "{whose}");
     }
 }

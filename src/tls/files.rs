@@ -1,9 +1,7 @@
 //! Reads PEM files: CAs, lists, a certificate with its key. Every error names the file.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +14,7 @@ use super::context::{now, provider};
 use super::date;
 use super::trust::{Due, Trust};
 use super::x509::{Certificate, key_bits};
+use crate::sys::files::open_given;
 use crate::sys::remedy;
 
 /// The largest file that is read; a list of a million certificates has about 40 MB.
@@ -182,13 +181,8 @@ pub fn load_pair(
 
 fn load_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, LoadError> {
     let bytes = read(path)?;
-    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
-    if mode & 0o007 != 0 {
-        warnings.push(format!(
-            "{}: every user of this machine may read or change the key (mode {:04o}); chmod 640 {0}",
-            path.display(),
-            mode & 0o7777
-        ));
+    if let Some(open) = remedy::open_to_all(path) {
+        warnings.push(format!("the key in {}: {open}", path.display()));
     }
     let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
     if holds(b"ENCRYPTED") {
@@ -236,7 +230,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
-    let file = match File::open(path) {
+    let file = match open_given(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {

@@ -92,7 +92,8 @@ fn lists_of_both_versions_read_as_by_x509_parser() {
 #[test]
 fn certificates_read_as_by_x509_parser() {
     let certs = Certs::new();
-    certs.script(&["--org", "Größe, Ltd", "--ou", "a+b/c"], &["cert", "rsa"]);
+    let options = ["--key", "rsa", "--org", "Größe, Ltd", "--ou", "a+b/c"];
+    certs.script(&options, &["cert", "rsa"]);
     for name in ["ca.pem", "relay.crt", "rsa.crt"] {
         let der = cert(&certs, name);
         let ours = Certificate::parse(&der).unwrap();
@@ -373,8 +374,8 @@ fn pass(from: &mut Connection, to: &mut Connection) -> Result<(), rustls::Error>
 fn a_stolen_certificate_without_its_key_is_of_no_use() {
     let certs = Certs::new();
     certs.script(&["--key", "ec"], &["cert", "thief"]);
-    certs.script(&[], &["cert", "rsa"]);
-    certs.script(&[], &["cert", "rsathief"]);
+    certs.script(&["--key", "rsa"], &["cert", "rsa"]);
+    certs.script(&["--key", "rsa"], &["cert", "rsathief"]);
     let trust = Arc::new(trust(&[cert(&certs, "ca.pem")], &[]));
     let pair = |cert_of: &str, key_of: &str| {
         let key = PrivateKeyDer::from_pem_file(certs.file(&format!("{key_of}.key"))).unwrap();

@@ -38,14 +38,14 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	pure="$pure src/dispatcher/past.rs src/dispatcher/management/verdict.rs src/dispatcher/management/text.rs src/words.rs"
 	pure="$pure src/metrics/count.rs src/metrics/text.rs src/metrics/http.rs"
 	pure="$pure src/netlink/wire.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
-	pure="$pure src/netlink/passage.rs src/dispatcher/room.rs"
+	pure="$pure src/netlink/passage.rs src/dispatcher/room.rs src/dispatcher/failures.rs src/door/admission.rs src/door/budget.rs"
 	pure="$pure $(for part in attributes client exchange lines packet; do echo src/accounting/radius/$part.rs; done)"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
 	forbid 'proto imports from above' 'crate::(session|sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/proto)
 	forbid 'session imports from above' 'crate::(sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/session)
 	forbid 'sys imports from above' 'crate::(proto|session|netlink|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/sys)
 	forbid 'netlink imports from above' 'crate::(proto|session|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/netlink)
-	for shared in tls config cli logging metrics daemon; do
+	for shared in tls config cli logging metrics door daemon; do
 		forbid "$shared imports a daemon" 'crate::(relay|dispatcher)\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
 	done
 	forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)
@@ -54,6 +54,11 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	forbid 'unsafe outside src/sys' '\bunsafe\b' $(sources src | grep -v '^src/sys/')
 	forbid 'work left undone' 'todo!|unimplemented!|\b(TODO|FIXME|XXX)\b' $(sources src)
 }
+# serde takes an array for a struct, unless src/objects.rs is asked.
+arrays=$(awk '/derive\(.*Deserialize/ { seen = FILENAME ":" FNR; remote = 0 }
+	/remote = "Self"/ { remote = 1 }
+	seen && /^ *(pub(\([a-z]+\))? )?(struct|enum) / { if (/struct / && !remote) print seen; seen = "" }' $(sources src))
+[ -z "$arrays" ] || { printf 'a struct that an array would pass for (see src/objects.rs):\n%s\n' "$arrays" >&2; failed=1; }
 for file in $(sources src); do
 	head -1 "$file" | grep -q '^//! ' || { echo "$file: does not open with its purpose (//! ...)" >&2; failed=1; }
 done

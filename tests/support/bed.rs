@@ -201,8 +201,12 @@ impl FakeRelay {
     }
 
     pub fn try_connect(certs: &Path, address: SocketAddr) -> Result<FakeRelay, Error> {
+        FakeRelay::on(certs, TcpStream::connect(address).map_err(Error::Io)?)
+    }
+
+    /// On a connection that is there.
+    pub fn on(certs: &Path, socket: TcpStream) -> Result<FakeRelay, Error> {
         let context = Context::load(certs, "relay").unwrap().0;
-        let socket = TcpStream::connect(address).map_err(Error::Io)?;
         let (reader, writer, _) = connect(socket, &context, None, HANDSHAKE_LIMIT)?;
         reader.set_timeout(Some(LONG)).unwrap();
         let lines = Lines::new(1 << 20);

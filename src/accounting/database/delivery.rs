@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::table::{Row, Shape};
 use crate::accounting::{Backend, Record, Unavailable, Verdict};
+use crate::objects::objects_only;
 use crate::sys::clock;
 
 /// Nothing new is begun in a delivery that takes longer; what is under way has [`STATEMENT_LIMIT`] each.
@@ -267,9 +268,11 @@ fn unavailable(failure: Failure) -> Unavailable {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Stored {
     session_id: String,
 }
+objects_only!(Stored);
 
 /// What it means that these statistics are in the table under the same key; none where there are none.
 fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {

@@ -13,6 +13,7 @@ use rusqlite::{Connection, Error, ErrorCode, OpenFlags, TransactionBehavior, ffi
 use super::delivery::{Driver, Failure, LOCK_LIMIT, Link};
 use super::table::{Column, Quoted, Row, Shape, key_columns};
 use crate::config::{DatabaseSection, DatabaseUri};
+use crate::sys::files::check_target;
 
 /// See the module.
 pub struct Sqlite {
@@ -107,6 +108,8 @@ impl Driver for Sqlite {
 
 /// Makes the file where there is none, not for everybody to read, and its directory.
 fn make(path: &Path) -> io::Result<()> {
+    // SQLite would wait for ever for what a FIFO says.
+    check_target(path)?;
     if path.exists() {
         return Ok(());
     }

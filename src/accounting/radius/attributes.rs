@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::dictionary::{Attribute, Dictionary};
 use super::packet::{LONGEST_VALUE, push};
 use crate::accounting::Record;
+use crate::objects::objects_only;
 
 /// Acct-Status-Type of Interim-Update (RFC 2869 section 2.1): the SIP proxy sends Start and Stop.
 const INTERIM_UPDATE: u32 = 3;
@@ -17,6 +18,7 @@ const NO_USER: &str = "mediaproxy@default";
 
 /// The part of the statistics that is told. A call whose relay was lost has little of it.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Statistics {
     username: Option<String>,
     start_time: Option<f64>,
@@ -28,8 +30,10 @@ struct Statistics {
     all_streams_ice: Option<bool>,
     relay_ip: Option<String>,
 }
+objects_only!(Statistics);
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Stream {
     media_type: Option<String>,
     caller_codec: Option<String>,
@@ -40,6 +44,7 @@ struct Stream {
     callee_bytes: Option<u64>,
     caller_local: Option<String>,
 }
+objects_only!(Stream);
 
 /// The attributes of a record's request, but for what signs it.
 ///

@@ -1,12 +1,11 @@
 //! The files of a RADIUS client, each read whole and up to a bound: a wrong path may lead to anything.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use log::warn;
 
+use crate::sys::files::open_given;
 use crate::sys::remedy;
 
 /// Longest file, bytes; the longest dictionary that FreeRADIUS ships has 120 KB.
@@ -17,13 +16,10 @@ const LONGEST: u64 = 4 << 20;
 /// # Errors
 /// It cannot be read, is no file, or too long.
 pub fn open(path: &Path) -> io::Result<Vec<u8>> {
-    // Looked at first: opening a FIFO would block.
-    let size = match path.metadata()? {
-        metadata if metadata.is_file() => metadata.len(),
-        _ => return Err(io::Error::other("not a file")),
-    };
+    let file = open_given(path)?;
+    let size = file.metadata()?.len();
     let mut text = Vec::new();
-    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    file.take(LONGEST + 1).read_to_end(&mut text)?;
     if size.max(text.len() as u64) > LONGEST {
         return Err(io::Error::other(format!("longer than {LONGEST} bytes")));
     }
@@ -46,17 +42,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// See [`read`].
-pub fn read_secrets(path: &Path) -> Result<Vec<u8>, String> {
+pub fn read_secrets(path: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     let text = read(path)?;
-    let open_to_all = |mode: u32| mode & 0o004 != 0;
-    if path
-        .metadata()
-        .is_ok_and(|metadata| open_to_all(metadata.permissions().mode()))
-    {
-        let path = path.display();
-        warn!("{path}: everybody on this host can read the secrets of RADIUS: chmod o-r {path}");
+    let open = remedy::open_to_all(path);
+    let open = open.map(|open| format!("the secrets of RADIUS are in {}: {open}", path.display()));
+    if let Some(open) = &open {
+        warn!("{open}");
     }
-    Ok(text)
+    Ok((text, open))
 }
 
 #[cfg(test)]
@@ -76,7 +69,7 @@ mod tests {
                 .unwrap_err()
                 .ends_with("file: longer than 4194304 bytes")
         );
-        assert!(read(scratch.path()).unwrap_err().ends_with(": not a file"));
+        assert!(read(scratch.path()).unwrap_err().contains("Is a directory"));
         let gone = scratch.path().join("gone");
         assert_eq!(open(&gone).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -62,6 +62,8 @@ pub struct Radius {
     settled: Settled,
     /// How often a session got no answer while others did.
     passed_over: HashMap<String, u32>,
+    /// Who else may read its secrets, and the command against it.
+    pub open_secrets: Option<String>,
 }
 
 impl Radius {
@@ -71,7 +73,8 @@ impl Radius {
     /// What is wrong, with file and line, and what is allowed.
     pub fn open(section: &RadiusSection) -> Result<Radius, String> {
         let client = Client::parse(&section.config_file, &files::read(&section.config_file)?)?;
-        let secrets = Secrets::parse(&client.secrets, &files::read_secrets(&client.secrets)?)?;
+        let (text, open_secrets) = files::read_secrets(&client.secrets)?;
+        let secrets = Secrets::parse(&client.secrets, &text)?;
         let mut servers = Vec::new();
         for address in &client.servers {
             let secret = secrets.of(&address.host).ok_or_else(|| {
@@ -95,6 +98,7 @@ impl Radius {
             pace,
             settled: HashMap::new(),
             passed_over: HashMap::new(),
+            open_secrets,
         };
         radius.say_what_is_cut(&section.config_file);
         Ok(radius)

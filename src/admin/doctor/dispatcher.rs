@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::common::{firewall, port, reach, state_dir};
 use super::user::User;
-use super::{Daemon, Finding, access, fine, problem, process, unusable, warning};
+use super::{Daemon, Finding, access, fine, problem, process, told, unusable, warning};
 use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
@@ -16,6 +16,7 @@ use crate::config::{
 };
 use crate::relay::checks::{self, Protocol};
 use crate::sys::datagram::{first_there, is_there, listens};
+use crate::sys::files::check_target;
 use crate::sys::peer::credentials;
 use crate::sys::{host, remedy};
 
@@ -94,7 +95,7 @@ fn files(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Finding> 
     let config = &loaded.config;
     let subject = "configuration";
     let warnings = loaded.warnings.iter();
-    let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
+    let mut findings: Vec<Finding> = warnings.map(|text| told(subject, text)).collect();
     if findings.is_empty() {
         findings.push(fine(subject, loaded.path.display().to_string()));
     }
@@ -408,6 +409,7 @@ fn may_grow(path: &Path) -> Result<(), String> {
         let directory = directory.display();
         format!("{shown} cannot be written: {directory}: {error}: {mend}")
     })?;
+    check_target(path).map_err(|error| format!("{shown} cannot be written: {error}"))?;
     match host::may_change(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
             "{shown} cannot be written: {error}: {}",
@@ -421,7 +423,8 @@ fn may_grow(path: &Path) -> Result<(), String> {
 fn radius(section: &RadiusSection) -> Finding {
     let subject = "RADIUS";
     match read_radius(section) {
-        Ok(()) => fine(subject, section.config_file.display().to_string()),
+        Ok(None) => fine(subject, section.config_file.display().to_string()),
+        Ok(Some(open)) => problem(subject, open),
         Err(why) => problem(
             subject,
             format!(
@@ -432,12 +435,12 @@ fn radius(section: &RadiusSection) -> Finding {
 }
 
 #[cfg(feature = "radius")]
-fn read_radius(section: &RadiusSection) -> Result<(), String> {
-    crate::accounting::radius::Radius::open(section).map(drop)
+fn read_radius(section: &RadiusSection) -> Result<Option<String>, String> {
+    crate::accounting::radius::Radius::open(section).map(|radius| radius.open_secrets)
 }
 
 #[cfg(not(feature = "radius"))]
-fn read_radius(_: &RadiusSection) -> Result<(), String> {
+fn read_radius(_: &RadiusSection) -> Result<Option<String>, String> {
     Err("this program was built without RADIUS".to_owned())
 }
 

@@ -133,7 +133,7 @@ pub enum Answer {
 /// Which request an answer belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
-    Number(u64),
+    Number(u128),
     /// It has no number, and belongs to what was asked first: OpenSIPS may answer `code message`, and JSON that it cannot
     /// read without a number.
     First,
@@ -146,7 +146,7 @@ pub fn understand(answer: &[u8]) -> (To, Answer) {
     };
     let number = match &value["id"] {
         Value::String(text) => text.parse().ok(),
-        other => other.as_u64(),
+        other => other.as_u64().map(u128::from),
     };
     let error = value.get("error").filter(|error| !error.is_null());
     match (error, number) {
@@ -161,8 +161,10 @@ pub fn understand(answer: &[u8]) -> (To, Answer) {
             };
             (to, answer)
         }
-        (None, Some(number)) => (To::Number(number), Answer::Result(value["result"].take())),
-        (None, None) => (To::Nothing, Answer::Result(Value::Null)),
+        (None, Some(number)) if value.get("result").is_some() => {
+            (To::Number(number), Answer::Result(value["result"].take()))
+        }
+        (None, _) => (To::Nothing, Answer::Result(Value::Null)),
     }
 }
 
@@ -256,7 +258,7 @@ impl Questions {
     }
 
     /// The request for what is asked now.
-    pub fn request(&self, number: u64) -> String {
+    pub fn request(&self, number: u128) -> String {
         let (method, params) = match &self.now {
             Step::End(Form::Line | Form::TwoLines, name) => {
                 return format!(":dlg_end_dlg:\n{name}\n\n");

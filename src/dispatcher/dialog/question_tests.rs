@@ -275,7 +275,16 @@ fn answers_are_understood() {
         is_plain: true,
     };
     assert_eq!(understand(b"500 no\x1b"), (To::First, plain));
-    for odd in [&b"[]"[..], b"{}", b"7", b"null", b"{\"id\": 7.5}"] {
+    for odd in [
+        &b"[]"[..],
+        b"{}",
+        b"7",
+        b"null",
+        b"{\"id\": 7.5}",
+        b"{\"id\": 7}",
+        b"{\"result\": {}}",
+        b"[\"2.0\", {}, 7]",
+    ] {
         assert_eq!(understand(odd).0, To::Nothing, "{odd:?}");
     }
     for odd in [&b"\xff"[..], b""] {

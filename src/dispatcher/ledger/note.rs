@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::Due;
 use crate::dispatcher::finished::Known;
 use crate::dispatcher::registry::{LiveCall, RelayKey};
+use crate::objects::objects_only;
 use crate::proto::control::Remove;
 use crate::proto::name::Name;
 use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
@@ -43,6 +44,7 @@ impl<'de> Deserialize<'de> for Bytes {
 
 /// Times are microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Note {
     pub session_id: String,
     call_id: Bytes,
@@ -71,13 +73,16 @@ pub struct Note {
     /// When this was written.
     pub at: u64,
 }
+objects_only!(Note, both ways);
 
 /// The rest of it is the call's.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 struct Owed {
     from_tag: Bytes,
     to_tag: Option<Bytes>,
 }
+objects_only!(Owed, both ways);
 
 impl Note {
     /// None for a call that was not answered.
@@ -161,6 +166,7 @@ impl Note {
 
 /// When it was to be ended: microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct DialogNote {
     call_id: Bytes,
     /// Earlier versions wrote no tags.
@@ -171,6 +177,7 @@ pub struct DialogNote {
     dialog_id: Bytes,
     at: u64,
 }
+objects_only!(DialogNote, both ways);
 
 impl DialogNote {
     pub fn new(due: &Due, at: Duration) -> DialogNote {

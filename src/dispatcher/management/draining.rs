@@ -13,14 +13,17 @@ use crate::dispatcher::link::{Ask, Shown};
 use crate::dispatcher::registry::{LinkId, RelayKey};
 use crate::dispatcher::waiting::{Slot, lock};
 use crate::dispatcher::wire::write_plain;
+use crate::objects::objects_only;
 
 /// How often a relay without a call of ours is asked.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Seen {
     session_count: u64,
 }
+objects_only!(Seen);
 
 /// What relays were asked, and when.
 #[derive(Default)]

@@ -16,6 +16,7 @@ use crate::dispatcher::registry::{About, Place, RelayKey};
 use crate::dispatcher::statistics::each;
 use crate::dispatcher::waiting::lock;
 use crate::dispatcher::wire::{write_explain, write_plain};
+use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name, spelled};
 use crate::proto::{CallId, Text, Visible};
 
@@ -259,19 +260,23 @@ pub fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
 }
 
 #[derive(serde::Deserialize)]
+#[serde(remote = "Self")]
 struct SeenCall<'a> {
     #[serde(borrow)]
     call_id: Cow<'a, str>,
     #[serde(borrow, default)]
     exact: Option<SeenExact<'a>>,
 }
+objects_only!(SeenCall<'a>);
 
 /// What is not UTF-8 as it is shown.
 #[derive(serde::Deserialize)]
+#[serde(remote = "Self")]
 struct SeenExact<'a> {
     #[serde(borrow)]
     call_id: Cow<'a, str>,
 }
+objects_only!(SeenExact<'a>);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use crate::objects::objects_only;
+
 /// All that is given must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -25,6 +27,7 @@ pub struct Filter {
 }
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Seen<'a> {
     #[serde(borrow)]
     call_id: Cow<'a, str>,
@@ -44,16 +47,19 @@ struct Seen<'a> {
     #[serde(borrow, default)]
     signaling_ip: Cow<'a, str>,
 }
+objects_only!(Seen<'a>);
 
 /// What is not UTF-8 as it is shown.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Exact<'a> {
     #[serde(borrow)]
     call_id: Cow<'a, str>,
 }
+objects_only!(Exact<'a>);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 struct SeenStream<'a> {
     #[serde(borrow)]
     caller_sdp: Cow<'a, str>,
@@ -68,6 +74,7 @@ struct SeenStream<'a> {
     #[serde(borrow)]
     callee_remote: Cow<'a, str>,
 }
+objects_only!(SeenStream<'a>);
 
 impl Filter {
     /// Whether a session's own text has to be looked at.

@@ -6,12 +6,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::verdict::{told, verdict};
+use crate::objects::objects_only;
 use crate::proto::Visible;
 use crate::words::counted;
 
 /// What relays say of a session; an older one says less.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub(super) struct Call {
     call_id: String,
     session_id: Option<String>,
@@ -35,44 +36,51 @@ pub(super) struct Call {
     dialog_id: Option<String>,
     exact: Option<Exact>,
 }
+objects_only!(Call);
 
 /// Where one of these is not UTF-8, all with their bytes.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Exact {
     call_id: String,
     from_tag: String,
     to_tag: Option<String>,
 }
+objects_only!(Exact);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 struct Relay {
     ip: String,
     name: Option<String>,
 }
+objects_only!(Relay);
 
 /// What of the relay's host has to do with the call.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub(super) struct Host {
     pub(super) input: Vec<Barrier>,
     pub(super) routes: Vec<Route>,
     /// Why the kernel does not forward what enters it.
     pub(super) kernel: Option<String>,
 }
+objects_only!(Host);
 
 /// A chain that refuses packets to the relay's ports.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Barrier {
     /// Which it is, which ports it refuses, and how.
     pub(super) refusal: String,
     /// The command that lets media in.
     pub(super) opening: String,
 }
+objects_only!(Barrier);
 
 /// The way to a party.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub(super) struct Route {
     pub(super) to: String,
     /// Bytes of a packet that goes in one piece.
@@ -82,9 +90,10 @@ pub(super) struct Route {
     /// It does not answer ARP.
     pub(super) next_hop_silent: bool,
 }
+objects_only!(Route);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub(super) struct Stream {
     pub(super) media_type: String,
     pub(super) status: String,
@@ -111,16 +120,19 @@ pub(super) struct Stream {
     pub(super) rtp: Option<Component>,
     rtcp: Option<Component>,
 }
+objects_only!(Stream);
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Limit {
     name: String,
     limit: f64,
     left: f64,
 }
+objects_only!(Limit);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub(super) struct Leg {
     pub(super) sdp_usable: bool,
     pub(super) direction: String,
@@ -140,25 +152,30 @@ pub(super) struct Leg {
     pub(super) dropped: BTreeMap<String, u64>,
     pub(super) unsent: u64,
 }
+objects_only!(Leg);
 
 /// A packet that the relay's host did not take.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Failure {
     /// Seconds since.
     pub(super) ago: f64,
     pub(super) errno: i32,
 }
+objects_only!(Failure);
 
 /// Another source at a party's port.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Stranger {
     pub(super) address: String,
     /// Seconds since.
     pub(super) ago: f64,
 }
+objects_only!(Stranger);
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(remote = "Self", default)]
 pub(super) struct Component {
     pub(super) caller: Option<Learned>,
     pub(super) callee: Option<Learned>,
@@ -167,8 +184,10 @@ pub(super) struct Component {
     path: String,
     why: String,
 }
+objects_only!(Component);
 
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 pub(super) struct Learned {
     address: String,
     pub(super) by: String,
@@ -178,9 +197,11 @@ pub(super) struct Learned {
     #[serde(default)]
     why: String,
 }
+objects_only!(Learned);
 
 /// A source that is not believed to be a party.
 #[derive(Deserialize)]
+#[serde(remote = "Self")]
 struct Claim {
     address: String,
     packets: u64,
@@ -189,6 +210,7 @@ struct Claim {
     ago: f64,
     why: String,
 }
+objects_only!(Claim);
 
 /// One party's side of a stream.
 struct Side<'a> {

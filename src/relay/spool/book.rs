@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::AGAIN;
 use crate::journal::Position;
+use crate::objects::objects_only;
 use crate::proto::SessionId;
 
 /// Where the line of a record is.
@@ -161,9 +162,11 @@ impl Book {
 /// Whose record this is, and which session's.
 fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
     #[derive(serde::Deserialize)]
+    #[serde(remote = "Self")]
     struct Seen {
         session_id: String,
     }
+    objects_only!(Seen);
     let (dispatcher, rest) = split(text)?;
     let (_, statistics) = split(rest)?;
     let dispatcher = std::str::from_utf8(dispatcher).ok()?.parse().ok()?;
