@@ -38,8 +38,8 @@ use crate::sys::udp::{BATCH, Datagrams, Marks};
 /// Commands handled in one turn.
 const COMMANDS: usize = 64;
 
-/// Sessions written into a list in one turn.
-const LISTED: usize = 64;
+/// Sessions written into a list in one turn, and bytes: a dispatcher's headers may be long, and a turn is what all calls wait.
+const LISTED: (usize, usize) = (64, 64 * 1024);
 
 /// The mailbox among the watched descriptors; sockets have their ports.
 const MAILBOX: u64 = u64::MAX;

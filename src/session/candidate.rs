@@ -121,7 +121,9 @@ impl Candidate {
     pub fn why(&self) -> String {
         match (self.mark, self.run) {
             (Mark::Check, _) => "only STUN has come from it".to_owned(),
-            (_, run) if run < PACKETS => format!("{run} of the {PACKETS} packets in a row that make a stream"),
+            (_, run) if run < PACKETS => {
+                format!("{run} of the {PACKETS} packets in a row that make a stream")
+            }
             (_, run) => format!("a stream of {run} packets that nothing speaks for"),
         }
     }

@@ -143,7 +143,10 @@ pub fn lies(target: &Target, going: &Going) -> String {
                 number / 4 % 50
             ),
             // As text from this user it would be believed: he could be the proxy.
-            _ => format!(r#"{{"jsonrpc":"2.0","id":"{}","result":"OK"}}"#, number / 4 % 50),
+            _ => format!(
+                r#"{{"jsonrpc":"2.0","id":"{}","result":"OK"}}"#,
+                number / 4 % 50
+            ),
         };
         sent += u64::from(socket.send_to(lie.as_bytes(), &target.answers).is_ok());
     }

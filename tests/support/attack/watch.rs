@@ -142,6 +142,8 @@ pub struct Taken {
     pub memory: u64,
     pub descriptors: u64,
     pub threads: u64,
+    /// Time of processors since the start, in hundredths of a second.
+    pub processor: u64,
 }
 
 impl Taken {
@@ -152,11 +154,16 @@ impl Taken {
             let word = line.and_then(|line| line.split_ascii_whitespace().next());
             word.and_then(|word| word.parse().ok()).unwrap_or_default()
         };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name, which may hold anything: in user space and in the kernel.
+        let times = stat.rsplit(") ").next().unwrap_or_default();
+        let times = times.split_ascii_whitespace().skip(11).take(2);
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
         Taken {
             memory: field("VmRSS:"),
             descriptors: descriptors.map_or(0, |found| found.count() as u64),
             threads: field("Threads:"),
+            processor: times.filter_map(|time| time.parse::<u64>().ok()).sum(),
         }
     }
 
@@ -166,6 +173,7 @@ impl Taken {
             memory: self.memory.max(other.memory),
             descriptors: self.descriptors.max(other.descriptors),
             threads: self.threads.max(other.threads),
+            processor: self.processor.max(other.processor),
         }
     }
 }
