@@ -9,14 +9,14 @@ use libfuzzer_sys::fuzz_target;
 
 mod targets;
 
-static TARGET: OnceLock<fn(&[u8])> = OnceLock::new();
+static TARGET: OnceLock<&targets::Target> = OnceLock::new();
 
 /// The target to run, or the end of the process with the names that there are.
-fn choose() -> fn(&[u8]) {
+fn choose() -> &'static targets::Target {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let found = targets::TARGETS.iter().find(|target| target.name == name);
     match found {
-        Some(target) => target.run,
+        Some(target) => target,
         None => {
             let names: Vec<&str> = targets::TARGETS.iter().map(|target| target.name).collect();
             eprintln!("FUZZ_TARGET is \"{name}\"; there are: {}", names.join(" "));
@@ -25,6 +25,12 @@ fn choose() -> fn(&[u8]) {
     }
 }
 
-fuzz_target!(init: targets::start(), |data: &[u8]| {
-    TARGET.get_or_init(choose)(data)
+/// Before the first input, whose time libFuzzer limits.
+fn start() {
+    targets::start();
+    (TARGET.get_or_init(choose).prepare)();
+}
+
+fuzz_target!(init: start(), |data: &[u8]| {
+    (TARGET.get_or_init(choose).run)(data)
 });

@@ -29,13 +29,21 @@ echo 'fuzz: making certificates and revocation lists to begin with'
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed=
+table=
+number=0
+count=$(echo "$targets" | wc -w)
+begin=$SECONDS
 for target in $targets; do
-	echo "fuzz: $target for $seconds s"
+	number=$((number + 1))
+	left=$(((count - number + 1) * (seconds + 2)))
+	echo "fuzz: $number of $count: $target for $seconds s; $((SECONDS - begin)) s so far, about $left s to go"
 	mkdir -p "corpus/$target" "artifacts/$target"
 	dictionary=()
 	[ ! -e "dictionaries/$target" ] || dictionary=("-dict=dictionaries/$target")
-	# In sight only the counts that grow; all of it where it fails. A timeout that does not end is a hang, too.
-	if ! FUZZ_TARGET=$target timeout -k 5 $((seconds + 60)) "$program" "corpus/$target" "seeds/$target" \
+	# In sight only the counts that grow; all of it where it fails. A timeout that does not end is a hang, too. What a
+	# target leaves in its temporary files goes with their directory.
+	scratch=$(mktemp -d)
+	if ! TMPDIR=$scratch FUZZ_TARGET=$target timeout -k 5 $((seconds + 60)) "$program" "corpus/$target" "seeds/$target" \
 		-max_total_time="$seconds" -max_len=4096 -timeout=5 -rss_limit_mb=1024 -use_value_profile=1 \
 		-print_final_stats=1 "${dictionary[@]}" -artifact_prefix="artifacts/$target/" 2>&1 |
 		tee "$log" | grep --line-buffered -E 'pulse|INITED|DONE|stat::(number|average|peak)'; then
@@ -43,6 +51,11 @@ for target in $targets; do
 	else
 		status=fine
 	fi
+	rm -rf "$scratch"
+	speed=$(sed -n 's/^stat::average_exec_per_sec: *//p' "$log")
+	runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+	table="$table$(printf '%-16s %10s runs %8s/s' "$target" "${runs:-?}" "${speed:-?}")
+"
 	if [ "$status" = failed ] || ! grep -q '^Done ' "$log"; then
 		tail -40 "$log" >&2
 		echo "fuzz: $target FAILED on: $(grep -o 'artifacts/[^ ]*$' "$log" | tail -1)" >&2
@@ -50,5 +63,6 @@ for target in $targets; do
 		failed="$failed $target"
 	fi
 done
+printf '%s' "$table"
 [ -z "$failed" ] || { echo "fuzz: FAILED:$failed" >&2; exit 1; }
 echo 'fuzz: all fine'

@@ -627,7 +627,7 @@ fn a_line_without_end_closes_the_link_only() {
     assert_eq!(endless.asked().word, "sessions");
     let piece = vec![b'x'; 1 << 20];
     for _ in 0..4 {
-        endless.say_bytes(&piece);
+        endless.try_say(&piece);
     }
     endless.try_say(b"xxxx");
     endless.ends();

@@ -348,11 +348,12 @@ fn a_draining_relay_keeps_its_calls_and_takes_no_new_ones() {
 
 #[test]
 fn unanswered_pings_end_a_link_and_answered_ones_keep_it() {
+    // The fourth ping finds three that were not answered: so long may this test have to wait for a processor.
     let bed = Bed::with(1, |settings| {
-        settings.keepalive_interval = Duration::from_millis(30);
+        settings.keepalive_interval = Duration::from_millis(700);
     });
     let mut link = bed.link();
-    for _ in 0..8 {
+    for _ in 0..4 {
         assert_eq!(link.next_line().as_deref(), Some("ping"));
         link.say("pong");
     }

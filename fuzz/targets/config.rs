@@ -31,6 +31,9 @@ fn refused(data: &[u8], error: &ConfigError) {
 
 /// Each names the file, and a line that there is.
 fn said(data: &[u8], messages: &[String]) {
+    if messages.is_empty() {
+        return;
+    }
     let lines = data.split(|&b| b == b'\n').count();
     for message in messages {
         visible(message);

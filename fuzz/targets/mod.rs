@@ -1,11 +1,13 @@
 //! What is fuzzed: each target takes any bytes and panics where a promise of the code does not hold. Shared
 //! by main.rs, which feeds them from libFuzzer, and by tests/fuzz_seeds.rs, which feeds them the seeds.
 
+mod admin;
 mod config;
 mod desk;
 mod dispatcher;
 mod engine;
 mod journal;
+mod links;
 mod metrics;
 mod proto;
 mod radius;
@@ -15,20 +17,35 @@ mod tls;
 mod words;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use mediaproxy::tls::Store;
 
 /// One parser, or the engine, under any input.
 pub struct Target {
     /// Its seeds are in fuzz/seeds/NAME.
     pub name: &'static str,
     pub run: fn(&[u8]),
+    /// What it needs before the first input: that takes longer than an input may.
+    pub prepare: fn(),
 }
 
 const fn target(name: &'static str, run: fn(&[u8])) -> Target {
-    Target { name, run }
+    let prepare = || ();
+    Target { name, run, prepare }
+}
+
+/// One that needs certificates.
+const fn with_store(name: &'static str, run: fn(&[u8])) -> Target {
+    let prepare = || drop(store());
+    Target { name, run, prepare }
 }
 
 /// All there are.
 pub const TARGETS: &[Target] = &[
+    target("admin", admin::run),
     target("certificate", tls::certificate),
     target("config", config::run),
     target("demux", proto::demux),
@@ -36,22 +53,26 @@ pub const TARGETS: &[Target] = &[
     target("dns", relay::dns),
     target("drained", desk::drained),
     target("engine", engine::run),
+    target("explain", desk::explain),
     target("from_dispatcher", proto::from_dispatcher),
     target("from_relay", proto::from_relay),
     target("http", metrics::http),
     target("journal", journal::run),
     target("ledger", desk::ledger),
+    with_store("links", links::run),
     target("management", desk::management),
     target("media", proto::media),
     target("netlink", relay::netlink),
     target("passport", tls::passport),
     target("proxy_requests", proto::proxy_requests),
+    target("pem", tls::pem),
+    target("position", desk::position),
     target("radius_answer", radius::answer),
     target("radius_files", radius::files),
-    target("pem", tls::pem),
     target("ranges", proto::ranges),
-    target("rehearsal", rehearsal::run),
+    with_store("rehearsal", rehearsal::run),
     target("revocations", tls::revocations),
+    target("spool", relay::spool),
     target("statistics", dispatcher::statistics),
 ];
 
@@ -81,6 +102,28 @@ pub fn start() {
     if log::set_logger(&Discard).is_ok() {
         log::set_max_level(log::LevelFilter::Debug);
     }
+}
+
+/// Certificates, which nothing here looks at, for a store that has to have some.
+fn store() -> Arc<Store> {
+    static STORE: OnceLock<Arc<Store>> = OnceLock::new();
+    let make = || {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let places = [root.join("tls"), root.join("../tls")];
+        let script = places.map(|place| place.join("make-certs.sh"));
+        let script: &PathBuf = script.iter().find(|p| p.exists()).expect("the script");
+        let made = std::env::temp_dir().join(format!("mediaproxy-play-{}", std::process::id()));
+        let run = Command::new(script)
+            .args(["--key", "ec"])
+            .arg(&made)
+            .arg("all")
+            .output();
+        assert!(run.expect("it runs").status.success());
+        let store = Store::open(&made, "dispatcher").expect("certificates");
+        std::fs::remove_dir_all(made).expect("it goes");
+        Arc::new(store)
+    };
+    Arc::clone(STORE.get_or_init(make))
 }
 
 /// What is logged of a peer's input cannot forge a line or steer a terminal.

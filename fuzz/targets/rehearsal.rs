@@ -2,18 +2,15 @@
 //! finisher as they are in the daemon. Two relays keep to the protocol and are models that count along; the third has a
 //! certificate and says anything. After every step and at the end:
 //!
-//! - what the third relay says ends and moves no call of the other two;
+//! - what the third relay says ends, moves and accounts no call of the other two, and ends no dialog but of a call that it
+//!   was given (R1 to R3);
 //! - every answered call of theirs is recorded once, whatever was lost, restarted, refused or told again;
-//! - the dispatcher has no more calls than the proxy has asked for, no queue is without bound, and nothing is left once
-//!   all calls are over.
-//!
-//! What a relay may have the dispatcher end, a dialog that it names itself, is not looked at here.
+//! - the dispatcher has no more calls than the proxy has asked for, knows no more sessions from lists than one relay can
+//!   have, no queue is without bound, and nothing is left once all calls are over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mediaproxy::dispatcher::finished::{Finished, Finisher};
@@ -22,9 +19,8 @@ use mediaproxy::moment::Now;
 use mediaproxy::proto::CallId;
 use mediaproxy::proto::control::{Frame, LINK_LIMITS, PROXY_LIMITS, Remove, Requests};
 use mediaproxy::proto::link::{ALONE, FromDispatcher};
-use mediaproxy::tls::Store;
 
-use super::Choices;
+use super::{Choices, store};
 
 const CALLS: [&str; 3] = ["one", "two", "three"];
 /// The one that says anything.
@@ -35,6 +31,8 @@ const NOW: Now = Now {
     mono: Duration::ZERO,
     unix: Duration::from_secs(1_000_000),
 };
+/// Sessions of which three relays may have told in lists.
+const FOUND: usize = 3 * 32_768;
 const AGES: [u64; 4] = [1, 6, 100, 8000];
 
 /// One letter a step, then its choices:
@@ -63,26 +61,10 @@ pub fn run(data: &[u8]) {
     });
 }
 
-/// Certificates, which nothing here looks at, for a store that has to have some.
-fn store() -> Arc<Store> {
-    static STORE: OnceLock<Arc<Store>> = OnceLock::new();
-    let make = || {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let places = [root.join("tls"), root.join("../tls")];
-        let script = places.map(|place| place.join("make-certs.sh"));
-        let script: &PathBuf = script.iter().find(|p| p.exists()).expect("the script");
-        let made = std::env::temp_dir().join(format!("mediaproxy-play-{}", std::process::id()));
-        let run = Command::new(script)
-            .args(["--key", "ec"])
-            .arg(&made)
-            .arg("all")
-            .output();
-        assert!(run.expect("it runs").status.success());
-        let store = Store::open(&made, "dispatcher").expect("certificates");
-        std::fs::remove_dir_all(made).expect("it goes");
-        Arc::new(store)
-    };
-    Arc::clone(STORE.get_or_init(make))
+/// Which session a relay tells of.
+fn told(one: &Finished) -> (String, String) {
+    let tag = one.name.caller.as_ref().map(|tag| tag.0.to_string());
+    (one.name.call_id.to_string(), tag.unwrap_or_default())
 }
 
 /// Records as accounting does: what it has, it takes no second time.
@@ -99,6 +81,9 @@ struct Pages {
     refusals: usize,
     /// The address of the relay that is speaking and has no say over others.
     rogue: Option<std::net::IpAddr>,
+    /// Calls that others have while it speaks, and the dialogs of all calls.
+    others: BTreeSet<(String, String)>,
+    dialogs: BTreeSet<String>,
 }
 
 impl Finisher for Books {
@@ -107,8 +92,19 @@ impl Finisher for Books {
         let mut results = Vec::new();
         for one in ended {
             let _ = one.to_string();
-            if let (Some(rogue), Some(_)) = (pages.rogue, &one.known) {
+            if let Some(rogue) = pages.rogue {
                 assert_eq!(one.relay_ip, rogue, "another relay's call: {one}");
+                assert!(
+                    one.known.is_some() || !pages.others.contains(&told(&one)),
+                    "accounted for another relay's call: {one}"
+                );
+                let dialog = one.dialog_id.as_ref().filter(|_| one.end_dialog);
+                assert!(
+                    dialog.is_none_or(
+                        |id| one.known.is_some() || !pages.dialogs.contains(&id.to_string())
+                    ),
+                    "another call's dialog: {one}"
+                );
             }
             let Some(record) = one.record(NOW, 7) else {
                 results.push(true);
@@ -292,18 +288,36 @@ impl<'s, 'a> Play<'s, 'a> {
             return;
         };
         let before = self.places();
-        self.books.0.lock().unwrap().rogue = Some(address(ROGUE).ip());
+        let lines = [self.relays[0].line, self.relays[1].line];
+        let is_others = |place: &Where| match place {
+            Where::On(line) => lines.contains(&Some(*line)),
+            Where::Away(relay) => relay.contains("honest"),
+            Where::Unknown | Where::Expired => false,
+        };
+        let others = before.iter().filter(|(_, place)| is_others(place));
+        let others = others.filter_map(|(call, _)| {
+            let name = call.to_string();
+            let tag = self.calls.get(name.as_str())?.from_tag.clone()?;
+            Some((name, tag))
+        });
+        let others: BTreeSet<_> = others.collect();
+        let dialogs = self.stage.dialogs();
+        {
+            let mut pages = self.books.0.lock().unwrap();
+            pages.rogue = Some(address(ROGUE).ip());
+            (pages.others, pages.dialogs) = (others, dialogs.clone());
+        }
         self.stage.hear(line, text);
+        if self.relays[ROGUE]
+            .line
+            .is_some_and(|line| !self.stage.is_up(line))
+        {
+            self.relays[ROGUE].line = None;
+        }
+        assert!(self.stage.found() <= FOUND, "{} found", self.stage.found());
         self.books.0.lock().unwrap().rogue = None;
         for (call, place) in before {
-            let is_others = match &place {
-                Where::On(line) => {
-                    Some(*line) == self.relays[0].line || Some(*line) == self.relays[1].line
-                }
-                Where::Away(relay) => relay.contains("honest"),
-                Where::Unknown | Where::Expired => false,
-            };
-            if is_others {
+            if is_others(&place) {
                 assert_eq!(self.stage.place(&call), place, "{call:?} of another relay");
             }
         }
@@ -326,9 +340,9 @@ impl<'s, 'a> Play<'s, 'a> {
         let stolen = "00000000-0000-4000-8000-00000000000";
         let json = format!(
             "{{\"call_id\":\"{call}\",\"from_tag\":\"{tag}\",\"to_tag\":\"t\",\"start_time\":2,\"duration\":1,\"streams\":[],\
-             \"session_id\":\"{stolen}{sequence}\"}}"
+             \"dialog_id\":\"{call}:1\",\"session_id\":\"{stolen}{sequence}\"}}"
         );
-        match choices.below(10) {
+        match choices.below(13) {
             0 => format!("expired {json}\r\n"),
             1 => format!("removed {json}\r\n"),
             2 => format!("{sequence} {json}\r\n"),
@@ -342,6 +356,19 @@ impl<'s, 'a> Play<'s, 'a> {
                 let hello = format!("{{\"name\":\"{name}\",\"version\":\"1\",\"stored\":true}}");
                 format!("hello {hello}\r\n")
             }
+            // Invented, with another call's dialog.
+            10 => format!("expired {json}\r\n")
+                .replace(&format!("\"{call}\""), &format!("\"x{sequence}\"")),
+            11 => {
+                let invented: Vec<String> = (0..300 << sequence)
+                    .map(|n| format!("{{\"call_id\":\"x{n}\"}}"))
+                    .collect();
+                format!("{sequence} [{}]\r\n", invented.join(","))
+            }
+            12 => format!(
+                "expired {{\"call_id\":\"{}\"}}\r\n",
+                "x".repeat(8000 + 100 * sequence)
+            ),
             _ => {
                 let bytes = choices.bytes;
                 let end = bytes.iter().position(|b| *b == b'\n');
@@ -406,7 +433,7 @@ impl<'s, 'a> Play<'s, 'a> {
         };
         let text = format!(
             "update\r\ntype: {kind}\r\ncall_id: {name}\r\ncseq: 1\r\nfrom_uri: a@b\r\nto_uri: c@d\r\nfrom_tag: {tag}\r\n{to_tag}\
-             user_agent: x\r\nmedia: audio:192.0.2.9:4000:sendrecv:ice=no\r\n\r\n"
+             user_agent: x\r\ndialog_id: {name}:1\r\nmedia: audio:192.0.2.9:4000:sendrecv:ice=no\r\n\r\n"
         );
         let number = self.number();
         let asked = with_frame(&text, |frame| self.stage.update(frame, number));

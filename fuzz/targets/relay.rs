@@ -1,8 +1,15 @@
-//! What a relay reads besides media and its link: answers of name servers, and what the kernel tells over netlink.
+//! What a relay reads besides media and its link: answers of name servers, what the kernel tells over netlink, and the ended
+//! calls that a relay before it has kept.
+
+use std::fs;
 
 use mediaproxy::netlink::wire::Messages;
 use mediaproxy::netlink::{conntrack, nftables};
+use mediaproxy::proto::link::FromRelay;
 use mediaproxy::relay::discovery::parse_srv;
+use mediaproxy::relay::rehearsal;
+
+use super::journal::{directory, segment};
 
 /// An answer to a look-up of SRV records.
 pub fn dns(data: &[u8]) {
@@ -33,4 +40,28 @@ pub fn netlink(data: &[u8]) {
         assert!(elements.len() <= message.body.len() / 28);
         assert!(rules.len() <= message.body.len() / 16);
     }
+}
+
+/// The spool of a relay before this one, each line with its checksum: what is open is a line for a dispatcher, and the same
+/// at the next start.
+pub fn spool(data: &[u8]) {
+    const FIRST_PORT: u16 = 40_000;
+    let (segment, _) = segment(data);
+    let state_dir = directory();
+    let directory = state_dir.join(format!("relay-{FIRST_PORT}"));
+    fs::create_dir_all(&directory).expect("a directory");
+    fs::write(directory.join("0000000001.journal"), segment).expect("a segment");
+    let open = || rehearsal::spool(&state_dir, FIRST_PORT).expect("it opens whatever is in it");
+    let first = open();
+    assert!(first.len() <= data.split(|b| *b == b'\n').count());
+    for line in &first {
+        let line = line.strip_suffix(b"\r\n").expect("a line");
+        let is_told = matches!(
+            FromRelay::parse(line),
+            FromRelay::Expired(_) | FromRelay::Removed(_)
+        );
+        assert!(is_told, "{}", String::from_utf8_lossy(line));
+    }
+    assert_eq!(open(), first, "read again");
+    fs::remove_dir_all(state_dir).expect("it goes");
 }

@@ -19,7 +19,7 @@ mod delivery;
 pub mod file;
 pub mod metrics;
 mod open;
-mod position;
+pub mod position;
 #[cfg(feature = "radius")]
 pub mod radius;
 pub mod record;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
+use super::units::clean;
 use crate::config::MANAGEMENT_PORT;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
@@ -131,31 +132,7 @@ impl Client {
 
     fn answer(&mut self, command: &str) -> Result<Vec<String>, Failure> {
         let deadline = clock::mono() + self.timeout;
-        let mut answer = Vec::new();
-        let mut size = 0;
-        loop {
-            let line = self.line(deadline)?;
-            size += line.len();
-            if size > LARGEST {
-                return Err(Failure::Lost(format!("an answer of over {LARGEST} bytes")));
-            }
-            let is_first = answer.is_empty();
-            if is_first && line.starts_with("error") {
-                return Err(Failure::Refused(refusal(&line)));
-            }
-            if is_first && line.starts_with('[') {
-                return array(&line);
-            }
-            if line.is_empty() {
-                return Ok(answer);
-            }
-            let is_version = is_first && command == "version";
-            answer.push(line);
-            // In the format of MediaProxy 4 no empty line follows it; nothing else is asked here.
-            if is_version {
-                return Ok(answer);
-            }
-        }
+        read_answer(command, || self.line(deadline))
     }
 
     fn line(&mut self, deadline: Duration) -> Result<String, Failure> {
@@ -188,6 +165,41 @@ impl Client {
                 }
                 count => self.lines.extend(buffer.get(..count).unwrap_or_default()),
             }
+        }
+    }
+}
+
+/// The answer to a command, of which `line` tells line by line.
+///
+/// # Errors
+/// As [`Client::ask`].
+pub fn read_answer(
+    command: &str,
+    mut line: impl FnMut() -> Result<String, Failure>,
+) -> Result<Vec<String>, Failure> {
+    let mut answer = Vec::new();
+    let mut size = 0;
+    loop {
+        let line = line()?;
+        size += line.len();
+        if size > LARGEST {
+            return Err(Failure::Lost(format!("an answer of over {LARGEST} bytes")));
+        }
+        let is_first = answer.is_empty();
+        if is_first && line.starts_with("error") {
+            return Err(Failure::Refused(refusal(&line)));
+        }
+        if is_first && line.starts_with('[') {
+            return array(&line);
+        }
+        if line.is_empty() {
+            return Ok(answer);
+        }
+        let is_version = is_first && command == "version";
+        answer.push(fit(line));
+        // In the format of MediaProxy 4 no empty line follows it; nothing else is asked here.
+        if is_version {
+            return Ok(answer);
         }
     }
 }
@@ -226,6 +238,15 @@ impl Pair {
     }
 }
 
+/// A line that is fit for a terminal, whatever has said it; an object stays as it came.
+fn fit(line: String) -> String {
+    let moves = |c: char| c.is_control() && c != '\t';
+    match line.starts_with('{') && !line.contains(moves) {
+        true => line,
+        false => clean(&line),
+    }
+}
+
 /// What follows `error`, fit for a terminal.
 fn refusal(line: &str) -> String {
     let why = line.strip_prefix("error").unwrap_or(line);
@@ -237,13 +258,14 @@ fn refusal(line: &str) -> String {
     }
 }
 
-/// The elements of an answer in the format of MediaProxy 4: objects as they stand, texts as they are meant.
+/// The elements of an answer in the format of MediaProxy 4: objects as they stand, texts as they are meant, and fit for a
+/// terminal.
 fn array(line: &str) -> Result<Vec<String>, Failure> {
     let elements: Vec<&serde_json::value::RawValue> = serde_json::from_str(line)
         .map_err(|error| Failure::Lost(format!("an answer that cannot be read: {error}")))?;
     let text = |element: &&serde_json::value::RawValue| {
         let text = serde_json::from_str::<String>(element.get());
-        text.unwrap_or_else(|_| element.get().to_owned())
+        fit(text.unwrap_or_else(|_| element.get().to_owned()))
     };
     Ok(elements.iter().map(text).collect())
 }
@@ -365,6 +387,22 @@ mod tests {
         let answers = Pair([one, other]).ask(["some", "more"]).unwrap();
         assert_eq!(answers, [["{\"a\": 1}"], ["{\"b\": 2}"]]);
         assert_eq!(dispatcher.join().unwrap(), ["some\r\n", "more\r\n"]);
+    }
+
+    /// Ours sends no such thing. What answers may be another program, or a call's name in an older one's words.
+    #[test]
+    fn nothing_that_is_said_moves_the_terminals_cursor() {
+        for (told, shown) in [
+            ("a\x1b[2J\r\n\r\n", "a\\u{1b}[2J"),
+            ("[\"a\\u001b[2J\"]\r\n", "a\\u{1b}[2J"),
+            ("{\"a\":\"\x1b\"}\r\n\r\n", "{\"a\":\"\\u{1b}\"}"),
+            ("{\"a\":\t1}\r\n\r\n", "{\"a\":\t1}"),
+        ] {
+            assert_eq!(
+                asked("explain a", told.as_bytes()),
+                Ok(vec![shown.to_owned()])
+            );
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!  top        the same, live                      screen: the terminal while it is ours; keys
 //!  drained    waits for a drained relay's last call
 //!  doctor     is this host fit?                   clock, reach
+//!  rehearsal  what all of it makes of any answer, for tests
 //! ```
 
 mod client;
@@ -14,6 +15,7 @@ mod doctor;
 mod drained;
 mod keys;
 mod options;
+pub mod rehearsal;
 mod screen;
 mod show;
 mod table;

@@ -23,7 +23,7 @@ pub const RELAYS: &[Column] = &[
     word("VERSION").leaves(1),
 ];
 
-const SESSIONS: &[Column] = &[
+pub const SESSIONS: &[Column] = &[
     text("CALLER", 12),
     text("CALLEE", 12),
     word("STATUS"),
@@ -61,7 +61,7 @@ pub fn summary(options: &Options) -> Result<(), Failure> {
 }
 
 /// What is to be said of relays that do not answer.
-fn failed<'r>(relays: impl IntoIterator<Item = &'r Relay>) -> Option<String> {
+pub fn failed<'r>(relays: impl IntoIterator<Item = &'r Relay>) -> Option<String> {
     let failed = relays.into_iter().filter(|relay| relay.is_bad());
     let told = |relay: &Relay| match relay.session_count {
         0 => relay.label(),
@@ -136,7 +136,7 @@ fn sort(all: &mut [(Session, &String)], key: SortKey) {
     all.sort_by(|(one, _), (other, _)| key.compare(one, other, traffic));
 }
 
-fn session_row(session: &Session) -> Vec<String> {
+pub fn session_row(session: &Session) -> Vec<String> {
     let [caller, callee] = session.packets();
     vec![
         clean(&session.from_uri),

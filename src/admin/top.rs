@@ -17,7 +17,7 @@ use super::screen::Screen;
 use super::show::{RELAYS, read, relay_row};
 use super::table::{self, Column, number, text, word};
 use super::units::{clean, colour, cut, fold, scaled, time, wrap};
-use super::view::{Relay, Session, SortKey};
+use super::view::{Relay, Session, SortKey, sum};
 use crate::sys::clock;
 use crate::words::counted;
 
@@ -63,8 +63,8 @@ const CALLS: &[Column] = &[
 
 /// What was told at the last look.
 #[derive(Default)]
-struct Look {
-    relays: Vec<Relay>,
+pub struct Look {
+    pub relays: Vec<Relay>,
     sessions: Vec<Session>,
     /// Bits a second of each session since the look before.
     rates: HashMap<String, f64>,
@@ -75,22 +75,23 @@ struct Look {
 
 /// What somebody wants to see of it.
 #[derive(Default)]
-struct Wish {
-    sort: SortKey,
+pub struct Wish {
+    pub sort: SortKey,
     /// The chosen call; none is the first one.
     chosen: Option<String>,
     /// The first call in the list that is shown.
     first: usize,
     /// How many were shown last.
     page: usize,
-    explained: Option<Explained>,
+    pub explained: Option<Explained>,
 }
 
 /// A call that is explained.
-struct Explained {
+#[derive(Default)]
+pub struct Explained {
     /// As commands take it.
-    call_id: String,
-    lines: Vec<String>,
+    pub call_id: String,
+    pub lines: Vec<String>,
     /// The first line that is shown.
     first: usize,
 }
@@ -284,7 +285,8 @@ impl Look {
         }
     }
 
-    fn note(&mut self, sessions: Vec<Session>, now: Duration) {
+    /// Takes what was told at this time.
+    pub fn note(&mut self, sessions: Vec<Session>, now: Duration) {
         let mut rates = HashMap::new();
         let mut bytes = HashMap::new();
         for session in &sessions {
@@ -347,7 +349,7 @@ impl Picture {
 }
 
 /// The lines of the screen: as many as it has rows, none longer than it has columns.
-fn frame(
+pub fn frame(
     look: &Look,
     wish: &mut Wish,
     (columns, rows): (usize, usize),
@@ -378,7 +380,7 @@ fn frame(
 
 /// The title and the relays.
 fn head(picture: &mut Picture, look: &Look, (columns, rows): (usize, usize)) {
-    let calls: u64 = look.relays.iter().map(|relay| relay.session_count).sum();
+    let calls = sum(look.relays.iter().map(|relay| relay.session_count));
     let rate: f64 = look.relays.iter().map(|relay| relay.bps_relayed).sum();
     let room = (rows / 3).max(2);
     let relays = counted(look.relays.len(), "relay");

@@ -7,8 +7,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::units::clean;
-
 use crate::objects::objects_only;
+
+/// A sum of what was told, which may be anything.
+pub fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
+}
 
 /// A line of `summary`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,7 +78,7 @@ impl Relay {
     }
 
     pub fn dropped(&self) -> u64 {
-        self.dropped_packets.values().sum()
+        sum(self.dropped_packets.values().copied())
     }
 }
 
@@ -142,27 +146,25 @@ impl Session {
 
     pub fn bytes(&self) -> u64 {
         let streams = self.streams.iter();
-        streams
-            .map(|stream| stream.caller_bytes + stream.callee_bytes)
-            .sum()
+        sum(streams.flat_map(|stream| [stream.caller_bytes, stream.callee_bytes]))
     }
 
     /// From the caller, and from the callee.
     pub fn packets(&self) -> [u64; 2] {
-        let sum = |packets: fn(&Stream) -> u64| self.streams.iter().map(packets).sum();
+        let streams = || self.streams.iter();
         [
-            sum(|stream| stream.caller_packets),
-            sum(|stream| stream.callee_packets),
+            sum(streams().map(|stream| stream.caller_packets)),
+            sum(streams().map(|stream| stream.callee_packets)),
         ]
     }
 
     /// Share of the packets that the kernel relayed.
     pub fn in_kernel(&self) -> f64 {
         let streams = self.streams.iter();
-        let kernel: u64 = streams
-            .map(|stream| stream.caller_packets_kernel + stream.callee_packets_kernel)
-            .sum();
-        let all: u64 = self.packets().iter().sum();
+        let by_kernel =
+            |stream: &Stream| [stream.caller_packets_kernel, stream.callee_packets_kernel];
+        let kernel = sum(streams.flat_map(by_kernel));
+        let all = sum(self.packets().into_iter());
         kernel as f64 / all.max(1) as f64
     }
 
@@ -252,7 +254,8 @@ pub enum SortKey {
 }
 
 impl SortKey {
-    const ALL: [(&'static str, SortKey); 8] = [
+    /// And how it is named.
+    pub const ALL: [(&'static str, SortKey); 8] = [
         ("start", SortKey::Start),
         ("duration", SortKey::Duration),
         ("traffic", SortKey::Traffic),
@@ -291,7 +294,7 @@ impl SortKey {
         other: &Session,
         traffic: impl Fn(&Session) -> f64,
     ) -> Ordering {
-        let packets = |session: &Session| session.packets().iter().sum::<u64>();
+        let packets = |session: &Session| sum(session.packets().into_iter());
         let start = |session: &Session| session.start_time.unwrap_or(f64::MAX);
         let order = match self {
             SortKey::Start => start(one).total_cmp(&start(other)),
@@ -322,7 +325,7 @@ mod tests {
                 status: "active".into(),
                 caller_packets,
                 callee_packets,
-                caller_bytes: caller_packets * 200,
+                caller_bytes: caller_packets.saturating_mul(200),
                 caller_local: "192.0.2.1:40000".into(),
                 ..Stream::default()
             }],
@@ -360,6 +363,23 @@ mod tests {
         let mut young = session("d", [0, 10]);
         young.duration = 2.0;
         assert_eq!(young.quality(), 1.0, "it has just begun");
+    }
+
+    /// Each number fits, their sums do not.
+    #[test]
+    fn what_no_dispatcher_should_tell_is_shown_all_the_same() {
+        let mut one = session("a", [u64::MAX, 1]);
+        one.streams.push(one.streams[0].clone());
+        one.streams[0].caller_packets_kernel = u64::MAX;
+        one.streams[0].callee_packets_kernel = 1;
+        one.streams[0].caller_bytes = u64::MAX;
+        assert_eq!((one.bytes(), one.packets()), (u64::MAX, [u64::MAX, 2]));
+        assert_eq!(one.in_kernel(), 1.0);
+        let relay = Relay {
+            dropped_packets: [("a".into(), u64::MAX), ("b".into(), 1)].into(),
+            ..Relay::default()
+        };
+        assert_eq!(relay.dropped(), u64::MAX);
     }
 
     #[test]

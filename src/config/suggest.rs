@@ -7,11 +7,8 @@ pub fn key(section: &str, name: &str) -> Option<&'static Key> {
     let limit = if name.len() < 6 { 1 } else { 2 };
     let here = || KEYS.iter().filter(|key| key.section == section);
     let near = || {
-        // A name that is so much shorter or longer is not looked at letter by letter.
         here()
-            .filter(|key| key.name.len().abs_diff(name.chars().count()) <= limit)
-            .map(|key| (distance(key.name, name), key))
-            .filter(|(distance, _)| *distance <= limit)
+            .filter_map(|key| Some((distance(key.name, name, limit)?, key)))
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, key)| key)
     };
@@ -25,17 +22,21 @@ pub fn key(section: &str, name: &str) -> Option<&'static Key> {
 /// The section whose name is nearly that.
 pub fn section(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
-    KEYS.iter()
+    let limit = if name.len() < 5 { 1 } else { 2 };
+    let mut last = "";
+    // The keys of a section stand together.
+    let mut sections = KEYS
+        .iter()
         .map(|key| key.section)
-        .find(|known| distance(&known.to_lowercase(), &name) <= if name.len() < 5 { 1 } else { 2 })
+        .filter(|known| std::mem::replace(&mut last, known) != *known);
+    sections.find(|known| distance(&known.to_lowercase(), &name, limit).is_some())
 }
 
-/// How many letters must be changed, added or removed (Levenshtein). Long names are not compared: they are
-/// near to none of ours, and a file may hold anything.
-fn distance(a: &str, b: &str) -> usize {
-    const LONGEST: usize = 64;
-    if b.len() > LONGEST {
-        return LONGEST;
+/// How many letters must be changed, added or removed (Levenshtein), where these are no more than `limit`. A name that is
+/// so much shorter or longer is not looked at letter by letter: a file may hold anything.
+fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
+    if a.chars().count().abs_diff(b.chars().count()) > limit {
+        return None;
     }
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -54,7 +55,7 @@ fn distance(a: &str, b: &str) -> usize {
             *first = i + 1;
         }
     }
-    row.last().copied().unwrap_or(LONGEST)
+    row.last().copied().filter(|distance| *distance <= limit)
 }
 
 #[cfg(test)]
@@ -72,7 +73,9 @@ mod tests {
             ("", "abc", 3),
             ("kitten", "sitting", 3),
         ] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
+            assert_eq!(distance(a, b, 3), Some(expected), "{a} {b}");
+            let less = expected.checked_sub(1);
+            assert_eq!(less.and_then(|less| distance(a, b, less)), None, "{a} {b}");
         }
     }
 

@@ -7,19 +7,23 @@ use std::time::Duration;
 
 use super::Dispatcher;
 use super::finished::{Finished, Reason};
-use super::link::{Ask, Link, Removal, Shown};
-use super::registry::{Doubts, Facts, Identified, Place, RelayKey};
+use super::limits::{self, Bucket, Excess, Limit};
+use super::link::{Ask, Link, Removal, Shown, Wanted};
+use super::listing::{Listing, Purpose};
+use super::metrics::Ignored;
+use super::registry::{Doubts, Facts, Identified, Listed, Place, RelayKey};
 use super::relays::lose;
 use super::room::Room;
-use super::statistics::{Statistics, of_calls, sessions};
+use super::statistics::{ListedCall, Statistics, Unfit};
 use super::waiting::{Failure, Slot, Updating, lock};
 use super::wire::write_plain;
 use crate::logging::sparse::Sparse;
 use crate::proto::control::Remove;
-use crate::proto::line::{Lines, TooLong};
+use crate::proto::line::Lines;
 use crate::proto::link::{
-    FromRelay, Hello, OLD_DISPATCHER_LINE, RELAY_LINE, Sequence, UpdateReply,
+    FromRelay, Hello, RELAY_LINE, Sequence, UpdateReply, longest_list, most_sessions,
 };
+use crate::proto::name::is_spelled;
 use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
 use crate::words::counted;
@@ -49,13 +53,24 @@ struct Listener<'a> {
     is_known: bool,
     /// Another link has its place: nothing that it says counts.
     is_refused: bool,
+    /// It has gone beyond a limit.
+    is_cut: bool,
     /// It keeps ended sessions until it hears that they are recorded.
     relay_keeps: bool,
     /// Not recorded yet.
     ended: Vec<Ended>,
     /// None of a relay that does not tell how much room it has.
     room: Option<Room>,
+    /// Sessions that it can have.
+    most: usize,
+    /// Its name, where it has one.
+    name: Option<String>,
+    /// The list that it is telling, on a line whose end is still to come.
+    list: Option<Listing>,
+    /// Lines that say nothing new.
+    idle: Bucket,
     odd: Sparse,
+    foreign: Sparse,
 }
 
 /// A session that a line told the end of. Those that are told together are recorded together.
@@ -71,8 +86,6 @@ struct Ended {
 /// What a line means for the reading of those after it.
 enum Next {
     Same,
-    /// The relay is one of ours.
-    LongLines,
     /// Somebody wants to have it, from this byte on.
     Keep(usize, Arc<Shown>),
 }
@@ -97,25 +110,39 @@ impl Dispatcher {
 impl<'a> Conversation<'a> {
     pub fn new(dispatcher: &'a Dispatcher, link: &'a Arc<Link>) -> Self {
         Conversation {
-            lines: Lines::new(OLD_DISPATCHER_LINE),
+            lines: Lines::new(RELAY_LINE),
             listener: Listener {
                 dispatcher,
                 link,
                 is_known: false,
                 is_refused: false,
+                is_cut: false,
                 relay_keeps: false,
                 ended: Vec::new(),
                 room: None,
+                most: most_sessions(None),
+                name: None,
+                list: None,
+                idle: Bucket::idle(clock::mono()),
                 odd: Sparse::default(),
+                foreign: Sparse::every(Duration::from_secs(60)),
             },
         }
     }
 
     /// Acts on all lines that end in these bytes.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+    ///
+    /// # Errors
+    /// The relay has gone beyond a limit: it is cut off.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(), Excess> {
         let heard = self.hear_all(bytes);
         self.settle();
-        heard
+        heard.inspect_err(|excess| self.listener.cut_off(excess))
+    }
+
+    /// Returns true if the relay was cut off.
+    pub fn is_cut(&self) -> bool {
+        self.listener.is_cut
     }
 
     /// Records what has been heard of. Nothing is left of it where the lines were taken to their end.
@@ -123,14 +150,40 @@ impl<'a> Conversation<'a> {
         self.listener.settle();
     }
 
-    fn hear_all(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+    fn hear_all(&mut self, mut bytes: &[u8]) -> Result<(), Excess> {
         self.listener.link.note_heard();
+        if self.listener.list.is_some() {
+            let end = bytes.iter().position(|b| *b == b'\n');
+            let part = bytes.get(..end.unwrap_or(bytes.len()));
+            self.listener.go_on_listing(part.unwrap_or_default())?;
+            let Some(end) = end else {
+                return Ok(());
+            };
+            self.listener.list_over();
+            bytes = bytes.get(end + 1..).unwrap_or_default();
+        }
         self.lines.extend(bytes);
-        while let Some(line) = self.lines.next_line()? {
-            match self.listener.hear(line) {
-                Next::Same => {}
-                Next::LongLines => self.lines.set_limit(RELAY_LINE),
-                Next::Keep(skip, slot) => slot.put(Some(self.lines.take_given(skip))),
+        let too_long = |begun: &Lines| Excess::unknown(begun.begun());
+        while !self.listener.is_refused {
+            match self.lines.next_line() {
+                Ok(Some(line)) => match self.listener.hear(line)? {
+                    Next::Same => {}
+                    Next::Keep(skip, slot) => slot.put(Some(self.lines.take_given(skip))),
+                },
+                Ok(None) => break,
+                Err(_) => return Err(too_long(&self.lines)),
+            }
+        }
+        if self.listener.is_refused {
+            self.lines = Lines::new(0);
+            return Ok(());
+        }
+        let begun = self.lines.begun();
+        if begun.len() > limits::LINE {
+            if let Some((sequence, skip)) = self.listener.judge(begun)? {
+                let begun = self.lines.take_begun();
+                let begun = begun.get(skip..).unwrap_or_default();
+                self.listener.begin_list(sequence, begun)?;
             }
         }
         Ok(())
@@ -138,40 +191,105 @@ impl<'a> Conversation<'a> {
 }
 
 impl Listener<'_> {
-    fn hear(&mut self, line: &[u8]) -> Next {
-        if self.is_refused {
-            return Next::Same;
+    /// Judges a line that is long, as far as it has come. Where it is a list that is read while it comes: the answer to
+    /// which request, and from which byte on.
+    fn judge(&self, begun: &[u8]) -> Result<Option<(Sequence, usize)>, Excess> {
+        let (what, allowed) = match FromRelay::parse(begun) {
+            FromRelay::Expired(_) | FromRelay::Removed(_) => {
+                ("an ended session", limits::STATISTICS)
+            }
+            FromRelay::Reply(sequence, result) => match self.link.wants(sequence) {
+                Some(Wanted::List) => return Ok(Some((sequence, begun.len() - result.len()))),
+                Some(Wanted::WholeList) => ("an answer with sessions", longest_list(self.most)),
+                Some(Wanted::Statistics) => ("an answer with statistics", limits::STATISTICS),
+                Some(Wanted::Summary) => ("a summary", limits::SUMMARY),
+                Some(Wanted::Ports) => ("an answer to an update", limits::LINE),
+                None => ("a reply to no request", limits::LINE),
+            },
+            FromRelay::Hello(_) => ("hello", limits::LINE),
+            FromRelay::Ping | FromRelay::Unknown(_) => return Err(Excess::unknown(begun)),
+        };
+        match begun.len() > allowed {
+            true => Err(Excess::line(what, begun.len(), allowed)),
+            false => Ok(None),
+        }
+    }
+
+    fn hear(&mut self, line: &[u8]) -> Result<Next, Excess> {
+        if line.len() > limits::LINE {
+            self.judge(line)?;
         }
         let said = FromRelay::parse(line);
         if let FromRelay::Hello(json) = said {
-            return self.hello(json);
+            self.hello(json);
+            return self.idle("hello");
         }
-        // An older relay could not read why.
-        if !self.is_known && self.identify(None).is_err() {
-            self.leave();
-            return Next::Same;
+        if !self.is_welcome() {
+            return Ok(Next::Same);
         }
         match said {
-            FromRelay::Ping => self.ping(),
+            FromRelay::Ping => {
+                self.ping();
+                self.idle("ping")
+            }
             FromRelay::Expired(json) => self.ended(json, Reason::Expired),
             FromRelay::Removed(json) => self.ended(json, Reason::Removed),
             FromRelay::Reply(sequence, result) => {
-                if let Some(slot) = self.reply(sequence, result) {
-                    return Next::Keep(line.len() - result.len(), slot);
-                }
+                let slot = self.reply(sequence, result)?;
+                let skip = line.len() - result.len();
+                Ok(slot.map_or(Next::Same, |slot| Next::Keep(skip, slot)))
             }
-            FromRelay::Unknown(line) => self.odd("unexpected line", line),
-            FromRelay::Hello(_) => {}
+            FromRelay::Unknown(line) => {
+                self.odd("unexpected line", line);
+                self.idle("unexpected lines")
+            }
+            FromRelay::Hello(_) => Ok(Next::Same),
         }
-        Next::Same
     }
 
-    fn hello(&mut self, json: &[u8]) -> Next {
+    /// A relay that says no hello tells who it is by its first line, whatever that says.
+    fn is_welcome(&mut self) -> bool {
+        // An older relay could not read why.
+        let is_welcome = self.is_known || self.identify(None).is_ok();
+        if !is_welcome {
+            self.leave();
+        }
+        is_welcome
+    }
+
+    /// A line that says nothing new.
+    fn idle(&mut self, what: &str) -> Result<Next, Excess> {
+        match self.idle.take(1, clock::mono()) {
+            true => Ok(Next::Same),
+            false => {
+                let allowed = self.idle.most();
+                let what = format!("lines that say nothing new (the last: {what}), at once");
+                Err(Excess::new(Limit::Idle, what, allowed + 1, allowed))
+            }
+        }
+    }
+
+    /// The relay has gone beyond a limit.
+    fn cut_off(&mut self, excess: &Excess) {
+        self.is_cut = true;
+        let address = self.link.peer.ip();
+        let name = self.name.as_deref();
+        let away = lock(&self.dispatcher.outcasts).cut(address, name, clock::mono());
+        let seconds = away.as_secs();
+        self.dispatcher.counts.cut_off(excess.limit);
+        log::warn!(
+            "relay {}: cut off, and not let in for {seconds} s: {excess}; its calls wait for it as those of a lost relay",
+            self.link
+        );
+        self.link.close(&format!("cut off: {excess}"));
+    }
+
+    fn hello(&mut self, json: &[u8]) {
         let hello: Hello = match serde_json::from_slice(json) {
             Ok(hello) => hello,
             Err(error) => {
                 self.odd(&format!("hello that cannot be read ({error})"), json);
-                return Next::Same;
+                return;
             }
         };
         let name = hello.name.as_deref().filter(|name| !name.is_empty());
@@ -186,6 +304,7 @@ impl Listener<'_> {
         self.relay_keeps = hello.stored;
         self.link.set_commands(&hello.commands);
         self.room = hello.capacity.map(|_| Room::default());
+        self.most = most_sessions(hello.capacity);
         lock(&self.dispatcher.registry).set_instance(self.link.id, hello.instance.as_deref());
         match self.identify(usable) {
             Ok(()) => self.say_hello(None),
@@ -194,7 +313,6 @@ impl Listener<'_> {
                 self.leave();
             }
         }
-        Next::LongLines
     }
 
     fn say_hello(&self, refused: Option<String>) {
@@ -215,6 +333,10 @@ impl Listener<'_> {
     /// # Errors
     /// Why it is not wanted.
     fn identify(&mut self, name: Option<&str>) -> Result<(), String> {
+        if !self.is_known {
+            self.name = name.map(str::to_owned);
+            self.is_forgiven(name)?;
+        }
         let mut identified = self.identified(name);
         while let Some(Identified::Contested(relay, old)) = identified {
             // What comes meanwhile is read later.
@@ -239,6 +361,33 @@ impl Listener<'_> {
             replaced.close("replaced by a new link of the same process");
         }
         Ok(())
+    }
+
+    /// A relay that was cut off comes back later.
+    ///
+    /// # Errors
+    /// It does not wait.
+    fn is_forgiven(&self, name: Option<&str>) -> Result<(), String> {
+        let address = self.link.peer.ip();
+        let key = RelayKey {
+            address: address.to_canonical(),
+            name: name.map(Arc::from),
+        };
+        let is_known = lock(&self.dispatcher.registry).is_known(&key);
+        let outcasts = lock(&self.dispatcher.outcasts);
+        let Some(left) = outcasts.wait(address, name, is_known, clock::mono()) else {
+            return Ok(());
+        };
+        drop(outcasts);
+        let seconds = left.as_secs() + 1;
+        if let Some(skipped) = lock(&self.dispatcher.refusals).due() {
+            log::info!(
+                "relay {key}: not let in for {seconds} s, it or another one of that address was cut off{skipped}"
+            );
+        }
+        Err(format!(
+            "it or another relay of its address was cut off for what it said: not for {seconds} s"
+        ))
     }
 
     /// Says in the log, once a minute at most, that this link is refused for an old one that is well. Returns why, for its
@@ -272,7 +421,7 @@ impl Listener<'_> {
 
     /// Closes a link that is not wanted, once it was told why.
     fn leave(&mut self) {
-        let why = "its relay has another link";
+        let why = "it is refused";
         self.is_refused = true;
         self.link.finish(why);
         self.link.wait_written(clock::mono() + GOODBYE);
@@ -289,16 +438,9 @@ impl Listener<'_> {
     }
 
     /// A session has ended on its relay; or it did so before, and the relay has not heard that it is recorded.
-    fn ended(&mut self, json: &[u8], reason: Reason) {
-        let statistics = match Statistics::parse(json) {
-            Ok(statistics) => statistics,
-            Err(error) => {
-                self.odd(
-                    &format!("an ended session that cannot be read ({error})"),
-                    json,
-                );
-                return;
-            }
+    fn ended(&mut self, json: &[u8], reason: Reason) -> Result<Next, Excess> {
+        let Some(statistics) = self.statistics(json, "an ended session that")? else {
+            return self.idle("ended sessions that cannot be read");
         };
         let session_id = statistics.session_id.clone();
         if self
@@ -312,21 +454,75 @@ impl Listener<'_> {
         if let Some(id) = &session_id {
             if self.dispatcher.finisher.has(id) {
                 self.say_stored(id);
-                return;
+                return Ok(Next::Same);
             }
         }
         let (link, now) = (self.link.id, clock::mono());
-        let mut registry = lock(&self.dispatcher.registry);
         let is_refused = |id: &String| self.dispatcher.finisher.is_refused(id);
-        let finished = match reason {
-            _ if session_id.as_ref().is_some_and(is_refused) => {
-                registry.ended_before(link, reason, statistics, now)
+        let is_refused = session_id.as_ref().is_some_and(is_refused);
+        let mut registry = lock(&self.dispatcher.registry);
+        if let (false, Some(owner)) = (is_refused, registry.owner_elsewhere(link, &statistics)) {
+            let owner = owner.clone();
+            drop(registry);
+            self.is_anothers(&statistics.call_id, &owner);
+            return self.idle("ends of other relays' sessions");
+        }
+        if !is_refused && !registry.is_given(link, &statistics) {
+            drop(registry);
+            let mut outcasts = lock(&self.dispatcher.outcasts);
+            if !outcasts.record(self.link.peer.ip(), json.len(), now)? {
+                drop(outcasts);
+                self.leave_out();
+                return Ok(Next::Same);
             }
+            drop(outcasts);
+            registry = lock(&self.dispatcher.registry);
+        }
+        let finished = match reason {
+            _ if is_refused => registry.ended_before(link, reason, statistics, now),
             Reason::Removed => registry.removed_before(link, statistics, now),
             _ => registry.expire(link, statistics, now),
         };
         drop(registry);
         self.finish(finished, session_id, None);
+        Ok(Next::Same)
+    }
+
+    /// What a relay tells of a session; none where it cannot be read.
+    fn statistics(&mut self, json: &[u8], what: &str) -> Result<Option<Statistics>, Excess> {
+        let error = match Statistics::parse(json) {
+            Ok(statistics) => return Ok(Some(statistics)),
+            Err(Unfit::Excess(excess)) => return Err(excess),
+            Err(Unfit::Json(error)) => error.to_string(),
+            Err(Unfit::NoList) => String::new(),
+        };
+        self.odd(&format!("{what} cannot be read ({error})"), json);
+        Ok(None)
+    }
+
+    /// It has spoken of a session that another relay was given: nothing of that counts.
+    fn is_anothers(&mut self, call_id: &str, owner: &RelayKey) {
+        self.dispatcher.counts.ignored(Ignored::Foreign);
+        if let Some(skipped) = self.foreign.due() {
+            let call_id = Visible(call_id.as_bytes());
+            log::warn!(
+                "[session {call_id}] relay {} tells of it, and relay {owner} has it: that changes nothing{skipped}",
+                self.link
+            );
+        }
+    }
+
+    /// It has told of more sessions that are not known than are taken at once. One of ours tells them again.
+    fn leave_out(&mut self) {
+        self.dispatcher.counts.ignored(Ignored::TooMany);
+        if let Some(skipped) = self.foreign.due() {
+            log::warn!(
+                "relay {}: it has told the ends of over {} sessions that are not known here: more are taken later, as it \
+                 tells them again{skipped}",
+                self.link,
+                limits::RECORDS
+            );
+        }
     }
 
     /// Takes an ended session, to be recorded with those that are told together with it. Whoever has asked for the
@@ -377,11 +573,11 @@ impl Listener<'_> {
     }
 
     /// Acts on a reply; what the management port has asked for is to be put there.
-    fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Option<Arc<Shown>> {
+    fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Result<Option<Arc<Shown>>, Excess> {
         let now = clock::mono();
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
-            Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now),
+            Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now)?,
             Some(Ask::TakeBack(call_id)) => {
                 // The proxy was given another relay: nothing of this one is accounted.
                 if let Ok(Statistics {
@@ -393,13 +589,23 @@ impl Listener<'_> {
                 }
                 log::info!("[session {call_id}] taken back from relay {}", self.link);
             }
-            Some(Ask::Purge) => self.listed(result, now),
-            Some(Ask::Check(doubts)) => self.checked(doubts, result, now),
-            Some(Ask::Show(slot)) => return Some(slot),
+            Some(Ask::Check(doubts)) if result.starts_with(b"error") => {
+                self.has_none(doubts, result, now);
+            }
+            Some(ask @ (Ask::Purge | Ask::Check(_))) => {
+                self.list = Purpose::of(ask).map(|purpose| Listing::new(purpose, self.most));
+                self.go_on_listing(result)?;
+                self.list_over();
+            }
+            Some(Ask::Show(slot)) => return Ok(Some(slot)),
             Some(Ask::Room) => self.room_told(result, now),
-            None => self.odd("a reply to no request of this dispatcher", result),
+            None => {
+                self.dispatcher.counts.ignored(Ignored::Unasked);
+                self.odd("a reply to no request of this dispatcher", result);
+                self.idle("replies to no request")?;
+            }
         }
-        None
+        Ok(None)
     }
 
     fn updated(&mut self, updating: &Arc<Updating>, result: &[u8]) {
@@ -480,19 +686,21 @@ impl Listener<'_> {
         asked: Option<Arc<Slot<Removal>>>,
         result: &[u8],
         now: Duration,
-    ) {
+    ) -> Result<(), Excess> {
         let call_id = &remove.call_id;
-        let statistics = match Statistics::parse(result) {
-            Ok(statistics) => Some(statistics),
-            Err(_) if result == b"error" => None,
-            Err(error) => {
-                self.odd(
-                    &format!("[session {call_id}] statistics that cannot be read ({error})"),
-                    result,
-                );
-                None
-            }
+        let statistics = match result {
+            b"error" => None,
+            json => self.statistics(json, &format!("[session {call_id}] statistics that"))?,
         };
+        // A relay answers for the call that it was asked for.
+        let is_it = |told: &Statistics| is_spelled(&call_id.0, &told.call_id);
+        if statistics.as_ref().is_some_and(|told| !is_it(told)) {
+            self.odd(
+                &format!("[session {call_id}] statistics of another call"),
+                result,
+            );
+        }
+        let statistics = statistics.filter(is_it);
         let session_id = statistics.as_ref().and_then(|s| s.session_id.clone());
         let mut registry = lock(&self.dispatcher.registry);
         // What is not here any more has expired since it was asked for.
@@ -512,24 +720,60 @@ impl Listener<'_> {
         };
         drop(registry);
         self.finish(finished, session_id, asked.map(|slot| (slot, removal)));
+        Ok(())
+    }
+
+    /// A list has begun to come.
+    fn begin_list(&mut self, sequence: Sequence, begun: &[u8]) -> Result<(), Excess> {
+        let asked = self.link.answered(sequence).filter(|_| self.is_welcome());
+        let purpose = asked.and_then(Purpose::of);
+        self.list = purpose.map(|purpose| Listing::new(purpose, self.most));
+        self.go_on_listing(begun)
+    }
+
+    fn go_on_listing(&mut self, bytes: &[u8]) -> Result<(), Excess> {
+        match &mut self.list {
+            Some(list) => list.take(self.dispatcher, self.link, bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// The list's line is over.
+    fn list_over(&mut self) {
+        let Some(list) = self.list.take() else {
+            return;
+        };
+        let (count, now) = (list.calls, clock::mono());
+        let (purpose, read) = list.finish();
+        if let Err(why) = &read {
+            self.odd(&format!("sessions that cannot be read ({why})"), b"");
+        }
+        match (purpose, read) {
+            (Purpose::Purge(listed), Ok(())) => self.listed(listed, count, now),
+            (Purpose::Purge(_), Err(_)) => self.dispatcher.remove_owed(self.link),
+            (Purpose::Check(doubts, told), Ok(())) => self.checked(doubts, &told, now),
+            (Purpose::Check(doubts, _), Err(_)) => {
+                lock(&self.dispatcher.registry).unanswered(self.link.id, doubts, now);
+            }
+        }
+    }
+
+    /// The relay, asked for a call, has answered `error`: it has it not, or could not find out.
+    fn has_none(&mut self, doubts: Doubts, result: &[u8], now: Duration) {
+        if result == b"error" && self.link.explains() {
+            return self.checked(doubts, &[], now);
+        }
+        // One that is busy says `error: busy`.
+        if !result.starts_with(b"error: ") {
+            self.odd("sessions that cannot be read", result);
+        }
+        lock(&self.dispatcher.registry).unanswered(self.link.id, doubts, now);
     }
 
     /// The relay says whether it has calls that it does not know by the tags of their removal.
-    fn checked(&mut self, doubts: Doubts, result: &[u8], now: Duration) {
+    fn checked(&mut self, doubts: Doubts, told: &[ListedCall], now: Duration) {
         let link = self.link;
-        let told = match of_calls(result, |call_id| doubts.has(call_id)) {
-            Ok(told) => told,
-            Err(_) if result == b"error" && link.explains() => Vec::new(),
-            Err(error) => {
-                // One that is busy says `error: busy`.
-                if !result.starts_with(b"error: ") {
-                    self.odd(&format!("sessions that cannot be read ({error})"), result);
-                }
-                lock(&self.dispatcher.registry).unanswered(link.id, doubts, now);
-                return;
-            }
-        };
-        let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, &told, now);
+        let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, told, now);
         for call_id in checked.there {
             log::warn!(
                 "[session {call_id}] relay {link} has refused to remove it and has it still: it goes on"
@@ -541,19 +785,11 @@ impl Listener<'_> {
         self.dispatcher.finish(checked.finished);
     }
 
-    fn listed(&mut self, result: &[u8], now: Duration) {
-        let listed = match sessions(result) {
-            Ok(listed) => listed,
-            Err(error) => {
-                self.odd(&format!("sessions that cannot be read ({error})"), result);
-                self.dispatcher.remove_owed(self.link);
-                return;
-            }
-        };
-        let mut registry = lock(&self.dispatcher.registry);
-        let purge = registry.listed(self.link.id, &listed, now);
-        drop(registry);
-        let count: usize = listed.values().map(Vec::len).sum();
+    fn listed(&mut self, listed: Listed, count: usize, now: Duration) {
+        if let Some((owner, call_id)) = &listed.first_foreign {
+            self.is_anothers(&call_id.0.escaped(), owner);
+        }
+        let purge = lock(&self.dispatcher.registry).listed_all(self.link.id, listed, now);
         let sessions = counted(count, "session");
         let gone = match purge.finished.len() {
             0 => "none that we had there is missing".to_owned(),

@@ -60,6 +60,8 @@ pub struct Ledger {
 /// What an earlier dispatcher has left.
 #[derive(Debug, Default)]
 pub struct Earlier {
+    /// There was one, and it has told all of them.
+    pub is_known: bool,
     pub calls: Vec<LiveCall>,
     pub dialogs: Vec<Due>,
 }
@@ -136,7 +138,9 @@ impl Ledger {
             let (lines, shown) = (counted(found.unreadable, "line"), dir.display());
             error!("{shown}: {lines} on live calls cannot be read and are left out");
         }
+        let is_known = found.seen > Duration::ZERO && found.unreadable == 0;
         let (mut state, mut earlier) = (State::default(), Earlier::default());
+        earlier.is_known = is_known;
         // In the order in which they were noted, so that of two with one call-id the later one is the call.
         let mut left: Vec<_> = found.entries.into_iter().collect();
         left.sort_unstable_by_key(|(_, (at, _))| *at);

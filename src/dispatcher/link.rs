@@ -63,6 +63,33 @@ pub enum Ask {
     Room,
 }
 
+/// What kind of answer a request gets: that tells how long it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Ports, or why not.
+    Ports,
+    /// One session's.
+    Statistics,
+    Summary,
+    /// All sessions, or those of a call, read one after the other.
+    List,
+    /// The same for somebody who wants it as it is.
+    WholeList,
+}
+
+impl Wanted {
+    /// By the request's text.
+    fn of(ask: &Ask, text: &[u8]) -> Wanted {
+        match ask {
+            Ask::Update(_) => Wanted::Ports,
+            Ask::Purge | Ask::Check(_) => Wanted::List,
+            Ask::Show(_) if !text.starts_with(b"summary") => Wanted::WholeList,
+            Ask::Show(_) | Ask::Room => Wanted::Summary,
+            Ask::Remove(..) | Ask::TakeBack(_) => Wanted::Statistics,
+        }
+    }
+}
+
 /// Why a link does not take a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -116,6 +143,7 @@ struct State {
 struct Asked {
     since: Duration,
     ask: Ask,
+    wanted: Wanted,
     /// It has been found overdue before.
     is_late: bool,
 }
@@ -232,12 +260,15 @@ impl Link {
             return Err(Refused::Full);
         }
         let (sequence, compatibility) = (state.next, state.compatibility);
+        let begin = state.queue.len();
         if !write(&mut state.queue, Sequence(sequence), compatibility) {
             return Err(Refused::Unwritable);
         }
         state.next += 1;
+        let text = state.queue.get(begin..).unwrap_or_default();
         let asked = Asked {
             since,
+            wanted: Wanted::of(&ask, text),
             ask,
             is_late: false,
         };
@@ -306,6 +337,12 @@ impl Link {
         if waits {
             self.work.notify_one();
         }
+    }
+
+    /// What the reply to a request is to be; none where there is no such request.
+    pub fn wants(&self, sequence: Sequence) -> Option<Wanted> {
+        let state = lock(&self.state);
+        state.asked.get(&sequence.0).map(|asked| asked.wanted)
     }
 
     /// The request that a reply belongs to; each is given out once.

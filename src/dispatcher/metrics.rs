@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::finished::{Finished, Reason};
+use super::limits::Limit;
 use super::ports::PORTS;
 use super::registry::State;
 use super::waiting::lock;
@@ -39,6 +40,23 @@ const REASONS: [(Reason, &str); 5] = [
     (Reason::Ended, "administrator"),
 ];
 
+/// What a relay says and what changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// Of a session that another relay was given.
+    Foreign,
+    /// An answer to no request.
+    Unasked,
+    /// Ends of unknown sessions beyond what is taken at once.
+    TooMany,
+}
+
+const IGNORED: [(Ignored, &str); 3] = [
+    (Ignored::Foreign, "foreign"),
+    (Ignored::Unasked, "unasked"),
+    (Ignored::TooMany, "too_many"),
+];
+
 /// Counted since the start by whoever does it; nobody waits.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -48,6 +66,8 @@ pub struct Counts {
     pub retries: Counter,
     ended: [Counter; REASONS.len()],
     timed_out: Counter,
+    cut_off: [Counter; Limit::ALL.len()],
+    ignored: [Counter; IGNORED.len()],
     /// Connections of the SIP proxy, and of management clients.
     pub proxies: Gauge,
     pub clients: Gauge,
@@ -60,6 +80,19 @@ impl Counts {
             let counter = if is_error { errors } else { all };
             counter.add(1);
             times.observe(took);
+        }
+    }
+
+    /// A relay was cut off, since it went beyond a limit.
+    pub fn cut_off(&self, limit: Limit) {
+        if let Some(counter) = self.cut_off.get(limit as usize) {
+            counter.add(1);
+        }
+    }
+
+    pub fn ignored(&self, what: Ignored) {
+        if let Some(counter) = self.ignored.get(what as usize) {
+            counter.add(1);
         }
     }
 
@@ -198,6 +231,21 @@ impl Dispatcher {
 
     fn write_requests(&self, text: &mut Exposition) {
         let counts = &self.counts;
+        let mut family = text.counter(
+            "mediaproxy_dispatcher_relays_cut_off_total",
+            "Links that were closed since their relay went beyond what a relay can have, by the limit; the log says which.",
+        );
+        for ((_, limit), counter) in Limit::ALL.iter().zip(&counts.cut_off) {
+            family.with(&[("limit", limit)], counter.get());
+        }
+        let mut family = text.counter(
+            "mediaproxy_dispatcher_relay_reports_ignored_total",
+            "What relays said and what changed nothing: of calls that another relay was given (foreign), answers to no \
+             request (unasked), and ends of unknown calls beyond what is taken at once (too_many).",
+        );
+        for ((_, what), counter) in IGNORED.iter().zip(&counts.ignored) {
+            family.with(&[("what", what)], counter.get());
+        }
         let kinds = || ASKED.iter().zip(&counts.requests);
         let mut family = text.counter(
             "mediaproxy_dispatcher_requests_total",
@@ -287,6 +335,12 @@ mod tests {
         }
         for (at, (reason, _)) in REASONS.iter().enumerate() {
             assert_eq!(*reason as usize, at);
+        }
+        for (at, (limit, _)) in Limit::ALL.iter().enumerate() {
+            assert_eq!(*limit as usize, at);
+        }
+        for (at, (what, _)) in IGNORED.iter().enumerate() {
+            assert_eq!(*what as usize, at);
         }
     }
 

@@ -29,9 +29,12 @@ mod failures;
 pub mod finished;
 mod gate;
 mod ledger;
+mod limits;
 mod link;
+mod listing;
 mod management;
 mod metrics;
+mod outcasts;
 pub mod past;
 mod ports;
 mod recorder;
@@ -74,6 +77,7 @@ use gate::Gate;
 use ledger::Earlier;
 use link::Link;
 use metrics::Counts;
+use outcasts::Outcasts;
 use past::Past;
 pub use recorder::Recorder;
 use registry::{Patience, Registry};
@@ -104,6 +108,8 @@ pub struct Dispatcher {
     drained: Drained,
     /// Calls that are over, for who asks why.
     past: Mutex<Past>,
+    /// Relays that were cut off.
+    outcasts: Mutex<Outcasts>,
     /// Lines about links that are refused: their relays try again and again.
     refusals: Mutex<Sparse>,
     /// Connections to the ports that came to nothing: the relays' and the management port.
@@ -189,6 +195,7 @@ impl Dispatcher {
             registry: Mutex::new(registry),
             drained,
             past: Mutex::default(),
+            outcasts: Mutex::default(),
             refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
             turns: Turns::default(),
             finisher,
@@ -315,6 +322,9 @@ fn registry(
     }
     let now = clock::now();
     registry.set_wall(now);
+    if !earlier.is_known {
+        registry.set_blind_before(now.unix);
+    }
     if is_noting {
         registry.note_calls();
     }

@@ -1,6 +1,6 @@
 //! Calls that are over, or were refused, for who asks why a short time later. Pure: times are passed in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -53,7 +53,11 @@ pub struct Past {
     order: BTreeMap<u64, CallId>,
     bytes: usize,
     noted: u64,
+    /// Those that their relays alone told of, of which so many are kept.
+    untold: VecDeque<u64>,
 }
+
+const UNTOLD: usize = 2000;
 
 #[derive(Debug)]
 struct Over {
@@ -75,6 +79,13 @@ impl Past {
         }
         let fate = Fate::Ended(how(finished).into());
         self.note(finished.name.clone(), session, fate, now);
+        if finished.known.is_none() {
+            self.untold.push_back(self.noted);
+            if self.untold.len() > UNTOLD {
+                let oldest = self.untold.pop_front();
+                oldest.into_iter().for_each(|number| self.forget(number));
+            }
+        }
     }
 
     /// A relay could not be found for it, or the one that has it refused.
@@ -90,7 +101,7 @@ impl Past {
         let mut before = known.filter(|over| over.name.is_of(&name));
         let before = before.next().map(|over| over.number);
         before.into_iter().for_each(|number| self.forget(number));
-        self.bytes += size(&call_id, &fate);
+        self.bytes += size(&name, &fate);
         self.calls.entry(call_id.clone()).or_default().push(Over {
             name,
             at: now,
@@ -148,7 +159,8 @@ impl Past {
             return;
         };
         if let Some(at) = calls.iter().position(|over| over.number == number) {
-            self.bytes -= size(&call_id, &calls.remove(at).fate);
+            let over = calls.remove(at);
+            self.bytes -= size(&over.name, &over.fate);
         }
         if calls.is_empty() {
             self.calls.remove(&call_id);
@@ -157,8 +169,8 @@ impl Past {
 }
 
 /// The Call-ID stands in the map and in the order.
-fn size(call_id: &CallId, fate: &Fate) -> usize {
-    2 * call_id.0.as_bytes().len() + fate.text().len() + EACH
+fn size(name: &Name, fate: &Fate) -> usize {
+    2 * name.call_id.0.as_bytes().len() + name.tags() + fate.text().len() + EACH
 }
 
 /// What of statistics is told of a call that is over.

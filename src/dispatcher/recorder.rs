@@ -89,13 +89,17 @@ struct Judgement {
     length: Option<Duration>,
 }
 
-/// So many are remembered: by then the disk has been full for long.
+/// So many are remembered, those with long names for what they take: by then the disk has been full for long.
 const REFUSED: usize = 20_000;
+const LONG: usize = 2048;
 
 impl Refused {
     fn remember(&mut self, finished: &Finished) {
         let id = finished.session_id().filter(|_| finished.is_kept);
-        let Some(id) = id.filter(|_| self.0.len() < REFUSED) else {
+        let name = &finished.name;
+        let is_long = name.call_id.0.as_bytes().len() + name.tags() > LONG;
+        let most = if is_long { REFUSED / 20 } else { REFUSED };
+        let Some(id) = id.filter(|_| self.0.len() < most) else {
             return;
         };
         let judgement = Judgement {

@@ -5,8 +5,10 @@
 //! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
 
 mod calls;
+mod dialogs;
 mod doubts;
 mod expired;
+mod found;
 mod manage;
 mod relays;
 mod restore;
@@ -23,13 +25,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::finished::{Finished, Known};
-use super::statistics::ListedCall;
 use crate::moment::Now;
 use crate::proto::control::Remove;
 use crate::proto::name::{Mention, Name};
 use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
 pub use doubts::{Checked, Doubts};
 use expired::Remembered;
+use found::FoundCalls;
 pub use manage::{About, Held, Through};
 pub use restore::LiveCall;
 use sessions::{Key, Sessions};
@@ -147,6 +149,18 @@ pub struct Late {
     pub noted: Option<LiveCall>,
 }
 
+/// What a relay that is telling its sessions has told so far.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Sessions that it was given and has.
+    there: HashSet<Key>,
+    /// Removals that it missed of others.
+    owed: Vec<Remove>,
+    /// Sessions that another relay was given; the first one's call, and that relay.
+    pub foreign: usize,
+    pub first_foreign: Option<(RelayKey, CallId)>,
+}
+
 /// What has to be done after a relay has listed its sessions.
 #[derive(Debug, Default)]
 pub struct Purge {
@@ -179,9 +193,7 @@ pub struct Registry<L> {
     sessions: Sessions,
     /// What relays may call those call-ids that are not UTF-8.
     aliases: HashMap<String, CallId>,
-    /// Calls that a relay listed when it connected and that are not known otherwise: from before this dispatcher's
-    /// start, or another dispatcher's. They tell where to ask, and nothing is accounted for want of them.
-    found: HashMap<CallId, Vec<Found>>,
+    found: FoundCalls,
     /// Sessions that the proxy has yet to remove.
     expired: Remembered<Name>,
     /// Calls that were not known when the proxy removed them, with the time since 1970: a relay that is away may have them.
@@ -194,6 +206,8 @@ pub struct Registry<L> {
     by_admin: Vec<(Name, Through)>,
     /// What is to be added to a time of the caller's clock to have the time since 1970-01-01 UTC.
     wall: Duration,
+    /// When this dispatcher began, since 1970-01-01 UTC; none where one before it has told which calls there were.
+    blind_before: Option<Duration>,
     /// Somebody keeps what [`LiveCall`] tells of answered calls.
     is_noting: bool,
     /// How much news has been told to be noted.
@@ -218,14 +232,6 @@ struct Session {
     /// When it was last made or confirmed by its relay.
     serial: u64,
     state: SessionState,
-}
-
-/// A call that is known from its relay's list alone.
-#[derive(Debug)]
-struct Found {
-    link: LinkId,
-    name: Name,
-    call: ListedCall,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -271,7 +277,7 @@ impl<L: Clone> Registry<L> {
             patience,
             sessions: Sessions::default(),
             aliases: HashMap::new(),
-            found: HashMap::new(),
+            found: FoundCalls::default(),
             expired: Remembered::default(),
             missed: Remembered::default(),
             relays: BTreeMap::new(),
@@ -279,6 +285,7 @@ impl<L: Clone> Registry<L> {
             drained: BTreeMap::new(),
             by_admin: Vec::new(),
             wall: Duration::ZERO,
+            blind_before: None,
             is_noting: false,
             notes: AtomicU64::new(0),
             serial: 0,
@@ -288,6 +295,11 @@ impl<L: Clone> Registry<L> {
     /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.
     pub fn set_wall(&mut self, now: Now) {
         self.wall = now.unix.saturating_sub(now.mono);
+    }
+
+    /// Nobody has told which calls there were before this time since 1970-01-01 UTC (R3).
+    pub fn set_blind_before(&mut self, time: Duration) {
+        self.blind_before = Some(time);
     }
 
     /// What is due at this time; to be called every second or so.
@@ -309,10 +321,7 @@ impl<L: Clone> Registry<L> {
 
     /// Takes a link out of the table, with what was found by it.
     fn drop_link(&mut self, id: LinkId) -> Option<Link<L>> {
-        self.found.retain(|_, found| {
-            found.retain(|one| one.link != id);
-            !found.is_empty()
-        });
+        self.found.lose(id);
         self.links.remove(&id)
     }
 

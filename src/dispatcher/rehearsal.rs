@@ -210,7 +210,7 @@ impl<'a> Rehearsal<'a> {
     pub fn update(&self, frame: &Frame, random: u128) -> Option<Asked> {
         let update = Update::parse(frame).ok()?;
         let at = clock::mono();
-        let facts = facts(frame, &update, SessionId::from_random(random), at);
+        let facts = facts(&update, SessionId::from_random(random), at);
         let place = lock(&self.dispatcher.registry).place(&facts.call_id);
         match place {
             Place::Unknown | Place::Expired => {
@@ -298,6 +298,17 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
+    /// The dialogs of the calls that are known.
+    pub fn dialogs(&self) -> BTreeSet<String> {
+        let registry = lock(&self.dispatcher.registry);
+        registry.dialogs().map(ToString::to_string).collect()
+    }
+
+    /// Sessions that are known from relays' lists alone.
+    pub fn found(&self) -> usize {
+        lock(&self.dispatcher.registry).found()
+    }
+
     /// Connected relays, and calls that relays should have.
     pub fn counts(&self) -> (usize, usize) {
         lock(&self.dispatcher.registry).counts()
@@ -316,9 +327,16 @@ pub fn command(line: &[u8], session: &str) -> Result<String, String> {
     }
 }
 
-/// Sessions as people read them.
-pub fn lines(sessions: Vec<serde_json::Map<String, serde_json::Value>>) -> Option<Vec<String>> {
-    text::lines(sessions).ok()
+/// The answer of a relay to `explain` as people read it, and who hears whom by it; none where it cannot be read.
+pub fn explained(answer: &[u8]) -> Option<(Vec<String>, Vec<String>)> {
+    type Session = serde_json::Map<String, serde_json::Value>;
+    let sessions: Vec<Session> = serde_json::from_slice(answer).ok()?;
+    let verdicts = sessions
+        .iter()
+        .cloned()
+        .flat_map(text::verdict_of)
+        .collect();
+    Some((text::lines(sessions).ok()?, verdicts))
 }
 
 /// What a SIP proxy's answer says about a dialog.

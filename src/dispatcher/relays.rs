@@ -17,7 +17,7 @@ use super::wire::write_plain;
 use super::{Dispatcher, is_stopping, spawn};
 use crate::door::admission::{Limits, Origin};
 use crate::door::{Door, Visit};
-use crate::sys::clock;
+use crate::sys::{clock, memory};
 use crate::tls::{self, HANDSHAKE_LIMIT, Peer, Reader, Writer};
 
 /// Connections that are no links yet.
@@ -111,6 +111,7 @@ fn run_link(
     });
     let writing = Arc::clone(&link);
     let spawned = spawn("relay writer", move || write(&writing, writer));
+    let mut is_cut = false;
     let why = match (sent, spawned) {
         // A fault of ours in one relay's conversation ends its link, and never leaves it half open.
         (Ok(()), Ok(())) => {
@@ -119,12 +120,16 @@ fn run_link(
             let why = catch_unwind(reading);
             // What the lines before a panic told.
             let _ = catch_unwind(AssertUnwindSafe(|| conversation.settle()));
+            is_cut = conversation.is_cut();
             why.unwrap_or_else(|_| "internal error: a panic".to_owned())
         }
         (Err(refused), _) => refused.to_string(),
         (_, Err(error)) => format!("no thread to write to it: {error}"),
     };
     end(dispatcher, &link, &why);
+    if is_cut {
+        memory::give_back();
+    }
 }
 
 fn write(link: &Link, mut writer: Writer) {

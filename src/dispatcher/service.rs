@@ -13,9 +13,7 @@ use super::metrics::Asked;
 use super::registry::{Facts, LinkId, Place, State};
 use super::turns::Turn;
 use super::waiting::{Failure, News, Slot, Updating, lock};
-use crate::proto::control::{
-    BadRequest, Frame, MessageKind, Remove, Update, dialog_id, preferred_relay,
-};
+use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
 use crate::proto::{CallId, SessionId, Visible};
 use crate::sys::{clock, random};
@@ -124,7 +122,7 @@ impl Dispatcher {
         };
         let deadline = arrival + self.settings.relay_timeout;
         let session_id = SessionId::from_random(random::bits());
-        let facts = facts(frame, update, session_id, arrival);
+        let facts = facts(update, session_id, arrival);
         let has_media = facts.has_media;
         let place = lock(&self.registry).place_of(facts.mention());
         let is_new = matches!(place, Place::Unknown | Place::Expired);
@@ -474,10 +472,10 @@ pub(super) fn ask_update(
     })
 }
 
-pub(super) fn facts(frame: &Frame, update: &Update, session_id: SessionId, at: Duration) -> Facts {
+pub(super) fn facts(update: &Update, session_id: SessionId, at: Duration) -> Facts {
     Facts {
         call_id: update.call_id.clone(),
-        dialog_id: dialog_id(frame),
+        dialog_id: update.dialog_id.clone(),
         from_tag: update.from_tag.clone(),
         to_tag: update.to_tag.clone(),
         cseq: update.cseq,

@@ -1,9 +1,8 @@
 //! What relays say about sessions, as JSON, read as little as possible: `expired`, `remove` and `sessions`
 //! carry statistics that are stored and shown as they came (docs/protocol.md section 5).
 //!
-//! A list of sessions may be megabytes: [`each`] walks it element by element and never makes a value of it.
+//! A list of sessions may be megabytes: it is read element by element, here by [`each`].
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,16 +11,16 @@ use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::limits::{self, Excess};
 use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name};
-use crate::proto::{CallId, SessionId, Tag};
-
-/// The sessions in a relay's list, by their Call-IDs.
-pub type Listed = HashMap<String, Vec<ListedCall>>;
+use crate::proto::{CallId, DialogId, SessionId, Tag};
 
 /// What a relay's list tells of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedCall {
+    /// As in [`Statistics`].
+    pub call_id: String,
     /// Of the session's caller, as in [`Statistics`].
     pub from_tag: Option<String>,
     /// Of the callee, where it has answered.
@@ -30,9 +29,30 @@ pub struct ListedCall {
     pub session_id: Option<SessionId>,
     /// The first answer, since 1970-01-01 UTC by the relay's calendar.
     pub started: Option<Duration>,
+    /// The SIP proxy's dialog, as a relay of ours was told it.
+    pub dialog_id: Option<DialogId>,
 }
 
 impl ListedCall {
+    /// Reads an element of the answer to `sessions`.
+    ///
+    /// # Errors
+    /// What it is not, or a name that is too long.
+    pub fn parse(element: &[u8]) -> Result<ListedCall, Unfit> {
+        let seen: SeenCall = serde_json::from_slice(element)?;
+        let (from_tag, to_tag) = (seen.from_tag.as_deref(), seen.to_tag.as_deref());
+        let dialog_id = seen.dialog_id.as_deref();
+        bounded(Some(&seen.call_id), from_tag, to_tag, None, dialog_id)?;
+        Ok(ListedCall {
+            dialog_id: dialog_id.map(|id| DialogId(id.into())),
+            call_id: seen.call_id,
+            from_tag: seen.from_tag,
+            to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
+            session_id: seen.session_id.and_then(|id| id.parse().ok()),
+            started: seen.start_time.and_then(since_1970),
+        })
+    }
+
     /// How well it fits a session of that Call-ID.
     pub fn fit(&self, name: &Name) -> Fit {
         name.fit_told(self.from_tag.as_deref())
@@ -136,14 +156,61 @@ struct SeenCall {
     #[serde(default)]
     session_id: Option<String>,
     #[serde(default)]
+    dialog_id: Option<String>,
+    #[serde(default)]
     start_time: Option<f64>,
 }
 objects_only!(SeenCall);
 
+/// What a relay tells of a session and what cannot be used.
+#[derive(Debug)]
+pub enum Unfit {
+    Json(serde_json::Error),
+    /// No array of objects.
+    NoList,
+    Excess(Excess),
+}
+
+impl From<serde_json::Error> for Unfit {
+    fn from(error: serde_json::Error) -> Unfit {
+        Unfit::Json(error)
+    }
+}
+
+impl From<Excess> for Unfit {
+    fn from(excess: Excess) -> Unfit {
+        Unfit::Excess(excess)
+    }
+}
+
+fn bounded(
+    call_id: Option<&str>,
+    from_tag: Option<&str>,
+    to_tag: Option<&str>,
+    session_id: Option<&str>,
+    dialog_id: Option<&str>,
+) -> Result<(), Excess> {
+    limits::name("call_id", call_id)?;
+    limits::name("from_tag", from_tag)?;
+    limits::name("to_tag", to_tag)?;
+    limits::name("session_id", session_id)?;
+    limits::name("dialog_id", dialog_id)
+}
+
 impl Statistics {
     /// Reads one object; what else it holds is kept and not looked at.
-    pub fn parse(json: &[u8]) -> Result<Statistics, serde_json::Error> {
+    ///
+    /// # Errors
+    /// What it is not, or a name that is too long.
+    pub fn parse(json: &[u8]) -> Result<Statistics, Unfit> {
         let seen: Seen = serde_json::from_slice(json)?;
+        bounded(
+            Some(&seen.call_id),
+            seen.from_tag.as_deref(),
+            seen.to_tag.as_deref(),
+            seen.session_id.as_deref(),
+            seen.dialog_id.as_deref(),
+        )?;
         let json: Box<RawValue> = serde_json::from_slice(json)?;
         let ended = seen.start_time.zip(seen.duration);
         let ended = ended.and_then(|(start, length)| since_1970(start + length));
@@ -197,39 +264,6 @@ impl Statistics {
 /// What cannot be a time is none.
 fn since_1970(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
-}
-
-/// The sessions in a relay's answer to `sessions`.
-pub fn sessions(list: &[u8]) -> Result<Listed, serde_json::Error> {
-    let mut found = Listed::new();
-    each(list, |element| {
-        let seen: SeenCall = serde_json::from_str(element.get())?;
-        let call = ListedCall {
-            from_tag: seen.from_tag,
-            to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
-            session_id: seen.session_id.and_then(|id| id.parse().ok()),
-            started: seen.start_time.and_then(since_1970),
-        };
-        found.entry(seen.call_id).or_default().push(call);
-        Ok::<(), serde_json::Error>(())
-    })?;
-    Ok(found)
-}
-
-/// Those of a relay's sessions whose call-id is wanted.
-pub fn of_calls(
-    list: &[u8],
-    is_wanted: impl Fn(&str) -> bool,
-) -> Result<Vec<Statistics>, serde_json::Error> {
-    let mut found = Vec::new();
-    each(list, |element| {
-        let seen: SeenCall = serde_json::from_str(element.get())?;
-        if is_wanted(&seen.call_id) {
-            found.push(Statistics::parse(element.get().as_bytes())?);
-        }
-        Ok::<(), serde_json::Error>(())
-    })?;
-    Ok(found)
 }
 
 /// Hands every element of a JSON array to `take`, as it stands in the text. Stops at the first failure, of
@@ -386,12 +420,31 @@ mod tests {
                 r#"{"call_id":"b","start_time":1.5}"#
             ]
         );
-        let ids = sessions(list).unwrap();
-        assert_eq!(
-            (ids.len(), &ids["a"][..]),
-            (2, &[ListedCall::default()][..])
-        );
-        assert_eq!(ids["b"][0].started, Some(Duration::from_millis(1500)));
+        let call = ListedCall::parse(found[1].as_bytes()).unwrap();
+        let expected = ListedCall {
+            call_id: "b".to_owned(),
+            started: Some(Duration::from_millis(1500)),
+            ..ListedCall::default()
+        };
+        assert_eq!(call, expected);
+    }
+
+    #[test]
+    fn r5_no_name_in_what_a_relay_tells_is_longer_than_any_that_it_was_given() {
+        let long = "x".repeat(crate::proto::MAX_ID + 1);
+        for key in ["call_id", "from_tag", "to_tag", "session_id", "dialog_id"] {
+            let json = serde_json::json!({"call_id": "a", "streams": []});
+            let mut object = json.as_object().unwrap().clone();
+            object.insert(key.to_owned(), long.as_str().into());
+            let json = serde_json::to_vec(&object).unwrap();
+            let is_excess = |unfit| matches!(unfit, Unfit::Excess(e) if e.what == key);
+            assert!(is_excess(Statistics::parse(&json).unwrap_err()), "{key}");
+            let listed = ListedCall::parse(&json).err();
+            assert!(
+                key == "session_id" || listed.is_some_and(is_excess),
+                "{key}"
+            );
+        }
     }
 
     #[test]
@@ -403,15 +456,6 @@ mod tests {
         });
         assert!(result.is_err());
         assert_eq!(count, 1);
-        assert!(sessions(b"error").is_err());
-        assert!(of_calls(b"error", |_| true).is_err());
-        let wanted = |id: &str| id == "b";
-        let found = of_calls(
-            br#"[{"call_id":"a"},{"call_id":"b","from_tag":"f"}]"#,
-            wanted,
-        );
-        assert_eq!(found.unwrap()[0].from_tag.as_deref(), Some("f"));
-        assert!(sessions(b"[] []").is_err());
-        assert!(sessions(b"[{}]").is_err());
+        assert!(matches!(ListedCall::parse(b"{}"), Err(Unfit::Json(_))));
     }
 }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use super::line::{Lines, TooLong};
 use super::media::{self, MediaDescription};
 use super::name::Mention;
-use super::{CSeq, CallId, DialogId, SessionId, Tag, Text, Visible};
+use super::{CSeq, CallId, DialogId, MAX_ID, SessionId, Tag, Text, Visible};
 
 use crate::objects::objects_only;
 
@@ -343,16 +343,16 @@ impl Update {
             kind: parse_kind(required(frame, "type")?)?,
             call_id: call_id(frame)?,
             cseq: parse_cseq(required(frame, "cseq")?)?,
-            from_uri: required(frame, "from_uri")?.into(),
-            to_uri: required(frame, "to_uri")?.into(),
-            from_tag: Tag(required(frame, "from_tag")?.into()),
-            to_tag: frame.header("to_tag").map(|tag| Tag(tag.into())),
-            user_agent: required(frame, "user_agent")?.into(),
+            from_uri: Text::shortened(required(frame, "from_uri")?),
+            to_uri: Text::shortened(required(frame, "to_uri")?),
+            from_tag: from_tag(frame)?,
+            to_tag: to_tag(frame)?,
+            user_agent: Text::shortened(required(frame, "user_agent")?),
             signaling: match frame.header("signaling_ip") {
                 Some(value) => parse_signaling(value)?,
                 None => Signaling::default(),
             },
-            dialog_id: dialog_id(frame),
+            dialog_id: dialog_id(frame)?,
             session_id: frame.header(SESSION_ID).and_then(session_id),
             media,
         })
@@ -373,20 +373,41 @@ impl Remove {
     pub fn parse(frame: &Frame) -> Result<Remove, BadRequest> {
         Ok(Remove {
             call_id: call_id(frame)?,
-            from_tag: Tag(required(frame, "from_tag")?.into()),
-            to_tag: frame.header("to_tag").map(|tag| Tag(tag.into())),
+            from_tag: from_tag(frame)?,
+            to_tag: to_tag(frame)?,
         })
     }
 }
 
 /// The call that a request is about.
 pub fn call_id(frame: &Frame) -> Result<CallId, BadRequest> {
-    Ok(CallId(required(frame, "call_id")?.into()))
+    Ok(CallId(id("call_id", required(frame, "call_id")?)?))
+}
+
+fn from_tag(frame: &Frame) -> Result<Tag, BadRequest> {
+    Ok(Tag(id("from_tag", required(frame, "from_tag")?)?))
+}
+
+fn to_tag(frame: &Frame) -> Result<Option<Tag>, BadRequest> {
+    let tag = frame.header("to_tag").map(|tag| id("to_tag", tag));
+    Ok(tag.transpose()?.map(Tag))
 }
 
 /// The SIP proxy's dialog, where it named one.
-pub fn dialog_id(frame: &Frame) -> Option<DialogId> {
-    frame.header("dialog_id").map(|id| DialogId(id.into()))
+pub fn dialog_id(frame: &Frame) -> Result<Option<DialogId>, BadRequest> {
+    let dialog = frame.header("dialog_id").map(|text| id("dialog_id", text));
+    Ok(dialog.transpose()?.map(DialogId))
+}
+
+/// What names something. A line is bounded; a header of folded lines may be longer.
+fn id(name: &'static str, value: &[u8]) -> Result<Text, BadRequest> {
+    match value.len() {
+        0..=MAX_ID => Ok(value.into()),
+        length => Err(bad(
+            name,
+            &format_args!("{length} bytes, at most {MAX_ID} are allowed"),
+        )),
+    }
 }
 
 /// The header by which a dispatcher of ours names a session; docs/protocol.md section 9.
@@ -480,6 +501,6 @@ fn parse_signaling_json(value: &[u8]) -> Result<Signaling, BadRequest> {
     Ok(Signaling {
         source: address(object.signaling_ip)?,
         destination: address(object.destination_ip)?,
-        username: username.map(|name| name.as_str().into()),
+        username: username.map(|name| Text::shortened(name.as_bytes())),
     })
 }

@@ -46,11 +46,6 @@ impl Lines {
         }
     }
 
-    /// Changes the limit, for a peer that turned out to understand more.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
-    }
-
     /// Adds what was read. Take all lines with [`Lines::next_line`] before adding more.
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.start == self.buffer.len() {
@@ -79,6 +74,21 @@ impl Lines {
         line.truncate(given.end);
         line.drain(..given.start);
         line
+    }
+
+    /// What has come of the next line, none of whose end has come.
+    pub fn begun(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+
+    /// Takes that out: the rest of the line is read by somebody else.
+    pub fn take_begun(&mut self) -> Vec<u8> {
+        let begun = self.buffer.split_off(self.start);
+        self.buffer = Vec::new();
+        self.start = 0;
+        self.scanned = 0;
+        self.given = 0..0;
+        begun
     }
 
     /// The next whole line without its end, or none until more is read.

@@ -21,8 +21,26 @@ pub const ALONE: &[&str] = &["pong", "hello", "stored"];
 /// Longest line towards or from a peer that has not said hello, bytes: from a dispatcher and from a relay.
 pub const OLD_DISPATCHER_LINE: usize = 4 << 20;
 
-/// Longest line from a relay that has said hello, bytes: some 40,000 sessions in one answer.
+/// Longest line from any relay that has said hello, bytes.
 pub const RELAY_LINE: usize = 64 << 20;
+
+/// Sessions that any relay can have: there are 65,536 ports, and each session has two at least.
+const SESSIONS: usize = 32_768;
+
+/// Sessions that a relay can have which has room for so many streams: twice that, for those that hold no port. One that
+/// does not say it may have as many as there are ports for.
+pub fn most_sessions(capacity: Option<usize>) -> usize {
+    let twice = capacity.map(|streams| streams.saturating_mul(2).max(1000));
+    twice.map_or(SESSIONS, |most| most.min(SESSIONS))
+}
+
+/// Bytes that a session takes in a list, on the average.
+const LISTED: usize = 4 * 1024;
+
+/// Bytes of a list of so many sessions: beyond that a relay answers `error`.
+pub fn longest_list(sessions: usize) -> usize {
+    (sessions * LISTED).clamp(OLD_DISPATCHER_LINE, RELAY_LINE)
+}
 
 /// Longest command or header line towards a relay, bytes.
 pub const OLD_RELAY_LINE: usize = 16 * 1024;

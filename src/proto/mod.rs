@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod demux;
+pub mod elements;
 pub mod line;
 pub mod link;
 pub mod media;
@@ -15,6 +16,12 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
+
+/// Longest Call-ID, tag or dialog_id, bytes, wherever one is read. It is what a line of the SIP proxy's may have.
+pub const MAX_ID: usize = 8 * 1024;
+
+/// Bytes that are kept of a URI, a user agent or a user's name: what is only shown and accounted.
+pub const MAX_TEXT: usize = 1024;
 
 use serde::{Serialize, Serializer};
 
@@ -30,6 +37,19 @@ impl Text {
     /// The bytes as they came.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// As much of a text as is kept where it is only shown: no character is cut in two.
+    pub fn shortened(bytes: &[u8]) -> Text {
+        let mut end = bytes.len().min(MAX_TEXT);
+        if end < bytes.len() {
+            let is_inside = |at: &usize| bytes.get(*at).is_some_and(|byte| byte & 0xc0 == 0x80);
+            end = (end.saturating_sub(3)..=end)
+                .rev()
+                .find(|at| !is_inside(at))
+                .unwrap_or(end);
+        }
+        bytes.get(..end).unwrap_or(bytes).into()
     }
 
     pub fn is_utf8(&self) -> bool {

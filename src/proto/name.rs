@@ -54,6 +54,12 @@ impl Name {
         }
     }
 
+    /// Bytes of its tags.
+    pub fn tags(&self) -> usize {
+        let tags = [&self.caller, &self.callee].into_iter().flatten();
+        tags.map(|tag| tag.0.as_bytes().len()).sum()
+    }
+
     /// The name of a session that a message opens: nobody has answered.
     pub fn opened_by(mention: Mention<'_>) -> Name {
         Name {
@@ -105,7 +111,8 @@ impl Name {
 
 /// Returns true if this is how a relay writes a text into JSON.
 pub fn is_spelled(text: &Text, told: &str) -> bool {
-    text.as_bytes() == told.as_bytes() || spelled(text).iter().any(|spelling| spelling == told)
+    let is_it = |spelling: &String| spelling == told;
+    text.as_bytes() == told.as_bytes() || !text.is_utf8() && spelled(text).iter().any(is_it)
 }
 
 /// How relays write into JSON what is not UTF-8: ours, and older ones that were given `?` instead.

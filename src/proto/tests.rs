@@ -335,3 +335,51 @@ fn what_is_shown_of_odd_bytes_means_them() {
         assert_eq!(Text::from_shown(itself), None, "{itself}");
     }
 }
+
+#[test]
+fn r5_a_relay_has_no_more_sessions_than_ports() {
+    use super::link::{longest_list, most_sessions};
+    assert_eq!(most_sessions(None), 32_768);
+    assert_eq!(most_sessions(Some(2500)), 5000);
+    assert_eq!(most_sessions(Some(usize::MAX)), 32_768);
+    assert_eq!(longest_list(most_sessions(Some(10))), 4 << 20);
+    assert_eq!(longest_list(10_000), 40_960_000);
+    assert_eq!(longest_list(most_sessions(None)), 64 << 20);
+}
+
+#[test]
+fn r5_a_header_of_folded_lines_is_no_longer_than_a_line() {
+    let read = |key: &str, length: usize| {
+        let fold = format!("{}\r\n ", "x".repeat(length / 2));
+        let value = format!("{fold}{}", "x".repeat(length - length / 2 - 1));
+        let mut text =
+            "update\r\ntype: request\r\ncseq: 1\r\nfrom_uri: a\r\nto_uri: b\r\nuser_agent: c\r\n"
+                .to_owned();
+        for one in ["call_id", "from_tag", "to_tag", "dialog_id"] {
+            let value = if one == key { &value } else { "x" };
+            text.push_str(&format!("{one}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        let mut requests = Requests::new(PROXY_LIMITS, &[]);
+        requests.extend(text.as_bytes());
+        let frame = requests.next_request().unwrap().unwrap().unwrap();
+        (Update::parse(frame), Remove::parse(frame))
+    };
+    for key in ["call_id", "from_tag", "to_tag", "dialog_id"] {
+        assert!(read(key, super::MAX_ID).0.is_ok(), "{key}");
+        let (update, remove) = read(key, super::MAX_ID + 1);
+        let text = format!("bad {key}: 8193 bytes, at most 8192 are allowed");
+        assert_eq!(update.unwrap_err().to_string(), text);
+        assert_eq!(remove.is_ok(), key == "dialog_id");
+    }
+}
+
+#[test]
+fn what_is_only_shown_is_kept_in_part() {
+    let long = "x".repeat(1023) + "é" + "y";
+    for (bytes, kept) in [(&long[..1023], 1023), (&long, 1023), (&long[1..], 1024)] {
+        assert_eq!(Text::shortened(bytes.as_bytes()).as_bytes().len(), kept);
+    }
+    assert_eq!(Text::shortened(&[0xff; 5000]).as_bytes().len(), 1024);
+    assert_eq!(Text::shortened(&[0x80; 5000]).as_bytes().len(), 1024);
+}

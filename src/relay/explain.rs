@@ -38,7 +38,7 @@ pub const BUSY: &[u8] = b"error: busy";
 pub struct Question {
     worker: usize,
     call_id: CallId,
-    reply_to: ReplyTo,
+    pub reply_to: ReplyTo,
 }
 
 /// Where questions go, and where [`run`] gets them; none ends it.
@@ -91,6 +91,12 @@ fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> (Vec
 }
 
 fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
+    let told = ask_worker(shared, question)?;
+    told.recv_timeout(PATIENCE).ok()
+}
+
+/// Has a worker tell. None where nobody can be asked.
+pub fn ask_worker(shared: &Arc<Shared>, question: Question) -> Option<Receiver<Vec<u8>>> {
     let Question {
         worker, call_id, ..
     } = question;
@@ -113,7 +119,7 @@ fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
             kernel.send(read).ok()?;
         }
     }
-    told.recv_timeout(PATIENCE).ok()
+    Some(told)
 }
 
 /// A worker's array with what the host has to do with it.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +22,10 @@ use super::{Shared, spawn, upkeep};
 use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
 use crate::proto::control::{LINK_LIMITS, Requests};
-use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence};
+use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence, longest_list, most_sessions};
 use crate::proto::{CallId, Visible};
 use crate::session::{Owner, ReplyTo};
-use crate::sys::{clock, random};
+use crate::sys::{clock, memory, random};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
 /// How long a TCP connection may take to come about.
@@ -80,6 +81,8 @@ pub fn run(shared: &Arc<Shared>, link: &Arc<Link>) {
                 last_failure.clear();
                 let begin = clock::mono();
                 let why = converse(shared, link, reader, writer, &peer);
+                // Of a dispatcher that had many long calls, or lists of them.
+                memory::give_back();
                 if link.outbox.is_finishing() {
                     debug!("{link}: closed");
                     break;
@@ -169,17 +172,21 @@ fn write(shared: &Shared, link: &Link, number: u64, mut writer: Writer) {
             writer.write_all(bytes)
         });
         if let Err(error) = written {
-            let left = batch.drain(..).filter_map(Piece::notice);
-            let notices: Vec<Vec<u8>> = unsent.into_iter().chain(left).collect();
-            link.outbox.put_back(notices.into_iter());
-            link.outbox.close(&format!("writing failed: {error}"));
-            return;
+            return broke_off(link, batch, unsent, &error);
         }
     }
 }
 
+/// A batch could not be written: what is for the dispatcher, whatever its connection, stays for the next one.
+pub fn broke_off(link: &Link, batch: VecDeque<Piece>, unsent: Vec<Vec<u8>>, error: &io::Error) {
+    let left = batch.into_iter().filter_map(Piece::notice);
+    let notices: Vec<Vec<u8>> = unsent.into_iter().chain(left).collect();
+    link.outbox.put_back(notices.into_iter());
+    link.outbox.close(&format!("writing failed: {error}"));
+}
+
 /// What is read from one connection.
-struct Conversation<'a> {
+pub struct Conversation<'a> {
     shared: &'a Arc<Shared>,
     link: &'a Arc<Link>,
     number: u64,
@@ -187,7 +194,7 @@ struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>, number: u64) -> Self {
+    pub fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>, number: u64) -> Self {
         Conversation {
             shared,
             link,
@@ -225,7 +232,11 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    fn take(&mut self, requests: &mut Requests) -> Result<(), String> {
+    /// Does what has come.
+    ///
+    /// # Errors
+    /// Why the connection has to end.
+    pub fn take(&mut self, requests: &mut Requests) -> Result<(), String> {
         loop {
             match requests.next_request() {
                 Ok(Some(request)) => {
@@ -243,7 +254,8 @@ impl<'a> Conversation<'a> {
             FromDispatcher::Pong => self.link.outbox.pong(),
             FromDispatcher::Hello(hello) => {
                 debug!("{}: version {}", self.link, hello.version);
-                self.link.outbox.set_ours(hello.stored);
+                let longest = longest_list(most_sessions(self.shared.hello.capacity));
+                self.link.outbox.set_ours(hello.stored, longest);
                 if let Some(why) = hello.refused {
                     let why = Visible(why.as_bytes());
                     self.link.outbox.close(&format!("refused: {why}"));
@@ -251,7 +263,7 @@ impl<'a> Conversation<'a> {
             }
             FromDispatcher::Stored(id) => {
                 if let Some(spool) = &self.shared.spool {
-                    spool.stored(id);
+                    spool.stored(self.link.address, id);
                 }
             }
             FromDispatcher::Unknown(line) if line.is_empty() => {}

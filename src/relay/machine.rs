@@ -110,6 +110,11 @@ impl SharedPorts {
         (census, room.min(census.ready + census.resting))
     }
 
+    /// Pairs that are bound.
+    pub fn bound(&self) -> usize {
+        self.most - self.room.load(Ordering::Relaxed)
+    }
+
     /// Pairs of the range.
     pub fn pairs(&self) -> usize {
         (self.range.1.saturating_sub(u32::from(self.range.0)) / 2) as usize

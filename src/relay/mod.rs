@@ -31,6 +31,7 @@ mod meter;
 mod metrics;
 mod outbox;
 mod pace;
+pub mod rehearsal;
 mod rounds;
 mod settings;
 mod shared;
@@ -47,6 +48,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use log::{error, info, warn};
 
 use self::discovery::Directory;
@@ -122,7 +124,45 @@ pub fn start(
     lock: RangeLock,
 ) -> Result<Running, StartError> {
     let relay_ip = relay_ip(&settings)?;
-    let (gate, in_kernel) = match kernel::open(&settings.kernel(relay_ip), settings.forwarding)? {
+    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
+    let (shared, parts) = assemble(settings, store, relay_ip, opened, Some(lock))?;
+    if let Some(spool) = parts.spool {
+        spool.start(&shared)?;
+    }
+    for worker in workers(&shared, parts.mailboxes)? {
+        start_thread("worker", move || worker.run())?;
+    }
+    start_helpers(&shared)?;
+    let (answering, asked) = (Arc::clone(&shared), parts.asked);
+    start_thread("explain", move || explain::run(&answering, &asked))?;
+    let (start, end) = shared.settings.port_range;
+    let fit = shared.hello.capacity.unwrap_or_default();
+    info!(
+        "relaying on {relay_ip}, ports {start} to {}, {} workers: room for {fit} streams, which are {fit} calls with \
+         sound alone or {} with video",
+        end - 1,
+        shared.workers.len(),
+        fit / 2
+    );
+    Ok(Running { shared })
+}
+
+/// What one thread each will have.
+struct Parts {
+    mailboxes: Vec<Mailbox<Message>>,
+    spool: Option<spool::Opened>,
+    asked: Receiver<Option<explain::Question>>,
+}
+
+/// A relay without its threads, but for the kernel's.
+fn assemble(
+    settings: Settings,
+    store: Arc<Store>,
+    relay_ip: Ipv4Addr,
+    opened: kernel::Opened,
+    lock: Option<RangeLock>,
+) -> Result<(Arc<Shared>, Parts), StartError> {
+    let (gate, in_kernel) = match opened {
         kernel::Opened::Kernel(gate) => (Some(*gate), Ok(())),
         kernel::Opened::UserSpace(why) => (None, Err(why)),
     };
@@ -162,7 +202,7 @@ pub fn start(
         workers,
         kernel,
         in_kernel,
-        lock: Mutex::new(Some(lock)),
+        lock: Mutex::new(lock),
         kernel_pulse,
         links: RwLock::default(),
         started: clock::mono(),
@@ -173,21 +213,12 @@ pub fn start(
         rounds: Mutex::default(),
         stopping: (Mutex::new(false), Condvar::new()),
     });
-    if let Some(spool) = spool {
-        spool.start(&shared)?;
-    }
-    start_workers(&shared, mailboxes)?;
-    start_helpers(&shared)?;
-    let answering = Arc::clone(&shared);
-    start_thread("explain", move || explain::run(&answering, &asked))?;
-    let (start, end) = shared.settings.port_range;
-    info!(
-        "relaying on {relay_ip}, ports {start} to {}, {count} workers: room for {fit} streams, which are {fit} calls with \
-         sound alone or {} with video",
-        end - 1,
-        fit / 2
-    );
-    Ok(Running { shared })
+    let parts = Parts {
+        mailboxes,
+        spool,
+        asked,
+    };
+    Ok((shared, parts))
 }
 
 /// Ended calls are kept in `state_dir` until they are confirmed; a relay that cannot write there relays all the same.
@@ -205,21 +236,21 @@ fn open_spool(settings: &Settings) -> Option<spool::Opened> {
     }
 }
 
-fn start_workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Result<(), String> {
+/// The workers, not running yet.
+fn workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Result<Vec<Worker>, String> {
     let addresses = Addresses {
         relay_ip: shared.relay_ip,
         auto_detect: shared.settings.auto_detect_interfaces,
     };
-    for (index, mailbox) in mailboxes.into_iter().enumerate() {
+    let worker = |(index, mailbox)| {
         let session = session::Settings {
             kernel: shared.in_kernel.clone(),
             ..shared.settings.session.clone()
         };
-        let worker = Worker::new(index, Arc::clone(shared), mailbox, session, addresses);
-        let worker = worker.map_err(|error| format!("cannot set up a worker: {error}"))?;
-        start_thread("worker", move || worker.run())?;
-    }
-    Ok(())
+        Worker::new(index, Arc::clone(shared), mailbox, session, addresses)
+            .map_err(|error| format!("cannot set up a worker: {error}"))
+    };
+    mailboxes.into_iter().enumerate().map(worker).collect()
 }
 
 fn start_helpers(shared: &Arc<Shared>) -> Result<(), String> {

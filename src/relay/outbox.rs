@@ -84,6 +84,7 @@ impl Outbox {
             closer,
             certificates,
             is_ours: false,
+            longest: OLD_DISPATCHER_LINE,
             next_ping: first_ping,
             unanswered: 0,
             listings: 0,
@@ -106,11 +107,12 @@ impl Outbox {
         state.reason.take()
     }
 
-    /// The dispatcher has said hello; whether it confirms what it has recorded.
-    pub fn set_ours(&self, confirms: bool) {
+    /// The dispatcher has said hello; whether it confirms what it has recorded, and how long a line it reads.
+    pub fn set_ours(&self, confirms: bool, longest: usize) {
         let mut state = self.lock();
         if let Some(connection) = &mut state.connection {
             connection.is_ours = true;
+            connection.longest = longest;
             state.confirms = confirms;
         }
     }
@@ -283,6 +285,17 @@ impl Outbox {
     /// Ends the connection; the link makes a new one.
     pub fn close(&self, reason: &str) {
         self.close_locked(&mut self.lock(), reason);
+    }
+
+    /// The connection that there is, unless it is to end.
+    pub fn standing(&self) -> Option<u64> {
+        let state = self.lock();
+        let stands = state.reason.is_none() && !state.finishing;
+        let number = state
+            .connection
+            .as_ref()
+            .map(|connection| connection.number);
+        number.filter(|_| stands)
     }
 
     /// Ends the link: the connection when all is written, the thread at once when there is none.

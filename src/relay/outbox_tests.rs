@@ -104,7 +104,7 @@ fn an_older_dispatcher_gets_no_line_that_it_cannot_read() {
     let long = || vec![vec![b'x'; OLD_DISPATCHER_LINE / 2]; 3];
     outbox.reply_in_pieces(to(number, 1), long());
     assert_eq!(written(&outbox, number), ["1 error\r\n"]);
-    outbox.set_ours(false);
+    outbox.set_ours(false, crate::proto::link::RELAY_LINE);
     outbox.reply_in_pieces(to(number, 2), long());
     let sizes: Vec<usize> = written(&outbox, number).iter().map(String::len).collect();
     assert_eq!(sizes.iter().sum::<usize>(), OLD_DISPATCHER_LINE / 2 * 3 + 4);
@@ -116,7 +116,7 @@ fn only_a_dispatcher_of_ours_hears_why() {
     let outbox = outbox();
     let number = open(&outbox);
     outbox.refuse(to(number, 1), "no ports left");
-    outbox.set_ours(false);
+    outbox.set_ours(false, crate::proto::link::RELAY_LINE);
     outbox.refuse(to(number, 2), "no ports left");
     outbox.refuse(to(number, 3), "");
     let expected = "1 error\r\n2 error: no ports left\r\n3 error\r\n";
@@ -129,7 +129,7 @@ fn a_connection_that_ends_before_hello_tells_nothing_of_the_dispatcher() {
     open(&outbox);
     outbox.note_call();
     assert!(!outbox.confirms(), "never said");
-    outbox.set_ours(true);
+    outbox.set_ours(true, crate::proto::link::RELAY_LINE);
     outbox.note_call();
     outbox.lost();
     assert!(outbox.confirms());

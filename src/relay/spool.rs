@@ -7,7 +7,7 @@
 
 mod book;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use log::{error, info, warn};
 
 pub use self::book::Place;
-use self::book::{Book, split};
+use self::book::{Book, is_for, split};
 use super::{Shared, start_thread};
 use crate::journal::{self, Journal, Limits, Position, Refused};
 use crate::logging::{self, sparse::Sparse};
@@ -78,7 +78,8 @@ enum Message {
         id: SessionId,
         line: Vec<u8>,
     },
-    Stored(SessionId),
+    /// By whom.
+    Stored(SocketAddr, SessionId),
     /// Tell what is open for a dispatcher.
     Open(SocketAddr, Sender<Vec<(SessionId, Place)>>),
     Quit(Sender<()>),
@@ -143,6 +144,14 @@ impl Opened {
         self.spool.clone()
     }
 
+    /// The lines of all that is open.
+    pub fn lines(&mut self) -> Vec<Vec<u8>> {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        let open = self.book.open_for(nobody, Some(&[]), Duration::ZERO);
+        let lines = open.iter().filter_map(|(_, at)| self.spool.line(at));
+        lines.collect()
+    }
+
     /// Starts the thread.
     pub fn start(self, shared: &Arc<Shared>) -> Result<(), String> {
         let Opened {
@@ -179,10 +188,10 @@ impl Spool {
         self.messages.send(message).is_ok()
     }
 
-    /// A dispatcher has confirmed a session.
-    pub fn stored(&self, id: SessionId) {
+    /// A dispatcher has confirmed a session. One that was not told of it cannot.
+    pub fn stored(&self, dispatcher: SocketAddr, id: SessionId) {
         // The thread ends after the links.
-        let _ = self.messages.send(Message::Stored(id));
+        let _ = self.messages.send(Message::Stored(dispatcher, id));
     }
 
     /// What a dispatcher is to be told again, oldest first.
@@ -276,10 +285,10 @@ impl Keeper {
         let mut messages = vec![first];
         messages.extend(self.messages.try_iter().take(TOGETHER));
         let mut is_over = false;
-        for question in self.records.take(messages) {
+        let known = self.shared.dispatchers();
+        for question in self.records.take(messages, known.as_deref()) {
             match question {
                 Message::Open(dispatcher, answer) => {
-                    let known = self.shared.dispatchers();
                     let book = &mut self.records.book;
                     let _ = answer.send(book.open_for(dispatcher, known.as_deref(), clock::mono()));
                 }
@@ -290,7 +299,7 @@ impl Keeper {
                     let _ = done.send(());
                     is_over = true;
                 }
-                Message::Keep { .. } | Message::Stored(_) => {}
+                Message::Keep { .. } | Message::Stored(..) => {}
             }
         }
         is_over
@@ -328,9 +337,9 @@ impl Records {
     }
 
     /// Keeps and forgets what these messages say; the others of them, to be answered.
-    fn take(&mut self, messages: Vec<Message>) -> Vec<Message> {
+    fn take(&mut self, messages: Vec<Message>, known: Option<&[SocketAddr]>) -> Vec<Message> {
         let (mut questions, mut changes, mut lines) = (Vec::new(), Vec::new(), Vec::new());
-        let mut kept = HashSet::new();
+        let mut kept = HashMap::new();
         for message in messages {
             match message {
                 Message::Keep {
@@ -340,12 +349,16 @@ impl Records {
                 } => {
                     let in_flight = &self.spool.in_flight;
                     in_flight.fetch_sub(line.len(), Ordering::Relaxed);
-                    kept.insert(id);
+                    kept.insert(id, dispatcher);
                     changes.push((id, Some(dispatcher)));
                     lines.push(line);
                 }
-                Message::Stored(id) => {
-                    if kept.contains(&id) || self.book.records.contains_key(&id) {
+                Message::Stored(by, id) => {
+                    let is_told = match kept.get(&id) {
+                        Some(dispatcher) => is_for(*dispatcher, by, known),
+                        None => self.book.is_for(id, by, known),
+                    };
+                    if is_told {
                         changes.push((id, None));
                         lines.push(format!("stored {id}").into_bytes());
                     }

@@ -79,12 +79,12 @@ fn a_confirmation_is_written_once_and_only_for_what_is_open() {
     let spool = opened.spool();
     let nothing = spool.size();
     spool.keep(address(1), How::Removed, id(1), statistics(1).as_bytes());
-    spool.stored(id(1));
+    spool.stored(address(1), id(1));
     spool.keep(address(1), How::Expired, id(2), statistics(2).as_bytes());
     let mut records = Records::new(spool.clone(), std::mem::take(&mut opened.book));
     assert!(
         records
-            .take(opened.messages.try_iter().collect())
+            .take(opened.messages.try_iter().collect(), None)
             .is_empty()
     );
     assert_eq!(spool.in_flight.load(Ordering::Relaxed), 0);
@@ -107,13 +107,42 @@ fn a_confirmation_is_written_once_and_only_for_what_is_open() {
     ];
     assert_eq!(lines(), expected);
     // Once more, as after a lost link: nobody knows it.
-    spool.stored(id(1));
-    spool.stored(id(2));
-    records.take(opened.messages.try_iter().collect());
+    spool.stored(address(1), id(1));
+    spool.stored(address(1), id(2));
+    records.take(opened.messages.try_iter().collect(), None);
     expected.push(format!("stored {}", id(2)));
     assert_eq!(lines(), expected);
     assert_eq!(spool.open(), 0);
     assert!(spool.size() > nothing);
+}
+
+/// Any dispatcher sees the ids of others' calls in `sessions`.
+#[test]
+fn who_is_not_told_of_a_record_cannot_confirm_it() {
+    let scratch = Scratch::new("spool");
+    let mut opened = open(scratch.path(), 40_000, LIMIT).unwrap();
+    let spool = opened.spool();
+    let mut records = Records::new(spool.clone(), std::mem::take(&mut opened.book));
+    let mut take = |known: Option<&[SocketAddr]>| {
+        records.take(opened.messages.try_iter().collect(), known);
+        spool.open()
+    };
+    let both = [address(1), address(2)];
+    for number in 1..=2 {
+        let text = statistics(number);
+        spool.keep(address(1), How::Expired, id(number), text.as_bytes());
+        // On the heels of the record, and later.
+        spool.stored(address(2), id(number));
+    }
+    assert_eq!(take(Some(&both)), 2);
+    spool.stored(address(2), id(1));
+    assert_eq!(take(Some(&both)), 2, "another one's");
+    spool.stored(address(2), id(1));
+    assert_eq!(take(None), 2, "not all are known");
+    spool.stored(address(2), id(1));
+    assert_eq!(take(Some(&both[1..])), 1, "its own dispatcher is gone");
+    spool.stored(address(1), id(2));
+    assert_eq!(take(None), 0);
 }
 
 #[test]

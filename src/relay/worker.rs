@@ -19,7 +19,7 @@ use super::Shared;
 use super::explain;
 use super::gather::{Listing, Share, Summing};
 use super::kernel::{self, News, Order};
-use super::machine::{Addresses, Machine};
+use super::machine::{Addresses, Machine, SharedPorts};
 use super::meter::{Answered, Asked, Meter};
 use super::outbox::owner_of;
 use super::pace::{Pace, REST};
@@ -28,8 +28,10 @@ use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
 use crate::proto::control::{Remove, Update};
-use crate::proto::link::UpdateReply;
-use crate::session::{Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Settings, Verdict};
+use crate::proto::link::{UpdateReply, most_sessions};
+use crate::session::{
+    Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Room, Settings, Verdict,
+};
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -71,6 +73,19 @@ pub enum Message {
     Quit,
 }
 
+/// Streams that are kept for each session that there can be, ended ones included.
+const STREAMS: usize = 16;
+
+/// What one of so many workers may hold: together no more than a dispatcher believes of this relay.
+fn room(ports: &SharedPorts, workers: usize) -> Room {
+    let capacity = ports.room(clock::mono()).all;
+    let sessions = most_sessions(Some(capacity)) / workers.max(1);
+    Room {
+        sessions,
+        streams: sessions * STREAMS,
+    }
+}
+
 /// See the module.
 pub struct Worker {
     index: usize,
@@ -109,10 +124,12 @@ impl Worker {
         let epoll = Arc::new(Epoll::new()?);
         epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
         let ports = Arc::clone(&shared.ports);
+        let mut engine = Engine::new(settings);
+        engine.set_room(room(&ports, shared.workers.len()));
         Ok(Worker {
             index,
             mailbox,
-            engine: Engine::new(settings),
+            engine,
             machine: Machine::new(addresses, ports, Arc::clone(&epoll)),
             epoll,
             datagrams: Datagrams::new(),
@@ -146,6 +163,21 @@ impl Worker {
                 thread::sleep(REST);
             }
         }
+    }
+
+    /// Goes round until nothing is left to do at this moment, without a look at its sockets.
+    pub fn settle(&mut self, now: Now) {
+        let nothing = Events::new();
+        self.turn(&nothing, now);
+        while !self.listings.is_empty() || !self.mailbox.is_empty() {
+            self.turn(&nothing, now);
+        }
+    }
+
+    /// Adds the sessions that it has, each as JSON with a comma after it.
+    pub fn write_sessions(&self, out: &mut Vec<u8>, now: Now) {
+        let all = (usize::MAX, usize::MAX);
+        self.engine.write_sessions(out, 0, all, now);
     }
 
     /// Does what is due; how many sockets were read.

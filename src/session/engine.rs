@@ -40,6 +40,22 @@ struct Entry {
     ending: Option<Ending>,
 }
 
+/// What an engine may hold: streams without ports take memory, too.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub sessions: usize,
+    pub streams: usize,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            sessions: usize::MAX,
+            streams: usize::MAX,
+        }
+    }
+}
+
 /// The sessions of one worker.
 #[derive(Debug)]
 pub struct Engine {
@@ -52,6 +68,9 @@ pub struct Engine {
     timers: BTreeSet<(Duration, SessionKey)>,
     actions: VecDeque<Action>,
     answers: Answers,
+    /// What it may hold, and the streams of all sessions, ended ones included.
+    room: Room,
+    streams: usize,
     draining: bool,
     /// When the kernel was last found to forward again.
     pub(super) mended: Duration,
@@ -74,6 +93,8 @@ impl Engine {
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             answers: Answers::default(),
+            room: Room::default(),
+            streams: 0,
             draining: false,
             mended: Duration::ZERO,
             heard: Duration::ZERO,
@@ -84,18 +105,28 @@ impl Engine {
         }
     }
 
+    /// Sets what it may hold.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
+    }
+
     /// A SIP message passed the proxy; the answer comes as [`Action::Updated`].
     pub fn update(&mut self, update: &Update, asker: Asker, host: &mut dyn Host, now: Now) {
         let found = self.find(&update.call_id, |s| {
             s.has_tags(&update.from_tag, update.to_tag.as_ref())
         });
+        let is_full = self.streams >= self.room.streams && update.media.is_some();
         let reply = match found {
+            _ if is_full => UpdateReply::Error("too many streams in all sessions".into()),
             Some(key) => return self.update_session(key, update, asker, host, now),
             None if update.media.is_none() => {
                 let address = host.local_address(None);
                 UpdateReply::Ports(self.settings.advertised_ip.unwrap_or(address), Vec::new())
             }
             None if self.draining => UpdateReply::Halting,
+            None if self.held() >= self.room.sessions => {
+                UpdateReply::Error("too many sessions for the ports that there are".into())
+            }
             None => self.create_session(update, asker.owner, host, now),
         };
         self.actions.push_back(Action::Updated { asker, reply });
@@ -121,7 +152,9 @@ impl Engine {
             now,
         };
         let session = &mut entry.session;
+        let before = session.streams.len();
         let result = session.update(update, &mut context);
+        self.streams = self.streams + session.streams.len() - before;
         if result.is_ok() {
             session.owner = asker.owner;
         }
@@ -526,6 +559,7 @@ impl Engine {
 
     fn insert(&mut self, session: Session) {
         let key = session.key;
+        self.streams += session.streams.len();
         self.calls
             .entry(session.call_id.clone())
             .or_default()
@@ -602,6 +636,7 @@ impl Engine {
             return;
         };
         *generation = generation.wrapping_add(1);
+        self.streams -= session.streams.len();
         self.free.push(key.slot);
         let mut statistics = Vec::new();
         report::write_session(&mut statistics, &session, now);

@@ -34,7 +34,7 @@ use std::time::Duration;
 use self::address::Range;
 pub use self::belief::{Learning, Rules};
 pub use self::drops::{Drop, Dropped};
-pub use self::engine::Engine;
+pub use self::engine::{Engine, Room};
 pub use self::report::Counters;
 use crate::proto::link::{Sequence, UpdateReply};
 use crate::proto::{CallId, Component, Party, SessionId};

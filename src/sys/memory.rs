@@ -16,6 +16,16 @@ pub fn return_large_buffers() {
     }
 }
 
+/// Gives back what is free in the heaps, after something that took much of it: glibc keeps it otherwise (malloc_trim(3)).
+/// That takes milliseconds.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes a number; nothing is passed by reference.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
 mod tests {
     use std::process::Command;

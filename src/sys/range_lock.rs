@@ -209,10 +209,20 @@ fn listener(name: &str) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU16, Ordering};
 
-    /// Ranges that no relay has, since they are odd, nor another run of the tests: 64 ports from here on.
+    /// 64 ports from here on that no relay has, nor another test here or another run of the tests. Relays of other tests
+    /// begin at 10,000.
     fn unused_ports() -> u16 {
-        1025 + 64 * (std::process::id() % 1000) as u16
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        loop {
+            let shift = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+            let place = (std::process::id().wrapping_mul(3) + shift) % 140;
+            let first = 1025 + 64 * place as u16;
+            if overlapping((first, u32::from(first) + 64)).is_none() {
+                return first;
+            }
+        }
     }
 
     fn taken(range: (u16, u32)) -> Held {
@@ -247,7 +257,7 @@ mod tests {
     /// Those who were told who has it are nowhere taken for relays, and keep nobody from asking.
     #[test]
     fn many_may_ask_who_has_it() {
-        let first = unused_ports() + 32;
+        let first = unused_ports();
         let range = (first, u32::from(first) + 8);
         let mine = lock(range).unwrap();
         let told = format!("{first} to {}, pid {}", range.1 - 1, std::process::id());
@@ -269,7 +279,7 @@ mod tests {
 
     #[test]
     fn of_those_that_start_together_one_has_it() {
-        let first = unused_ports() + 48;
+        let first = unused_ports();
         let locks: Vec<_> = thread::scope(|scope| {
             let start = |shift| {
                 let range = (first + shift, u32::from(first) + 8);

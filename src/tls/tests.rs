@@ -16,6 +16,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use super::context::{Context, now, provider};
 use super::crl::Crl;
 use super::error::Reason;
+use super::reload::{Reload, Store};
 use super::subject::Subject;
 use super::trust::Trust;
 use super::x509::Certificate;
@@ -226,9 +227,33 @@ fn a_list_of_another_ca_counts_for_nothing_and_a_forged_one_is_an_error() {
     let mut trust = trust(&[cert(&ours, "ca.pem")], &[]);
     let warnings = trust.add_list(&crl(&other)).unwrap();
     assert!(warnings[0].contains("of no CA in ca.pem"), "{warnings:?}");
+    // It is there, as somebody's who may show that issuer.
+    assert!(trust.has_lists());
     let forged = trust.add_list(&crl(&same_name)).unwrap_err();
     assert!(forged.contains("not signed by the CA"), "{forged}");
     assert_eq!(trust.add_list(&crl(&ours)).unwrap(), [""; 0]);
+}
+
+/// Else a list that is removed by mistake would make good what was revoked. One that never was is not missed.
+#[test]
+fn a_list_that_vanishes_stays_in_use() {
+    let certs = Certs::new();
+    let without = trust(&[cert(&certs, "ca.pem")], &[]);
+    assert!(!without.has_lists());
+    let directory = certs.file("");
+    let reload = |store: &Store| {
+        let ca = std::fs::read(certs.file("ca.pem")).unwrap();
+        std::fs::write(certs.file("ca.pem"), [&ca[..], b"\n"].concat()).unwrap();
+        store.reload_if_changed()
+    };
+    let store = Store::open(&directory, "relay").unwrap();
+    std::fs::remove_file(certs.file("crl.pem")).unwrap();
+    match reload(&store) {
+        Reload::Kept(why) => assert!(why[0].contains("has vanished"), "{why:?}"),
+        other => panic!("{other:?}"),
+    }
+    let store = Store::open(&directory, "relay").unwrap();
+    assert_eq!(reload(&store), Reload::Reloaded);
 }
 
 #[test]

@@ -4,10 +4,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 failed=0 count=0
-rules=$(sed -nE 's/^- ([CDELMS][0-9]+)\. .*/\1/p' docs/protocol.md)
+rules=$(sed -nE 's/^- ([CDELMRS][0-9]+)\. .*/\1/p' docs/protocol.md)
 [ -n "$rules" ] || { echo 'docs/protocol.md: no rules found' >&2; exit 1; }
 for rule in $rules; do
-	name=$(printf %s "$rule" | tr CDELMS cdelms)
+	name=$(printf %s "$rule" | tr CDELMRS cdelmrs)
 	count=$((count + 1))
 	if ! grep -rqE "^ *fn ${name}_" src tests --include='*.rs'; then
 		echo "rule $rule of docs/protocol.md: no test cites it (fn ${name}_...)" >&2

@@ -196,13 +196,17 @@ fn parse_filter(text: &str) -> Result<Filter, Bad> {
             "user" => &mut filter.user,
             "address" => &mut filter.address,
             "relay" => &mut filter.relay,
-            other => return Err(Bad::Usage(format!("no filter \"{other}\"; {allowed}"))),
+            other => {
+                let text = format!("no filter \"{}\"; {allowed}", other.escape_debug());
+                return Err(Bad::Usage(text));
+            }
         };
         if value.is_empty() {
             return Err(Bad::Usage(format!("{key}= has no value")));
         }
         if key == "address" && !is_address(&value) {
-            let text = format!("address={value}: allowed: IP or IP:PORT");
+            let shown = value.escape_debug();
+            let text = format!("address={shown}: allowed: IP or IP:PORT");
             return Err(Bad::Usage(text));
         }
         if place.replace(value).is_some() {
@@ -277,6 +281,8 @@ mod tests {
             ("sessions user=", "user= has no value"),
             ("sessions user=a user=b", "user= is given twice"),
             ("sessions address=here", "address=here: allowed: IP"),
+            ("sessions a\u{1b}[2J=x", "no filter \"a\\u{1b}[2J\""),
+            ("sessions address=\u{7}", "address=\\u{7}: allowed: IP"),
             ("sessions user=\"a", "must be a JSON string"),
             ("sessions user=\"a\"b", "a blank must follow"),
         ] {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::expired::Word;
 use super::{
-    Facts, Found, Key, Late, LinkId, LiveCall, Place, Registry, Session, SessionState, Through,
+    Facts, Key, Late, LinkId, LiveCall, Place, Registry, RelayKey, Session, SessionState, Through,
 };
 use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
-use crate::dispatcher::statistics::{ListedCall, Statistics};
+use crate::dispatcher::statistics::Statistics;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Mention, Name, is_spelled, spelled};
 use crate::proto::{CallId, DialogId, Tag};
@@ -24,7 +25,7 @@ impl<L: Clone> Registry<L> {
                 return place;
             }
         }
-        let found = self.found.get(call_id).into_iter().flatten();
+        let found = self.found.of(call_id);
         let found = found.filter_map(|found| self.on(found.link)).next();
         match (place, found) {
             (Place::Unknown, Some(found)) => found,
@@ -50,7 +51,7 @@ impl<L: Clone> Registry<L> {
     pub fn links_of(&self, call_id: &CallId) -> Vec<LinkId> {
         let relays = self.sessions.of(call_id);
         let relays = relays.filter_map(|(_, session)| self.relays.get(&session.relay)?.link);
-        let found = self.found.get(call_id).into_iter().flatten();
+        let found = self.found.of(call_id);
         relays.chain(found.map(|found| found.link)).collect()
     }
 
@@ -60,7 +61,7 @@ impl<L: Clone> Registry<L> {
             let relay = self.sessions.get(key).map(|session| session.relay);
             return relay.map_or(Place::Unknown, |relay| self.place_at(relay));
         }
-        let found = self.found.get(mention.call_id).into_iter().flatten();
+        let found = self.found.of(mention.call_id);
         let found = found.map(|found| (found.name.fit(mention), found.link));
         let found = found.filter(|(fit, _)| *fit != Fit::Not).max();
         let found = found.and_then(|(_, link)| self.on(link));
@@ -130,7 +131,7 @@ impl<L: Clone> Registry<L> {
     fn begin(&mut self, link: LinkId, relay: u64, facts: &Facts) -> Session {
         let serial = self.next_serial();
         // Another dispatcher's session, or one of before this one's start.
-        let found = self.found.get(&facts.call_id).into_iter().flatten();
+        let found = self.found.of(&facts.call_id);
         let found = found.filter(|found| found.link == link);
         let found = found.map(|found| (found.name.fit(facts.mention()), found));
         let found = found.filter(|(fit, _)| *fit != Fit::Not);
@@ -141,13 +142,12 @@ impl<L: Clone> Registry<L> {
         }
         let is_callees = name.caller.as_ref() != Some(&facts.from_tag);
         let mut known = known(facts, is_callees);
-        let call = found.map(|found| &found.call);
-        if let Some(id) = call.and_then(|call| call.session_id) {
+        if let Some(id) = found.and_then(|found| found.session_id) {
             known.session_id = id;
         }
         let begun_by_reply = facts.is_reply && found.is_none();
         let opens = found.is_none() && (facts.is_reply || facts.to_tag.is_none());
-        let told = call.and_then(|call| call.started);
+        let told = found.and_then(|found| found.started);
         let mut session = Session {
             name,
             relay,
@@ -179,13 +179,12 @@ impl<L: Clone> Registry<L> {
             return None;
         }
         session.serial = serial;
-        let is_new_dialog = facts.dialog_id.is_some() && session.dialog_id != facts.dialog_id;
         let was_owed = session.state != SessionState::Live;
         session.state = SessionState::Live;
-        if is_new_dialog {
-            session.dialog_id.clone_from(&facts.dialog_id);
-        }
-        Some((key, session.learn(facts, at) | is_new_dialog | was_owed))
+        let has_news = session.learn(facts, at) | was_owed;
+        let dialog_id = facts.dialog_id.as_ref();
+        let is_new_dialog = dialog_id.is_some_and(|id| self.sessions.set_dialog(key, id));
+        Some((key, has_news | is_new_dialog))
     }
 
     /// A relay has given ports for an update that nobody waits for any more.
@@ -225,7 +224,14 @@ impl<L: Clone> Registry<L> {
             let is_noted = |(missed, _): &(Remove, Duration)| is_of_one(missed, &remove);
             if !self.missed.of(&remove.call_id).any(is_noted) {
                 let (call_id, ended) = (remove.call_id.clone(), self.wall + now);
-                self.missed.add(call_id, (remove, ended), now);
+                let tags = Name::opened_by(remove.mention()).tags();
+                let tags = tags
+                    + remove
+                        .to_tag
+                        .as_ref()
+                        .map_or(0, |tag| tag.0.as_bytes().len());
+                self.missed
+                    .add(call_id, (remove, ended), tags, Word::Own, now);
             }
             return None;
         };
@@ -239,7 +245,7 @@ impl<L: Clone> Registry<L> {
         self.noted(key)
     }
 
-    /// A relay has removed a session.
+    /// A relay has removed a session, as it was asked to.
     pub fn removed(
         &mut self,
         link: LinkId,
@@ -251,7 +257,8 @@ impl<L: Clone> Registry<L> {
         if let Some(key) = self.told(relay, call_id, &statistics) {
             return self.end(key, Reason::Removed, Some(statistics), now);
         }
-        self.forget_found(link, call_id, &statistics);
+        self.found
+            .ended(link, call_id, statistics.from_tag.as_deref());
         // Another dispatcher's call, or one that has moved: what its relay tells is told once.
         self.finish_unknown(link, call_id.clone(), Reason::Removed, statistics, now)
     }
@@ -307,12 +314,38 @@ impl<L: Clone> Registry<L> {
         let key = key.filter(|key| self.sessions.get(*key).is_some_and(is_over));
         match key {
             Some(key) => self.end(key, Reason::Removed, Some(statistics), now),
+            None if self.owner_elsewhere(link, &statistics).is_some() => None,
             None => self.finish_unknown(link, call_id, Reason::Removed, statistics, now),
         }
     }
 
-    /// A relay has ended a session by itself. One that is not known is finished all the same: its relay may
-    /// have it from before this dispatcher's start.
+    /// Returns true if a relay speaks of a session that it was given, as far as is known here.
+    pub fn is_given(&self, link: LinkId, statistics: &Statistics) -> bool {
+        let relay = self.links.get(&link).and_then(|link| link.relay);
+        let call_id = self.named_by_relay(statistics);
+        relay.is_some_and(|relay| self.told(relay, &call_id, statistics).is_some())
+    }
+
+    /// The relay that a session was given to which another one speaks of (R1). None where this is its own, or nobody's
+    /// that is known.
+    pub fn owner_elsewhere(&self, link: LinkId, statistics: &Statistics) -> Option<&RelayKey> {
+        let relay = self.links.get(&link)?.relay;
+        let from_tag = statistics.from_tag.as_deref();
+        let call_id = self.named_by_relay(statistics);
+        let mut owner = None;
+        for (_, session) in self.sessions.of(&call_id) {
+            if session.name.fit_told(from_tag) != Fit::Not {
+                if Some(session.relay) == relay {
+                    return None;
+                }
+                owner = Some(session.relay);
+            }
+        }
+        self.relays.get(&owner?).map(|relay| &relay.key)
+    }
+
+    /// A relay has ended a session by itself. One that is not known is finished all the same, unless another relay has it:
+    /// its relay may have it from before this dispatcher's start.
     pub fn expire(
         &mut self,
         link: LinkId,
@@ -325,28 +358,12 @@ impl<L: Clone> Registry<L> {
         if let Some(key) = key {
             return self.end(key, Reason::Expired, Some(statistics), now);
         }
-        self.forget_found(link, &call_id, &statistics);
-        self.finish_unknown(link, call_id, Reason::Expired, statistics, now)
-    }
-
-    /// A relay has a session that is not known otherwise.
-    pub(super) fn find_on(&mut self, link: LinkId, name: Name, call: ListedCall) {
-        let found = self.found.entry(name.call_id.clone()).or_default();
-        found.retain(|one| one.link != link || !one.name.is_of(&name));
-        found.push(Found { link, name, call });
-    }
-
-    /// A session that this link's relay listed is over there; what another relay says of one of that name does not
-    /// count.
-    fn forget_found(&mut self, link: LinkId, call_id: &CallId, statistics: &Statistics) {
-        let from_tag = statistics.from_tag.as_deref();
-        if let Some(found) = self.found.get_mut(call_id) {
-            let is_it = |one: &Found| one.link == link && one.name.fit_told(from_tag) != Fit::Not;
-            found.retain(|one| !is_it(one));
-            if found.is_empty() {
-                self.found.remove(call_id);
-            }
+        if self.owner_elsewhere(link, &statistics).is_some() {
+            return None;
         }
+        let from_tag = statistics.from_tag.as_deref();
+        self.found.ended(link, &call_id, from_tag);
+        self.finish_unknown(link, call_id, Reason::Expired, statistics, now)
     }
 
     /// A session that this dispatcher did not make is finished by it all the same.
@@ -379,12 +396,13 @@ impl<L: Clone> Registry<L> {
         // The relay's start and this host's end: clocks that are so far apart say nothing.
         let length = length.and_then(|(at, started)| at.checked_sub(started));
         let from_tag = statistics.from_tag.as_deref();
-        let (mut is_in_use, mut is_elsewhere) = (false, false);
-        for (_, session) in self.sessions.of(&name.call_id) {
-            // A later call of that name in the same dialog goes on.
-            is_in_use |= session.dialog_id == dialog_id;
-            is_elsewhere |= session.name.fit_told(from_tag) != Fit::Not;
-        }
+        let mut others = self.sessions.of(&name.call_id);
+        let is_elsewhere = others.any(|(_, one)| one.name.fit_told(from_tag) != Fit::Not);
+        drop(others);
+        // Only a call of before this dispatcher, of which nothing else tells, is ended on its relay's word alone (R3).
+        let is_from_before = statistics.started.is_some() && statistics.started < self.blind_before;
+        let is_in_use = |id: &DialogId| self.sessions.has_dialog(id) || self.found.has_dialog(id);
+        let is_its_own = is_from_before && dialog_id.as_ref().is_some_and(|id| !is_in_use(id));
         let through = self.take_by_admin(&name);
         let is_removed = reason == Reason::Removed || through == Some(Through::Proxy);
         let is_it = |one: &Name| one.is_of(&name);
@@ -395,15 +413,15 @@ impl<L: Clone> Registry<L> {
                 callee: None,
                 ..name.clone()
             };
-            self.note_expired(name, now);
+            self.remember(name, Word::Relays, now);
         }
         Some(Finished {
             name,
             end_dialog: by_relay
-                && dialog_id.is_some()
+                && is_its_own
                 && statistics.to_tag.is_some()
                 && !is_old
-                && !is_in_use,
+                && !is_told_twice,
             dialog_id,
             timed_out: reason == Reason::Expired && !ice,
             all_streams_ice: ice,
@@ -418,8 +436,13 @@ impl<L: Clone> Registry<L> {
 
     /// The proxy has yet to remove it.
     pub(super) fn note_expired(&mut self, name: Name, now: Duration) {
+        self.remember(name, Word::Own, now);
+    }
+
+    fn remember(&mut self, name: Name, word: Word, now: Duration) {
         self.expired.take(&name.call_id, |one| *one == name);
-        self.expired.add(name.call_id.clone(), name, now);
+        let (call_id, tags) = (name.call_id.clone(), name.tags());
+        self.expired.add(call_id, name, tags, word, now);
     }
 
     /// When the proxy has removed a session that was not known then, since 1970.
@@ -491,12 +514,7 @@ impl<L: Clone> Registry<L> {
     pub(super) fn add(&mut self, session: Session) -> Key {
         let name = &session.name;
         let call_id = &name.call_id;
-        if let Some(found) = self.found.get_mut(call_id) {
-            found.retain(|one| !one.name.is_of(name));
-            if found.is_empty() {
-                self.found.remove(call_id);
-            }
-        }
+        self.found.take(call_id, |one| one.name.is_of(name));
         // An end before, of which the proxy has yet to tell, is known by both tags.
         let is_open =
             |one: &Name| one.is_of(name) && (one.callee.is_none() || name.callee == one.callee);

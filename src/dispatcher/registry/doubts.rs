@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Key, LinkId, LiveCall, Registry, Session, SessionState};
 use crate::dispatcher::finished::{Finished, Reason};
-use crate::dispatcher::statistics::{ListedCall, Statistics};
+use crate::dispatcher::statistics::ListedCall;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, is_spelled};
@@ -15,6 +15,9 @@ pub const PAUSE: Duration = Duration::from_secs(10);
 
 /// Calls that a relay is asked for at once, each by a question of its own: it answers one after the other.
 const AT_ONCE: usize = 8;
+
+/// Those that a list of all its sessions is looked through for.
+const IN_LIST: usize = 256;
 
 /// Sessions that a relay is asked whether it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +92,10 @@ impl<L: Clone> Registry<L> {
             };
             return some.into_iter().filter_map(one).collect();
         }
-        let sessions: Vec<Key> = link.doubted.drain().collect();
+        let sessions: Vec<Key> = link.doubted.iter().take(IN_LIST).copied().collect();
+        for key in &sessions {
+            link.doubted.remove(key);
+        }
         let mut calls: Vec<CallId> = sessions.iter().filter_map(call_id).collect();
         calls.sort_unstable();
         calls.dedup();
@@ -119,7 +125,7 @@ impl<L: Clone> Registry<L> {
         &mut self,
         id: LinkId,
         doubts: Doubts,
-        told: &[Statistics],
+        told: &[ListedCall],
         now: Duration,
     ) -> Checked {
         let mut checked = Checked::default();
@@ -135,7 +141,7 @@ impl<L: Clone> Registry<L> {
                 continue;
             };
             let call_id = session.name.call_id.clone();
-            let is_it = |told: &&Statistics| {
+            let is_it = |told: &&ListedCall| {
                 let from_tag = told.from_tag.as_deref();
                 is_spelled(&call_id.0, &told.call_id) && session.name.fit_told(from_tag) != Fit::Not
             };
@@ -157,7 +163,8 @@ impl<L: Clone> Registry<L> {
                 let is_it = |session: &Session| session.name.fit_told(from_tag) != Fit::Not;
                 if !self.sessions.of(call_id).any(|(_, one)| is_it(one)) {
                     // Another session of that Call-ID, where to ask for it.
-                    self.find_on(id, told.name(call_id.clone()), ListedCall::default());
+                    let name = told.name(call_id.clone());
+                    self.found.add(id, name, told.clone());
                 }
             }
         }

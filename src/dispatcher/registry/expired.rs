@@ -6,39 +6,72 @@ use std::time::Duration;
 
 use crate::proto::CallId;
 
-/// So many are kept; beyond this the oldest are forgotten.
+/// So many are kept, and so many bytes of names; beyond this the oldest are forgotten.
 pub const MOST: usize = 20_000;
+const BYTES: usize = 16 << 20;
+
+/// A part of that for what relays alone tell.
+const PART: usize = 8;
+
+/// What one takes beside its name, bytes, about.
+const EACH: usize = 200;
+
+/// Whose word it is: a relay that tells of calls which nobody knows makes no other one's be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    Own,
+    Relays,
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Remembered<T> {
     /// Each with a number of its own: a Call-ID may have several.
     calls: HashMap<CallId, Vec<(u64, T)>>,
-    /// When each ended, oldest first. Those that were taken are no more above.
-    order: VecDeque<(Duration, CallId, u64)>,
+    /// By whose word it is.
+    orders: [Order; 2],
     ended: u64,
+}
+
+/// When each ended, oldest first, with its bytes. Those that were taken are no more among the calls.
+#[derive(Debug, Default)]
+struct Order {
+    queue: VecDeque<(Duration, CallId, u64, usize)>,
+    bytes: usize,
 }
 
 impl<T> Default for Remembered<T> {
     fn default() -> Self {
         Remembered {
             calls: HashMap::new(),
-            order: VecDeque::new(),
+            orders: Default::default(),
             ended: 0,
         }
     }
 }
 
 impl<T> Remembered<T> {
-    /// A session has ended.
-    pub fn add(&mut self, call_id: CallId, what: T, now: Duration) {
+    /// A session has ended; its tags take so many bytes.
+    pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Duration) {
         self.ended += 1;
         let ended = (self.ended, what);
+        let size = call_id.0.as_bytes().len() + tags + EACH;
         self.calls.entry(call_id.clone()).or_default().push(ended);
-        self.order.push_back((now, call_id, self.ended));
-        if self.order.len() > MOST {
-            self.forget_first();
+        let order = &mut self.orders[word as usize];
+        order.queue.push_back((now, call_id, self.ended, size));
+        order.bytes += size;
+        while self.is_over(word) {
+            self.forget_first(word);
         }
+    }
+
+    fn is_over(&self, word: Word) -> bool {
+        let order = &self.orders[word as usize];
+        let part = match word {
+            Word::Own => 1,
+            Word::Relays => PART,
+        };
+        order.queue.len() > MOST / part || order.bytes > BYTES / part
     }
 
     /// Those of a Call-ID.
@@ -60,15 +93,20 @@ impl<T> Remembered<T> {
 
     /// Forgets those that ended at this time or before.
     pub fn forget_until(&mut self, time: Duration) {
-        while self.order.front().is_some_and(|(ended, ..)| *ended <= time) {
-            self.forget_first();
+        for word in [Word::Own, Word::Relays] {
+            let first = |all: &Self| all.orders[word as usize].queue.front().map(|first| first.0);
+            while first(self).is_some_and(|ended| ended <= time) {
+                self.forget_first(word);
+            }
         }
     }
 
-    fn forget_first(&mut self) {
-        let Some((_, call_id, number)) = self.order.pop_front() else {
+    fn forget_first(&mut self, word: Word) {
+        let order = &mut self.orders[word as usize];
+        let Some((_, call_id, number, size)) = order.queue.pop_front() else {
             return;
         };
+        order.bytes -= size;
         let Some(found) = self.calls.get_mut(&call_id) else {
             return;
         };
@@ -91,6 +129,10 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn add(expired: &mut Remembered<u32>, number: usize, what: u32, now: Duration) {
+        expired.add(call(number), what, 0, Word::Own, now);
+    }
+
     fn of(expired: &Remembered<u32>, number: usize) -> Vec<u32> {
         expired.of(&call(number)).copied().collect()
     }
@@ -98,22 +140,23 @@ mod tests {
     #[test]
     fn a_call_that_ended_again_is_kept_from_then_on() {
         let mut expired = Remembered::default();
-        expired.add(call(1), 1, at(0));
-        expired.add(call(2), 2, at(0));
+        add(&mut expired, 1, 1, at(0));
+        add(&mut expired, 2, 2, at(0));
         let take = |expired: &mut Remembered<u32>| expired.take(&call(1), |_| true);
         assert_eq!((take(&mut expired), take(&mut expired)), (Some(1), None));
-        expired.add(call(1), 3, at(5));
+        add(&mut expired, 1, 3, at(5));
         expired.forget_until(at(4));
         assert_eq!((of(&expired, 1), of(&expired, 2)), (vec![3], vec![]));
         expired.forget_until(at(5));
         assert!(of(&expired, 1).is_empty());
-        assert!(expired.order.is_empty() && expired.calls.is_empty());
+        assert!(expired.orders[0].queue.is_empty() && expired.calls.is_empty());
+        assert_eq!(expired.orders[0].bytes, 0);
     }
 
     #[test]
     fn several_of_a_call_id_are_told_apart() {
         let mut expired = Remembered::default();
-        (1..4).for_each(|number| expired.add(call(1), number, at(number.into())));
+        (1..4).for_each(|number| add(&mut expired, 1, number, at(number.into())));
         assert_eq!(expired.take(&call(1), |number| *number == 2), Some(2));
         assert_eq!(of(&expired, 1), [1, 3]);
         expired.forget_until(at(1));
@@ -123,8 +166,21 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let mut expired = Remembered::default();
-        (0..=MOST).for_each(|number| expired.add(call(number), 0, at(0)));
+        (0..=MOST).for_each(|number| add(&mut expired, number, 0, at(0)));
         assert!(of(&expired, 0).is_empty() && !of(&expired, 1).is_empty());
         assert_eq!(expired.calls.len(), MOST);
+    }
+
+    #[test]
+    fn what_relays_invent_is_bounded_and_pushes_out_no_other() {
+        let mut expired = Remembered::default();
+        add(&mut expired, 1, 1, at(0));
+        let long = CallId("x".repeat(8192).as_str().into());
+        for number in 0..5000 {
+            expired.add(long.clone(), number, 16_384, Word::Relays, at(1));
+        }
+        assert_eq!(of(&expired, 1), [1]);
+        let kept = expired.of(&long).count();
+        assert!((80..90).contains(&kept), "{kept}");
     }
 }

@@ -50,7 +50,7 @@ impl<L: Clone> Registry<L> {
             return known.clone();
         }
         match Text::from_shown(text) {
-            Some(bytes) if !self.found.contains_key(&literal) => CallId(bytes),
+            Some(bytes) if !self.found.has(&literal) => CallId(bytes),
             _ => literal,
         }
     }
@@ -58,7 +58,7 @@ impl<L: Clone> Registry<L> {
     /// The live calls, of this dispatcher or listed by a relay, whose Call-IDs begin so, as they are shown.
     pub fn beginning(&self, prefix: &str) -> Vec<CallId> {
         let begins = |call_id: &&CallId| call_id.0.escaped().starts_with(prefix);
-        let calls = self.sessions.call_ids().chain(self.found.keys());
+        let calls = self.sessions.call_ids().chain(self.found.call_ids());
         calls.filter(begins).cloned().collect()
     }
 
@@ -70,6 +70,21 @@ impl<L: Clone> Registry<L> {
             answered: session.name.callee.is_some(),
         });
         sessions.collect()
+    }
+
+    /// The dialogs of this dispatcher's calls, for tests.
+    pub fn dialogs(&self) -> impl Iterator<Item = &DialogId> {
+        self.sessions
+            .iter()
+            .filter_map(|(_, session)| session.dialog_id.as_ref())
+    }
+
+    /// How many sessions relays have listed that are not known otherwise, for tests.
+    pub fn found(&self) -> usize {
+        self.found
+            .call_ids()
+            .map(|id| self.found.of(id).count())
+            .sum()
     }
 
     /// From now on a removal of this session is the administrator's doing, until [`Registry::not_by_admin`] or its end.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Connected, Identified, Key, Link, LinkId, LiveCall, Lost, Purge, Registry, Relay, RelayKey,
-    Session, SessionState,
+    Connected, Identified, Key, Link, LinkId, Listed, LiveCall, Lost, Purge, Registry, Relay,
+    RelayKey, SessionState,
 };
 use crate::dispatcher::finished::{Finished, Reason};
-use crate::dispatcher::statistics::{Listed, ListedCall};
+use crate::dispatcher::statistics::ListedCall;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
-use crate::proto::name::{Fit, Name, spelled};
+use crate::proto::name::Fit;
 
 impl<L: Clone> Registry<L> {
     /// A relay has connected and is being asked for its sessions. It takes no calls until
@@ -111,6 +111,11 @@ impl<L: Clone> Registry<L> {
             found.map(|(id, _)| *id)
         };
         find(&is_same).or_else(|| find(&is_older))
+    }
+
+    /// Returns true if there is a relay of this key, connected or away.
+    pub fn is_known(&self, key: &RelayKey) -> bool {
+        self.relays.values().any(|relay| relay.key == *key)
     }
 
     pub(super) fn add_relay(&mut self, key: RelayKey) -> u64 {
@@ -269,10 +274,52 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// A new link's relay has told the call-ids of its sessions: what it should have and lacks is over, and what it
-    /// has beyond that is where to ask for those calls.
-    pub fn listed(&mut self, id: LinkId, listed: &Listed, now: Duration) -> Purge {
-        let mut purge = Purge::default();
+    /// A new link's relay tells some of the sessions that it has: those that are not known are where to ask for them. What
+    /// it says of another relay's changes nothing (R1).
+    pub fn listed(&mut self, id: LinkId, calls: Vec<ListedCall>, listed: &mut Listed) {
+        let relay = self.links.get(&id).and_then(|link| link.relay);
+        if relay.is_none() {
+            return;
+        }
+        for call in calls {
+            let known = self.aliases.get(&call.call_id);
+            let call_id = known.cloned();
+            let call_id = call_id.unwrap_or_else(|| CallId(call.call_id.as_str().into()));
+            let fitting = self.sessions.of(&call_id);
+            let fitting = fitting.filter(|(_, one)| call.fit(&one.name) != Fit::Not);
+            let (mut is_here, mut owner) = (false, None);
+            for (key, session) in fitting {
+                match Some(session.relay) == relay {
+                    true => {
+                        listed.there.insert(key);
+                        is_here = true;
+                    }
+                    false => owner = Some(session.relay),
+                }
+            }
+            if let (false, Some(owner)) = (is_here, owner) {
+                listed.foreign += 1;
+                let owner = self.relays.get(&owner).map(|relay| relay.key.clone());
+                listed.first_foreign = listed.first_foreign.take().or(owner.zip(Some(call_id)));
+                continue;
+            }
+            if is_here {
+                continue;
+            }
+            let missed = self.missed.of(&call_id).map(|(remove, _)| remove);
+            let name = call.name(call_id.clone());
+            let missed = missed.filter(|remove| name.fit(remove.mention()) != Fit::Not);
+            listed.owed.extend(missed.cloned());
+            self.found.add(id, name, call);
+        }
+    }
+
+    /// It has told all: what it should have and lacks is over.
+    pub fn listed_all(&mut self, id: LinkId, listed: Listed, now: Duration) -> Purge {
+        let mut purge = Purge {
+            owed: listed.owed,
+            ..Purge::default()
+        };
         let Some(link) = self.links.get(&id) else {
             return purge;
         };
@@ -284,27 +331,13 @@ impl<L: Clone> Registry<L> {
             if session.relay != relay || session.serial > asked {
                 continue;
             }
-            if !is_listed(listed, &session.name) {
+            if !listed.there.contains(&key) {
                 gone.push(key);
             } else if let SessionState::Owed(remove) = &session.state {
                 purge.owed.push(remove.clone());
             } else if session.known.ended.take().is_some() {
                 back.push(key);
             }
-        }
-        let calls = listed.iter();
-        let calls = calls.flat_map(|(text, calls)| calls.iter().map(move |call| (text, call)));
-        for (text, call) in calls {
-            let call_id = CallId(text.as_str().into());
-            let is_it = |session: &Session| call.fit(&session.name) != Fit::Not;
-            if self.sessions.of(&call_id).any(|(_, one)| is_it(one)) {
-                continue;
-            }
-            let missed = self.missed.of(&call_id).map(|(remove, _)| remove);
-            let name = call.name(call_id.clone());
-            let missed = missed.filter(|remove| name.fit(remove.mention()) != Fit::Not);
-            purge.owed.extend(missed.cloned());
-            self.find_on(id, name, call.clone());
         }
         purge.back = back.iter().filter_map(|key| self.noted(*key)).collect();
         let gone = gone.into_iter();
@@ -371,17 +404,5 @@ impl<L: Clone> Registry<L> {
             .collect();
         self.relays.retain(|id, _| !lost.contains(id));
         finished
-    }
-}
-
-/// Relays replace what is not UTF-8, each kind in its own way.
-fn is_listed(listed: &Listed, name: &Name) -> bool {
-    let is_it = |text: &str| {
-        let calls: Option<&Vec<ListedCall>> = listed.get(text);
-        calls.is_some_and(|calls| calls.iter().any(|call| call.fit(name) != Fit::Not))
-    };
-    match std::str::from_utf8(name.call_id.0.as_bytes()) {
-        Ok(text) => is_it(text),
-        Err(_) => spelled(&name.call_id.0).iter().any(|text| is_it(text)),
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::Session;
-use crate::proto::CallId;
+use super::dialogs::Dialogs;
 use crate::proto::name::{Fit, Mention, Name};
+use crate::proto::{CallId, DialogId};
 
 /// A session here; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +16,7 @@ pub struct Key(u64);
 pub struct Sessions {
     all: HashMap<Key, Session>,
     calls: HashMap<CallId, Vec<Key>>,
+    dialogs: Dialogs,
     last: u64,
 }
 
@@ -24,12 +26,14 @@ impl Sessions {
         let key = Key(self.last);
         let call_id = session.name.call_id.clone();
         self.calls.entry(call_id).or_default().push(key);
+        self.dialogs.add(session.dialog_id.as_ref());
         self.all.insert(key, session);
         key
     }
 
     pub fn remove(&mut self, key: Key) -> Option<Session> {
         let session = self.all.remove(&key)?;
+        self.dialogs.remove(session.dialog_id.as_ref());
         if let Some(keys) = self.calls.get_mut(&session.name.call_id) {
             keys.retain(|one| *one != key);
             if keys.is_empty() {
@@ -45,6 +49,23 @@ impl Sessions {
 
     pub fn get_mut(&mut self, key: Key) -> Option<&mut Session> {
         self.all.get_mut(&key)
+    }
+
+    /// The proxy names another dialog for it. Returns true if that is news.
+    pub fn set_dialog(&mut self, key: Key, dialog_id: &DialogId) -> bool {
+        let session = self.all.get_mut(&key);
+        let Some(session) = session.filter(|one| one.dialog_id.as_ref() != Some(dialog_id)) else {
+            return false;
+        };
+        self.dialogs.remove(session.dialog_id.as_ref());
+        session.dialog_id = Some(dialog_id.clone());
+        self.dialogs.add(session.dialog_id.as_ref());
+        true
+    }
+
+    /// Returns true if one of them has this dialog.
+    pub fn has_dialog(&self, dialog_id: &DialogId) -> bool {
+        self.dialogs.has(dialog_id)
     }
 
     pub fn has(&self, call_id: &CallId) -> bool {

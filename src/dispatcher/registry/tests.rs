@@ -5,6 +5,7 @@ mod doubts;
 mod lost;
 mod manage;
 mod names;
+mod own;
 mod restore;
 
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::dispatcher::finished::Reason;
-use crate::dispatcher::statistics::{Listed, Statistics};
+use crate::dispatcher::statistics::{ListedCall, Statistics};
 
 const PATIENCE: Patience = Patience {
     relay_recover_interval: Duration::from_secs(60),
@@ -71,9 +72,23 @@ fn statistics(id: &str, status: &str) -> Statistics {
     Statistics::parse(json.to_string().as_bytes()).unwrap()
 }
 
-fn list(ids: &[&str]) -> Listed {
-    let one = |id: &&str| ((*id).to_owned(), vec![ListedCall::default()]);
+fn list(ids: &[&str]) -> Vec<ListedCall> {
+    let one = |id: &&str| ListedCall {
+        call_id: (*id).to_owned(),
+        ..ListedCall::default()
+    };
     ids.iter().map(one).collect()
+}
+
+impl Links {
+    /// A relay tells all its sessions.
+    fn tells(&mut self, id: LinkId, calls: &[ListedCall], now: Duration) -> Purge {
+        let mut listed = Listed::default();
+        for call in calls {
+            self.listed(id, vec![call.clone()], &mut listed);
+        }
+        self.listed_all(id, listed, now)
+    }
 }
 
 /// The handle is the link's own number.
@@ -275,21 +290,6 @@ fn a_removal_ends_a_session() {
 }
 
 #[test]
-fn what_expires_unknown_is_still_finished_and_harms_no_other() {
-    let mut registry = registry();
-    let a = up(&mut registry, ip(1), None);
-    let b = up(&mut registry, ip(2), None);
-    registry.updated(a, &answered("one"));
-    let finished = registry
-        .expire(b, statistics("one", "closed"), at(1))
-        .unwrap();
-    assert_eq!((finished.relay_ip, finished.end_dialog), (ip(2), false));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
-    let unknown = registry.expire(b, statistics("two", "closed"), at(1));
-    assert_eq!(unknown.unwrap().name.call_id, call("two"));
-}
-
-#[test]
 fn a_removal_that_the_relay_missed_is_owed() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
@@ -306,7 +306,7 @@ fn a_removal_that_the_relay_missed_is_owed() {
         .unwrap();
     assert_eq!(ended.reason, Reason::Removed, "the proxy has long ended it");
     assert_eq!(registry.place(&call("three")), Place::Unknown);
-    let purge = registry.listed(again, &list(&["one", "other dispatcher's"]), at(2));
+    let purge = registry.tells(again, &list(&["one", "other dispatcher's"]), at(2));
     assert_eq!(purge.owed, [answered("one").removal()]);
     assert_eq!(purge.finished.len(), 1);
     assert_eq!(purge.finished[0].reason, Reason::Removed);
@@ -326,7 +326,7 @@ fn a_purge_drops_only_what_was_known_when_it_was_asked_for() {
     registry.link_lost(a, at(1));
     let again = up(&mut registry, ip(1), None);
     registry.updated(again, &answered("later"));
-    let purge = registry.listed(again, &list(&["kept", "not ours"]), at(2));
+    let purge = registry.tells(again, &list(&["kept", "not ours"]), at(2));
     assert!(purge.owed.is_empty());
     let [finished] = purge.finished.as_slice() else {
         panic!("{purge:?}")
@@ -345,8 +345,8 @@ fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    registry.listed(a, &list(&["old", "older"]), at(1));
-    registry.listed(b, &list(&[]), at(1));
+    registry.tells(a, &list(&["old", "older"]), at(1));
+    registry.tells(b, &list(&[]), at(1));
     assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
     registry.updated(a, &answered("old"));
     assert_eq!(registry.counts(), (2, 1), "from here on it is ours");
@@ -360,7 +360,7 @@ fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    registry.listed(a, &list(&["old"]), at(1));
+    registry.tells(a, &list(&["old"]), at(1));
     let stray = statistics("old", "no-traffic timeout");
     assert!(registry.expire(b, stray.clone(), at(2)).is_some());
     let removed = registry.removed(b, &call("old"), stray, at(2));
@@ -372,13 +372,13 @@ fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
 fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    registry.listed(a, &list(&["theirs"]), at(1));
+    registry.tells(a, &list(&["theirs"]), at(1));
     registry.link_lost(a, at(1));
     assert_eq!(registry.place(&call("theirs")), Place::Unknown);
     let again = up(&mut registry, ip(1), None);
-    let purge = registry.listed(again, &list(&[]), at(2));
+    let purge = registry.tells(again, &list(&[]), at(2));
     assert!(purge.finished.is_empty(), "another dispatcher's call");
-    registry.listed(again, &list(&["theirs"]), at(3));
+    registry.tells(again, &list(&["theirs"]), at(3));
     registry.link_lost(again, at(4));
     assert_eq!(registry.place(&call("theirs")), Place::Unknown);
 }
@@ -398,7 +398,7 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
         let a = up(&mut registry, ip(1), None);
         assert!(
             registry
-                .listed(a, &list(&[spelling]), at(1))
+                .tells(a, &list(&[spelling]), at(1))
                 .finished
                 .is_empty()
         );
@@ -458,7 +458,7 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let first = link(&mut registry, instances[0]);
         registry.updated(first, &answered("one"));
         let second = link(&mut registry, instances[1]);
-        let listed = registry.listed(second, &list(&[]), at(2));
+        let listed = registry.tells(second, &list(&[]), at(2));
         assert!(listed.finished.is_empty(), "it is nobody's link");
         assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
         let again = registry.identify(second, name, at(3)).unwrap();
@@ -472,7 +472,7 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let up = registry.identify(second, name, at(5)).unwrap();
         assert!(matches!(up, Identified::Up(_, None)));
         assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
-        assert_eq!(registry.listed(second, &list(&[]), at(6)).finished.len(), 1);
+        assert_eq!(registry.tells(second, &list(&[]), at(6)).finished.len(), 1);
     }
 }
 
@@ -500,7 +500,7 @@ fn a_relay_that_replaces_an_older_one_takes_over_its_sessions() {
     registry.link_lost(old, at(1));
     let new = up(&mut registry, ip(1), Some("a"));
     assert_eq!(registry.place(&call("one")), Place::On(new, new.0));
-    let purge = registry.listed(new, &list(&[]), at(2));
+    let purge = registry.tells(new, &list(&[]), at(2));
     assert_eq!(purge.finished.len(), 1);
     assert!(purge.finished[0].end_dialog);
     let other = up(&mut registry, ip(1), Some("b"));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::TEXT;
-use crate::proto::link::{OLD_DISPATCHER_LINE, RELAY_LINE};
+use crate::proto::link::OLD_DISPATCHER_LINE;
 use crate::tls::{Closer, PeerCertificates};
 
 /// Bytes of notices that are kept for a dispatcher; the oldest go first.
@@ -62,6 +62,8 @@ pub struct Connection {
     pub closer: Option<Closer>,
     pub certificates: Option<PeerCertificates>,
     pub is_ours: bool,
+    /// The longest line that one of ours reads of this relay.
+    pub longest: usize,
     pub next_ping: Duration,
     pub unanswered: u32,
     pub listings: u32,
@@ -83,7 +85,7 @@ impl State {
 
     pub fn line_limit(&self) -> usize {
         match &self.connection {
-            Some(connection) if connection.is_ours => RELAY_LINE,
+            Some(connection) if connection.is_ours => connection.longest,
             _ => OLD_DISPATCHER_LINE,
         }
     }

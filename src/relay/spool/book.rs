@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::AGAIN;
+use super::{AGAIN, How};
 use crate::journal::Position;
 use crate::objects::objects_only;
 use crate::proto::SessionId;
@@ -38,12 +38,15 @@ pub struct Kept {
     sent: Duration,
 }
 
+/// Returns true if a dispatcher is to be told: of its own records, and of those of one that there is no link to any more,
+/// for which anyone that records calls will do. As long as not all are known, nobody is told of another one's.
+pub fn is_for(of: SocketAddr, dispatcher: SocketAddr, known: Option<&[SocketAddr]>) -> bool {
+    of == dispatcher || known.is_some_and(|known| !known.contains(&of))
+}
+
 impl Kept {
-    /// Whether a dispatcher is to be told: its own records, and those of one that there is no link to any more, for
-    /// which anyone that records calls will do. As long as not all are known, nobody is told of another one's.
     fn is_for(&self, dispatcher: SocketAddr, known: Option<&[SocketAddr]>) -> bool {
-        let is_gone = |known: &[SocketAddr]| !known.contains(&self.dispatcher);
-        self.dispatcher == dispatcher || known.is_some_and(is_gone)
+        is_for(self.dispatcher, dispatcher, known)
     }
 }
 
@@ -87,6 +90,17 @@ impl Book {
         }
         self.by_order.remove(&kept.order);
         true
+    }
+
+    /// Returns true if it is open and a dispatcher is told of it.
+    pub fn is_for(
+        &self,
+        id: SessionId,
+        dispatcher: SocketAddr,
+        known: Option<&[SocketAddr]>,
+    ) -> bool {
+        let kept = self.records.get(&id);
+        kept.is_some_and(|kept| kept.is_for(dispatcher, known))
     }
 
     /// It has been written at the journal's end.
@@ -168,7 +182,13 @@ fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
     }
     objects_only!(Seen);
     let (dispatcher, rest) = split(text)?;
-    let (_, statistics) = split(rest)?;
+    let (word, statistics) = split(rest)?;
+    if ![How::Expired, How::Removed]
+        .iter()
+        .any(|how| how.word().as_bytes() == word)
+    {
+        return None;
+    }
     let dispatcher = std::str::from_utf8(dispatcher).ok()?.parse().ok()?;
     let seen: Seen = serde_json::from_slice(statistics).ok()?;
     Some((dispatcher, seen.session_id.parse().ok()?))

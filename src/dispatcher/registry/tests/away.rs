@@ -41,7 +41,7 @@ fn the_others_are_there_again_with_their_relay() {
     registry.updated(b, &answered("one"));
     let again = up(&mut registry, ip(1), Some("a"));
     assert_eq!(registry.place(&call("two")), Place::On(again, again.0));
-    let finished = registry.listed(again, &list(&["two"]), at(30)).finished;
+    let finished = registry.tells(again, &list(&["two"]), at(30)).finished;
     assert_eq!(finished.len(), 1);
     assert_eq!(finished[0].name.call_id, call("three"));
     assert_eq!(registry.counts(), (2, 2));

@@ -31,6 +31,15 @@ fn removal(id: &str, from_tag: &str, to_tag: &str) -> Remove {
     }
 }
 
+/// The same in a list.
+fn has(id: &str, from_tag: &str) -> ListedCall {
+    ListedCall {
+        call_id: id.to_owned(),
+        from_tag: Some(from_tag.to_owned()),
+        ..ListedCall::default()
+    }
+}
+
 /// A relay's word of a session of that call-id which this tag opened.
 fn told(id: &str, from_tag: &str, duration: u64) -> Statistics {
     let json = serde_json::json!({"call_id": id, "from_tag": from_tag, "start_time": DAY.as_secs(),
@@ -67,7 +76,7 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
         "not when the relay was lost"
     );
     let again = up(&mut registry, ip(1), Some("a"));
-    let purge = registry.listed(again, &list(&["one"]), at(40));
+    let purge = registry.tells(again, &list(&["one"]), at(40));
     assert_eq!(purge.owed, [right]);
 }
 
@@ -98,12 +107,7 @@ fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it
             registry.doubts(a, explains, at(60)).is_empty(),
             "it was asked"
         );
-        let checked = registry.checked(
-            a,
-            doubts,
-            &[told("one", "x", 5), told("one", "f", 5)],
-            at(16),
-        );
+        let checked = registry.checked(a, doubts, &[has("one", "x"), has("one", "f")], at(16));
         assert!(checked.finished.is_empty());
         assert_eq!(checked.there, [call("one")]);
         let back = &checked.back[0];
@@ -128,7 +132,7 @@ fn what_a_relay_that_refused_its_removal_has_not_is_over_since_that_removal() {
         registry.refused(a, &removal(id, "f", "t"));
     }
     let doubts = registry.doubts(a, false, at(16)).remove(0);
-    let checked = registry.checked(a, doubts, &[told("two", "t", 5)], at(18));
+    let checked = registry.checked(a, doubts, &[has("two", "t")], at(18));
     let [finished] = &checked.finished[..] else {
         panic!("{checked:?}");
     };
@@ -151,7 +155,7 @@ fn another_session_of_that_call_id_is_not_what_a_relay_is_asked_for() {
     registry.refused(a, &removal("one", "f", "t"));
     let doubts = registry.doubts(a, true, at(16)).remove(0);
     assert!(doubts.has("one") && !doubts.has("two"));
-    let checked = registry.checked(a, doubts, &[told("one", "x", 5)], at(16));
+    let checked = registry.checked(a, doubts, &[has("one", "x")], at(16));
     assert_eq!((checked.finished.len(), checked.there.len()), (1, 0));
     assert_eq!(registry.counts(), (1, 0));
     assert_eq!(
@@ -199,7 +203,7 @@ fn a_relay_that_does_not_say_is_asked_again_and_a_long_list_is_not_asked_for_all
     registry.unanswered(a, doubts, at(20));
     assert!(registry.doubts(a, false, at(29)).is_empty());
     let doubts = registry.doubts(a, false, at(30)).remove(0);
-    registry.checked(a, doubts, &[told("one", "f", 5)], at(31));
+    registry.checked(a, doubts, &[has("one", "f")], at(31));
     registry.owe(right.clone(), at(32));
     registry.refused(a, &right);
     assert!(
@@ -211,7 +215,7 @@ fn a_relay_that_does_not_say_is_asked_again_and_a_long_list_is_not_asked_for_all
     registry.link_lost(a, at(41));
     let again = up(&mut registry, ip(1), None);
     assert!(registry.doubts(again, false, at(60)).is_empty());
-    assert_eq!(registry.listed(again, &list(&[]), at(61)).finished.len(), 1);
+    assert_eq!(registry.tells(again, &list(&[]), at(61)).finished.len(), 1);
 }
 
 #[test]
@@ -298,7 +302,7 @@ fn a_relay_that_refuses_is_asked_on_where_a_call_was_found() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     up(&mut registry, ip(2), Some("b"));
-    registry.listed(a, &list(&["one"]), at(1));
+    registry.tells(a, &list(&["one"]), at(1));
     registry.refused(a, &removal("one", "x", "y"));
     assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
 }
@@ -315,7 +319,7 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
         let a = up_at(&mut registry, ip(1), Some("a"), at(26));
         let ended = match is_listed {
             true => {
-                assert_eq!(registry.listed(a, &list(&["one"]), at(26)).owed.len(), 1);
+                assert_eq!(registry.tells(a, &list(&["one"]), at(26)).owed.len(), 1);
                 registry.removed(a, &call("one"), told("one", "f", 16), at(26))
             }
             false => registry.expire(a, told("one", "f", 98), at(116)),
@@ -371,7 +375,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
         (Some(at(8)), false)
     );
     assert_eq!(told_first.reason, Reason::Removed);
-    let purge = registry.listed(a, &list(&["listed", "foreign", "other"]), at(20));
+    let purge = registry.tells(a, &list(&["listed", "foreign", "other"]), at(20));
     let mut owed: Vec<String> = purge.owed.iter().map(|r| r.call_id.to_string()).collect();
     owed.sort();
     assert_eq!(owed, ["foreign", "listed"]);
@@ -385,7 +389,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
     assert_eq!((goes_on.length, goes_on.timed_out), (None, true));
     assert!(
         registry
-            .listed(a, &list(&["listed", "foreign"]), at(41))
+            .tells(a, &list(&["listed", "foreign"]), at(41))
             .owed
             .is_empty()
     );
@@ -393,12 +397,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
     registry.updated(a, &answered_at(50, "never"));
     registry.link_lost(a, at(51));
     let a = up(&mut registry, ip(1), Some("a"));
-    assert!(
-        registry
-            .listed(a, &list(&["never"]), at(52))
-            .owed
-            .is_empty()
-    );
+    assert!(registry.tells(a, &list(&["never"]), at(52)).owed.is_empty());
 }
 
 /// The relay answers at once: its own time is right.
@@ -406,7 +405,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
 fn the_removal_of_a_call_that_was_found_is_not_late() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
-    registry.listed(a, &list(&["one", "two"]), at(1));
+    registry.tells(a, &list(&["one", "two"]), at(1));
     registry.owe(removal("one", "f", "t"), at(8));
     let ended = registry
         .removed(a, &call("one"), told("one", "f", 8), at(8))
@@ -417,7 +416,7 @@ fn the_removal_of_a_call_that_was_found_is_not_late() {
     registry.tick(at(8 + 3600));
     assert!(
         registry
-            .listed(a, &list(&["one", "two"]), at(3700))
+            .tells(a, &list(&["one", "two"]), at(3700))
             .owed
             .is_empty()
     );
@@ -438,7 +437,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     });
     next.restore([removed], at(1));
     let a = up_at(&mut next, ip(1), Some("a"), at(2));
-    assert_eq!(next.listed(a, &list(&["one"]), at(2)).owed.len(), 1);
+    assert_eq!(next.tells(a, &list(&["one"]), at(2)).owed.len(), 1);
     let ended = next
         .removed(a, &call("one"), told("one", "f", 31), at(2))
         .unwrap();

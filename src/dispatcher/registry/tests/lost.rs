@@ -51,7 +51,7 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
         let again = LinkId(registry.link_up(ip(1), |id| id.0));
         registry.set_instance(again, Some("x-0"));
         registry.identify(again, Some("a"), back);
-        let finished = registry.listed(again, &list(&[]), at(151)).finished;
+        let finished = registry.tells(again, &list(&[]), at(151)).finished;
         assert_eq!(finished[0].reason, Reason::Purged);
         assert_eq!(ended(&finished[0]), DAY + at(50));
     }
@@ -64,10 +64,10 @@ fn a_call_that_is_there_again_is_noted_as_going_on() {
     registry.updated(a, &answered_at(10, "one"));
     registry.link_lost(a, at(50));
     let a = up(&mut registry, ip(1), Some("a"));
-    let purge = registry.listed(a, &list(&["one"]), at(60));
+    let purge = registry.tells(a, &list(&["one"]), at(60));
     assert_eq!(purge.back.len(), 1);
     assert_eq!(purge.back[0].known.ended, None);
-    assert!(registry.listed(a, &list(&["one"]), at(61)).back.is_empty());
+    assert!(registry.tells(a, &list(&["one"]), at(61)).back.is_empty());
     // Its first request on the new link tells the same.
     registry.link_lost(a, at(70));
     let a = up(&mut registry, ip(1), Some("a"));
@@ -123,7 +123,7 @@ fn an_answer_that_came_late_is_noted() {
 fn what_a_relay_tells_of_a_call_that_is_not_ours_is_not_lost() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
-    registry.listed(a, &list(&[]), at(1));
+    registry.tells(a, &list(&[]), at(1));
     let finished = registry.removed(a, &call("one"), told("one", ""), at(2));
     assert_eq!(finished.unwrap().reason, Reason::Removed);
 }
@@ -143,6 +143,7 @@ fn what_is_told_again_ends_no_later_call_of_that_name() {
 fn a_dialog_of_long_ago_is_not_ended() {
     for (duration, is_ended) in [(20, true), (19, false)] {
         let mut registry = noting();
+        registry.set_blind_before(DAY + at(1));
         let a = up(&mut registry, ip(1), Some("a"));
         let statistics = told("one", &format!(r#","duration":{duration}"#));
         let finished = registry.expire(a, statistics, at(3620)).unwrap();

@@ -46,12 +46,13 @@ fn told(from_tag: &str, to_tag: &str) -> Statistics {
     Statistics::parse(json.to_string().as_bytes()).unwrap()
 }
 
-fn listed(from_tags: &[&str]) -> Listed {
+fn listed(from_tags: &[&str]) -> Vec<ListedCall> {
     let one = |from_tag: &&str| ListedCall {
+        call_id: "one".to_owned(),
         from_tag: Some((*from_tag).to_owned()),
         ..ListedCall::default()
     };
-    Listed::from([("one".to_owned(), from_tags.iter().map(one).collect())])
+    from_tags.iter().map(one).collect()
 }
 
 /// Two sessions, both answered: `fa` with `ta` and `fb` with `tb`.
@@ -293,7 +294,7 @@ fn a_relay_that_comes_back_with_one_of_two_has_lost_the_other() {
     assert_eq!(registry.link_lost(a, at(5)).unwrap().calls.len(), 2);
     registry.owe(removal("tb", "fb"), at(6));
     let a = up(&mut registry, ip(1), Some("a"));
-    let purge = registry.listed(a, &listed(&["fb", "fc"]), at(7));
+    let purge = registry.tells(a, &listed(&["fb", "fc"]), at(7));
     assert_eq!(purge.owed, [removal("tb", "fb")]);
     let [gone] = &purge.finished[..] else {
         panic!("{purge:?}")
@@ -320,7 +321,7 @@ fn two_dialogs_outlive_a_restart() {
     assert_eq!(next.counts(), (0, 2));
     let a = up(&mut next, ip(1), Some("a"));
     assert!(
-        next.listed(a, &listed(&["fa", "fb"]), at(1))
+        next.tells(a, &listed(&["fa", "fb"]), at(1))
             .finished
             .is_empty()
     );

@@ -101,14 +101,9 @@ fn a_call_goes_on_where_its_relay_comes_back_with_it() {
     let mut registry = noting();
     registry.restore([call], at(0));
     let other = up(&mut registry, ip(1), Some("b"));
-    assert!(
-        registry
-            .listed(other, &list(&[]), at(1))
-            .finished
-            .is_empty()
-    );
+    assert!(registry.tells(other, &list(&[]), at(1)).finished.is_empty());
     let a = up(&mut registry, ip(1), Some("a"));
-    let purge = registry.listed(a, &list(&["one"]), at(1));
+    let purge = registry.tells(a, &list(&["one"]), at(1));
     assert!(purge.finished.is_empty() && purge.owed.is_empty());
     assert_eq!(registry.place(&super::call("one")), Place::On(a, a.0));
     registry.link_lost(a, at(100));
@@ -122,7 +117,7 @@ fn a_call_is_over_where_its_relay_comes_back_without_it() {
     let mut registry = noting();
     registry.restore([left("one")], at(0));
     let a = up(&mut registry, ip(1), Some("a"));
-    let finished = registry.listed(a, &list(&[]), at(1)).finished;
+    let finished = registry.tells(a, &list(&[]), at(1)).finished;
     assert_eq!(finished.len(), 1);
     assert_eq!(finished[0].reason, Reason::Purged);
     assert!(finished[0].end_dialog, "the proxy does not know");
@@ -135,7 +130,7 @@ fn a_removal_that_is_owed_is_made_up_for() {
     let mut registry = noting();
     registry.restore([call], at(0));
     let a = up(&mut registry, ip(1), Some("a"));
-    let purge = registry.listed(a, &list(&["one"]), at(1));
+    let purge = registry.tells(a, &list(&["one"]), at(1));
     assert_eq!(purge.owed, [answered("one").removal()]);
 }
 
@@ -150,7 +145,7 @@ fn a_removal_that_the_dispatcher_before_did_not_hear_of_ends_the_call() {
     let a = up(&mut registry, ip(1), Some("a"));
     let finished = registry.removed_before(a, told, at(1)).unwrap();
     assert!(finished.known.is_some());
-    assert!(registry.listed(a, &list(&[]), at(2)).finished.is_empty());
+    assert!(registry.tells(a, &list(&[]), at(2)).finished.is_empty());
 }
 
 #[test]
@@ -159,11 +154,12 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
     let a = up(&mut registry, ip(1), None);
     let id = SessionId::from_random(77);
     let listed = ListedCall {
+        call_id: "one".to_owned(),
         session_id: Some(id),
         started: Some(DAY - at(20)),
         ..ListedCall::default()
     };
-    registry.listed(a, &Listed::from([("one".to_owned(), vec![listed])]), at(1));
+    registry.tells(a, &[listed], at(1));
     let call = registry.updated(a, &answered("one")).unwrap();
     assert_eq!(call.known.session_id, id);
     assert_eq!(
@@ -177,7 +173,7 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
 fn the_early_answer_of_a_call_that_was_found_is_its_start() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), None);
-    registry.listed(a, &list(&["one"]), at(1));
+    registry.tells(a, &list(&["one"]), at(1));
     let early = Facts {
         to_tag: None,
         ..reply("one")

@@ -1,0 +1,110 @@
+//! Sessions that a relay listed and that are not known otherwise: from before this dispatcher's start, or another
+//! dispatcher's. They tell where to ask, and nothing is accounted for want of them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::LinkId;
+use super::dialogs::Dialogs;
+use crate::dispatcher::statistics::ListedCall;
+use crate::proto::name::{Fit, Name};
+use crate::proto::{CallId, DialogId, SessionId};
+
+/// One of them.
+#[derive(Debug)]
+pub struct Found {
+    pub link: LinkId,
+    pub name: Name,
+    pub session_id: Option<SessionId>,
+    /// The first answer, since 1970-01-01 UTC by the relay's calendar.
+    pub started: Option<Duration>,
+    dialog_id: Option<DialogId>,
+}
+
+/// So many of one Call-ID are kept for one relay.
+const OF_ONE: usize = 32;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct FoundCalls {
+    calls: HashMap<CallId, Vec<Found>>,
+    dialogs: Dialogs,
+}
+
+impl FoundCalls {
+    /// Those of a Call-ID.
+    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = &Found> {
+        self.calls.get(call_id).into_iter().flatten()
+    }
+
+    pub fn call_ids(&self) -> impl Iterator<Item = &CallId> {
+        self.calls.keys()
+    }
+
+    pub fn has(&self, call_id: &CallId) -> bool {
+        self.calls.contains_key(call_id)
+    }
+
+    /// Returns true if one of them has this dialog.
+    pub fn has_dialog(&self, dialog_id: &DialogId) -> bool {
+        self.dialogs.has(dialog_id)
+    }
+
+    /// A relay has told of one. What it told of it before does not count any more.
+    pub fn add(&mut self, link: LinkId, name: Name, call: ListedCall) {
+        self.take(&name.call_id, |one| {
+            one.link == link && one.name.is_of(&name)
+        });
+        let found = self.calls.entry(name.call_id.clone()).or_default();
+        if found.iter().filter(|one| one.link == link).count() >= OF_ONE {
+            return;
+        }
+        self.dialogs.add(call.dialog_id.as_ref());
+        found.push(Found {
+            link,
+            name,
+            session_id: call.session_id,
+            started: call.started,
+            dialog_id: call.dialog_id,
+        });
+    }
+
+    /// Forgets some of a Call-ID.
+    pub fn take(&mut self, call_id: &CallId, is_it: impl Fn(&Found) -> bool) {
+        let Some(found) = self.calls.get_mut(call_id) else {
+            return;
+        };
+        forget(found, &mut self.dialogs, is_it);
+        if found.is_empty() {
+            self.calls.remove(call_id);
+        }
+    }
+
+    /// A session that this link's relay listed is over there; what another relay says of one of that name does not
+    /// count.
+    pub fn ended(&mut self, link: LinkId, call_id: &CallId, from_tag: Option<&str>) {
+        self.take(call_id, |one| {
+            one.link == link && one.name.fit_told(from_tag) != Fit::Not
+        });
+    }
+
+    /// A link is gone, with all that was found by it.
+    pub fn lose(&mut self, link: LinkId) {
+        let dialogs = &mut self.dialogs;
+        self.calls.retain(|_, found| {
+            forget(found, dialogs, |one| one.link == link);
+            !found.is_empty()
+        });
+        self.calls.shrink_to_fit();
+    }
+}
+
+fn forget(found: &mut Vec<Found>, dialogs: &mut Dialogs, is_it: impl Fn(&Found) -> bool) {
+    found.retain(|one| {
+        let is_it = is_it(one);
+        if is_it {
+            dialogs.remove(one.dialog_id.as_ref());
+        }
+        !is_it
+    });
+}

@@ -1,0 +1,50 @@
+#!/bin/bash
+# Do the tests notice a changed line? cargo-mutants changes one after the other, a sample of them with a fixed seed, and the unit
+# tests of that part run: an hour or so on two processors.
+#   tests/mutants.sh [COUNT [PART]]     so many changes in each part (8); PART is one of those below
+# `cargo install cargo-mutants` brings the tool. What was not noticed is named at the end; exits non-zero where more than five of
+# a hundred were not. A change that means nothing is excused in tests/mutants.excused, a name a line with its reason before it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+count=${1:-8} only=${2:-}
+root=$PWD
+# Each part and the tests that run for it.
+parts='src/session/ session::
+src/dispatcher/registry dispatcher::
+src/journal/ journal::
+src/accounting/delivery.rs accounting::
+src/netlink/ netlink::
+src/relay/kernel/ relay::
+src/tls/ tls::'
+cargo mutants --version >/dev/null || { echo 'mutants: cargo install cargo-mutants' >&2; exit 2; }
+
+# What is changed in place is a copy, which keeps what it has built until the next time.
+mkdir -p target
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+git archive HEAD | tar -x -C "$work"
+export CARGO_TARGET_DIR=$root/target/mutants
+missed=$work/missed caught=0
+: >"$missed"
+cd "$work"
+while read -r part filter; do
+	case $part in *"$only"*) ;; *) continue ;; esac
+	files=$(find "$part"* -name '*.rs' ! -name '*tests*' ! -path '*/tests/*' ! -name 'fake.rs' ! -name 'lab.rs' ! -name 'vectors.rs')
+	pick=()
+	for file in $files; do pick+=(--file "$file"); done
+	mapfile -t names < <(cargo mutants --list "${pick[@]}" | grep -vxFf <(grep -v '^#' "$root/tests/mutants.excused") |
+		sort | shuf --random-source=<(yes seed) | head -n "$count")
+	only_these=()
+	for name in "${names[@]}"; do
+		only_these+=(--re "^$(printf '%s' "$name" | sed 's/[][\\.*^$(){}?+|]/\\&/g')\$")
+	done
+	echo "mutants: ${#names[@]} in $part"
+	cargo mutants --in-place "${pick[@]}" "${only_these[@]}" --baseline skip --timeout 180 --build-timeout 900 \
+		--no-shuffle --output "$work/out-${filter%%:*}" -- --lib "$filter" || true
+	cat "$work/out-${filter%%:*}"/mutants.out/missed.txt >>"$missed"
+	caught=$((caught + $(cat "$work/out-${filter%%:*}"/mutants.out/{caught,timeout}.txt | wc -l)))
+done <<<"$parts"
+lost=$(wc -l <"$missed")
+echo "mutants: $caught noticed, $lost not:"
+cat "$missed"
+[ "$((lost * 100))" -le "$(((caught + lost) * 5))" ]
