@@ -23,6 +23,8 @@ const GARBAGE: u32 = 300;
 const DATAGRAMS: u32 = 4000;
 /// Scrapers that send a byte now and then.
 const SLOW: usize = 40;
+/// New ones in a tenth of a second: whoever is given up comes back.
+const NEW: usize = 10;
 
 /// Numbers that are the same in each run.
 struct Dice(u64);
@@ -235,7 +237,7 @@ pub fn slow_scrapers(target: &Target, going: &Going) -> String {
     let mut held: Vec<(TcpStream, usize)> = Vec::new();
     let mut made = 0;
     while going.pause(Duration::from_millis(100)) {
-        while held.len() < 2 * SLOW && going.is_on() {
+        for _ in held.len()..(2 * SLOW).min(held.len() + NEW) {
             let to = target.metrics[made % 2];
             let Ok(stream) = TcpStream::connect(to) else {
                 break;
