@@ -134,6 +134,8 @@ fn dispatcher_defaults() {
         config.cleanup_expired_sessions_after,
         Duration::from_secs(86400)
     );
+    assert_eq!(config.max_unanswered_per_address, 0);
+    assert_eq!(config.max_unanswered_per_user, 0);
     assert_eq!(config.accounting, []);
     assert_eq!(config.database.databases, []);
     assert_eq!(config.database.sessions_table, "media_sessions");
@@ -341,6 +343,13 @@ fn errors_of_the_dispatcher() {
                 "3: [Dispatcher] socket_mode: read \"888\"; allowed: octal permissions such as 0660",
                 "4: [Dispatcher] socket_group: read \"a b\"; allowed: auto, or the name of a group",
                 "5: [Dispatcher] management_format: read \"xml\"; allowed: lines or array",
+            ],
+        ),
+        (
+            "max_unanswered_per_address = -1\nmax_unanswered_per_user = few",
+            &[
+                "2: [Dispatcher] max_unanswered_per_address: read \"-1\"; allowed: a whole number from 0 to 4294967295",
+                "3: [Dispatcher] max_unanswered_per_user: read \"few\"; allowed: a whole number from 0 to 4294967295",
             ],
         ),
         (

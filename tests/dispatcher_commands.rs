@@ -481,7 +481,7 @@ fn a_drained_relay_stays_drained_over_lost_links_and_upgrades() {
     assert_eq!(client.answer(), "");
     older.cut();
     // It is listed while it is away, too.
-    let away = r#"{"away":true,"ip":"127.0.0.1","status":"error","version":"","uptime":0,"session_count":0,"stream_count":{},"bps_relayed":0,"drained":true}"#;
+    let away = r#"{"away":true,"ip":"127.0.0.1","status":"error","version":"","uptime":0,"session_count":0,"stream_count":{},"bps_relayed":0,"unanswered":0,"drained":true}"#;
     // Until the dispatcher has noticed, it is one that does not answer.
     let silent = away.replace("\"away\":true,", "");
     loop {

@@ -77,7 +77,7 @@ fn a_restarted_dispatcher_gives_a_drained_relay_no_calls() {
     // It is known before it connects, and can be drained again and resumed.
     let bed = state.bed();
     let mut client = bed.management();
-    let away = r#"{"away":true,"ip":"127.0.0.1","name":"a","status":"error","version":"","uptime":0,"session_count":0,"stream_count":{},"bps_relayed":0,"drained":true}"#;
+    let away = r#"{"away":true,"ip":"127.0.0.1","name":"a","status":"error","version":"","uptime":0,"session_count":0,"stream_count":{},"bps_relayed":0,"unanswered":0,"drained":true}"#;
     assert_eq!(client.ask("summary\r\n"), away);
     assert_eq!(client.answer(), "");
     assert!(ask(&bed, "drain a").starts_with("drained: relay 127.0.0.1 (a) gets no new calls"));

@@ -137,7 +137,8 @@ fn a_relay_that_does_not_answer_is_named_in_the_summary() {
     client.send(b"summary\r\n");
     good.serve("summary", "{\"ip\": \"192.0.2.2\"}");
     silent.asked();
-    let missing = ",\"uptime\":0,\"session_count\":0,\"stream_count\":{},\"bps_relayed\":0}";
+    let missing =
+        ",\"uptime\":0,\"session_count\":0,\"stream_count\":{},\"bps_relayed\":0,\"unanswered\":0}";
     let failed = r#"{"ip":"127.0.0.1","name":"a","status":"error","version":"""#;
     assert_eq!(client.answer(), format!("{failed}{missing}"));
     let poor = r#"{"ip": "192.0.2.2","version":"","status":"active""#;

@@ -19,6 +19,7 @@ mod script;
 
 use bed::{Bed, FakeRelay, Proxy};
 use mediaproxy::config::ManagementFormat;
+use mediaproxy::dispatcher::Limits;
 use mediaproxy::proto::SessionId;
 use script::unescape;
 
@@ -50,6 +51,12 @@ fn play(name: &str, script: &str) {
     let bed = Bed::with(|settings| {
         if name.contains("array") {
             settings.management_format = ManagementFormat::Array;
+        }
+        if name.contains("unanswered") {
+            settings.limits = Limits {
+                max_unanswered_per_address: 2,
+                max_unanswered_per_user: 2,
+            };
         }
     });
     let mut actors: HashMap<String, Actor> = HashMap::new();

@@ -14,11 +14,12 @@ pub const RELAYS: &[Column] = &[
     text("RELAY", usize::MAX),
     word("STATE"),
     number("CALLS"),
-    text("STREAMS", 12).leaves(4),
+    number("RINGING").leaves(4),
+    text("STREAMS", 12).leaves(5),
     number("LEFT").leaves(3),
     number("BIT/S"),
-    number("DROPPED").leaves(6),
-    number("UNSENT").leaves(5),
+    number("DROPPED").leaves(7),
+    number("UNSENT").leaves(6),
     number("UP").leaves(2),
     word("VERSION").leaves(1),
 ];
@@ -80,6 +81,9 @@ pub fn relay_row(relay: &Relay) -> Vec<String> {
         relay.label(),
         relay.state(),
         relay.session_count.to_string(),
+        relay
+            .unanswered
+            .map_or("-".to_owned(), |calls| calls.to_string()),
         relay.streams(),
         relay
             .streams_left
@@ -185,6 +189,7 @@ pub mod tests {
             status: "active".into(),
             uptime: 40 * 86_400,
             session_count: 12_345,
+            unanswered: Some(1_234),
             stream_count: BTreeMap::from([("audio".into(), 12_345), ("video".into(), 400)]),
             streams_left: Some(1_255),
             streams_fit: 14_000,
@@ -256,7 +261,12 @@ pub mod tests {
         let row = relay_row(&relay());
         assert_eq!(
             left_out(RELAYS, &row),
-            ["STREAMS LEFT UNSENT UP VERSION", "LEFT UP VERSION", "", ""]
+            [
+                "RINGING STREAMS LEFT UNSENT UP VERSION",
+                "RINGING LEFT UP VERSION",
+                "",
+                ""
+            ]
         );
         for width in WIDTHS {
             let lines = table::lines(RELAYS, std::slice::from_ref(&row), Some(width));

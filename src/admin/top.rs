@@ -388,8 +388,13 @@ fn head(picture: &mut Picture, look: &Look, (columns, rows): (usize, usize)) {
         true => format!("{} of {relays} shown", room - 1),
         false => relays,
     };
+    let ringing: u64 = look.relays.iter().filter_map(|one| one.unanswered).sum();
+    let ringing = match ringing {
+        0 => String::new(),
+        count => format!(" ({count} ringing)"),
+    };
     let title = format!(
-        "media-admin top: {relays}, {}, {} bit/s",
+        "media-admin top: {relays}, {}{ringing}, {} bit/s",
         counted(calls, "call"),
         scaled(rate)
     );

@@ -25,6 +25,8 @@ pub struct Relay {
     /// Seconds.
     pub uptime: u64,
     pub session_count: u64,
+    /// Calls that nobody has answered; older dispatchers do not tell.
+    pub unanswered: Option<u64>,
     pub stream_count: BTreeMap<String, u64>,
     /// Streams that still fit, and those that fit in all; older relays do not tell.
     pub streams_left: Option<u64>,

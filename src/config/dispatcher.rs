@@ -38,6 +38,9 @@ pub struct DispatcherConfig {
     pub relay_recover_interval: Duration,
     pub cleanup_dead_relays_after: Duration,
     pub cleanup_expired_sessions_after: Duration,
+    /// 0 is any number.
+    pub max_unanswered_per_address: u32,
+    pub max_unanswered_per_user: u32,
     /// Each once.
     pub accounting: Vec<Backend>,
     pub state_dir: PathBuf,
@@ -81,6 +84,8 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
     let cleanup_dead_relays_after = section.value("cleanup_dead_relays_after", values::seconds(0));
     let cleanup_expired_sessions_after =
         section.value("cleanup_expired_sessions_after", values::seconds(0));
+    let max_unanswered_per_address = section.value("max_unanswered_per_address", values::count);
+    let max_unanswered_per_user = section.value("max_unanswered_per_user", values::count);
     let accounting = section.value("accounting", values::backends);
     let state_dir = section.value("state_dir", values::path(dir));
     let journal_limit = section.value("journal_limit", values::mebibytes);
@@ -129,6 +134,8 @@ pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
         relay_recover_interval: relay_recover_interval?,
         cleanup_dead_relays_after: cleanup_dead_relays_after?,
         cleanup_expired_sessions_after: cleanup_expired_sessions_after?,
+        max_unanswered_per_address: max_unanswered_per_address?,
+        max_unanswered_per_user: max_unanswered_per_user?,
         accounting: accounting?,
         state_dir: state_dir?,
         journal_limit: journal_limit?,

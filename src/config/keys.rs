@@ -353,6 +353,19 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         DISPATCHER,
+        "max_unanswered_per_address",
+        "0",
+        "How many calls from one signaling address may be unanswered at a time; further ones are refused. Of IPv6 a /64 \
+         is one address. 0: any number. Behind another SIP proxy all calls have that one's address.",
+    ),
+    key(
+        DISPATCHER,
+        "max_unanswered_per_user",
+        "0",
+        "The same for calls of one From user (user@domain).",
+    ),
+    key(
+        DISPATCHER,
         "accounting",
         "",
         "Where finished sessions are recorded: any of file, database and radius, separated by commas.",

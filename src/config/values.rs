@@ -174,6 +174,12 @@ pub fn mebibytes(text: &str) -> Parsed<u64> {
         .ok_or_else(|| "MiB from 16 to 1048576".to_owned())
 }
 
+/// How many; 0 is any number, as a rule.
+pub fn count(text: &str) -> Parsed<u32> {
+    let count = number(text).and_then(|count| count.try_into().ok());
+    count.ok_or_else(|| format!("a whole number from 0 to {}", u32::MAX))
+}
+
 /// Seconds with up to three decimals, from a thousandth on.
 pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
     let allowed = || format!("seconds such as 5 or 0.15, from 0.001 to {LONGEST}");

@@ -13,7 +13,7 @@ use super::metrics::Asked;
 use super::service::{ERROR, Served};
 use super::{Dispatcher, accept_all, spawn};
 use crate::logging::sparse::Sparse;
-use crate::proto::Visible;
+use crate::proto::Excerpt;
 use crate::proto::control::{PROXY_LIMITS, Requests};
 use crate::sys::clock;
 use crate::sys::datagram::undisturbed;
@@ -110,7 +110,7 @@ fn serve(dispatcher: &Dispatcher, mut socket: &UnixStream) -> io::Result<()> {
                     answer(dispatcher, socket, served, arrival)?;
                 }
                 Ok(Some(Err(bad))) => {
-                    let command = Visible(bad.command);
+                    let command = Excerpt(bad.command);
                     log::warn!("bad request \"{command}\" from the SIP proxy: {}", bad.why);
                     refuse(dispatcher, socket, arrival)?;
                 }

@@ -24,7 +24,7 @@ use crate::proto::link::{
     FromRelay, Hello, RELAY_LINE, Sequence, UpdateReply, longest_list, most_sessions,
 };
 use crate::proto::name::is_spelled;
-use crate::proto::{SessionId, Visible};
+use crate::proto::{Excerpt, SessionId};
 use crate::sys::clock;
 use crate::words::counted;
 
@@ -36,9 +36,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Characters in a relay's name.
 const MAX_NAME: usize = 128;
-
-/// Bytes of an odd line that the log shows.
-const SHOWN: usize = 200;
 
 /// One relay's lines, in the order in which they come.
 pub struct Conversation<'a> {
@@ -504,7 +501,7 @@ impl Listener<'_> {
     fn is_anothers(&mut self, call_id: &str, owner: &RelayKey) {
         self.dispatcher.counts.ignored(Ignored::Foreign);
         if let Some(skipped) = self.foreign.due() {
-            let call_id = Visible(call_id.as_bytes());
+            let call_id = Excerpt(call_id.as_bytes());
             log::warn!(
                 "[session {call_id}] relay {} tells of it, and relay {owner} has it: that changes nothing{skipped}",
                 self.link
@@ -806,11 +803,10 @@ impl Listener<'_> {
 
     fn odd(&mut self, what: &str, line: &[u8]) {
         if let Some(skipped) = self.odd.due() {
-            let shown = line.get(..SHOWN).unwrap_or(line);
             log::warn!(
                 "relay {}: {what}: \"{}\"{skipped}",
                 self.link,
-                Visible(shown)
+                Excerpt(line)
             );
         }
     }

@@ -23,7 +23,7 @@ use super::waiting::lock;
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
 use crate::proto::name::Name;
-use crate::proto::{DialogId, SessionId, Visible};
+use crate::proto::{DialogId, Excerpt, SessionId};
 use crate::sys::clock;
 use crate::sys::thread::run_tenaciously;
 use crate::words::counted;
@@ -276,7 +276,7 @@ impl Ledger {
                 Err(Refused::Unfit(why)) => {
                     error!(
                         "a live call cannot be noted on disk ({why}): {}",
-                        Visible(&line)
+                        Excerpt(&line)
                     );
                 }
                 Err(why) => state.keep(id, line, &why),

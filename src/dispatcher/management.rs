@@ -43,7 +43,7 @@ use super::statistics::each;
 use super::waiting::{Slot, lock};
 use super::wire::write_plain;
 use crate::door::Visit;
-use crate::proto::Visible;
+use crate::proto::Excerpt;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
 use crate::proto::name::spelled;
@@ -95,7 +95,7 @@ impl Client<'_> {
                     Ok(command) => self.obey(command)?,
                     Err(Bad::Usage(text)) => self.fail(&text)?,
                     Err(Bad::Unknown(told)) => {
-                        log::debug!("management: unknown command \"{}\"", Visible(line));
+                        log::debug!("management: unknown command \"{}\"", Excerpt(line));
                         self.fail(&told)?;
                     }
                 }
@@ -205,15 +205,16 @@ impl Client<'_> {
         let mut list = List::new(self);
         for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
             let summary = answer.take().and_then(|bytes| object(&bytes));
-            let (held, calls) = {
+            let (held, load) = {
                 let registry = lock(&list.client.dispatcher.registry);
-                (registry.held(&relay).0, registry.calls_on(&relay))
+                (registry.held(&relay).0, registry.load(&relay))
             };
             let summary = summary.unwrap_or_else(|| failed_summary(&relay, false));
-            list.add(&as_held(completed(summary, calls), held.drained))?;
+            list.add(&as_held(completed(summary, load), held.drained))?;
         }
         for (relay, calls) in away {
-            let summary = completed(failed_summary(&relay, true), calls);
+            // How those are is not known.
+            let summary = completed(failed_summary(&relay, true), (calls, 0));
             list.add(&as_held(summary, drained.contains(&relay)))?;
         }
         list.end()
@@ -309,10 +310,10 @@ fn failed_summary(relay: &RelayKey, is_away: bool) -> String {
 }
 
 /// With every key that readers of MediaProxy's summaries count on, whatever was told: CDRTool dies where one is not
-/// there. `calls` of the relay are known here.
-fn completed(mut summary: String, calls: usize) -> String {
+/// there. So many calls of the relay are known here, and so many of them nobody has answered.
+fn completed(mut summary: String, (calls, unanswered): (usize, usize)) -> String {
     let told: HashMap<String, IgnoredAny> = serde_json::from_str(&summary).unwrap_or_default();
-    let calls = calls.to_string();
+    let (calls, unanswered) = (calls.to_string(), unanswered.to_string());
     for (key, value) in [
         ("version", "\"\""),
         ("status", "\"active\""),
@@ -320,6 +321,7 @@ fn completed(mut summary: String, calls: usize) -> String {
         ("session_count", &calls),
         ("stream_count", "{}"),
         ("bps_relayed", "0"),
+        ("unanswered", &unanswered),
     ] {
         if !told.contains_key(key) {
             summary = with(&summary, key, value);
@@ -366,15 +368,15 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             name: None,
         };
-        let failed = completed(failed_summary(&relay, true), 3);
+        let failed = completed(failed_summary(&relay, true), (3, 2));
         let want = serde_json::json!({"ip": "192.0.2.1", "version": "", "status": "error", "uptime": 0,
-            "session_count": 3, "stream_count": {}, "bps_relayed": 0, "away": true});
+            "session_count": 3, "stream_count": {}, "bps_relayed": 0, "unanswered": 2, "away": true});
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&failed).unwrap(),
             want
         );
         let told = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9}}"#;
-        let want = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9},"version":"","status":"active","bps_relayed":0}"#;
-        assert_eq!(completed(told.into(), 3), want);
+        let want = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9},"version":"","status":"active","bps_relayed":0,"unanswered":2}"#;
+        assert_eq!(completed(told.into(), (3, 2)), want);
     }
 }

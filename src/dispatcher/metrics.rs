@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::finished::{Finished, Reason};
 use super::limits::Limit;
 use super::ports::PORTS;
-use super::registry::State;
+use super::registry::{Source, State};
 use super::waiting::lock;
 use super::{Dispatcher, Running};
 use crate::logging;
@@ -64,6 +64,8 @@ pub struct Counts {
     requests: [(Counter, Counter, Histogram); ASKED.len()],
     /// A new call was offered to one more relay.
     pub retries: Counter,
+    /// New calls that were refused for the unanswered ones of their address, and of their user.
+    limited: [Counter; 2],
     ended: [Counter; REASONS.len()],
     timed_out: Counter,
     cut_off: [Counter; Limit::ALL.len()],
@@ -93,6 +95,15 @@ impl Counts {
     pub fn ignored(&self, what: Ignored) {
         if let Some(counter) = self.ignored.get(what as usize) {
             counter.add(1);
+        }
+    }
+
+    /// A new call was refused: too many of this source are unanswered.
+    pub fn limited(&self, source: &Source) {
+        let [by_address, by_user] = &self.limited;
+        match source {
+            Source::Address(_) => by_address.add(1),
+            Source::User(_) => by_user.add(1),
         }
     }
 
@@ -178,7 +189,7 @@ impl Dispatcher {
     fn write_relays(&self, text: &mut Exposition) {
         let standings = lock(&self.registry).standings();
         // By what they are called here: no two samples may have the same labels.
-        let mut relays: BTreeMap<(String, String), (bool, usize)> = BTreeMap::new();
+        let mut relays: BTreeMap<(String, String), (bool, usize, usize)> = BTreeMap::new();
         for standing in &standings {
             let address = standing.relay.address.to_string();
             let name = standing
@@ -187,9 +198,10 @@ impl Dispatcher {
                 .as_deref()
                 .unwrap_or(&address)
                 .to_owned();
-            let (is_up, sessions) = relays.entry((name, address)).or_default();
+            let (is_up, sessions, unanswered) = relays.entry((name, address)).or_default();
             *is_up |= standing.state.is_connected();
             *sessions += standing.sessions;
+            *unanswered += standing.unanswered;
         }
         let mut family = text.gauge(
             "mediaproxy_dispatcher_relays",
@@ -205,15 +217,22 @@ impl Dispatcher {
             "mediaproxy_dispatcher_relay_up",
             "Whether a relay is connected; one of which no call is known is forgotten when it goes.",
         );
-        for ((relay, address), (is_up, _)) in &relays {
+        for ((relay, address), (is_up, ..)) in &relays {
             family.with(&[("relay", relay), ("address", address)], *is_up);
         }
         let mut family = text.gauge(
             "mediaproxy_dispatcher_sessions",
             "Calls by the relay that has them.",
         );
-        for ((relay, address), (_, sessions)) in &relays {
+        for ((relay, address), (_, sessions, _)) in &relays {
             family.with(&[("relay", relay), ("address", address)], *sessions);
+        }
+        let mut family = text.gauge(
+            "mediaproxy_dispatcher_sessions_unanswered",
+            "Those of them that nobody has answered, as far as this dispatcher has seen them begin.",
+        );
+        for ((relay, address), (_, _, unanswered)) in &relays {
+            family.with(&[("relay", relay), ("address", address)], *unanswered);
         }
     }
 
@@ -272,6 +291,13 @@ impl Dispatcher {
             "New calls that were offered to one more relay, since one refused or was silent.",
         )
         .is(counts.retries.get());
+        let [by_address, by_user] = &counts.limited;
+        text.counter(
+            "mediaproxy_dispatcher_calls_limited_total",
+            "New calls that were refused since too many of their signaling address, or From user, are unanswered.",
+        )
+        .with(&[("limit", "address")], by_address.get())
+        .with(&[("limit", "user")], by_user.get());
         text.gauge(
             "mediaproxy_dispatcher_proxy_connections",
             "Connections of the SIP proxy.",

@@ -80,6 +80,7 @@ use metrics::Counts;
 use outcasts::Outcasts;
 use past::Past;
 pub use recorder::Recorder;
+pub use registry::Limits;
 use registry::{Patience, Registry};
 pub use settings::{Group, Settings};
 use turns::Turns;
@@ -116,6 +117,8 @@ pub struct Dispatcher {
     unlisted: Mutex<Sparse>,
     /// Connections to the ports that came to nothing: the relays' and the management port.
     failures: [Failures; ports::PORTS.len()],
+    /// Lines about callers with too many unanswered calls.
+    limited: Mutex<Sparse>,
     /// Answers to `sessions` that are being read by a client.
     listings: Arc<Gate>,
     /// Where the administrator has dialogs ended.
@@ -190,7 +193,8 @@ impl Dispatcher {
             cleanup_expired_sessions_after: settings.cleanup_expired_sessions_after,
         };
         let drained = Drained::open(&settings.state_dir);
-        let registry = registry(patience, finisher.records(), &drained, earlier);
+        let mut registry = registry(patience, finisher.records(), &drained, earlier);
+        registry.limit_ringing(settings.limits);
         Dispatcher {
             settings,
             store,
@@ -200,6 +204,7 @@ impl Dispatcher {
             outcasts: Mutex::default(),
             refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
             unlisted: Mutex::default(),
+            limited: Mutex::default(),
             turns: Turns::default(),
             finisher,
             counts: Counts::default(),

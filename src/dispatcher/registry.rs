@@ -12,6 +12,7 @@ mod found;
 mod manage;
 mod relays;
 mod restore;
+mod ringing;
 mod sessions;
 mod standing;
 #[cfg(test)]
@@ -34,6 +35,8 @@ use expired::Remembered;
 use found::FoundCalls;
 pub use manage::{About, Held, Through};
 pub use restore::LiveCall;
+use ringing::Ringing;
+pub use ringing::{Limits, Source, TooMany};
 use sessions::{Key, Sessions};
 pub use standing::{Standing, State};
 
@@ -87,6 +90,8 @@ pub struct Facts {
     pub to_uri: Text,
     pub user_agent: Text,
     pub username: Option<Text>,
+    /// Where its SIP came from.
+    pub signaling: Option<IpAddr>,
     /// When it was read.
     pub at: Duration,
 }
@@ -191,6 +196,7 @@ pub struct Connected<L> {
 pub struct Registry<L> {
     patience: Patience,
     sessions: Sessions,
+    ringing: Ringing,
     /// What relays may call those call-ids that are not UTF-8.
     aliases: HashMap<String, CallId>,
     found: FoundCalls,
@@ -229,6 +235,10 @@ struct Session {
     started: Option<Duration>,
     /// It was made by a reply: the callee makes the offer (C8).
     begun_by_reply: bool,
+    /// Where the SIP of its first message came from.
+    signaling: Option<IpAddr>,
+    /// It counts as one that nobody has answered.
+    is_ringing: bool,
     /// When it was last made or confirmed by its relay.
     serial: u64,
     state: SessionState,
@@ -249,6 +259,8 @@ struct Relay {
     away: Option<Duration>,
     /// Sessions that its relay should have.
     live: usize,
+    /// Those of them that nobody has answered.
+    unanswered: usize,
 }
 
 #[derive(Debug)]
@@ -276,6 +288,7 @@ impl<L: Clone> Registry<L> {
         Registry {
             patience,
             sessions: Sessions::default(),
+            ringing: Ringing::default(),
             aliases: HashMap::new(),
             found: FoundCalls::default(),
             expired: Remembered::default(),
@@ -290,6 +303,11 @@ impl<L: Clone> Registry<L> {
             notes: AtomicU64::new(0),
             serial: 0,
         }
+    }
+
+    /// From now on no source has more unanswered calls than these.
+    pub fn limit_ringing(&mut self, limits: Limits) {
+        self.ringing = Ringing::new(limits);
     }
 
     /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.

@@ -19,7 +19,7 @@ use super::link::{Ask, Link};
 use super::management::command::{self, Bad, Command};
 use super::management::text;
 use super::ports::Port;
-use super::registry::{LinkId, Place, RelayKey};
+use super::registry::{Limits, LinkId, Place, RelayKey};
 use super::service::{ask_update, facts};
 use super::waiting::{News, Updating, lock};
 use super::wire::write_plain;
@@ -111,6 +111,7 @@ fn settings() -> Settings {
         cleanup_dead_relays_after: Duration::from_secs(7200),
         cleanup_expired_sessions_after: Duration::from_secs(86_400),
         verify_interval: Duration::from_secs(300),
+        limits: Limits::default(),
     }
 }
 

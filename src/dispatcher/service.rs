@@ -10,12 +10,13 @@ use std::time::Duration;
 use super::Dispatcher;
 use super::link::{Ask, Link, Refused, Removal};
 use super::metrics::Asked;
-use super::registry::{Facts, LinkId, Place, State};
+use super::registry::{Facts, LinkId, Place, State, TooMany};
 use super::turns::Turn;
 use super::waiting::{Failure, News, Slot, Updating, lock};
 use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
-use crate::proto::{CallId, SessionId, Visible};
+use crate::proto::name::Name;
+use crate::proto::{CallId, Excerpt, SessionId};
 use crate::sys::{clock, random};
 use crate::words::counted;
 
@@ -62,7 +63,7 @@ impl Dispatcher {
         let served = match frame.command() {
             b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
             b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
-            other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
+            other => Err(BadRequest::UnknownCommand(Excerpt(other).to_string())),
         };
         served.unwrap_or_else(|why| {
             self.refuse(frame, &why);
@@ -72,7 +73,7 @@ impl Dispatcher {
 
     fn refuse(&self, frame: &Frame, why: &BadRequest) {
         match frame.header("call_id") {
-            Some(call_id) => log::warn!("[session {}] bad request: {why}", Visible(call_id)),
+            Some(call_id) => log::warn!("[session {}] bad request: {why}", Excerpt(call_id)),
             None => log::warn!("bad request from the SIP proxy: {why}"),
         }
     }
@@ -124,11 +125,27 @@ impl Dispatcher {
         let session_id = SessionId::from_random(random::bits());
         let facts = facts(update, session_id, arrival);
         let has_media = facts.has_media;
-        let place = lock(&self.registry).place_of(facts.mention());
-        let is_new = matches!(place, Place::Unknown | Place::Expired);
+        let (place, is_new, admitted) = {
+            let mut registry = lock(&self.registry);
+            let place = registry.place_of(facts.mention());
+            let is_new = matches!(place, Place::Unknown | Place::Expired);
+            let admitted = match is_new {
+                true => registry.admit(&facts),
+                false => Ok(()),
+            };
+            (place, is_new, admitted)
+        };
+        if let Err(too_many) = admitted {
+            self.limit(update, &too_many);
+            return Served::error(Asked::NewCall);
+        }
         let updating = Arc::new(Updating::new(facts, is_new));
         let answered = match place {
-            Place::Unknown | Place::Expired => self.place_call(frame, &updating, started, deadline),
+            Place::Unknown | Place::Expired => {
+                let placed = self.place_call(frame, &updating, started, deadline);
+                lock(&self.registry).placed(&updating.facts);
+                placed
+            }
             Place::On(_, link) => self
                 .update_call(frame, &updating, &link, started, deadline)
                 .map(|answer| (link, answer)),
@@ -160,6 +177,20 @@ impl Dispatcher {
             turn,
             made,
         }
+    }
+
+    /// A new call is refused, as too many of its source are unanswered. A caller that dials on and on has one line each
+    /// ten seconds.
+    fn limit(&self, update: &Update, too_many: &TooMany) {
+        self.counts.limited(&too_many.source);
+        if let Some(skipped) = lock(&self.limited).due() {
+            log::warn!(
+                "[session {}] update: refused: {too_many}{skipped}",
+                update.call_id
+            );
+        }
+        let name = Name::opened_by(update.mention());
+        lock(&self.past).refuse(name, &too_many.to_string(), clock::mono());
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
@@ -486,6 +517,7 @@ pub(super) fn facts(update: &Update, session_id: SessionId, at: Duration) -> Fac
         to_uri: update.to_uri.clone(),
         user_agent: update.user_agent.clone(),
         username: update.signaling.username.clone(),
+        signaling: update.signaling.source,
         at,
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::registry::Limits;
 use crate::config::{DispatcherConfig, ManagementFormat};
 use crate::tls::Passport;
 
@@ -42,6 +43,8 @@ pub struct Settings {
     pub cleanup_dead_relays_after: Duration,
     pub cleanup_expired_sessions_after: Duration,
     pub verify_interval: Duration,
+    /// Of unanswered calls.
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -65,6 +68,10 @@ impl Settings {
             cleanup_dead_relays_after: config.cleanup_dead_relays_after,
             cleanup_expired_sessions_after: config.cleanup_expired_sessions_after,
             verify_interval: config.tls.verify_interval,
+            limits: Limits {
+                max_unanswered_per_address: config.max_unanswered_per_address,
+                max_unanswered_per_user: config.max_unanswered_per_user,
+            },
         }
     }
 }

@@ -201,6 +201,7 @@ mod tests {
             to_uri: "y@example.com".into(),
             user_agent: "phone".into(),
             username: None,
+            signaling: None,
             at: Duration::ZERO,
         };
         Updating::new(facts, true)

@@ -3,20 +3,26 @@
 
 use std::fmt::{self, Write};
 
-/// Bytes of a line; syslog daemons cut at 8 KiB.
-const LONGEST: usize = 8000;
+/// Bytes of a line that has to be whole; syslog daemons cut at 8 KiB.
+pub const WHOLE: usize = 8000;
+
+/// Bytes of any other: what a peer says is cut before (`proto::Excerpt`), and this is for what goes round that.
+pub const USUAL: usize = 2000;
 
 /// A finished line, without its end.
 pub struct Line {
     text: String,
+    /// Bytes that it may have.
+    room: usize,
     /// Bytes of the message that did not fit.
     cut: usize,
 }
 
 impl Line {
-    pub fn new(message: fmt::Arguments) -> Line {
+    pub fn new(message: fmt::Arguments, room: usize) -> Line {
         let mut line = Line {
             text: String::new(),
+            room,
             cut: 0,
         };
         if line.write_fmt(message).is_err() {
@@ -37,7 +43,7 @@ impl Line {
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            if self.cut > 0 || self.text.len() >= LONGEST {
+            if self.cut > 0 || self.text.len() >= self.room {
                 self.cut += c.len_utf8();
                 continue;
             }
@@ -60,7 +66,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> String {
-        Line::new(format_args!("{text}")).text
+        Line::new(format_args!("{text}"), WHOLE).text
     }
 
     #[test]
@@ -77,14 +83,14 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut() {
-        assert_eq!(line(&"x".repeat(LONGEST)).len(), LONGEST);
-        let text = line(&"ä".repeat(LONGEST));
+        assert_eq!(line(&"x".repeat(WHOLE)).len(), WHOLE);
+        let text = line(&"ä".repeat(WHOLE));
         assert!(
             text.ends_with("ä... (8000 bytes more)"),
             "{}",
             &text[7990..]
         );
-        assert!(line(&"\n".repeat(1_000_000)).len() < LONGEST + 40);
+        assert!(line(&"\n".repeat(1_000_000)).len() < WHOLE + 40);
     }
 
     #[test]
@@ -95,7 +101,7 @@ mod tests {
                 Err(fmt::Error)
             }
         }
-        let text = Line::new(format_args!("a {Bad}")).text;
+        let text = Line::new(format_args!("a {Bad}"), WHOLE).text;
         assert_eq!(text, "a  (this message cannot be shown whole)");
     }
 }

@@ -3,13 +3,19 @@
 //! ```text
 //!  log::info! ──> Logger ──> Line: one line, nothing forged     line
 //!                   └──────> Queue, and the thread that writes   queue
+//!                              ├──  Limit: lines of one place    limit
 //!                              └──> Sink: terminal, journal      stderr
 //!                                         syslog                 syslog
 //! ```
 //!
 //! A line about a session begins with `[session CALL-ID]`; who logs writes that. No thread waits for a log, whatever
 //! it is: lines that it does not take are counted, and the number is logged as soon as it takes lines again.
+//!
+//! Nobody fills a disk by it: each place in the program writes so many lines a second, and those left out are counted.
+//! That holds for errors and warnings, and for news that is no session's; what a session does (info, `[session ...]`) is
+//! written each time, as an operator looks for that call. Lines that hold what nothing else has go by [`RECORDS`].
 
+mod limit;
 mod line;
 mod queue;
 pub mod sparse;
@@ -33,6 +39,12 @@ use self::syslog::Syslog;
 use crate::sys::clock;
 use crate::sys::process::Mode;
 use crate::sys::thread::run_tenaciously;
+
+/// Target of lines that hold what nothing else has, such as the record of a call: whole, and however many come.
+pub const RECORDS: &str = "mediaproxy::records";
+
+/// How a line about a session begins.
+const SESSION: &str = "[session ";
 
 /// Where syslogd listens.
 const SYSLOG_SOCKET: &str = "/dev/log";
@@ -82,7 +94,15 @@ pub fn start(mode: Mode, program: &'static str, level: LevelFilter) -> io::Resul
 /// Waits until the log has all lines, for this long at most: to be called before the process ends.
 pub fn flush(limit: Duration) {
     if let Some(queue) = LINES.get() {
+        queue.tell_left_out();
         queue.flush(limit);
+    }
+}
+
+/// Waits for room.
+fn make_room() {
+    if let Some(queue) = LINES.get() {
+        queue.flush(ROOM_LIMIT);
     }
 }
 
@@ -96,11 +116,11 @@ pub fn last_words() {
 pub fn log_all(level: Level, lines: impl IntoIterator<Item = String>) {
     for (number, line) in lines.into_iter().enumerate() {
         if number % AT_ONCE == AT_ONCE - 1 {
-            flush(ROOM_LIMIT);
+            make_room();
         }
-        log::log!(level, "{line}");
+        log::log!(target: RECORDS, level, "{line}");
     }
-    flush(ROOM_LIMIT);
+    make_room();
 }
 
 /// A daemon's standard error may lead nowhere; the log must have it.
@@ -181,9 +201,27 @@ impl Log for Logger {
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
-            count(record.level());
-            let line = Line::new(*record.args());
-            self.queue.push(record.level(), line.into_text());
+            let level = record.level();
+            count(level);
+            let is_record = record.target() == RECORDS;
+            let room = match is_record || level >= Level::Info {
+                true => line::WHOLE,
+                false => line::USUAL,
+            };
+            let text = Line::new(*record.args(), room).into_text();
+            let is_free = match level {
+                Level::Error | Level::Warn => is_record,
+                Level::Info => is_record || text.starts_with(SESSION),
+                Level::Debug | Level::Trace => true,
+            };
+            let site = (
+                record.file_static().unwrap_or_default(),
+                record.line().unwrap_or_default(),
+            );
+            match is_free {
+                true => self.queue.push(level, text),
+                false => self.queue.push_limited(site, level, text),
+            }
         }
     }
 
@@ -284,6 +322,67 @@ mod tests {
                 "WARN 3 log lines were lost: the log did not take them in time",
                 "INFO 6"
             ]
+        );
+    }
+
+    /// A flood by one place is bounded and its number told, what sessions do and what only the log has is not.
+    #[test]
+    fn a_flood_is_cut_and_told_and_what_sessions_do_is_not() {
+        let (logger, lines) = logger(10_000);
+        let flood = |target: &str, level, text: &str, line| {
+            for number in 0..1000 {
+                logger.log(
+                    &Record::builder()
+                        .target(target)
+                        .level(level)
+                        .file_static(Some("here.rs"))
+                        .line(Some(line))
+                        .args(format_args!("{text} {number}"))
+                        .build(),
+                );
+            }
+        };
+        flood("mediaproxy::x", Level::Info, "[session a] ends", 1);
+        flood(RECORDS, Level::Error, "a record", 2);
+        flood("mediaproxy::x", Level::Warn, "[session a] bad", 3);
+        flood("mediaproxy::x", Level::Info, "a client", 4);
+        logger.queue.tell_left_out();
+        logger.queue.flush(Duration::from_secs(60));
+        let lines: Vec<String> = lines.try_iter().collect();
+        let count = |text: &str| lines.iter().filter(|line| line.starts_with(text)).count();
+        assert_eq!(count("INFO [session a] ends"), 1000);
+        assert_eq!(count("ERROR a record"), 1000);
+        for text in ["WARN [session a] bad", "INFO a client"] {
+            let written = count(text);
+            // It takes no second.
+            assert!((100..120).contains(&written), "{text}: {written}");
+            let (level, message) = text.split_once(' ').unwrap();
+            let told = format!(
+                "{level} {} more lines like the next one were left out in 1 s: {message} {written}",
+                1000 - written
+            );
+            // One may have been let in while the flood went on.
+            assert!(
+                lines.iter().any(|line| *line == told) || written > 100,
+                "{told}: {lines:?}"
+            );
+        }
+    }
+
+    /// What has been left out is told without another line coming.
+    #[test]
+    fn the_number_of_lines_left_out_comes_by_itself() {
+        let (logger, lines) = logger(1000);
+        for _ in 0..500 {
+            logger
+                .queue
+                .push_limited(("here.rs", 1), Level::Warn, "noise".to_owned());
+        }
+        let told = lines.iter().find(|line| line.contains("more lines like"));
+        let told = told.unwrap();
+        assert!(
+            told.starts_with("WARN ") && told.ends_with(": noise"),
+            "{told}"
         );
     }
 

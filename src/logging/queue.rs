@@ -10,6 +10,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::Output;
+use super::limit::{LOOK, Limit, Site};
 use crate::sys::clock;
 
 /// Bytes of lines that wait: ten seconds of 1,000 lines a second. As much may be on its way to the sink.
@@ -34,6 +35,28 @@ struct State {
     lost: u64,
     /// The writer waits for lines.
     is_idle: bool,
+    limit: Limit,
+}
+
+impl State {
+    fn append(&mut self, level: Level, text: String) {
+        let at = clock::now().unix;
+        let size = text.len() + OVERHEAD;
+        // Once a line is lost the next ones are, too, so that the number stands where they were.
+        if self.lost > 0 || self.bytes + size > ROOM {
+            self.lost += 1;
+        } else {
+            self.bytes += size;
+            self.lines.push_back(Entry { level, at, text });
+        }
+    }
+
+    /// Appends what is to be told of lines that were left out.
+    fn tell_left_out(&mut self, is_end: bool) {
+        for (level, text) in self.limit.due(clock::mono(), is_end) {
+            self.append(level, text);
+        }
+    }
 }
 
 /// Lines that wait for the writer.
@@ -49,16 +72,32 @@ pub struct Queue {
 impl Queue {
     /// Appends a line. Never waits for the sink; a system call only where the writer sleeps.
     pub fn push(&self, level: Level, text: String) {
-        let at = clock::now().unix;
         let mut state = self.lock();
-        let size = text.len() + OVERHEAD;
-        // Once a line is lost the next ones are, too, so that the number stands where they were.
-        if state.lost > 0 || state.bytes + size > ROOM {
-            state.lost += 1;
-        } else {
-            state.bytes += size;
-            state.lines.push_back(Entry { level, at, text });
+        state.append(level, text);
+        self.wake(state);
+    }
+
+    /// The same for a line of a place that may write only so many.
+    pub fn push_limited(&self, site: Site, level: Level, text: String) {
+        let mut state = self.lock();
+        let was_waiting = state.limit.is_waiting();
+        match state.limit.admits(site, level, &text, clock::mono()) {
+            true => state.append(level, text),
+            // The writer knows already that it has to look again.
+            false if was_waiting => return,
+            false => {}
         }
+        self.wake(state);
+    }
+
+    /// Tells of all lines that were left out: this is the end.
+    pub fn tell_left_out(&self) {
+        let mut state = self.lock();
+        state.tell_left_out(true);
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
         if std::mem::take(&mut state.is_idle) {
             drop(state);
             self.filled.notify_one();
@@ -78,13 +117,23 @@ impl Queue {
 
     fn take(&self) -> (VecDeque<Entry>, u64) {
         let mut state = self.lock();
-        while state.lines.is_empty() && state.lost == 0 {
+        loop {
+            state.tell_left_out(false);
+            if !state.lines.is_empty() || state.lost > 0 {
+                break;
+            }
             state.is_idle = true;
             self.emptied.notify_all();
-            state = self
-                .filled
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = match state.limit.is_waiting() {
+                true => {
+                    let waited = self.filled.wait_timeout(state, LOOK);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                false => {
+                    let waited = self.filled.wait(state);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
         state.is_idle = false;
         state.bytes = 0;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use super::line::{Lines, TooLong};
 use super::media::{self, MediaDescription};
 use super::name::Mention;
-use super::{CSeq, CallId, DialogId, MAX_ID, SessionId, Tag, Text, Visible};
+use super::{CSeq, CallId, DialogId, Excerpt, MAX_ID, SessionId, Tag, Text};
 
 use crate::objects::objects_only;
 
@@ -258,9 +258,9 @@ fn stands_alone(line: &[u8], alone: &[&str]) -> bool {
 }
 
 fn read_header(frame: &mut Frame, line: &[u8], limit: usize) -> Result<(), BadRequest> {
-    let not_a_header = || BadRequest::NotAHeader(Visible(line).to_string());
+    let not_a_header = || BadRequest::NotAHeader(Excerpt(line).to_string());
     if line.iter().any(|byte| matches!(byte, 0 | b'\r')) {
-        return Err(BadRequest::ForbiddenByte(Visible(line).to_string()));
+        return Err(BadRequest::ForbiddenByte(Excerpt(line).to_string()));
     }
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         let continued = frame.continue_header(line);
@@ -437,7 +437,7 @@ fn bad(name: &'static str, why: &dyn fmt::Display) -> BadRequest {
 }
 
 fn not(name: &'static str, what: &str, value: &[u8]) -> BadRequest {
-    bad(name, &format_args!("\"{}\" is not {what}", Visible(value)))
+    bad(name, &format_args!("\"{}\" is not {what}", Excerpt(value)))
 }
 
 fn parse_kind(value: &[u8]) -> Result<MessageKind, BadRequest> {

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::control::{self, BadFrame, BadRequest, Frame, Remove, SESSION_ID, Update};
-use super::{CallId, SessionId, Visible};
+use super::{CallId, Excerpt, SessionId};
 
 use crate::objects::objects_only;
 
@@ -142,7 +142,7 @@ impl FromDispatcher {
                 }
             }
         }
-        FromDispatcher::Unknown(Visible(line).to_string())
+        FromDispatcher::Unknown(Excerpt(line).to_string())
     }
 }
 
@@ -153,7 +153,7 @@ fn parse_command(word: &[u8], frame: &Frame) -> Result<Command, BadRequest> {
         b"sessions" => Ok(Command::Sessions),
         b"summary" => Ok(Command::Summary),
         b"explain" => control::call_id(frame).map(Command::Explain),
-        other => Err(BadRequest::UnknownCommand(Visible(other).to_string())),
+        other => Err(BadRequest::UnknownCommand(Excerpt(other).to_string())),
     }
 }
 
@@ -206,7 +206,7 @@ impl UpdateReply {
         }
         parse_ports(result).unwrap_or_else(|| {
             let why = result.strip_prefix(b"error: ").unwrap_or_default();
-            UpdateReply::Error(Visible(why).to_string().into())
+            UpdateReply::Error(Excerpt(why).to_string().into())
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::{Text, Visible};
+use super::{Excerpt, Text};
 
 /// Who sends, as the writer of the SDP sees it (RFC 8866 section 6.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub fn parse_list(value: &[u8]) -> Result<Vec<MediaDescription>, BadMedia> {
 /// taken from both ends and the address is what is left. A line with port 0 is rejected or disabled: its address says
 /// nothing, and may be missing or of any form.
 fn parse_item(item: &[u8]) -> Result<MediaDescription, BadMedia> {
-    let bad = |what: &str| BadMedia(format!("{what} in \"{}\"", Visible(item)));
+    let bad = |what: &str| BadMedia(format!("{what} in \"{}\"", Excerpt(item)));
     let mut fields: Vec<&[u8]> = item.split(|&b| b == b':').collect();
     let mut ice = false;
     while let Some((name, value)) = fields.last().and_then(|field| split_option(field)) {

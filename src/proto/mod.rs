@@ -27,8 +27,7 @@ use serde::{Serialize, Serializer};
 
 /// A header's value: any bytes but CR, LF and NUL, kept as they came.
 ///
-/// Displayed as UTF-8 with control characters escaped, so that a log line cannot be forged, and what is not UTF-8 as
-/// `\xe9`, which [`Text::from_shown`] reads; serialised as a JSON string with what is not UTF-8 replaced by U+FFFD.
+/// Displayed as [`Excerpt`] does, what is not UTF-8 as `\xe9`, which [`Text::from_shown`] reads; serialised as a JSON string with what is not UTF-8 replaced by U+FFFD.
 /// Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Text(Arc<[u8]>);
@@ -100,7 +99,7 @@ impl From<&str> for Text {
 
 impl fmt::Display for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_visible(&self.0, f)
+        Excerpt(&self.0).fmt(f)
     }
 }
 
@@ -127,7 +126,29 @@ pub fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// Peer's bytes for a log line: see [`Text`] on what is replaced.
+/// A peer's bytes for people, in a log line as a rule: UTF-8 with control characters escaped, so that no line can be
+/// forged, other bytes as `\xe9`, and no more than the first 200 of them, with the number of all: nobody may fill a log.
+pub struct Excerpt<'a>(pub &'a [u8]);
+
+/// Bytes of it that are shown.
+const SHOWN: usize = 200;
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(beginning) = self.0.get(..SHOWN).filter(|_| self.0.len() > SHOWN) else {
+            return write_visible(self.0, f);
+        };
+        // Not within a character.
+        let end = match std::str::from_utf8(beginning) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => SHOWN,
+        };
+        write_visible(beginning.get(..end).unwrap_or(beginning), f)?;
+        write!(f, "... ({} bytes)", self.0.len())
+    }
+}
+
+/// The same bytes, all of them.
 pub struct Visible<'a>(pub &'a [u8]);
 
 impl fmt::Display for Visible<'_> {

@@ -34,6 +34,20 @@ fn update(text: &str) -> Result<Update, BadRequest> {
 }
 
 #[test]
+fn what_a_peer_says_is_shown_in_part_with_its_length() {
+    let shown = |text: &str| Text::from(text).to_string();
+    let (fits, long) = ("a".repeat(200), "a".repeat(8192));
+    assert_eq!(shown(&fits), fits);
+    assert_eq!(shown(&long), format!("{fits}... (8192 bytes)"));
+    let odd = format!("\n{}", "ä".repeat(200));
+    assert_eq!(shown(&odd), format!("\\n{}... (401 bytes)", "ä".repeat(99)));
+    let bytes = [0xe9; 201];
+    let told = Excerpt(&bytes).to_string();
+    assert_eq!(told, format!("{}... (201 bytes)", "\\xe9".repeat(200)));
+    assert_eq!(Visible(&bytes).to_string().len(), 804);
+}
+
+#[test]
 fn an_update_becomes_types() {
     let update = update(UPDATE).unwrap();
     assert_eq!(update.kind, MessageKind::Request);

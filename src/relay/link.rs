@@ -23,7 +23,7 @@ use crate::logging::sparse::Sparse;
 use crate::metrics::Counter;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence, longest_list, most_sessions};
-use crate::proto::{CallId, Visible};
+use crate::proto::{CallId, Excerpt};
 use crate::session::{Owner, ReplyTo};
 use crate::sys::{clock, memory, random};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
@@ -257,7 +257,7 @@ impl<'a> Conversation<'a> {
                 let longest = longest_list(most_sessions(self.shared.hello.capacity));
                 self.link.outbox.set_ours(hello.stored, longest);
                 if let Some(why) = hello.refused {
-                    let why = Visible(why.as_bytes());
+                    let why = Excerpt(why.as_bytes());
                     self.link.outbox.close(&format!("refused: {why}"));
                 }
             }

@@ -424,7 +424,7 @@ impl Records {
                 }
                 if self.book.in_memory + line.len() > IN_MEMORY {
                     let line = crate::proto::Visible(&line);
-                    return error!("an ended call cannot be kept, too many are in memory: {line}");
+                    return error!(target: logging::RECORDS, "an ended call cannot be kept, too many are in memory: {line}");
                 }
                 Place::Memory(line.into())
             }

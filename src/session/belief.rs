@@ -113,6 +113,16 @@ pub enum Signal {
     Noise,
 }
 
+impl Signal {
+    fn mark(self) -> Option<Mark> {
+        match self {
+            Signal::Check => Some(Mark::Check),
+            Signal::Media(mark) => mark,
+            Signal::Noise => None,
+        }
+    }
+}
+
 /// What is known besides the packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
@@ -175,6 +185,9 @@ impl Belief {
         let is_open = look.rules.learning == Learning::Open;
         let by_media = self.learned.filter(|learned| learned.by == By::Media);
         if self.is_refused(from, rank, look.now) {
+            if let Some(mark) = signal.mark() {
+                self.hear(from, mark, look.now);
+            }
             let why = match by_media {
                 Some(_) => Drop::WrongSource,
                 None => Drop::Straggler,
@@ -239,11 +252,7 @@ impl Belief {
         if let (true, Some(learned)) = (look.blind, &mut self.learned) {
             learned.heard = now;
         }
-        let mark = match signal {
-            Signal::Check => Some(Mark::Check),
-            Signal::Media(mark) => mark,
-            Signal::Noise => None,
-        };
+        let mark = signal.mark();
         if let Some(mark) = mark {
             self.hear(from, mark, now);
         }
@@ -357,8 +366,8 @@ impl Belief {
         }
     }
 
-    /// M5. A source that the SDP names is believed again at once.
-    fn is_refused(&self, from: SocketAddrV4, rank: Rank, now: Duration) -> bool {
+    /// M5, E9. Returns true for a former source that is not believed at the moment; one that the SDP names is, at once.
+    pub fn is_refused(&self, from: SocketAddrV4, rank: Rank, now: Duration) -> bool {
         let refused = self.doubts.iter().flat_map(|doubts| &doubts.refused);
         let mut found = refused.filter(|(address, _)| *address == from);
         rank != Rank::Exact && found.any(|(_, until)| until.is_none_or(|until| now < until))
@@ -395,6 +404,12 @@ impl Belief {
         self.watched.is_none_or(|until| until <= now)
     }
 
+    /// Somebody has claimed to be the party since its address was learned. Until the kernel has given its flow up, it
+    /// cannot be judged who is.
+    pub fn is_claimed(&self) -> bool {
+        self.watched.is_some()
+    }
+
     /// The kernel has relayed this much more from the learned source.
     pub fn on_kernel_traffic(&mut self, packets: u64, now: Duration) {
         if let Some(learned) = &mut self.learned {
@@ -406,6 +421,17 @@ impl Belief {
     /// The flow is taken back from the kernel because of a claim.
     pub fn on_taken_back(&mut self, rules: &Rules, now: Duration) {
         self.taken_back = Some(now);
+        self.watch(rules, now);
+    }
+
+    /// The kernel has given the flow up. A claim can be judged from now on, however long that took.
+    pub fn on_withdrawn(&mut self, rules: &Rules, now: Duration) {
+        if self.is_claimed() {
+            self.watch(rules, now);
+        }
+    }
+
+    fn watch(&mut self, rules: &Rules, now: Duration) {
         let patience = rules.relearn.unwrap_or(PAUSE);
         self.watched = Some(now + patience + WATCHED);
     }

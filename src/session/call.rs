@@ -184,11 +184,15 @@ impl Session {
                     kind: update.kind,
                     number: number.clone(),
                     sender,
+                    source: update.signaling.source,
                     media,
                 };
                 self.described(&message, context)?
             }
-            None => Vec::new(),
+            None => {
+                self.answered_early(update, &number, context)?;
+                Vec::new()
+            }
         };
         match (is_foreign, &number.tag) {
             (true, Some(tag)) => debug!(
@@ -201,6 +205,31 @@ impl Session {
             }
         }
         Ok(ports)
+    }
+
+    /// A final answer without SDP is that of the branch which gave its SDP before (C4).
+    fn answered_early(
+        &mut self,
+        update: &Update,
+        number: &Number,
+        context: &mut Context<'_>,
+    ) -> Result<(), Refusal> {
+        let source = update.signaling.source;
+        if !self.offers.is_final(update.kind, number) {
+            return Ok(());
+        }
+        let Some((index, media)) = self.offers.early_answer(number, source) else {
+            return Ok(());
+        };
+        let media = media.to_vec();
+        let message = Message {
+            kind: update.kind,
+            number: number.clone(),
+            sender: self.sender(update),
+            source,
+            media: &media,
+        };
+        self.answer(index, &message, context)
     }
 
     /// Where the parties' SIP comes from and what their SDP names, for who is to know a party by that (E1). An address of

@@ -34,6 +34,14 @@ pub enum Mark {
 }
 
 impl Mark {
+    /// The longest time between two packets of one stream of this kind.
+    fn gap(self) -> Duration {
+        match self {
+            Mark::Check => CHECK_GAP,
+            _ => GAP,
+        }
+    }
+
     /// By how much the other's sequence number is ahead; none where it is another stream's.
     pub fn ahead(self, later: Mark) -> Option<i16> {
         match (self, later) {
@@ -80,11 +88,11 @@ impl Candidate {
 
     fn hear(&mut self, mark: Mark, now: Duration) {
         self.packets += 1;
-        let gap = match mark {
-            Mark::Check => CHECK_GAP,
-            _ => GAP,
-        };
-        match self.mark.ahead(mark).filter(|_| now < self.last + gap) {
+        match self
+            .mark
+            .ahead(mark)
+            .filter(|_| now < self.last + mark.gap())
+        {
             Some(1..=STEP) => {
                 self.run += 1;
                 self.mark = mark;
@@ -122,7 +130,7 @@ impl Candidate {
 
     /// Whether it may still become a stream.
     fn is_running(&self, now: Duration) -> bool {
-        self.run > 1 && now < self.last + GAP
+        self.run > 1 && now < self.last + self.mark.gap()
     }
 }
 

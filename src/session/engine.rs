@@ -390,6 +390,7 @@ impl Engine {
     /// Ends what has been silent too long, and answers what has waited too long.
     pub fn tick(&mut self, now: Now) {
         self.answer_late(now.mono);
+        self.strangers.tick(now.mono);
         while let Some(&(due, key)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -413,7 +414,12 @@ impl Engine {
     /// When [`Engine::tick`] is to be called next; it may find nothing to do.
     pub fn next_deadline(&self) -> Option<Duration> {
         let session = self.timers.first().map(|(due, _)| *due);
-        session.into_iter().chain(self.answers.next_late()).min()
+        let others = self
+            .answers
+            .next_late()
+            .into_iter()
+            .chain(self.strangers.due());
+        session.into_iter().chain(others).min()
     }
 
     /// The next thing to do, in order.

@@ -240,15 +240,20 @@ fn component(
         let leg = stream.leg(party);
         let belief = &leg.beliefs[component as usize];
         let evidence = leg.evidence(component);
-        let claim = |one: &Candidate| Claim {
-            address: one.address,
-            packets: one.packets,
-            rank: belief.rank(one.address, &evidence).as_str(),
-            ago: seconds(now.saturating_sub(one.last)),
-            why: match belief.media_address() {
-                Some(known) => format!("the {party} is known at {known}"),
-                None => one.why(),
-            },
+        let claim = |one: &Candidate| {
+            let rank = belief.rank(one.address, &evidence);
+            let is_former = belief.is_refused(one.address, rank, now);
+            Claim {
+                address: one.address,
+                packets: one.packets,
+                rank: rank.as_str(),
+                ago: seconds(now.saturating_sub(one.last)),
+                why: match belief.media_address() {
+                    _ if is_former => format!("the {party} was there before its SDP changed"),
+                    Some(known) => format!("the {party} is known at {known}"),
+                    None => one.why(),
+                },
+            }
         };
         belief.candidates().map(claim).collect()
     };

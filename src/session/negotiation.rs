@@ -30,7 +30,10 @@ impl Session {
                 self.answer(index, message, context)?;
                 index
             }
-            Meaning::Known(index) => index,
+            Meaning::Known(index) => {
+                self.offers.note_early_answer(index, message);
+                index
+            }
             Meaning::Forgotten => return Err("an old CSeq that is not remembered"),
         };
         Ok(self.ports(index, message.sender.other(), message.media))
@@ -183,7 +186,7 @@ impl Session {
     }
 
     /// C4: fixes the other side of an offer, which is what counts from now on.
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         index: usize,
         message: &Message<'_>,
@@ -319,11 +322,12 @@ impl Session {
         stream.answered.get_or_insert(now);
     }
 
-    /// With the final answer a declined stream is over.
+    /// With the final answer a declined stream is over, unless an offer is under way that goes on with it: another branch may
+    /// have declined it.
     pub(super) fn settle_declined(&mut self, context: &mut Context<'_>) {
         for index in 0..self.streams.len() {
             let stream = &self.streams[index];
-            if stream.is_live() && stream.declined {
+            if stream.is_live() && stream.declined && !self.offers.proposes(index) {
                 let agreed_before = stream.legs.iter().all(|leg| leg.described.is_some());
                 let status = if agreed_before {
                     Status::Closed

@@ -10,6 +10,7 @@
 //! | a reply | the answer, for the first time or again | that offer again; another SDP is another branch's offer | an offer |
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use super::stream::Described;
 use crate::proto::control::MessageKind;
@@ -50,6 +51,8 @@ pub struct Message<'a> {
     pub number: Number,
     /// Whose SDP it is.
     pub sender: Party,
+    /// Where this SIP message came from, where the proxy says so.
+    pub source: Option<IpAddr>,
     pub media: &'a [MediaDescription],
 }
 
@@ -89,8 +92,15 @@ pub struct Offer {
     place: Place,
     /// The request that brought the answer, where the offer came in a reply.
     answered_by: Option<Number>,
-    /// Where those were who have answered it; the latest last.
-    answers: Vec<Place>,
+    /// Each with another place; the latest last.
+    answers: Vec<Answer>,
+}
+
+/// What one branch has answered to an offer.
+#[derive(Clone, Debug)]
+struct Answer {
+    source: Option<IpAddr>,
+    media: Vec<MediaDescription>,
 }
 
 /// One m= line of an offer.
@@ -312,7 +322,9 @@ impl Offers {
                 // A branch's 183 once more, after another branch's.
                 let place = Place::of(message.media);
                 let before = offer.answers.iter().rev().skip(1);
-                match message.number.tag.is_none() && before.into_iter().any(|p| *p == place) {
+                match message.number.tag.is_none()
+                    && before.into_iter().any(|a| Place::of(&a.media) == place)
+                {
                     true => Meaning::Known(index),
                     false => Meaning::Answer(index),
                 }
@@ -426,12 +438,47 @@ impl Offers {
         if message.kind == MessageKind::Request {
             offer.answered_by = Some(message.number.clone());
         }
-        let place = Place::of(message.media);
-        offer.answers.retain(|before| *before != place);
-        if offer.answers.len() == ANSWERS_KEPT {
-            offer.answers.remove(0);
+        offer.forget_answer(&Place::of(message.media));
+        offer.note_answer(message);
+    }
+
+    /// A reply to the opening offer that changes nothing now, because another branch has agreed on a later one: its branch
+    /// may yet answer finally.
+    pub fn note_early_answer(&mut self, index: usize, message: &Message<'_>) {
+        let is_early = self.answers_opening(message.kind, &message.number)
+            && message.number.tag.is_none()
+            && self.established.is_none();
+        let offer = &mut self.kept[index];
+        if is_early && offer.kind == MessageKind::Request {
+            offer.note_answer(message);
         }
-        offer.answers.push(place);
+    }
+
+    /// The answer that a branch gave to the opening offer in an earlier reply, where its final reply has no SDP (RFC 3262
+    /// section 5) and another branch has answered since: the last one whose SIP came from the same address, as a 1xx reply
+    /// has no tag. None where what is agreed on is that branch's already. The index is that of the offer.
+    pub fn early_answer(
+        &self,
+        number: &Number,
+        source: Option<IpAddr>,
+    ) -> Option<(usize, &[MediaDescription])> {
+        let agreed = &self.kept[self.agreed_index()?];
+        let is_in_dialog = agreed.number.tag.is_some() || agreed.number.party == Party::Callee;
+        if is_in_dialog && agreed.number.is_in_dialog_of(number) {
+            return None;
+        }
+        let index = self.find(|o| o.is_of(MessageKind::Request, number))?;
+        let offer = &self.kept[index];
+        let own = offer.answers.iter().rposition(|a| a.source == source)?;
+        let is_latest = own + 1 == offer.answers.len() && offer.state == State::Agreed;
+        (!is_latest).then(|| (index, &offer.answers[own].media[..]))
+    }
+
+    /// Returns true if an offer that waits for its answer would go on with a stream.
+    pub fn proposes(&self, stream: usize) -> bool {
+        let waiting = self.kept.iter().filter(|o| o.state == State::Proposed);
+        let mut slots = waiting.flat_map(|o| &o.slots);
+        slots.any(|slot| slot.stream == Some(stream))
     }
 
     fn raise(&mut self, number: &Number) {
@@ -476,6 +523,26 @@ impl Offers {
 }
 
 impl Offer {
+    fn forget_answer(&mut self, place: &Place) {
+        self.answers
+            .retain(|answer| Place::of(&answer.media) != *place);
+    }
+
+    /// Remembers an answer, unless it is known.
+    fn note_answer(&mut self, message: &Message<'_>) {
+        let place = Place::of(message.media);
+        if self.answers.iter().any(|a| Place::of(&a.media) == place) {
+            return;
+        }
+        if self.answers.len() == ANSWERS_KEPT {
+            self.answers.remove(0);
+        }
+        self.answers.push(Answer {
+            source: message.source,
+            media: message.media.to_vec(),
+        });
+    }
+
     /// Returns true if the offer came in a request of this number, or in a reply to it.
     fn is_of(&self, kind: MessageKind, number: &Number) -> bool {
         self.kind == kind && self.number.fits(number)
@@ -511,6 +578,7 @@ mod tests {
                 (tag != "-").then(|| Tag(tag.into())).as_ref(),
             ),
             sender,
+            source: None,
             media: &media,
         };
         if !offers.is_foreign(message.number.tag.as_ref()) {

@@ -16,11 +16,13 @@ const LINES: u32 = 10;
 /// What was told of late.
 #[derive(Debug, Default)]
 pub struct Strangers {
+    /// The minute began; none where nothing was refused since the last one.
     since: Option<Duration>,
     lines: u32,
     /// Calls that had no line of their own.
     untold: u64,
     packets: u64,
+    last: Option<SocketAddrV4>,
 }
 
 impl Strangers {
@@ -32,32 +34,69 @@ impl Strangers {
         from: SocketAddrV4,
         now: Duration,
     ) {
+        let is_first = !std::mem::replace(&mut session.stranger_told, true);
+        if self.count(is_first, from, now) {
+            info!(
+                "[session {}] {from} sends {component} to the {party}'s port, and nothing says that it is the {party}: \
+                 refused until it is a stream and nobody better is heard (learning)",
+                session.call_id
+            );
+        }
+    }
+
+    /// Returns true if a call's first such packet has a line of its own.
+    fn count(&mut self, is_first: bool, from: SocketAddrV4, now: Duration) -> bool {
+        self.tick(now);
+        self.since.get_or_insert(now);
         self.packets += 1;
-        if self.since.is_none_or(|since| now >= since + MINUTE) {
-            if self.since.is_some() && self.untold > 0 {
-                warn!(
-                    "{} packets of unknown sources were refused in a minute, at the ports of {} more calls: the last came \
-                     from {from}; explain CALL shows what is known of a call",
-                    self.packets, self.untold
-                );
-            }
-            *self = Strangers {
-                since: Some(now),
-                ..Strangers::default()
-            };
-        }
-        if std::mem::replace(&mut session.stranger_told, true) {
+        self.last = Some(from);
+        let has_line = is_first && self.lines < LINES;
+        self.lines += u32::from(has_line);
+        self.untold += u64::from(is_first && !has_line);
+        has_line
+    }
+
+    /// When [`Strangers::tick`] has something to say.
+    pub fn due(&self) -> Option<Duration> {
+        Some(self.since.filter(|_| self.untold > 0)? + MINUTE)
+    }
+
+    /// Says what was left out when the minute is over.
+    pub fn tick(&mut self, now: Duration) {
+        if self.since.is_none_or(|since| now < since + MINUTE) {
             return;
         }
-        if self.lines == LINES {
-            self.untold += 1;
-            return;
+        let over = std::mem::take(self);
+        if let Some(from) = over.last.filter(|_| over.untold > 0) {
+            warn!(
+                "{} packets of unknown sources were refused in a minute, at the ports of {} more calls: the last came \
+                 from {from}; explain CALL shows what is known of a call",
+                over.packets, over.untold
+            );
         }
-        self.lines += 1;
-        info!(
-            "[session {}] {from} sends {component} to the {party}'s port, and nothing says that it is the {party}: \
-             refused until it is a stream and nobody better is heard (learning)",
-            session.call_id
-        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_calls_have_a_line_and_the_rest_one_when_the_minute_is_over() {
+        let mut strangers = Strangers::default();
+        let from = SocketAddrV4::new([192, 0, 2, 1].into(), 5000);
+        let at = Duration::from_secs;
+        let lines = (0..10).filter(|_| strangers.count(true, from, at(5)));
+        assert_eq!(lines.count(), 10);
+        assert_eq!(strangers.due(), None, "all was said");
+        let lines = (0..500).filter(|number| strangers.count(number % 2 == 0, from, at(6)));
+        assert_eq!(lines.count(), 0);
+        assert_eq!((strangers.packets, strangers.untold), (510, 250));
+        assert_eq!(strangers.due(), Some(at(65)));
+        strangers.tick(at(64));
+        assert_eq!(strangers.untold, 250, "not yet");
+        strangers.tick(at(65));
+        assert_eq!((strangers.packets, strangers.due()), (0, None));
+        assert!(strangers.count(true, from, at(100)), "a new minute");
     }
 }

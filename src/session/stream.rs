@@ -727,7 +727,11 @@ impl Stream {
         }
         let end = |leg: &Leg| {
             let belief = &leg.beliefs[component as usize];
-            let remote = belief.media_address().filter(|_| belief.is_settled(now))?;
+            let is_settled = match self.withdrawing {
+                0 => belief.is_settled(now),
+                _ => !belief.is_claimed(),
+            };
+            let remote = belief.media_address().filter(|_| is_settled)?;
             let local = SocketAddrV4::new(leg.local, leg.port_of(component));
             Some(FlowEnd { remote, local })
         };

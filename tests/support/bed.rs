@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use mediaproxy::config::ManagementFormat;
 use mediaproxy::dispatcher::finished::{Finished, Finisher};
-use mediaproxy::dispatcher::{Dispatcher, Running, Settings};
+use mediaproxy::dispatcher::{Dispatcher, Limits, Running, Settings};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
 
@@ -176,6 +176,7 @@ pub fn settings(directory: &Path) -> Settings {
         cleanup_dead_relays_after: Duration::from_secs(43_200),
         cleanup_expired_sessions_after: Duration::from_secs(86_400),
         verify_interval: Duration::from_secs(300),
+        limits: Limits::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::dispatcher::settings::Group;
 use crate::dispatcher::spawn;
 use crate::dispatcher::waiting::lock;
 use crate::logging::sparse::Sparse;
-use crate::proto::Visible;
+use crate::proto::Excerpt;
 use crate::sys::datagram::{Sender as From, await_one, name_senders, receive, undisturbed};
 use crate::sys::thread::run_tenaciously;
 use crate::sys::{random, unix_socket, users};
@@ -139,7 +139,7 @@ fn read(
             let user = from
                 .user
                 .map_or_else(|| "?".to_owned(), |id| id.to_string());
-            let shown = Visible(bytes.get(..200).unwrap_or(bytes));
+            let shown = Excerpt(bytes);
             log::warn!(
                 "{proxy}: what user {user} has sent is no answer: it has no id of a request, and that user neither asks this \
                  dispatcher for relays nor owns the socket where {proxy} is asked: {shown}{skipped}"

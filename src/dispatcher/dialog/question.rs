@@ -10,7 +10,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::Proxy;
-use crate::proto::{CallId, DialogId, Visible};
+use crate::proto::{CallId, DialogId, Excerpt};
 
 /// How a dialog is named to OpenSIPS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +174,7 @@ fn plain(text: &[u8]) -> Answer {
         Some(b"200") => Answer::Result(Value::Null),
         Some(b"404") => Answer::Unknown,
         _ => Answer::Refused {
-            why: Visible(text).to_string(),
+            why: Excerpt(text).to_string(),
             is_plain: true,
         },
     }

@@ -18,7 +18,7 @@ use crate::dispatcher::waiting::lock;
 use crate::dispatcher::wire::{write_explain, write_plain};
 use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name, spelled};
-use crate::proto::{CallId, Text, Visible};
+use crate::proto::{CallId, Excerpt, Text, Visible};
 
 /// A session that a relay has, and what it says of it.
 pub struct Found {
@@ -189,7 +189,7 @@ fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Fou
             continue;
         }
         if bytes.starts_with(b"error: ") {
-            silent.push(format!("{} (it said \"{}\")", at.relay, Visible(&bytes)));
+            silent.push(format!("{} (it said \"{}\")", at.relay, Excerpt(&bytes)));
             continue;
         }
         match sessions_of(call_id, &bytes) {

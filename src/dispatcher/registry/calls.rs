@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::expired::Word;
 use super::{
     Facts, Key, Late, LinkId, LiveCall, Place, Registry, RelayKey, Session, SessionState, Through,
+    TooMany,
 };
 use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
 use crate::dispatcher::statistics::Statistics;
@@ -109,11 +110,56 @@ impl<L: Clone> Registry<L> {
         fits.map(|name| name.fit(mention)).max().unwrap_or(Fit::Not)
     }
 
+    /// A new call is to be placed: it counts as unanswered until [`Registry::placed`], and as a session after that. What
+    /// is within a dialog, or makes no session, is let through.
+    ///
+    /// # Errors
+    /// Too many of its source are unanswered.
+    pub fn admit(&mut self, facts: &Facts) -> Result<(), TooMany> {
+        match facts.has_media && facts.to_tag.is_none() {
+            true => self
+                .ringing
+                .admit(facts.session_id, facts.signaling, &facts.from_uri),
+            false => Ok(()),
+        }
+    }
+
+    /// A call that was let in has got a relay, or will not get one.
+    pub fn placed(&mut self, facts: &Facts) {
+        if self.ringing.placed(facts.session_id) {
+            self.ringing.leave(facts.signaling, &facts.from_uri);
+        }
+    }
+
+    /// Counts a session among the unanswered ones as long as it is one.
+    pub(super) fn count_ringing(&mut self, key: Key) {
+        let Some(session) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let rings = session.rings();
+        if std::mem::replace(&mut session.is_ringing, rings) == rings {
+            return;
+        }
+        let (address, user) = (session.signaling, &session.known.from_uri);
+        let relay = self.relays.get_mut(&session.relay);
+        match rings {
+            true => {
+                self.ringing.enter(address, user);
+                relay.into_iter().for_each(|relay| relay.unanswered += 1);
+            }
+            false => {
+                self.ringing.leave(address, user);
+                relay.into_iter().for_each(|relay| relay.unanswered -= 1);
+            }
+        }
+    }
+
     /// A relay has given ports for an update that somebody waits for. Without media it makes no session. What is to be
     /// noted of an answered call is returned when there is news.
     pub fn updated(&mut self, link: LinkId, facts: &Facts) -> Option<LiveCall> {
         let relay = self.links.get(&link)?.relay?;
         if let Some((key, has_news)) = self.confirm(relay, facts) {
+            self.count_ringing(key);
             return has_news.then(|| self.noted(key)).flatten();
         }
         if !facts.has_media {
@@ -124,6 +170,8 @@ impl<L: Clone> Registry<L> {
         }
         let session = self.begin(link, relay, facts);
         let key = self.add(session);
+        self.count_ringing(key);
+        self.placed(facts);
         self.noted(key)
     }
 
@@ -156,6 +204,8 @@ impl<L: Clone> Registry<L> {
             known,
             started: None,
             begun_by_reply,
+            signaling: facts.signaling,
+            is_ringing: false,
             serial,
             state: SessionState::Live,
         };
@@ -201,6 +251,7 @@ impl<L: Clone> Registry<L> {
             };
         };
         let has_news = fit.is_own() && session.learn(facts, at);
+        self.count_ringing(key);
         Late {
             is_stray: false,
             noted: has_news.then(|| self.noted(key)).flatten(),
@@ -242,6 +293,7 @@ impl<L: Clone> Registry<L> {
         }
         session.known.ended = Some(ended);
         session.state = SessionState::Owed(remove);
+        self.count_ringing(key);
         self.noted(key)
     }
 
@@ -536,6 +588,10 @@ impl<L: Clone> Registry<L> {
         let Some(session) = self.sessions.remove(key) else {
             return;
         };
+        if session.is_ringing {
+            let user = &session.known.from_uri;
+            self.ringing.leave(session.signaling, user);
+        }
         let call_id = &session.name.call_id;
         if !call_id.0.is_utf8() && !self.sessions.has(call_id) {
             for spelling in spelled(&call_id.0) {
@@ -546,6 +602,7 @@ impl<L: Clone> Registry<L> {
             return;
         };
         relay.live = relay.live.saturating_sub(1);
+        relay.unanswered -= usize::from(session.is_ringing);
         if relay.live == 0 && relay.link.is_none() {
             self.relays.remove(&session.relay);
         }
@@ -591,6 +648,11 @@ impl Session {
     fn is_named(&self, statistics: &Statistics) -> bool {
         let id = self.known.session_id.to_string();
         statistics.session_id.as_ref() == Some(&id)
+    }
+
+    /// Nobody has answered it, as far as this dispatcher has seen its beginning, and it is not known to be over.
+    fn rings(&self) -> bool {
+        self.name.callee.is_none() && self.opening.is_some() && self.known.ended.is_none()
     }
 
     /// What an update tells of the call, which came at a time since 1970: the first one that goes the other way is its

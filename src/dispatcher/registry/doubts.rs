@@ -148,6 +148,7 @@ impl<L: Clone> Registry<L> {
             if told.iter().any(|told| is_it(&told)) {
                 session.state = SessionState::Live;
                 session.known.ended = None;
+                self.count_ringing(key);
                 checked.back.extend(self.noted(key));
                 checked.there.push(call_id);
             } else {

@@ -182,8 +182,13 @@ impl<L: Clone> Registry<L> {
 
     /// Calls of this dispatcher that a relay has.
     pub fn calls_on(&self, key: &RelayKey) -> usize {
+        self.load(key).0
+    }
+
+    /// The same, and how many of them nobody has answered, as far as this dispatcher has seen them begin.
+    pub fn load(&self, key: &RelayKey) -> (usize, usize) {
         let relay = self.relays.values().find(|relay| relay.key == *key);
-        relay.map_or(0, |relay| relay.live)
+        relay.map_or((0, 0), |relay| (relay.live, relay.unanswered))
     }
 
     /// Connected drained relays that have no call of this dispatcher any more, as long as nobody was told so.

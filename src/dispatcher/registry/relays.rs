@@ -125,6 +125,7 @@ impl<L: Clone> Registry<L> {
             link: None,
             away: None,
             live: 0,
+            unanswered: 0,
         };
         self.relays.insert(id, relay);
         id
@@ -155,6 +156,7 @@ impl<L: Clone> Registry<L> {
             if let (Some(session), Some(ended)) = (self.sessions.get_mut(key), ended) {
                 session.known.ended.get_or_insert(ended);
             }
+            self.count_ringing(key);
             noted.extend(self.noted(key));
         }
         noted
@@ -339,6 +341,7 @@ impl<L: Clone> Registry<L> {
                 back.push(key);
             }
         }
+        back.iter().for_each(|key| self.count_ringing(*key));
         purge.back = back.iter().filter_map(|key| self.noted(*key)).collect();
         let gone = gone.into_iter();
         purge.finished = gone

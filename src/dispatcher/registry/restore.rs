@@ -54,6 +54,8 @@ impl<L: Clone> Registry<L> {
                 known: call.known,
                 started: None,
                 begun_by_reply: call.begun_by_reply,
+                signaling: None,
+                is_ringing: false,
                 serial: self.next_serial(),
                 state: call.owed.map_or(SessionState::Live, SessionState::Owed),
             };

@@ -9,6 +9,8 @@ pub struct Standing {
     pub state: State,
     /// Sessions that it should have.
     pub sessions: usize,
+    /// Those of them that nobody has answered.
+    pub unanswered: usize,
 }
 
 /// Whether a relay gets new calls, and why not.
@@ -70,6 +72,7 @@ impl<L: Clone> Registry<L> {
                 relay: relay.key.clone(),
                 state: state(relay),
                 sessions: relay.live,
+                unanswered: relay.unanswered,
             })
             .collect()
     }

@@ -7,6 +7,7 @@ mod manage;
 mod names;
 mod own;
 mod restore;
+mod ringing;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -55,6 +56,7 @@ fn facts(id: &str) -> Facts {
         to_uri: "y@example.com".into(),
         user_agent: "phone".into(),
         username: None,
+        signaling: None,
         at: at(0),
     }
 }

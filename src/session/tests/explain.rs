@@ -174,6 +174,55 @@ fn m11_the_call_that_packets_go_round_by_is_told() {
     assert_eq!(stream["callee"]["round_with"], Value::Null);
 }
 
+/// E1 to E9: who is believed and why, who is not and why.
+#[test]
+fn who_is_believed_and_who_is_not_is_told_with_the_reason() {
+    let mut lab = Lab::new();
+    let former = "198.51.100.9:4001";
+    let stranger = "203.0.113.66:6";
+    let callee_side = ports(&lab.update("request", 1, ("A", ""), &audio(CALLER)))[0];
+    lab.update("reply", 1, ("A", ""), &audio(former));
+    lab.rtp(former, callee_side);
+    lab.update("reply", 1, ("A", "B"), &audio("198.51.100.7:7000"));
+    lab.rtp(former, callee_side);
+    lab.rtp(stranger, callee_side);
+    let claims = |lab: &Lab| {
+        let claims = explain(lab)["streams"][0]["rtp"]["callee_candidates"].clone();
+        let claims = claims.as_array().unwrap().iter();
+        let text = |claim: &Value| {
+            let [address, rank, why] =
+                ["address", "rank", "why"].map(|key| claim[key].as_str().unwrap().to_owned());
+            format!("{address} {rank} x{}: {why}", claim["packets"])
+        };
+        claims.map(text).collect::<Vec<_>>()
+    };
+    let of_former = format!("{former} other x1: the callee was there before its SDP changed");
+    assert_eq!(
+        claims(&lab),
+        [
+            of_former.clone(),
+            format!("{stranger} other x1: 1 of the 5 packets in a row that make a stream")
+        ]
+    );
+    lab.rtp("198.51.100.7:7000", callee_side);
+    assert_eq!(
+        claims(&lab),
+        [
+            of_former,
+            format!("{stranger} other x1: the callee is known at 198.51.100.7:7000")
+        ]
+    );
+    let learned = &explain(&lab)["streams"][0]["rtp"]["callee"];
+    assert_eq!(
+        (&learned["address"], &learned["by"], &learned["rank"]),
+        (
+            &"198.51.100.7:7000".into(),
+            &"media".into(),
+            &"exact".into()
+        )
+    );
+}
+
 #[test]
 fn identifiers_that_are_not_utf_8_are_told_byte_by_byte() {
     let mut lab = Lab::new();

@@ -250,6 +250,171 @@ fn e5_an_answered_check_proves_its_source_and_a_stranger_gets_no_media() {
     assert_eq!(lab.rtp(NAT, caller_side), to(callee_side, CALLEE));
 }
 
+/// Both parties come from where neither SDP nor signaling says, as with ICE behind two NATs that the SDP does not know.
+#[test]
+fn e5_two_parties_that_nothing_speaks_for_find_each_other_by_their_checks() {
+    let other_nat = "192.0.0.88:888";
+    for learning in [Learning::Guarded, Learning::Strict] {
+        let mut lab = with(Rules {
+            learning,
+            ..Rules::default()
+        });
+        let ice = |address: &str| format!("audio:{address}:sendrecv:ice=yes");
+        let callee_side = ports(&lab.update("request", 1, A, &ice("192.168.1.1:4000")))[0];
+        let caller_side = ports(&lab.update("reply", 1, AB, &ice("192.168.1.2:5000")))[0];
+        lab.now += Duration::from_secs(1);
+        let check = |kind: u8, id: u8| {
+            let mut data = stun();
+            data[..2].copy_from_slice(&[kind, 1]);
+            data[8..].fill(id);
+            data
+        };
+        // A check of each every 200 ms; the fifth of one is over `learning_wait` after its first.
+        for id in 0..5 {
+            lab.now += Duration::from_millis(200);
+            lab.packet(NAT, caller_side, &check(0, id));
+            lab.packet(other_nat, callee_side, &check(0, 100 + id));
+        }
+        let reached = lab.packet(NAT, caller_side, &check(0, 50));
+        if learning == Learning::Strict {
+            assert!(
+                !matches!(reached, Verdict::Forward { .. }),
+                "strict: {reached:?}"
+            );
+            continue;
+        }
+        assert_eq!(reached, to(callee_side, other_nat));
+        let media = lab.rtp(NAT, caller_side);
+        assert_eq!(media, Verdict::Drop(Drop::Unproven), "a trial is no proof");
+        let forged = lab.packet(STRANGER, callee_side, &check(1, 50));
+        assert_eq!(forged, Verdict::Drop(Drop::Unproven));
+        let media = lab.rtp(NAT, caller_side);
+        assert_eq!(media, Verdict::Drop(Drop::Unproven), "a forged answer");
+        let answer = lab.packet(other_nat, callee_side, &check(1, 50));
+        assert_eq!(answer, to(caller_side, NAT));
+        assert_eq!(
+            lab.rtp(NAT, caller_side),
+            Verdict::Drop(Drop::NotRoutable),
+            "no check of the callee was answered yet"
+        );
+        assert_eq!(
+            lab.packet(other_nat, callee_side, &check(0, 60)),
+            to(caller_side, NAT)
+        );
+        assert_eq!(
+            lab.packet(NAT, caller_side, &check(1, 60)),
+            to(callee_side, other_nat)
+        );
+        assert_eq!(lab.rtp(NAT, caller_side), to(callee_side, other_nat));
+        assert_eq!(lab.rtp(other_nat, callee_side), to(caller_side, NAT));
+        // The SIP proxy says later where the caller is: who comes from there takes over.
+        let renewed = format!(
+            "signaling_ip: 198.51.100.9\r\nmedia: {}\r\n",
+            ice("192.168.1.1:4000")
+        );
+        lab.update_with("request", 2, AB, &renewed);
+        assert_eq!(stream(&mut lab, "198.51.100.9:5", caller_side, 8, 0, 1), 1);
+        assert_eq!(
+            lab.rtp(other_nat, callee_side),
+            to(caller_side, "198.51.100.9:5")
+        );
+    }
+}
+
+/// A branch rings with media from its NAT; the answer names another private address. Both are where the SIP comes from.
+#[test]
+fn e9_a_former_branch_that_may_be_the_party_stays_until_another_is_heard() {
+    let ringing = "198.51.100.9:4001";
+    let answered = "198.51.100.9:4002";
+    let private = |address: &str| {
+        format!(
+            "signaling_ip: 198.51.100.9\r\nmedia: {}\r\n",
+            audio(address)
+        )
+    };
+    let mut lab = reachable();
+    let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+    lab.update_with("reply", 1, A, &private("192.168.1.20:5000"));
+    assert_eq!(stream(&mut lab, ringing, callee_side, 7, 0, 10), 10);
+    let caller_side = ports(&lab.update_with("reply", 1, AB, &private("192.168.1.21:5000")))[0];
+    assert_eq!(
+        stream(&mut lab, ringing, callee_side, 7, 10, 10),
+        10,
+        "it may be the same phone"
+    );
+    let waits = lab.packet(answered, callee_side, &packet(8, 0));
+    assert_eq!(
+        waits,
+        Verdict::Drop(Drop::OtherPort),
+        "the former one is heard"
+    );
+    lab.now += Duration::from_millis(100);
+    assert_eq!(stream(&mut lab, answered, callee_side, 8, 1, 10), 10);
+    assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, answered));
+    lab.now += Duration::from_secs(60);
+    assert_eq!(
+        stream(&mut lab, ringing, callee_side, 7, 20, 100),
+        0,
+        "it was the branch that lost"
+    );
+}
+
+/// t25: a server plays ringback, then the callee answers from precisely where its SDP says.
+#[test]
+fn e9_a_ringback_server_gives_way_to_the_callee_that_the_answer_names() {
+    for server in ["203.0.113.5:8000", NAT] {
+        let mut lab = reachable();
+        let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
+        lab.update("reply", 1, A, &audio("203.0.113.5:8000"));
+        lab.now += Duration::from_secs(1);
+        stream(&mut lab, server, callee_side, 7, 0, 50);
+        let caller_side = ports(&lab.update("reply", 1, AB, &audio(CALLEE)))[0];
+        assert_eq!(
+            stream(&mut lab, CALLEE, callee_side, 8, 0, 50),
+            50,
+            "{server}"
+        );
+        assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
+        assert_eq!(
+            stream(&mut lab, server, callee_side, 7, 50, 100),
+            0,
+            "{server}"
+        );
+    }
+}
+
+/// The party was followed, and the kernel takes the flow no more; and a claim comes while the kernel does not answer.
+#[test]
+fn e8_a_kernel_that_fails_costs_the_followed_party_nothing() {
+    let mut lab = super::media::kernel_lab();
+    let (caller_side, callee_side) = lab.call();
+    stream(&mut lab, CALLER, caller_side, 7, 0, 1);
+    stream(&mut lab, CALLEE, callee_side, 8, 0, 1);
+    let flow = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.packet(NAT, caller_side, &packet(7, 1));
+    let withdrawal = Action::Withdraw(flow, Withdrawal::Over);
+    assert!(lab.actions.contains(&withdrawal));
+    // It is asked once, however long its answer takes, and whoever goes on claiming.
+    lab.actions.clear();
+    stream(&mut lab, NAT, caller_side, 7, 2, 500);
+    assert!(!lab.actions.contains(&withdrawal), "asked again");
+    let now = lab.moment();
+    lab.engine
+        .flow_withdrawn(flow, [Counters::default(); 2], now);
+    lab.drain_actions();
+    let found = stream(&mut lab, NAT, caller_side, 7, 502, 400);
+    assert_eq!(found, 301, "followed after 2 s of silence");
+    stream(&mut lab, CALLEE, callee_side, 8, 1, 1);
+    let flow = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(flow, Installed::NotNow, lab.now);
+    assert_eq!(
+        stream(&mut lab, NAT, caller_side, 7, 902, 100),
+        100,
+        "user space goes on"
+    );
+}
+
 /// A phone sends when it answers; the answer comes here a moment later.
 #[test]
 fn e10_media_that_comes_before_its_senders_sdp_is_not_lost() {

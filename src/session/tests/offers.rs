@@ -482,6 +482,50 @@ fn c4_the_branch_that_answers_counts_though_another_one_has_agreed_on_more() {
     assert_eq!(lab.statistics()["to_tag"], "C");
 }
 
+/// Both branches answer in a reliable 183 (RFC 3262), so that the 200 has no SDP: whose it is, only the address tells that
+/// their SIP comes from.
+#[test]
+fn c4_a_final_answer_without_sdp_is_the_one_that_its_branch_gave_before() {
+    let from = |who: &str, media: &str| {
+        let media = match media {
+            "" => String::new(),
+            media => audio(media),
+        };
+        format!("signaling_ip: {who}\r\nmedia: {media}\r\n")
+    };
+    let update_of_the_other = |lab: &mut Lab| {
+        lab.update_with("request", 3, AC, &from("198.18.0.1", CALLER));
+        lab.update_with("reply", 3, AC, &from("198.18.0.3", OTHER));
+    };
+    let none = |_: &mut Lab| {};
+    let cases: [&dyn Fn(&mut Lab); 2] = [&none, &update_of_the_other];
+    for between in cases {
+        for first in [true, false] {
+            let mut lab = Lab::with(Settings {
+                routable_private_ranges: vec!["198.18.0.0/15".parse().unwrap()],
+                ..settings()
+            });
+            let invite = from("198.18.0.1", CALLER);
+            let callee_side = ports(&lab.update_with("request", 1, A, &invite))[0];
+            let branches = [("198.18.0.2", CALLEE), ("198.18.0.3", OTHER)];
+            let mut caller_side = 0;
+            for (who, media) in branches {
+                let answer = lab.update_with("reply", 1, A, &from(who, media));
+                caller_side = ports(&answer)[0];
+                lab.now += Duration::from_secs(1);
+                lab.rtp(media, callee_side);
+            }
+            between(&mut lab);
+            let (tags, (who, media)) = match first {
+                true => (AB, branches[0]),
+                false => (AC, branches[1]),
+            };
+            lab.update_with("reply", 1, tags, &from(who, ""));
+            talk(&mut lab, (CALLER, caller_side), (media, callee_side));
+        }
+    }
+}
+
 #[test]
 fn c2_each_branch_has_numbers_of_its_own() {
     let mut lab = Lab::new();

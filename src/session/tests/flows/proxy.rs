@@ -133,6 +133,8 @@ pub struct World<'a> {
     /// Branches that have sent an SDP, and those whose tag came with one.
     spoke: [bool; 3],
     tagged: [bool; 3],
+    /// Branches that have answered the INVITE's offer in a reliable 183.
+    early: [bool; 3],
     last_spoke: usize,
     /// Two offers waited at once since the last answer.
     glare: bool,
@@ -231,6 +233,7 @@ impl<'a> World<'a> {
             ringing: None,
             spoke: [false; 3],
             tagged: [false; 3],
+            early: [false; 3],
             last_spoke: 0,
             glare: false,
             unknown: false,
@@ -629,7 +632,9 @@ impl<'a> World<'a> {
                 self.cancel_branches(Some(branch));
                 let others = (0..3).any(|other| other != branch && self.spoke[other]);
                 let last = self.tagged[branch] && self.last_spoke == branch;
-                let known = message.role != Role::Nothing || last;
+                // Its 183 is told from those of others by where it came from.
+                let early = self.early[branch] && !self.tagged[branch];
+                let known = message.role != Role::Nothing || last || early;
                 self.unknown = others && !known;
                 if others {
                     self.ports.clear();
@@ -679,6 +684,7 @@ impl<'a> World<'a> {
             let one = self.spoke.iter().filter(|&&spoke| spoke).count() == 1;
             let has_tag = !message.opening && !what.is_provisional();
             self.tagged[branch] |= has_tag && role == Role::Answer;
+            self.early[branch] |= what == What::ReliableRing && role == Role::Answer;
             let mixed = self.tagged.contains(&true) || self.plan.late;
             let stays = self.ringing == Some(branch) && !again;
             self.ringing = (one || (!mixed && (is_new || stays))).then_some(branch);
