@@ -16,12 +16,14 @@ BINARIES ?= target/release
 # Units and init scripts name what was installed, and a configuration that is not in /etc.
 PLACES = s|/usr/sbin/media-|$(PREFIX)/sbin/media-|;s|^CONFIG=.*|CONFIG=$(SYSCONFDIR)/mediaproxy|$(if $(filter-out /etc,$(SYSCONFDIR)),;s|^ExecStart=.*|& --config-dir $(SYSCONFDIR)/mediaproxy|)
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
-.PHONY: help build release demo test test-deps test-packages test-packages-build lint bench fuzz asan mutants static install install-files deb dist clean
+.PHONY: help build release demo test soak test-deps test-packages test-packages-build lint bench fuzz asan mutants static install install-files deb dist clean
 
 help:
 	@echo 'make demo       a few calls through both daemons on loopback, without root (under 30 s after the build)'
 	@echo 'make test       every test; as root it first installs what it needs from Debian'
+	@echo 'make soak       every attack on both daemons at once while calls go on, for SOAK_SECONDS ($(SOAK_SECONDS))'
 	@echo 'make lint       format, clippy with warnings denied, layers, rules'
 	@echo 'make bench      call set-up beside rtpengine, listing, memory, what a packet costs; ratios from one run'
 	@echo 'make fuzz       every target in fuzz/ for FUZZ_SECONDS ($(FUZZ_SECONDS)) each, about half an hour; figures at the end'
@@ -47,6 +49,10 @@ demo:
 
 test:
 	tests/run.sh
+
+# Two minutes of it are in `make test`.
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
 
 test-deps:
 	tests/deps.sh

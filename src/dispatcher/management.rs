@@ -160,7 +160,9 @@ impl Client<'_> {
     fn sessions(&mut self, mut filter: Filter) -> io::Result<()> {
         // Answers may be megabytes each: so many clients at once have theirs collected, no more.
         let Some(_pass) = self.dispatcher.listings.enter(None) else {
-            log::warn!("management: too many clients list sessions at once");
+            if let Some(left_out) = lock(&self.dispatcher.unlisted).due() {
+                log::warn!("management: too many clients list sessions at once{left_out}");
+            }
             return self.say("error");
         };
         let relays = match self.dispatcher.relays_for(&mut filter) {

@@ -113,6 +113,8 @@ pub struct Dispatcher {
     outcasts: Mutex<Outcasts>,
     /// Lines about links that are refused: their relays try again and again.
     refusals: Mutex<Sparse>,
+    /// Lines about lists that are refused: a client may ask again at once.
+    unlisted: Mutex<Sparse>,
     /// Connections to the ports that came to nothing: the relays' and the management port.
     failures: [Failures; ports::PORTS.len()],
     /// Lines about callers with too many unanswered calls.
@@ -201,6 +203,7 @@ impl Dispatcher {
             past: Mutex::default(),
             outcasts: Mutex::default(),
             refusals: Mutex::new(Sparse::every(Duration::from_secs(60))),
+            unlisted: Mutex::default(),
             limited: Mutex::default(),
             turns: Turns::default(),
             finisher,

@@ -25,7 +25,7 @@ use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::{ALONE, Command, FromDispatcher, Sequence, longest_list, most_sessions};
 use crate::proto::{CallId, Excerpt};
 use crate::session::{Owner, ReplyTo};
-use crate::sys::{clock, random};
+use crate::sys::{clock, memory, random};
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
 /// How long a TCP connection may take to come about.
@@ -81,6 +81,8 @@ pub fn run(shared: &Arc<Shared>, link: &Arc<Link>) {
                 last_failure.clear();
                 let begin = clock::mono();
                 let why = converse(shared, link, reader, writer, &peer);
+                // Of a dispatcher that had many long calls, or lists of them.
+                memory::give_back();
                 if link.outbox.is_finishing() {
                     debug!("{link}: closed");
                     break;

@@ -63,12 +63,14 @@ impl SharedPorts {
     /// All pairs of a range, of which so many may be bound at once: links and name servers need files, too.
     pub fn new(range: (u16, u32), most: usize) -> SharedPorts {
         let pool = PortPool::new(range.0, range.1);
-        let most = most.min(pool.free());
+        let pairs = pool.free();
+        // Where there are files for all, what ends are the ports, and that is what the log is to say.
+        let room = if most < pairs { most } else { usize::MAX / 2 };
         SharedPorts {
             range,
             pool: Mutex::new(pool),
-            room: AtomicUsize::new(most),
-            most,
+            room: AtomicUsize::new(room),
+            most: most.min(pairs),
             refused: AtomicU64::new(0),
         }
     }

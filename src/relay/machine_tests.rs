@@ -117,6 +117,15 @@ fn c9_a_closed_pair_can_be_bound_again() {
 }
 
 #[test]
+fn where_every_port_is_in_use_no_file_is_missing() {
+    let here = own_address();
+    let mut machine = machine((START, u32::from(START) + 2));
+    machine.bind(here, place()).unwrap();
+    assert_eq!(machine.bind(here, place()), None);
+    assert!(machine.ports.enter(), "the log tells of the ports");
+}
+
+#[test]
 fn no_more_pairs_are_bound_than_there_are_files_for() {
     let here = own_address();
     let ports = SharedPorts::new((START, u32::from(START) + 20), 2);

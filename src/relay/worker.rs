@@ -40,8 +40,8 @@ use crate::sys::udp::{BATCH, Datagrams, Marks};
 /// Commands handled in one turn.
 const COMMANDS: usize = 64;
 
-/// Sessions written into a list in one turn.
-const LISTED: usize = 64;
+/// Sessions written into a list in one turn, and bytes: a dispatcher's headers may be long, and a turn is what all calls wait.
+const LISTED: (usize, usize) = (64, 64 * 1024);
 
 /// The mailbox among the watched descriptors; sockets have their ports.
 const MAILBOX: u64 = u64::MAX;
@@ -176,7 +176,8 @@ impl Worker {
 
     /// Adds the sessions that it has, each as JSON with a comma after it.
     pub fn write_sessions(&self, out: &mut Vec<u8>, now: Now) {
-        self.engine.write_sessions(out, 0, usize::MAX, now);
+        let all = (usize::MAX, usize::MAX);
+        self.engine.write_sessions(out, 0, all, now);
     }
 
     /// Does what is due; how many sockets were read.

@@ -500,18 +500,19 @@ impl Engine {
         &self.settings
     }
 
-    /// Appends the statistics of up to `limit` sessions, each followed by a comma, beginning at `cursor`
-    /// (0 at first). The cursor to go on from, or none at the end: a long list can be written in pieces.
+    /// Appends the statistics of sessions, each followed by a comma, beginning at `cursor` (0 at first): up to
+    /// so many, and none once there are so many bytes. The cursor to go on from, or none at the end: a long list
+    /// can be written in pieces.
     pub fn write_sessions(
         &self,
         out: &mut Vec<u8>,
         cursor: usize,
-        limit: usize,
+        (sessions, bytes): (usize, usize),
         now: Now,
     ) -> Option<usize> {
         let mut written = 0;
         for (slot, (_, entry)) in self.entries.iter().enumerate().skip(cursor) {
-            if written == limit {
+            if written == sessions || out.len() >= bytes {
                 return Some(slot);
             }
             if let Some(entry) = entry.as_ref().filter(|entry| entry.ending.is_none()) {

@@ -255,7 +255,8 @@ impl Lab {
     pub fn statistics(&self) -> Value {
         let mut out = b"[".to_vec();
         assert_eq!(
-            self.engine.write_sessions(&mut out, 0, 100, self.moment()),
+            self.engine
+                .write_sessions(&mut out, 0, (100, usize::MAX), self.moment()),
             None
         );
         *out.last_mut().unwrap() = b']';

@@ -449,13 +449,38 @@ fn a_long_list_is_written_in_pieces() {
     lab.remove("t3", "");
     let mut out = b"[".to_vec();
     let (mut cursor, mut pieces) = (0, 0);
-    while let Some(next) = lab.engine.write_sessions(&mut out, cursor, 4, lab.moment()) {
+    while let Some(next) =
+        lab.engine
+            .write_sessions(&mut out, cursor, (4, usize::MAX), lab.moment())
+    {
         cursor = next;
         pieces += 1;
     }
     *out.last_mut().unwrap() = b']';
     let list: Vec<Value> = serde_json::from_slice(&out).unwrap();
     assert_eq!((list.len(), pieces), (9, 2));
+}
+
+#[test]
+fn a_piece_of_a_list_is_bounded_in_bytes() {
+    let mut lab = Lab::new();
+    for tag in 0..10 {
+        lab.update("request", 1, (&format!("t{tag}"), ""), &audio(CALLER));
+    }
+    let (mut cursor, mut pieces) = (0, 0);
+    loop {
+        let mut piece = Vec::new();
+        let next = lab
+            .engine
+            .write_sessions(&mut piece, cursor, (100, 1), lab.moment());
+        assert!(piece.len() < 2000, "one session, however many there are");
+        pieces += 1;
+        match next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    assert_eq!(pieces, 10);
 }
 
 #[test]
