@@ -44,7 +44,10 @@ impl ListedCall {
         let dialog_id = seen.dialog_id.as_deref();
         bounded(Some(&seen.call_id), from_tag, to_tag, None, dialog_id)?;
         Ok(ListedCall {
-            dialog_id: dialog_id.map(|id| DialogId(id.into())),
+            // Empty where the proxy has made no dialog.
+            dialog_id: dialog_id
+                .filter(|id| !id.is_empty())
+                .map(|id| DialogId(id.into())),
             call_id: seen.call_id,
             from_tag: seen.from_tag,
             to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
@@ -221,7 +224,7 @@ impl Statistics {
             call_id: seen.call_id,
             from_tag: seen.from_tag,
             session_id: seen.session_id,
-            dialog_id: seen.dialog_id,
+            dialog_id: seen.dialog_id.filter(|id| !id.is_empty()),
             is_answered: seen.start_time.is_some(),
             started: seen.start_time.and_then(since_1970),
             ended,
@@ -427,6 +430,13 @@ mod tests {
             ..ListedCall::default()
         };
         assert_eq!(call, expected);
+    }
+
+    #[test]
+    fn an_empty_dialog_is_none() {
+        let json = br#"{"call_id":"a","dialog_id":"","streams":[]}"#;
+        assert_eq!(Statistics::parse(json).unwrap().dialog_id, None);
+        assert_eq!(ListedCall::parse(json).unwrap().dialog_id, None);
     }
 
     #[test]
