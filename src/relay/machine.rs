@@ -42,6 +42,8 @@ pub struct SharedPorts {
     pool: Mutex<PortPool>,
     /// Pairs for which there are files and that are not bound.
     room: AtomicUsize,
+    /// The same while none is bound.
+    room_at_first: usize,
     /// Pairs that can be bound at once.
     most: usize,
     /// Requests that got no pair, since the start.
@@ -70,6 +72,7 @@ impl SharedPorts {
             range,
             pool: Mutex::new(pool),
             room: AtomicUsize::new(room),
+            room_at_first: room,
             most: most.min(pairs),
             refused: AtomicU64::new(0),
         }
@@ -112,7 +115,7 @@ impl SharedPorts {
 
     /// Pairs that are bound.
     pub fn bound(&self) -> usize {
-        self.most - self.room.load(Ordering::Relaxed)
+        self.room_at_first - self.room.load(Ordering::Relaxed)
     }
 
     /// Pairs of the range.
