@@ -41,6 +41,8 @@ pub struct Limits {
     pub in_any_case: Duration,
     /// Packets of a million.
     pub lost: u64,
+    /// Requests of normal calls that may be refused.
+    pub errors: u64,
     /// Lines of both logs that are about no normal call: so many, and so many a second.
     pub lines: (u64, u64),
     /// Bytes of the longest of these.
@@ -61,6 +63,7 @@ impl Default for Limits {
             times: 10,
             in_any_case: Duration::from_millis(250),
             lost: 0,
+            errors: 0,
             lines: (40, 5),
             line: 1000,
             kept: 1024,
@@ -140,7 +143,7 @@ impl Row {
                     .collect::<Vec<_>>()
                     .join("\n    ")
             };
-            if !figures.errors.is_empty() {
+            if figures.errors.len() as u64 > limits.errors {
                 let (count, told) = (figures.errors.len(), told(&figures.errors));
                 found.push(format!("{when}: {count} errors:\n    {told}"));
             }
