@@ -103,6 +103,18 @@ struct Answer {
     media: Vec<MediaDescription>,
 }
 
+impl Answer {
+    /// Returns true if an SDP has this one's addresses and ports.
+    fn is_at(&self, media: &[MediaDescription]) -> bool {
+        places(&self.media).eq(places(media))
+    }
+}
+
+/// The address and port of each line of an SDP.
+fn places(media: &[MediaDescription]) -> impl Iterator<Item = (&MediaAddress, u16)> {
+    media.iter().map(|line| (&line.address, line.port))
+}
+
 /// One m= line of an offer.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -142,7 +154,7 @@ struct Place(Vec<(MediaAddress, u16)>);
 
 impl Place {
     fn of(media: &[MediaDescription]) -> Place {
-        let lines = media.iter().map(|line| (line.address.clone(), line.port));
+        let lines = places(media).map(|(address, port)| (address.clone(), port));
         Place(lines.collect())
     }
 }
@@ -320,11 +332,8 @@ impl Offers {
             State::Agreed if is_final => Meaning::Answer(index),
             State::Agreed => {
                 // A branch's 183 once more, after another branch's.
-                let place = Place::of(message.media);
-                let before = offer.answers.iter().rev().skip(1);
-                match message.number.tag.is_none()
-                    && before.into_iter().any(|a| Place::of(&a.media) == place)
-                {
+                let mut before = offer.answers.iter().rev().skip(1);
+                match message.number.tag.is_none() && before.any(|a| a.is_at(message.media)) {
                     true => Meaning::Known(index),
                     false => Meaning::Answer(index),
                 }
@@ -438,7 +447,7 @@ impl Offers {
         if message.kind == MessageKind::Request {
             offer.answered_by = Some(message.number.clone());
         }
-        offer.forget_answer(&Place::of(message.media));
+        offer.answers.retain(|answer| !answer.is_at(message.media));
         offer.note_answer(message);
     }
 
@@ -476,9 +485,7 @@ impl Offers {
 
     /// Returns true if an offer that waits for its answer would go on with a stream.
     pub fn proposes(&self, stream: usize) -> bool {
-        let waiting = self.kept.iter().filter(|o| o.state == State::Proposed);
-        let mut slots = waiting.flat_map(|o| &o.slots);
-        slots.any(|slot| slot.stream == Some(stream))
+        self.goes_on(stream, |o| o.state == State::Proposed)
     }
 
     fn raise(&mut self, number: &Number) {
@@ -516,22 +523,23 @@ impl Offers {
 
     /// Returns true if a stream belongs to what is agreed on or to what may still be.
     pub fn uses(&self, stream: usize) -> bool {
-        let counts = |o: &&Offer| o.state != State::Replaced || self.is_kept_for_branches(o);
-        let slots = self.kept.iter().filter(counts).flat_map(|o| &o.slots);
-        slots.into_iter().any(|slot| slot.stream == Some(stream))
+        self.goes_on(stream, |o| {
+            o.state != State::Replaced || self.is_kept_for_branches(o)
+        })
+    }
+
+    /// Returns true if one of these offers has a line with this stream.
+    fn goes_on(&self, stream: usize, is_meant: impl Fn(&Offer) -> bool) -> bool {
+        let offers = self.kept.iter().filter(|offer| is_meant(offer));
+        let mut slots = offers.flat_map(|offer| &offer.slots);
+        slots.any(|slot| slot.stream == Some(stream))
     }
 }
 
 impl Offer {
-    fn forget_answer(&mut self, place: &Place) {
-        self.answers
-            .retain(|answer| Place::of(&answer.media) != *place);
-    }
-
     /// Remembers an answer, unless it is known.
     fn note_answer(&mut self, message: &Message<'_>) {
-        let place = Place::of(message.media);
-        if self.answers.iter().any(|a| Place::of(&a.media) == place) {
+        if self.answers.iter().any(|a| a.is_at(message.media)) {
             return;
         }
         if self.answers.len() == ANSWERS_KEPT {

@@ -40,6 +40,17 @@ fn stream(lab: &mut Lab, from: &str, port: u16, ssrc: u32, first: u16, count: u1
         .count()
 }
 
+/// A call whose RTP the kernel forwards, and the ports for its caller and its callee to send to.
+fn forwarded() -> (Lab, FlowId, u16, u16) {
+    let mut lab = super::media::kernel_lab();
+    let (caller_side, callee_side) = lab.call();
+    stream(&mut lab, CALLER, caller_side, 7, 0, 1);
+    stream(&mut lab, CALLEE, callee_side, 8, 0, 1);
+    let flow = installs(&mut lab)[0].0;
+    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    (lab, flow, caller_side, callee_side)
+}
+
 #[test]
 fn e3_a_spray_over_the_range_is_never_believed_and_the_party_is_at_once() {
     for every in [250, 1200] {
@@ -167,12 +178,7 @@ fn e8_a_nat_that_gives_another_port_is_followed() {
 
 #[test]
 fn e8_a_flow_in_the_kernel_is_taken_back_to_follow_a_party() {
-    let mut lab = super::media::kernel_lab();
-    let (caller_side, callee_side) = lab.call();
-    stream(&mut lab, CALLER, caller_side, 7, 0, 1);
-    stream(&mut lab, CALLEE, callee_side, 8, 0, 1);
-    let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    let (mut lab, flow, caller_side, callee_side) = forwarded();
     let more = Counters {
         packets: 70_000,
         bytes: 14_000_000,
@@ -386,12 +392,7 @@ fn e9_a_ringback_server_gives_way_to_the_callee_that_the_answer_names() {
 /// The party was followed, and the kernel takes the flow no more; and a claim comes while the kernel does not answer.
 #[test]
 fn e8_a_kernel_that_fails_costs_the_followed_party_nothing() {
-    let mut lab = super::media::kernel_lab();
-    let (caller_side, callee_side) = lab.call();
-    stream(&mut lab, CALLER, caller_side, 7, 0, 1);
-    stream(&mut lab, CALLEE, callee_side, 8, 0, 1);
-    let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    let (mut lab, flow, caller_side, callee_side) = forwarded();
     lab.packet(NAT, caller_side, &packet(7, 1));
     let withdrawal = Action::Withdraw(flow, Withdrawal::Over);
     assert!(lab.actions.contains(&withdrawal));
