@@ -25,7 +25,7 @@ pub fn management(data: &[u8]) {
     }
 }
 
-/// What a relay knows of a call, for people: each verdict is one of the lines.
+/// Reads a relay's explanation of a call: every verdict must appear among the lines for people.
 pub fn explain(data: &[u8]) {
     let Some((lines, verdicts)) = rehearsal::explained(data) else {
         return;

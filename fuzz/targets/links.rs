@@ -83,7 +83,7 @@ struct Session {
     dispatchers: BTreeSet<usize>,
 }
 
-/// What is known of one that has ended.
+/// The recorded end of a call.
 struct Ended {
     session: Session,
     /// By a removal.

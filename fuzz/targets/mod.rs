@@ -28,7 +28,7 @@ pub struct Target {
     /// Its seeds are in fuzz/seeds/NAME.
     pub name: &'static str,
     pub run: fn(&[u8]),
-    /// What it needs before the first input: that takes longer than an input may.
+    /// Prepares a target before its first input, since this takes longer than libFuzzer allows an input.
     pub prepare: fn(),
 }
 

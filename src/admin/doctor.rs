@@ -88,7 +88,7 @@ pub fn problem(subject: &str, text: impl Into<String>) -> Finding {
     Finding::new(Verdict::Problem, subject, text)
 }
 
-/// What the daemons warn of at their start. That others may read a secret is a problem.
+/// Repeats the warnings of the daemons' start. A secret that others can read is a problem, not a warning.
 pub fn told(subject: &str, text: &str) -> Finding {
     match remedy::tells_of_open(text) {
         true => problem(subject, text),
