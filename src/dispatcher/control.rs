@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::gate::Gate;
-use super::metrics::Asked;
+use super::concurrency_limit::ConcurrencyLimit;
+use super::counts::Asked;
 use super::service::{ERROR, Served};
-use super::{Dispatcher, accept_all, spawn};
+use super::shared::Dispatcher;
+use super::threads::{accept_all, spawn};
 use crate::logging::sparse::Sparse;
 use crate::proto::Excerpt;
 use crate::proto::control::{PROXY_LIMITS, Requests};
@@ -33,7 +34,7 @@ const READ_SIZE: usize = 8 * 1024;
 
 /// The accepting thread.
 pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
-    let gate = Gate::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
+    let gate = ConcurrencyLimit::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
     let mut refused = Sparse::default();
     accept_all(
         "the SIP proxy's socket",

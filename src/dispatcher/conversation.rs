@@ -5,18 +5,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Dispatcher;
-use super::finished::{Finished, Reason};
+use super::call::Facts;
+use super::counts::Ignored;
+use super::ended_call::{EndedCall, Reason};
 use super::limits::{self, Bucket, Excess, Limit};
 use super::link::{Ask, Link, Removal, Shown, Wanted};
+use super::link_end::lose;
 use super::listing::{Listing, Purpose};
-use super::metrics::Ignored;
-use super::registry::{Doubts, Facts, Identified, Listed, Place, RelayKey};
-use super::relays::lose;
+use super::pending_update::{PendingUpdate, UpdateFailure};
+use super::registry::{CallLocation, Doubts, Identified, Listed};
+use super::relay_commands::write_plain;
+use super::relay_id::RelayKey;
 use super::room::Room;
+use super::shared::Dispatcher;
 use super::statistics::{ListedCall, Statistics, Unfit};
-use super::waiting::{Failure, Slot, Updating, lock};
-use super::wire::write_plain;
 use crate::logging::sparse::Sparse;
 use crate::proto::control::Remove;
 use crate::proto::line::Lines;
@@ -26,6 +28,7 @@ use crate::proto::link::{
 use crate::proto::name::is_spelled;
 use crate::proto::{Excerpt, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 use crate::words::counted;
 
 /// How long a relay's link may be silent when another one wants its place.
@@ -73,7 +76,7 @@ struct Listener<'a> {
 /// A session that a line told the end of. Those that are told together are recorded together.
 struct Ended {
     /// None where there is nothing to record.
-    finished: Option<Finished>,
+    finished: Option<EndedCall>,
     /// What its relay calls it, to hear that it is recorded.
     session_id: Option<String>,
     /// Who waits for the removal, and what became of it.
@@ -271,7 +274,7 @@ impl Listener<'_> {
         self.is_cut = true;
         let address = self.link.peer.ip();
         let name = self.name.as_deref();
-        let away = lock(&self.dispatcher.outcasts).cut(address, name, clock::mono());
+        let away = lock(&self.dispatcher.banned_relays).cut(address, name, clock::mono());
         let seconds = away.as_secs();
         self.dispatcher.counts.cut_off(excess.limit);
         log::warn!(
@@ -371,7 +374,7 @@ impl Listener<'_> {
             name: name.map(Arc::from),
         };
         let is_known = lock(&self.dispatcher.registry).is_known(&key);
-        let outcasts = lock(&self.dispatcher.outcasts);
+        let outcasts = lock(&self.dispatcher.banned_relays);
         let Some(left) = outcasts.wait(address, name, is_known, clock::mono()) else {
             return Ok(());
         };
@@ -466,7 +469,7 @@ impl Listener<'_> {
         }
         if !is_refused && !registry.is_given(link, &statistics) {
             drop(registry);
-            let mut outcasts = lock(&self.dispatcher.outcasts);
+            let mut outcasts = lock(&self.dispatcher.banned_relays);
             if !outcasts.record(self.link.peer.ip(), json.len(), now)? {
                 drop(outcasts);
                 self.leave_out();
@@ -526,11 +529,11 @@ impl Listener<'_> {
     /// removal hears of it then.
     fn finish(
         &mut self,
-        finished: Option<Finished>,
+        finished: Option<EndedCall>,
         session_id: Option<String>,
         asked: Option<(Arc<Slot<Removal>>, Removal)>,
     ) {
-        let finished = finished.map(|finished| Finished {
+        let finished = finished.map(|finished| EndedCall {
             is_kept: self.relay_keeps,
             ..finished
         });
@@ -605,7 +608,7 @@ impl Listener<'_> {
         Ok(None)
     }
 
-    fn updated(&mut self, updating: &Arc<Updating>, result: &[u8]) {
+    fn updated(&mut self, updating: &Arc<PendingUpdate>, result: &[u8]) {
         let (link, registry) = (self.link, &self.dispatcher.registry);
         if updating.is_new {
             lock(registry).attempt_over(link.id);
@@ -622,10 +625,10 @@ impl Listener<'_> {
                 if lock(registry).halting(link.id) {
                     log::info!("relay {link}: halting, it gets no new calls");
                 }
-                updating.fail(link.id, Failure::Halting);
+                updating.fail(link.id, UpdateFailure::Halting);
             }
             UpdateReply::Error(why) => {
-                updating.fail(link.id, Failure::Error(why.into()));
+                updating.fail(link.id, UpdateFailure::Error(why.into()));
                 if updating.facts.has_media {
                     self.ask_for_room();
                 }
@@ -663,7 +666,7 @@ impl Listener<'_> {
     }
 
     /// Takes back a session that nobody waits for, unless the same call is on its way to this relay again.
-    fn updated_late(&mut self, updating: &Updating) {
+    fn updated_late(&mut self, updating: &PendingUpdate) {
         let (link, facts) = (self.link, &updating.facts);
         let late = lock(&self.dispatcher.registry).updated_late(link.id, facts);
         if let Some(call) = late.noted {
@@ -702,7 +705,7 @@ impl Listener<'_> {
         let mut registry = lock(&self.dispatcher.registry);
         // What is not here any more has expired since it was asked for.
         let place = registry.place_of(remove.mention());
-        let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
+        let is_here = matches!(place, CallLocation::On(id, _) if id == self.link.id);
         let removal = match (&statistics, is_here) {
             (Some(_), _) => Removal::Removed,
             (None, false) => Removal::NotThere,

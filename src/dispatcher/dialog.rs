@@ -23,17 +23,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded
 
 use self::answers::{Answers, Askers, Came, bind, listen};
 use self::question::{Answer, Form, Next, Questions, To};
-use super::finished::DIALOG_AGE;
+use super::counts::DialogCounts;
+use super::ended_call::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
-use super::metrics::Dialogs;
 use super::settings::Group;
-use super::spawn;
-use super::waiting::lock;
+use super::threads::spawn;
 use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
 use crate::proto::{CallId, DialogId};
 use crate::sys::clock;
 use crate::sys::datagram::{first_there, is_there, receive, undisturbed};
+use crate::sys::sync::lock;
 use crate::sys::thread::run_tenaciously;
 
 /// How long an answer may take; then the request is sent once more.
@@ -43,7 +43,7 @@ const TRIES: u32 = 2;
 /// Requests that wait for an answer at a time. The proxy handles one after the other, and loses an answer for which there is
 /// no room in our socket: the kernel's default is 10 (net.unix.max_dgram_qlen).
 const WINDOW: usize = 8;
-/// Dialogs that wait to be asked for; those beyond are only logged.
+/// DialogCounts that wait to be asked for; those beyond are only logged.
 const WAITING: usize = 10_000;
 /// When a proxy that has not answered is asked again, and for how long: it may just be starting.
 const LATER: Duration = Duration::from_secs(60);
@@ -120,12 +120,12 @@ impl Dialog {
 pub struct Enders {
     opensips: Queue,
     kamailio: Queue,
-    counts: Arc<Dialogs>,
+    counts: Arc<DialogCounts>,
     pending: Arc<()>,
     askers: Askers,
 }
 
-/// Dialogs that a proxy is to be asked for.
+/// DialogCounts that a proxy is to be asked for.
 struct Queue {
     sender: Sender<Dialog>,
     /// To take back those that it was not asked for yet.
@@ -154,7 +154,7 @@ impl Enders {
         runtime_dir: &Path,
         (mode, group): (u32, Option<Group>),
     ) -> Result<Enders, String> {
-        let counts = Arc::new(Dialogs::default());
+        let counts = Arc::new(DialogCounts::default());
         let askers = Askers::default();
         let begin = |proxy: Proxy, at: &ProxySocket, own: &str| {
             let own = runtime_dir.join(own);
@@ -249,7 +249,7 @@ impl Enders {
     }
 
     /// What became of dialogs so far.
-    pub fn counts(&self) -> &Dialogs {
+    pub fn counts(&self) -> &DialogCounts {
         &self.counts
     }
 
@@ -332,7 +332,7 @@ struct Ender {
     later: VecDeque<(Duration, Dialog)>,
     next: u64,
     odd: Sparse,
-    counts: Arc<Dialogs>,
+    counts: Arc<DialogCounts>,
 }
 
 impl Drop for Ender {
@@ -348,7 +348,7 @@ impl Ender {
         paths: Vec<PathBuf>,
         socket: UnixDatagram,
         answers: Answers,
-        counts: Arc<Dialogs>,
+        counts: Arc<DialogCounts>,
     ) -> Self {
         Ender {
             proxy,
@@ -599,5 +599,4 @@ impl Ender {
 }
 
 #[cfg(test)]
-#[path = "dialog_tests.rs"]
 mod tests;

@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::registry::{Doubts, LinkId};
-use super::waiting::{Slot, Updating, lock};
-use super::wire::{write_plain, write_remove};
+use super::pending_update::PendingUpdate;
+use super::registry::Doubts;
+use super::relay_commands::{write_plain, write_remove};
+use super::relay_id::LinkId;
 use crate::proto::control::Remove;
 use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 use crate::tls::PeerCertificates;
 
 /// Bytes that may wait to be sent to one relay.
@@ -48,7 +50,7 @@ pub type Shown = Slot<Option<Vec<u8>>>;
 /// What a relay has been asked, with whom to tell.
 #[derive(Debug)]
 pub enum Ask {
-    Update(Arc<Updating>),
+    Update(Arc<PendingUpdate>),
     /// The removal of a session; some do not wait for it.
     Remove(Remove, Option<Arc<Slot<Removal>>>),
     /// The removal of a session that is not in the registry.

@@ -5,10 +5,9 @@
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
 //!    metrics                super::metrics
-//!    explain                one call in full                explain, text, verdict; which one: naming
+//!    explain                one call in full                explain, text, verdict; which one: naming, lookup
 //!    end, drain, resume     who may change something does   end, drain
 //!  answers, in either format, piece by piece                answer
-//!  draining                 tells when a drained relay has no calls left
 //! ```
 //!
 //! Relays are asked all at once; what they send goes to the client piece by piece. A client holds no lock while it
@@ -17,11 +16,12 @@
 mod answer;
 pub(super) mod command;
 mod drain;
-pub mod draining;
 mod end;
 pub mod entrance;
 mod explain;
+mod explained;
 mod filter;
+mod lookup;
 mod naming;
 pub(super) mod text;
 mod verdict;
@@ -36,18 +36,19 @@ use serde::de::IgnoredAny;
 use self::answer::{Client, List};
 use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
-use super::Dispatcher;
 use super::link::{Ask, Link, Shown};
-use super::registry::{Connected, Place, RelayKey};
+use super::registry::{CallLocation, Connected};
+use super::relay_commands::write_plain;
+use super::relay_id::RelayKey;
+use super::shared::Dispatcher;
 use super::statistics::each;
-use super::waiting::{Slot, lock};
-use super::wire::write_plain;
 use crate::door::Visit;
 use crate::proto::Excerpt;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
 use crate::proto::name::spelled;
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 use crate::tls::Reader;
 
 /// Bytes in a command: a call-id may be long, and longer as a JSON string.
@@ -258,7 +259,7 @@ impl Dispatcher {
             if !links.is_empty() {
                 relays.retain(|one| links.contains(&one.handle.id));
             }
-            if matches!(registry.place(&call_id), Place::Unknown) {
+            if matches!(registry.place(&call_id), CallLocation::Unknown) {
                 filter.beginning = naming::beginning(call_id_text);
             }
             if !call_id.0.is_utf8() {

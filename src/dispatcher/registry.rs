@@ -5,120 +5,56 @@
 //! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
 
 mod calls;
-mod dialogs;
+mod dialog_counts;
 mod doubts;
-mod expired;
-mod found;
+mod foreign_calls;
 mod manage;
+mod relay_status;
 mod relays;
+mod remembered;
 mod restore;
-mod ringing;
 mod sessions;
-mod standing;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::finished::{Finished, Known};
+use super::call::Known;
+use super::call::{Facts, LiveCall};
+use super::ended_call::EndedCall;
+use super::relay_id::{LinkId, RelayKey};
 use crate::moment::Now;
 use crate::proto::control::Remove;
-use crate::proto::name::{Mention, Name};
-use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
+use crate::proto::name::Name;
+use crate::proto::{CSeq, CallId, DialogId};
 pub use doubts::{Checked, Doubts};
-use expired::Remembered;
-use found::FoundCalls;
+use foreign_calls::FoundCalls;
 pub use manage::{About, Held, Through};
-pub use restore::LiveCall;
-use ringing::Ringing;
-pub use ringing::{Limits, Source, TooMany};
-use sessions::{Key, Sessions};
-pub use standing::{Standing, State};
+pub use relay_status::{RelayState, RelayStatus};
+use remembered::Remembered;
+use sessions::{SessionKey, Sessions};
+use unanswered::UnansweredCalls;
+pub use unanswered::{Limits, Source, TooMany};
 
 /// How long a removal of a call that was not known is kept for a relay that may have it.
 const MISSED: Duration = Duration::from_secs(3600);
 
 /// How long things are waited for, from the configuration keys of these names.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     pub relay_recover_interval: Duration,
     pub cleanup_dead_relays_after: Duration,
     pub cleanup_expired_sessions_after: Duration,
 }
 
-/// One connection of a relay; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
-
-/// What tells relays apart: the address that the link comes from, and the name in `hello` where there is one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RelayKey {
-    pub address: IpAddr,
-    pub name: Option<Arc<str>>,
-}
-
-impl fmt::Display for RelayKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "{} ({})", self.address, name.escape_debug()),
-            None => self.address.fmt(f),
-        }
-    }
-}
-
-/// What the registry has to know of an `update`.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    pub call_id: CallId,
-    pub dialog_id: Option<DialogId>,
-    pub from_tag: Tag,
-    /// Given in what comes after the callee's first answer, an early one included.
-    pub to_tag: Option<Tag>,
-    pub cseq: CSeq,
-    /// It has media, so that its success makes a session.
-    pub has_media: bool,
-    /// What a session that it makes is called.
-    pub session_id: SessionId,
-    /// It is the reply to a request of the one with the from_tag.
-    pub is_reply: bool,
-    pub from_uri: Text,
-    pub to_uri: Text,
-    pub user_agent: Text,
-    pub username: Option<Text>,
-    /// Where its SIP came from.
-    pub signaling: Option<IpAddr>,
-    /// When it was read.
-    pub at: Duration,
-}
-
-impl Facts {
-    /// The session that it means.
-    pub fn mention(&self) -> Mention<'_> {
-        Mention {
-            call_id: &self.call_id,
-            from_tag: &self.from_tag,
-            to_tag: self.to_tag.as_ref(),
-        }
-    }
-
-    /// What takes back a session that this update has made.
-    pub fn removal(&self) -> Remove {
-        Remove {
-            call_id: self.call_id.clone(),
-            from_tag: self.from_tag.clone(),
-            to_tag: self.to_tag.clone(),
-        }
-    }
-}
-
 /// Where a session is, or the sessions of a Call-ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place<L> {
+pub enum CallLocation<L> {
     /// On no relay.
     Unknown,
     /// It has ended without the proxy, which has not removed it yet.
@@ -158,7 +94,7 @@ pub struct Late {
 #[derive(Debug, Default)]
 pub struct Listed {
     /// Sessions that it was given and has.
-    there: HashSet<Key>,
+    there: HashSet<SessionKey>,
     /// Removals that it missed of others.
     owed: Vec<Remove>,
     /// Sessions that another relay was given; the first one's call, and that relay.
@@ -169,7 +105,7 @@ pub struct Listed {
 /// What has to be done after a relay has listed its sessions.
 #[derive(Debug, Default)]
 pub struct Purge {
-    pub finished: Vec<Finished>,
+    pub finished: Vec<EndedCall>,
     /// Calls that go on after all, to be noted.
     pub back: Vec<LiveCall>,
     /// Removals that the relay missed while it was away.
@@ -179,7 +115,7 @@ pub struct Purge {
 /// What time brought about.
 #[derive(Debug)]
 pub struct Elapsed<L> {
-    pub finished: Vec<Finished>,
+    pub finished: Vec<EndedCall>,
     /// Links of relays that did not recover: to be closed.
     pub dead: Vec<(LinkId, L)>,
 }
@@ -194,9 +130,9 @@ pub struct Connected<L> {
 /// Sessions, relays and links.
 #[derive(Debug)]
 pub struct Registry<L> {
-    patience: Patience,
+    patience: Timeouts,
     sessions: Sessions,
-    ringing: Ringing,
+    ringing: UnansweredCalls,
     /// What relays may call those call-ids that are not UTF-8.
     aliases: HashMap<String, CallId>,
     found: FoundCalls,
@@ -278,17 +214,17 @@ struct Link<L> {
     /// New calls that it has been asked to take and has not answered.
     attempts: usize,
     /// Calls that it is to be asked whether it has, and not before when.
-    doubted: HashSet<Key>,
+    doubted: HashSet<SessionKey>,
     ask_at: Duration,
 }
 
 impl<L: Clone> Registry<L> {
     /// Knows nothing yet.
-    pub fn new(patience: Patience) -> Self {
+    pub fn new(patience: Timeouts) -> Self {
         Registry {
             patience,
             sessions: Sessions::default(),
-            ringing: Ringing::default(),
+            ringing: UnansweredCalls::default(),
             aliases: HashMap::new(),
             found: FoundCalls::default(),
             expired: Remembered::default(),
@@ -307,7 +243,7 @@ impl<L: Clone> Registry<L> {
 
     /// From now on no source has more unanswered calls than these.
     pub fn limit_ringing(&mut self, limits: Limits) {
-        self.ringing = Ringing::new(limits);
+        self.ringing = UnansweredCalls::new(limits);
     }
 
     /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.

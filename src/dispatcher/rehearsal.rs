@@ -12,22 +12,23 @@ use std::time::Duration;
 
 use super::conversation::Conversation;
 use super::drained;
-use super::failures::Cause;
-use super::finished::Finisher;
+use super::failed_connections::{Cause, Port};
+use super::finisher::Finisher;
 use super::ledger::{Earlier, Ledger};
 use super::link::{Ask, Link};
 use super::management::command::{self, Bad, Command};
 use super::management::text;
-use super::ports::Port;
-use super::registry::{Limits, LinkId, Place, RelayKey};
+use super::pending_update::{PendingUpdate, UpdateNews};
+use super::registry::{CallLocation, Limits};
+use super::relay_commands::write_plain;
+use super::relay_id::{LinkId, RelayKey};
 use super::service::{ask_update, facts};
-use super::waiting::{News, Updating, lock};
-use super::wire::write_plain;
-use super::{Dispatcher, Settings, dialog, relays, upkeep};
+use super::{Dispatcher, Settings, dialog, link_end, upkeep};
 use crate::config::ManagementFormat;
 use crate::proto::control::{Frame, Remove, Update};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::lock;
 use crate::tls::Store;
 
 /// Links that there can be in one rehearsal.
@@ -51,7 +52,7 @@ struct Line<'a> {
 
 /// An update that relays were asked for.
 pub struct Asked {
-    updating: Arc<Updating>,
+    updating: Arc<PendingUpdate>,
     tried: Vec<LinkId>,
 }
 
@@ -182,7 +183,7 @@ impl<'a> Rehearsal<'a> {
             if !line.is_over && line.is_closed.load(Ordering::Relaxed) {
                 line.is_over = true;
                 line.conversation.settle();
-                relays::end(self.dispatcher, link, "closed");
+                link_end::end(self.dispatcher, link, "closed");
             }
         }
     }
@@ -214,20 +215,20 @@ impl<'a> Rehearsal<'a> {
         let facts = facts(&update, SessionId::from_random(random), at);
         let place = lock(&self.dispatcher.registry).place(&facts.call_id);
         match place {
-            Place::Unknown | Place::Expired => {
+            CallLocation::Unknown | CallLocation::Expired => {
                 let mut asked = Asked {
-                    updating: Arc::new(Updating::new(facts, true)),
+                    updating: Arc::new(PendingUpdate::new(facts, true)),
                     tried: Vec::new(),
                 };
                 self.try_another(frame, &mut asked).then_some(asked)
             }
-            Place::On(id, link) => {
-                let updating = Arc::new(Updating::new(facts, false));
+            CallLocation::On(id, link) => {
+                let updating = Arc::new(PendingUpdate::new(facts, false));
                 ask_update(&link, frame, &updating, at).ok()?;
                 let tried = vec![id];
                 Some(Asked { updating, tried })
             }
-            Place::Away(_) => None,
+            CallLocation::Away(_) => None,
         }
     }
 
@@ -249,9 +250,11 @@ impl<'a> Rehearsal<'a> {
     /// What has become of an update.
     pub fn outcome(&self, asked: &Asked) -> Outcome {
         match asked.updating.next(Duration::ZERO) {
-            News::Answer(id, _) => self.line_of(id).map_or(Outcome::Failed, Outcome::Answered),
-            News::Failed(..) => Outcome::Failed,
-            News::Silence => Outcome::Waiting,
+            UpdateNews::Answer(id, _) => {
+                self.line_of(id).map_or(Outcome::Failed, Outcome::Answered)
+            }
+            UpdateNews::Failed(..) => Outcome::Failed,
+            UpdateNews::Silence => Outcome::Waiting,
         }
     }
 
@@ -266,7 +269,7 @@ impl<'a> Rehearsal<'a> {
     pub fn remove(&self, remove: Remove) {
         let place = lock(&self.dispatcher.registry).place(&remove.call_id);
         match place {
-            Place::Expired => {
+            CallLocation::Expired => {
                 lock(&self.dispatcher.registry).remove_expired(&remove);
             }
             _ => self.dispatcher.remove_unwaited(remove),
@@ -292,10 +295,10 @@ impl<'a> Rehearsal<'a> {
     /// Where a call is.
     pub fn place(&self, call_id: &CallId) -> Where {
         match lock(&self.dispatcher.registry).place(call_id) {
-            Place::Unknown => Where::Unknown,
-            Place::Expired => Where::Expired,
-            Place::On(id, _) => self.line_of(id).map_or(Where::Unknown, Where::On),
-            Place::Away(relay) => Where::Away(relay.to_string()),
+            CallLocation::Unknown => Where::Unknown,
+            CallLocation::Expired => Where::Expired,
+            CallLocation::On(id, _) => self.line_of(id).map_or(Where::Unknown, Where::On),
+            CallLocation::Away(relay) => Where::Away(relay.to_string()),
         }
     }
 

@@ -7,16 +7,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Dispatcher;
+use super::call::Facts;
+use super::call_queues::CallTurn;
+use super::counts::Asked;
 use super::link::{Ask, Link, Refused, Removal};
-use super::metrics::Asked;
-use super::registry::{Facts, LinkId, Place, State, TooMany};
-use super::turns::Turn;
-use super::waiting::{Failure, News, Slot, Updating, lock};
+use super::pending_update::{PendingUpdate, UpdateFailure, UpdateNews};
+use super::registry::{CallLocation, RelayState, TooMany};
+use super::relay_id::LinkId;
+use super::shared::Dispatcher;
 use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
 use crate::proto::name::Name;
 use crate::proto::{CallId, Excerpt, SessionId};
+use crate::sys::sync::{Slot, lock};
 use crate::sys::{clock, random};
 use crate::words::counted;
 
@@ -30,9 +33,9 @@ pub struct Served<'a> {
     pub answer: String,
     /// What it was.
     pub asked: Asked,
-    turn: Option<Turn<'a>>,
+    turn: Option<CallTurn<'a>>,
     /// The new call that this request has made.
-    made: Option<(Arc<Link>, Arc<Updating>)>,
+    made: Option<(Arc<Link>, Arc<PendingUpdate>)>,
 }
 
 impl Served<'_> {
@@ -50,7 +53,7 @@ impl Served<'_> {
 struct Placing<'a> {
     dispatcher: &'a Dispatcher,
     frame: &'a Frame,
-    updating: Arc<Updating>,
+    updating: Arc<PendingUpdate>,
     deadline: Duration,
     tried: Vec<LinkId>,
     /// Asked, and not answered yet.
@@ -86,7 +89,7 @@ impl Dispatcher {
         };
         // The turn is kept: a request that came between would find the call and lose it to this.
         let turn = served.turn;
-        if turn.as_ref().is_some_and(Turn::is_waited_for) {
+        if turn.as_ref().is_some_and(CallTurn::is_waited_for) {
             return;
         }
         let remove = updating.facts.removal();
@@ -103,7 +106,7 @@ impl Dispatcher {
     pub(super) fn remove_unwaited(&self, remove: Remove) {
         self.owe(remove.clone(), clock::mono());
         let place = lock(&self.registry).place_of(remove.mention());
-        if let Place::On(_, link) = place {
+        if let CallLocation::On(_, link) = place {
             link.remove(remove, false);
         }
     }
@@ -128,7 +131,7 @@ impl Dispatcher {
         let (place, is_new, admitted) = {
             let mut registry = lock(&self.registry);
             let place = registry.place_of(facts.mention());
-            let is_new = matches!(place, Place::Unknown | Place::Expired);
+            let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
             let admitted = match is_new {
                 true => registry.admit(&facts),
                 false => Ok(()),
@@ -139,17 +142,17 @@ impl Dispatcher {
             self.limit(update, &too_many);
             return Served::error(Asked::NewCall);
         }
-        let updating = Arc::new(Updating::new(facts, is_new));
+        let updating = Arc::new(PendingUpdate::new(facts, is_new));
         let answered = match place {
-            Place::Unknown | Place::Expired => {
+            CallLocation::Unknown | CallLocation::Expired => {
                 let placed = self.place_call(frame, &updating, started, deadline);
                 lock(&self.registry).placed(&updating.facts);
                 placed
             }
-            Place::On(_, link) => self
+            CallLocation::On(_, link) => self
                 .update_call(frame, &updating, &link, started, deadline)
                 .map(|answer| (link, answer)),
-            Place::Away(relay) => {
+            CallLocation::Away(relay) => {
                 self.trouble(&updating, &format!("its relay {relay} is not connected"));
                 None
             }
@@ -163,7 +166,7 @@ impl Dispatcher {
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
             let name = lock(&self.registry).name_of(update.mention());
-            lock(&self.past).refuse(name, &why, clock::mono());
+            lock(&self.recent_calls).refuse(name, &why, clock::mono());
             return Served {
                 turn,
                 ..Served::error(asked)
@@ -190,13 +193,13 @@ impl Dispatcher {
             );
         }
         let name = Name::opened_by(update.mention());
-        lock(&self.past).refuse(name, &too_many.to_string(), clock::mono());
+        lock(&self.recent_calls).refuse(name, &too_many.to_string(), clock::mono());
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
-    fn turn(&self, call_id: &CallId, arrival: Duration) -> Option<(Turn<'_>, Duration)> {
+    fn turn(&self, call_id: &CallId, arrival: Duration) -> Option<(CallTurn<'_>, Duration)> {
         let deadline = arrival + self.settings.relay_timeout;
-        let turn = self.turns.enter(call_id, deadline);
+        let turn = self.call_queues.enter(call_id, deadline);
         let now = clock::mono();
         match turn {
             Some(turn) if now < deadline => {
@@ -211,7 +214,7 @@ impl Dispatcher {
     }
 
     /// Something is wrong with an update: the log says it, and so does `explain` later where nothing comes of it.
-    fn trouble(&self, updating: &Updating, what: &str) {
+    fn trouble(&self, updating: &PendingUpdate, what: &str) {
         log::warn!("[session {}] update: {what}", updating.facts.call_id);
         updating.trouble(what);
     }
@@ -222,11 +225,11 @@ impl Dispatcher {
         let mut told: Vec<String> = Vec::new();
         for one in &standings {
             let state = match one.state {
-                State::Active => continue,
-                State::Drained => "is drained (media-admin resume)",
-                State::Halting => "is halting",
-                State::TimedOut => "does not answer",
-                State::Away => "is not connected",
+                RelayState::Active => continue,
+                RelayState::Drained => "is drained (media-admin resume)",
+                RelayState::Halting => "is halting",
+                RelayState::TimedOut => "does not answer",
+                RelayState::Away => "is not connected",
             };
             told.push(format!("relay {} {state}", one.relay));
         }
@@ -243,7 +246,7 @@ impl Dispatcher {
     fn place_call(
         &self,
         frame: &Frame,
-        updating: &Arc<Updating>,
+        updating: &Arc<PendingUpdate>,
         started: Duration,
         deadline: Duration,
     ) -> Option<(Arc<Link>, String)> {
@@ -270,7 +273,7 @@ impl Dispatcher {
     fn update_call(
         &self,
         frame: &Frame,
-        updating: &Arc<Updating>,
+        updating: &Arc<PendingUpdate>,
         link: &Arc<Link>,
         started: Duration,
         deadline: Duration,
@@ -280,12 +283,12 @@ impl Dispatcher {
             return None;
         }
         match updating.next(deadline) {
-            News::Answer(_, answer) => Some(answer),
-            News::Failed(_, failure) => {
+            UpdateNews::Answer(_, answer) => Some(answer),
+            UpdateNews::Failed(_, failure) => {
                 self.trouble(updating, &format!("relay {link} {failure}"));
                 None
             }
-            News::Silence => match updating.give_up() {
+            UpdateNews::Silence => match updating.give_up() {
                 Some((_, answer)) => Some(answer),
                 None => {
                     self.trouble(updating, &format!("relay {link} does not answer"));
@@ -315,18 +318,18 @@ impl Dispatcher {
                 );
                 false
             }
-            Some(Place::Unknown) => {
+            Some(CallLocation::Unknown) => {
                 log::debug!("[session {call_id}] remove: not known");
                 self.owe(remove, arrival);
                 false
             }
-            Some(Place::Expired) => lock(&self.registry).remove_expired(&remove),
-            Some(Place::Away(relay)) => {
+            Some(CallLocation::Expired) => lock(&self.registry).remove_expired(&remove),
+            Some(CallLocation::Away(relay)) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
                 self.owe(remove, arrival);
                 false
             }
-            Some(Place::On(_, link)) => {
+            Some(CallLocation::On(_, link)) => {
                 lock(&self.registry).owe(remove.clone(), arrival);
                 let deadline = arrival + self.settings.relay_timeout;
                 let asked = remove.clone();
@@ -408,15 +411,15 @@ impl Placing<'_> {
                 };
             }
             match self.updating.next(next_try.min(self.deadline)) {
-                News::Answer(id, answer) => return self.placed(id, answer),
-                News::Failed(id, failure) => {
+                UpdateNews::Answer(id, answer) => return self.placed(id, answer),
+                UpdateNews::Failed(id, failure) => {
                     if !self.failed(id, failure) {
                         return None;
                     }
                     next_try = clock::mono();
                 }
-                News::Silence if clock::mono() >= self.deadline => return self.give_up(),
-                News::Silence => {}
+                UpdateNews::Silence if clock::mono() >= self.deadline => return self.give_up(),
+                UpdateNews::Silence => {}
             }
             since = clock::mono();
         }
@@ -464,13 +467,13 @@ impl Placing<'_> {
     }
 
     /// False when asking others is of no use.
-    fn failed(&mut self, id: LinkId, failure: Failure) -> bool {
+    fn failed(&mut self, id: LinkId, failure: UpdateFailure) -> bool {
         if let Some(index) = self.silent.iter().position(|link| link.id == id) {
             let link = self.silent.swap_remove(index);
             self.warn(&format!("relay {link} {failure}"));
         }
         // Without media nobody else knows more: older relays have no ports to give.
-        self.updating.facts.has_media || !matches!(failure, Failure::Error(_))
+        self.updating.facts.has_media || !matches!(failure, UpdateFailure::Error(_))
     }
 
     fn give_up(&mut self) -> Option<(Arc<Link>, String)> {
@@ -492,7 +495,7 @@ impl Placing<'_> {
 pub(super) fn ask_update(
     link: &Link,
     frame: &Frame,
-    updating: &Arc<Updating>,
+    updating: &Arc<PendingUpdate>,
     since: Duration,
 ) -> Result<(), Refused> {
     let ask = Ask::Update(Arc::clone(updating));

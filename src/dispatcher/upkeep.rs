@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::Dispatcher;
+use super::drained_upkeep::Watch;
 use super::link::{Ask, Link};
-use super::management::draining::Watch;
-use super::waiting::lock;
-use super::wire::{write_explain, write_plain};
+use super::link_end::judge;
+use super::relay_commands::{write_explain, write_plain};
+use super::shared::Dispatcher;
 use crate::sys::clock;
+use crate::sys::sync::lock;
 use crate::tls;
 
 /// How often the clock is looked at.
@@ -93,7 +94,7 @@ pub fn tick(dispatcher: &Dispatcher, now: Duration) {
         link.close(&format!("it has not recovered for {seconds} s"));
     }
     dispatcher.finish(elapsed.finished);
-    lock(&dispatcher.past).tick(now);
+    lock(&dispatcher.recent_calls).tick(now);
     dispatcher.tell_failures(now);
 }
 
@@ -102,16 +103,5 @@ fn verify(dispatcher: &Dispatcher, context: &tls::Context) {
     let links = lock(&dispatcher.registry).links();
     for link in links {
         judge(dispatcher, context, &link);
-    }
-}
-
-/// Closes a link whose relay's certificate would not be accepted any more.
-pub fn judge(dispatcher: &Dispatcher, context: &tls::Context, link: &Link) {
-    let Some(certificates) = &link.certificates else {
-        return;
-    };
-    let passport = dispatcher.settings.passport.as_ref();
-    if let Err(reason) = context.verify_again(certificates, passport) {
-        link.close(&format!("its certificate was refused: {reason}"));
     }
 }

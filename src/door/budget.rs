@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::admission::Origin;
+use super::origin::Origin;
 
 /// One in each interval, and so many at once after a rest.
 #[derive(Clone, Copy)]

@@ -8,6 +8,7 @@
 
 pub mod admission;
 mod budget;
+pub mod origin;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +19,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use self::admission::{Admission, Limits, Loser, Origin};
+use self::admission::{Admission, Limits, Loser};
+use self::origin::Origin;
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};

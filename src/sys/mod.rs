@@ -33,6 +33,7 @@ pub mod signals;
 #[path = "../../tests/support/skip.rs"]
 pub mod skip;
 pub mod stderr;
+pub mod sync;
 pub mod terminal;
 pub mod thread;
 pub mod udp;

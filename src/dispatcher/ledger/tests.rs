@@ -3,8 +3,8 @@
 use std::slice;
 
 use super::*;
-use crate::dispatcher::finished::Known;
-use crate::dispatcher::registry::RelayKey;
+use crate::dispatcher::call::Known;
+use crate::dispatcher::relay_id::RelayKey;
 use crate::proto::control::Remove;
 use crate::proto::{CSeq, CallId, DialogId, Tag};
 use crate::sys::scratch::Scratch;

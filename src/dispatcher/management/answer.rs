@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::ANSWER_LIMIT;
 use crate::config::ManagementFormat;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::shared::Dispatcher;
 use crate::sys::clock;
 use crate::tls::{PeerCertificates, Writer};
 

@@ -4,10 +4,11 @@
 //! not told: other dispatchers may want it. A relay that is to end by itself is sent HUP on its own host.
 
 use super::answer::Who;
-use crate::dispatcher::Dispatcher;
 use crate::dispatcher::drained::MOST;
-use crate::dispatcher::registry::{Held, RelayKey};
-use crate::dispatcher::waiting::lock;
+use crate::dispatcher::registry::Held;
+use crate::dispatcher::relay_id::RelayKey;
+use crate::dispatcher::shared::Dispatcher;
+use crate::sys::sync::lock;
 
 /// What is said where the last one was drained.
 const NONE_LEFT: &str = "\nwarning: NO RELAY IS LEFT THAT TAKES CALLS, new ones are refused: resume this one, or start another";

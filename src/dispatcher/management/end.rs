@@ -7,18 +7,18 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::answer::Who;
-use super::explain::Found;
+use super::lookup::Found;
 use super::naming::Meant;
-use crate::dispatcher::Dispatcher;
 use crate::dispatcher::dialog::{Outcome, Proxy, Told};
 use crate::dispatcher::link::{Ask, Removal};
-use crate::dispatcher::registry::{About, Place, Through};
-use crate::dispatcher::waiting::{Slot, lock};
-use crate::dispatcher::wire::write_remove;
+use crate::dispatcher::registry::{About, CallLocation, Through};
+use crate::dispatcher::relay_commands::write_remove;
+use crate::dispatcher::shared::Dispatcher;
 use crate::proto::control::Remove;
 use crate::proto::name::{Name, is_spelled};
 use crate::proto::{CallId, DialogId, Tag, Text};
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 
 /// How long the proxy may take: two requests of 3 s each, and a little.
 const DIALOG_LIMIT: Duration = Duration::from_secs(7);
@@ -49,12 +49,12 @@ pub fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String
         (call_id, known, place)
     };
     let over = |call_id: &CallId, fate: &str| Err(format!("call {call_id} {fate}"));
-    if let Place::Expired = place {
+    if let CallLocation::Expired = place {
         let fate = dispatcher.fate_of(&call_id);
         return over(&call_id, fate.as_deref().unwrap_or("has ended already"));
     }
     let (call_id, mut sessions) = match place {
-        Place::On(..) | Place::Away(_) if !known.is_empty() => (call_id, known),
+        CallLocation::On(..) | CallLocation::Away(_) if !known.is_empty() => (call_id, known),
         _ => match dispatcher.call_named(text)? {
             Meant::Over(call_id, fate) => return over(&call_id, &fate),
             Meant::Live(call_id, found) => {
@@ -179,7 +179,7 @@ fn end_session(
     let call_id = &name.call_id;
     let deadline = clock::mono() + dispatcher.settings.relay_timeout;
     // The proxy's own requests for this call come before or after.
-    let Some(turn) = dispatcher.turns.enter(call_id, deadline) else {
+    let Some(turn) = dispatcher.call_queues.enter(call_id, deadline) else {
         return Err(format!("call {call_id} has requests under way, try again"));
     };
     let mut ended = Vec::new();

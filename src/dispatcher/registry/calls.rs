@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::expired::Word;
+use super::remembered::Word;
 use super::{
-    Facts, Key, Late, LinkId, LiveCall, Place, Registry, RelayKey, Session, SessionState, Through,
-    TooMany,
+    CallLocation, Facts, Late, LinkId, LiveCall, Registry, RelayKey, Session, SessionKey,
+    SessionState, Through, TooMany,
 };
-use crate::dispatcher::finished::{DIALOG_AGE, Finished, Known, Reason};
+use crate::dispatcher::call::Known;
+use crate::dispatcher::ended_call::{DIALOG_AGE, EndedCall, Reason};
 use crate::dispatcher::statistics::Statistics;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Mention, Name, is_spelled, spelled};
@@ -18,34 +19,36 @@ const LATE: Duration = Duration::from_millis(250);
 
 impl<L: Clone> Registry<L> {
     /// Where sessions of a Call-ID are: of several, one that can be asked.
-    pub fn place(&self, call_id: &CallId) -> Place<L> {
-        let mut place = Place::Unknown;
+    pub fn place(&self, call_id: &CallId) -> CallLocation<L> {
+        let mut place = CallLocation::Unknown;
         for (_, session) in self.sessions.of(call_id) {
             place = self.place_at(session.relay);
-            if let Place::On(..) = place {
+            if let CallLocation::On(..) = place {
                 return place;
             }
         }
         let found = self.found.of(call_id);
         let found = found.filter_map(|found| self.on(found.link)).next();
         match (place, found) {
-            (Place::Unknown, Some(found)) => found,
-            (Place::Unknown, None) if self.expired.of(call_id).next().is_some() => Place::Expired,
+            (CallLocation::Unknown, Some(found)) => found,
+            (CallLocation::Unknown, None) if self.expired.of(call_id).next().is_some() => {
+                CallLocation::Expired
+            }
             (place, _) => place,
         }
     }
 
-    fn place_at(&self, relay: u64) -> Place<L> {
+    fn place_at(&self, relay: u64) -> CallLocation<L> {
         let Some(relay) = self.relays.get(&relay) else {
-            return Place::Unknown;
+            return CallLocation::Unknown;
         };
         let place = relay.link.and_then(|id| self.on(id));
-        place.unwrap_or_else(|| Place::Away(relay.key.clone()))
+        place.unwrap_or_else(|| CallLocation::Away(relay.key.clone()))
     }
 
-    fn on(&self, id: LinkId) -> Option<Place<L>> {
+    fn on(&self, id: LinkId) -> Option<CallLocation<L>> {
         let link = self.links.get(&id)?;
-        Some(Place::On(id, link.handle.clone()))
+        Some(CallLocation::On(id, link.handle.clone()))
     }
 
     /// All links by which sessions of a Call-ID can be asked for, as far as is known.
@@ -57,37 +60,37 @@ impl<L: Clone> Registry<L> {
     }
 
     /// Where the session of an update is to be asked for.
-    pub fn place_of(&self, mention: Mention<'_>) -> Place<L> {
+    pub fn place_of(&self, mention: Mention<'_>) -> CallLocation<L> {
         if let Some((key, _)) = self.sessions.find(mention) {
             let relay = self.sessions.get(key).map(|session| session.relay);
-            return relay.map_or(Place::Unknown, |relay| self.place_at(relay));
+            return relay.map_or(CallLocation::Unknown, |relay| self.place_at(relay));
         }
         let found = self.found.of(mention.call_id);
         let found = found.map(|found| (found.name.fit(mention), found.link));
         let found = found.filter(|(fit, _)| *fit != Fit::Not).max();
         let found = found.and_then(|(_, link)| self.on(link));
         let ended = || match self.expired_fit(mention) {
-            Fit::Not => Place::Unknown,
-            _ => Place::Expired,
+            Fit::Not => CallLocation::Unknown,
+            _ => CallLocation::Expired,
         };
         found.unwrap_or_else(ended)
     }
 
     /// Where the session of a removal is to be asked for; none where it is that of another branch than the one that has
     /// answered, which ends nothing (S4). What is not known may be where another session of that Call-ID is (S6).
-    pub fn place_to_remove(&self, mention: Mention<'_>) -> Option<Place<L>> {
+    pub fn place_to_remove(&self, mention: Mention<'_>) -> Option<CallLocation<L>> {
         let ended = self.expired_fit(mention);
         let live = self.sessions.find(mention).map_or(Fit::Not, |(_, fit)| fit);
         if ended.is_own() && live < ended {
             // Both began by one tag, one after the other.
-            return Some(Place::Expired);
+            return Some(CallLocation::Expired);
         }
         match (live, self.place_of(mention)) {
             (Fit::Branch, _) => None,
-            (_, Place::Expired) if ended == Fit::Branch => None,
-            (_, Place::Unknown) => Some(match self.place(mention.call_id) {
-                on @ Place::On(..) => on,
-                _ => Place::Unknown,
+            (_, CallLocation::Expired) if ended == Fit::Branch => None,
+            (_, CallLocation::Unknown) => Some(match self.place(mention.call_id) {
+                on @ CallLocation::On(..) => on,
+                _ => CallLocation::Unknown,
             }),
             (_, place) => Some(place),
         }
@@ -132,7 +135,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// Counts a session among the unanswered ones as long as it is one.
-    pub(super) fn count_ringing(&mut self, key: Key) {
+    pub(super) fn count_ringing(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else {
             return;
         };
@@ -216,7 +219,7 @@ impl<L: Clone> Registry<L> {
 
     /// The same for a session that its relay has already: which it is, and whether the update tells news of it. None when
     /// it is not there.
-    fn confirm(&mut self, relay: u64, facts: &Facts) -> Option<(Key, bool)> {
+    fn confirm(&mut self, relay: u64, facts: &Facts) -> Option<(SessionKey, bool)> {
         let serial = self.next_serial();
         let at = self.wall + facts.at;
         let (key, fit) = self.sessions.find(facts.mention())?;
@@ -304,7 +307,7 @@ impl<L: Clone> Registry<L> {
         call_id: &CallId,
         statistics: Statistics,
         now: Duration,
-    ) -> Option<Finished> {
+    ) -> Option<EndedCall> {
         let relay = self.links.get(&link)?.relay?;
         if let Some(key) = self.told(relay, call_id, &statistics) {
             return self.end(key, Reason::Removed, Some(statistics), now);
@@ -322,7 +325,7 @@ impl<L: Clone> Registry<L> {
         reason: Reason,
         statistics: Statistics,
         now: Duration,
-    ) -> Option<Finished> {
+    ) -> Option<EndedCall> {
         let call_id = self.named_by_relay(&statistics);
         self.finish_unknown(link, call_id, reason, statistics, now)
     }
@@ -333,10 +336,10 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The session of this Call-ID that a relay tells of. Where it tells no tag, that is the only one.
-    fn told(&self, relay: u64, call_id: &CallId, statistics: &Statistics) -> Option<Key> {
+    fn told(&self, relay: u64, call_id: &CallId, statistics: &Statistics) -> Option<SessionKey> {
         let here = self.sessions.of(call_id);
         let here = here.filter(|(_, session)| session.relay == relay);
-        let mut found: Vec<(bool, Fit, Key)> = Vec::new();
+        let mut found: Vec<(bool, Fit, SessionKey)> = Vec::new();
         for (key, session) in here {
             let fit = session.name.fit_told(statistics.from_tag.as_deref());
             if fit != Fit::Not {
@@ -354,7 +357,7 @@ impl<L: Clone> Registry<L> {
         link: LinkId,
         statistics: Statistics,
         now: Duration,
-    ) -> Option<Finished> {
+    ) -> Option<EndedCall> {
         let call_id = self.named_by_relay(&statistics);
         let relay = self.links.get(&link)?.relay;
         let key = relay.and_then(|relay| self.told(relay, &call_id, &statistics));
@@ -403,7 +406,7 @@ impl<L: Clone> Registry<L> {
         link: LinkId,
         statistics: Statistics,
         now: Duration,
-    ) -> Option<Finished> {
+    ) -> Option<EndedCall> {
         let relay = self.links.get(&link)?.relay;
         let call_id = self.named_by_relay(&statistics);
         let key = relay.and_then(|relay| self.told(relay, &call_id, &statistics));
@@ -426,7 +429,7 @@ impl<L: Clone> Registry<L> {
         reason: Reason,
         statistics: Statistics,
         now: Duration,
-    ) -> Option<Finished> {
+    ) -> Option<EndedCall> {
         let relay_ip = self.links.get(&link)?.address;
         let removed = self.take_missed(&call_id, &statistics);
         let name = statistics.name(call_id);
@@ -467,7 +470,7 @@ impl<L: Clone> Registry<L> {
             };
             self.remember(name, Word::Relays, now);
         }
-        Some(Finished {
+        Some(EndedCall {
             name,
             end_dialog: by_relay
                 && is_its_own
@@ -507,11 +510,11 @@ impl<L: Clone> Registry<L> {
     /// Ends a session. It stays known as expired where the proxy has yet to remove it.
     pub(super) fn end(
         &mut self,
-        key: Key,
+        key: SessionKey,
         reason: Reason,
         statistics: Option<Statistics>,
         now: Duration,
-    ) -> Option<Finished> {
+    ) -> Option<EndedCall> {
         let session = self.sessions.get(key)?;
         let relay = self.relays.get(&session.relay)?;
         let relay_ip = relay.key.address;
@@ -525,7 +528,7 @@ impl<L: Clone> Registry<L> {
         // What opened it was another dispatcher's to see: its relay knows.
         let told = statistics.as_ref().filter(|_| session.opening.is_none());
         let answered = name.callee.is_some() || told.is_some_and(|told| told.to_tag.is_some());
-        let finished = Finished {
+        let finished = EndedCall {
             dialog_id: session.dialog_id.clone(),
             end_dialog: by_relay && !proxy_knows && session.dialog_id.is_some() && answered && !ice,
             timed_out: reason == Reason::Expired && !proxy_knows && !ice,
@@ -563,7 +566,7 @@ impl<L: Clone> Registry<L> {
         (is_removed && is_late).then(|| ended.saturating_sub(started))
     }
 
-    pub(super) fn add(&mut self, session: Session) -> Key {
+    pub(super) fn add(&mut self, session: Session) -> SessionKey {
         let name = &session.name;
         let call_id = &name.call_id;
         self.found.take(call_id, |one| one.name.is_of(name));
@@ -584,7 +587,7 @@ impl<L: Clone> Registry<L> {
         self.sessions.insert(session)
     }
 
-    pub(super) fn forget(&mut self, key: Key) {
+    pub(super) fn forget(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.remove(key) else {
             return;
         };

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Key, LinkId, LiveCall, Registry, Session, SessionState};
-use crate::dispatcher::finished::{Finished, Reason};
+use super::{LinkId, LiveCall, Registry, Session, SessionKey, SessionState};
+use crate::dispatcher::ended_call::{EndedCall, Reason};
 use crate::dispatcher::statistics::ListedCall;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
@@ -22,7 +22,7 @@ const IN_LIST: usize = 256;
 /// Sessions that a relay is asked whether it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubts {
-    sessions: Vec<Key>,
+    sessions: Vec<SessionKey>,
     /// Their Call-IDs, each once.
     pub calls: Vec<CallId>,
     /// The serial when it was asked.
@@ -40,7 +40,7 @@ impl Doubts {
 /// What became of them.
 #[derive(Debug, Default)]
 pub struct Checked {
-    pub finished: Vec<Finished>,
+    pub finished: Vec<EndedCall>,
     /// Those that go on.
     pub there: Vec<CallId>,
     /// Of these, what is to be noted.
@@ -62,7 +62,7 @@ impl<L: Clone> Registry<L> {
         };
         let sessions = self.sessions.of(&remove.call_id);
         let doubted = sessions.filter(|(_, session)| is_doubted(session));
-        let doubted: Vec<Key> = doubted.map(|(key, _)| key).collect();
+        let doubted: Vec<SessionKey> = doubted.map(|(key, _)| key).collect();
         link.doubted.extend(doubted);
     }
 
@@ -74,9 +74,9 @@ impl<L: Clone> Registry<L> {
             return Vec::new();
         };
         let sessions = &self.sessions;
-        let call_id = |key: &Key| Some(sessions.get(*key)?.name.call_id.clone());
+        let call_id = |key: &SessionKey| Some(sessions.get(*key)?.name.call_id.clone());
         if explains {
-            let some: Vec<Key> = link.doubted.iter().take(AT_ONCE).copied().collect();
+            let some: Vec<SessionKey> = link.doubted.iter().take(AT_ONCE).copied().collect();
             for key in &some {
                 link.doubted.remove(key);
             }
@@ -92,7 +92,7 @@ impl<L: Clone> Registry<L> {
             };
             return some.into_iter().filter_map(one).collect();
         }
-        let sessions: Vec<Key> = link.doubted.iter().take(IN_LIST).copied().collect();
+        let sessions: Vec<SessionKey> = link.doubted.iter().take(IN_LIST).copied().collect();
         for key in &sessions {
             link.doubted.remove(key);
         }

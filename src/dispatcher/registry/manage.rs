@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Connected, LinkId, Registry, Relay, RelayKey};
-use crate::dispatcher::finished::Reason;
+use crate::dispatcher::ended_call::Reason;
 use crate::proto::name::Name;
 use crate::proto::{CallId, DialogId, Text};
 

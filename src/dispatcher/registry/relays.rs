@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Connected, Identified, Key, Link, LinkId, Listed, LiveCall, Lost, Purge, Registry, Relay,
-    RelayKey, SessionState,
+    Connected, Identified, Link, LinkId, Listed, LiveCall, Lost, Purge, Registry, Relay, RelayKey,
+    SessionKey, SessionState,
 };
-use crate::dispatcher::finished::{Finished, Reason};
+use crate::dispatcher::ended_call::{EndedCall, Reason};
 use crate::dispatcher::statistics::ListedCall;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
@@ -149,7 +149,7 @@ impl<L: Clone> Registry<L> {
     /// Nobody knows how a relay's calls are from now on. Should it turn out that they are over, they were then.
     fn note_loss(&mut self, relay: u64, now: Duration) -> Vec<LiveCall> {
         let calls = self.sessions.iter().filter(|(_, s)| s.relay == relay);
-        let calls: Vec<Key> = calls.map(|(key, _)| key).collect();
+        let calls: Vec<SessionKey> = calls.map(|(key, _)| key).collect();
         let mut noted = Vec::new();
         for key in calls {
             let ended = self.sessions.get(key).map(|s| self.calendar(s, now));
@@ -328,7 +328,7 @@ impl<L: Clone> Registry<L> {
         let (asked, Some(relay)) = (link.asked, link.relay) else {
             return purge;
         };
-        let (mut gone, mut back): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
+        let (mut gone, mut back): (Vec<SessionKey>, Vec<SessionKey>) = (Vec::new(), Vec::new());
         for (key, session) in self.sessions.iter_mut() {
             if session.relay != relay || session.serial > asked {
                 continue;
@@ -390,7 +390,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// Ends the sessions of relays that stayed away too long.
-    pub(super) fn give_up_relays(&mut self, now: Duration) -> Vec<Finished> {
+    pub(super) fn give_up_relays(&mut self, now: Duration) -> Vec<EndedCall> {
         let limit = self.patience.cleanup_dead_relays_after;
         let is_lost = |relay: &Relay| relay.away.is_some_and(|since| now >= since + limit);
         let lost = self.relays.iter().filter(|(_, relay)| is_lost(relay));
@@ -400,7 +400,7 @@ impl<L: Clone> Registry<L> {
         }
         let sessions = self.sessions.iter();
         let calls = sessions.filter(|(_, session)| lost.contains(&session.relay));
-        let calls: Vec<Key> = calls.map(|(key, _)| key).collect();
+        let calls: Vec<SessionKey> = calls.map(|(key, _)| key).collect();
         let calls = calls.into_iter();
         let finished = calls
             .filter_map(|key| self.end(key, Reason::LostRelay, None, now))

@@ -4,31 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Key, Registry, RelayKey, Session, SessionState};
-use crate::dispatcher::finished::Known;
-use crate::proto::control::Remove;
+use super::{LiveCall, Registry, Session, SessionKey, SessionState};
 use crate::proto::name::{Mention, Name};
-use crate::proto::{CSeq, DialogId};
-
-/// A call that was answered and is not over, or whose relay has not been told so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveCall {
-    /// With the callee where it has finally answered.
-    pub name: Name,
-    pub dialog_id: Option<DialogId>,
-    /// The number of the request that opened it, where that was seen.
-    pub opening: Option<CSeq>,
-    /// The callee made the offer (C8).
-    pub begun_by_reply: bool,
-    pub relay: RelayKey,
-    pub known: Known,
-    /// The proxy has removed it, its relay was away.
-    pub owed: Option<Remove>,
-    /// How long its relay had been away when the dispatcher before this one was last seen.
-    pub away: Duration,
-    /// Later news of it has a higher one.
-    pub order: u64,
-}
 
 impl<L: Clone> Registry<L> {
     /// From now on [`Registry::updated`] and [`Registry::owe`] tell what is to be noted.
@@ -81,7 +58,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// What is to be noted of a call; none where nobody notes, or it was not answered.
-    pub(super) fn noted(&self, key: Key) -> Option<LiveCall> {
+    pub(super) fn noted(&self, key: SessionKey) -> Option<LiveCall> {
         let session = self.sessions.get(key).filter(|_| self.is_noting)?;
         session.known.started?;
         let owed = match &session.state {

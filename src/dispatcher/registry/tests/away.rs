@@ -20,9 +20,12 @@ fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
 fn the_first_call_that_ends_there_does_not_forget_the_others() {
     let (mut registry, b) = on_a_relay_that_went(&["one", "two", "three"]);
     registry.updated(b, &answered("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(b, b.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(b, b.0));
     for id in ["two", "three"] {
-        assert!(matches!(registry.place(&call(id)), Place::Away(_)), "{id}");
+        assert!(
+            matches!(registry.place(&call(id)), CallLocation::Away(_)),
+            "{id}"
+        );
     }
     assert_eq!(registry.counts(), (1, 3));
     let finished = registry.tick(at(43_210)).finished;
@@ -41,7 +44,10 @@ fn the_others_are_there_again_with_their_relay() {
     let (mut registry, b) = on_a_relay_that_went(&["one", "two", "three"]);
     registry.updated(b, &answered("one"));
     let again = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.place(&call("two")), Place::On(again, again.0));
+    assert_eq!(
+        registry.place(&call("two")),
+        CallLocation::On(again, again.0)
+    );
     let finished = registry.tells(again, &list(&["two"]), at(30)).finished;
     assert_eq!(finished.len(), 1);
     assert_eq!(finished[0].name.call_id, call("three"));

@@ -65,7 +65,7 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
         registry.refused(a, &wrong);
     }
     assert!(doubted(&mut registry, a, at(15)).is_empty());
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     // Nor while its relay is away: the right one is owed, and the relay is told by that.
     registry.link_lost(a, at(20));
     assert_eq!(registry.owe(removal("one", "x", "y"), at(21)), None);
@@ -88,9 +88,9 @@ fn a_removal_by_foreign_tags_is_not_that_of_a_call_that_expired() {
     registry.updated(a, &answered_at(10, "one"));
     registry.expire(a, told("one", "f", 5), at(15));
     assert!(!registry.remove_expired(&removal("one", "x", "y")));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     assert!(registry.remove_expired(&removal("one", "t", "f")));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it
         assert_eq!(checked.there, [call("one")]);
         let back = &checked.back[0];
         assert_eq!((&back.owed, back.known.ended), (&None, None), "to be noted");
-        assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+        assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
         // Its time goes on, too.
         registry.owe(right, at(50));
         let ended = registry.removed(a, &call("one"), told("one", "f", 40), at(50));
@@ -143,8 +143,8 @@ fn what_a_relay_that_refused_its_removal_has_not_is_over_since_that_removal() {
     );
     assert!(!finished.end_dialog && !finished.timed_out);
     assert_eq!(finished.known.as_ref().unwrap().ended, Some(DAY + at(15)));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
-    assert_eq!(registry.place(&call("two")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
+    assert_eq!(registry.place(&call("two")), CallLocation::On(a, a.0));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn another_session_of_that_call_id_is_not_what_a_relay_is_asked_for() {
     assert_eq!(registry.counts(), (1, 0));
     assert_eq!(
         registry.place(&call("one")),
-        Place::On(a, a.0),
+        CallLocation::On(a, a.0),
         "the other one"
     );
 }
@@ -187,9 +187,9 @@ fn what_was_heard_since_a_relay_was_asked_counts_more() {
     let checked = registry.checked(a, doubts, &[], at(18));
     assert!(checked.finished.is_empty(), "{checked:?}");
     for id in ["updated", "again"] {
-        assert_eq!(registry.place(&call(id)), Place::On(a, a.0), "{id}");
+        assert_eq!(registry.place(&call(id)), CallLocation::On(a, a.0), "{id}");
     }
-    assert_eq!(registry.place(&call("elsewhere")), Place::On(b, b.0));
+    assert_eq!(registry.place(&call("elsewhere")), CallLocation::On(b, b.0));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn another_session_of_that_call_id_is_not_the_call() {
         .removed(a, &call("one"), told("one", "x", 0), at(301))
         .unwrap();
     assert!(removed.known.is_none());
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     // When the call is over, the other one is still asked for where it is.
     registry.updated(a, &other);
     registry.owe(removal("one", "f", "t"), at(310));
@@ -272,9 +272,9 @@ fn another_session_of_that_call_id_is_not_the_call() {
         .removed(a, &call("one"), told("one", "f", 300), at(310))
         .unwrap();
     assert!(ended.known.is_some());
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     registry.removed(a, &call("one"), told("one", "x", 0), at(311));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
     assert_eq!(registry.counts(), (2, 0));
     assert_eq!(choose(&mut registry, None, &[a]), Some(b));
 }
@@ -305,7 +305,7 @@ fn a_relay_that_refuses_is_asked_on_where_a_call_was_found() {
     up(&mut registry, ip(2), Some("b"));
     registry.tells(a, &list(&["one"]), at(1));
     registry.refused(a, &removal("one", "x", "y"));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
 }
 
 /// The relay was cut off and hears of the removal at 26; or it has ended the session by itself, for the silence after it.

@@ -22,7 +22,7 @@ fn answered_at(seconds: u64, id: &str) -> Facts {
     }
 }
 
-fn ended(finished: &Finished) -> Duration {
+fn ended(finished: &EndedCall) -> Duration {
     finished.known.as_ref().unwrap().ended.unwrap()
 }
 
@@ -137,7 +137,7 @@ fn what_is_told_again_ends_no_later_call_of_that_name() {
     registry.updated(a, &answered_at(10, "one"));
     let finished = registry.ended_before(a, Reason::Expired, told("one", ""), at(20));
     assert!(!finished.unwrap().end_dialog, "it is the live call's");
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
 }
 
 #[test]

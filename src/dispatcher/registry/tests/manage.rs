@@ -42,7 +42,7 @@ fn a_drained_relay_gets_no_calls_whatever_becomes_of_its_link() {
     );
     assert_eq!(choose(&mut registry, None, &[b]), None);
     assert!(!registry.has_other(&[b]));
-    assert!(matches!(registry.place(&call("one")), Place::On(id, _) if id == a));
+    assert!(matches!(registry.place(&call("one")), CallLocation::On(id, _) if id == a));
     registry.link_lost(a, at(1));
     assert_eq!(
         registry.away().into_iter().collect::<Vec<_>>(),
@@ -124,7 +124,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     assert!(registry.about(&call("one")).is_empty());
     assert!(registry.remove_expired(&answered("one").removal()));
     // What did not come about is the proxy's again.
@@ -145,7 +145,7 @@ fn what_the_proxy_ended_for_the_administrator_is_removed_for_good() {
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
-    assert_ne!(registry.place(&call("one")), Place::Expired);
+    assert_ne!(registry.place(&call("one")), CallLocation::Expired);
     // A later call of that name is nobody's but the phones'.
     registry.updated(a, &answered("one"));
     let closed = statistics("one", "closed");

@@ -1,7 +1,7 @@
 //! Sessions that share a Call-ID, and branches of one session (rules S1..).
 
 use super::*;
-use crate::dispatcher::finished::Finished;
+use crate::dispatcher::ended_call::EndedCall;
 use crate::moment::{Moment, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -67,7 +67,7 @@ fn both(registry: &mut Links, first: LinkId, second: LinkId) -> [LiveCall; 2] {
     })
 }
 
-fn dialog(finished: &Finished) -> String {
+fn dialog(finished: &EndedCall) -> String {
     finished.dialog_id.as_ref().unwrap().to_string()
 }
 
@@ -81,10 +81,10 @@ fn s5_each_of_two_sessions_ends_by_itself_and_with_its_own_dialog() {
     assert!(expired.end_dialog && dialog(&expired) == "fb:1");
     assert_eq!(registry.counts(), (1, 1));
     let first = removal("ta", "fa");
-    assert_eq!(registry.place_of(first.mention()), Place::On(a, a.0));
+    assert_eq!(registry.place_of(first.mention()), CallLocation::On(a, a.0));
     assert_eq!(
         registry.place_of(removal("fb", "tb").mention()),
-        Place::Expired
+        CallLocation::Expired
     );
     registry.owe(first, at(10));
     let removed = registry
@@ -99,7 +99,7 @@ fn s5_each_of_two_sessions_ends_by_itself_and_with_its_own_dialog() {
         "that one is over"
     );
     assert!(registry.remove_expired(&removal("fb", "tb")));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
     assert_eq!(registry.counts(), (1, 0));
 }
 
@@ -116,7 +116,7 @@ fn s5_both_expire_and_each_waits_for_its_own_removal() {
         let remove = removal(from_tag, to_tag);
         assert_eq!(
             registry.place_to_remove(remove.mention()),
-            Some(Place::Expired)
+            Some(CallLocation::Expired)
         );
         assert!(registry.remove_expired(&remove) && !registry.remove_expired(&remove));
     }
@@ -149,7 +149,7 @@ fn s4_another_branch_than_the_one_that_answered_changes_and_ends_nothing() {
     // A CANCEL that has crossed the answer tells no tag.
     for (from_tag, to_tag) in [("f", ""), ("t", "f"), ("f", "t")] {
         let place = registry.place_to_remove(removal(from_tag, to_tag).mention());
-        assert_eq!(place, Some(Place::On(a, a.0)), "{from_tag} {to_tag}");
+        assert_eq!(place, Some(CallLocation::On(a, a.0)), "{from_tag} {to_tag}");
     }
     registry.expire(a, told("f", "t"), at(9));
     assert_eq!(registry.place_to_remove(removal("f", "u").mention()), None);
@@ -258,7 +258,7 @@ fn s6_a_new_session_goes_where_another_of_its_call_id_is() {
     let second = message(1, false, "fb", "");
     assert_eq!(
         registry.place_of(second.mention()),
-        Place::Unknown,
+        CallLocation::Unknown,
         "a new one"
     );
     assert_eq!(registry.choose_beside(&call("one"), &[]).unwrap().0, a);
@@ -273,15 +273,15 @@ fn s6_a_new_session_goes_where_another_of_its_call_id_is() {
     registry.link_lost(a, at(5));
     assert!(matches!(
         registry.place_of(removal("fa", "ta").mention()),
-        Place::Away(_)
+        CallLocation::Away(_)
     ));
     assert_eq!(
         registry.place_of(removal("tb", "fb").mention()),
-        Place::On(b, b.0)
+        CallLocation::On(b, b.0)
     );
     // What nobody knows may be where the other one is.
     let unknown = registry.place_to_remove(removal("x", "y").mention());
-    assert_eq!(unknown, Some(Place::On(b, b.0)));
+    assert_eq!(unknown, Some(CallLocation::On(b, b.0)));
     let lost = registry.tick(at(100_000)).finished;
     assert_eq!((lost.len(), dialog(&lost[0]).as_str()), (1, "fa:1"));
     assert_eq!(registry.counts(), (1, 1));
@@ -304,11 +304,11 @@ fn a_relay_that_comes_back_with_one_of_two_has_lost_the_other() {
     // A third one is another dispatcher's.
     assert_eq!(
         registry.place_of(removal("fc", "").mention()),
-        Place::On(a, a.0)
+        CallLocation::On(a, a.0)
     );
     assert_eq!(
         registry.place_of(removal("fa", "ta").mention()),
-        Place::Expired
+        CallLocation::Expired
     );
 }
 
@@ -330,7 +330,7 @@ fn two_dialogs_outlive_a_restart() {
     assert!(expired.end_dialog && dialog(&expired) == "fa:1");
     assert_eq!(
         next.place_of(removal("tb", "fb").mention()),
-        Place::On(a, a.0)
+        CallLocation::On(a, a.0)
     );
 }
 
@@ -362,12 +362,12 @@ fn the_same_caller_twice_one_after_the_other() {
     let first = removal("f", "t");
     assert_eq!(
         registry.place_to_remove(first.mention()),
-        Some(Place::Expired)
+        Some(CallLocation::Expired)
     );
     assert!(registry.remove_expired(&first));
     registry.updated(a, &message(7, true, "f", "u"));
     let place = registry.place_to_remove(removal("f", "u").mention());
-    assert_eq!(place, Some(Place::On(a, a.0)));
+    assert_eq!(place, Some(CallLocation::On(a, a.0)));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn r1_what_a_relay_says_of_anothers_call_changes_nothing() {
     registry.listed(b, vec![listed("one", "1:2")], &mut listed_by);
     assert_eq!(listed_by.first_foreign, key.zip(Some(call("one"))));
     registry.listed_all(b, listed_by, at(2));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     assert_eq!(registry.links_of(&call("one")), [a]);
     let finished = registry.expire(a, word(), at(3)).unwrap();
     assert!(finished.end_dialog && finished.known.is_some());
@@ -73,7 +73,10 @@ fn r1_it_holds_while_the_relay_is_away() {
             .expire(b, told("one", "f", "1:2", 60), at(2))
             .is_none()
     );
-    assert!(matches!(registry.place(&call("one")), Place::Away(_)));
+    assert!(matches!(
+        registry.place(&call("one")),
+        CallLocation::Away(_)
+    ));
     // Another session of that Call-ID is another's.
     assert!(
         registry

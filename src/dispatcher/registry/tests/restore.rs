@@ -82,7 +82,10 @@ fn a_call_waits_for_its_relay_and_is_lost_with_it() {
     call.known.ended = Some(DAY + at(40));
     let mut registry = noting();
     registry.restore([call.clone()], at(0));
-    assert!(matches!(registry.place(&call.name.call_id), Place::Away(_)));
+    assert!(matches!(
+        registry.place(&call.name.call_id),
+        CallLocation::Away(_)
+    ));
     assert_eq!(registry.tick(at(43_199)).finished.len(), 0);
     let finished = registry.tick(at(43_200)).finished;
     assert_eq!(finished.len(), 1);
@@ -92,7 +95,7 @@ fn a_call_waits_for_its_relay_and_is_lost_with_it() {
         Some(DAY + at(40)),
         "when it was last seen"
     );
-    assert_eq!(registry.place(&call.name.call_id), Place::Expired);
+    assert_eq!(registry.place(&call.name.call_id), CallLocation::Expired);
 }
 
 #[test]
@@ -106,7 +109,10 @@ fn a_call_goes_on_where_its_relay_comes_back_with_it() {
     let a = up(&mut registry, ip(1), Some("a"));
     let purge = registry.tells(a, &list(&["one"]), at(1));
     assert!(purge.finished.is_empty() && purge.owed.is_empty());
-    assert_eq!(registry.place(&super::call("one")), Place::On(a, a.0));
+    assert_eq!(
+        registry.place(&super::call("one")),
+        CallLocation::On(a, a.0)
+    );
     registry.link_lost(a, at(100));
     let finished = registry.tick(at(100 + 43_200)).finished;
     let ended = finished[0].known.as_ref().unwrap().ended;
@@ -192,7 +198,7 @@ fn of_two_calls_with_one_call_id_the_later_is_kept() {
     let mut registry = noting();
     registry.restore([early, late], at(0));
     assert_eq!(registry.counts(), (0, 1));
-    let Place::Away(relay) = registry.place(&call("one")) else {
+    let CallLocation::Away(relay) = registry.place(&call("one")) else {
         panic!("it is known");
     };
     assert_eq!(relay.name.as_deref(), Some("b"));

@@ -7,16 +7,17 @@ mod manage;
 mod names;
 mod own;
 mod restore;
-mod ringing;
+mod unanswered;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::dispatcher::finished::Reason;
+use crate::dispatcher::ended_call::Reason;
 use crate::dispatcher::statistics::{ListedCall, Statistics};
+use crate::proto::{SessionId, Tag};
 
-const PATIENCE: Patience = Patience {
+const PATIENCE: Timeouts = Timeouts {
     relay_recover_interval: Duration::from_secs(60),
     cleanup_dead_relays_after: Duration::from_secs(43_200),
     cleanup_expired_sessions_after: Duration::from_secs(86_400),
@@ -161,15 +162,18 @@ fn a_call_stays_on_its_relay() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &facts("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     assert_eq!(registry.counts(), (1, 1));
     let key = registry.link_lost(a, at(1)).unwrap();
-    assert_eq!(registry.place(&call("one")), Place::Away(key.relay));
+    assert_eq!(registry.place(&call("one")), CallLocation::Away(key.relay));
     assert_eq!(registry.counts(), (0, 1));
     up(&mut registry, ip(2), None);
     let again = up(&mut registry, ip(1), None);
-    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
-    assert_eq!(registry.place(&call("two")), Place::Unknown);
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(again, again.0)
+    );
+    assert_eq!(registry.place(&call("two")), CallLocation::Unknown);
 }
 
 #[test]
@@ -179,7 +183,7 @@ fn an_update_without_media_makes_no_session() {
     let mut none = facts("one");
     none.has_media = false;
     registry.updated(a, &none);
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
     registry.updated(a, &facts("one"));
     none.to_tag = Some(Tag("t".into()));
     none.is_reply = true;
@@ -199,12 +203,12 @@ fn an_expired_session_waits_for_its_removal() {
     assert!(finished.end_dialog && finished.timed_out);
     assert_eq!(finished.relay_ip, ip(1));
     assert_eq!(finished.dialog_id, Some(DialogId("1:2".into())));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     let again = registry.expire(a, stats, at(1)).unwrap();
     assert!(!again.end_dialog, "told twice");
     assert!(registry.remove_expired(&answered("one").removal()));
     assert!(!registry.remove_expired(&answered("one").removal()));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 /// Its relay has it from before this dispatcher's start; or its relay is lost, and the proxy hears of it later.
@@ -223,7 +227,7 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     registry.updated(b, &facts("one"));
     registry.removed_before(b, statistics("one", "closed"), at(3));
     registry.expire(b, statistics("one", "closed"), at(3));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     registry.updated(b, &facts("one"));
     assert!(!registry.remove_expired(&answered("one").removal()));
 }
@@ -235,9 +239,9 @@ fn an_expired_session_without_removal_is_forgotten_in_time() {
     registry.updated(a, &facts("one"));
     registry.expire(a, statistics("one", "closed"), at(10));
     registry.tick(at(86_409));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     registry.tick(at(86_410));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 #[test]
@@ -248,11 +252,15 @@ fn an_update_for_an_expired_call_is_a_new_call() {
     registry.updated(a, &answered("one"));
     registry.expire(a, statistics("one", "closed"), at(10));
     registry.updated(b, &facts("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(b, b.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(b, b.0));
     assert_eq!(choose(&mut registry, None, &[]), Some(a), "a has none left");
     registry.tick(at(90_000));
     let place = registry.place(&call("one"));
-    assert_eq!(place, Place::On(b, b.0), "the old end is not the new one's");
+    assert_eq!(
+        place,
+        CallLocation::On(b, b.0),
+        "the old end is not the new one's"
+    );
     let finished = registry.expire(b, statistics("one", "closed"), at(90_000));
     assert!(
         !finished.unwrap().end_dialog,
@@ -288,7 +296,7 @@ fn a_removal_ends_a_session() {
     let finished = registry.removed(a, &call("one"), stats, at(1)).unwrap();
     assert_eq!(finished.reason, Reason::Removed);
     assert!(!finished.end_dialog && !finished.timed_out);
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 #[test]
@@ -307,13 +315,13 @@ fn a_removal_that_the_relay_missed_is_owed() {
         .expire(again, statistics("three", "closed"), at(2))
         .unwrap();
     assert_eq!(ended.reason, Reason::Removed, "the proxy has long ended it");
-    assert_eq!(registry.place(&call("three")), Place::Unknown);
+    assert_eq!(registry.place(&call("three")), CallLocation::Unknown);
     let purge = registry.tells(again, &list(&["one", "other dispatcher's"]), at(2));
     assert_eq!(purge.owed, [answered("one").removal()]);
     assert_eq!(purge.finished.len(), 1);
     assert_eq!(purge.finished[0].reason, Reason::Removed);
     assert!(!purge.finished[0].end_dialog);
-    assert_eq!(registry.place(&call("two")), Place::Unknown);
+    assert_eq!(registry.place(&call("two")), CallLocation::Unknown);
 }
 
 #[test]
@@ -336,9 +344,13 @@ fn a_purge_drops_only_what_was_known_when_it_was_asked_for() {
     assert_eq!(finished.name.call_id, call("lost"));
     assert_eq!(finished.reason, Reason::Purged);
     assert!(finished.end_dialog);
-    assert_eq!(registry.place(&call("lost")), Place::Expired);
+    assert_eq!(registry.place(&call("lost")), CallLocation::Expired);
     for (id, link) in [("kept", again), ("later", again), ("elsewhere", b)] {
-        assert_eq!(registry.place(&call(id)), Place::On(link, link.0), "{id}");
+        assert_eq!(
+            registry.place(&call(id)),
+            CallLocation::On(link, link.0),
+            "{id}"
+        );
     }
 }
 
@@ -349,12 +361,12 @@ fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
     let b = up(&mut registry, ip(2), None);
     registry.tells(a, &list(&["old", "older"]), at(1));
     registry.tells(b, &list(&[]), at(1));
-    assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("old")), CallLocation::On(a, a.0));
     registry.updated(a, &answered("old"));
     assert_eq!(registry.counts(), (2, 1), "from here on it is ours");
     let finished = registry.removed(a, &call("older"), statistics("older", "closed"), at(2));
     assert_eq!(finished.unwrap().reason, Reason::Removed);
-    assert_eq!(registry.place(&call("older")), Place::Unknown);
+    assert_eq!(registry.place(&call("older")), CallLocation::Unknown);
 }
 
 #[test]
@@ -367,7 +379,7 @@ fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
     assert!(registry.expire(b, stray.clone(), at(2)).is_some());
     let removed = registry.removed(b, &call("old"), stray, at(2));
     assert_eq!(removed.unwrap().reason, Reason::Removed);
-    assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("old")), CallLocation::On(a, a.0));
 }
 
 #[test]
@@ -376,13 +388,13 @@ fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
     let a = up(&mut registry, ip(1), None);
     registry.tells(a, &list(&["theirs"]), at(1));
     registry.link_lost(a, at(1));
-    assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+    assert_eq!(registry.place(&call("theirs")), CallLocation::Unknown);
     let again = up(&mut registry, ip(1), None);
     let purge = registry.tells(again, &list(&[]), at(2));
     assert!(purge.finished.is_empty(), "another dispatcher's call");
     registry.tells(again, &list(&["theirs"]), at(3));
     registry.link_lost(again, at(4));
-    assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+    assert_eq!(registry.place(&call("theirs")), CallLocation::Unknown);
 }
 
 #[test]
@@ -430,14 +442,20 @@ fn l1_a_second_link_replaces_the_first_of_the_same_instance() {
     };
     assert_eq!(identified, Some(Identified::Up(key.clone(), None)));
     registry.updated(first, &facts("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(first, first.0)
+    );
     let (second, identified) = link(&mut registry);
     assert_eq!(identified, Some(Identified::Up(key, Some(first.0))));
     assert!(
         registry.link_lost(first, at(1)).is_none(),
         "already replaced"
     );
-    assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(second, second.0)
+    );
 }
 
 #[test]
@@ -462,7 +480,10 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let second = link(&mut registry, instances[1]);
         let listed = registry.tells(second, &list(&[]), at(2));
         assert!(listed.finished.is_empty(), "it is nobody's link");
-        assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
+        assert_eq!(
+            registry.place(&call("one")),
+            CallLocation::On(first, first.0)
+        );
         let again = registry.identify(second, name, at(3)).unwrap();
         assert!(matches!(again, Identified::Contested(_, old) if old == first.0));
         assert_eq!(
@@ -473,7 +494,10 @@ fn l2_no_other_link_replaces_one_that_stands() {
         assert!(registry.link_lost(first, at(4)).is_some());
         let up = registry.identify(second, name, at(5)).unwrap();
         assert!(matches!(up, Identified::Up(_, None)));
-        assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+        assert_eq!(
+            registry.place(&call("one")),
+            CallLocation::On(second, second.0)
+        );
         assert_eq!(registry.tells(second, &list(&[]), at(6)).finished.len(), 1);
     }
 }
@@ -490,8 +514,11 @@ fn relays_behind_one_address_are_told_apart_by_name() {
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(old));
     registry.link_lost(a, at(1));
     let again = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
-    assert_eq!(registry.place(&call("two")), Place::On(b, b.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(again, again.0)
+    );
+    assert_eq!(registry.place(&call("two")), CallLocation::On(b, b.0));
 }
 
 #[test]
@@ -501,7 +528,7 @@ fn a_relay_that_replaces_an_older_one_takes_over_its_sessions() {
     registry.updated(old, &answered("one"));
     registry.link_lost(old, at(1));
     let new = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.place(&call("one")), Place::On(new, new.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(new, new.0));
     let purge = registry.tells(new, &list(&[]), at(2));
     assert_eq!(purge.finished.len(), 1);
     assert!(purge.finished[0].end_dialog);
@@ -518,7 +545,7 @@ fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
     assert!(registry.timed_out(a, at(10)));
     assert!(!registry.timed_out(a, at(11)), "no news");
     assert_eq!(choose(&mut registry, None, &[]), None);
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     assert!(registry.ping(a));
     assert!(!registry.ping(a));
     assert_eq!(choose(&mut registry, None, &[]), Some(a));
@@ -551,7 +578,7 @@ fn sessions_of_a_relay_that_stays_away_are_given_up() {
     assert_eq!(finished.len(), 1, "the expired one has been told");
     assert_eq!(finished[0].reason, Reason::LostRelay);
     assert!(!finished[0].end_dialog, "its media may well flow");
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     assert!(registry.relays.is_empty());
 }
 
@@ -563,7 +590,10 @@ fn a_relay_that_comes_back_in_time_keeps_its_sessions() {
     registry.link_lost(a, at(10));
     let again = up(&mut registry, ip(1), None);
     assert!(registry.tick(at(50_000)).finished.is_empty());
-    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(again, again.0)
+    );
 }
 
 #[test]

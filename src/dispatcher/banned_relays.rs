@@ -23,10 +23,10 @@ const NAMES: usize = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Outcasts(HashMap<IpAddr, Place>);
+pub struct BannedRelays(HashMap<IpAddr, Ban>);
 
 #[derive(Debug)]
-struct Place {
+struct Ban {
     records: Records,
     /// How often one was cut off.
     strikes: u32,
@@ -37,7 +37,7 @@ struct Place {
     last: Duration,
 }
 
-impl Outcasts {
+impl BannedRelays {
     /// A session's end that is not known, of so many bytes. False where it is to be left out.
     ///
     /// # Errors
@@ -80,9 +80,9 @@ impl Outcasts {
             .filter(|left| is_meant && !left.is_zero())
     }
 
-    fn place(&mut self, address: IpAddr, now: Duration) -> &mut Place {
+    fn place(&mut self, address: IpAddr, now: Duration) -> &mut Ban {
         let key = prefix(address);
-        let is_old = |place: &Place| place.last + FORGIVEN <= now;
+        let is_old = |place: &Ban| place.last + FORGIVEN <= now;
         if self.0.get(&key).is_some_and(is_old) {
             self.0.remove(&key);
         }
@@ -91,7 +91,7 @@ impl Outcasts {
             let quiet = quiet.map(|(key, _)| *key);
             quiet.map(|key| self.0.remove(&key));
         }
-        self.0.entry(key).or_insert_with(|| Place {
+        self.0.entry(key).or_insert_with(|| Ban {
             records: Records::new(now),
             strikes: 0,
             until: Duration::ZERO,
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn r6_who_was_cut_off_stays_away_longer_each_time() {
-        let (mut outcasts, here) = (Outcasts::default(), ip("192.0.2.1"));
+        let (mut outcasts, here) = (BannedRelays::default(), ip("192.0.2.1"));
         assert_eq!(outcasts.wait(here, Some("a"), false, at(0)), None);
         let times: Vec<u64> = (0..9)
             .map(|_| outcasts.cut(here, Some("a"), at(100)).as_secs())
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn r6_another_name_of_that_address_is_let_in_where_it_is_known() {
-        let (mut outcasts, here) = (Outcasts::default(), ip("2001:db8:1:2:3::4"));
+        let (mut outcasts, here) = (BannedRelays::default(), ip("2001:db8:1:2:3::4"));
         outcasts.cut(here, Some("rogue"), at(0));
         let wait = |name, is_known| outcasts.wait(ip("2001:db8:1:2::9"), name, is_known, at(1));
         assert_eq!(wait(Some("honest"), true), None);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn records_count_over_all_links_and_names_and_addresses_are_bounded() {
-        let mut outcasts = Outcasts::default();
+        let mut outcasts = BannedRelays::default();
         for number in 0..=u32::try_from(MOST).unwrap() {
             let there = IpAddr::from(number.to_be_bytes());
             assert_eq!(outcasts.record(there, 1, at(u64::from(number))), Ok(true));

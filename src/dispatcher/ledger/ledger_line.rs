@@ -7,8 +7,9 @@ use log::warn;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Due;
-use crate::dispatcher::finished::Known;
-use crate::dispatcher::registry::{LiveCall, RelayKey};
+use crate::dispatcher::call::Known;
+use crate::dispatcher::call::LiveCall;
+use crate::dispatcher::relay_id::RelayKey;
 use crate::objects::objects_only;
 use crate::proto::control::Remove;
 use crate::proto::name::Name;

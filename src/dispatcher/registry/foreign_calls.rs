@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::LinkId;
-use super::dialogs::Dialogs;
+use super::dialog_counts::DialogCounts;
 use crate::dispatcher::statistics::ListedCall;
 use crate::proto::name::{Fit, Name};
 use crate::proto::{CallId, DialogId, SessionId};
@@ -28,7 +28,7 @@ const OF_ONE: usize = 32;
 #[derive(Debug, Default)]
 pub struct FoundCalls {
     calls: HashMap<CallId, Vec<Found>>,
-    dialogs: Dialogs,
+    dialogs: DialogCounts,
 }
 
 impl FoundCalls {
@@ -99,7 +99,7 @@ impl FoundCalls {
     }
 }
 
-fn forget(found: &mut Vec<Found>, dialogs: &mut Dialogs, is_it: impl Fn(&Found) -> bool) {
+fn forget(found: &mut Vec<Found>, dialogs: &mut DialogCounts, is_it: impl Fn(&Found) -> bool) {
     found.retain(|one| {
         let is_it = is_it(one);
         if is_it {

@@ -1,8 +1,8 @@
-//! Dialogs that are ended at stand-ins for SIP proxies.
+//! DialogCounts that are ended at stand-ins for SIP proxies.
 
 use serde_json::{Value, json};
 
-#[path = "../../tests/support/opensips.rs"]
+#[path = "../../../tests/support/opensips.rs"]
 mod opensips;
 
 use super::answers::Credible;
@@ -127,7 +127,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
         1,
     );
     let socket = bind(&dir.join("own.sock"), 0o600, None).unwrap();
-    let counts = Arc::new(Dialogs::default());
+    let counts = Arc::new(DialogCounts::default());
     let paths = vec![dir.join("proxy.sock")];
     let mut ender = Ender::new(Proxy::OpenSips, paths, socket, none(), counts);
     let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
