@@ -68,6 +68,33 @@ pub struct Known {
     pub ended: Option<Duration>,
 }
 
+impl Known {
+    /// What the update tells that makes a session; `is_callees` tells whether its tags are the other way round.
+    pub fn told_by(facts: &Facts, is_callees: bool) -> Known {
+        let agent = Some(facts.user_agent.clone());
+        let (caller_ua, callee_ua) = if facts.is_reply == is_callees {
+            (agent, None)
+        } else {
+            (None, agent)
+        };
+        let (from_uri, to_uri) = if is_callees {
+            (&facts.to_uri, &facts.from_uri)
+        } else {
+            (&facts.from_uri, &facts.to_uri)
+        };
+        Known {
+            session_id: facts.session_id,
+            from_uri: from_uri.clone(),
+            to_uri: to_uri.clone(),
+            caller_ua,
+            callee_ua,
+            username: facts.username.clone(),
+            started: None,
+            ended: None,
+        }
+    }
+}
+
 /// A call that was answered and is not over, or whose relay has not been told so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveCall {

@@ -305,7 +305,9 @@ impl Listener<'_> {
         self.link.set_commands(&hello.commands);
         self.room = hello.capacity.map(|_| Room::default());
         self.most = most_sessions(hello.capacity);
-        lock(&self.dispatcher.registry).set_instance(self.link.id, hello.instance.as_deref());
+        lock(&self.dispatcher.registry)
+            .relays
+            .set_instance(self.link.id, hello.instance.as_deref());
         match self.identify(usable) {
             Ok(()) => self.say_hello(None),
             Err(why) => {
@@ -373,7 +375,7 @@ impl Listener<'_> {
             address: address.to_canonical(),
             name: name.map(Arc::from),
         };
-        let is_known = lock(&self.dispatcher.registry).is_known(&key);
+        let is_known = lock(&self.dispatcher.registry).relays.is_known(&key);
         let outcasts = lock(&self.dispatcher.banned_relays);
         let Some(left) = outcasts.wait(address, name, is_known, clock::mono()) else {
             return Ok(());
@@ -394,7 +396,9 @@ impl Listener<'_> {
     /// relay.
     fn refuse(&self, relay: &RelayKey, old: &Link) -> String {
         let (peer, first) = (self.link.peer, old.peer);
-        let is_same = lock(&self.dispatcher.registry).is_same_process(self.link.id, old.id);
+        let is_same = lock(&self.dispatcher.registry)
+            .relays
+            .is_same_process(self.link.id, old.id);
         let due = lock(&self.dispatcher.refusals).due();
         if is_same {
             if let Some(skipped) = due {
@@ -430,7 +434,7 @@ impl Listener<'_> {
 
     fn ping(&mut self) {
         // Before the answer: who has it may count on getting calls again.
-        let is_back = lock(&self.dispatcher.registry).ping(self.link.id);
+        let is_back = lock(&self.dispatcher.registry).relays.ping(self.link.id);
         self.link.say("pong");
         if is_back {
             log::info!("relay {}: answers again", self.link);
@@ -611,7 +615,7 @@ impl Listener<'_> {
     fn updated(&mut self, updating: &Arc<PendingUpdate>, result: &[u8]) {
         let (link, registry) = (self.link, &self.dispatcher.registry);
         if updating.is_new {
-            lock(registry).attempt_over(link.id);
+            lock(registry).relays.attempt_over(link.id);
         }
         let reply = UpdateReply::parse(result);
         match reply {
@@ -622,7 +626,7 @@ impl Listener<'_> {
                 }
             }
             UpdateReply::Halting => {
-                if lock(registry).halting(link.id) {
+                if lock(registry).relays.halting(link.id) {
                     log::info!("relay {link}: halting, it gets no new calls");
                 }
                 updating.fail(link.id, UpdateFailure::Halting);

@@ -40,7 +40,7 @@ pub struct Watch {
 impl Watch {
     /// Looks after all drained relays; to be called every now and then. Never waits.
     pub fn look(&mut self, dispatcher: &Dispatcher, now: Duration) {
-        let empty = lock(&dispatcher.registry).drained_empty();
+        let empty = lock(&dispatcher.registry).relays.drained_empty();
         self.asked
             .retain(|id, _| empty.iter().any(|one| one.handle.id == *id));
         for one in empty {
@@ -74,7 +74,7 @@ fn is_empty(slot: &Shown) -> bool {
 }
 
 fn say(dispatcher: &Dispatcher, relay: &RelayKey) {
-    if lock(&dispatcher.registry).note_drained_empty(relay) {
+    if lock(&dispatcher.registry).relays.note_drained_empty(relay) {
         log::warn!("relay {relay}: drained, it has no calls left");
     }
 }

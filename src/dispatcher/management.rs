@@ -37,7 +37,7 @@ use self::answer::{Client, List};
 use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
 use super::link::{Ask, Link, Shown};
-use super::registry::{CallLocation, Connected};
+use super::registry::{CallLocation, Connected, Load};
 use super::relay_commands::write_plain;
 use super::relay_id::RelayKey;
 use super::shared::Dispatcher;
@@ -201,21 +201,29 @@ impl Client<'_> {
     fn summary(&mut self) -> io::Result<()> {
         let (relays, away, drained) = {
             let registry = lock(&self.dispatcher.registry);
-            (registry.connected(), registry.away(), registry.drained())
+            (
+                registry.relays.connected(),
+                registry.relays.away(),
+                registry.relays.drained(),
+            )
         };
         let mut list = List::new(self);
         for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
             let summary = answer.take().and_then(|bytes| object(&bytes));
             let (held, load) = {
                 let registry = lock(&list.client.dispatcher.registry);
-                (registry.held(&relay).0, registry.load(&relay))
+                (registry.relays.held(&relay).0, registry.relays.load(&relay))
             };
             let summary = summary.unwrap_or_else(|| failed_summary(&relay, false));
             list.add(&as_held(completed(summary, load), held.drained))?;
         }
         for (relay, calls) in away {
             // How those are is not known.
-            let summary = completed(failed_summary(&relay, true), (calls, 0));
+            let load = Load {
+                live: calls,
+                unanswered: 0,
+            };
+            let summary = completed(failed_summary(&relay, true), load);
             list.add(&as_held(summary, drained.contains(&relay)))?;
         }
         list.end()
@@ -245,16 +253,16 @@ impl Dispatcher {
     /// The connected relays whose sessions may fit; the filter gets all names of the call that it wants.
     fn relays_for(&self, filter: &mut Filter) -> Result<Vec<Connection>, String> {
         let registry = lock(&self.registry);
-        let mut relays = registry.connected();
+        let mut relays = registry.relays.connected();
         if let Some(name) = &filter.relay {
-            let named = registry.named(name);
+            let named = registry.relays.named(name);
             if named.is_empty() {
-                return Err(drain::no_such_relay(name, &registry.known()));
+                return Err(drain::no_such_relay(name, &registry.relays.known()));
             }
             relays.retain(|one| named.contains(&one.relay));
         }
         if let Some(call_id_text) = &filter.call_id {
-            let call_id = registry.meant(call_id_text);
+            let call_id = registry.calls.meant(call_id_text);
             let links = registry.links_of(&call_id);
             if !links.is_empty() {
                 relays.retain(|one| links.contains(&one.handle.id));
@@ -312,9 +320,9 @@ fn failed_summary(relay: &RelayKey, is_away: bool) -> String {
 
 /// With every key that readers of MediaProxy's summaries count on, whatever was told: CDRTool dies where one is not
 /// there. So many calls of the relay are known here, and so many of them nobody has answered.
-fn completed(mut summary: String, (calls, unanswered): (usize, usize)) -> String {
+fn completed(mut summary: String, load: Load) -> String {
     let told: HashMap<String, IgnoredAny> = serde_json::from_str(&summary).unwrap_or_default();
-    let (calls, unanswered) = (calls.to_string(), unanswered.to_string());
+    let (calls, unanswered) = (load.live.to_string(), load.unanswered.to_string());
     for (key, value) in [
         ("version", "\"\""),
         ("status", "\"active\""),
@@ -369,7 +377,11 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             name: None,
         };
-        let failed = completed(failed_summary(&relay, true), (3, 2));
+        let load = Load {
+            live: 3,
+            unanswered: 2,
+        };
+        let failed = completed(failed_summary(&relay, true), load);
         let want = serde_json::json!({"ip": "192.0.2.1", "version": "", "status": "error", "uptime": 0,
             "session_count": 3, "stream_count": {}, "bps_relayed": 0, "unanswered": 2, "away": true});
         assert_eq!(
@@ -378,6 +390,6 @@ mod tests {
         );
         let told = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9}}"#;
         let want = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9},"version":"","status":"active","bps_relayed":0,"unanswered":2}"#;
-        assert_eq!(completed(told.into(), (3, 2)), want);
+        assert_eq!(completed(told.into(), load), want);
     }
 }

@@ -25,7 +25,7 @@ impl Dispatcher {
     }
 
     fn write_relays(&self, text: &mut Exposition) {
-        let standings = lock(&self.registry).standings();
+        let standings = lock(&self.registry).relays.statuses();
         // By what they are called here: no two samples may have the same labels.
         let mut relays: BTreeMap<(String, String), (bool, usize, usize)> = BTreeMap::new();
         for standing in &standings {

@@ -235,14 +235,15 @@ impl<'a> Rehearsal<'a> {
     /// One more relay is asked for a new call. False where there is none.
     pub fn try_another(&self, frame: &Frame, asked: &mut Asked) -> bool {
         let random = self.dispatcher.random();
-        let chosen = lock(&self.dispatcher.registry).choose(None, &asked.tried, random);
+        let call_id = &asked.updating.facts.call_id;
+        let chosen = lock(&self.dispatcher.registry).choose(call_id, None, &asked.tried, random);
         let Some((id, link)) = chosen.filter(|_| asked.updating.is_new) else {
             return false;
         };
         asked.tried.push(id);
         let sent = ask_update(&link, frame, &asked.updating, clock::mono());
         if sent.is_err() {
-            lock(&self.dispatcher.registry).attempt_over(id);
+            lock(&self.dispatcher.registry).relays.attempt_over(id);
         }
         sent.is_ok()
     }
@@ -270,7 +271,9 @@ impl<'a> Rehearsal<'a> {
         let place = lock(&self.dispatcher.registry).place(&remove.call_id);
         match place {
             CallLocation::Expired => {
-                lock(&self.dispatcher.registry).remove_expired(&remove);
+                lock(&self.dispatcher.registry)
+                    .calls
+                    .remove_expired(&remove);
             }
             _ => self.dispatcher.remove_unwaited(remove),
         }
@@ -305,17 +308,17 @@ impl<'a> Rehearsal<'a> {
     /// The dialogs of the calls that are known.
     pub fn dialogs(&self) -> BTreeSet<String> {
         let registry = lock(&self.dispatcher.registry);
-        registry.dialogs().map(ToString::to_string).collect()
+        registry.calls.dialogs().map(ToString::to_string).collect()
     }
 
     /// Sessions that are known from relays' lists alone.
     pub fn found(&self) -> usize {
-        lock(&self.dispatcher.registry).found()
+        lock(&self.dispatcher.registry).calls.found()
     }
 
     /// Connected relays, and calls that relays should have.
     pub fn counts(&self) -> (usize, usize) {
-        lock(&self.dispatcher.registry).counts()
+        lock(&self.dispatcher.registry).relays.counts()
     }
 }
 

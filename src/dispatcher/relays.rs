@@ -41,7 +41,7 @@ const READ_SIZE: usize = 16 * 1024;
 pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
     let door = dispatcher.door(Port::Relays, LIMITS);
     // Those of the dispatcher before this one come back as what they are, whoever else wants to.
-    for relay in lock(&dispatcher.registry).known() {
+    for relay in lock(&dispatcher.registry).relays.known() {
         door.remember(Origin::of(relay.address));
     }
     let links = ConcurrencyLimit::new(LINKS.0, LINKS.1);

@@ -99,7 +99,7 @@ impl Running {
 
     /// One line on how it goes.
     pub fn status(&self) -> String {
-        let (relays, sessions) = lock(&self.dispatcher.registry).counts();
+        let (relays, sessions) = lock(&self.dispatcher.registry).relays.counts();
         format!(
             "{} connected, {}",
             counted(relays, "relay"),
@@ -135,7 +135,7 @@ impl Running {
         remove_file(&self.dispatcher.settings.management_path);
         self.dispatcher.finisher.sync();
         let on_disk = self.dispatcher.finisher.on_disk();
-        let links = lock(&self.dispatcher.registry).links();
+        let links = lock(&self.dispatcher.registry).relays.links();
         for link in &links {
             link.flush(on_disk);
             link.finish("this daemon ends");

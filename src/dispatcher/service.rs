@@ -133,7 +133,7 @@ impl Dispatcher {
             let place = registry.place_of(facts.mention());
             let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
             let admitted = match is_new {
-                true => registry.admit(&facts),
+                true => registry.calls.admit(&facts),
                 false => Ok(()),
             };
             (place, is_new, admitted)
@@ -146,7 +146,7 @@ impl Dispatcher {
         let answered = match place {
             CallLocation::Unknown | CallLocation::Expired => {
                 let placed = self.place_call(frame, &updating, started, deadline);
-                lock(&self.registry).placed(&updating.facts);
+                lock(&self.registry).calls.placed(&updating.facts);
                 placed
             }
             CallLocation::On(_, link) => self
@@ -165,7 +165,7 @@ impl Dispatcher {
         };
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
-            let name = lock(&self.registry).name_of(update.mention());
+            let name = lock(&self.registry).calls.name_of(update.mention());
             lock(&self.recent_calls).refuse(name, &why, clock::mono());
             return Served {
                 turn,
@@ -221,7 +221,7 @@ impl Dispatcher {
 
     /// How those relays stand that could take calls and do not.
     fn why_no_relay(&self) -> String {
-        let standings = lock(&self.registry).standings();
+        let standings = lock(&self.registry).relays.statuses();
         let mut told: Vec<String> = Vec::new();
         for one in &standings {
             let state = match one.state {
@@ -255,7 +255,7 @@ impl Dispatcher {
             log::warn!("[session {call_id}] preference ignored: {why}");
             None
         });
-        let unavailable = preferred.and_then(|ip| lock(&self.registry).unavailable(ip));
+        let unavailable = preferred.and_then(|ip| lock(&self.registry).relays.unavailable(ip));
         if let (Some(ip), Some(why)) = (preferred, unavailable) {
             log::warn!("[session {call_id}] media_relay {ip} {why}: another relay is asked");
         }
@@ -309,7 +309,10 @@ impl Dispatcher {
         let (place, is_known) = {
             let registry = lock(&self.registry);
             let mention = remove.mention();
-            (registry.place_to_remove(mention), registry.knows(mention))
+            (
+                registry.place_to_remove(mention),
+                registry.calls.knows(mention),
+            )
         };
         let is_removed = match place {
             None => {
@@ -323,7 +326,7 @@ impl Dispatcher {
                 self.owe(remove, arrival);
                 false
             }
-            Some(CallLocation::Expired) => lock(&self.registry).remove_expired(&remove),
+            Some(CallLocation::Expired) => lock(&self.registry).calls.remove_expired(&remove),
             Some(CallLocation::Away(relay)) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
                 self.owe(remove, arrival);
@@ -429,15 +432,9 @@ impl Placing<'_> {
     fn ask_next(&mut self, preferred: Option<IpAddr>, since: Duration) -> bool {
         loop {
             let random = self.dispatcher.random();
-            let chosen = {
-                let call_id = &self.updating.facts.call_id;
-                let mut registry = lock(&self.dispatcher.registry);
-                let beside = match preferred {
-                    None => registry.choose_beside(call_id, &self.tried),
-                    Some(_) => None,
-                };
-                beside.or_else(|| registry.choose(preferred, &self.tried, random))
-            };
+            let call_id = &self.updating.facts.call_id;
+            let registry = &self.dispatcher.registry;
+            let chosen = lock(registry).choose(call_id, preferred, &self.tried, random);
             let Some((id, link)) = chosen else {
                 return false;
             };
@@ -454,7 +451,7 @@ impl Placing<'_> {
                     return true;
                 }
                 Err(refused) => {
-                    lock(&self.dispatcher.registry).attempt_over(id);
+                    lock(&self.dispatcher.registry).relays.attempt_over(id);
                     self.warn(&format!("relay {link}: {refused}"));
                 }
             }

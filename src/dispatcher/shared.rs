@@ -80,7 +80,7 @@ impl Dispatcher {
         };
         let drained = Drained::open(&settings.state_dir);
         let mut registry = registry(patience, finisher.records(), &drained, earlier);
-        registry.limit_ringing(settings.limits);
+        registry.calls.limit_unanswered(settings.limits);
         Dispatcher {
             settings,
             store,
@@ -142,7 +142,7 @@ impl Dispatcher {
             return;
         };
         let mut registry = lock(&self.registry);
-        let is_news = link.is_overdue(limit) && registry.timed_out(link.id, now);
+        let is_news = link.is_overdue(limit) && registry.relays.timed_out(link.id, now);
         drop(registry);
         if is_news {
             log::warn!(
@@ -157,7 +157,7 @@ impl Dispatcher {
     /// # Errors
     /// A sentence with the path.
     pub fn keep_drained(&self) -> Result<(), String> {
-        self.drained.keep(|| lock(&self.registry).drained())
+        self.drained.keep(|| lock(&self.registry).relays.drained())
     }
 
     /// Unpredictable enough to spread calls.
@@ -176,19 +176,21 @@ fn registry(
 ) -> Registry<Arc<Link>> {
     let mut registry = Registry::new(patience);
     for relay in drained.relays() {
-        registry.drain(&relay);
+        registry.relays.drain(&relay);
     }
     let now = clock::now();
-    registry.set_wall(now);
+    registry.calls.set_wall(now);
     if !earlier.is_known {
-        registry.set_blind_before(now.unix.elapsed());
+        registry.calls.set_blind_before(now.unix.elapsed());
     }
     if is_noting {
-        registry.note_calls();
+        registry.calls.note_calls();
     }
     registry.restore(earlier.calls.iter().cloned(), now.mono.since_start());
     let dialogs = earlier.dialogs.iter();
-    registry.restore_ended(dialogs.map(|due| due.name.clone()), now.mono.since_start());
+    registry
+        .calls
+        .restore_ended(dialogs.map(|due| due.name.clone()), now.mono.since_start());
     registry
 }
 

@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 
 use super::limits::{self, Excess};
 use crate::objects::objects_only;
-use crate::proto::name::{Fit, Name};
+use crate::proto::control::Remove;
+use crate::proto::name::{Fit, Name, is_spelled};
 use crate::proto::{CallId, DialogId, SessionId, Tag};
 
 /// What a relay's list tells of a session.
@@ -201,6 +202,16 @@ fn bounded(
 }
 
 impl Statistics {
+    /// Returns true if a removal has the tag that opened this session, as far as its relay tells.
+    pub fn is_meant_by(&self, remove: &Remove) -> bool {
+        let tags = [Some(&remove.from_tag), remove.to_tag.as_ref()];
+        let is_it = |told: &String| {
+            let mut tags = tags.into_iter().flatten();
+            tags.any(|tag| is_spelled(&tag.0, told))
+        };
+        self.from_tag.as_ref().is_none_or(is_it)
+    }
+
     /// Reads one object; what else it holds is kept and not looked at.
     ///
     /// # Errors

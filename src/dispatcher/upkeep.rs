@@ -42,7 +42,7 @@ pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
     let settings = &dispatcher.settings;
     let patience = settings.relay_timeout + settings.relay_recover_interval;
     let on_disk = dispatcher.finisher.on_disk();
-    let links = lock(&dispatcher.registry).links();
+    let links = lock(&dispatcher.registry).relays.links();
     for link in links {
         link.flush(on_disk);
         dispatcher.look_for_silence(&link, now);
@@ -53,7 +53,7 @@ pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
         for ask in link.forget(limit) {
             match ask {
                 Ask::Update(updating) if updating.is_new => {
-                    lock(&dispatcher.registry).attempt_over(link.id);
+                    lock(&dispatcher.registry).relays.attempt_over(link.id);
                 }
                 Ask::Check(doubts) => lock(&dispatcher.registry).unanswered(link.id, doubts, now),
                 Ask::Purge => dispatcher.remove_owed(&link),
@@ -86,7 +86,7 @@ fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
 pub fn tick(dispatcher: &Dispatcher, now: Duration) {
     let elapsed = {
         let mut registry = lock(&dispatcher.registry);
-        registry.set_wall(clock::now());
+        registry.calls.set_wall(clock::now());
         registry.tick(now)
     };
     for (_, link) in elapsed.dead {
@@ -100,7 +100,7 @@ pub fn tick(dispatcher: &Dispatcher, now: Duration) {
 
 /// Closes the links of relays whose certificate would not be accepted any more.
 fn verify(dispatcher: &Dispatcher, context: &tls::Context) {
-    let links = lock(&dispatcher.registry).links();
+    let links = lock(&dispatcher.registry).relays.links();
     for link in links {
         judge(dispatcher, context, &link);
     }

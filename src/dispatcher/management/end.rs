@@ -44,8 +44,8 @@ pub fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String
     let text = wanted.call_id.as_str();
     let (call_id, known, place) = {
         let registry = lock(&dispatcher.registry);
-        let call_id = registry.meant(text);
-        let (known, place) = (registry.about(&call_id), registry.place(&call_id));
+        let call_id = registry.calls.meant(text);
+        let (known, place) = (registry.calls.about(&call_id), registry.place(&call_id));
         (call_id, known, place)
     };
     let over = |call_id: &CallId, fate: &str| Err(format!("call {call_id} {fate}"));
@@ -58,7 +58,7 @@ pub fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String
         _ => match dispatcher.call_named(text)? {
             Meant::Over(call_id, fate) => return over(&call_id, &fate),
             Meant::Live(call_id, found) => {
-                let known = lock(&dispatcher.registry).about(&call_id);
+                let known = lock(&dispatcher.registry).calls.about(&call_id);
                 let told = || found.iter().map(|found| told_by_relay(&call_id, found));
                 let sessions = match known.is_empty() {
                     true => told().collect(),
@@ -155,7 +155,9 @@ fn end_dialog(dispatcher: &Dispatcher, name: &Name, dialog_id: &DialogId) -> Opt
     let enders = dispatcher.enders.get()?;
     let (told, outcome) = crossbeam_channel::bounded(1);
     // Kamailio removes the call before it answers, OpenSIPS once the phones have answered.
-    lock(&dispatcher.registry).by_admin(name, Through::Proxy);
+    lock(&dispatcher.registry)
+        .calls
+        .by_admin(name, Through::Proxy);
     enders.end(&name.call_id, dialog_id, Told::Asker(told));
     let outcome = outcome.recv_timeout(DIALOG_LIMIT);
     let outcome = outcome.unwrap_or_else(|_| {
@@ -165,7 +167,7 @@ fn end_dialog(dispatcher: &Dispatcher, name: &Name, dialog_id: &DialogId) -> Opt
         ))
     });
     if !matches!(outcome, Outcome::Ended(_)) {
-        lock(&dispatcher.registry).not_by_admin(name);
+        lock(&dispatcher.registry).calls.not_by_admin(name);
     }
     Some(outcome)
 }
@@ -220,18 +222,20 @@ fn remove(dispatcher: &Dispatcher, name: &Name, found: &Found) -> Result<(), Str
     let slot = Arc::new(Slot::new());
     let ask = Ask::Remove(remove.clone(), Some(Arc::clone(&slot)));
     let now = clock::mono();
-    lock(&dispatcher.registry).by_admin(name, Through::Relay);
+    lock(&dispatcher.registry)
+        .calls
+        .by_admin(name, Through::Relay);
     let sent = link.send(now, ask, |out, sequence, compatibility| {
         write_remove(out, &remove, sequence, compatibility)
     });
     let removal = match sent {
         Ok(()) => slot.take_until(now + dispatcher.settings.relay_timeout),
         Err(refused) => {
-            lock(&dispatcher.registry).not_by_admin(name);
+            lock(&dispatcher.registry).calls.not_by_admin(name);
             return Err(format!("relay {relay}: {refused}"));
         }
     };
-    lock(&dispatcher.registry).not_by_admin(name);
+    lock(&dispatcher.registry).calls.not_by_admin(name);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
         Some(Removal::NotThere | Removal::Error) => "has no such call any more",

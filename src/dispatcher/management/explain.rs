@@ -59,8 +59,8 @@ impl Dispatcher {
     /// Adds what the dispatcher knows of the call and of its relay.
     fn with_own_knowledge(&self, call_id: &CallId, found: Found) -> Map<String, Value> {
         let registry = lock(&self.registry);
-        let (held, is_connected) = registry.held(&found.at.relay);
-        let about = registry.about(call_id).into_iter();
+        let (held, is_connected) = registry.relays.held(&found.at.relay);
+        let about = registry.calls.about(call_id).into_iter();
         drop(registry);
         let about = about.filter(|about| found.is_of(&about.name));
         let about: Option<About> = about.max_by_key(|about| found.fit(&about.name));

@@ -41,7 +41,7 @@ impl Dispatcher {
     pub fn look_for(&self, call_id: &CallId) -> Result<Vec<Found>, String> {
         let (place, relays) = {
             let registry = lock(&self.registry);
-            let mut relays = registry.connected();
+            let mut relays = registry.relays.connected();
             let links = registry.links_of(call_id);
             if !links.is_empty() {
                 relays.retain(|one| links.contains(&one.handle.id));

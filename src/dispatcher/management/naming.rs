@@ -41,7 +41,7 @@ impl Dispatcher {
     pub fn call_named(&self, text: &str) -> Result<Meant, String> {
         let (call_id, place) = {
             let registry = lock(&self.registry);
-            let call_id = registry.meant(text);
+            let call_id = registry.calls.meant(text);
             let place = registry.place(&call_id);
             (call_id, place)
         };
@@ -106,7 +106,10 @@ impl Dispatcher {
         let prefix = prefix.as_str();
         let (known, relays) = {
             let registry = lock(&self.registry);
-            (registry.beginning(prefix), registry.connected())
+            (
+                registry.calls.beginning(prefix),
+                registry.relays.connected(),
+            )
         };
         let mut found: BTreeSet<CallId> = known.into_iter().collect();
         let Some(_pass) = self.listings.enter(None) else {

@@ -1,6 +1,6 @@
-//! How each relay stands at the moment, for those who watch.
+//! How a relay stands at the moment.
 
-use super::{Registry, Relay, RelayKey};
+use crate::dispatcher::relay_id::RelayKey;
 
 /// A relay that is known: connected, or away with sessions of its that are not forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,27 +53,28 @@ impl RelayState {
     }
 }
 
-impl<L: Clone> Registry<L> {
-    /// All relays that are known, in no order.
-    pub fn standings(&self) -> Vec<RelayStatus> {
-        let state = |relay: &Relay| {
-            let link = relay.link.and_then(|link| self.links.get(&link));
-            match link {
-                Some(link) if link.timed_out.is_some() => RelayState::TimedOut,
-                Some(link) if link.halting => RelayState::Halting,
-                Some(_) if self.drained.contains_key(&relay.key) => RelayState::Drained,
-                Some(_) => RelayState::Active,
-                None => RelayState::Away,
-            }
-        };
-        let relays = self.relays.values();
-        relays
-            .map(|relay| RelayStatus {
-                relay: relay.key.clone(),
-                state: state(relay),
-                sessions: relay.live,
-                unanswered: relay.unanswered,
-            })
-            .collect()
+/// Why a relay gets no new calls; none of it where it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// By the administrator's word.
+    pub drained: bool,
+    /// By its own: it ends when its last call does.
+    pub halting: bool,
+    /// It does not answer.
+    pub timed_out: bool,
+}
+
+impl Held {
+    /// The state of a connected relay.
+    pub fn state(self) -> RelayState {
+        if self.timed_out {
+            RelayState::TimedOut
+        } else if self.halting {
+            RelayState::Halting
+        } else if self.drained {
+            RelayState::Drained
+        } else {
+            RelayState::Active
+        }
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::proto::CallId;
 
 /// So many are kept, and so many bytes of names; beyond this the oldest are forgotten.
-pub const MOST: usize = 20_000;
-const BYTES: usize = 16 << 20;
+pub const MAX_CALLS: usize = 20_000;
+const MAX_BYTES: usize = 16 << 20;
 
 /// A part of that for what relays alone tell.
-const PART: usize = 8;
+const RELAYS_PART: usize = 8;
 
 /// What one takes beside its name, bytes, about.
-const EACH: usize = 200;
+const CALL_OVERHEAD: usize = 200;
 
 /// Whose word it is: a relay that tells of calls which nobody knows makes no other one's be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl<T> Remembered<T> {
     pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Duration) {
         self.ended += 1;
         let ended = (self.ended, what);
-        let size = call_id.0.as_bytes().len() + tags + EACH;
+        let size = call_id.0.as_bytes().len() + tags + CALL_OVERHEAD;
         self.calls.entry(call_id.clone()).or_default().push(ended);
         let order = &mut self.orders[word as usize];
         order.queue.push_back((now, call_id, self.ended, size));
@@ -69,9 +69,9 @@ impl<T> Remembered<T> {
         let order = &self.orders[word as usize];
         let part = match word {
             Word::Own => 1,
-            Word::Relays => PART,
+            Word::Relays => RELAYS_PART,
         };
-        order.queue.len() > MOST / part || order.bytes > BYTES / part
+        order.queue.len() > MAX_CALLS / part || order.bytes > MAX_BYTES / part
     }
 
     /// Those of a Call-ID.
@@ -166,9 +166,9 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let mut expired = Remembered::default();
-        (0..=MOST).for_each(|number| add(&mut expired, number, 0, at(0)));
+        (0..=MAX_CALLS).for_each(|number| add(&mut expired, number, 0, at(0)));
         assert!(of(&expired, 0).is_empty() && !of(&expired, 1).is_empty());
-        assert_eq!(expired.calls.len(), MOST);
+        assert_eq!(expired.calls.len(), MAX_CALLS);
     }
 
     #[test]

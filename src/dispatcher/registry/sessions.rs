@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Session;
 use super::dialog_counts::DialogCounts;
+use super::session::Session;
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, DialogId};
 
@@ -18,6 +18,8 @@ pub struct Sessions {
     calls: HashMap<CallId, Vec<SessionKey>>,
     dialogs: DialogCounts,
     last: u64,
+    /// Counts what is made or confirmed: what is known when is a comparison.
+    changes: u64,
 }
 
 impl Sessions {
@@ -41,6 +43,17 @@ impl Sessions {
             }
         }
         Some(session)
+    }
+
+    /// How much has been made or confirmed so far.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The number of one more change.
+    pub fn next_change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
     }
 
     pub fn get(&self, key: SessionKey) -> Option<&Session> {

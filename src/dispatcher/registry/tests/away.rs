@@ -10,7 +10,7 @@ fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
     for id in ids {
         registry.updated(a, &answered(id));
     }
-    assert_eq!(registry.counts(), (2, ids.len()));
+    assert_eq!(registry.relays.counts(), (2, ids.len()));
     registry.link_lost(a, at(10));
     (registry, b)
 }
@@ -27,7 +27,7 @@ fn the_first_call_that_ends_there_does_not_forget_the_others() {
             "{id}"
         );
     }
-    assert_eq!(registry.counts(), (1, 3));
+    assert_eq!(registry.relays.counts(), (1, 3));
     let finished = registry.tick(at(43_210)).finished;
     let mut ids: Vec<CallId> = finished
         .iter()
@@ -36,7 +36,7 @@ fn the_first_call_that_ends_there_does_not_forget_the_others() {
     ids.sort_unstable();
     assert_eq!(ids, [call("three"), call("two")]);
     assert!(finished.iter().all(|one| one.reason == Reason::LostRelay));
-    assert_eq!(registry.counts(), (1, 1));
+    assert_eq!(registry.relays.counts(), (1, 1));
 }
 
 #[test]
@@ -51,27 +51,30 @@ fn the_others_are_there_again_with_their_relay() {
     let finished = registry.tells(again, &list(&["two"]), at(30)).finished;
     assert_eq!(finished.len(), 1);
     assert_eq!(finished[0].name.call_id, call("three"));
-    assert_eq!(registry.counts(), (2, 2));
+    assert_eq!(registry.relays.counts(), (2, 2));
 }
 
 #[test]
 fn it_is_forgotten_with_its_last_call_and_not_while_it_is_connected() {
     let (mut registry, b) = on_a_relay_that_went(&["one", "two"]);
     registry.updated(b, &answered("one"));
-    assert_eq!(registry.named("a").len(), 1);
+    assert_eq!(registry.relays.named("a").len(), 1);
     registry.updated(b, &answered("two"));
-    assert!(registry.named("a").is_empty(), "nothing is waited for");
+    assert!(
+        registry.relays.named("a").is_empty(),
+        "nothing is waited for"
+    );
     registry.expire(b, statistics("one", "closed"), at(20));
     registry.expire(b, statistics("two", "closed"), at(20));
-    assert_eq!(registry.counts(), (1, 0));
-    assert_eq!(registry.named("b").len(), 1);
+    assert_eq!(registry.relays.counts(), (1, 0));
+    assert_eq!(registry.relays.named("b").len(), 1);
 }
 
 /// The last is what goes into a record where its relay tells nothing more.
 #[test]
 fn when_a_call_ended_is_told_however_it_ended() {
     let mut registry = registry();
-    registry.set_wall(crate::moment::Now {
+    registry.calls.set_wall(crate::moment::Now {
         mono: Moment::after_start(at(0)),
         unix: UnixTime::since_epoch(at(1_000_000)),
     });

@@ -8,8 +8,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
         mono: Moment::after_start(at(0)),
         unix: UnixTime::since_epoch(DAY),
     });
@@ -87,9 +87,9 @@ fn a_removal_by_foreign_tags_is_not_that_of_a_call_that_expired() {
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
     registry.expire(a, told("one", "f", 5), at(15));
-    assert!(!registry.remove_expired(&removal("one", "x", "y")));
+    assert!(!registry.calls.remove_expired(&removal("one", "x", "y")));
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
-    assert!(registry.remove_expired(&removal("one", "t", "f")));
+    assert!(registry.calls.remove_expired(&removal("one", "t", "f")));
     assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
@@ -158,7 +158,7 @@ fn another_session_of_that_call_id_is_not_what_a_relay_is_asked_for() {
     assert!(doubts.has("one") && !doubts.has("two"));
     let checked = registry.checked(a, doubts, &[has("one", "x")], at(16));
     assert_eq!((checked.finished.len(), checked.there.len()), (1, 0));
-    assert_eq!(registry.counts(), (1, 0));
+    assert_eq!(registry.relays.counts(), (1, 0));
     assert_eq!(
         registry.place(&call("one")),
         CallLocation::On(a, a.0),
@@ -254,7 +254,7 @@ fn another_session_of_that_call_id_is_not_the_call() {
         ..answered_at(12, "one")
     };
     assert_eq!(registry.updated(a, &other), None);
-    let about = registry.about(&call("one")).remove(0);
+    let about = registry.calls.about(&call("one")).remove(0);
     assert_eq!(about.dialog_id, Some(DialogId("1:2".into())));
     assert_eq!(registry.updated_late(a, &other), Late::default());
     // It rings for ever, and is ended by its relay; then one that is removed.
@@ -275,7 +275,7 @@ fn another_session_of_that_call_id_is_not_the_call() {
     assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     registry.removed(a, &call("one"), told("one", "x", 0), at(311));
     assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
-    assert_eq!(registry.counts(), (2, 0));
+    assert_eq!(registry.relays.counts(), (2, 0));
     assert_eq!(choose(&mut registry, None, &[a]), Some(b));
 }
 
@@ -432,7 +432,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let removed = registry.owe(removal("one", "f", "t"), at(18)).unwrap();
     let mut next = noting();
     // Its clock begins anew.
-    next.set_wall(Now {
+    next.calls.set_wall(Now {
         mono: Moment::after_start(at(1)),
         unix: UnixTime::since_epoch(DAY + at(40)),
     });
@@ -470,19 +470,19 @@ fn a_relay_whose_list_cannot_be_read_is_told_what_it_missed() {
 #[test]
 fn it_is_told_why_a_wanted_relay_gets_no_call() {
     let mut registry = registry();
-    let wanted = |registry: &Links| registry.unavailable(ip(1));
+    let wanted = |registry: &Links| registry.relays.unavailable(ip(1));
     assert_eq!(wanted(&registry), Some("is not connected"));
     let id = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(wanted(&registry), Some("is not connected"));
     registry.identify(id, Some("a"), at(0));
     assert_eq!(wanted(&registry), None);
-    registry.timed_out(id, at(0));
+    registry.relays.timed_out(id, at(0));
     assert_eq!(wanted(&registry), Some("does not answer"));
-    registry.ping(id);
-    registry.halting(id);
+    registry.relays.ping(id);
+    registry.relays.halting(id);
     assert_eq!(wanted(&registry), Some("is halting"));
-    let key = registry.relay_of(id).unwrap().clone();
-    registry.drain(&key);
+    let key = registry.relays.relay_of(id).unwrap().clone();
+    registry.relays.drain(&key);
     assert_eq!(wanted(&registry), Some("is drained"));
     up(&mut registry, ip(1), Some("b"));
     assert_eq!(wanted(&registry), None, "another one there takes it");

@@ -7,8 +7,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
         mono: Moment::after_start(at(0)),
         unix: UnixTime::since_epoch(DAY),
     });
@@ -41,7 +41,7 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
     for says_goodbye in [true, false] {
         let mut registry = noting();
         let a = up(&mut registry, ip(1), Some("a"));
-        registry.set_instance(a, Some("x-0"));
+        registry.relays.set_instance(a, Some("x-0"));
         registry.updated(a, &answered_at(10, "one"));
         if says_goodbye {
             let lost = registry.link_lost(a, at(50)).unwrap();
@@ -50,7 +50,7 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
         }
         let back = at(if says_goodbye { 150 } else { 50 });
         let again = LinkId(registry.link_up(ip(1), |id| id.0));
-        registry.set_instance(again, Some("x-0"));
+        registry.relays.set_instance(again, Some("x-0"));
         registry.identify(again, Some("a"), back);
         let finished = registry.tells(again, &list(&[]), at(151)).finished;
         assert_eq!(finished[0].reason, Reason::Purged);
@@ -96,7 +96,7 @@ fn a_calendar_that_is_set_makes_no_call_longer() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
-    registry.set_wall(Now {
+    registry.calls.set_wall(Now {
         mono: Moment::after_start(at(20)),
         unix: UnixTime::since_epoch(DAY * 2),
     });
@@ -144,7 +144,7 @@ fn what_is_told_again_ends_no_later_call_of_that_name() {
 fn a_dialog_of_long_ago_is_not_ended() {
     for (duration, is_ended) in [(20, true), (19, false)] {
         let mut registry = noting();
-        registry.set_blind_before(DAY + at(1));
+        registry.calls.set_blind_before(DAY + at(1));
         let a = up(&mut registry, ip(1), Some("a"));
         let statistics = told("one", &format!(r#","duration":{duration}"#));
         let finished = registry.expire(a, statistics, at(3620)).unwrap();

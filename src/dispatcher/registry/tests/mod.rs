@@ -10,12 +10,15 @@ mod restore;
 mod unanswered;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::dispatcher::ended_call::Reason;
 use crate::dispatcher::statistics::{ListedCall, Statistics};
-use crate::proto::{SessionId, Tag};
+use crate::moment::Now;
+use crate::proto::name::Name;
+use crate::proto::{CSeq, DialogId, SessionId, Tag};
 
 const PATIENCE: Timeouts = Timeouts {
     relay_recover_interval: Duration::from_secs(60),
@@ -112,8 +115,8 @@ fn up_at(registry: &mut Links, address: IpAddr, name: Option<&str>, now: Duratio
 }
 
 fn choose(registry: &mut Links, preferred: Option<IpAddr>, tried: &[LinkId]) -> Option<LinkId> {
-    let (id, _) = registry.choose(preferred, tried, 0)?;
-    registry.attempt_over(id);
+    let (id, _) = registry.choose(&call("a new one"), preferred, tried, 0)?;
+    registry.relays.attempt_over(id);
     Some(id)
 }
 
@@ -122,10 +125,10 @@ fn a_link_takes_calls_once_it_is_known() {
     let mut registry = registry();
     let id = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(choose(&mut registry, None, &[]), None);
-    assert!(registry.connected().is_empty());
+    assert!(registry.relays.connected().is_empty());
     registry.identify(id, None, at(0));
     assert_eq!(choose(&mut registry, None, &[]), Some(id));
-    assert_eq!(registry.connected().len(), 1);
+    assert_eq!(registry.relays.connected().len(), 1);
 }
 
 #[test]
@@ -138,8 +141,8 @@ fn the_preferred_relay_if_usable_else_the_least_loaded() {
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(a));
     assert_eq!(choose(&mut registry, Some(ip(9)), &[]), Some(b));
     assert_eq!(choose(&mut registry, Some(ip(1)), &[a]), Some(b));
-    assert!(registry.halting(a));
-    assert!(!registry.halting(a), "no news");
+    assert!(registry.relays.halting(a));
+    assert!(!registry.relays.halting(a), "no news");
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(b));
     assert_eq!(choose(&mut registry, None, &[b]), None);
 }
@@ -149,12 +152,26 @@ fn calls_under_way_count_as_load_and_ties_are_spread() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    assert_eq!(registry.choose(None, &[], 6).unwrap().0, a);
-    assert_eq!(registry.choose(None, &[], 6).unwrap().0, b, "a has one");
-    assert_eq!(registry.choose(None, &[], 7).unwrap().0, b, "a tie");
-    registry.attempt_over(b);
-    registry.attempt_over(b);
-    assert_eq!(registry.choose(None, &[], 0).unwrap().0, b);
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 6).unwrap().0,
+        a
+    );
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 6).unwrap().0,
+        b,
+        "a has one"
+    );
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 7).unwrap().0,
+        b,
+        "a tie"
+    );
+    registry.relays.attempt_over(b);
+    registry.relays.attempt_over(b);
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 0).unwrap().0,
+        b
+    );
 }
 
 #[test]
@@ -163,10 +180,10 @@ fn a_call_stays_on_its_relay() {
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &facts("one"));
     assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
-    assert_eq!(registry.counts(), (1, 1));
+    assert_eq!(registry.relays.counts(), (1, 1));
     let key = registry.link_lost(a, at(1)).unwrap();
     assert_eq!(registry.place(&call("one")), CallLocation::Away(key.relay));
-    assert_eq!(registry.counts(), (0, 1));
+    assert_eq!(registry.relays.counts(), (0, 1));
     up(&mut registry, ip(2), None);
     let again = up(&mut registry, ip(1), None);
     assert_eq!(
@@ -206,8 +223,8 @@ fn an_expired_session_waits_for_its_removal() {
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     let again = registry.expire(a, stats, at(1)).unwrap();
     assert!(!again.end_dialog, "told twice");
-    assert!(registry.remove_expired(&answered("one").removal()));
-    assert!(!registry.remove_expired(&answered("one").removal()));
+    assert!(registry.calls.remove_expired(&answered("one").removal()));
+    assert!(!registry.calls.remove_expired(&answered("one").removal()));
     assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
@@ -217,11 +234,15 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.expire(a, statistics("unknown", "closed"), at(1));
-    assert!(registry.remove_expired(&answered("unknown").removal()));
+    assert!(
+        registry
+            .calls
+            .remove_expired(&answered("unknown").removal())
+    );
     registry.updated(a, &answered("lost"));
     registry.link_lost(a, at(2));
     assert_eq!(registry.tick(at(100_000)).finished.len(), 1);
-    assert!(registry.remove_expired(&answered("lost").removal()));
+    assert!(registry.calls.remove_expired(&answered("lost").removal()));
     // What is said of an earlier call of that name does not hide the one that is.
     let b = up(&mut registry, ip(2), None);
     registry.updated(b, &facts("one"));
@@ -229,7 +250,7 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     registry.expire(b, statistics("one", "closed"), at(3));
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     registry.updated(b, &facts("one"));
-    assert!(!registry.remove_expired(&answered("one").removal()));
+    assert!(!registry.calls.remove_expired(&answered("one").removal()));
 }
 
 #[test]
@@ -363,7 +384,7 @@ fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
     registry.tells(b, &list(&[]), at(1));
     assert_eq!(registry.place(&call("old")), CallLocation::On(a, a.0));
     registry.updated(a, &answered("old"));
-    assert_eq!(registry.counts(), (2, 1), "from here on it is ours");
+    assert_eq!(registry.relays.counts(), (2, 1), "from here on it is ours");
     let finished = registry.removed(a, &call("older"), statistics("older", "closed"), at(2));
     assert_eq!(finished.unwrap().reason, Reason::Removed);
     assert_eq!(registry.place(&call("older")), CallLocation::Unknown);
@@ -420,11 +441,14 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
             .expire(a, statistics(spelling, "closed"), at(1))
             .unwrap();
         assert_eq!(ended.name.call_id, odd);
-        assert!(registry.remove_expired(&update.removal()));
+        assert!(registry.calls.remove_expired(&update.removal()));
         registry.link_lost(a, at(1));
     }
-    assert!(registry.aliases.is_empty());
-    assert!(registry.relays.is_empty(), "gone and without sessions");
+    assert!(!registry.calls.has_spellings());
+    assert!(
+        registry.relays.table.is_empty(),
+        "gone and without sessions"
+    );
 }
 
 #[test]
@@ -432,7 +456,7 @@ fn l1_a_second_link_replaces_the_first_of_the_same_instance() {
     let mut registry = registry();
     let link = |registry: &mut Links| {
         let id = LinkId(registry.link_up(ip(1), |id| id.0));
-        registry.set_instance(id, Some("x-0"));
+        registry.relays.set_instance(id, Some("x-0"));
         (id, registry.identify(id, Some("a"), at(7)))
     };
     let (first, identified) = link(&mut registry);
@@ -471,7 +495,7 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let mut registry = registry();
         let link = |registry: &mut Links, instance| {
             let id = LinkId(registry.link_up(ip(1), |id| id.0));
-            registry.set_instance(id, instance);
+            registry.relays.set_instance(id, instance);
             registry.identify(id, name, at(1));
             id
         };
@@ -487,7 +511,7 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let again = registry.identify(second, name, at(3)).unwrap();
         assert!(matches!(again, Identified::Contested(_, old) if old == first.0));
         assert_eq!(
-            registry.is_same_process(second, first),
+            registry.relays.is_same_process(second, first),
             instances == [Some("x-0"), Some("x-1")]
         );
         // The first says nothing.
@@ -508,7 +532,7 @@ fn relays_behind_one_address_are_told_apart_by_name() {
     let a = up(&mut registry, ip(1), Some("a"));
     let b = up(&mut registry, ip(1), Some("b"));
     let old = up(&mut registry, ip(1), None);
-    assert_eq!(registry.connected().len(), 3);
+    assert_eq!(registry.relays.connected().len(), 3);
     registry.updated(a, &facts("one"));
     registry.updated(b, &facts("two"));
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(old));
@@ -533,7 +557,7 @@ fn a_relay_that_replaces_an_older_one_takes_over_its_sessions() {
     assert_eq!(purge.finished.len(), 1);
     assert!(purge.finished[0].end_dialog);
     let other = up(&mut registry, ip(1), Some("b"));
-    assert_eq!(registry.counts().0, 2, "names tell relays apart");
+    assert_eq!(registry.relays.counts().0, 2, "names tell relays apart");
     assert_ne!(new, other);
 }
 
@@ -542,14 +566,14 @@ fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &facts("one"));
-    assert!(registry.timed_out(a, at(10)));
-    assert!(!registry.timed_out(a, at(11)), "no news");
+    assert!(registry.relays.timed_out(a, at(10)));
+    assert!(!registry.relays.timed_out(a, at(11)), "no news");
     assert_eq!(choose(&mut registry, None, &[]), None);
     assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
-    assert!(registry.ping(a));
-    assert!(!registry.ping(a));
+    assert!(registry.relays.ping(a));
+    assert!(!registry.relays.ping(a));
     assert_eq!(choose(&mut registry, None, &[]), Some(a));
-    registry.timed_out(a, at(20));
+    registry.relays.timed_out(a, at(20));
     assert!(registry.tick(at(79)).dead.is_empty());
     assert_eq!(registry.tick(at(80)).dead, [(a, a.0)]);
 }
@@ -558,7 +582,7 @@ fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
 fn a_relay_that_says_hello_again_drains_no_more() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), Some("a"));
-    registry.halting(a);
+    registry.relays.halting(a);
     assert_eq!(choose(&mut registry, None, &[]), None);
     let identified = registry.identify(a, Some("a"), at(0)).unwrap();
     assert!(matches!(identified, Identified::Up(_, None)));
@@ -579,7 +603,7 @@ fn sessions_of_a_relay_that_stays_away_are_given_up() {
     assert_eq!(finished[0].reason, Reason::LostRelay);
     assert!(!finished[0].end_dialog, "its media may well flow");
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
-    assert!(registry.relays.is_empty());
+    assert!(registry.relays.table.is_empty());
 }
 
 #[test]

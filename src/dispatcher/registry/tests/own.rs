@@ -24,11 +24,11 @@ fn listed(id: &str, dialog_id: &str) -> ListedCall {
 /// Two relays, and a call on the first; nothing is known of what was before.
 fn two() -> (Links, LinkId, LinkId) {
     let mut registry = registry();
-    registry.set_wall(Now {
+    registry.calls.set_wall(Now {
         mono: Moment::after_start(at(0)),
         unix: UnixTime::since_epoch(START),
     });
-    registry.set_blind_before(START);
+    registry.calls.set_blind_before(START);
     let a = up(&mut registry, ip(1), Some("a"));
     let b = up(&mut registry, ip(2), Some("b"));
     registry.updated(a, &answered("one"));
@@ -39,7 +39,7 @@ fn two() -> (Links, LinkId, LinkId) {
 fn r1_what_a_relay_says_of_anothers_call_changes_nothing() {
     let (mut registry, a, b) = two();
     let word = || told("one", "f", "1:2", 60);
-    let key = registry.relay_of(a).cloned();
+    let key = registry.relays.relay_of(a).cloned();
     assert_eq!(registry.owner_elsewhere(b, &word()), key.as_ref());
     assert!(!registry.is_given(b, &word()) && registry.is_given(a, &word()));
     assert!(registry.expire(b, word(), at(1)).is_none());
@@ -61,7 +61,7 @@ fn r1_what_a_relay_says_of_anothers_call_changes_nothing() {
     // What the other relay had of it may be told now: it was a call of that name before.
     let late = registry.expire(b, word(), at(4)).unwrap();
     assert!(late.known.is_none() && !late.end_dialog);
-    assert!(registry.remove_expired(&answered("one").removal()));
+    assert!(registry.calls.remove_expired(&answered("one").removal()));
 }
 
 #[test]

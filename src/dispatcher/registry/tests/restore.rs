@@ -7,8 +7,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
         mono: Moment::after_start(at(5)),
         unix: UnixTime::since_epoch(DAY + at(5)),
     });
@@ -197,7 +197,7 @@ fn of_two_calls_with_one_call_id_the_later_is_kept() {
     late.relay.name = Some("b".into());
     let mut registry = noting();
     registry.restore([early, late], at(0));
-    assert_eq!(registry.counts(), (0, 1));
+    assert_eq!(registry.relays.counts(), (0, 1));
     let CallLocation::Away(relay) = registry.place(&call("one")) else {
         panic!("it is known");
     };
