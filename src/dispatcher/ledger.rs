@@ -2,11 +2,11 @@
 //! knew of them, for the one after it. So a call is accounted even where its relay is lost while no dispatcher runs, a
 //! dialog is ended whose relay came back without the call, and none goes on because nobody asked the proxy again.
 //!
-//! In the journal stand `call NOTE` and `dialog ID NOTE` (see `ledger_line`), `over ID`, with a call's session id or a dialog's
+//! In the journal stand `call NOTE` and `dialog ID NOTE` (see `lines`), `over ID`, with a call's session id or a dialog's
 //! own, and, as long as there are calls, `seen MICROSECONDS` every few seconds. A line is in the kernel's hands before
 //! the proxy is answered or asked, and on disk a second later.
 
-mod ledger_line;
+mod lines;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
-use self::ledger_line::{DialogNote, Note, micros};
+use self::lines::{DialogNote, Note, micros};
 use super::call::LiveCall;
 use super::ended_call::DIALOG_AGE;
 use crate::journal::{Journal, Limits, Position, Refused};
