@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::{Excess, Records};
+use crate::moment::Moment;
 
 /// How long the first one stays away; each further one twice as long.
 const FIRST: Duration = Duration::from_secs(10);
@@ -30,11 +31,11 @@ struct Ban {
     records: Records,
     /// How often one was cut off.
     strikes: u32,
-    until: Duration,
+    until: Moment,
     /// Those that were cut off since the last forgiveness.
     names: Vec<Option<Arc<str>>>,
     /// When there was last something to remember.
-    last: Duration,
+    last: Moment,
 }
 
 impl BannedRelays {
@@ -42,14 +43,14 @@ impl BannedRelays {
     ///
     /// # Errors
     /// As of [`Records::take`].
-    pub fn record(&mut self, address: IpAddr, bytes: usize, now: Duration) -> Result<bool, Excess> {
+    pub fn record(&mut self, address: IpAddr, bytes: usize, now: Moment) -> Result<bool, Excess> {
         let place = self.place(address, now);
         place.last = now;
         place.records.take(bytes, now)
     }
 
     /// A relay was cut off. Returns for how long.
-    pub fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Duration) -> Duration {
+    pub fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Moment) -> Duration {
         let place = self.place(address, now);
         let doubled = FIRST.saturating_mul(1 << place.strikes.min(10));
         let away = doubled.min(LONGEST);
@@ -69,18 +70,16 @@ impl BannedRelays {
         address: IpAddr,
         name: Option<&str>,
         is_known: bool,
-        now: Duration,
+        now: Moment,
     ) -> Option<Duration> {
         let place = self.0.get(&prefix(address))?;
         let is_it = |cut: &Option<Arc<str>>| cut.as_deref() == name;
         let is_meant = !is_known || place.names.len() == NAMES || place.names.iter().any(is_it);
-        place
-            .until
-            .checked_sub(now)
-            .filter(|left| is_meant && !left.is_zero())
+        let left = place.until.since(now);
+        (is_meant && !left.is_zero()).then_some(left)
     }
 
-    fn place(&mut self, address: IpAddr, now: Duration) -> &mut Ban {
+    fn place(&mut self, address: IpAddr, now: Moment) -> &mut Ban {
         let key = prefix(address);
         let is_old = |place: &Ban| place.last + FORGIVEN <= now;
         if self.0.get(&key).is_some_and(is_old) {
@@ -94,7 +93,7 @@ impl BannedRelays {
         self.0.entry(key).or_insert_with(|| Ban {
             records: Records::new(now),
             strikes: 0,
-            until: Duration::ZERO,
+            until: Moment::START,
             names: Vec::new(),
             last: now,
         })
@@ -113,8 +112,12 @@ fn prefix(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
+    fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -129,10 +132,13 @@ mod tests {
             .map(|_| outcasts.cut(here, Some("a"), at(100)).as_secs())
             .collect();
         assert_eq!(times, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
-        assert_eq!(outcasts.wait(here, Some("a"), true, at(150)), Some(at(550)));
+        assert_eq!(
+            outcasts.wait(here, Some("a"), true, at(150)),
+            Some(secs(550))
+        );
         assert_eq!(outcasts.wait(here, Some("a"), true, at(700)), None);
         // After an hour without another it is the first again.
-        assert_eq!(outcasts.cut(here, Some("a"), at(100 + 3600)), at(10));
+        assert_eq!(outcasts.cut(here, Some("a"), at(100 + 3600)), secs(10));
     }
 
     #[test]
@@ -141,8 +147,8 @@ mod tests {
         outcasts.cut(here, Some("rogue"), at(0));
         let wait = |name, is_known| outcasts.wait(ip("2001:db8:1:2::9"), name, is_known, at(1));
         assert_eq!(wait(Some("honest"), true), None);
-        assert_eq!(wait(Some("invented"), false), Some(at(9)));
-        assert_eq!(wait(None, false), Some(at(9)), "an older one");
+        assert_eq!(wait(Some("invented"), false), Some(secs(9)));
+        assert_eq!(wait(None, false), Some(secs(9)), "an older one");
         assert_eq!(
             outcasts.wait(ip("2001:db8:1:3::9"), None, false, at(1)),
             None

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::relay_id::RelayKey;
+use crate::moment::{Moment, UnixTime};
 use crate::proto::control::Remove;
 use crate::proto::name::{Mention, Name};
 use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
@@ -30,7 +31,7 @@ pub struct Facts {
     /// Where its SIP came from.
     pub signaling: Option<IpAddr>,
     /// When it was read.
-    pub at: Duration,
+    pub at: Moment,
 }
 
 impl Facts {
@@ -62,10 +63,10 @@ pub struct Known {
     pub caller_ua: Option<Text>,
     pub callee_ua: Option<Text>,
     pub username: Option<Text>,
-    /// The first answer, since 1970-01-01 UTC.
-    pub started: Option<Duration>,
-    /// When it ended, as far as can be told, since 1970-01-01 UTC.
-    pub ended: Option<Duration>,
+    /// The first answer.
+    pub started: Option<UnixTime>,
+    /// When it ended, as far as can be told.
+    pub ended: Option<UnixTime>,
 }
 
 impl Known {

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use crate::moment::Moment;
 use crate::proto::CallId;
 use crate::sys::sync::{Slot, lock};
 
@@ -27,7 +27,7 @@ pub struct CallTurn<'a> {
 
 impl CallQueues {
     /// Waits for this call's turn; none when the deadline comes first.
-    pub fn enter(&self, call_id: &CallId, deadline: Duration) -> Option<CallTurn<'_>> {
+    pub fn enter(&self, call_id: &CallId, deadline: Moment) -> Option<CallTurn<'_>> {
         let slot = {
             let mut calls = lock(&self.calls);
             match calls.get_mut(call_id) {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Moment = Moment::NEVER;
 
     fn call(id: &str) -> CallId {
         CallId(id.into())
@@ -134,9 +134,9 @@ mod tests {
     fn a_deadline_leaves_the_queue() {
         let turns = CallQueues::default();
         let first = turns.enter(&call("a"), LONG).unwrap();
-        assert!(turns.enter(&call("a"), Duration::ZERO).is_none());
+        assert!(turns.enter(&call("a"), Moment::START).is_none());
         assert!(!first.is_waited_for());
         drop(first);
-        assert!(turns.enter(&call("a"), Duration::ZERO).is_some());
+        assert!(turns.enter(&call("a"), Moment::START).is_some());
     }
 }

@@ -20,6 +20,7 @@ use super::room::Room;
 use super::shared::Dispatcher;
 use super::statistics::{ListedCall, Statistics, Unfit};
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::control::Remove;
 use crate::proto::line::Lines;
 use crate::proto::link::{
@@ -123,7 +124,7 @@ impl<'a> Conversation<'a> {
                 most: most_sessions(None),
                 name: None,
                 list: None,
-                idle: Bucket::idle(clock::mono()),
+                idle: Bucket::idle(clock::moment()),
                 odd: Sparse::default(),
                 foreign: Sparse::every(Duration::from_secs(60)),
             },
@@ -259,7 +260,7 @@ impl Listener<'_> {
 
     /// A line that says nothing new.
     fn idle(&mut self, what: &str) -> Result<Next, Excess> {
-        match self.idle.take(1, clock::mono()) {
+        match self.idle.take(1, clock::moment()) {
             true => Ok(Next::Same),
             false => {
                 let allowed = self.idle.most();
@@ -274,7 +275,7 @@ impl Listener<'_> {
         self.is_cut = true;
         let address = self.link.peer.ip();
         let name = self.name.as_deref();
-        let away = lock(&self.dispatcher.banned_relays).cut(address, name, clock::mono());
+        let away = lock(&self.dispatcher.banned_relays).cut(address, name, clock::moment());
         let seconds = away.as_secs();
         self.dispatcher.counts.cut_off(excess.limit);
         log::warn!(
@@ -342,7 +343,7 @@ impl Listener<'_> {
         let mut identified = self.identified(name);
         while let Some(Identified::Contested(relay, old)) = identified {
             // What comes meanwhile is read later.
-            if old.is_well(clock::mono() + SILENCE) {
+            if old.is_well(clock::moment() + SILENCE) {
                 return Err(self.refuse(&relay, &old));
             }
             let why = "it says nothing, and another link has come";
@@ -377,7 +378,7 @@ impl Listener<'_> {
         };
         let is_known = lock(&self.dispatcher.registry).relays.is_known(&key);
         let outcasts = lock(&self.dispatcher.banned_relays);
-        let Some(left) = outcasts.wait(address, name, is_known, clock::mono()) else {
+        let Some(left) = outcasts.wait(address, name, is_known, clock::moment()) else {
             return Ok(());
         };
         drop(outcasts);
@@ -420,7 +421,7 @@ impl Listener<'_> {
     }
 
     fn identified(&self, name: Option<&str>) -> Option<Identified<Arc<Link>>> {
-        lock(&self.dispatcher.registry).identify(self.link.id, name, clock::mono())
+        lock(&self.dispatcher.registry).identify(self.link.id, name, clock::moment())
     }
 
     /// Closes a link that is not wanted, once it was told why.
@@ -428,7 +429,7 @@ impl Listener<'_> {
         let why = "it is refused";
         self.is_refused = true;
         self.link.finish(why);
-        self.link.wait_written(clock::mono() + GOODBYE);
+        self.link.wait_written(clock::moment() + GOODBYE);
         self.link.close(why);
     }
 
@@ -461,7 +462,7 @@ impl Listener<'_> {
                 return Ok(Next::Same);
             }
         }
-        let (link, now) = (self.link.id, clock::mono());
+        let (link, now) = (self.link.id, clock::moment());
         let is_refused = |id: &String| self.dispatcher.finisher.is_refused(id);
         let is_refused = session_id.as_ref().is_some_and(is_refused);
         let mut registry = lock(&self.dispatcher.registry);
@@ -578,7 +579,7 @@ impl Listener<'_> {
 
     /// Acts on a reply; what the management port has asked for is to be put there.
     fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Result<Option<Arc<Shown>>, Excess> {
-        let now = clock::mono();
+        let now = clock::moment();
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
             Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now)?,
@@ -642,7 +643,7 @@ impl Listener<'_> {
 
     /// Has the relay tell whether ports are what it lacks.
     fn ask_for_room(&mut self) {
-        let now = clock::mono();
+        let now = clock::moment();
         let Some(room) = self.room.as_mut() else {
             return;
         };
@@ -654,7 +655,7 @@ impl Listener<'_> {
         }
     }
 
-    fn room_told(&mut self, summary: &[u8], now: Duration) {
+    fn room_told(&mut self, summary: &[u8], now: Moment) {
         let room = self.room.as_mut();
         if let Some(text) = room.and_then(|room| room.told(summary, now)) {
             log::warn!("relay {}: {text}", self.link);
@@ -689,7 +690,7 @@ impl Listener<'_> {
         remove: &Remove,
         asked: Option<Arc<Slot<Removal>>>,
         result: &[u8],
-        now: Duration,
+        now: Moment,
     ) -> Result<(), Excess> {
         let call_id = &remove.call_id;
         let statistics = match result {
@@ -747,7 +748,7 @@ impl Listener<'_> {
         let Some(list) = self.list.take() else {
             return;
         };
-        let (count, now) = (list.calls, clock::mono());
+        let (count, now) = (list.calls, clock::moment());
         let (purpose, read) = list.finish();
         if let Err(why) = &read {
             self.odd(&format!("sessions that cannot be read ({why})"), b"");
@@ -763,7 +764,7 @@ impl Listener<'_> {
     }
 
     /// The relay, asked for a call, has answered `error`: it has it not, or could not find out.
-    fn has_none(&mut self, doubts: Doubts, result: &[u8], now: Duration) {
+    fn has_none(&mut self, doubts: Doubts, result: &[u8], now: Moment) {
         if result == b"error" && self.link.explains() {
             return self.checked(doubts, &[], now);
         }
@@ -775,7 +776,7 @@ impl Listener<'_> {
     }
 
     /// The relay says whether it has calls that it does not know by the tags of their removal.
-    fn checked(&mut self, doubts: Doubts, told: &[ListedCall], now: Duration) {
+    fn checked(&mut self, doubts: Doubts, told: &[ListedCall], now: Moment) {
         let link = self.link;
         let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, told, now);
         for call_id in checked.there {
@@ -789,7 +790,7 @@ impl Listener<'_> {
         self.dispatcher.finish(checked.finished);
     }
 
-    fn listed(&mut self, listed: Listed, count: usize, now: Duration) {
+    fn listed(&mut self, listed: Listed, count: usize, now: Moment) {
         if let Some((owner, call_id)) = &listed.first_foreign {
             self.is_anothers(&call_id.0.escaped(), owner);
         }

@@ -30,6 +30,7 @@ use super::settings::Group;
 use super::threads::spawn;
 use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::{CallId, DialogId};
 use crate::sys::clock;
 use crate::sys::datagram::{first_there, is_there, receive, undisturbed};
@@ -78,7 +79,7 @@ struct Dialog {
     dialog_id: DialogId,
     told: Told,
     /// Since when it is to be ended.
-    since: Duration,
+    since: Moment,
     /// Held until it is known what became of it, or that this may take long.
     pending: Option<Arc<()>>,
 }
@@ -221,8 +222,8 @@ impl Enders {
     /// Waits until the proxies have answered for all dialogs, but not longer than this; names those in the log that
     /// they have not been asked for by then and that nobody will ask for.
     pub fn stop(&self, limit: Duration) {
-        let end = clock::mono() + limit;
-        while Arc::strong_count(&self.pending) > 1 && clock::mono() < end {
+        let end = clock::moment() + limit;
+        while Arc::strong_count(&self.pending) > 1 && clock::moment() < end {
             std::thread::sleep(TURN / 5);
         }
         let queues = [&self.opensips, &self.kamailio];
@@ -260,7 +261,7 @@ impl Enders {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
             told,
-            since: clock::mono(),
+            since: clock::moment(),
             pending: Some(Arc::clone(&self.pending)),
         };
         let queue = match self.queue(dialog_id) {
@@ -313,7 +314,7 @@ struct Open {
     dialog: Dialog,
     questions: Questions,
     tries: u32,
-    deadline: Duration,
+    deadline: Moment,
 }
 
 /// One proxy's thread.
@@ -329,7 +330,7 @@ struct Ender {
     answers: Answers,
     open: HashMap<u128, Open>,
     /// To be asked for again, and when.
-    later: VecDeque<(Duration, Dialog)>,
+    later: VecDeque<(Moment, Dialog)>,
     next: u64,
     odd: Sparse,
     counts: Arc<DialogCounts>,
@@ -382,10 +383,10 @@ impl Ender {
                     Ok(came) => self.answered(came),
                     Err(_) => self.wait(),
                 },
-                default(self.rest(clock::mono())) => {}
+                default(self.rest(clock::moment())) => {}
             }
-            self.ask_again(clock::mono());
-            self.look_for_silence(clock::mono());
+            self.ask_again(clock::moment());
+            self.look_for_silence(clock::moment());
         }
     }
 
@@ -399,15 +400,15 @@ impl Ender {
     }
 
     /// How long nothing is due: a request to be sent again, or an answer.
-    fn rest(&self, now: Duration) -> Duration {
+    fn rest(&self, now: Moment) -> Duration {
         let later = self.later.front().map(|(at, _)| *at);
         let later = later.filter(|_| self.open.len() < WINDOW);
         let deadlines = self.open.values().map(|open| open.deadline);
         let next = deadlines.chain(later).min();
-        next.map_or(LATER, |at| at.saturating_sub(now))
+        next.map_or(LATER, |at| at.since(now))
     }
 
-    fn ask_again(&mut self, now: Duration) {
+    fn ask_again(&mut self, now: Moment) {
         while self.open.len() < WINDOW && self.later.front().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, dialog)) = self.later.pop_front() {
                 self.ask(dialog);
@@ -452,7 +453,7 @@ impl Ender {
             dialog,
             questions,
             tries: 0,
-            deadline: Duration::ZERO,
+            deadline: Moment::START,
         };
         self.send(number, open);
     }
@@ -460,7 +461,7 @@ impl Ender {
     /// Sends a request, for the first time or once more.
     fn send(&mut self, number: u128, mut open: Open) {
         open.tries += 1;
-        open.deadline = clock::mono() + ANSWER_LIMIT;
+        open.deadline = clock::moment() + ANSWER_LIMIT;
         let path = first_there(&self.paths);
         if self.at != path {
             self.at = path.to_owned();
@@ -554,7 +555,7 @@ impl Ender {
         }
     }
 
-    fn look_for_silence(&mut self, now: Duration) {
+    fn look_for_silence(&mut self, now: Moment) {
         let overdue = self.open.iter().filter(|(_, open)| open.deadline <= now);
         let overdue: Vec<u128> = overdue.map(|(number, _)| *number).collect();
         for number in overdue {
@@ -571,7 +572,7 @@ impl Ender {
     }
 
     /// Who waits for it hears that at once; the others are asked for again.
-    fn unanswered(&mut self, mut dialog: Dialog, now: Duration) {
+    fn unanswered(&mut self, mut dialog: Dialog, now: Moment) {
         self.counts.unanswered.add(1);
         let why = format!("no answer from {} at {}", self.proxy, self.at.display());
         let Dialog {

@@ -15,6 +15,7 @@ use crate::dispatcher::relay_commands::write_plain;
 use crate::dispatcher::relay_id::{LinkId, RelayKey};
 use crate::dispatcher::shared::Dispatcher;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::objects::objects_only;
 use crate::sys::sync::{Slot, lock};
 
@@ -34,12 +35,12 @@ objects_only!(SessionCount);
 /// What relays were asked, and when.
 #[derive(Default)]
 pub struct Watch {
-    asked: HashMap<LinkId, (Arc<Shown>, Duration)>,
+    asked: HashMap<LinkId, (Arc<Shown>, Moment)>,
 }
 
 impl Watch {
     /// Looks after all drained relays; to be called every now and then. Never waits.
-    pub fn look(&mut self, dispatcher: &Dispatcher, now: Duration) {
+    pub fn look(&mut self, dispatcher: &Dispatcher, now: Moment) {
         let empty = lock(&dispatcher.registry).relays.drained_empty();
         self.asked
             .retain(|id, _| empty.iter().any(|one| one.handle.id == *id));
@@ -68,7 +69,7 @@ impl Watch {
 
 /// Whether a relay has said that it has no session.
 fn is_empty(slot: &Shown) -> bool {
-    let answer = slot.take_until(Duration::ZERO).flatten();
+    let answer = slot.take_until(Moment::START).flatten();
     let seen = answer.and_then(|answer| serde_json::from_slice::<SessionCount>(&answer).ok());
     seen.is_some_and(|seen| seen.session_count == 0)
 }

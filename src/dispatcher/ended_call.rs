@@ -162,7 +162,7 @@ impl EndedCall {
     fn lost(&self, now: Now) -> Option<String> {
         let known = self.known.as_ref()?;
         let started = known.started?;
-        let ended = known.ended.unwrap_or(now.unix.elapsed());
+        let ended = known.ended.unwrap_or(now.unix);
         let lost = Lost {
             session_id: known.session_id,
             call_id: &self.name.call_id,
@@ -170,8 +170,8 @@ impl EndedCall {
             to_tag: self.name.callee.as_ref(),
             from_uri: &known.from_uri,
             to_uri: &known.to_uri,
-            start_time: started.as_micros() as f64 / 1e6,
-            duration: ended.saturating_sub(started).as_secs(),
+            start_time: started.elapsed().as_micros() as f64 / 1e6,
+            duration: ended.since(started).as_secs(),
             caller_ua: Agent(&known.caller_ua),
             callee_ua: Agent(&known.callee_ua),
             username: known.username.as_ref(),
@@ -246,8 +246,8 @@ mod tests {
                 caller_ua: Some("phone".into()),
                 callee_ua: None,
                 username: None,
-                started: Some(Duration::from_secs(999_960)),
-                ended: Some(Duration::from_secs(999_990)),
+                started: Some(UnixTime::from_secs(999_960)),
+                ended: Some(UnixTime::from_secs(999_990)),
             }),
             reason: Reason::Removed,
             end_dialog: false,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::door::Turned;
+use crate::moment::Moment;
 use crate::tls::{Error, Reason};
 
 /// How often one cause is said.
@@ -109,7 +110,7 @@ pub struct FailedConnections {
 #[derive(Debug, Default)]
 struct Untold {
     /// When it was last said.
-    said: Option<Duration>,
+    said: Option<Moment>,
     count: u64,
     example: String,
 }
@@ -119,7 +120,7 @@ impl FailedConnections {
     pub fn note(
         &mut self,
         cause: Cause,
-        now: Duration,
+        now: Moment,
         example: impl FnOnce() -> String,
     ) -> Option<String> {
         if let Some(count) = self.counts.get_mut(cause as usize) {
@@ -138,7 +139,7 @@ impl FailedConnections {
     }
 
     /// What is to be said now, a minute after the last line of its cause.
-    pub fn due(&mut self, now: Duration) -> Vec<(Cause, String)> {
+    pub fn due(&mut self, now: Moment) -> Vec<(Cause, String)> {
         let each = CAUSES.iter().zip(&mut self.untold);
         each.filter_map(|((cause, _), untold)| Some((*cause, untold.due(now)?)))
             .collect()
@@ -151,7 +152,7 @@ impl FailedConnections {
 }
 
 impl Untold {
-    fn due(&mut self, now: Duration) -> Option<String> {
+    fn due(&mut self, now: Moment) -> Option<String> {
         if self.said.is_none_or(|said| now < said + INTERVAL) {
             return None;
         }
@@ -170,8 +171,8 @@ impl Untold {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     #[test]

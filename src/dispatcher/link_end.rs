@@ -9,7 +9,7 @@ use crate::tls;
 
 /// Its relay has no link any more, where this was it.
 pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
-    let lost = lock(&dispatcher.registry).link_lost(link.id, clock::mono());
+    let lost = lock(&dispatcher.registry).link_lost(link.id, clock::moment());
     match lost {
         _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
         Some(lost) => {

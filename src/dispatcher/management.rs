@@ -43,6 +43,7 @@ use super::relay_id::RelayKey;
 use super::shared::Dispatcher;
 use super::statistics::each;
 use crate::door::Visit;
+use crate::moment::Moment;
 use crate::proto::Excerpt;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
@@ -234,7 +235,7 @@ impl Client<'_> {
 struct Answer {
     /// None where it could not be asked.
     slot: Option<Arc<Shown>>,
-    deadline: Duration,
+    deadline: Moment,
 }
 
 impl Answer {
@@ -290,7 +291,7 @@ impl Dispatcher {
 
     /// Asks a relay something for a client.
     fn ask(&self, link: &Link, write: impl FnOnce(&mut Vec<u8>, Sequence) -> bool) -> Answer {
-        let now = clock::mono();
+        let now = clock::moment();
         let slot = Arc::new(Slot::new());
         let ask = Ask::Show(Arc::clone(&slot));
         let sent = link.send(now, ask, |out, sequence, _| write(out, sequence));

@@ -1,10 +1,10 @@
 //! An `update` that relays were asked for: its thread waits here, the threads that read from relays wake it.
 
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
 
 use super::call::Facts;
 use super::relay_id::LinkId;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::sys::sync::{lock, wait_until};
 
@@ -104,7 +104,7 @@ impl PendingUpdate {
     }
 
     /// Waits for what comes next.
-    pub fn next(&self, deadline: Duration) -> UpdateNews {
+    pub fn next(&self, deadline: Moment) -> UpdateNews {
         let mut state = lock(&self.state);
         loop {
             if let Some((link, answer)) = state.answer.take() {
@@ -113,7 +113,7 @@ impl PendingUpdate {
             if let Some((link, failure)) = state.failures.pop() {
                 return UpdateNews::Failed(link, failure);
             }
-            if clock::mono() >= deadline {
+            if clock::moment() >= deadline {
                 return UpdateNews::Silence;
             }
             state = wait_until(&self.ready, state, deadline);
@@ -148,7 +148,7 @@ mod tests {
             user_agent: "phone".into(),
             username: None,
             signaling: None,
-            at: Duration::ZERO,
+            at: Moment::START,
         };
         PendingUpdate::new(facts, true)
     }
@@ -161,14 +161,14 @@ mod tests {
         assert!(updating.succeed(LinkId(2), "two".into(), || commits += 1));
         assert!(!updating.succeed(LinkId(3), "three".into(), || commits += 1));
         assert_eq!(commits, 1);
-        let news = updating.next(Duration::ZERO);
+        let news = updating.next(Moment::START);
         assert_eq!(news, UpdateNews::Answer(LinkId(2), "two".into()));
     }
 
     #[test]
     fn a_success_after_giving_up_is_late() {
         let late = updating();
-        assert_eq!(late.next(Duration::ZERO), UpdateNews::Silence);
+        assert_eq!(late.next(Moment::START), UpdateNews::Silence);
         assert_eq!(late.give_up(), None);
         assert!(!late.succeed(LinkId(1), "one".into(), || panic!("late")));
         let just_in_time = updating();

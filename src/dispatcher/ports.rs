@@ -4,13 +4,13 @@ use std::fmt::Display;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use super::failed_connections::{Cause, FailedConnections, Port};
 use super::shared::Dispatcher;
 use crate::door::admission::Limits;
 use crate::door::origin::Origin;
 use crate::door::{Arrival, Door, Visit};
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::sys::sync::lock;
 
@@ -43,7 +43,7 @@ impl Dispatcher {
     /// A connection came to nothing.
     pub fn failed(&self, port: Port, cause: Cause, name: &str, why: &dyn Display) {
         let line = || format!("{name}: no connection: {why}");
-        if let Some(line) = lock(self.failures(port)).note(cause, clock::mono(), line) {
+        if let Some(line) = lock(self.failures(port)).note(cause, clock::moment(), line) {
             say(cause, &line);
         }
     }
@@ -57,7 +57,7 @@ impl Dispatcher {
     }
 
     /// Says what is to be said once a minute.
-    pub fn tell_failures(&self, now: Duration) {
+    pub fn tell_failures(&self, now: Moment) {
         for failures in &self.failures {
             for (cause, line) in lock(failures).due(now) {
                 say(cause, &line);

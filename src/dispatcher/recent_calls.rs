@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::ended_call::{EndedCall, Reason};
+use crate::moment::Moment;
 use crate::objects::objects_only;
 use crate::proto::name::Name;
 use crate::proto::{CallId, SessionId};
@@ -62,7 +63,7 @@ const UNTOLD: usize = 2000;
 #[derive(Debug)]
 struct Over {
     name: Name,
-    at: Duration,
+    at: Moment,
     number: u64,
     /// What ended, where that is known.
     session: Option<SessionId>,
@@ -71,7 +72,7 @@ struct Over {
 
 impl RecentCalls {
     /// A session is over. One that is told again ended when it was told first.
-    pub fn end(&mut self, finished: &EndedCall, now: Duration) {
+    pub fn end(&mut self, finished: &EndedCall, now: Moment) {
         let session = finished.session_id();
         let mut known = self.calls.get(&finished.name.call_id).into_iter().flatten();
         if known.any(|over| session.is_some() && over.session == session) {
@@ -89,11 +90,11 @@ impl RecentCalls {
     }
 
     /// A relay could not be found for it, or the one that has it refused.
-    pub fn refuse(&mut self, name: Name, why: &str, now: Duration) {
+    pub fn refuse(&mut self, name: Name, why: &str, now: Moment) {
         self.note(name, None, Fate::Refused(why.into()), now);
     }
 
-    fn note(&mut self, name: Name, session: Option<SessionId>, fate: Fate, now: Duration) {
+    fn note(&mut self, name: Name, session: Option<SessionId>, fate: Fate, now: Moment) {
         self.noted += 1;
         let number = self.noted;
         let call_id = name.call_id.clone();
@@ -117,10 +118,10 @@ impl RecentCalls {
     pub fn of(
         &self,
         call_id: &CallId,
-        now: Duration,
+        now: Moment,
     ) -> impl Iterator<Item = (&Name, &Fate, Duration)> + use<'_> {
         let calls = self.calls.get(call_id).into_iter().flatten();
-        let calls = calls.map(move |over| (&over.name, &over.fate, now.saturating_sub(over.at)));
+        let calls = calls.map(move |over| (&over.name, &over.fate, now.since(over.at)));
         calls.filter(|(_, _, ago)| *ago < KEPT)
     }
 
@@ -132,7 +133,7 @@ impl RecentCalls {
     }
 
     /// Forgets what is too old.
-    pub fn tick(&mut self, now: Duration) {
+    pub fn tick(&mut self, now: Moment) {
         let first_is_old = |past: &RecentCalls| {
             let Some((number, call_id)) = past.order.first_key_value() else {
                 return false;
@@ -266,8 +267,12 @@ mod tests {
     use crate::dispatcher::statistics::Statistics;
     use crate::proto::Tag;
 
-    fn at(seconds: u64) -> Duration {
+    fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     fn call(name: &str) -> CallId {
@@ -283,7 +288,7 @@ mod tests {
     }
 
     /// Of the only session of that Call-ID.
-    fn of<'a>(past: &'a RecentCalls, id: &str, now: Duration) -> Option<(&'a Fate, Duration)> {
+    fn of<'a>(past: &'a RecentCalls, id: &str, now: Moment) -> Option<(&'a Fate, Duration)> {
         let call_id = call(id);
         let mut found = past.of(&call_id, now).map(|(_, fate, ago)| (fate, ago));
         let only = found.next();
@@ -325,7 +330,7 @@ mod tests {
         );
         // Its relay tells it again, since it could not be recorded.
         past.end(&finished(Some(TOLD), Reason::Expired), at(200));
-        assert_eq!(of(&past, "a", at(200)).unwrap().1, at(100));
+        assert_eq!(of(&past, "a", at(200)).unwrap().1, secs(100));
         past.end(&finished(None, Reason::Purged), at(300));
         let (fate, _) = of(&past, "a", at(300)).unwrap();
         assert!(fate.text().contains("came back without it"), "{fate:?}");
@@ -335,7 +340,7 @@ mod tests {
     fn a_call_whose_removal_came_late_is_as_long_as_accounting_has_it() {
         let told = TOLD.replace("\"timeout_wait\"", "\"end_time\": 95, \"timeout_wait\"");
         let late = EndedCall {
-            length: Some(at(60)),
+            length: Some(secs(60)),
             ..finished(Some(&told), Reason::Removed)
         };
         let how = how(&late);

@@ -40,6 +40,7 @@ use super::call::{Facts, LiveCall};
 use super::ended_call::{EndedCall, Reason};
 use super::relay_id::{LinkId, RelayKey};
 use super::statistics::{ListedCall, Statistics};
+use crate::moment::Moment;
 use crate::proto::CallId;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Mention};
@@ -147,7 +148,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// What is due at this time; to be called every second or so.
-    pub fn tick(&mut self, now: Duration) -> Elapsed<L> {
+    pub fn tick(&mut self, now: Moment) -> Elapsed<L> {
         let timeouts = self.timeouts;
         self.calls
             .forget_old(timeouts.cleanup_expired_sessions_after, now);
@@ -176,7 +177,7 @@ impl<L: Clone> Registry<L> {
         &mut self,
         id: LinkId,
         name: Option<&str>,
-        now: Duration,
+        now: Moment,
     ) -> Option<Identified<L>> {
         let (identified, replaced) = self.relays.identify(id, name)?;
         if let Some(old) = replaced {
@@ -188,7 +189,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The link is gone. Returns the relay when that leaves it without one.
-    pub fn link_lost(&mut self, id: LinkId, now: Duration) -> Option<Lost> {
+    pub fn link_lost(&mut self, id: LinkId, now: Moment) -> Option<Lost> {
         self.calls.lose_link(id);
         let (number, relay) = self.relays.link_lost(id, now)?;
         let table = &mut self.relays.table;
@@ -295,7 +296,7 @@ impl<L: Clone> Registry<L> {
 
     /// The proxy has removed a session and its relay has to be told, now or when it is back. What is to be noted is
     /// returned.
-    pub fn owe(&mut self, remove: Remove, now: Duration) -> Option<LiveCall> {
+    pub fn owe(&mut self, remove: Remove, now: Moment) -> Option<LiveCall> {
         self.calls.owe(&mut self.relays.table, remove, now)
     }
 
@@ -310,7 +311,7 @@ impl<L: Clone> Registry<L> {
         link: LinkId,
         call_id: &CallId,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let teller = self.relays.teller(link)?;
         let table = &mut self.relays.table;
@@ -322,7 +323,7 @@ impl<L: Clone> Registry<L> {
         &mut self,
         link: LinkId,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let teller = self.relays.teller(link)?;
         let table = &mut self.relays.table;
@@ -335,7 +336,7 @@ impl<L: Clone> Registry<L> {
         link: LinkId,
         reason: Reason,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let teller = self.relays.teller(link)?;
         Some(self.calls.ended_before(teller, reason, statistics, now))
@@ -346,7 +347,7 @@ impl<L: Clone> Registry<L> {
         &mut self,
         link: LinkId,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let teller = self.relays.teller(link)?;
         let table = &mut self.relays.table;
@@ -376,7 +377,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// It has told all: what it should have and lacks is over.
-    pub fn listed_all(&mut self, id: LinkId, listed: Listed, now: Duration) -> Purge {
+    pub fn listed_all(&mut self, id: LinkId, listed: Listed, now: Moment) -> Purge {
         let link = self.relays.link(id);
         let Some((relay, asked)) = link.and_then(|link| Some((link.relay?, link.asked))) else {
             return Purge {
@@ -403,7 +404,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The calls that a relay is to be asked for now: one by one where it can explain calls, and a few at a time.
-    pub fn doubts(&mut self, id: LinkId, explains: bool, now: Duration) -> Vec<Doubts> {
+    pub fn doubts(&mut self, id: LinkId, explains: bool, now: Moment) -> Vec<Doubts> {
         let Some(link) = self.relays.link_mut(id) else {
             return Vec::new();
         };
@@ -411,7 +412,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// It could not be asked, or has not said: it is asked again, later.
-    pub fn unanswered(&mut self, id: LinkId, doubts: Doubts, now: Duration) {
+    pub fn unanswered(&mut self, id: LinkId, doubts: Doubts, now: Moment) {
         if let Some(link) = self.relays.link_mut(id) {
             link.doubted.put_back(doubts, now);
         }
@@ -423,7 +424,7 @@ impl<L: Clone> Registry<L> {
         id: LinkId,
         doubts: Doubts,
         told: &[ListedCall],
-        now: Duration,
+        now: Moment,
     ) -> Checked {
         let relay = self.relays.number(id);
         self.calls
@@ -431,7 +432,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// Takes calls over from the dispatcher before this one.
-    pub fn restore(&mut self, calls: impl IntoIterator<Item = LiveCall>, now: Duration) {
+    pub fn restore(&mut self, calls: impl IntoIterator<Item = LiveCall>, now: Moment) {
         self.calls.restore(&mut self.relays.table, calls, now);
     }
 }

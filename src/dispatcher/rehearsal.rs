@@ -25,6 +25,7 @@ use super::relay_id::{LinkId, RelayKey};
 use super::service::{ask_update, facts};
 use super::{Dispatcher, Settings, dialog, link_end, upkeep};
 use crate::config::ManagementFormat;
+use crate::moment::Moment;
 use crate::proto::control::{Frame, Remove, Update};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
@@ -129,7 +130,7 @@ impl<'a> Rehearsal<'a> {
         });
         let link = place.get_or_init(|| link);
         // As `relays` does it.
-        let _ = link.send(clock::mono(), Ask::Purge, |out, sequence, _| {
+        let _ = link.send(clock::moment(), Ask::Purge, |out, sequence, _| {
             write_plain(out, "sessions", sequence)
         });
         self.lines.push(Line {
@@ -211,7 +212,7 @@ impl<'a> Rehearsal<'a> {
     /// The proxy's update is sent to the call's relay, or to one that can take it.
     pub fn update(&self, frame: &Frame, random: u128) -> Option<Asked> {
         let update = Update::parse(frame).ok()?;
-        let at = clock::mono();
+        let at = clock::moment();
         let facts = facts(&update, SessionId::from_random(random), at);
         let place = lock(&self.dispatcher.registry).place(&facts.call_id);
         match place {
@@ -241,7 +242,7 @@ impl<'a> Rehearsal<'a> {
             return false;
         };
         asked.tried.push(id);
-        let sent = ask_update(&link, frame, &asked.updating, clock::mono());
+        let sent = ask_update(&link, frame, &asked.updating, clock::moment());
         if sent.is_err() {
             lock(&self.dispatcher.registry).relays.attempt_over(id);
         }
@@ -250,7 +251,7 @@ impl<'a> Rehearsal<'a> {
 
     /// What has become of an update.
     pub fn outcome(&self, asked: &Asked) -> Outcome {
-        match asked.updating.next(Duration::ZERO) {
+        match asked.updating.next(Moment::START) {
             UpdateNews::Answer(id, _) => {
                 self.line_of(id).map_or(Outcome::Failed, Outcome::Answered)
             }
@@ -281,7 +282,7 @@ impl<'a> Rehearsal<'a> {
 
     /// What the upkeep thread does when so much time has passed.
     pub fn pass(&mut self, time: Duration) {
-        let now = clock::mono() + time;
+        let now = clock::moment() + time;
         upkeep::look_after_links(self.dispatcher, now);
         upkeep::tick(self.dispatcher, now);
         self.reap();

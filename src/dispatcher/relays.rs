@@ -108,7 +108,7 @@ fn run_link(
         None => log::info!("relay {address}: connected"),
     }
     // Links without a known relay are asked too: the first line tells who it is.
-    let sent = link.send(clock::mono(), Ask::Purge, |out, sequence, _| {
+    let sent = link.send(clock::moment(), Ask::Purge, |out, sequence, _| {
         write_plain(out, "sessions", sequence)
     });
     let writing = Arc::clone(&link);

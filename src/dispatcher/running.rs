@@ -140,7 +140,7 @@ impl Running {
             link.flush(on_disk);
             link.finish("this daemon ends");
         }
-        let deadline = clock::mono() + Duration::from_secs(1);
+        let deadline = clock::moment() + Duration::from_secs(1);
         for link in links {
             link.wait_written(deadline);
         }

@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::call::Facts;
 use super::call_queues::CallTurn;
@@ -15,6 +14,7 @@ use super::pending_update::{PendingUpdate, UpdateFailure, UpdateNews};
 use super::registry::{CallLocation, RelayState, TooMany};
 use super::relay_id::LinkId;
 use super::shared::Dispatcher;
+use crate::moment::Moment;
 use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
 use crate::proto::name::Name;
@@ -54,7 +54,7 @@ struct Placing<'a> {
     dispatcher: &'a Dispatcher,
     frame: &'a Frame,
     updating: Arc<PendingUpdate>,
-    deadline: Duration,
+    deadline: Moment,
     tried: Vec<LinkId>,
     /// Asked, and not answered yet.
     silent: Vec<Arc<Link>>,
@@ -62,7 +62,7 @@ struct Placing<'a> {
 
 impl Dispatcher {
     /// Serves one request that was read at `arrival`; takes `relay_timeout` from then at most.
-    pub fn serve(&self, frame: &Frame, arrival: Duration) -> Served<'_> {
+    pub fn serve(&self, frame: &Frame, arrival: Moment) -> Served<'_> {
         let served = match frame.command() {
             b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
             b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
@@ -104,7 +104,7 @@ impl Dispatcher {
     /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is
     /// when it connects again.
     pub(super) fn remove_unwaited(&self, remove: Remove) {
-        self.owe(remove.clone(), clock::mono());
+        self.owe(remove.clone(), clock::moment());
         let place = lock(&self.registry).place_of(remove.mention());
         if let CallLocation::On(_, link) = place {
             link.remove(remove, false);
@@ -112,14 +112,14 @@ impl Dispatcher {
     }
 
     /// Notes that a call's relay has to be told of its removal.
-    fn owe(&self, remove: Remove, now: Duration) {
+    fn owe(&self, remove: Remove, now: Moment) {
         let noted = lock(&self.registry).owe(remove, now);
         if let Some(call) = noted {
             self.finisher.note(&call);
         }
     }
 
-    fn update(&self, frame: &Frame, update: &Update, arrival: Duration) -> Served<'_> {
+    fn update(&self, frame: &Frame, update: &Update, arrival: Moment) -> Served<'_> {
         let call_id = &update.call_id;
         let Some((turn, started)) = self.turn(call_id, arrival) else {
             return Served::error(Asked::Update);
@@ -166,7 +166,7 @@ impl Dispatcher {
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
             let name = lock(&self.registry).calls.name_of(update.mention());
-            lock(&self.recent_calls).refuse(name, &why, clock::mono());
+            lock(&self.recent_calls).refuse(name, &why, clock::moment());
             return Served {
                 turn,
                 ..Served::error(asked)
@@ -193,14 +193,14 @@ impl Dispatcher {
             );
         }
         let name = Name::opened_by(update.mention());
-        lock(&self.recent_calls).refuse(name, &too_many.to_string(), clock::mono());
+        lock(&self.recent_calls).refuse(name, &too_many.to_string(), clock::moment());
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
-    fn turn(&self, call_id: &CallId, arrival: Duration) -> Option<(CallTurn<'_>, Duration)> {
+    fn turn(&self, call_id: &CallId, arrival: Moment) -> Option<(CallTurn<'_>, Moment)> {
         let deadline = arrival + self.settings.relay_timeout;
         let turn = self.call_queues.enter(call_id, deadline);
-        let now = clock::mono();
+        let now = clock::moment();
         match turn {
             Some(turn) if now < deadline => {
                 let started = if turn.waited { now } else { arrival };
@@ -247,8 +247,8 @@ impl Dispatcher {
         &self,
         frame: &Frame,
         updating: &Arc<PendingUpdate>,
-        started: Duration,
-        deadline: Duration,
+        started: Moment,
+        deadline: Moment,
     ) -> Option<(Arc<Link>, String)> {
         let call_id = &updating.facts.call_id;
         let preferred = preferred_relay(frame).unwrap_or_else(|why| {
@@ -275,8 +275,8 @@ impl Dispatcher {
         frame: &Frame,
         updating: &Arc<PendingUpdate>,
         link: &Arc<Link>,
-        started: Duration,
-        deadline: Duration,
+        started: Moment,
+        deadline: Moment,
     ) -> Option<String> {
         if let Err(refused) = ask_update(link, frame, updating, started) {
             self.trouble(updating, &format!("relay {link}: {refused}"));
@@ -292,14 +292,14 @@ impl Dispatcher {
                 Some((_, answer)) => Some(answer),
                 None => {
                     self.trouble(updating, &format!("relay {link} does not answer"));
-                    self.look_for_silence(link, clock::mono());
+                    self.look_for_silence(link, clock::moment());
                     None
                 }
             },
         }
     }
 
-    fn remove(&self, frame: &Frame, remove: Remove, arrival: Duration) -> Served<'_> {
+    fn remove(&self, frame: &Frame, remove: Remove, arrival: Moment) -> Served<'_> {
         let call_id = remove.call_id.clone();
         let Some((turn, started)) = self.turn(&call_id, arrival) else {
             // Nobody waits for this any more, but the call is over all the same.
@@ -362,8 +362,8 @@ impl Dispatcher {
         frame: &Frame,
         remove: Remove,
         link: &Arc<Link>,
-        started: Duration,
-        deadline: Duration,
+        started: Moment,
+        deadline: Moment,
     ) -> Option<Removal> {
         let call_id = remove.call_id.clone();
         let slot = Arc::new(Slot::new());
@@ -388,7 +388,7 @@ impl Dispatcher {
             }
             None => {
                 log::warn!("[session {call_id}] remove: relay {link} does not answer");
-                self.look_for_silence(link, clock::mono());
+                self.look_for_silence(link, clock::moment());
             }
         }
         removal
@@ -397,11 +397,11 @@ impl Dispatcher {
 
 impl Placing<'_> {
     /// Asks relay after relay until one gives ports, none is left or the deadline comes.
-    fn run(&mut self, preferred: Option<IpAddr>, started: Duration) -> Option<(Arc<Link>, String)> {
+    fn run(&mut self, preferred: Option<IpAddr>, started: Moment) -> Option<(Arc<Link>, String)> {
         let mut since = started;
         let mut next_try = started;
         loop {
-            if self.silent.is_empty() || clock::mono() >= next_try {
+            if self.silent.is_empty() || clock::moment() >= next_try {
                 let asked = self.ask_next(preferred, since);
                 if !asked && self.silent.is_empty() {
                     let why = self.dispatcher.why_no_relay();
@@ -409,7 +409,7 @@ impl Placing<'_> {
                     return None;
                 }
                 next_try = match asked {
-                    true => clock::mono() + self.dispatcher.settings.relay_retry,
+                    true => clock::moment() + self.dispatcher.settings.relay_retry,
                     false => self.deadline,
                 };
             }
@@ -419,17 +419,17 @@ impl Placing<'_> {
                     if !self.failed(id, failure) {
                         return None;
                     }
-                    next_try = clock::mono();
+                    next_try = clock::moment();
                 }
-                UpdateNews::Silence if clock::mono() >= self.deadline => return self.give_up(),
+                UpdateNews::Silence if clock::moment() >= self.deadline => return self.give_up(),
                 UpdateNews::Silence => {}
             }
-            since = clock::mono();
+            since = clock::moment();
         }
     }
 
     /// Asks the next relay whose queue has room; false when there is none.
-    fn ask_next(&mut self, preferred: Option<IpAddr>, since: Duration) -> bool {
+    fn ask_next(&mut self, preferred: Option<IpAddr>, since: Moment) -> bool {
         loop {
             let random = self.dispatcher.random();
             let call_id = &self.updating.facts.call_id;
@@ -479,7 +479,7 @@ impl Placing<'_> {
         }
         for link in &self.silent {
             self.warn(&format!("relay {link} does not answer"));
-            self.dispatcher.look_for_silence(link, clock::mono());
+            self.dispatcher.look_for_silence(link, clock::moment());
         }
         None
     }
@@ -493,7 +493,7 @@ pub(super) fn ask_update(
     link: &Link,
     frame: &Frame,
     updating: &Arc<PendingUpdate>,
-    since: Duration,
+    since: Moment,
 ) -> Result<(), Refused> {
     let ask = Ask::Update(Arc::clone(updating));
     // Only a new session gets the name: the one that is there has one.
@@ -503,7 +503,7 @@ pub(super) fn ask_update(
     })
 }
 
-pub(super) fn facts(update: &Update, session_id: SessionId, at: Duration) -> Facts {
+pub(super) fn facts(update: &Update, session_id: SessionId, at: Moment) -> Facts {
     Facts {
         call_id: update.call_id.clone(),
         dialog_id: update.dialog_id.clone(),

@@ -24,6 +24,7 @@ use super::registry::{Registry, Timeouts};
 use super::settings::Settings;
 use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::sys::sync::lock;
 use crate::tls::Store;
@@ -118,7 +119,7 @@ impl Dispatcher {
             return Vec::new();
         }
         {
-            let now = clock::mono();
+            let now = clock::moment();
             let mut past = lock(&self.recent_calls);
             ended.iter().for_each(|one| past.end(one, now));
         }
@@ -136,7 +137,7 @@ impl Dispatcher {
 
     /// Marks a relay that owes an answer for longer than `relay_timeout`. Looks and marks under the registry's
     /// lock: a ping that comes meanwhile counts as later, and clears the mark.
-    pub(super) fn look_for_silence(&self, link: &Link, now: Duration) {
+    pub(super) fn look_for_silence(&self, link: &Link, now: Moment) {
         let timeout = self.settings.relay_timeout;
         let Some(limit) = now.checked_sub(timeout) else {
             return;
@@ -181,16 +182,16 @@ fn registry(
     let now = clock::now();
     registry.calls.set_wall(now);
     if !earlier.is_known {
-        registry.calls.set_blind_before(now.unix.elapsed());
+        registry.calls.set_blind_before(now.unix);
     }
     if is_noting {
         registry.calls.note_calls();
     }
-    registry.restore(earlier.calls.iter().cloned(), now.mono.since_start());
+    registry.restore(earlier.calls.iter().cloned(), now.mono);
     let dialogs = earlier.dialogs.iter();
     registry
         .calls
-        .restore_ended(dialogs.map(|due| due.name.clone()), now.mono.since_start());
+        .restore_ended(dialogs.map(|due| due.name.clone()), now.mono);
     registry
 }
 

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::limits::{self, Excess};
+use crate::moment::UnixTime;
 use crate::objects::objects_only;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Name, is_spelled};
@@ -29,7 +30,7 @@ pub struct ListedCall {
     /// What the session is called; older relays do not tell.
     pub session_id: Option<SessionId>,
     /// The first answer, since 1970-01-01 UTC by the relay's calendar.
-    pub started: Option<Duration>,
+    pub started: Option<UnixTime>,
     /// The SIP proxy's dialog, as a relay of ours was told it.
     pub dialog_id: Option<DialogId>,
 }
@@ -98,9 +99,9 @@ pub struct Statistics {
     /// It was answered, if only by a 183: it is to be accounted.
     pub is_answered: bool,
     /// Its first answer, since 1970-01-01 UTC by the relay's calendar.
-    pub started: Option<Duration>,
+    pub started: Option<UnixTime>,
     /// Its end, since 1970-01-01 UTC; none where it was not answered or does not tell.
-    pub ended: Option<Duration>,
+    pub ended: Option<UnixTime>,
     /// It had streams, and both parties used ICE and went direct with every one of them that ever was (M8).
     pub all_streams_ice: bool,
 }
@@ -276,8 +277,9 @@ impl Statistics {
 }
 
 /// What cannot be a time is none.
-fn since_1970(seconds: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(seconds).ok()
+fn since_1970(seconds: f64) -> Option<UnixTime> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(UnixTime::since_epoch(since))
 }
 
 /// Hands every element of a JSON array to `take`, as it stands in the text. Stops at the first failure, of
@@ -437,7 +439,7 @@ mod tests {
         let call = ListedCall::parse(found[1].as_bytes()).unwrap();
         let expected = ListedCall {
             call_id: "b".to_owned(),
-            started: Some(Duration::from_millis(1500)),
+            started: Some(UnixTime::since_epoch(Duration::from_millis(1500))),
             ..ListedCall::default()
         };
         assert_eq!(call, expected);

@@ -9,6 +9,7 @@ use super::link::{Ask, Link};
 use super::link_end::judge;
 use super::relay_commands::{write_explain, write_plain};
 use super::shared::Dispatcher;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::sys::sync::lock;
 use crate::tls;
@@ -18,27 +19,28 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The upkeep thread.
 pub fn run(dispatcher: &Arc<Dispatcher>) {
-    let start = clock::mono();
-    let mut certificates = tls::Watch::new(dispatcher.settings.verify_interval, start);
+    let start = clock::moment();
+    let mut certificates =
+        tls::Watch::new(dispatcher.settings.verify_interval, start.since_start());
     let mut look_at = start;
     let mut drained = Watch::default();
     loop {
         thread::sleep(INTERVAL);
         dispatcher.upkeep.beat();
-        let now = clock::mono();
+        let now = clock::moment();
         look_after_links(dispatcher, now);
         tick(dispatcher, now);
         drained.look(dispatcher, now);
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
-            if let Some(context) = certificates.look(&dispatcher.store, now) {
+            if let Some(context) = certificates.look(&dispatcher.store, now.since_start()) {
                 verify(dispatcher, &context);
             }
         }
     }
 }
 
-pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
+pub fn look_after_links(dispatcher: &Dispatcher, now: Moment) {
     let settings = &dispatcher.settings;
     let patience = settings.relay_timeout + settings.relay_recover_interval;
     let on_disk = dispatcher.finisher.on_disk();
@@ -64,7 +66,7 @@ pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
 }
 
 /// Asks a relay whether it has the calls that it did not know by the tags of their removal.
-fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
+fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Moment) {
     let explains = link.explains();
     let doubts = lock(&dispatcher.registry).doubts(link.id, explains, now);
     for doubts in doubts {
@@ -83,7 +85,7 @@ fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
     }
 }
 
-pub fn tick(dispatcher: &Dispatcher, now: Duration) {
+pub fn tick(dispatcher: &Dispatcher, now: Moment) {
     let elapsed = {
         let mut registry = lock(&dispatcher.registry);
         registry.calls.set_wall(clock::now());

@@ -1,9 +1,9 @@
 //! Locks that a panic does not poison, and waiting for a notice or a deadline.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::clock;
+use crate::moment::Moment;
 
 /// Takes a lock; a thread that panicked while it held it has left plain data behind.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -14,9 +14,9 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn wait_until<'a, T>(
     ready: &Condvar,
     guard: MutexGuard<'a, T>,
-    deadline: Duration,
+    deadline: Moment,
 ) -> MutexGuard<'a, T> {
-    let left = deadline.saturating_sub(clock::mono());
+    let left = deadline.since(clock::moment());
     let (guard, _) = ready
         .wait_timeout(guard, left)
         .unwrap_or_else(PoisonError::into_inner);
@@ -44,10 +44,10 @@ impl<T> Slot<T> {
     }
 
     /// The value, or none when the deadline came first.
-    pub fn take_until(&self, deadline: Duration) -> Option<T> {
+    pub fn take_until(&self, deadline: Moment) -> Option<T> {
         let mut value = lock(&self.value);
         loop {
-            if value.is_some() || clock::mono() >= deadline {
+            if value.is_some() || clock::moment() >= deadline {
                 return value.take();
             }
             value = wait_until(&self.ready, value, deadline);

@@ -8,6 +8,7 @@ mod opensips;
 use super::answers::Credible;
 use super::*;
 use crate::metrics::Counter;
+use crate::moment::Moment;
 use crate::proto::name::Name;
 use crate::sys::datagram::Sender as From;
 use crate::sys::users;
@@ -130,7 +131,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     let counts = Arc::new(DialogCounts::default());
     let paths = vec![dir.join("proxy.sock")];
     let mut ender = Ender::new(Proxy::OpenSips, paths, socket, none(), counts);
-    let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
+    let at = |seconds: u64| Moment::after_start(Duration::from_secs(10_000 + seconds));
     let pending = Arc::new(());
     let dialog = Dialog {
         call_id: due.name.call_id.clone(),

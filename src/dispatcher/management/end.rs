@@ -179,7 +179,7 @@ fn end_session(
     gone: Option<Proxy>,
 ) -> Result<String, String> {
     let call_id = &name.call_id;
-    let deadline = clock::mono() + dispatcher.settings.relay_timeout;
+    let deadline = clock::moment() + dispatcher.settings.relay_timeout;
     // The proxy's own requests for this call come before or after.
     let Some(turn) = dispatcher.call_queues.enter(call_id, deadline) else {
         return Err(format!("call {call_id} has requests under way, try again"));
@@ -221,7 +221,7 @@ fn remove(dispatcher: &Dispatcher, name: &Name, found: &Found) -> Result<(), Str
     };
     let slot = Arc::new(Slot::new());
     let ask = Ask::Remove(remove.clone(), Some(Arc::clone(&slot)));
-    let now = clock::mono();
+    let now = clock::moment();
     lock(&dispatcher.registry)
         .calls
         .by_admin(name, Through::Relay);

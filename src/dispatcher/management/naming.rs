@@ -75,7 +75,7 @@ impl Dispatcher {
             CallLocation::Expired => matches!(fate, Fate::Ended(_)),
             CallLocation::Unknown => true,
         };
-        let fates = past.of(call_id, clock::mono());
+        let fates = past.of(call_id, clock::moment());
         let fates: Vec<_> = fates.filter(|(_, fate, _)| is_over(fate)).collect();
         let told = |(name, fate, ago): &(&Name, &Fate, Duration)| match (&name.caller, fates.len())
         {
@@ -89,7 +89,7 @@ impl Dispatcher {
     /// Why an update of this session was refused a short time ago: `5 s ago: ..`.
     pub fn refusal_of(&self, call_id: &CallId, found: &Found) -> Option<String> {
         let past = lock(&self.recent_calls);
-        let mut fates = past.of(call_id, clock::mono());
+        let mut fates = past.of(call_id, clock::moment());
         fates.find_map(|(name, fate, ago)| match fate {
             Fate::Refused(why) if found.is_of(name) => {
                 Some(format!("{} s ago: {why}", ago.as_secs()))

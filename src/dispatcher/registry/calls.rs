@@ -19,7 +19,7 @@ use crate::dispatcher::call::{Facts, Known, LiveCall};
 use crate::dispatcher::ended_call::{DIALOG_AGE, EndedCall, Reason};
 use crate::dispatcher::relay_id::LinkId;
 use crate::dispatcher::statistics::{ListedCall, Statistics};
-use crate::moment::Now;
+use crate::moment::{Moment, Now, UnixTime};
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Mention, Name, is_spelled};
 use crate::proto::{CallId, DialogId, Text};
@@ -45,10 +45,10 @@ pub struct Calls {
     foreign: ForeignCalls,
     removals: Removals,
     by_admin: EndedByAdmin,
-    /// What is to be added to a time of the caller's clock to have the time since 1970-01-01 UTC.
-    wall: Duration,
-    /// When this dispatcher began, since 1970-01-01 UTC; none where one before it has told which calls there were.
-    blind_before: Option<Duration>,
+    /// How the clocks stand to each other.
+    clocks: Now,
+    /// When this dispatcher began; none where one before it has told which calls there were.
+    blind_before: Option<UnixTime>,
     /// Somebody keeps what [`LiveCall`] tells of answered calls.
     is_noting: bool,
     /// How much news has been told to be noted.
@@ -63,11 +63,11 @@ impl Calls {
 
     /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.
     pub fn set_wall(&mut self, now: Now) {
-        self.wall = now.unix.elapsed().saturating_sub(now.mono.since_start());
+        self.clocks = now;
     }
 
-    /// Nobody has told which calls there were before this time since 1970-01-01 UTC (R3).
-    pub fn set_blind_before(&mut self, time: Duration) {
+    /// Nobody has told which calls there were before this time (R3).
+    pub fn set_blind_before(&mut self, time: UnixTime) {
         self.blind_before = Some(time);
     }
 
@@ -77,7 +77,7 @@ impl Calls {
     }
 
     /// Forgets what is too old: sessions that the proxy has not removed after so long.
-    pub(super) fn forget_old(&mut self, expired_age: Duration, now: Duration) {
+    pub(super) fn forget_old(&mut self, expired_age: Duration, now: Moment) {
         self.removals.forget(expired_age, now);
     }
 
@@ -252,7 +252,7 @@ impl Calls {
             state: SessionState::Live,
         };
         session.known.started = told;
-        session.learn(facts, self.wall + facts.at);
+        session.learn(facts, self.clocks.calendar(facts.at));
         session
     }
 
@@ -260,7 +260,7 @@ impl Calls {
     /// it is not there.
     fn confirm(&mut self, relay: RelayNumber, facts: &Facts) -> Option<(SessionKey, bool)> {
         let serial = self.sessions.next_change();
-        let at = self.wall + facts.at;
+        let at = self.clocks.calendar(facts.at);
         let (key, fit) = self.sessions.find(facts.mention())?;
         if !fit.is_own() {
             // Another branch, after the call was answered.
@@ -286,7 +286,7 @@ impl Calls {
         relay: Option<RelayNumber>,
         facts: &Facts,
     ) -> Late {
-        let at = self.wall + facts.at;
+        let at = self.clocks.calendar(facts.at);
         let found = self.sessions.find(facts.mention());
         let session = found.and_then(|(key, _)| self.sessions.get_mut(key));
         let session = session.filter(|session| Some(session.relay) == relay);
@@ -343,10 +343,10 @@ impl Calls {
         &mut self,
         relays: &mut RelayTable,
         remove: Remove,
-        now: Duration,
+        now: Moment,
     ) -> Option<LiveCall> {
         let Some((key, fit)) = self.sessions.find(remove.mention()) else {
-            self.removals.miss(remove, self.wall + now, now);
+            self.removals.miss(remove, self.clocks.calendar(now), now);
             return None;
         };
         let ended = self.calendar(self.sessions.get(key)?, now);
@@ -427,7 +427,7 @@ impl Calls {
         teller: Teller,
         call_id: &CallId,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         if let Some(key) = self.told(teller.relay?, call_id, &statistics) {
             return self.end(relays, key, Reason::Removed, Some(statistics), now);
@@ -444,7 +444,7 @@ impl Calls {
         teller: Teller,
         reason: Reason,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> EndedCall {
         let call_id = self.spellings.call_id(&statistics.call_id);
         self.end_unknown(teller, call_id, reason, statistics, now)
@@ -456,7 +456,7 @@ impl Calls {
         relays: &mut RelayTable,
         teller: Teller,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let call_id = self.spellings.call_id(&statistics.call_id);
         let relay = teller.relay;
@@ -481,7 +481,7 @@ impl Calls {
         relays: &mut RelayTable,
         teller: Teller,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let call_id = self.spellings.call_id(&statistics.call_id);
         let relay = teller.relay;
@@ -504,7 +504,7 @@ impl Calls {
         call_id: CallId,
         reason: Reason,
         statistics: Statistics,
-        now: Duration,
+        now: Moment,
     ) -> EndedCall {
         let removed = self.removals.take_missed(&call_id, &statistics);
         let name = statistics.name(call_id);
@@ -518,14 +518,13 @@ impl Calls {
         let dialog_id = statistics.dialog_id.as_deref();
         let dialog_id = dialog_id.map(|id| DialogId(id.into()));
         let by_relay = reason == Reason::Expired && !ice;
-        let wall = self.wall + now;
-        let is_old = statistics
-            .ended
-            .is_some_and(|at| at.saturating_add(DIALOG_AGE) < wall);
+        let wall = self.clocks.calendar(now);
+        let is_old = statistics.ended.is_some_and(|at| at + DIALOG_AGE < wall);
         let length = removed.filter(|at| *at + LATE <= wall);
         let length = length.zip(statistics.started);
         // The relay's start and this host's end: clocks that are so far apart say nothing.
-        let length = length.and_then(|(at, started)| at.checked_sub(started));
+        let length = length.filter(|(at, started)| at >= started);
+        let length = length.map(|(at, started)| at.since(started));
         let from_tag = statistics.from_tag.as_deref();
         let mut others = self.sessions.of(&name.call_id);
         let is_elsewhere = others.any(|(_, one)| one.name.fit_told(from_tag) != Fit::Not);
@@ -571,7 +570,7 @@ impl Calls {
         key: SessionKey,
         reason: Reason,
         statistics: Option<Statistics>,
-        now: Duration,
+        now: Moment,
     ) -> Option<EndedCall> {
         let session = self.sessions.get(key)?;
         let relay = relays.get(session.relay)?;
@@ -617,19 +616,19 @@ impl Calls {
     }
 
     /// How long a call was whose relay tells of its end long after the proxy has removed it.
-    fn length(&self, session: &Session, now: Duration) -> Option<Duration> {
+    fn length(&self, session: &Session, now: Moment) -> Option<Duration> {
         let (started, ended) = session.known.started.zip(session.known.ended)?;
         let is_late = ended + LATE <= self.calendar(session, now);
         let is_removed = session.state != SessionState::Live;
-        (is_removed && is_late).then(|| ended.saturating_sub(started))
+        (is_removed && is_late).then(|| ended.since(started))
     }
 
-    /// A time of the caller's clock as one since 1970. A call's times stay as far apart as they were, whatever the
+    /// A moment as a time of the calendar. A call's times stay as far apart as they were, whatever the
     /// calendar was set to meanwhile.
-    fn calendar(&self, session: &Session, at: Duration) -> Duration {
+    fn calendar(&self, session: &Session, at: Moment) -> UnixTime {
         match (session.known.started, session.started) {
-            (Some(began), Some(started)) => began + at.saturating_sub(started),
-            _ => self.wall + at,
+            (Some(began), Some(started)) => began + at.since(started),
+            _ => self.clocks.calendar(at),
         }
     }
 
@@ -680,7 +679,7 @@ impl Calls {
         relay: RelayNumber,
         asked: u64,
         listed: Listed,
-        now: Duration,
+        now: Moment,
     ) -> Purge {
         let mut purge = Purge {
             owed: listed.owed,
@@ -726,7 +725,7 @@ impl Calls {
         &mut self,
         relays: &mut RelayTable,
         relay: RelayNumber,
-        now: Duration,
+        now: Moment,
     ) -> Vec<LiveCall> {
         let mut noted = Vec::new();
         for key in self.of_relays(|number| number == relay) {
@@ -745,7 +744,7 @@ impl Calls {
         &mut self,
         relays: &mut RelayTable,
         lost: &HashSet<RelayNumber>,
-        now: Duration,
+        now: Moment,
     ) -> Vec<EndedCall> {
         let mut finished = Vec::new();
         for key in self.of_relays(|number| lost.contains(&number)) {
@@ -791,7 +790,7 @@ impl Calls {
         relay: Option<RelayNumber>,
         doubts: Doubts,
         told: &[ListedCall],
-        now: Duration,
+        now: Moment,
     ) -> Checked {
         let mut checked = Checked::default();
         for key in doubts.sessions {
@@ -844,7 +843,7 @@ impl Calls {
         &mut self,
         relays: &mut RelayTable,
         calls: impl IntoIterator<Item = LiveCall>,
-        now: Duration,
+        now: Moment,
     ) {
         for call in calls {
             let number = relays.known_or_new(&call.relay);
@@ -873,7 +872,7 @@ impl Calls {
     }
 
     /// The proxy is about to be asked to end these calls' dialogs, and will remove them.
-    pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = Name>, now: Duration) {
+    pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = Name>, now: Moment) {
         for name in calls {
             self.removals.expect(name, Word::Own, now);
         }

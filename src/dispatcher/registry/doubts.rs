@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::sessions::{SessionKey, Sessions};
+use crate::moment::Moment;
 use crate::proto::CallId;
 use crate::proto::name::is_spelled;
 
@@ -39,7 +40,7 @@ impl Doubts {
 #[derive(Debug, Default)]
 pub struct Doubted {
     sessions: HashSet<SessionKey>,
-    ask_at: Duration,
+    ask_at: Moment,
 }
 
 impl Doubted {
@@ -48,13 +49,13 @@ impl Doubted {
     }
 
     /// It could not be asked, or has not said: it is asked again, later.
-    pub fn put_back(&mut self, doubts: Doubts, now: Duration) {
+    pub fn put_back(&mut self, doubts: Doubts, now: Moment) {
         self.sessions.extend(doubts.sessions);
         self.ask_at = now + PAUSE;
     }
 
     /// What it is to be asked now: one by one where it can explain calls, and a few at a time.
-    pub fn take(&mut self, sessions: &Sessions, explains: bool, now: Duration) -> Vec<Doubts> {
+    pub fn take(&mut self, sessions: &Sessions, explains: bool, now: Moment) -> Vec<Doubts> {
         if self.sessions.is_empty() || self.ask_at > now {
             return Vec::new();
         }

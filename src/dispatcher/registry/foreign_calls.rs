@@ -2,11 +2,11 @@
 //! dispatcher's. They tell where to ask, and nothing is accounted for want of them.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::dialog_counts::DialogCounts;
 use crate::dispatcher::relay_id::LinkId;
 use crate::dispatcher::statistics::ListedCall;
+use crate::moment::UnixTime;
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, DialogId, SessionId};
 
@@ -16,8 +16,8 @@ pub struct ForeignCall {
     pub link: LinkId,
     pub name: Name,
     pub session_id: Option<SessionId>,
-    /// The first answer, since 1970-01-01 UTC by the relay's calendar.
-    pub started: Option<Duration>,
+    /// The first answer, by the relay's calendar.
+    pub started: Option<UnixTime>,
     dialog_id: Option<DialogId>,
 }
 

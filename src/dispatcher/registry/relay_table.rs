@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::dispatcher::relay_id::{LinkId, RelayKey};
+use crate::moment::Moment;
 
 /// A relay here; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +16,7 @@ pub struct Relay {
     pub key: RelayKey,
     pub link: Option<LinkId>,
     /// Since when there is no link.
-    pub away: Option<Duration>,
+    pub away: Option<Moment>,
     pub load: Load,
 }
 
@@ -129,7 +130,7 @@ impl RelayTable {
     }
 
     /// Those that have been away for so long.
-    pub fn lost(&self, limit: Duration, now: Duration) -> HashSet<RelayNumber> {
+    pub fn lost(&self, limit: Duration, now: Moment) -> HashSet<RelayNumber> {
         let is_lost = |relay: &Relay| relay.away.is_some_and(|since| now >= since + limit);
         let lost = self.relays.iter().filter(|(_, relay)| is_lost(relay));
         lost.map(|(number, _)| *number).collect()

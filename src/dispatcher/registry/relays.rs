@@ -11,6 +11,7 @@ use super::placement::{self, Candidate, Request};
 use super::relay_status::{Held, RelayState, RelayStatus};
 use super::relay_table::{Load, Relay, RelayNumber, RelayTable, Teller};
 use crate::dispatcher::relay_id::{LinkId, RelayKey};
+use crate::moment::Moment;
 
 /// What a link's first line has led to.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub(super) struct Link<L> {
     /// How many changes there had been to sessions when it was asked for its own.
     pub asked: u64,
     halting: bool,
-    timed_out: Option<Duration>,
+    timed_out: Option<Moment>,
     /// New calls that it has been asked to take and has not answered.
     attempts: usize,
     pub doubted: Doubted,
@@ -182,11 +183,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// The link is gone. Returns the relay when that leaves it without one.
-    pub(super) fn link_lost(
-        &mut self,
-        id: LinkId,
-        now: Duration,
-    ) -> Option<(RelayNumber, RelayKey)> {
+    pub(super) fn link_lost(&mut self, id: LinkId, now: Moment) -> Option<(RelayNumber, RelayKey)> {
         let number = self.links.remove(&id)?.relay?;
         let relay = self.table.get_mut(number)?;
         relay.link = None;
@@ -215,7 +212,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// A request was not answered within `relay_timeout`. True when that is news.
-    pub fn timed_out(&mut self, id: LinkId, now: Duration) -> bool {
+    pub fn timed_out(&mut self, id: LinkId, now: Moment) -> bool {
         let link = self.links.get_mut(&id).filter(|l| l.timed_out.is_none());
         link.map(|link| link.timed_out = Some(now)).is_some()
     }
@@ -227,7 +224,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Links of relays that have not recovered for so long.
-    pub(super) fn dead(&self, limit: Duration, now: Duration) -> Vec<(LinkId, L)> {
+    pub(super) fn dead(&self, limit: Duration, now: Moment) -> Vec<(LinkId, L)> {
         let is_dead = |link: &Link<L>| link.timed_out.is_some_and(|since| now >= since + limit);
         let dead = self.links.iter().filter(|(_, link)| is_dead(link));
         dead.map(|(id, link)| (*id, link.handle.clone())).collect()

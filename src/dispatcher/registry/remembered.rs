@@ -2,8 +2,8 @@
 //! which comes later, is answered as it expects (docs/protocol.md section 2); those that it removed and that were not known.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
+use crate::moment::Moment;
 use crate::proto::CallId;
 
 /// So many are kept, and so many bytes of names; beyond this the oldest are forgotten.
@@ -36,7 +36,7 @@ pub struct Remembered<T> {
 /// When each ended, oldest first, with its bytes. Those that were taken are no more among the calls.
 #[derive(Debug, Default)]
 struct Order {
-    queue: VecDeque<(Duration, CallId, u64, usize)>,
+    queue: VecDeque<(Moment, CallId, u64, usize)>,
     bytes: usize,
 }
 
@@ -52,7 +52,7 @@ impl<T> Default for Remembered<T> {
 
 impl<T> Remembered<T> {
     /// A session has ended; its tags take so many bytes.
-    pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Duration) {
+    pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Moment) {
         self.ended += 1;
         let ended = (self.ended, what);
         let size = call_id.0.as_bytes().len() + tags + CALL_OVERHEAD;
@@ -92,7 +92,7 @@ impl<T> Remembered<T> {
     }
 
     /// Forgets those that ended at this time or before.
-    pub fn forget_until(&mut self, time: Duration) {
+    pub fn forget_until(&mut self, time: Moment) {
         for word in [Word::Own, Word::Relays] {
             let first = |all: &Self| all.orders[word as usize].queue.front().map(|first| first.0);
             while first(self).is_some_and(|ended| ended <= time) {
@@ -120,16 +120,17 @@ impl<T> Remembered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn call(number: usize) -> CallId {
         CallId(number.to_string().as_str().into())
     }
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
-    fn add(expired: &mut Remembered<u32>, number: usize, what: u32, now: Duration) {
+    fn add(expired: &mut Remembered<u32>, number: usize, what: u32, now: Moment) {
         expired.add(call(number), what, 0, Word::Own, now);
     }
 

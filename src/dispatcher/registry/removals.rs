@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::remembered::{Remembered, Word};
 use crate::dispatcher::statistics::Statistics;
+use crate::moment::{Moment, UnixTime};
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, Tag};
@@ -17,13 +18,13 @@ const MISSED_AGE: Duration = Duration::from_secs(3600);
 pub struct Removals {
     /// Sessions that the proxy has yet to remove.
     expired: Remembered<Name>,
-    /// Calls that were not known when the proxy removed them, with the time since 1970.
-    missed: Remembered<(Remove, Duration)>,
+    /// Calls that were not known when the proxy removed them, with the time.
+    missed: Remembered<(Remove, UnixTime)>,
 }
 
 impl Removals {
     /// A session has ended, and the proxy has yet to remove it.
-    pub fn expect(&mut self, name: Name, word: Word, now: Duration) {
+    pub fn expect(&mut self, name: Name, word: Word, now: Moment) {
         self.expired.take(&name.call_id, |one| *one == name);
         let (call_id, tags) = (name.call_id.clone(), name.tags());
         self.expired.add(call_id, name, tags, word, now);
@@ -53,10 +54,10 @@ impl Removals {
         (fit.is_own() || fit == Fit::Untold) && self.expired.take(&remove.call_id, is_it).is_some()
     }
 
-    /// The proxy has removed a session that is not known; `ended` is since 1970. Some relay may have it: one that has not
+    /// The proxy has removed a session that is not known. Some relay may have it: one that has not
     /// listed it yet, or does not hear of this.
-    pub fn miss(&mut self, remove: Remove, ended: Duration, now: Duration) {
-        let is_noted = |(missed, _): &(Remove, Duration)| is_of_one(missed, &remove);
+    pub fn miss(&mut self, remove: Remove, ended: UnixTime, now: Moment) {
+        let is_noted = |(missed, _): &(Remove, UnixTime)| is_of_one(missed, &remove);
         if self.missed.of(&remove.call_id).any(is_noted) {
             return;
         }
@@ -74,16 +75,16 @@ impl Removals {
         missed.filter(|remove| name.fit(remove.mention()) != Fit::Not)
     }
 
-    /// When the proxy has removed a session that was not known then, since 1970.
-    pub fn take_missed(&mut self, call_id: &CallId, statistics: &Statistics) -> Option<Duration> {
-        let is_it = |(remove, _): &(Remove, Duration)| statistics.is_meant_by(remove);
+    /// When the proxy has removed a session that was not known then.
+    pub fn take_missed(&mut self, call_id: &CallId, statistics: &Statistics) -> Option<UnixTime> {
+        let is_it = |(remove, _): &(Remove, UnixTime)| statistics.is_meant_by(remove);
         let (_, at) = self.missed.take(call_id, is_it)?;
         Some(at)
     }
 
     /// A relay does not know the session of this removal.
     pub fn refused(&mut self, remove: &Remove) {
-        let is_it = |(missed, _): &(Remove, Duration)| missed == remove;
+        let is_it = |(missed, _): &(Remove, UnixTime)| missed == remove;
         self.missed.take(&remove.call_id, is_it);
     }
 
@@ -94,12 +95,12 @@ impl Removals {
         let is_open =
             |one: &Name| one.is_of(name) && (one.callee.is_none() || name.callee == one.callee);
         while self.expired.take(call_id, is_open).is_some() {}
-        let is_missed = |(remove, _): &(Remove, Duration)| name.fit(remove.mention()) != Fit::Not;
+        let is_missed = |(remove, _): &(Remove, UnixTime)| name.fit(remove.mention()) != Fit::Not;
         while self.missed.take(call_id, is_missed).is_some() {}
     }
 
     /// Forgets what is too old: ended sessions after so long.
-    pub fn forget(&mut self, expired_age: Duration, now: Duration) {
+    pub fn forget(&mut self, expired_age: Duration, now: Moment) {
         if let Some(time) = now.checked_sub(expired_age) {
             self.expired.forget_until(time);
         }

@@ -1,11 +1,11 @@
 //! A session as the proxy's updates tell of it.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::relay_table::RelayNumber;
 use crate::dispatcher::call::{Facts, Known};
 use crate::dispatcher::statistics::Statistics;
+use crate::moment::{Moment, UnixTime};
 use crate::proto::control::Remove;
 use crate::proto::name::Name;
 use crate::proto::{CSeq, DialogId};
@@ -21,7 +21,7 @@ pub struct Session {
     pub opening: Option<CSeq>,
     pub known: Known,
     /// `known.started` on the caller's clock, where that was in this run.
-    pub started: Option<Duration>,
+    pub started: Option<Moment>,
     /// It was made by a reply: the callee makes the offer (C8).
     pub begun_by_reply: bool,
     /// Where the SIP of its first message came from.
@@ -52,9 +52,9 @@ impl Session {
         self.name.callee.is_none() && self.opening.is_some() && self.known.ended.is_none()
     }
 
-    /// What an update tells of the call, which came at a time since 1970: the first one that goes the other way is its
+    /// What an update tells of the call, which came at this time: the first one that goes the other way is its
     /// answer (C5), and a reply to what opened it, with a to_tag, the final one (S3). True when there is news of it.
-    pub fn learn(&mut self, facts: &Facts, at: Duration) -> bool {
+    pub fn learn(&mut self, facts: &Facts, at: UnixTime) -> bool {
         let known = &mut self.known;
         // A later call may be on its way while the removal of the earlier one is owed; or its relay is back.
         let was_over = known.ended.take().is_some();

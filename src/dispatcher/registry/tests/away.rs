@@ -1,7 +1,7 @@
 //! A relay that is away with several calls: each of them is waited for and recorded, whichever ends first.
 
 use super::*;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
 fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
     let mut registry = registry();
@@ -75,17 +75,17 @@ fn it_is_forgotten_with_its_last_call_and_not_while_it_is_connected() {
 fn when_a_call_ended_is_told_however_it_ended() {
     let mut registry = registry();
     registry.calls.set_wall(crate::moment::Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(at(1_000_000)),
+        mono: at(0),
+        unix: UnixTime::from_secs(1_000_000),
     });
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered("one"));
     let finished = registry
         .expire(a, statistics("one", "closed"), at(50))
         .unwrap();
-    assert_eq!(finished.known.unwrap().ended, Some(at(1_000_050)));
+    assert_eq!(finished.known.unwrap().ended, Some(unix(1_000_050)));
     registry.updated(a, &answered("two"));
     let told = statistics("two", "closed");
     let finished = registry.removed(a, &call("two"), told, at(60)).unwrap();
-    assert_eq!(finished.known.unwrap().ended, Some(at(1_000_060)));
+    assert_eq!(finished.known.unwrap().ended, Some(unix(1_000_060)));
 }

@@ -4,14 +4,14 @@
 use super::*;
 use crate::moment::{Moment, UnixTime};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
     registry.calls.note_calls();
     registry.calls.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(DAY),
+        mono: at(0),
+        unix: DAY,
     });
     registry
 }
@@ -49,7 +49,7 @@ fn told(id: &str, from_tag: &str, duration: u64) -> Statistics {
 }
 
 /// What a relay is to be asked now.
-fn doubted(registry: &mut Links, link: LinkId, now: Duration) -> Vec<CallId> {
+fn doubted(registry: &mut Links, link: LinkId, now: Moment) -> Vec<CallId> {
     let doubts = registry.doubts(link, true, now);
     doubts.into_iter().flat_map(|one| one.calls).collect()
 }
@@ -73,7 +73,7 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
     let noted = registry.owe(right.clone(), at(30)).unwrap();
     assert_eq!(
         noted.known.ended,
-        Some(DAY + at(30)),
+        Some(DAY + secs(30)),
         "not when the relay was lost"
     );
     let again = up(&mut registry, ip(1), Some("a"));
@@ -118,7 +118,7 @@ fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it
         registry.owe(right, at(50));
         let ended = registry.removed(a, &call("one"), told("one", "f", 40), at(50));
         let ended = ended.unwrap();
-        assert_eq!(ended.known.unwrap().ended, Some(DAY + at(50)));
+        assert_eq!(ended.known.unwrap().ended, Some(DAY + secs(50)));
         assert_eq!(ended.length, None);
     }
 }
@@ -142,7 +142,7 @@ fn what_a_relay_that_refused_its_removal_has_not_is_over_since_that_removal() {
         (&call("one"), Reason::Removed)
     );
     assert!(!finished.end_dialog && !finished.timed_out);
-    assert_eq!(finished.known.as_ref().unwrap().ended, Some(DAY + at(15)));
+    assert_eq!(finished.known.as_ref().unwrap().ended, Some(DAY + secs(15)));
     assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
     assert_eq!(registry.place(&call("two")), CallLocation::On(a, a.0));
 }
@@ -326,11 +326,11 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
             false => registry.expire(a, told("one", "f", 98), at(116)),
         };
         let ended = ended.unwrap();
-        assert_eq!(ended.length, Some(at(8)));
+        assert_eq!(ended.length, Some(secs(8)));
         assert_eq!((ended.reason, ended.timed_out), (Reason::Removed, false));
         let now = Now {
-            mono: Moment::after_start(at(26)),
-            unix: UnixTime::since_epoch(DAY + at(26)),
+            mono: at(26),
+            unix: DAY + secs(26),
         };
         let record: serde_json::Value =
             serde_json::from_str(&ended.record(now, 0).unwrap()).unwrap();
@@ -357,7 +357,7 @@ fn a_relay_whose_loss_was_not_seen_adds_no_time_either() {
     registry.link_lost(a, at(130));
     let a = up_at(&mut registry, ip(1), Some("a"), at(130));
     let ended = registry.expire(a, told("one", "f", 98), at(130)).unwrap();
-    assert_eq!((ended.length, ended.timed_out), (Some(at(8)), false));
+    assert_eq!((ended.length, ended.timed_out), (Some(secs(8)), false));
 }
 
 /// From before the start of a dispatcher that has no ledger of them, or another one's.
@@ -373,7 +373,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
     let told_first = registry.expire(a, told("told", "f", 18), at(20)).unwrap();
     assert_eq!(
         (told_first.length, told_first.timed_out),
-        (Some(at(8)), false)
+        (Some(secs(8)), false)
     );
     assert_eq!(told_first.reason, Reason::Removed);
     let purge = registry.tells(a, &list(&["listed", "foreign", "other"]), at(20));
@@ -381,7 +381,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
     owed.sort();
     assert_eq!(owed, ["foreign", "listed"]);
     let removed = registry.removed(a, &call("listed"), told("listed", "f", 20), at(20));
-    assert_eq!(removed.unwrap().length, Some(at(8)));
+    assert_eq!(removed.unwrap().length, Some(secs(8)));
     // Once, and not where the relay has said that it is another session.
     registry.refused(a, &removal("foreign", "t", "f"));
     let goes_on = registry
@@ -433,8 +433,8 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let mut next = noting();
     // Its clock begins anew.
     next.calls.set_wall(Now {
-        mono: Moment::after_start(at(1)),
-        unix: UnixTime::since_epoch(DAY + at(40)),
+        mono: at(1),
+        unix: DAY + secs(40),
     });
     next.restore([removed], at(1));
     let a = up_at(&mut next, ip(1), Some("a"), at(2));
@@ -442,7 +442,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let ended = next
         .removed(a, &call("one"), told("one", "f", 31), at(2))
         .unwrap();
-    assert_eq!(ended.length, Some(at(8)));
+    assert_eq!(ended.length, Some(secs(8)));
     // One that was noted at its relay's loss, and is removed by the proxy later: not before.
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
@@ -451,7 +451,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let mut next = noting();
     next.restore(lost, at(20));
     let noted = next.owe(removal("two", "f", "t"), at(25)).unwrap();
-    assert_eq!(noted.known.ended, Some(DAY + at(25)));
+    assert_eq!(noted.known.ended, Some(DAY + secs(25)));
 }
 
 #[test]

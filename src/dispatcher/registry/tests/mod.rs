@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::*;
 use crate::dispatcher::ended_call::Reason;
 use crate::dispatcher::statistics::{ListedCall, Statistics};
-use crate::moment::Now;
+use crate::moment::{Moment, Now, UnixTime};
 use crate::proto::name::Name;
 use crate::proto::{CSeq, DialogId, SessionId, Tag};
 
@@ -30,8 +30,16 @@ fn ip(last: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, last])
 }
 
-fn at(seconds: u64) -> Duration {
+fn at(seconds: u64) -> Moment {
+    Moment::after_start(Duration::from_secs(seconds))
+}
+
+fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+fn unix(seconds: u64) -> UnixTime {
+    UnixTime::from_secs(seconds)
 }
 
 fn call(id: &str) -> CallId {
@@ -88,7 +96,7 @@ fn list(ids: &[&str]) -> Vec<ListedCall> {
 
 impl Links {
     /// A relay tells all its sessions.
-    fn tells(&mut self, id: LinkId, calls: &[ListedCall], now: Duration) -> Purge {
+    fn tells(&mut self, id: LinkId, calls: &[ListedCall], now: Moment) -> Purge {
         let mut listed = Listed::default();
         for call in calls {
             self.listed(id, vec![call.clone()], &mut listed);
@@ -108,7 +116,7 @@ fn up(registry: &mut Links, address: IpAddr, name: Option<&str>) -> LinkId {
     up_at(registry, address, name, at(0))
 }
 
-fn up_at(registry: &mut Links, address: IpAddr, name: Option<&str>, now: Duration) -> LinkId {
+fn up_at(registry: &mut Links, address: IpAddr, name: Option<&str>, now: Moment) -> LinkId {
     let id = LinkId(registry.link_up(address, |id| id.0));
     registry.identify(id, name, now);
     id

@@ -2,16 +2,16 @@
 
 use super::*;
 use crate::dispatcher::ended_call::EndedCall;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
     registry.calls.note_calls();
     registry.calls.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(DAY),
+        mono: at(0),
+        unix: DAY,
     });
     registry
 }
@@ -183,8 +183,8 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
     let record = lost
         .record(
             Now {
-                mono: Moment::after_start(at(0)),
-                unix: UnixTime::since_epoch(DAY),
+                mono: at(0),
+                unix: DAY,
             },
             0,
         )

@@ -1,14 +1,14 @@
 //! A relay speaks for the calls that it was given (R1 to R3).
 
 use super::*;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
-const START: Duration = Duration::from_secs(1_000_000);
+const START: UnixTime = UnixTime::from_secs(1_000_000);
 
 /// As a relay tells it of an answered call that began so many seconds before this dispatcher.
 fn told(id: &str, from_tag: &str, dialog_id: &str, before: u64) -> Statistics {
     let json = serde_json::json!({"call_id": id, "from_tag": from_tag, "to_tag": "t", "dialog_id": dialog_id,
-        "start_time": (START - at(before)).as_secs(), "duration": before, "streams": [{"status": "conntrack timeout"}]});
+        "start_time": START.saturating_sub(secs(before)).as_secs(), "duration": before, "streams": [{"status": "conntrack timeout"}]});
     Statistics::parse(json.to_string().as_bytes()).unwrap()
 }
 
@@ -25,8 +25,8 @@ fn listed(id: &str, dialog_id: &str) -> ListedCall {
 fn two() -> (Links, LinkId, LinkId) {
     let mut registry = registry();
     registry.calls.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(START),
+        mono: at(0),
+        unix: START,
     });
     registry.calls.set_blind_before(START);
     let a = up(&mut registry, ip(1), Some("a"));
