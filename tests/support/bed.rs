@@ -1,7 +1,5 @@
 //! A dispatcher in this process for tests, with scripted relays over TLS and a proxy's connections.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -18,7 +16,7 @@ use mediaproxy::dispatcher::{Dispatcher, Limits, Running, Settings};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
 
-use crate::certs::Certs;
+use super::certs::Certs;
 
 /// Longer than anything here takes; only a failing test waits for it.
 pub const LONG: Duration = Duration::from_secs(20);

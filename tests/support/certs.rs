@@ -1,7 +1,5 @@
 //! Certificates for tests, made in a directory of their own by `tls/make-certs.sh` and the openssl program.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,7 +1,5 @@
 //! `media-admin doctor`, and what it finds: nothing that is not fine without a remedy.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -9,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::site::ADMIN;
+use super::site::ADMIN;
 
 /// What begins a remedy: a command, or what to set or write.
 const REMEDIES: [&str; 29] = [

@@ -1,8 +1,6 @@
 //! Certificates and lists that no openssl of today makes, or not each of them: their bytes are put together here from
 //! those of an ordinary one, and signed anew.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::path::Path;
 
 use rustls::SignatureScheme;

@@ -8,8 +8,6 @@
 //!  killed_by_itself(&case, step)  killed_at(&case, &between, stop, what)
 //! ```
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -23,11 +21,10 @@ use mediaproxy::accounting::{
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
-#[path = "copy.rs"]
-mod copy;
-
-use self::copy::copy;
-use crate::servers::{self, Between, Scratch, Stop};
+use super::between::{Between, Stop};
+use super::copy::copy;
+use super::scratch::Scratch;
+use super::skip::skip;
 
 const DIRECTORY: &str = "MEDIAPROXY_TEST_DIRECTORY";
 const STEP: &str = "MEDIAPROXY_TEST_KILL_AT";
@@ -139,7 +136,7 @@ pub struct Journal(Scratch);
 impl Journal {
     /// `configuration` is without the section `[Dispatcher]`.
     pub fn new(configuration: &str, accounting: &str, records: &[Record]) -> Journal {
-        let scratch = Scratch::new("kill-journal");
+        let scratch = Scratch::new("mediaproxy-kill-journal").unwrap();
         let directory = scratch.path();
         let text = format!("[Dispatcher]\naccounting = {accounting}\n{configuration}\n");
         fs::write(directory.join("config.ini"), text).unwrap();
@@ -161,7 +158,7 @@ impl Journal {
 
     /// A copy of it, with more lines of configuration.
     pub fn case(&self, more: &str) -> Scratch {
-        let case = Scratch::new("kill");
+        let case = Scratch::new("mediaproxy-kill").unwrap();
         copy(self.0.path(), case.path());
         let path = case.path().join("config.ini");
         let text = fs::read_to_string(&path).unwrap();
@@ -225,7 +222,7 @@ pub const POSITION_CALLS: [&str; 4] = ["openat", "write", "fdatasync", "/^rename
 /// the reason to skip, where there is no strace.
 pub fn killed_at_position(case: &Scratch, call: &str) -> bool {
     if Command::new("strace").arg("-V").output().is_err() {
-        servers::skip("killed while the position is written: no strace");
+        skip("killed while the position is written: no strace");
         return false;
     }
     let accounting = case.path().join("state/accounting");

@@ -5,7 +5,11 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, is_root, run, tried, until};
+use super::{Held, PASSWORD, Process, Server, URI_PASSWORD, until};
+use crate::support::ports::free_tcp_port;
+use crate::support::programs::{is_root, run, tried};
+use crate::support::scratch::Scratch;
+use crate::support::skip::skip;
 
 /// See the module above.
 pub struct Postgres {
@@ -33,7 +37,7 @@ impl Postgres {
     /// With more settings (`name=value`), and files that are copied into its directory, for it alone to read.
     pub fn start_with(settings: &[&str], files: &[&Path]) -> Option<Postgres> {
         let programs = programs()?;
-        let directory = Scratch::new("postgres");
+        let directory = Scratch::new("mediaproxy-postgres").unwrap();
         let user = if is_root() {
             Some(unprivileged())
         } else {
@@ -67,7 +71,7 @@ impl Postgres {
                 run(Command::new("chown").arg(name).arg(&copy));
             }
         }
-        let port = super::free_port();
+        let port = free_tcp_port().unwrap();
         let mut command = as_user(&user, &programs.join("postgres"));
         command
             .arg("-D")
@@ -202,7 +206,7 @@ fn programs() -> Option<PathBuf> {
     };
     versions.sort_by_key(number);
     if versions.is_empty() {
-        super::skip("postgresql: not installed");
+        skip("postgresql: not installed");
     }
     versions.pop()
 }
