@@ -133,6 +133,7 @@ mod support {
     pub mod doctor;
     pub mod forge;
     pub mod from;
+    pub mod inner;
     pub mod killed;
     pub mod links;
     pub mod management;

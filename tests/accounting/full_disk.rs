@@ -12,7 +12,9 @@ use mediaproxy::sys::clock;
 
 use crate::support::daemons;
 use crate::support::daemons::{Daemon, Daemons};
+use crate::support::inner::{assert_has_passed, this_program};
 use crate::support::ports::PortRange;
+use crate::support::programs::is_root;
 use crate::support::proxy::Proxy;
 use crate::support::scratch::Scratch;
 use crate::support::skip;
@@ -42,23 +44,19 @@ fn in_own_mounts(test: &str, run: impl FnOnce()) {
     if std::env::var_os(INNER).is_some() {
         return run();
     }
-    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-    if !is_root {
+    if !is_root() {
         skip::skip("needs root");
         return;
     }
+    let (program, arguments) = this_program(module_path!(), test);
     let inner = Command::new("unshare")
         .args(["-m", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
+        .arg(program)
+        .args(arguments)
         .env(INNER, "yes")
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&inner.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&inner.stderr).into_owned();
-    assert!(inner.status.success(), "{told}{errors}");
-    // A name that is no test's is no error: none is run then.
-    assert!(told.contains(" 1 passed"), "{told}{errors}");
+    assert_has_passed(&inner);
 }
 
 fn mount(path: &Path) {

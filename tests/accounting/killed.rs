@@ -16,6 +16,7 @@ use mediaproxy::accounting::{
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
+use crate::support::inner::{assert_has_passed, this_program};
 use crate::support::scratch::Scratch;
 
 const STEP: &str = "MEDIAPROXY_TEST_KILL_AT";
@@ -155,8 +156,9 @@ fn process() {
 }
 
 fn run(step: &str, directory: &Path) -> std::process::Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["process", "--exact", "--nocapture"])
+    let (program, arguments) = this_program(module_path!(), "process");
+    Command::new(program)
+        .args(arguments)
         .env(STEP, step)
         .env(DIRECTORY, directory)
         .output()
@@ -190,8 +192,7 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
             "{step}: {told}"
         );
         let second = run("never", directory);
-        let told = String::from_utf8_lossy(&second.stdout).into_owned();
-        assert!(second.status.success(), "{step}: {told}");
+        assert_has_passed(&second);
 
         let expected = counted((0..2 * RECORDS).map(|n| format!("call-{n}")));
         let lines = fs::read_to_string(directory.join("calls.jsonl")).unwrap();

@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -323,7 +322,7 @@ fn with_failing_syncs(directory: &Path, name: &str, file: &Path) -> PathBuf {
 /// What is only in the page cache is no record yet: its relay keeps it.
 #[test]
 fn a_session_is_confirmed_when_the_disk_has_it() {
-    if Command::new("strace").arg("-V").output().is_err() {
+    if skip::missing(&["strace"]).is_some() {
         skip::skip("strace is not installed");
         return;
     }

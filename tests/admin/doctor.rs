@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::daemons::{Daemons, make_certificates, write_config};
-use crate::support::doctor;
 use crate::support::doctor::{chmod, doctor, found, run};
 use crate::support::ports::PortRange;
+use crate::support::programs::is_root;
 use crate::support::scratch::Scratch;
 use crate::support::site::{ADMIN, Site};
 
@@ -240,7 +240,7 @@ fn doctor_names_secrets_that_others_may_read() {
 
 /// `doctor` as a user whom rights hold for.
 fn doctor_of_nobody(scratch: &Scratch) -> Vec<serde_json::Value> {
-    if !doctor::is_root() {
+    if !is_root() {
         return doctor(scratch.path()).0;
     }
     // Others may not get to where it was built.

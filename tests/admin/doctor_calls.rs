@@ -10,8 +10,9 @@ use std::thread;
 
 use crate::support::daemons;
 use crate::support::daemons::{make_certificates, signal, write_config};
-use crate::support::doctor::{chmod, doctor, found, is_root, program_on_host, run};
+use crate::support::doctor::{chmod, doctor, found, program_on_host, run};
 use crate::support::ports::PortRange;
+use crate::support::programs::is_root;
 use crate::support::scratch::Scratch;
 use crate::support::site;
 use crate::support::site::{Call, LONG, STEP, Site};

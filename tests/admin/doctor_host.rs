@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::daemons::{Daemons, extend_config, make_certificates, write_config};
-use crate::support::doctor::{chmod, doctor, found, is_root, on_host, program_on_host, run};
+use crate::support::doctor::{chmod, doctor, found, on_host, program_on_host, run};
 use crate::support::ports::{PortRange, free_tcp_port};
+use crate::support::programs::is_root;
 use crate::support::scratch::Scratch;
 use crate::support::site::Site;
 use crate::support::skip;

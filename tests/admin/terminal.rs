@@ -101,7 +101,7 @@ impl Drop for Terminal<'_> {
 
 #[test]
 fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
-    if Command::new("tmux").arg("-V").output().is_err() {
+    if skip::missing(&["tmux"]).is_some() {
         skip::skip("tmux is not installed");
         return;
     }
@@ -187,7 +187,7 @@ fn top_shows_sorts_resizes_and_leaves_the_terminal_as_it_was() {
 
 #[test]
 fn a_long_list_is_scrolled() {
-    if Command::new("tmux").arg("-V").output().is_err() {
+    if skip::missing(&["tmux"]).is_some() {
         skip::skip("tmux is not installed");
         return;
     }
@@ -220,7 +220,7 @@ fn a_long_list_is_scrolled() {
 
 #[test]
 fn top_can_be_suspended_and_goes_on() {
-    if Command::new("tmux").arg("-V").output().is_err() {
+    if skip::missing(&["tmux"]).is_some() {
         skip::skip("tmux is not installed");
         return;
     }
@@ -255,7 +255,7 @@ fn top_can_be_suspended_and_goes_on() {
 
 #[test]
 fn tables_fit_narrow_terminals_and_pipes_get_all() {
-    if Command::new("tmux").arg("-V").output().is_err() {
+    if skip::missing(&["tmux"]).is_some() {
         skip::skip("tmux is not installed");
         return;
     }
@@ -322,7 +322,7 @@ fn tables_fit_narrow_terminals_and_pipes_get_all() {
 
 #[test]
 fn top_outlives_a_dispatcher_that_is_away() {
-    if Command::new("tmux").arg("-V").output().is_err() {
+    if skip::missing(&["tmux"]).is_some() {
         skip::skip("tmux is not installed");
         return;
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mediaproxy::sys::clock;
 
+use super::trial;
 use crate::support::daemons;
 use crate::support::daemons::Daemons;
 use crate::support::ports::PortRange;
@@ -61,6 +62,7 @@ fn port(log: &str, after: &str) -> u16 {
 
 #[test]
 fn a_flood_of_every_port_and_socket_leaves_a_short_log_that_has_every_call() {
+    let _turn = trial::turn();
     let scratch = Scratch::new("mediaproxy-flood").unwrap();
     let directory = scratch.path();
     daemons::make_certificates(directory).unwrap();

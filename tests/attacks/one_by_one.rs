@@ -1,6 +1,6 @@
 //! Strangers, neighbours and rogue peers attack both daemons, one kind in each test, and calls go on: set-up takes as long as
 //! before, no packet is lost, every call is recorded, and afterwards memory and descriptors are what they were. The figures
-//! of the last run are in `target/tmp/attacks`; tests/soak.rs has all of them at once.
+//! of the last run are in `target/tmp/attacks`; soak.rs has all of them at once.
 
 use std::time::Duration;
 

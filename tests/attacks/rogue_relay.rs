@@ -15,6 +15,7 @@ use mediaproxy::proto::line::Lines;
 use mediaproxy::sys::clock;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Writer, connect};
 
+use super::trial;
 use crate::support::daemons::{self, Daemons};
 use crate::support::management;
 use crate::support::ports::PortRange;
@@ -244,6 +245,7 @@ type Attack = fn(&mut dyn FnMut(&[u8]) -> bool);
 
 /// Calls beside so many rogue relays, after a quiet run; the lines of the dispatcher's log.
 fn attacked(name: &str, links: usize, attack: Attack, limit: &str) -> (Host, String) {
+    let _turn = trial::turn();
     let host = Host::start(name);
     let pid = host.daemons.dispatcher.pid();
     let quiet = calls(&host, "quiet", |_| ());

@@ -1,4 +1,4 @@
-//! Two minutes of every attack of tests/attacks.rs at once, slower than each alone, while calls go on. `SOAK_SECONDS` is
+//! Two minutes of every attack of one_by_one.rs at once, slower than each alone, while calls go on. `SOAK_SECONDS` is
 //! another length, `SOAK_WITHOUT=NAME,NAME` leaves attacks out; `make soak` is ten minutes, with a line every ten seconds. What normal calls saw, each error with its
 //! cause, is told at the end and kept in `target/tmp/attacks/soak.md`.
 
@@ -88,6 +88,7 @@ fn everything_at_once() {
         text.parse().expect("SOAK_SECONDS is a number")
     });
     let length = Duration::from_secs(seconds);
+    let _turn = trial::turn();
     let mut field = Field::start(
         "soak",
         Setting {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -356,8 +356,11 @@ pub fn asked_to_end(target: &Target) -> Vec<String> {
     asked.into_iter().filter(is_normal).collect()
 }
 
-/// One at a time: what is measured is the attack, not the test beside it.
-static TURN: Mutex<()> = Mutex::new(());
+/// One test at a time: what is measured is the attack, not the test beside it. Held for as long as the test takes.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Calls without and with these attackers.
 ///
@@ -370,7 +373,7 @@ pub fn trial(
     probes: &[Probe],
     limits: Limits,
 ) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let mut field = Field::start("attack", setting);
     let target = field.target.clone();
     let warm = Load::run(&target, WARM);

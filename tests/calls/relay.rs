@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::certs;
+use crate::support::inner::{assert_has_passed, this_program};
 use crate::support::relay_bed::*;
 
 const MEDIA: &str = "audio:127.0.0.1:4000:sendrecv:ice=no";
@@ -451,23 +452,15 @@ fn two_thousand_calls_are_listed_while_others_go_on() {
 
 /// Runs one test of this program in a process of its own, since it changes what all tests share.
 fn in_a_process_of_its_own(test: &str, shell: &str) {
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &format!("{shell}; exec \"$0\" --exact {test} --nocapture"),
-    ]);
-    let output = command
+    let (program, arguments) = this_program(module_path!(), test);
+    let output = Command::new("sh")
+        .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
         .arg(program)
+        .args(arguments)
         .env("RELAY_TEST_INNER", test)
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_has_passed(&output);
 }
 
 fn is_inner(test: &str) -> bool {
@@ -514,7 +507,7 @@ fn a_dispatcher_whose_certificate_is_revoked_is_left() {
 #[test]
 fn a_dispatcher_without_the_passport_is_not_talked_to() {
     use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, accept};
-    let certs = certs::Certs::new();
+    let certs = certs::Certs::usual();
     let listener = std::net::TcpListener::bind((LOCAL, 0)).unwrap();
     let mut settings = settings(&[listener.local_addr().unwrap()]);
     settings.passport = Passport::parse("O:Somebody else").unwrap();
@@ -532,7 +525,7 @@ fn a_dispatcher_without_the_passport_is_not_talked_to() {
 
 #[test]
 fn what_cannot_work_is_said_at_start() {
-    let certs = certs::Certs::new();
+    let certs = certs::Certs::usual();
     let fail = |change: &dyn Fn(&mut mediaproxy::relay::Settings)| {
         let mut settings = settings(&[]);
         change(&mut settings);

@@ -21,7 +21,7 @@ struct Spooled {
 
 impl Spooled {
     fn new() -> Spooled {
-        let certs = certs::Certs::new();
+        let certs = certs::Certs::usual();
         let dispatcher = FakeDispatcher::new(certs.path());
         let mut settings = settings(&[dispatcher.address]);
         settings.state_dir = Some(certs.path().join("state"));

@@ -11,6 +11,8 @@ use std::thread;
 use mediaproxy::config::{DispatcherEntry, Host};
 use mediaproxy::relay::discovery::{Directory, System};
 
+use crate::support::inner::{assert_has_passed, this_program};
+use crate::support::programs::is_root;
 use crate::support::skip;
 
 const NAME: &str = "names_are_found_through_real_name_servers";
@@ -21,26 +23,18 @@ fn in_namespaces() {
     file.push(format!("mediaproxy-resolv-{}", std::process::id()));
     let text = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
     std::fs::write(&file, text).unwrap();
-    let script =
-        "ip link set lo up && mount --bind \"$0\" /etc/resolv.conf && exec \"$1\" --exact \"$2\"";
+    let script = "ip link set lo up && mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let (program, arguments) = this_program(module_path!(), NAME);
     let output = Command::new("unshare")
         .args(["--mount", "--net", "sh", "-c", script])
         .arg(&file)
-        .arg(std::env::current_exe().unwrap())
-        .arg(NAME)
+        .arg(program)
+        .args(arguments)
         .env("RELAY_TEST_INNER", "1")
         .output()
         .unwrap();
     let _ = std::fs::remove_file(&file);
-    let shown = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{shown}{errors}");
-}
-
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    uid.is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"))
+    assert_has_passed(&output);
 }
 
 /// A name as it stands in a packet.

@@ -350,7 +350,7 @@ fn listen_to_the_log() {
 #[test]
 fn the_end_of_a_flood_is_told_too() {
     listen_to_the_log();
-    let certs = certs::Certs::new();
+    let certs = certs::Certs::usual();
     let store = Arc::new(Store::open(certs.path(), "dispatcher").unwrap());
     rehearse(store, Arc::new(bed::Ended::default()), |rehearsal| {
         for number in 0..1_000 {

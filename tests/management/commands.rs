@@ -462,6 +462,39 @@ fn d3_a_call_that_opensips_does_not_find_and_may_have_keeps_its_media() {
     assert_eq!(bed.ended.wait_for(1)[0].reason, Reason::Ended);
 }
 
+/// An operator may have any of these, and says the same to each.
+#[test]
+fn a_dialog_is_ended_at_opensips_of_every_version() {
+    use opensips::Version::{Later, V2_2, V2_4, V3_0, V3_1};
+    for (number, version) in [V2_2, V2_4, V3_0, V3_1, Later].into_iter().enumerate() {
+        let bed = Bed::new();
+        let directory = fresh_directory(&format!("opensips-{number}"));
+        let path = directory.join("opensips");
+        let stand_in = opensips::OpenSips::listen(&path, version);
+        let none = set(&directory.join("none"));
+        let enders = Enders::start(&set(&path), &none, &directory, (0o600, None)).unwrap();
+        bed.running.set_enders(Arc::new(enders));
+        let dialog = opensips::Dialog::new(0xb2e, 0x46ca_a32d, "one");
+        stand_in.with(|state| state.dialogs.push(dialog.clone()));
+        let mut relay = explaining(&bed, "a");
+        let mut proxy = bed.proxy();
+        for request in [offer("one"), answered("one")] {
+            proxy.send(request.replace("4242:77", &dialog.number()).as_bytes());
+            relay.serve("update", "192.0.2.1 40000");
+            assert_eq!(proxy.answer(), "192.0.2.1 40000");
+        }
+        let mut client = bed.management();
+        assert_eq!(
+            client.ask("end one\r\n"),
+            "ended: call one, dialog 12293384086317 by OpenSIPS",
+            "{version:?}"
+        );
+        assert_eq!(client.answer(), "");
+        assert!(!stand_in.asked().is_empty(), "{version:?}");
+        assert_eq!(stand_in.with(|state| state.dialogs.len()), 0, "{version:?}");
+    }
+}
+
 #[test]
 fn a_drained_relay_stays_drained_over_lost_links_and_upgrades() {
     let bed = Bed::new();

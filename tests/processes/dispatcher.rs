@@ -28,7 +28,7 @@ struct Daemon {
 
 impl Home {
     fn new(name: &str) -> Home {
-        let certs = Certs::new();
+        let certs = Certs::usual();
         let directory = fresh_directory(name);
         let (config, runtime) = (directory.join("etc"), directory.join("run"));
         fs::create_dir_all(&config).unwrap();

@@ -25,7 +25,7 @@ struct Site {
 impl Site {
     /// With more lines in `[Relay]`.
     fn new(more: &str) -> Site {
-        let certs = Certs::new();
+        let certs = Certs::usual();
         let dispatcher = FakeDispatcher::new(certs.path());
         let (start, end) = range(20);
         let text = format!(

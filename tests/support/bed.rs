@@ -92,7 +92,7 @@ impl Bed {
 
     /// With other settings than the defaults.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Bed {
-        let certs = Certs::new();
+        let certs = Certs::usual();
         let mut settings = settings(certs.path());
         change(&mut settings);
         let store = Arc::new(Store::open(certs.path(), "dispatcher").unwrap());
@@ -418,7 +418,7 @@ pub fn statistics(call_id: &str, status: &str) -> String {
     format!("{{\"call_id\": \"{call_id}\", \"streams\": [{{\"status\": \"{status}\"}}]}}")
 }
 
-/// A socket directory that goes with the test.
+/// A socket directory that goes with the test, which has the name to itself.
 pub fn fresh_directory(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("dispatcher-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&path);

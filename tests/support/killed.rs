@@ -1,5 +1,5 @@
 //! A process that delivers from a journal and is killed (-9) there, and the next one that goes on: each is the test's own
-//! binary, of which it runs the test `killed::process` alone. What they say to their server may pass through the test, which
+//! program, of which it runs the test [`process`] alone. What they say to their server may pass through the test, which
 //! kills at any place of the conversation.
 //!
 //! ```text
@@ -23,8 +23,9 @@ use mediaproxy::sys::clock;
 
 use super::between::{Between, Stop};
 use super::copy::copy;
+use super::inner::this_program;
 use super::scratch::Scratch;
-use super::skip::skip;
+use super::skip::{missing, skip};
 
 const DIRECTORY: &str = "MEDIAPROXY_TEST_DIRECTORY";
 const STEP: &str = "MEDIAPROXY_TEST_KILL_AT";
@@ -169,11 +170,11 @@ impl Journal {
 
 /// Starts the process with the directory of a case.
 pub fn start(case: &Scratch, step: &str) -> Child {
-    let program = std::env::current_exe().unwrap();
-    command(case, step, &mut Command::new(program))
+    let (program, arguments) = this_program(module_path!(), "process");
+    command(case, step, Command::new(program).args(arguments))
 }
 
-/// `runner` is the program, or what runs it.
+/// `runner` is the program, or what runs it, with what it is to do.
 fn command(case: &Scratch, step: &str, runner: &mut Command) -> Child {
     let output = fs::File::options()
         .create(true)
@@ -181,7 +182,6 @@ fn command(case: &Scratch, step: &str, runner: &mut Command) -> Child {
         .open(case.path().join("output"))
         .unwrap();
     runner
-        .args(["killed::process", "--exact", "--nocapture"])
         .env(STEP, step)
         .env(DIRECTORY, case.path())
         .stdin(Stdio::null())
@@ -221,7 +221,7 @@ pub const POSITION_CALLS: [&str; 4] = ["openat", "write", "fdatasync", "/^rename
 /// Killed at this system call, when the position behind the second delivery is written; then gone on with. False, and
 /// the reason to skip, where there is no strace.
 pub fn killed_at_position(case: &Scratch, call: &str) -> bool {
-    if Command::new("strace").arg("-V").output().is_err() {
+    if missing(&["strace"]).is_some() {
         skip("killed while the position is written: no strace");
         return false;
     }
@@ -240,7 +240,8 @@ pub fn killed_at_position(case: &Scratch, call: &str) -> bool {
     let trace = format!("trace={call}");
     let inject = format!("inject={call}:signal=KILL:when=2");
     strace.args(["-e", &trace, "-e", &inject]);
-    strace.arg(std::env::current_exe().unwrap());
+    let (program, arguments) = this_program(module_path!(), "process");
+    strace.arg(program).args(arguments);
     let status = command(case, "never", &mut strace).wait().unwrap();
     assert_eq!(status.signal(), Some(9), "{call}: it ended before");
     go_on(case, call);

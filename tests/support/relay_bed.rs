@@ -14,6 +14,7 @@ use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Reader, Store, Writer, accept};
 
 use super::certs::Certs;
 use super::ports::PortRange;
+use super::shape;
 
 /// Longer than anything here takes; only a failing test waits for it.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -42,7 +43,7 @@ impl Bed {
 
     /// A relay with so many dispatchers and other settings than the usual ones.
     pub fn with(dispatchers: usize, change: impl FnOnce(&mut Settings)) -> Bed {
-        let certs = Certs::new();
+        let certs = Certs::usual();
         let dispatchers: Vec<FakeDispatcher> = (0..dispatchers)
             .map(|_| FakeDispatcher::new(certs.path()))
             .collect();
@@ -272,7 +273,9 @@ impl FakeLink {
         loop {
             if let Some(index) = self.unasked.iter().position(|l| l.starts_with("expired ")) {
                 let line = self.unasked.remove(index);
-                return serde_json::from_str(&line["expired ".len()..]).unwrap();
+                let statistics = serde_json::from_str(&line["expired ".len()..]).unwrap();
+                shape::ended(&statistics);
+                return statistics;
             }
             let line = self.next_line().expect("the link ended");
             self.note(line);

@@ -1,7 +1,7 @@
 //! Certificates for a database server: `ca.pem`, and `server.crt` with `server.key` for 127.0.0.1; `other.pem` is a CA
 //! that has nothing to do with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::programs::run;
@@ -71,10 +71,6 @@ impl Certificates {
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
     }
 
     fn openssl(&self, arguments: &[&str]) {

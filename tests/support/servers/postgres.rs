@@ -15,7 +15,6 @@ use crate::support::skip::skip;
 pub struct Postgres {
     process: Process,
     directory: Scratch,
-    user: Option<String>,
     port: u16,
 }
 
@@ -88,7 +87,6 @@ impl Postgres {
         let mut server = Postgres {
             process,
             directory,
-            user,
             port,
         };
         server.restart();
