@@ -12,8 +12,7 @@ use serde_json::Value;
 
 use crate::support::between::Between;
 use crate::support::callers::{Course, Sent, answered, place};
-use crate::support::daemons;
-use crate::support::daemons::{Daemon, Daemons};
+use crate::support::daemons::{self, Daemon, Daemons};
 use crate::support::management;
 use crate::support::ports::PortRange;
 use crate::support::scrape;

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use mediaproxy::sys::clock;
 
-use crate::support::daemons;
-use crate::support::daemons::{Daemon, Daemons};
+use crate::support::daemons::{self, Daemon, Daemons};
 use crate::support::inner::{assert_has_passed, this_program};
 use crate::support::ports::PortRange;
 use crate::support::programs::is_root;

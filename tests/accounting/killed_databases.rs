@@ -13,8 +13,7 @@ use crate::support::killed::{
     Journal, MANY, OWN_STEPS, POSITION_CALLS, finish, go_on, killed_at, killed_at_position,
     killed_by_itself, start, wait,
 };
-use crate::support::records;
-use crate::support::records::{deliver, expected_sums, keyed, record, sums};
+use crate::support::records::{self, deliver, expected_sums, keyed, record, sums};
 use crate::support::scratch::Scratch;
 use crate::support::servers::{Held, MariaDb, Postgres};
 

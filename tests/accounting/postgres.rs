@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use mediaproxy::accounting::Verdict;
 
-use crate::support::records;
 use crate::support::records::{
-    backend, backend_with, deliver, deliver_all, expected_sums, keyed, record,
+    self, backend, backend_with, deliver, deliver_all, expected_sums, keyed, record,
+    records as numbered, rejected, sums, unavailable,
 };
-use crate::support::records::{records as numbered, rejected, sums, unavailable};
 use crate::support::servers::{Certificates, Postgres, Server};
 
 /// As MediaProxy makes it.

@@ -11,8 +11,7 @@ use mediaproxy::sys::clock;
 use serde_json::Value;
 
 use crate::support::between::{Between, Side, Stop};
-use crate::support::daemons;
-use crate::support::daemons::{Daemon, Daemons};
+use crate::support::daemons::{self, Daemon, Daemons};
 use crate::support::ports::PortRange;
 use crate::support::proxy::{Media, Message, Proxy};
 use crate::support::scratch::Scratch;

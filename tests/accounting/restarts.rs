@@ -1,9 +1,8 @@
 //! Answered calls of a dispatcher that is killed (-9), whose relay is lost as well: each is accounted once by the
 //! dispatcher after it. With the real daemons and the real file.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -13,9 +12,9 @@ use mediaproxy::sys::clock;
 use mediaproxy::sys::datagram::undisturbed;
 use serde_json::Value;
 
-use crate::support::daemons;
-use crate::support::daemons::{Daemon, Daemons};
+use crate::support::daemons::{self, Daemon, Daemons};
 use crate::support::ports::PortRange;
+use crate::support::programs::write_program;
 use crate::support::proxy::{Media, Message, Proxy};
 use crate::support::scratch::Scratch;
 use crate::support::skip;
@@ -314,8 +313,7 @@ fn with_failing_syncs(directory: &Path, name: &str, file: &Path) -> PathBuf {
         file.display(),
         binaries().display(),
     );
-    fs::write(bin.join(name), script).unwrap();
-    fs::set_permissions(bin.join(name), Permissions::from_mode(0o755)).unwrap();
+    write_program(&bin.join(name), &script);
     bin
 }
 

@@ -7,11 +7,10 @@ use std::path::Path;
 use mediaproxy::accounting::Verdict;
 use rusqlite::Connection;
 
-use crate::support::records;
 use crate::support::records::{
-    backend, backend_with, deliver, expected_sums, keyed, record, records as numbered,
+    self, backend, backend_with, deliver, expected_sums, keyed, record, records as numbered,
+    rejected, sums, unavailable,
 };
-use crate::support::records::{rejected, sums, unavailable};
 use crate::support::scratch::Scratch;
 use crate::support::small_disk::SmallDisk;
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::programs::write_program;
 use crate::support::skip;
 
 const PROGRAMS: [&str; 3] = ["media-admin", "media-relay", "media-dispatcher"];
@@ -133,9 +133,7 @@ fn relays_are_those_of_the_dispatcher() {
          echo '{{\"ip\": \"192.0.2.1\", \"version\": \"1\"}}'; echo '{{\"ip\":\"192.0.2.9\"}}' ;;\n*) exit 3 ;;\nesac\n",
         real.display()
     );
-    fs::write(directory.join("media-admin"), stand_in).unwrap();
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(directory.join("media-admin"), mode).unwrap();
+    write_program(&directory.join("media-admin"), &stand_in);
     for words in [
         ["media-admin", "drain", ""],
         ["media-admin", "resume", "192"],

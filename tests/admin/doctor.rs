@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::daemons::{Daemons, make_certificates, write_config};
 use crate::support::doctor::{chmod, doctor, found, run};
 use crate::support::ports::PortRange;
-use crate::support::programs::is_root;
+use crate::support::programs::{copy_program, is_root};
 use crate::support::scratch::Scratch;
 use crate::support::site::{ADMIN, Site};
 
@@ -245,7 +245,7 @@ fn doctor_of_nobody(scratch: &Scratch) -> Vec<serde_json::Value> {
     }
     // Others may not get to where it was built.
     let program = scratch.path().join("media-admin");
-    std::fs::copy(ADMIN, &program).unwrap();
+    copy_program(Path::new(ADMIN), &program);
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     run(command.arg(program), scratch.path()).0

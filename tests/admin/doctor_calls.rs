@@ -8,14 +8,12 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use crate::support::daemons;
-use crate::support::daemons::{make_certificates, signal, write_config};
+use crate::support::daemons::{self, make_certificates, signal, write_config};
 use crate::support::doctor::{chmod, doctor, found, program_on_host, run};
 use crate::support::ports::PortRange;
 use crate::support::programs::is_root;
 use crate::support::scratch::Scratch;
-use crate::support::site;
-use crate::support::site::{Call, LONG, STEP, Site};
+use crate::support::site::{self, Call, LONG, STEP, Site};
 use crate::support::skip;
 use serde_json::Value;
 

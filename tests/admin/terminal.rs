@@ -4,8 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::daemons;
-use crate::support::daemons::Daemons;
+use crate::support::daemons::{self, Daemons};
 use crate::support::site::{ADMIN, Call, LONG, STEP, Site};
 use crate::support::skip;
 

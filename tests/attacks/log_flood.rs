@@ -11,8 +11,7 @@ use std::time::Duration;
 use mediaproxy::sys::clock;
 
 use super::trial;
-use crate::support::daemons;
-use crate::support::daemons::Daemons;
+use crate::support::daemons::{self, Daemons};
 use crate::support::ports::PortRange;
 use crate::support::proxy::{Media, Proxy};
 use crate::support::scratch::Scratch;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use mediaproxy::dispatcher::finished::Reason;
 
-use crate::support::bed;
-use crate::support::bed::{Bed, FakeRelay, Proxy, answered, offer, remove, statistics};
+use crate::support::bed::{self, Bed, FakeRelay, Proxy, answered, offer, remove, statistics};
 
 const PORTS: &str = "192.0.2.1 40000";
 

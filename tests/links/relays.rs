@@ -8,8 +8,7 @@ use std::time::Duration;
 use mediaproxy::dispatcher::Dispatcher;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, Store, connect};
 
-use crate::support::bed;
-use crate::support::bed::{Bed, FakeRelay, LONG, offer};
+use crate::support::bed::{self, Bed, FakeRelay, LONG, offer};
 use crate::support::certs::Certs;
 
 #[test]

@@ -13,8 +13,7 @@ use mediaproxy::dispatcher::rehearsal::rehearse;
 use mediaproxy::sys::clock;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Store, connect};
 
-use crate::support::bed;
-use crate::support::bed::{Bed, FakeRelay, LONG};
+use crate::support::bed::{self, Bed, FakeRelay, LONG};
 use crate::support::certs;
 use crate::support::from::connect_from;
 

@@ -13,8 +13,7 @@ use mediaproxy::sys::datagram::undisturbed;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, connect};
 use serde_json::{Value, json};
 
-use crate::support::bed;
-use crate::support::bed::{Bed, FakeRelay, LONG, answered, fresh_directory, offer, remove};
+use crate::support::bed::{self, Bed, FakeRelay, LONG, answered, fresh_directory, offer, remove};
 use crate::support::opensips;
 
 const SHORT: Duration = Duration::from_millis(200);

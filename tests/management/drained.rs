@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::bed::{Bed, LONG, fresh_directory, offer};
-use crate::support::daemons;
-use crate::support::daemons::{Daemon, Daemons};
+use crate::support::daemons::{self, Daemon, Daemons};
 use crate::support::management;
 use crate::support::ports::PortRange;
 use crate::support::proxy;

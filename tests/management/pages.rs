@@ -10,8 +10,7 @@ use std::time::Duration;
 use mediaproxy::sys::clock;
 use serde_json::Value;
 
-use crate::support::daemons;
-use crate::support::daemons::{Daemon, Daemons};
+use crate::support::daemons::{self, Daemon, Daemons};
 use crate::support::management;
 use crate::support::ports::PortRange;
 use crate::support::proxy::{Media, Message, Proxy};

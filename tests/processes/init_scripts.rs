@@ -1,10 +1,11 @@
 //! The init scripts without a service manager's machine: the system's own programs are stand-ins.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+
+use crate::support::programs::write_program;
 
 #[test]
 fn without_a_syslog_daemon_they_say_that_logs_go_nowhere() {
@@ -12,8 +13,7 @@ fn without_a_syslog_daemon_they_say_that_logs_go_nowhere() {
     let scratch = std::env::temp_dir().join(name);
     fs::create_dir(&scratch).unwrap();
     let program = |name: &str, text: &str| {
-        fs::write(scratch.join(name), text).unwrap();
-        fs::set_permissions(scratch.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&scratch.join(name), text);
     };
     for name in ["start-stop-daemon", "id", "install"] {
         program(name, "#!/bin/sh\n");

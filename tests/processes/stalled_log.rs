@@ -8,8 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::daemons;
-use crate::support::daemons::Daemons;
+use crate::support::daemons::{self, Daemons};
 use crate::support::ports::PortRange;
 use crate::support::proxy::{Media, Message, Proxy};
 use crate::support::scratch::Scratch;

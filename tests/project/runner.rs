@@ -1,9 +1,10 @@
 //! `make test` itself: a stand-in for cargo says what cargo says, and the end names all that failed and was skipped.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::support::programs::{copy_program, write_program};
 
 /// A tree with the runner in it, gone when dropped.
 struct Tree(PathBuf);
@@ -13,7 +14,7 @@ impl Tree {
         let name = format!("mediaproxy-runner-{}-{name}", std::process::id());
         let tree = Tree(std::env::temp_dir().join(name));
         fs::create_dir_all(tree.0.join("tests")).unwrap();
-        fs::copy(root().join("tests/run.sh"), tree.0.join("tests/run.sh")).unwrap();
+        copy_program(&root().join("tests/run.sh"), &tree.0.join("tests/run.sh"));
         tree.program("tests/deps.sh", "#!/bin/sh\n");
         tree.lab("0 passed, 0 failed, 0 skipped\n", 0);
         tree
@@ -26,8 +27,7 @@ impl Tree {
     }
 
     fn program(&self, name: &str, text: &str) {
-        fs::write(self.0.join(name), text).unwrap();
-        fs::set_permissions(self.0.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&self.0.join(name), text);
     }
 
     /// What the runner says at its end, and whether it is content, where `cargo test` says this.
