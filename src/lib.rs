@@ -39,3 +39,16 @@ pub mod session;
 pub mod sys;
 pub mod tls;
 pub mod words;
+
+/// What the unit tests share with those in tests/. There it is no package: one that both could depend on would have to
+/// depend on this one.
+#[cfg(test)]
+#[path = "../tests/support"]
+#[allow(dead_code, reason = "the tests in tests/ use the rest")]
+mod support {
+    pub mod certs;
+    pub mod forge;
+    pub mod opensips;
+    pub mod shape;
+    pub mod skip;
+}

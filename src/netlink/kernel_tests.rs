@@ -9,10 +9,10 @@ use super::events::{Event, Events};
 use super::gate::{self, FORWARDED, Gate, LEAVING, REACHED};
 use super::nftables::{Batch, Element};
 use super::socket::{Netfilter, Protection, Refused};
+use crate::support::skip::{missing, skip_test};
 use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;
-use crate::sys::skip::{missing, skip_test};
 
 pub(super) const TABLE: &str = "mediaproxy_40000";
 pub(super) const MARK: u32 = 0x4d50_0000;

@@ -9,13 +9,7 @@ use crate::config::Forwarding;
 use crate::proto::control::{self, LINK_LIMITS, Requests};
 use crate::proto::link::Sequence;
 use crate::session::{Owner, ReplyTo};
-
-#[allow(
-    clippy::duplicate_mod,
-    reason = "the tests of tls have it to themselves"
-)]
-#[path = "../../tests/support/certs.rs"]
-mod certs;
+use crate::support::certs::Certs;
 
 fn settings() -> Settings {
     Settings {
@@ -103,7 +97,7 @@ fn wait_for_sessions(running: &Running, count: usize) {
 
 #[test]
 fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let running = run(settings(), store);
     let shared = &running.shared;
@@ -157,7 +151,7 @@ impl discovery::Resolver for Late {
 /// A host that starts: its network is there a little later than its relay.
 #[test]
 fn l4_a_name_that_is_not_found_is_looked_up_again_soon() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let mut settings = settings();
     settings.dns_check_interval = Duration::from_secs(3600);
@@ -181,7 +175,7 @@ fn l4_a_name_that_is_not_found_is_looked_up_again_soon() {
 
 #[test]
 fn there_is_an_end_to_links() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let mut settings = settings();
     settings.reconnect_delay = Duration::from_secs(60);
@@ -216,7 +210,7 @@ fn a_thread_that_panics_ends_the_process() {
 /// A worker that hangs is seen, whatever the others do, and so is that it goes on.
 #[test]
 fn a_worker_that_stands_still_is_found() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let two = Settings {
         workers: Some(2),

@@ -145,7 +145,7 @@ fn shown(uid: u32) -> String {
 mod tests {
     use super::*;
     use crate::relay::checks::Verdict;
-    use crate::sys::skip::skip;
+    use crate::support::skip::skip;
     use std::process::Command;
 
     fn daemon(pid: u32) -> Daemon {

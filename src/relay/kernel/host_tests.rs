@@ -8,10 +8,10 @@ use super::*;
 use crate::netlink::gate;
 use crate::proto::Component;
 use crate::session::SessionKey;
+use crate::support::skip::{missing, skip_test};
 use crate::sys::clock;
 use crate::sys::mailbox::{Mailbox, mailbox};
 use crate::sys::netlink::enter_namespace;
-use crate::sys::skip::{missing, skip_test};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
