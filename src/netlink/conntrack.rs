@@ -15,6 +15,7 @@
 use std::net::SocketAddrV4;
 
 use super::wire::{self, Attributes, Builder, Message, Truncated, be16, be32, be64};
+use crate::counters::Counters;
 
 /// NFNL_SUBSYS_CTNETLINK.
 const SUBSYSTEM: u16 = 1;
@@ -69,7 +70,8 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    fn inverse(self) -> Tuple {
+    /// A datagram the other way.
+    pub fn inverse(self) -> Tuple {
         Tuple {
             source: self.destination,
             destination: self.source,
@@ -77,43 +79,25 @@ impl Tuple {
     }
 }
 
-/// One end of a component: the party, and the relay's address that it sends to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    pub remote: SocketAddrV4,
-    pub local: SocketAddrV4,
-}
-
-/// One component's forwarding, both ways.
+/// An entry that forwards both ways: what its datagrams are like as they enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatEntry {
-    pub caller: End,
-    pub callee: End,
+    /// The caller's; names the entry.
+    pub original: Tuple,
+    /// The callee's.
+    pub reply: Tuple,
 }
 
 impl NatEntry {
-    /// The caller's datagrams as they enter; names the entry.
-    pub fn original(&self) -> Tuple {
-        Tuple {
-            source: self.caller.remote,
-            destination: self.caller.local,
-        }
+    /// Datagrams as they enter, the caller's first.
+    pub fn entering(&self) -> [Tuple; 2] {
+        [self.original, self.reply]
     }
 
-    /// The callee's datagrams as they enter.
-    pub fn reply(&self) -> Tuple {
-        Tuple {
-            source: self.callee.remote,
-            destination: self.callee.local,
-        }
+    /// The same datagrams as they leave.
+    pub fn leaving(&self) -> [Tuple; 2] {
+        [self.reply.inverse(), self.original.inverse()]
     }
-}
-
-/// What an entry relayed one way; bytes with their IP headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub packets: u64,
-    pub bytes: u64,
 }
 
 /// An entry as the kernel tells of it, in a dump, an answer or an event.
@@ -136,13 +120,13 @@ pub struct Entry {
 pub fn create(builder: &mut Builder, sequence: u32, entry: &NatEntry, mark: u32, timeout: u32) {
     let flags = wire::REQUEST | wire::ACK | wire::CREATE | wire::EXCL;
     builder.message(NEW, flags, sequence, AF_INET, 0);
-    put_tuple(builder, CTA_TUPLE_ORIG, entry.original());
-    put_tuple(builder, CTA_TUPLE_REPLY, entry.original().inverse());
+    put_tuple(builder, CTA_TUPLE_ORIG, entry.original);
+    put_tuple(builder, CTA_TUPLE_REPLY, entry.original.inverse());
     builder.put_be32(CTA_STATUS, STATUS);
     builder.put_be32(CTA_TIMEOUT, timeout);
     builder.put_be32(CTA_MARK, mark);
-    put_nat(builder, CTA_NAT_SRC, entry.callee.local);
-    put_nat(builder, CTA_NAT_DST, entry.callee.remote);
+    put_nat(builder, CTA_NAT_SRC, entry.reply.destination);
+    put_nat(builder, CTA_NAT_DST, entry.reply.source);
 }
 
 /// Asks for one entry, by either of its tuples as datagrams enter.
@@ -274,13 +258,13 @@ mod tests {
     use crate::netlink::wire::Messages;
 
     fn entry() -> NatEntry {
-        let end = |remote: &str, local: &str| End {
-            remote: remote.parse().unwrap(),
-            local: local.parse().unwrap(),
+        let tuple = |source: &str, destination: &str| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
         };
         NatEntry {
-            caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
-            callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
+            original: tuple("192.0.2.1:30000", "10.0.0.1:40000"),
+            reply: tuple("192.0.2.2:31000", "10.0.0.1:40002"),
         }
     }
 
@@ -325,8 +309,8 @@ mod tests {
     fn what_the_kernel_tells_of_an_entry() {
         let mut builder = Builder::default();
         builder.message(NEW, 0, 1, AF_INET, 0);
-        put_tuple(&mut builder, CTA_TUPLE_ORIG, entry().original());
-        put_tuple(&mut builder, CTA_TUPLE_REPLY, entry().reply());
+        put_tuple(&mut builder, CTA_TUPLE_ORIG, entry().original);
+        put_tuple(&mut builder, CTA_TUPLE_REPLY, entry().reply);
         let counters = builder.begin(CTA_COUNTERS_ORIG);
         builder.put_be64(CTA_COUNTERS_PACKETS, 1 << 33);
         builder.put_be64(CTA_COUNTERS_BYTES, 1 << 40);
@@ -338,7 +322,7 @@ mod tests {
         let read = parse(&message).unwrap().unwrap();
         assert_eq!(
             (read.original, read.reply),
-            (entry().original(), entry().reply())
+            (entry().original, entry().reply)
         );
         assert_eq!((read.mark, read.id, read.timeout), (77, 9, Some(59)));
         let sent = Counters {

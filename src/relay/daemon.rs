@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use log::info;
 
-use super::kernel::Order;
-use super::worker::Message;
+use super::kernel::order::Order;
+use super::message::Message;
 use super::{Running, Settings, checks, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};

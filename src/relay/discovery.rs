@@ -17,7 +17,7 @@ use simple_dns::rdata::RData;
 use super::Shared;
 use super::backoff::Backoff;
 use super::link::Link;
-use super::worker::Message;
+use super::message::Message;
 use crate::config::{DispatcherEntry, Host};
 use crate::sys::dns::{self, Failure};
 use crate::sys::{clock, random};

@@ -13,9 +13,9 @@ use log::warn;
 use serde_json::{Map, Value};
 
 use super::Shared;
-use super::kernel::Order;
+use super::kernel::order::Order;
+use super::message::Message;
 use super::surroundings::Surroundings;
-use super::worker::Message;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::kernel::News;
+use super::kernel::news::News;
 use crate::daemon::Pulse;
 use crate::metrics::{Counter, Histogram};
 use crate::proto::link::UpdateReply;

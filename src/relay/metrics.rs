@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::message::Message;
 use super::meter::{Answered, Asked, Meter};
-use super::worker::Message;
 use super::{Running, Shared};
 use crate::config::Forwarding;
 use crate::metrics::{Counter, Exposition, Listener, process};

@@ -27,6 +27,7 @@ mod hops;
 mod kernel;
 mod link;
 mod machine;
+mod message;
 mod meter;
 mod metrics;
 mod outbox;
@@ -52,17 +53,19 @@ use crossbeam_channel::Receiver;
 use log::{error, info, warn};
 
 use self::discovery::Directory;
-use self::kernel::Order;
+use self::kernel::news::Deliver;
+use self::kernel::order::Order;
 use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
+use self::message::Message;
 use self::meter::Requests;
 pub use self::settings::Settings;
 use self::shared::Shared;
-use self::worker::{Message, Worker};
+use self::worker::Worker;
 use crate::daemon::{Pulse, StartError};
 use crate::metrics::Gauge;
 use crate::proto::link::{EXPLAIN, Hello};
 use crate::session;
-use crate::sys::mailbox::{Mailbox, mailbox};
+use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
 use crate::sys::range_lock::{self, Held, RangeLock, Refused};
 use crate::sys::udp::MediaSocket;
 use crate::sys::{clock, limits, random, route};
@@ -162,8 +165,8 @@ fn assemble(
     opened: kernel::Opened,
     lock: Option<RangeLock>,
 ) -> Result<(Arc<Shared>, Parts), StartError> {
-    let (gate, in_kernel) = match opened {
-        kernel::Opened::Kernel(gate) => (Some(*gate), Ok(())),
+    let (ready, in_kernel) = match opened {
+        kernel::Opened::Kernel(ready) => (Some(*ready), Ok(())),
         kernel::Opened::UserSpace(why) => (None, Err(why)),
     };
     let most_pairs = allow_files(&settings);
@@ -178,11 +181,11 @@ fn assemble(
     }
     let kernel_pulse = Arc::new(Pulse::default());
     let kernel_flows = Arc::new(Gauge::default());
-    let start_kernel = |gate| {
+    let start_kernel = |ready| {
         let (pulse, flows) = (Arc::clone(&kernel_pulse), Arc::clone(&kernel_flows));
-        kernel::start(gate, workers.clone(), pulse, flows)
+        kernel::start(ready, count, deliver_to(workers.clone()), pulse, flows)
     };
-    let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
+    let kernel = ready.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
     let ports = SharedPorts::new(settings.port_range, most_pairs);
     let fit = ports.room(clock::mono()).all;
@@ -219,6 +222,16 @@ fn assemble(
         asked,
     };
     Ok((shared, parts))
+}
+
+/// Gets news of the kernel thread to the workers.
+fn deliver_to(workers: Vec<Postbox<Message>>) -> Deliver {
+    Box::new(move |worker, news| {
+        if let Some(worker) = workers.get(worker) {
+            // One that is gone has nothing to be told.
+            let _ = worker.send(Message::Kernel(news));
+        }
+    })
 }
 
 /// Ended calls are kept in `state_dir` until they are confirmed; a relay that cannot write there relays all the same.

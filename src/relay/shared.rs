@@ -10,15 +10,15 @@ use log::{error, warn};
 
 use super::explain::Question;
 use super::gather::{Share, Summary};
-use super::kernel::Order;
+use super::kernel::order::Order;
 use super::link::{self, Link};
 use super::machine::SharedPorts;
+use super::message::Message;
 use super::meter::{Meter, Requests};
 use super::outbox::owner_of;
 use super::rounds::Rounds;
 use super::settings::Settings;
 use super::spool::{How, Spool};
-use super::worker::Message;
 use super::{checks, name, start_thread};
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;

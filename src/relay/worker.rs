@@ -4,7 +4,7 @@
 //! A turn of its loop reads at most one batch from each ready socket, handles at most a few dozen commands and
 //! writes at most one piece of a list, so that none of them holds up the others.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::atomic::Ordering;
@@ -18,20 +18,19 @@ use log::{error, warn};
 use super::Shared;
 use super::explain;
 use super::gather::{Listing, Share, Summing};
-use super::kernel::{self, News, Order};
+use super::kernel::news::News;
+use super::kernel::order::{FlowKey, Order};
 use super::machine::{Addresses, Machine, SharedPorts};
+use super::message::Message;
 use super::meter::{Answered, Asked, Meter};
 use super::outbox::owner_of;
 use super::pace::{Pace, REST};
 use super::rounds::Round;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
-use crate::proto::CallId;
-use crate::proto::control::{Remove, Update};
+use crate::proto::control::Update;
 use crate::proto::link::{UpdateReply, most_sessions};
-use crate::session::{
-    Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Room, Settings, Verdict,
-};
+use crate::session::{Action, Asker, Engine, FlowId, Place, ReplyTo, Room, Settings, Verdict};
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -45,33 +44,6 @@ const LISTED: (usize, usize) = (64, 64 * 1024);
 
 /// The mailbox among the watched descriptors; sockets have their ports.
 const MAILBOX: u64 = u64::MAX;
-
-/// What a worker is told.
-#[derive(Debug)]
-pub enum Message {
-    /// And when it was read.
-    Update(Box<Update>, ReplyTo, Duration),
-    Remove(Remove, ReplyTo),
-    Sessions(Arc<Listing>),
-    Summary(Arc<Summing>),
-    /// All that is known of a call.
-    Explain(CallId, Sender<Vec<u8>>),
-    /// How many live streams there are of each type.
-    Streams(Sender<BTreeMap<String, usize>>),
-    /// How many sessions are to be reported to a dispatcher.
-    Owned(Owner, Sender<usize>),
-    /// What the kernel thread tells of this worker's flows.
-    Kernel(Vec<News>),
-    /// Who has the port that packets of a call come round by: the question, or the answer for who has asked.
-    Round(Box<Round>),
-    /// Nothing but a round of the loop, for the watchdog.
-    Nudge,
-    /// No new sessions from now on.
-    Drain,
-    /// End all sessions, and tell when they are reported.
-    EndAll(Sender<()>),
-    Quit,
-}
 
 /// Streams that are kept for each session that there can be, ended ones included.
 const STREAMS: usize = 16;
@@ -513,14 +485,14 @@ impl Worker {
                 engine.flow_lost(flow, loss, last, now.mono.since_start())
             }
             News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
-            News::Heard(until) => engine.flows_heard(until),
+            News::Heard(until) => engine.flows_heard(until.since_start()),
             News::Mended => engine.forwarding_mended(now.mono.since_start()),
         }
     }
 
-    fn key(&self, flow: FlowId) -> kernel::Key {
+    fn key(&self, flow: FlowId) -> FlowKey {
         let worker = self.index;
-        kernel::Key { worker, flow }
+        FlowKey { worker, flow }
     }
 
     /// Writes the next piece of the first list.

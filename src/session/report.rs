@@ -13,47 +13,12 @@ use super::Settings;
 use super::call::{Refusal, Session};
 use super::engine::Engine;
 use super::stream::{Leg, Status, Stream};
+pub use crate::counters::Counters;
 use crate::moment::Now;
 use crate::proto::control::{MessageKind, Update};
 use crate::proto::link::UpdateReply;
 use crate::proto::media::MediaType;
 use crate::proto::{CallId, Component, DialogId, Party, SessionId, Tag, Text, Visible};
-
-/// Packets, and bytes with their IP and UDP headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub packets: u64,
-    pub bytes: u64,
-}
-
-impl Counters {
-    pub fn add(&mut self, packets: u64, bytes: u64) {
-        self.packets += packets;
-        self.bytes += bytes;
-    }
-
-    /// What was counted and did not happen.
-    pub fn take_back(&mut self, packets: u64, bytes: u64) {
-        self.packets = self.packets.saturating_sub(packets);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-}
-
-impl std::ops::Add for Counters {
-    type Output = Counters;
-    fn add(self, more: Counters) -> Counters {
-        Counters {
-            packets: self.packets + more.packets,
-            bytes: self.bytes + more.bytes,
-        }
-    }
-}
-
-impl std::ops::AddAssign for Counters {
-    fn add_assign(&mut self, more: Counters) {
-        *self = *self + more;
-    }
-}
 
 /// An RTP payload type, 0 to 127, shown by its name for people (RFC 3551 section 6, M6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

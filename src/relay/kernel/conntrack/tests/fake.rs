@@ -1,15 +1,17 @@
-//! A kernel in memory for tests: conntrack entries and two sets as the real one has them, packets that go through
+//! Netfilter in memory for tests: conntrack entries and two sets as the real one has them, packets that go through
 //! them, and requests that fail on demand.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 
-use super::health::Outlook;
-use super::requests::{Change, Element, Requests, Set};
-use crate::netlink::conntrack::{Counters as Counted, Entry, NatEntry, Tuple};
+use crate::counters::Counters;
+use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
 use crate::proto::Party;
-use crate::session::Counters;
+use crate::relay::kernel::conntrack::events::Sign;
+use crate::relay::kernel::conntrack::requests::{Change, Element, Requests, Set};
+use crate::relay::kernel::health::Outlook;
 
 /// A kind of request, to have it fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +73,8 @@ pub struct Fake {
     pub watched: Option<(NatEntry, Party)>,
     /// Which flows were explained, and what a watch had told of them.
     pub explained: Vec<(NatEntry, Option<bool>)>,
+    /// What is to be heard of the doings of others.
+    pub signs: Vec<Sign>,
     ids: u32,
 }
 
@@ -86,6 +90,7 @@ impl Fake {
 
     /// Somebody's `nft flush ruleset`.
     pub fn flush_table(&mut self) {
+        self.signs.push(Sign::Table);
         self.table_is_gone = true;
         self.forwarded.clear();
         self.leaving.clear();
@@ -95,7 +100,7 @@ impl Fake {
     pub fn occupy(&mut self, tuple: Tuple, mark_is_ours: bool) {
         let id = self.next_id();
         let tracked = Tracked {
-            reply: inverse(tuple),
+            reply: tuple.inverse(),
             is_translated: false,
             mark_is_ours,
             timeout: 30,
@@ -123,12 +128,12 @@ impl Fake {
         let leaves = match by_reply {
             Some((original, tracked)) => {
                 tracked.received += 1;
-                tracked.is_translated.then(|| inverse(*original))
+                tracked.is_translated.then(|| original.inverse())
             }
             None => match self.entries.get_mut(&enters) {
                 Some(tracked) => {
                     tracked.sent += 1;
-                    tracked.is_translated.then(|| inverse(tracked.reply))
+                    tracked.is_translated.then(|| tracked.reply.inverse())
                 }
                 None => {
                     self.occupy(enters, true);
@@ -163,7 +168,7 @@ impl Fake {
     }
 
     fn create_one(&mut self, entry: &NatEntry, timeout: u32) -> io::Result<()> {
-        let (original, reply) = (entry.original(), entry.reply());
+        let NatEntry { original, reply } = *entry;
         let is_used = |tuple: &Tuple| {
             self.entries.contains_key(tuple) || self.entries.values().any(|t| t.reply == *tuple)
         };
@@ -193,7 +198,7 @@ impl Fake {
     fn tell(&self, original: &Tuple) -> Option<Entry> {
         let tracked = self.entries.get(original)?;
         let counted = |packets| {
-            Some(Counted {
+            Some(Counters {
                 packets,
                 bytes: 200 * packets,
             })
@@ -256,6 +261,10 @@ fn with<T>(fault: Option<Fault>, act: impl FnOnce() -> io::Result<T>) -> io::Res
 }
 
 impl Requests for Fake {
+    fn start(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {
         match self.fault(Request::Create) {
             // The first one is refused, the others are not asked about it.
@@ -355,7 +364,7 @@ impl Requests for Fake {
         })
     }
 
-    fn set_addresses(&mut self, _: &[Ipv4Addr]) -> io::Result<()> {
+    fn set_addresses(&mut self, _: &[IpAddr]) -> io::Result<()> {
         Ok(())
     }
 
@@ -366,9 +375,10 @@ impl Requests for Fake {
     }
 
     fn outlook(&self) -> Outlook {
-        match self.drops {
-            true => Outlook::Closed,
-            false => Outlook::Open,
+        if self.drops {
+            Outlook::Closed
+        } else {
+            Outlook::Open
         }
     }
 
@@ -390,14 +400,16 @@ impl Requests for Fake {
         "the fake drops".to_owned()
     }
 
-    fn explain_refusal(&mut self, error: &io::Error) -> String {
+    fn explain_refusal(&self, error: &io::Error) -> String {
         error.to_string()
     }
-}
 
-fn inverse(tuple: Tuple) -> Tuple {
-    Tuple {
-        source: tuple.destination,
-        destination: tuple.source,
+    fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn hear(&mut self, each: &mut dyn FnMut(Sign)) -> io::Result<()> {
+        self.signs.drain(..).for_each(each);
+        Ok(())
     }
 }

@@ -3,22 +3,26 @@
 use std::time::Duration;
 
 use super::fake::{Fake, Went};
-use super::forwarder::{Forwarder, Wanted};
-use super::reading::WATCHED;
-use super::{Key, News};
-use crate::netlink::conntrack::{End, NatEntry};
+use crate::moment::Moment;
+use crate::netlink::conntrack::NatEntry;
 use crate::proto::Component;
+use crate::relay::kernel::conntrack;
+use crate::relay::kernel::conntrack::forwarding::Conntrack;
+use crate::relay::kernel::flow::{Ends, Flow};
+use crate::relay::kernel::forwarder::{Forwarder, WATCHED};
+use crate::relay::kernel::news::News;
+use crate::relay::kernel::order::FlowKey;
 use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
 
-pub const T: Duration = Duration::from_secs(100);
+pub const T: Moment = Moment::after_start(Duration::from_secs(100));
 
-pub fn second(count: u64) -> Duration {
+pub fn second(count: u64) -> Moment {
     T + Duration::from_secs(count)
 }
 
 /// A forwarder, its kernel, and what was counted for the two parties of each flow by news.
 pub struct Lab {
-    pub forwarder: Forwarder<Fake>,
+    pub forwarder: Forwarder<Conntrack<Fake>>,
     /// Packets by flow, as told.
     pub told: std::collections::HashMap<FlowId, [u64; 2]>,
     pub news: Vec<News>,
@@ -33,14 +37,14 @@ pub fn flow(number: u32) -> FlowId {
     }
 }
 
-pub fn key(number: u32) -> Key {
-    Key {
+pub fn key(number: u32) -> FlowKey {
+    FlowKey {
         worker: 0,
         flow: flow(number),
     }
 }
 
-pub fn ends(number: u32) -> [FlowEnd; 2] {
+pub fn ends(number: u32) -> Ends {
     let port = 40000 + 4 * number as u16;
     let end = |remote: &str, port| FlowEnd {
         remote: remote.parse().unwrap(),
@@ -53,30 +57,26 @@ pub fn ends(number: u32) -> [FlowEnd; 2] {
 }
 
 pub fn entry(number: u32) -> NatEntry {
-    let end = |end: FlowEnd| End {
-        remote: end.remote,
-        local: end.local,
-    };
-    let [caller, callee] = ends(number).map(end);
-    NatEntry { caller, callee }
+    conntrack::entry(&ends(number))
 }
 
 impl Lab {
     pub fn new() -> Lab {
         let locals = vec![[10, 0, 0, 1].into(), [10, 0, 0, 7].into()];
+        let conntrack = Box::new(Conntrack::new(Fake::default()));
         Lab {
-            forwarder: Forwarder::new(Fake::default(), 1, locals),
+            forwarder: Forwarder::new(conntrack, 1, locals),
             told: Default::default(),
             news: Vec::new(),
         }
     }
 
     pub fn kernel(&mut self) -> &mut Fake {
-        &mut self.forwarder.requests
+        &mut self.forwarder.mechanism.requests
     }
 
-    pub fn install(&mut self, numbers: impl IntoIterator<Item = u32>, now: Duration) {
-        let wanted = |number| Wanted {
+    pub fn install(&mut self, numbers: impl IntoIterator<Item = u32>, now: Moment) {
+        let wanted = |number| Flow {
             key: key(number),
             ends: ends(number),
         };
@@ -94,18 +94,24 @@ impl Lab {
         self.hear();
     }
 
-    pub fn read(&mut self, now: Duration) {
+    /// What others have done is heard.
+    pub fn listen(&mut self, now: Moment) {
+        self.forwarder.hear(now).unwrap();
+        self.hear();
+    }
+
+    pub fn read(&mut self, now: Moment) {
         self.forwarder.read(now);
         self.hear();
     }
 
     /// The time of a watch is over, where there is one.
-    pub fn end_watch(&mut self, since: Duration) {
+    pub fn end_watch(&mut self, since: Moment) {
         assert_eq!(self.forwarder.watch_ends(), Some(since + WATCHED));
-        self.forwarder
-            .end_watch(since + WATCHED - Duration::from_nanos(1));
+        let nearly = WATCHED.saturating_sub(Duration::from_nanos(1));
+        self.forwarder.tick(since + nearly);
         assert!(self.forwarder.watch_ends().is_some(), "too early");
-        self.forwarder.end_watch(since + WATCHED);
+        self.forwarder.tick(since + WATCHED);
         assert_eq!(self.forwarder.watch_ends(), None);
         self.hear();
     }
@@ -113,7 +119,7 @@ impl Lab {
     /// A packet of each party; whether both went on.
     pub fn talk(&mut self, number: u32) -> [Went; 2] {
         let entry = entry(number);
-        [entry.original(), entry.reply()].map(|tuple| self.kernel().packet(tuple))
+        entry.entering().map(|tuple| self.kernel().packet(tuple))
     }
 
     pub fn goes_on(&mut self, number: u32) -> bool {
@@ -123,8 +129,7 @@ impl Lab {
     }
 
     pub fn hear(&mut self) {
-        for (worker, news) in self.forwarder.take_news() {
-            assert_eq!(worker, 0);
+        for news in self.forwarder.take_news().remove(0) {
             if let News::Traffic(flow, more)
             | News::Lost(flow, _, more)
             | News::Withdrawn(flow, more) = news

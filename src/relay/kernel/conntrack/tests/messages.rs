@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use super::conntrack::{self, Counters, End, Entry, NatEntry, Tuple};
-use super::events::{Event, Events};
-use super::gate::{self, FORWARDED, Gate, LEAVING, REACHED};
-use super::nftables::{Batch, Element};
-use super::socket::{Netfilter, Protection, Refused};
+use crate::counters::Counters;
+use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
+use crate::netlink::events::{Event, Events};
+use crate::netlink::nftables::{Batch, Element};
+use crate::netlink::socket::{Netfilter, Protection, Refused};
+use crate::relay::kernel::conntrack::table::{self, FORWARDED, LEAVING, REACHED, RelayTable, key};
 use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;
@@ -74,18 +75,18 @@ fn party(name: &str, side: Ipv4Addr, address: SocketAddrV4) -> UdpSocket {
 }
 
 fn flow(caller: SocketAddrV4, callee: SocketAddrV4) -> NatEntry {
-    let end = |remote, local, port| End {
-        remote,
-        local: SocketAddrV4::new(local, port),
+    let tuple = |source, local, port| Tuple {
+        source,
+        destination: SocketAddrV4::new(local, port),
     };
     NatEntry {
-        caller: end(caller, CALLER_SIDE, 40000),
-        callee: end(callee, CALLEE_SIDE, 40002),
+        original: tuple(caller, CALLER_SIDE, 40000),
+        reply: tuple(callee, CALLEE_SIDE, 40002),
     }
 }
 
-pub(super) fn test_gate() -> Gate<'static> {
-    Gate {
+pub(super) fn test_table() -> RelayTable<'static> {
+    RelayTable {
         ports: 40000..=40099,
         addresses: &[CALLER_SIDE, CALLEE_SIDE],
         mark: MARK,
@@ -95,7 +96,7 @@ pub(super) fn test_gate() -> Gate<'static> {
 }
 
 pub(super) fn fill(batch: &mut Batch<'_>) {
-    test_gate().fill(batch);
+    test_table().fill(batch);
 }
 
 pub(super) fn errno(refused: &Refused) -> Option<i32> {
@@ -108,7 +109,7 @@ fn create(netfilter: &mut Netfilter, entry: &NatEntry) {
 }
 
 fn delete(netfilter: &mut Netfilter, entry: &NatEntry) -> Entry {
-    let gone = netfilter.requests(&[entry.original()], |b, n, t| {
+    let gone = netfilter.requests(&[entry.original], |b, n, t| {
         conntrack::delete(b, n, *t, None)
     });
     gone.unwrap().remove(0).unwrap().unwrap()
@@ -117,8 +118,8 @@ fn delete(netfilter: &mut Netfilter, entry: &NatEntry) -> Entry {
 fn install(netfilter: &mut Netfilter, entry: &NatEntry) {
     create(netfilter, entry);
     let add = |batch: &mut Batch<'_>| {
-        batch.add(LEAVING, gate::leaving(entry));
-        batch.add(FORWARDED, gate::entering(entry));
+        batch.add(LEAVING, entry.leaving().map(key));
+        batch.add(FORWARDED, entry.entering().map(key));
     };
     netfilter.transact(TABLE, add).unwrap();
 }
@@ -167,27 +168,27 @@ fn a_flow_is_translated_both_ways_and_all_counters_agree() {
             .unwrap();
         install(netfilter, &entry);
         let watched = netfilter.transact(TABLE, |batch| {
-            gate::watch(batch, MARK, MASK, at_caller, at_callee);
+            table::watch(batch, MARK, MASK, at_caller, at_callee);
         });
         watched.unwrap();
 
         let (to_callee, to_caller) = ([172, 172, 40], [1000, 8]);
         send(
             &caller,
-            entry.caller.local,
+            entry.original.destination,
             &to_callee,
             &callee,
-            entry.callee.local,
+            entry.reply.destination,
         );
         send(
             &callee,
-            entry.callee.local,
+            entry.reply.destination,
             &to_caller,
             &caller,
-            entry.caller.local,
+            entry.original.destination,
         );
 
-        let [callee_key, caller_key] = gate::leaving(&entry);
+        let [callee_key, caller_key] = entry.leaving().map(key);
         let (sent, received) = (counters(&to_callee), counters(&to_caller));
         let mut want = [(callee_key, sent), (caller_key, received)]
             .map(|(key, counters)| Element { key, counters });
@@ -213,19 +214,19 @@ fn a_flow_is_translated_both_ways_and_all_counters_agree() {
         );
         assert_eq!(
             (listed[0].original, listed[0].reply),
-            (entry.original(), entry.reply())
+            (entry.original, entry.reply)
         );
         assert_eq!(listed.len(), 1);
 
         netfilter
             .transact(TABLE, |batch| {
-                batch.remove(FORWARDED, gate::entering(&entry))
+                batch.remove(FORWARDED, entry.entering().map(key))
             })
             .unwrap();
         let last = delete(netfilter, &entry);
         assert_eq!((last.sent, last.received), (Some(sent), Some(received)));
         let gone = netfilter.transact(TABLE, |batch| {
-            batch.remove_echoed(LEAVING, gate::leaving(&entry))
+            batch.remove_echoed(LEAVING, entry.leaving().map(key))
         });
         assert_eq!(sorted(gone.unwrap()), want);
         assert_eq!(netfilter.elements(TABLE, LEAVING).unwrap(), []);
@@ -302,7 +303,7 @@ fn what_others_do_to_entries_and_table_is_told() {
         assert_eq!(read(&mut table), []);
         other
             .transact(TABLE, |batch| {
-                batch.remove(FORWARDED, gate::entering(&entry))
+                batch.remove(FORWARDED, entry.entering().map(key))
             })
             .unwrap();
         assert!(read(&mut table).contains(&Event::TableChanged));
@@ -376,14 +377,14 @@ fn entries_are_made_listed_and_deleted() {
         netfilter.dump(MARK, MASK, count).unwrap();
         assert_eq!(listed.len(), 2);
         for entry in &entries {
-            assert!(listed.contains(&(entry.original(), entry.reply())));
+            assert!(listed.contains(&(entry.original, entry.reply)));
         }
-        let names: Vec<Tuple> = entries[..2].iter().map(NatEntry::original).collect();
+        let names: Vec<Tuple> = entries[..2].iter().map(|entry| entry.original).collect();
         let got = netfilter
             .requests(&names, |b, n, t| conntrack::get(b, n, *t))
             .unwrap();
         let got = got[1].as_ref().unwrap().unwrap();
-        assert_eq!(got.reply, entries[1].reply());
+        assert_eq!(got.reply, entries[1].reply);
         let ends = [Ok(()), Err(Some(libc::ENOENT))];
         for want in ends {
             let gone = netfilter.requests(&names, |b, n, t| conntrack::delete(b, n, *t, None));

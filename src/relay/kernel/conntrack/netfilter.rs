@@ -1,23 +1,27 @@
-//! The requests of [`super::requests`] as netlink messages to this host's kernel.
+//! The requests of [`super::requests`] as netlink messages to this host's netfilter.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
 
-use super::Settings;
-use super::health::Outlook;
+use log::info;
+
+use super::events::{Events, Sign};
 use super::requests::{Change, Element, Requests, Set};
-use crate::netlink::conntrack::{self, End, Entry, NatEntry, Tuple};
-use crate::netlink::gate::{self, Gate};
+use super::table::{self, RelayTable, key, table_name, tuple};
+use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
 use crate::netlink::nftables::{self, Batch};
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::proto::Party;
 use crate::relay::checks::{self, Wanted};
 use crate::relay::diagnosis::{self, Stuck};
-use crate::session::Counters;
+use crate::relay::kernel::health::Outlook;
+use crate::relay::kernel::settings::Settings;
 
-/// This host's kernel.
-pub struct Host {
+/// Netfilter of this host.
+pub struct HostNetfilter {
     netfilter: Netfilter,
+    events: Events,
     settings: Settings,
     table: String,
     /// All addresses of this host.
@@ -35,14 +39,21 @@ struct Watched {
     entered: Option<u64>,
 }
 
-impl Host {
-    pub fn new(netfilter: Netfilter, settings: Settings, locals: Vec<Ipv4Addr>) -> Host {
-        Host {
+impl HostNetfilter {
+    pub fn new(
+        netfilter: Netfilter,
+        events: Events,
+        settings: Settings,
+        locals: Vec<Ipv4Addr>,
+    ) -> HostNetfilter {
+        HostNetfilter {
             netfilter,
-            table: table_name(&settings),
-            protection: match settings.protect {
-                true => Protection::Persistent,
-                false => Protection::None,
+            events,
+            table: table_name(settings.wanted.port_range.0),
+            protection: if settings.protect {
+                Protection::Persistent
+            } else {
+                Protection::None
             },
             settings,
             locals,
@@ -50,31 +61,22 @@ impl Host {
         }
     }
 
-    pub fn table(&self) -> &str {
-        &self.table
-    }
-
-    /// How well the table is kept from others.
-    pub fn protection(&self) -> Protection {
-        self.protection
-    }
-
     /// Makes the table, in one transaction, in place of one that an earlier relay left. Nothing is relayed yet.
-    pub fn make_table(&mut self) -> io::Result<()> {
-        self.replace_table(|gate, batch| gate.fill(batch))
+    fn make_table(&mut self) -> io::Result<()> {
+        self.replace_table(|table, batch| table.fill(batch))
     }
 
-    fn replace_table(&mut self, fill: impl Fn(&Gate<'_>, &mut Batch<'_>)) -> io::Result<()> {
+    fn replace_table(&mut self, fill: impl Fn(&RelayTable<'_>, &mut Batch<'_>)) -> io::Result<()> {
         let addresses = self.addresses();
-        let gate = self.gate(&addresses);
+        let table = self.relay_table(&addresses);
         let made = self
             .netfilter
-            .replace_table(&self.table, self.protection, |batch| fill(&gate, batch));
+            .replace_table(&self.table, self.protection, |batch| fill(&table, batch));
         self.protection = made.map_err(|refused| refused.error)?;
         Ok(())
     }
 
-    fn gate<'a>(&self, addresses: &'a [Ipv4Addr]) -> Gate<'a> {
+    fn relay_table<'a>(&self, addresses: &'a [Ipv4Addr]) -> RelayTable<'a> {
         let Wanted {
             port_range: range,
             mark,
@@ -82,7 +84,7 @@ impl Host {
             ..
         } = self.settings.wanted;
         let last = u16::try_from(range.1 - 1).unwrap_or(u16::MAX);
-        Gate {
+        RelayTable {
             ports: range.0..=last,
             addresses,
             mark,
@@ -93,7 +95,7 @@ impl Host {
     }
 
     /// Deletes every entry that is this relay's; how many there were. An earlier relay's calls are over.
-    pub fn sweep(&mut self) -> io::Result<usize> {
+    fn sweep(&mut self) -> io::Result<usize> {
         let mut found = Vec::new();
         self.entries(&mut |entry| found.push((entry.original, Some(entry.id))))?;
         for some in found.chunks(64) {
@@ -102,9 +104,22 @@ impl Host {
         Ok(found.len())
     }
 
+    fn say_protection(&self) {
+        let table = &self.table;
+        match self.protection {
+            Protection::None => info!(
+                "the kernel forwards (nftables table ip {table}); it cannot protect the table: after a flush of the \
+                 ruleset it is made again"
+            ),
+            Protection::Owned | Protection::Persistent => {
+                info!("the kernel forwards (nftables table ip {table}, protected from others)");
+            }
+        }
+    }
+
     /// Packets of this party that have entered.
     fn entered(&mut self, entry: &NatEntry, party: Party) -> Option<u64> {
-        let found = self.get(&[entry.original()]).ok()?.pop()?.ok()?;
+        let found = self.get(&[entry.original]).ok()?.pop()?.ok()?;
         let counters = match party {
             Party::Caller => found.sent,
             Party::Callee => found.received,
@@ -114,26 +129,34 @@ impl Host {
 
     /// The addresses that media may come to.
     fn addresses(&self) -> Vec<Ipv4Addr> {
-        match self.settings.wanted.auto_detect {
-            true => self.locals.clone(),
-            false => vec![self.settings.wanted.relay_ip],
+        if self.settings.wanted.auto_detect {
+            self.locals.clone()
+        } else {
+            vec![self.settings.wanted.relay_ip]
         }
     }
 
     fn is_own_address(&self, address: &Ipv4Addr) -> bool {
-        match self.settings.wanted.auto_detect {
-            true => self.locals.contains(address),
-            false => self.settings.wanted.relay_ip == *address,
+        if self.settings.wanted.auto_detect {
+            self.locals.contains(address)
+        } else {
+            self.settings.wanted.relay_ip == *address
         }
     }
 }
 
-/// The table of a relay, by its first port: relays on one host have different ones.
-pub fn table_name(settings: &Settings) -> String {
-    format!("mediaproxy_{}", settings.wanted.port_range.0)
-}
+impl Requests for HostNetfilter {
+    fn start(&mut self) -> Result<(), String> {
+        let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        self.make_table().map_err(told("nftables table"))?;
+        let swept = self.sweep().map_err(told("conntrack"))?;
+        if swept > 0 {
+            info!("removed {swept} conntrack entries that an earlier relay left");
+        }
+        self.say_protection();
+        Ok(())
+    }
 
-impl Requests for Host {
     fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {
         let mark = self.settings.wanted.mark;
         let results = self.netfilter.requests(entries, |builder, number, entry| {
@@ -204,19 +227,23 @@ impl Requests for Host {
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {
-        self.replace_table(|gate, batch| gate.shut(batch))?;
+        self.replace_table(|table, batch| table.shut(batch))?;
         let addresses = self.addresses();
-        let gate = self.gate(&addresses);
+        let table = self.relay_table(&addresses);
         let opened = self.netfilter.transact(&self.table, |batch| {
-            gate.open(batch);
+            table.open(batch);
             put_changes(batch, elements);
         });
         opened.map(drop).map_err(|refused| refused.error)
     }
 
-    fn set_addresses(&mut self, addresses: &[Ipv4Addr]) -> io::Result<()> {
+    fn set_addresses(&mut self, addresses: &[IpAddr]) -> io::Result<()> {
         let before = self.addresses();
-        self.locals = addresses.to_vec();
+        let v4 = |address: &IpAddr| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        };
+        self.locals = addresses.iter().filter_map(v4).collect();
         let now = self.addresses();
         let gone: Vec<_> = before
             .iter()
@@ -230,10 +257,10 @@ impl Requests for Host {
             .collect();
         let changed = self.netfilter.transact(&self.table, |batch| {
             if !gone.is_empty() {
-                batch.remove(gate::ADDRESSES, &gone);
+                batch.remove(table::ADDRESSES, &gone);
             }
             if !new.is_empty() {
-                batch.add(gate::ADDRESSES, &new);
+                batch.add(table::ADDRESSES, &new);
             }
         });
         changed.map(drop).map_err(|refused| refused.error)
@@ -253,9 +280,10 @@ impl Requests for Host {
             return Outlook::Closed;
         }
         let chains = checks::walls().chains.unwrap_or_default();
-        match chains.iter().all(|wall| wall.knows_mark) {
-            true => Outlook::Open,
-            false => Outlook::Walled,
+        if chains.iter().all(|wall| wall.knows_mark) {
+            Outlook::Open
+        } else {
+            Outlook::Walled
         }
     }
 
@@ -271,7 +299,7 @@ impl Requests for Host {
             entered: None,
         });
         let made = self.netfilter.transact(&self.table, |batch| {
-            gate::watch(batch, mark, mark_mask, sender.remote, receiver.remote);
+            table::watch(batch, mark, mark_mask, sender.source, receiver.source);
         });
         made.map_err(|refused| refused.error)?;
         let entered = self.entered(entry, party);
@@ -285,11 +313,11 @@ impl Requests for Host {
         let watched = self.watched.take()?;
         // Those that entered first: so what is under way is not taken for lost.
         let entered = self.entered(&watched.entry, watched.party);
-        let counted = self.netfilter.rule_counters(&self.table, gate::REACHED);
+        let counted = self.netfilter.rule_counters(&self.table, table::REACHED);
         // Gone with the table where somebody took that away. What stays is there until the next watch ends.
         let _ = self
             .netfilter
-            .transact(&self.table, |batch| batch.delete_chain(gate::REACHED));
+            .transact(&self.table, |batch| batch.delete_chain(table::REACHED));
         // One that could not be deleted has older rules, too.
         let reached = counted.ok()?.last()?.packets;
         (reached > 0 || entered? > watched.entered?).then_some(reached > 0)
@@ -298,9 +326,9 @@ impl Requests for Host {
     fn explain(&mut self, entry: &NatEntry, party: Party, reached_forward: Option<bool>) -> String {
         let (sender, receiver) = ways(entry, party);
         let stuck = Stuck {
-            from: sender.remote,
-            local: sender.local,
-            to: receiver.remote,
+            from: sender.source,
+            local: sender.destination,
+            to: receiver.source,
             reached_forward,
         };
         let Wanted {
@@ -309,7 +337,7 @@ impl Requests for Host {
         diagnosis::explain(&stuck, mark, mark_mask)
     }
 
-    fn explain_refusal(&mut self, error: &io::Error) -> String {
+    fn explain_refusal(&self, error: &io::Error) -> String {
         match error.raw_os_error() {
             Some(libc::ENOMEM | libc::ENOBUFS | libc::ENFILE) => format!(
                 "the kernel has no room for another conntrack entry ({error}): see net.netfilter.nf_conntrack_count \
@@ -320,20 +348,28 @@ impl Requests for Host {
             _ => error.to_string(),
         }
     }
+
+    fn sources(&self) -> Vec<BorrowedFd<'_>> {
+        self.events.sources().to_vec()
+    }
+
+    fn hear(&mut self, each: &mut dyn FnMut(Sign)) -> io::Result<()> {
+        self.events.take(each)
+    }
 }
 
-/// This party's end of an entry, and the other one.
-fn ways(entry: &NatEntry, party: Party) -> (End, End) {
+/// This party's datagrams as they enter, and the other one's.
+fn ways(entry: &NatEntry, party: Party) -> (Tuple, Tuple) {
     match party {
-        Party::Caller => (entry.caller, entry.callee),
-        Party::Callee => (entry.callee, entry.caller),
+        Party::Caller => (entry.original, entry.reply),
+        Party::Callee => (entry.reply, entry.original),
     }
 }
 
 fn name(set: Set) -> &'static str {
     match set {
-        Set::Forwarded => gate::FORWARDED,
-        Set::Leaving => gate::LEAVING,
+        Set::Forwarded => table::FORWARDED,
+        Set::Leaving => table::LEAVING,
     }
 }
 
@@ -354,50 +390,22 @@ fn put_changes(batch: &mut Batch<'_>, changes: &[Change]) {
     let counted = keys(|tuple| Change::Add(Set::Leaving, tuple));
     let forwarded = keys(|tuple| Change::Add(Set::Forwarded, tuple));
     if !removed.is_empty() {
-        batch.remove(gate::FORWARDED, &removed);
+        batch.remove(table::FORWARDED, &removed);
     }
     if !told.is_empty() {
-        batch.remove_echoed(gate::LEAVING, &told);
+        batch.remove_echoed(table::LEAVING, &told);
     }
     if !counted.is_empty() {
-        batch.add(gate::LEAVING, &counted);
+        batch.add(table::LEAVING, &counted);
     }
     if !forwarded.is_empty() {
-        batch.add(gate::FORWARDED, &forwarded);
+        batch.add(table::FORWARDED, &forwarded);
     }
 }
 
 fn element(found: &nftables::Element) -> Element {
-    let counted = found.counters;
     Element {
         tuple: tuple(&found.key),
-        counters: Counters {
-            packets: counted.packets,
-            bytes: counted.bytes,
-        },
-    }
-}
-
-/// As the sets have it: source and destination, each an address, a port and two bytes of nothing.
-fn key(tuple: Tuple) -> nftables::Key {
-    let mut key = nftables::Key::default();
-    for (half, end) in key
-        .chunks_exact_mut(8)
-        .zip([tuple.source, tuple.destination])
-    {
-        half[..4].copy_from_slice(&end.ip().octets());
-        half[4..6].copy_from_slice(&end.port().to_be_bytes());
-    }
-    key
-}
-
-fn tuple(key: &nftables::Key) -> Tuple {
-    let end = |at: usize| {
-        let ip = Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]);
-        SocketAddrV4::new(ip, u16::from_be_bytes([key[at + 4], key[at + 5]]))
-    };
-    Tuple {
-        source: end(0),
-        destination: end(8),
+        counters: found.counters,
     }
 }

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::gate::{FORWARDED, Gate, LEAVING};
-use super::kernel_tests::{MARK, MASK, TABLE, errno, fill, in_namespace, test_gate};
-use super::nftables::Batch;
-use super::socket::{Netfilter, Protection};
+use super::messages::{MARK, MASK, TABLE, errno, fill, in_namespace, test_table};
+use crate::netlink::nftables::Batch;
+use crate::netlink::socket::{Netfilter, Protection};
+use crate::relay::kernel::conntrack::table::{FORWARDED, LEAVING, RelayTable};
 use crate::sys::clock;
 
 #[test]
@@ -106,7 +106,7 @@ fn a_table_in_two_parts() {
         for _ in 0..2 {
             netfilter
                 .replace_table(TABLE, Protection::Persistent, |batch| {
-                    test_gate().shut(batch)
+                    test_table().shut(batch)
                 })
                 .unwrap();
             assert_eq!(netfilter.elements(TABLE, FORWARDED).unwrap(), []);
@@ -115,7 +115,7 @@ fn a_table_in_two_parts() {
         }
         let key = [1; 16];
         let opened = netfilter.transact(TABLE, |batch| {
-            test_gate().open(batch);
+            test_table().open(batch);
             batch.add(LEAVING, [key]);
             batch.add(FORWARDED, [key]);
         });
@@ -131,14 +131,14 @@ fn more_elements_than_one_message_holds() {
     in_namespace(|netfilter| {
         const MANY: u32 = 40_000;
         let big = |batch: &mut Batch<'_>| {
-            let gate = Gate {
+            let table = RelayTable {
                 ports: 10000..=59999,
                 addresses: &[],
                 mark: MARK,
                 mask: MASK,
                 size: MANY,
             };
-            gate.fill(batch);
+            table.fill(batch);
         };
         netfilter
             .replace_table(TABLE, Protection::Persistent, big)

@@ -2,14 +2,23 @@
 //! lab's business (tests/netns).
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::*;
-use crate::netlink::gate;
+use crossbeam_channel::Sender;
+
+use crate::config::Forwarding;
+use crate::counters::Counters;
+use crate::netlink::socket::Netfilter;
 use crate::proto::Component;
-use crate::session::SessionKey;
+use crate::relay::checks::Wanted;
+use crate::relay::kernel::conntrack::table::{FORWARDED, LEAVING, RelayTable};
+use crate::relay::kernel::news::News;
+use crate::relay::kernel::order::{FlowKey, Order};
+use crate::relay::kernel::{Opened, Ready, Settings, open, start};
+use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey};
 use crate::sys::clock;
-use crate::sys::mailbox::{Mailbox, mailbox};
+use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
 use crate::sys::netlink::enter_namespace;
 use crate::sys::skip::{missing, skip_test};
 
@@ -60,9 +69,9 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A kernel that is ready to forward, or why there is none.
-fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Gate, String> {
+fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Ready, String> {
     match open(settings, forwarding)? {
-        Opened::Kernel(gate) => Ok(*gate),
+        Opened::Kernel(ready) => Ok(*ready),
         Opened::UserSpace(why) => Err(why.to_string()),
     }
 }
@@ -70,7 +79,7 @@ fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Gate, String> {
 /// A kernel thread with one worker, and a socket to look at what it does.
 struct Lab {
     orders: Postbox<Order>,
-    mailbox: Mailbox<Message>,
+    mailbox: Mailbox<Vec<News>>,
     news: Vec<News>,
     netfilter: Netfilter,
 }
@@ -79,10 +88,14 @@ impl Lab {
     fn new(protect: bool) -> Lab {
         command("ip link set lo up");
         command("sysctl -q -w net.ipv4.ip_forward=1");
-        let gate = opened(&settings(protect), Forwarding::Kernel).unwrap();
+        let ready = opened(&settings(protect), Forwarding::Kernel).unwrap();
         let (postbox, mailbox) = mailbox(100).unwrap();
+        let deliver = Box::new(move |worker, news| {
+            assert_eq!(worker, 0);
+            let _ = postbox.send(news);
+        });
         Lab {
-            orders: start(gate, vec![postbox], Arc::default(), Arc::default()).unwrap(),
+            orders: start(ready, 1, deliver, Arc::default(), Arc::default()).unwrap(),
             mailbox,
             news: Vec::new(),
             netfilter: Netfilter::open().unwrap(),
@@ -107,11 +120,8 @@ impl Lab {
     fn hear(&mut self, what: &str, is_it: impl Fn(News) -> bool) {
         let Lab { mailbox, news, .. } = self;
         wait_until(what, || {
-            while let Some(message) = mailbox.take() {
-                match message {
-                    Message::Kernel(more) => news.extend(more),
-                    other => panic!("{other:?}"),
-                }
+            while let Some(more) = mailbox.take() {
+                news.extend(more);
             }
             news.iter().any(|news| is_it(*news))
         });
@@ -123,7 +133,7 @@ impl Lab {
 
     /// The size of the set `forwarded` of a table; none where there is no such table.
     fn elements_of(&mut self, table: &str) -> Option<usize> {
-        let found = self.netfilter.elements(table, gate::FORWARDED);
+        let found = self.netfilter.elements(table, FORWARDED);
         found.ok().map(|elements| elements.len())
     }
 
@@ -143,14 +153,14 @@ impl Lab {
     }
 }
 
-fn key(number: u32) -> Key {
+fn key(number: u32) -> FlowKey {
     let flow = FlowId {
         session: SessionKey::for_tests(number),
         stream: 0,
         component: Component::Rtp,
         turn: 1,
     };
-    Key { worker: 0, flow }
+    FlowKey { worker: 0, flow }
 }
 
 #[test]
@@ -200,7 +210,7 @@ fn what_a_dead_relay_left_is_removed_and_nothing_else() {
             "{tuple} --sport 1 --dport 51000 --mark 0x4d500000"
         ));
         command("nft add table ip somebodys");
-        let _gate = opened(&settings(true), Forwarding::Kernel).unwrap();
+        let _ready = opened(&settings(true), Forwarding::Kernel).unwrap();
         let mut left = Vec::new();
         netfilter
             .dump(0, 0, |entry| left.push(entry.original.destination.port()))
@@ -282,7 +292,7 @@ fn an_unprotected_table_is_back_within_20_ms_with_all_its_flows() {
 }
 
 /// A thread that makes a table as large as the relay's with 50 flows whenever it is woken.
-struct Control(crossbeam_channel::Sender<()>);
+struct Control(Sender<()>);
 
 impl Control {
     const TABLE: &str = "control";
@@ -294,16 +304,16 @@ impl Control {
             let keys: Vec<[u8; 16]> = (0..100u128).map(u128::to_be_bytes).collect();
             let made = netfilter.transact(Control::TABLE, |batch| {
                 batch.table(0);
-                let gate = gate::Gate {
+                let made = RelayTable {
                     ports: 50000..=51000,
                     addresses: &[[10, 0, 0, 1].into()],
                     mark: 0x4d51_0000,
                     mask: 0xffff_0000,
                     size: 2000,
                 };
-                gate.fill(batch);
-                batch.add(gate::LEAVING, &keys);
-                batch.add(gate::FORWARDED, &keys);
+                made.fill(batch);
+                batch.add(LEAVING, &keys);
+                batch.add(FORWARDED, &keys);
             });
             made.unwrap();
         };

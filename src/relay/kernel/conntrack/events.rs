@@ -1,25 +1,21 @@
-//! What others do to the kernel's tables, and what the kernel does by itself: entries that end, the relay's table
-//! removed, addresses that come and go.
+//! What others do to netfilter's tables, and what it does by itself: entries that end, the relay's table removed.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::Settings;
-use super::host::table_name;
+use super::table::table_name;
 use crate::netlink::conntrack::Tuple;
 use crate::netlink::events::{Event, Events as Netlink};
 use crate::netlink::socket::Netfilter;
-use crate::sys::netlink::AddressChanges;
+use crate::relay::kernel::settings::Settings;
 
-/// Something that the forwarder should look at.
+/// Something that is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// An entry of this name has ended, and not by the relay's doing.
     Ended(Tuple),
     /// Somebody has changed the relay's table; it may be gone.
     Table,
-    /// This host's addresses have changed.
-    Addresses,
     /// More happened than could be told.
     Overrun,
 }
@@ -29,7 +25,6 @@ pub enum Sign {
 pub struct Events {
     entries: Netlink,
     table: Netlink,
-    addresses: AddressChanges,
 }
 
 impl Events {
@@ -38,18 +33,13 @@ impl Events {
         let own = netfilter.port()?;
         Ok(Events {
             entries: Netlink::of_entries(own, settings.wanted.mark, settings.wanted.mark_mask)?,
-            table: Netlink::of_table(own, &table_name(settings))?,
-            addresses: AddressChanges::open()?,
+            table: Netlink::of_table(own, &table_name(settings.wanted.port_range.0))?,
         })
     }
 
     /// What to wait on, level-triggered.
-    pub fn sources(&self) -> [BorrowedFd<'_>; 3] {
-        [
-            self.entries.as_fd(),
-            self.table.as_fd(),
-            self.addresses.as_fd(),
-        ]
+    pub fn sources(&self) -> [BorrowedFd<'_>; 2] {
+        [self.entries.as_fd(), self.table.as_fd()]
     }
 
     /// Tells what has happened since this was asked last; does not wait.
@@ -60,9 +50,6 @@ impl Events {
                 Event::TableChanged => each(Sign::Table),
                 Event::Overrun => each(Sign::Overrun),
             })?;
-        }
-        if self.addresses.read()? {
-            each(Sign::Addresses);
         }
         Ok(())
     }

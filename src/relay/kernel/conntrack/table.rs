@@ -1,4 +1,4 @@
-//! The gate: the relay's own nftables table, which decides what of the relay's ports conntrack sees. Pure.
+//! The relay's own nftables table, which decides what of the relay's ports conntrack sees. Pure.
 //!
 //! A datagram on its way through:
 //!
@@ -25,9 +25,9 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
-use super::conntrack::NatEntry;
-use super::nftables::{Batch, ChainKind, Hook, Key, Set};
-use super::rule::{Field, Relation, Step};
+use crate::netlink::conntrack::Tuple;
+use crate::netlink::nftables::{Batch, ChainKind, Hook, Key, Set};
+use crate::netlink::rule::{Field, Relation, Step};
 
 /// The set of the relay's own addresses, four bytes each.
 pub const ADDRESSES: &str = "addresses";
@@ -63,9 +63,14 @@ const IS_UDP: [Step<'static>; 2] = [
 /// The magic cookie of STUN (RFC 8489 section 5). Checks go by user space, which knows them from media.
 const STUN: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
+/// The table of a relay, by its first port: relays on one host have different ones.
+pub fn table_name(first_port: u16) -> String {
+    format!("mediaproxy_{first_port}")
+}
+
 /// What the table is made of besides its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gate<'a> {
+pub struct RelayTable<'a> {
     /// The relay's ports.
     pub ports: RangeInclusive<u16>,
     /// The relay's own addresses.
@@ -78,7 +83,7 @@ pub struct Gate<'a> {
     pub size: u32,
 }
 
-impl Gate<'_> {
+impl RelayTable<'_> {
     /// Adds all that is in the table to a transaction that has made it. Only where nothing is relayed yet: the hooks
     /// of a chain are called from the moment on that a transaction is prepared, and its rules when all of it is done.
     /// Meanwhile conntrack would see what user space sends, and give it other ports.
@@ -106,7 +111,7 @@ impl Gate<'_> {
         });
         batch.add(ADDRESSES, self.addresses.iter().map(Ipv4Addr::octets));
         batch.set(&self.forwarded());
-        add_gate_rules(batch, ports);
+        add_entry_rules(batch, ports);
     }
 
     /// The part that makes conntrack see and translate what passes, and that counts it.
@@ -164,22 +169,6 @@ impl Gate<'_> {
     }
 }
 
-/// The four-tuples of an entry's two flows as they enter, the caller's first.
-pub fn entering(entry: &NatEntry) -> [Key; 2] {
-    [
-        key(entry.caller.remote, entry.caller.local),
-        key(entry.callee.remote, entry.callee.local),
-    ]
-}
-
-/// The four-tuples of an entry's two flows as they leave, what the caller sent first.
-pub fn leaving(entry: &NatEntry) -> [Key; 2] {
-    [
-        key(entry.callee.local, entry.callee.remote),
-        key(entry.caller.local, entry.caller.remote),
-    ]
-}
-
 /// Adds the chain [`REACHED`] to a table, with one rule: it counts what comes to hook forward on its way `from` one party
 /// `to` the other, whose address the packets have by then.
 pub fn watch(batch: &mut Batch<'_>, mark: u32, mask: u32, from: SocketAddrV4, to: SocketAddrV4) {
@@ -200,17 +189,33 @@ pub fn watch(batch: &mut Batch<'_>, mark: u32, mask: u32, from: SocketAddrV4, to
     batch.rule(REACHED, &[&marked(mask, &mark)[..], &of_flow].concat());
 }
 
-fn key(source: SocketAddrV4, destination: SocketAddrV4) -> Key {
+/// A four-tuple as the sets have it: source and destination, each an address, a port and two bytes of nothing.
+pub fn key(tuple: Tuple) -> Key {
     let mut key = Key::default();
-    for (half, end) in key.chunks_exact_mut(8).zip([source, destination]) {
+    for (half, end) in key
+        .chunks_exact_mut(8)
+        .zip([tuple.source, tuple.destination])
+    {
         half[..4].copy_from_slice(&end.ip().octets());
         half[4..6].copy_from_slice(&end.port().to_be_bytes());
     }
     key
 }
 
+/// The four-tuple of a set's key.
+pub fn tuple(key: &Key) -> Tuple {
+    let end = |at: usize| {
+        let ip = Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]);
+        SocketAddrV4::new(ip, u16::from_be_bytes([key[at + 4], key[at + 5]]))
+    };
+    Tuple {
+        source: end(0),
+        destination: end(8),
+    }
+}
+
 /// Those that let flows through to conntrack and keep the rest from it.
-fn add_gate_rules(batch: &mut Batch<'_>, ports: Ports<'_>) {
+fn add_entry_rules(batch: &mut Batch<'_>, ports: Ports<'_>) {
     let to_ports = ports.of(Field::DestinationPort);
     let from_ports = ports.of(Field::SourcePort);
     let notrack = [Step::Notrack];
@@ -287,7 +292,7 @@ fn tuple_in(set: &'static str, id: u32) -> [Step<'static>; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::conntrack::End;
+    use crate::netlink::conntrack::NatEntry;
     use crate::netlink::vectors::bytes;
     use crate::netlink::wire::{Message, Messages};
 
@@ -320,7 +325,7 @@ mod tests {
     ///   chain nat_out { type nat hook postrouting priority srcnat; }
     /// }
     /// ```
-    const TABLE: &str = include_str!("gate.hex");
+    const TABLE: &str = include_str!("tests/table.hex");
 
     /// The same for this, added to it:
     ///
@@ -332,7 +337,7 @@ mod tests {
     ///   }
     /// }
     /// ```
-    const WATCH: &str = include_str!("watch.hex");
+    const WATCH: &str = include_str!("tests/watch.hex");
 
     /// What nft adds and the kernel does not need, by message, depth and attribute: how it shows a set
     /// (NFTA_SET_USERDATA), a set's number beside its name (NFTA_SET_ELEM_LIST_SET_ID), the usual operation of
@@ -363,7 +368,7 @@ mod tests {
     #[test]
     fn the_table_is_as_nft_makes_it() {
         let addresses = [[10, 0, 0, 1].into(), Ipv4Addr::LOCALHOST];
-        let gate = Gate {
+        let table = RelayTable {
             ports: 40000..=59999,
             addresses: &addresses,
             mark: 0x4d50_0000,
@@ -372,7 +377,7 @@ mod tests {
         };
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
-        gate.fill(&mut batch);
+        table.fill(&mut batch);
         assert_as_sent(batch, TABLE);
     }
 
@@ -407,15 +412,18 @@ mod tests {
 
     #[test]
     fn a_flow_is_known_by_its_tuples_as_it_enters_and_as_it_leaves() {
-        let end = |remote: &str, local: &str| End {
-            remote: remote.parse().unwrap(),
-            local: local.parse().unwrap(),
+        let tuple = |source: &str, destination: &str| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
         };
         let entry = NatEntry {
-            caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
-            callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
+            original: tuple("192.0.2.1:30000", "10.0.0.1:40000"),
+            reply: tuple("192.0.2.2:31000", "10.0.0.1:40002"),
         };
-        let [from_caller, from_callee] = entering(&entry);
+        for way in entry.entering() {
+            assert_eq!(super::tuple(&key(way)), way);
+        }
+        let [from_caller, from_callee] = entry.entering().map(key);
         assert_eq!(
             from_caller[..],
             bytes("c0000201 75300000 0a000001 9c400000")
@@ -424,7 +432,7 @@ mod tests {
             from_callee[..],
             bytes("c0000202 79180000 0a000001 9c420000")
         );
-        let [to_callee, to_caller] = leaving(&entry);
+        let [to_callee, to_caller] = entry.leaving().map(key);
         assert_eq!(to_callee[..], bytes("0a000001 9c420000 c0000202 79180000"));
         assert_eq!(to_caller[..], bytes("0a000001 9c400000 c0000201 75300000"));
     }

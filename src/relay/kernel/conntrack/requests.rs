@@ -1,12 +1,14 @@
-//! What the forwarder asks of the kernel. `host` asks the real one, tests one in memory.
+//! What is asked of netfilter. `netfilter` asks this host's, tests one in memory.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 
-use super::health::Outlook;
+use super::events::Sign;
+use crate::counters::Counters;
 use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
 use crate::proto::Party;
-use crate::session::Counters;
+use crate::relay::kernel::health::Outlook;
 
 /// The sets of the relay's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +35,14 @@ pub struct Element {
     pub counters: Counters,
 }
 
-/// What the forwarder needs of the kernel. Every method is one request, or as few as there can be.
-pub trait Requests {
+/// What forwarding needs of netfilter. Every method is one request, or as few as there can be.
+pub trait Requests: Send {
+    /// Makes the table, in place of one that an earlier relay left, and removes that one's entries.
+    ///
+    /// # Errors
+    /// What cannot be done, and why.
+    fn start(&mut self) -> Result<(), String>;
+
     /// Asks for entries that live so many seconds; one result each, EEXIST where one of its ways is in use.
     ///
     /// # Errors
@@ -64,7 +72,7 @@ pub trait Requests {
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()>;
 
     /// The addresses of this host are these now.
-    fn set_addresses(&mut self, addresses: &[Ipv4Addr]) -> io::Result<()>;
+    fn set_addresses(&mut self, addresses: &[IpAddr]) -> io::Result<()>;
 
     /// Removes the table, and what entries of the relay's there are.
     fn remove_all(&mut self) -> io::Result<()>;
@@ -83,5 +91,14 @@ pub trait Requests {
     fn explain(&mut self, entry: &NatEntry, party: Party, reached_forward: Option<bool>) -> String;
 
     /// The same for a flow that was refused.
-    fn explain_refusal(&mut self, error: &io::Error) -> String;
+    fn explain_refusal(&self, error: &io::Error) -> String;
+
+    /// What tells of the doings of others, to wait on level-triggered.
+    fn sources(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Tells what has happened since this was asked last; does not wait.
+    ///
+    /// # Errors
+    /// Where nothing more can be heard.
+    fn hear(&mut self, each: &mut dyn FnMut(Sign)) -> io::Result<()>;
 }
