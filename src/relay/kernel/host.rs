@@ -6,13 +6,15 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::Settings;
 use super::health::Outlook;
 use super::requests::{Change, Element, Requests, Set};
+use crate::diagnosis::host::{IP_FORWARD, walls};
+use crate::diagnosis::requirements::Wanted;
+use crate::diagnosis::stuck_flow::{self, Stuck};
+use crate::diagnosis::sysctl;
 use crate::netlink::conntrack::{self, End, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
 use crate::netlink::nftables::{self, Batch};
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::proto::Party;
-use crate::relay::checks::{self, Wanted};
-use crate::relay::diagnosis::{self, Stuck};
 use crate::session::Counters;
 
 /// This host's kernel.
@@ -249,10 +251,10 @@ impl Requests for Host {
     }
 
     fn outlook(&self) -> Outlook {
-        if checks::number(checks::IP_FORWARD) != Some(1) {
+        if sysctl::number(IP_FORWARD) != Some(1) {
             return Outlook::Closed;
         }
-        let chains = checks::walls().chains.unwrap_or_default();
+        let chains = walls().chains.unwrap_or_default();
         match chains.iter().all(|wall| wall.knows_mark) {
             true => Outlook::Open,
             false => Outlook::Walled,
@@ -306,7 +308,7 @@ impl Requests for Host {
         let Wanted {
             mark, mark_mask, ..
         } = self.settings.wanted;
-        diagnosis::explain(&stuck, mark, mark_mask)
+        stuck_flow::explain(&stuck, mark, mark_mask)
     }
 
     fn explain_refusal(&mut self, error: &io::Error) -> String {

@@ -45,10 +45,11 @@ use log::{info, warn};
 use self::events::Events;
 use self::forwarder::Forwarder;
 use self::host::Host;
-use super::checks::{self, Wanted};
 use super::worker::Message;
 use crate::config::Forwarding;
 use crate::daemon::Pulse;
+use crate::diagnosis;
+use crate::diagnosis::requirements::Wanted;
 use crate::metrics::Gauge;
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::session::{Counters, FlowEnd, FlowId, Installed, Loss, Withdrawal};
@@ -145,11 +146,11 @@ pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, Strin
 
 fn prepare(settings: &Settings) -> Result<(Host, Events, Vec<Ipv4Addr>), String> {
     let wanted = &settings.wanted;
-    let findings = checks::prepare(wanted);
-    if let Some(why) = checks::problems_for_kernel(&findings) {
+    let findings = diagnosis::prepare(wanted);
+    if let Some(why) = diagnosis::problems_for_kernel(&findings) {
         return Err(why);
     }
-    for finding in checks::warnings(&findings) {
+    for finding in diagnosis::warnings(&findings) {
         warn!("{}", finding.text);
     }
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
