@@ -7,8 +7,10 @@
 //!  bin/*                      arguments, run, exit code
 //!  admin                      the administrator's tool; nothing imports it
 //!  relay      dispatcher      threads, sockets, timers; neither imports the other
+//!  diagnosis                  what a host must have, why it drops media; below relay and admin
 //!  accounting                 where finished sessions are recorded; below dispatcher
 //!  daemon                     what both are as processes
+//!  resolver                   which addresses the dispatchers of a configuration have
 //!  config  logging  tls  cli  what both daemons need around them
 //!  metrics                    what is counted, and how Prometheus reads it
 //!  door                       who may come in at a port that strangers reach
@@ -27,6 +29,7 @@ pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod diagnosis;
 pub mod dispatcher;
 pub mod door;
 pub mod journal;
@@ -37,6 +40,7 @@ pub mod netlink;
 pub mod objects;
 pub mod proto;
 pub mod relay;
+pub mod resolver;
 pub mod session;
 pub mod sys;
 pub mod tls;

@@ -8,10 +8,11 @@ use log::info;
 
 use super::kernel::order::Order;
 use super::message::Message;
-use super::{Running, Settings, checks, start};
+use super::{Running, Settings, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
 use crate::daemon::{self, Daemon, StartError, Watchdog};
+use crate::diagnosis;
 use crate::metrics::{self, process};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
@@ -30,7 +31,7 @@ pub fn main(program: &Program) -> ExitCode {
         Err(status) => return status,
     };
     if options.check {
-        return checks::main(&options);
+        return diagnosis::main(&options);
     }
     let examine = |_: &RelayConfig| Ok(());
     let level = |config: &RelayConfig| config.log_level.filter();

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::Shared;
 use super::kernel::order::Order;
 use super::message::Message;
-use super::surroundings::Surroundings;
+use crate::diagnosis::obstacles::Obstacles;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
@@ -63,7 +63,7 @@ pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
         let reply_to = question.reply_to;
         let told = told_by_worker(shared, question);
         let settings = &shared.settings;
-        let look = || Surroundings::look(settings.port_range, settings.mark);
+        let look = || Obstacles::look(settings.port_range, settings.mark);
         let (answer, is_whole) = answer_by(told, look);
         let is_due = (!is_whole).then(|| failures.due());
         if let Some(left_out) = is_due.flatten() {
@@ -77,7 +77,7 @@ pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
 }
 
 /// What is answered where the worker has told this, or nothing; false where the look at the host has failed.
-fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> (Vec<u8>, bool) {
+fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Obstacles) -> (Vec<u8>, bool) {
     let told = match told {
         None => return (BUSY.to_vec(), true),
         Some(told) if told == NONE => return (told, true),
@@ -123,7 +123,7 @@ pub fn ask_worker(shared: &Arc<Shared>, question: Question) -> Option<Receiver<V
 }
 
 /// A worker's array with what the host has to do with it.
-fn with_host(told: &[u8], look: impl FnOnce() -> Surroundings) -> Option<Vec<u8>> {
+fn with_host(told: &[u8], look: impl FnOnce() -> Obstacles) -> Option<Vec<u8>> {
     let mut sessions: Vec<Map<String, Value>> = serde_json::from_slice(told).ok()?;
     look().add_to(&mut sessions);
     serde_json::to_vec(&sessions).ok()
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_host_is_looked_at_for_calls_that_are_there() {
-        let look = || Surroundings::look((40_000, 40_100), (1, 1));
+        let look = || Obstacles::look((40_000, 40_100), (1, 1));
         let told = br#"[{"call_id": "a", "streams": []}, {"call_id": "b"}]"#;
         let answer = with_host(told, look).unwrap();
         let sessions: Vec<Value> = serde_json::from_slice(&answer).unwrap();

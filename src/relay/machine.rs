@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::{error, warn};
 
 use super::hops::Hops;
+use crate::diagnosis::requirements::PAIRS_PER_STREAM;
 use crate::logging::sparse::Sparse;
 use crate::proto::Component;
 use crate::session::ports::{Census, PortPool};
@@ -16,12 +17,6 @@ use crate::session::{Host, Place};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
-
-/// Descriptors that a pair needs; a stream has one for each side.
-pub const FILES_PER_PAIR: u64 = 2;
-
-/// One for each side.
-pub const PAIRS_PER_STREAM: usize = 2;
 
 /// How often it is said of a pair that packets come round there.
 pub const SAID: Duration = Duration::from_secs(60);

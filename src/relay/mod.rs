@@ -7,8 +7,7 @@
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
-//!  checks      what the host must have, before the start; diagnosis: why the kernel drops media, while it runs
-//!  explain     one thread: all that is known of a call; surroundings: what of the host stands in its way
+//!  explain     one thread: all that is known of a call
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
@@ -16,10 +15,8 @@
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
 mod backoff;
-pub mod checks;
 pub mod daemon;
-pub mod diagnosis;
-pub mod discovery;
+mod discovery;
 mod explain;
 mod gather;
 mod greeting;
@@ -37,12 +34,11 @@ mod rounds;
 mod settings;
 mod shared;
 mod spool;
-mod surroundings;
 mod upkeep;
 mod worker;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -52,30 +48,27 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use log::{error, info, warn};
 
-use self::discovery::Directory;
 use self::kernel::news::Deliver;
 use self::kernel::order::Order;
-use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
+use self::machine::{Addresses, SharedPorts};
 use self::message::Message;
 use self::meter::Requests;
 pub use self::settings::Settings;
 use self::shared::Shared;
 use self::worker::Worker;
 use crate::daemon::{Pulse, StartError};
+use crate::diagnosis::requirements::{FILES_PER_PAIR, OTHER_FILES, relay_address};
 use crate::metrics::Gauge;
 use crate::proto::link::{EXPLAIN, Hello};
+use crate::resolver::{Directory, SystemResolver};
 use crate::session;
 use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
 use crate::sys::range_lock::{self, Held, RangeLock, Refused};
-use crate::sys::udp::MediaSocket;
-use crate::sys::{clock, limits, random, route};
+use crate::sys::{clock, limits, random};
 use crate::tls::Store;
 
 /// Messages that may wait for one worker before those who send more wait themselves.
 const MAILBOX: usize = 1024;
-
-/// Open files beside media sockets.
-const OTHER_FILES: u64 = 128;
 
 /// How long ended sessions may take to be reported at the end.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -126,7 +119,7 @@ pub fn start(
     store: Arc<Store>,
     lock: RangeLock,
 ) -> Result<Running, StartError> {
-    let relay_ip = relay_ip(&settings)?;
+    let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
     let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
     let (shared, parts) = assemble(settings, store, relay_ip, opened, Some(lock))?;
     if let Some(spool) = parts.spool {
@@ -279,7 +272,7 @@ fn start_helpers(shared: &Arc<Shared>) -> Result<(), String> {
     if !directory.is_fixed() {
         let shared = Arc::clone(shared);
         start_thread("discovery", move || {
-            discovery::run(&shared, directory, discovery::System);
+            discovery::run(&shared, directory, SystemResolver);
         })?;
     }
     Ok(())
@@ -373,35 +366,6 @@ impl Running {
             }
         }
     }
-}
-
-fn relay_ip(settings: &Settings) -> Result<Ipv4Addr, String> {
-    let Some(address) = settings.relay_ip else {
-        return default_ip(settings.auto_detect_interfaces);
-    };
-    MediaSocket::bind(SocketAddrV4::new(address, 0))
-        .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}; ip -4 address shows this host's"))?;
-    Ok(address)
-}
-
-/// The address of the interface with the default route. A relay that takes each party's own can do without that
-/// route: any address will do where nothing is known of a party.
-fn default_ip(auto_detect: bool) -> Result<Ipv4Addr, String> {
-    let error = match route::default_address() {
-        Ok(address) => return Ok(address),
-        Err(error) => error,
-    };
-    if auto_detect {
-        if let Ok(Some(address)) = route::first_address() {
-            warn!(
-                "there is no default route: {address} is used where no route to a party is known"
-            );
-            return Ok(address);
-        }
-    }
-    Err(format!(
-        "there is no default route to take the relay's address from ({error}): set relay_ip"
-    ))
 }
 
 /// Raises the limit on open files to fit the port range, and says what fits where it may not. Returns how many pairs

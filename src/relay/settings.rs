@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{checks, kernel};
+use super::kernel;
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
+use crate::diagnosis::requirements::Wanted;
 use crate::session;
 use crate::tls::Passport;
 
@@ -77,7 +78,7 @@ impl Settings {
     /// What the kernel's part has to know.
     pub fn kernel(&self, relay_ip: Ipv4Addr) -> kernel::Settings {
         kernel::Settings {
-            wanted: checks::Wanted {
+            wanted: Wanted {
                 relay_ip,
                 auto_detect: self.auto_detect_interfaces,
                 port_range: self.port_range,

@@ -140,7 +140,7 @@ fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
 /// Knows a name from the third question on.
 struct Late(u32);
 
-impl discovery::Resolver for Late {
+impl crate::resolver::Resolver for Late {
     fn srv_targets(&mut self, _: &str) -> Result<Vec<String>, crate::sys::dns::Failure> {
         Ok(Vec::new())
     }

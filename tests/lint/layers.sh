@@ -45,7 +45,11 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	forbid 'session imports from above' 'crate::(sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/session)
 	forbid 'sys imports from above' 'crate::(proto|session|netlink|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/sys)
 	forbid 'netlink imports from above' 'crate::(proto|session|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/netlink)
+	forbid 'resolver imports from above' 'crate::(diagnosis|accounting|relay|dispatcher)\b' src/resolver.rs
 	for shared in tls config cli logging metrics door daemon; do
+		forbid "$shared imports diagnosis" 'crate::diagnosis\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
+	done
+	for shared in tls config cli logging metrics door daemon diagnosis; do
 		forbid "$shared imports a daemon" 'crate::(relay|dispatcher)\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
 	done
 	forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::relay::checks::Wanted;
+use crate::diagnosis::requirements::Wanted;
 
 /// See the module.
 #[derive(Clone, Debug)]

@@ -31,9 +31,9 @@ use self::forwarding::Conntrack;
 use self::netfilter::HostNetfilter;
 use super::flow::Ends;
 use super::settings::Settings;
+use crate::diagnosis;
 use crate::netlink::conntrack::{NatEntry, Tuple};
 use crate::netlink::socket::Netfilter;
-use crate::relay::checks;
 use crate::session::FlowEnd;
 use crate::sys::route;
 
@@ -43,11 +43,11 @@ use crate::sys::route;
 /// Why it cannot forward, and what to do.
 pub fn open(settings: &Settings) -> Result<Conntrack<HostNetfilter>, String> {
     let wanted = &settings.wanted;
-    let findings = checks::prepare(wanted);
-    if let Some(why) = checks::problems_for_kernel(&findings) {
+    let findings = diagnosis::prepare(wanted);
+    if let Some(why) = diagnosis::problems_for_kernel(&findings) {
         return Err(why);
     }
-    for finding in checks::warnings(&findings) {
+    for finding in diagnosis::warnings(&findings) {
         warn!("{}", finding.text);
     }
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");

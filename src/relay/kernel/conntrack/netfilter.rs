@@ -9,12 +9,14 @@ use log::info;
 use super::events::{Events, Sign};
 use super::requests::{Change, Element, Requests, Set};
 use super::table::{self, RelayTable, key, table_name, tuple};
+use crate::diagnosis::host::{IP_FORWARD, walls};
+use crate::diagnosis::requirements::Wanted;
+use crate::diagnosis::stuck_flow::{self, Stuck};
+use crate::diagnosis::sysctl;
 use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
 use crate::netlink::nftables::{self, Batch};
 use crate::netlink::socket::{Netfilter, Protection};
 use crate::proto::Party;
-use crate::relay::checks::{self, Wanted};
-use crate::relay::diagnosis::{self, Stuck};
 use crate::relay::kernel::health::Outlook;
 use crate::relay::kernel::settings::Settings;
 
@@ -276,10 +278,10 @@ impl Requests for HostNetfilter {
     }
 
     fn outlook(&self) -> Outlook {
-        if checks::number(checks::IP_FORWARD) != Some(1) {
+        if sysctl::number(IP_FORWARD) != Some(1) {
             return Outlook::Closed;
         }
-        let chains = checks::walls().chains.unwrap_or_default();
+        let chains = walls().chains.unwrap_or_default();
         if chains.iter().all(|wall| wall.knows_mark) {
             Outlook::Open
         } else {
@@ -334,7 +336,7 @@ impl Requests for HostNetfilter {
         let Wanted {
             mark, mark_mask, ..
         } = self.settings.wanted;
-        diagnosis::explain(&stuck, mark, mark_mask)
+        stuck_flow::explain(&stuck, mark, mark_mask)
     }
 
     fn explain_refusal(&self, error: &io::Error) -> String {

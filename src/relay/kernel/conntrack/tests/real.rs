@@ -9,9 +9,9 @@ use crossbeam_channel::Sender;
 
 use crate::config::Forwarding;
 use crate::counters::Counters;
+use crate::diagnosis::requirements::Wanted;
 use crate::netlink::socket::Netfilter;
 use crate::proto::Component;
-use crate::relay::checks::Wanted;
 use crate::relay::kernel::conntrack::table::{FORWARDED, LEAVING, RelayTable};
 use crate::relay::kernel::news::News;
 use crate::relay::kernel::order::{FlowKey, Order};

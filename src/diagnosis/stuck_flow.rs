@@ -4,7 +4,9 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::checks::{IP_FORWARD, Interface, Walls, interfaces, number, of_interface, set, walls};
+use super::host::{IP_FORWARD, Interface, Walls, interfaces, walls};
+use super::kernel::set;
+use super::sysctl::{number, of_interface};
 use crate::sys::route;
 
 /// One direction of a flow whose packets do not leave.
@@ -93,7 +95,7 @@ fn before_forward(stuck: &Stuck, facts: &Facts) -> Option<String> {
     });
     Some(format!(
         "rp_filter on {name} drops what comes from {from}, since {leads} there: sysctl -w {}=2",
-        super::checks::of_interface(name, "rp_filter")
+        of_interface(name, "rp_filter")
     ))
 }
 
@@ -120,5 +122,4 @@ impl Facts {
 }
 
 #[cfg(test)]
-#[path = "diagnosis_tests.rs"]
 mod tests;

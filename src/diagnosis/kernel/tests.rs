@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::diagnosis::host::Wall;
+use crate::diagnosis::problems_for_kernel;
 use crate::netlink::chains::Family;
-use crate::relay::checks::host::Wall;
-use crate::relay::checks::problems_for_kernel;
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 

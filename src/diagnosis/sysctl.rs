@@ -151,7 +151,7 @@ pub fn reserved() -> io::Result<PortList> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::testing::in_namespace;
+    use crate::diagnosis::testing::in_namespace;
 
     fn list(text: &str) -> PortList {
         PortList::parse(text).unwrap()

@@ -10,12 +10,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::host::PROC_NET;
+use super::requirements::{FILES_PER_PAIR, OTHER_FILES, PAIRS_PER_STREAM, Wanted, relay_address};
 use super::sysctl;
-use super::{Finding, Need, Verdict, Wanted};
+use super::{Finding, Need, Verdict};
 use crate::config::{DispatcherEntry, Host, Loaded, RelayConfig};
-use crate::relay::discovery::{self, System};
-use crate::relay::machine::{FILES_PER_PAIR, PAIRS_PER_STREAM};
-use crate::relay::{OTHER_FILES, Settings, relay_ip};
+use crate::resolver::{self, SystemResolver};
 use crate::sys::{clock, interfaces, limits, range_lock};
 
 /// No process may have more files than that.
@@ -55,7 +54,7 @@ pub fn configuration(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
 /// The address that media goes to, as the relay itself will find it.
 pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
     let subject = "relay_ip";
-    let address = match relay_ip(&Settings::from(config)) {
+    let address = match relay_address(config.relay_ip, config.auto_detect_interfaces) {
         Ok(address) => address,
         Err(text) => return (problem(subject, text), None),
     };
@@ -267,7 +266,7 @@ fn reach(target: &DispatcherEntry) -> Reached {
         Host::Address(address) => BTreeSet::from([*address]),
         Host::Name(name) => {
             let mut found = BTreeSet::new();
-            discovery::look_up(name, false, &mut System, &mut found)?;
+            resolver::look_up(name, false, &mut SystemResolver, &mut found)?;
             found
         }
     };
@@ -344,7 +343,7 @@ fn shown(target: &DispatcherEntry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::testing::{in_namespace, shell};
+    use crate::diagnosis::testing::{in_namespace, shell};
 
     fn wanted() -> Wanted {
         Wanted {

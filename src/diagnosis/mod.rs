@@ -10,55 +10,30 @@
 
 mod barrier;
 mod certificates;
-mod host;
+pub mod host;
 mod kernel;
+pub mod obstacles;
 mod probe;
+pub mod requirements;
 mod service;
-mod sysctl;
+pub mod stuck_flow;
+pub mod sysctl;
 mod table;
 #[cfg(test)]
 pub mod testing;
-mod told;
+pub mod told;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 pub use self::barrier::{Barrier, Protocol, barriers};
 pub use self::certificates::certificates;
-pub(super) use self::host::{IP_FORWARD, Interface, Walls, interfaces, walls};
-pub(super) use self::kernel::set;
+use self::requirements::Wanted;
 pub use self::service::Streams;
-pub(super) use self::sysctl::{number, of_interface};
 use self::table::Table;
-pub(super) use self::told::{out_of_reach, told};
 use crate::cli::Options;
 use crate::config::{self, Forwarding, Loaded, RelayConfig};
-
-/// What of the settings the host is judged by.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    pub relay_ip: Ipv4Addr,
-    /// Each party gets the address of the interface that leads to it: any of them may carry media.
-    pub auto_detect: bool,
-    /// First port and the end, which is not included.
-    pub port_range: (u16, u32),
-    pub mark: u32,
-    pub mark_mask: u32,
-}
-
-impl Wanted {
-    /// The last port of the range.
-    fn last_port(&self) -> u16 {
-        u16::try_from(self.port_range.1.saturating_sub(1)).unwrap_or(u16::MAX)
-    }
-
-    fn ports(&self) -> u32 {
-        let (first, end) = self.port_range;
-        end.saturating_sub(u32::from(first))
-    }
-}
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -239,6 +214,7 @@ pub fn streams(
 mod tests {
     use super::testing::{in_namespace, shell};
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn finding(need: Need, verdict: Verdict, text: &str) -> Finding {
         Finding::new(need, "subject", verdict, text)

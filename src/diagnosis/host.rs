@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::Wanted;
 use super::probe::{self, Probe};
+use super::requirements::Wanted;
 use super::sysctl::{self, PortList, RESERVED_PORTS, of_interface};
 use crate::netlink::chains::{self, BaseChain, Family, Rule};
 use crate::netlink::nftables::Hook;
@@ -244,7 +244,7 @@ impl Wall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::testing::{in_namespace, shell};
+    use crate::diagnosis::testing::{in_namespace, shell};
 
     #[test]
     fn capabilities_and_routes_are_read() {

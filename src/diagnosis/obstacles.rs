@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde_json::{Map, Value, json};
 
-use super::checks::{Protocol, barriers};
-use super::diagnosis::{self, Stuck};
+use super::barrier::{Protocol, barriers};
+use super::stuck_flow::{self, Stuck};
 use crate::sys::route;
 
 /// Of the calling thread's network namespace.
@@ -18,23 +18,23 @@ const NEIGHBOURS: &str = "/proc/thread-self/net/arp";
 const MOST: usize = 16;
 
 /// What is found for all calls alike. Takes a few milliseconds.
-pub struct Surroundings {
+pub struct Obstacles {
     input: Value,
     routes: Vec<Route>,
     neighbours: Vec<Neighbour>,
     mark: (u32, u32),
 }
 
-impl Surroundings {
+impl Obstacles {
     /// `ports` are the relay's, the end not included; `mark` is that of its conntrack entries, with its mask.
-    pub fn look((first, end): (u16, u32), mark: (u32, u32)) -> Surroundings {
+    pub fn look((first, end): (u16, u32), mark: (u32, u32)) -> Obstacles {
         let last = u16::try_from(end.saturating_sub(1)).unwrap_or(u16::MAX);
         let barriers = barriers(Protocol::Udp, (first, last)).unwrap_or_default();
         let input = barriers
             .iter()
             .map(|barrier| json!({"refusal": barrier.describe(), "opening": barrier.opening()}));
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        Surroundings {
+        Obstacles {
             input: input.collect(),
             routes: routes(&read(ROUTES)),
             neighbours: neighbours(&read(NEIGHBOURS)),
@@ -55,7 +55,7 @@ impl Surroundings {
             let stuck = streams.iter().find_map(stuck);
             let kernel = stuck.map(|stuck| {
                 let (mark, mask) = self.mark;
-                diagnosis::explain(&stuck, mark, mask)
+                stuck_flow::explain(&stuck, mark, mask)
             });
             let host = json!({"input": self.input, "routes": routes, "kernel": kernel});
             session.insert("host".to_owned(), host);
@@ -157,7 +157,7 @@ fn neighbours(table: &str) -> Vec<Neighbour> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::testing::{in_namespace, shell};
+    use crate::diagnosis::testing::{in_namespace, shell};
 
     const TABLE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
         eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
@@ -195,7 +195,7 @@ mod tests {
             // Somebody sends to the gateway, which does not answer.
             let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.send_to(b"x", "8.8.8.8:9").unwrap();
-            let found = Surroundings::look((40_000, 40_100), (1, 1));
+            let found = Obstacles::look((40_000, 40_100), (1, 1));
             let session = json!({"streams": [{"caller_sdp": "8.8.8.8:4000", "callee_sdp": "Unknown",
                 "callee_remote": "192.0.2.7:5000"}, 7]});
             let mut sessions = vec![session.as_object().unwrap().clone()];
@@ -215,7 +215,7 @@ mod tests {
             assert_eq!(near["next_hop_silent"], false);
             assert_eq!(host["kernel"], Value::Null);
             shell("ip route del default");
-            let found = Surroundings::look((40_000, 40_100), (1, 1));
+            let found = Obstacles::look((40_000, 40_100), (1, 1));
             found.add_to(&mut sessions);
             let gone = sessions[0]["host"]["routes"][0]["error"].as_str().unwrap();
             assert!(gone.contains("unreachable"), "{gone}");

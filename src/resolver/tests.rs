@@ -146,7 +146,7 @@ fn a_name_of_the_hosts_file_works_without_name_servers() {
 
 #[test]
 fn localhost_is_found_by_the_system() {
-    let addresses = System.addresses("localhost").unwrap();
+    let addresses = SystemResolver.addresses("localhost").unwrap();
     assert!(addresses.iter().all(IpAddr::is_loopback) && !addresses.is_empty());
 }
 

@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
+use crate::diagnosis::testing::{in_namespace, shell};
 use crate::netlink::conntrack::{self, NatEntry, Tuple};
 use crate::netlink::nftables::{Batch, ChainKind, Hook};
 use crate::netlink::rule::Step;
 use crate::netlink::socket::Netfilter;
-use crate::relay::checks::testing::{in_namespace, shell};
 use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::enter_namespace;
 

@@ -130,7 +130,7 @@ impl Barrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::testing::{in_namespace, shell};
+    use crate::diagnosis::testing::{in_namespace, shell};
 
     /// Whether what refuses the media of a default relay is certain; none where it gets in.
     fn media() -> Option<bool> {

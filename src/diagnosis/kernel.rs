@@ -6,8 +6,9 @@ use super::host::{
     ACCOUNTING, ENTRIES, EVENTS, Facts, IP_FORWARD, Interface, MOST_ENTRIES, Setting, Walls,
 };
 use super::probe::{Missing, Probe};
+use super::requirements::Wanted;
 use super::sysctl::{PortList, RESERVED_PORTS, of_interface};
-use super::{Finding, Need, Verdict, Wanted};
+use super::{Finding, Need, Verdict};
 
 /// Ports of the relay that one conntrack entry takes: one on each side.
 const PORTS_PER_ENTRY: u32 = 2;
@@ -294,5 +295,4 @@ fn redirects(interfaces: &[Interface]) -> Finding {
 }
 
 #[cfg(test)]
-#[path = "kernel_tests.rs"]
 mod tests;
