@@ -23,6 +23,8 @@
 //!  words  objects             numbers of things in sentences; JSON objects
 //! ```
 
+#![deny(unsafe_code)]
+
 pub mod accounting;
 pub mod admin;
 pub mod cli;
@@ -42,6 +44,7 @@ pub mod proto;
 pub mod relay;
 pub mod resolver;
 pub mod session;
+#[expect(unsafe_code, reason = "the one place for it")]
 pub mod sys;
 pub mod tls;
 pub mod words;

@@ -105,9 +105,10 @@ impl When {
         if self.is_never || self.protocol.is_some_and(|own| own != protocol) || states == 0 {
             return Fit::Never;
         }
-        match self.is_sure && states == needed {
-            true => Fit::Sure,
-            false => Fit::Maybe,
+        if self.is_sure && states == needed {
+            Fit::Sure
+        } else {
+            Fit::Maybe
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::gather::{Listing, Summing};
 use super::kernel::news::News;
-use super::rounds::Round;
+use super::listing::Listing;
+use super::loops::Loop;
+use super::summing::Summing;
+use crate::moment::Moment;
 use crate::proto::CallId;
 use crate::proto::control::{Remove, Update};
 use crate::session::{Owner, ReplyTo};
@@ -17,7 +18,7 @@ use crate::session::{Owner, ReplyTo};
 #[derive(Debug)]
 pub enum Message {
     /// And when it was read.
-    Update(Box<Update>, ReplyTo, Duration),
+    Update(Box<Update>, ReplyTo, Moment),
     Remove(Remove, ReplyTo),
     Sessions(Arc<Listing>),
     Summary(Arc<Summing>),
@@ -30,7 +31,7 @@ pub enum Message {
     /// What the kernel thread tells of this worker's flows.
     Kernel(Vec<News>),
     /// Who has the port that packets of a call come round by: the question, or the answer for who has asked.
-    Round(Box<Round>),
+    Loop(Box<Loop>),
     /// Nothing but a round of the loop, for the watchdog.
     Nudge,
     /// No new sessions from now on.

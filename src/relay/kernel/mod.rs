@@ -15,6 +15,7 @@ mod conntrack;
 mod flow;
 mod flows;
 mod forwarder;
+pub mod handle;
 mod health;
 mod mechanism;
 pub mod news;
@@ -43,6 +44,7 @@ pub use self::settings::Settings;
 use crate::config::Forwarding;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
+use crate::relay::threads;
 use crate::sys::mailbox::{Postbox, unbounded_mailbox};
 use crate::sys::netlink::AddressChanges;
 use crate::sys::route;
@@ -144,6 +146,6 @@ pub fn start(
         pulse,
         flows,
     };
-    super::spawn("kernel", move || thread::run(forwarder, surroundings))?;
+    threads::spawn("kernel", move || thread::run(forwarder, surroundings))?;
     Ok(postbox)
 }

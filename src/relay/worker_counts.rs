@@ -1,18 +1,17 @@
-//! What the relay counts while it works. A worker counts packets for itself and tells the others after each turn of its
-//! loop; what is rarer is counted at once. Nobody ever waits for it.
+//! What a worker counts: packets for itself, told to the others after each turn of its loop; what is rarer, at once. Nobody
+//! ever waits for it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::kernel::news::News;
 use crate::daemon::Pulse;
-use crate::metrics::{Counter, Histogram};
-use crate::proto::link::UpdateReply;
+use crate::metrics::Counter;
 use crate::session::{Counters, Drop, Engine, Installed, Loss, Withdrawal};
 
 /// What others see of a worker. On cache lines of its own: no worker waits for what another one counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct Meter {
+pub struct WorkerCounts {
     /// Sessions that are not yet over and reported.
     pub sessions: AtomicUsize,
     /// Takes no new sessions any more.
@@ -28,7 +27,7 @@ pub struct Meter {
     pub started: Counter,
     pub removed: Counter,
     pub expired: Counter,
-    pub flows: Flows,
+    pub flows: FlowCounts,
 }
 
 /// What was relayed one way.
@@ -41,7 +40,7 @@ pub struct Volume {
 
 /// What became of flows that were offered to the kernel.
 #[derive(Debug, Default)]
-pub struct Flows {
+pub struct FlowCounts {
     pub taken: Counter,
     /// To be offered again; the same, since nothing leaves the kernel; never to be offered again.
     pub not_now: Counter,
@@ -53,7 +52,7 @@ pub struct Flows {
     pub bypassed: Counter,
 }
 
-impl Meter {
+impl WorkerCounts {
     /// Tells the others; by the worker alone.
     pub fn publish(&self, engine: &Engine, unsent: u64) {
         let (all, kernel) = (engine.relayed(), engine.relayed_by_kernel());
@@ -87,7 +86,7 @@ impl Volume {
     }
 }
 
-impl Flows {
+impl FlowCounts {
     /// What the kernel thread tells of one.
     pub fn count(&self, news: &News) {
         let counter = match news {
@@ -110,114 +109,13 @@ impl Flows {
     }
 }
 
-/// What dispatchers ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    Update,
-    Remove,
-    Sessions,
-    Summary,
-    Explain,
-    /// Something that cannot be read.
-    Invalid,
-}
-
-/// How it is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    Ok,
-    Error,
-    Halting,
-}
-
-impl Asked {
-    pub const ALL: [(Asked, &'static str); 6] = [
-        (Asked::Update, "update"),
-        (Asked::Remove, "remove"),
-        (Asked::Sessions, "sessions"),
-        (Asked::Summary, "summary"),
-        (Asked::Explain, "explain"),
-        (Asked::Invalid, "invalid"),
-    ];
-}
-
-impl Answered {
-    pub const ALL: [(Answered, &'static str); 3] = [
-        (Answered::Ok, "ok"),
-        (Answered::Error, "error"),
-        (Answered::Halting, "halting"),
-    ];
-}
-
-impl From<&UpdateReply> for Answered {
-    fn from(reply: &UpdateReply) -> Answered {
-        match reply {
-            UpdateReply::Ports(..) => Answered::Ok,
-            UpdateReply::Error(_) => Answered::Error,
-            UpdateReply::Halting => Answered::Halting,
-        }
-    }
-}
-
-/// Requests of all dispatchers since the start.
-#[derive(Debug, Default)]
-pub struct Requests {
-    counts: [[Counter; Answered::ALL.len()]; Asked::ALL.len()],
-    /// How long updates took, from their reading to the answer's place in the outbox.
-    pub updates: Histogram,
-}
-
-impl Requests {
-    pub fn count(&self, asked: Asked, answered: Answered) {
-        if let Some(counter) = self.counter(asked, answered) {
-            counter.add(1);
-        }
-    }
-
-    pub fn get(&self, asked: Asked, answered: Answered) -> u64 {
-        self.counter(asked, answered).map_or(0, Counter::get)
-    }
-
-    fn counter(&self, asked: Asked, answered: Answered) -> Option<&Counter> {
-        self.counts.get(asked as usize)?.get(answered as usize)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_at_their_numbers() {
-        for (at, (asked, _)) in Asked::ALL.iter().enumerate() {
-            assert_eq!(*asked as usize, at);
-        }
-        for (at, (answered, _)) in Answered::ALL.iter().enumerate() {
-            assert_eq!(*answered as usize, at);
-        }
-    }
-
-    #[test]
-    fn each_request_has_its_own_count() {
-        let requests = Requests::default();
-        requests.count(Asked::Update, Answered::Halting);
-        requests.count(Asked::Invalid, Answered::Error);
-        requests.count(Asked::Invalid, Answered::Error);
-        let mut sum = 0;
-        for (asked, _) in Asked::ALL {
-            sum += Answered::ALL
-                .map(|(answered, _)| requests.get(asked, answered))
-                .iter()
-                .sum::<u64>();
-        }
-        assert_eq!(sum, 3);
-        assert_eq!(requests.get(Asked::Update, Answered::Halting), 1);
-        assert_eq!(requests.get(Asked::Invalid, Answered::Error), 2);
-    }
-
-    #[test]
     fn what_becomes_of_flows() {
-        let flows = Flows::default();
+        let flows = FlowCounts::default();
         let flow = crate::session::FlowId {
             session: crate::session::SessionKey::for_tests(1),
             stream: 0,
@@ -240,7 +138,7 @@ mod tests {
         }
         flows.count_withdrawal(Withdrawal::Over);
         flows.count_withdrawal(Withdrawal::Bypassed);
-        let Flows {
+        let FlowCounts {
             taken,
             not_now,
             suspended,

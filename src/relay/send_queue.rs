@@ -14,22 +14,23 @@ use std::time::Duration;
 
 pub use self::state::Piece;
 use self::state::{Connection, State, is_notice};
+use crate::moment::Moment;
 use crate::proto::link::OLD_DISPATCHER_LINE;
 use crate::session::{Owner, ReplyTo};
 use crate::sys::clock;
 use crate::tls::{Closer, PeerCertificates};
 
 /// Bytes of answers that a dispatcher may leave unread before it asks more; one answer beyond that still fits.
-const BACKLOG: usize = 8 << 20;
+const MOST_UNREAD: usize = 8 << 20;
 
 /// Answers are put together up to this size, bytes.
-const TEXT: usize = 16 * 1024;
+const TEXT_SIZE: usize = 16 * 1024;
 
 /// Bytes in one write.
-const TOGETHER: usize = 64 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 
 /// Lists of sessions that one connection may have in the making.
-const LISTINGS: u32 = 4;
+const MOST_LISTINGS: u32 = 4;
 
 /// What the writing thread is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub enum Task {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct SendQueue {
     owner: Owner,
     state: Mutex<State>,
     /// Something to write, or the end.
@@ -57,9 +58,9 @@ pub fn owner_of(reply_to: ReplyTo) -> Owner {
     Owner((reply_to.link >> 32) as u32)
 }
 
-impl Outbox {
-    pub fn new(owner: Owner) -> Outbox {
-        Outbox {
+impl SendQueue {
+    pub fn new(owner: Owner) -> SendQueue {
+        SendQueue {
             owner,
             state: Mutex::default(),
             work: Condvar::new(),
@@ -73,7 +74,7 @@ impl Outbox {
         &self,
         closer: Option<Closer>,
         certificates: Option<PeerCertificates>,
-        first_ping: Duration,
+        first_ping: Moment,
     ) -> u64 {
         let mut state = self.lock();
         state.serial = state.serial.wrapping_add(1);
@@ -153,7 +154,7 @@ impl Outbox {
             return;
         }
         let sequence = format!("{} ", to.sequence);
-        if state.unread() > BACKLOG {
+        if state.unread() > MOST_UNREAD {
             self.close_locked(&mut state, "it does not read its answers");
         } else if sequence.len() + result.len() > state.line_limit() {
             state.push_text(sequence.as_bytes());
@@ -170,9 +171,10 @@ impl Outbox {
     pub fn refuse(&self, to: ReplyTo, why: &str) {
         let is_ours = |connection: &Connection| connection.is_ours && connection.number == to.link;
         let tells = self.lock().connection.as_ref().is_some_and(is_ours);
-        match tells && !why.is_empty() {
-            true => self.reply(to, format!("error: {why}").as_bytes()),
-            false => self.reply(to, b"error"),
+        if tells && !why.is_empty() {
+            self.reply(to, format!("error: {why}").as_bytes());
+        } else {
+            self.reply(to, b"error");
         }
     }
 
@@ -188,7 +190,7 @@ impl Outbox {
         }
         let sequence = format!("{} ", to.sequence);
         let length = pieces.iter().map(Vec::len).sum::<usize>();
-        let fits = sequence.len() + length <= state.line_limit() && state.unread() <= BACKLOG;
+        let fits = sequence.len() + length <= state.line_limit() && state.unread() <= MOST_UNREAD;
         state.push_text(sequence.as_bytes());
         if fits && length > 0 {
             state.queued += length;
@@ -200,10 +202,10 @@ impl Outbox {
         self.wake(&mut state);
     }
 
-    /// Whether the connection may have one more list of sessions made; [`Outbox::reply_in_pieces`] ends it.
+    /// Whether the connection may have one more list of sessions made; [`SendQueue::reply_in_pieces`] ends it.
     pub fn begin_listing(&self) -> bool {
         match &mut self.lock().connection {
-            Some(connection) if connection.listings < LISTINGS => {
+            Some(connection) if connection.listings < MOST_LISTINGS => {
                 connection.listings += 1;
                 true
             }
@@ -248,7 +250,7 @@ impl Outbox {
         state.notices_in_hand = 0;
         self.tell_progress(&state);
         while state.is_at(number) {
-            let now = clock::mono();
+            let now = clock::moment();
             let Some(wait) = state.keep_alive(keepalive, now) else {
                 self.close_locked(&mut state, "three pings in a row went unanswered");
                 return Task::Stop;
@@ -349,13 +351,13 @@ impl Outbox {
     }
 
     /// Waits until everything is written, or until `deadline`. Returns the notices that are left.
-    pub fn wait_written(&self, deadline: Duration) -> usize {
+    pub fn wait_written(&self, deadline: Moment) -> usize {
         let state = self.wait_until(deadline, |state| state.queued > 0);
         state.queue.iter().filter(|piece| is_notice(piece)).count()
     }
 
     /// Waits until there is no connection, or until `deadline`.
-    pub fn wait_closed(&self, deadline: Duration) {
+    pub fn wait_closed(&self, deadline: Moment) {
         drop(self.wait_until(deadline, |state| state.connection.is_some()));
     }
 
@@ -366,10 +368,10 @@ impl Outbox {
 
     fn wait_until(
         &self,
-        deadline: Duration,
+        deadline: Moment,
         waiting: impl FnMut(&mut State) -> bool,
     ) -> MutexGuard<'_, State> {
-        let limit = deadline.saturating_sub(clock::mono());
+        let limit = deadline.since(clock::moment());
         let mut state = self.lock();
         state.progress_waits += 1;
         let waited = self.progress.wait_timeout_while(state, limit, waiting);
@@ -429,10 +431,10 @@ pub fn write_batch(
         let next = batch.front().map_or(0, |piece| match piece {
             Piece::Text(bytes) | Piece::Notice(bytes) => bytes.len(),
         });
-        if batch.is_empty() || buffer.len() + next > TOGETHER {
+        if batch.is_empty() || buffer.len() + next > WRITE_SIZE {
             write(buffer)?;
             buffer.clear();
-            buffer.shrink_to(TEXT);
+            buffer.shrink_to(TEXT_SIZE);
             unsent.clear();
         }
     }
@@ -440,5 +442,4 @@ pub fn write_batch(
 }
 
 #[cfg(test)]
-#[path = "outbox_tests.rs"]
 mod tests;

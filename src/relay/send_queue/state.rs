@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::TEXT;
+use super::TEXT_SIZE;
+use crate::moment::Moment;
 use crate::proto::link::OLD_DISPATCHER_LINE;
 use crate::tls::{Closer, PeerCertificates};
 
 /// Bytes of notices that are kept for a dispatcher; the oldest go first.
-const NOTICES: usize = 32 << 20;
+const MOST_NOTICES: usize = 32 << 20;
 
 /// Pings that may go unanswered in a row (docs/protocol.md section 2).
 const UNANSWERED: u32 = 3;
@@ -32,7 +33,7 @@ impl Piece {
     }
 }
 
-/// What an outbox's lock protects.
+/// What the lock of a send queue protects.
 #[derive(Debug, Default)]
 pub struct State {
     pub connection: Option<Connection>,
@@ -64,7 +65,7 @@ pub struct Connection {
     pub is_ours: bool,
     /// The longest line that one of ours reads of this relay.
     pub longest: usize,
-    pub next_ping: Duration,
+    pub next_ping: Moment,
     pub unanswered: u32,
     pub listings: u32,
     pub writer_waits: bool,
@@ -91,10 +92,10 @@ impl State {
     }
 
     /// Says a ping when it is time; how long until the next one, or none where too many went unanswered.
-    pub fn keep_alive(&mut self, interval: Duration, now: Duration) -> Option<Duration> {
+    pub fn keep_alive(&mut self, interval: Duration, now: Moment) -> Option<Duration> {
         let connection = self.connection.as_mut()?;
         if now < connection.next_ping || self.finishing {
-            return Some(connection.next_ping.saturating_sub(now));
+            return Some(connection.next_ping.since(now));
         }
         if connection.unanswered >= UNANSWERED {
             return None;
@@ -108,7 +109,7 @@ impl State {
     pub fn push_text(&mut self, text: &[u8]) {
         self.queued += text.len();
         match self.queue.back_mut() {
-            Some(Piece::Text(last)) if last.len() + text.len() <= TEXT => {
+            Some(Piece::Text(last)) if last.len() + text.len() <= TEXT_SIZE => {
                 last.extend_from_slice(text);
             }
             _ => self.queue.push_back(Piece::Text(text.to_vec())),
@@ -118,7 +119,7 @@ impl State {
     /// Gives up the oldest notices until `more` bytes of them fit; returns how many.
     pub fn make_room(&mut self, more: usize) -> u64 {
         let mut dropped = 0;
-        while self.notices + more > NOTICES {
+        while self.notices + more > MOST_NOTICES {
             let oldest = self.queue.iter().position(is_notice);
             let Some(Piece::Notice(line)) = oldest.and_then(|index| self.queue.remove(index))
             else {

@@ -4,16 +4,19 @@ use std::fmt;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use super::machine::SAID;
+use crate::moment::Moment;
 use crate::proto::CallId;
 use crate::session::Place;
 
+/// How often it is said that packets come round: of a pair of ports, and of two calls.
+pub const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// Pairs of calls that are remembered: more lines than these are not written in a minute.
-const REMEMBERED: usize = 32;
+const MOST_REMEMBERED: usize = 32;
 
 /// A packet has come round and goes no further.
 #[derive(Debug)]
-pub struct Round {
+pub struct Loop {
     /// The worker where that was, and where its port is.
     pub asker: usize,
     pub place: Place,
@@ -26,9 +29,9 @@ pub struct Round {
     pub asked: usize,
 }
 
-impl Round {
-    pub fn new(asker: usize, place: Place, call_id: CallId, to: SocketAddrV4) -> Round {
-        Round {
+impl Loop {
+    pub fn new(asker: usize, place: Place, call_id: CallId, to: SocketAddrV4) -> Loop {
+        Loop {
             asker,
             place,
             call_id,
@@ -39,10 +42,10 @@ impl Round {
     }
 }
 
-impl fmt::Display for Round {
+impl fmt::Display for Loop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (party, component) = (self.place.party, self.place.component);
-        let Round { call_id, to, .. } = self;
+        let Loop { call_id, to, .. } = self;
         write!(
             f,
             "[session {call_id}] {component} of the {party} goes round: it is sent to {to}, "
@@ -60,8 +63,8 @@ impl fmt::Display for Round {
 
 /// Which calls were told of, and when.
 #[derive(Debug, Default)]
-pub struct Rounds {
-    told: Vec<(CallId, Option<CallId>, Duration)>,
+pub struct Loops {
+    told: Vec<(CallId, Option<CallId>, Moment)>,
     left_out: u64,
 }
 
@@ -78,20 +81,20 @@ impl fmt::Display for LeftOut {
     }
 }
 
-impl Rounds {
+impl Loops {
     /// What to append to the line about a round; none where one about the same two calls, whichever found it, was
     /// written within a minute, or too many about others were.
-    pub fn due(&mut self, round: &Round, now: Duration) -> Option<LeftOut> {
-        self.told.retain(|(_, _, at)| now < *at + SAID);
-        let Round { call_id, with, .. } = round;
-        let is_same = |(one, other, _): &(CallId, Option<CallId>, Duration)| {
+    pub fn due(&mut self, found: &Loop, now: Moment) -> Option<LeftOut> {
+        self.told.retain(|(_, _, at)| now < *at + SAY_AGAIN_AFTER);
+        let Loop { call_id, with, .. } = found;
+        let is_same = |(one, other, _): &(CallId, Option<CallId>, Moment)| {
             let is_reversed = with.as_ref() == Some(one) && other.as_ref() == Some(call_id);
             is_reversed || (one == call_id && other == with)
         };
         if self.told.iter().any(is_same) {
             return None;
         }
-        if self.told.len() >= REMEMBERED {
+        if self.told.len() >= MOST_REMEMBERED {
             self.left_out += 1;
             return None;
         }
@@ -106,7 +109,7 @@ mod tests {
     use crate::proto::{Component, Party};
     use crate::session::SessionKey;
 
-    fn round(call_id: &str, with: &str) -> Round {
+    fn looped(call_id: &str, with: &str) -> Loop {
         let place = Place {
             session: SessionKey::for_tests(0),
             stream: 0,
@@ -115,43 +118,43 @@ mod tests {
         };
         let id = |text: &str| CallId(text.into());
         let to = "192.0.2.9:40002".parse().unwrap();
-        let round = Round::new(0, place, id(call_id), to);
+        let found = Loop::new(0, place, id(call_id), to);
         let with = (!with.is_empty()).then(|| id(with));
-        Round { with, ..round }
+        Loop { with, ..found }
     }
 
     #[test]
     fn m11_both_calls_are_named() {
-        let line = round("a", "b").to_string();
+        let line = looped("a", "b").to_string();
         assert!(
             line.starts_with(
                 "[session a] RTP of the caller goes round: it is sent to 192.0.2.9:40002, a port of session b, "
             ),
             "{line}"
         );
-        let line = round("a", "").to_string();
+        let line = looped("a", "").to_string();
         assert!(line.contains("no port of a call here"), "{line}");
     }
 
     #[test]
     fn m11_one_line_for_two_calls_in_a_minute() {
-        let mut rounds = Rounds::default();
-        let at = Duration::from_secs;
-        assert_eq!(rounds.due(&round("a", "b"), at(0)), Some(LeftOut(0)));
-        assert_eq!(rounds.due(&round("a", "b"), at(1)), None);
-        assert_eq!(rounds.due(&round("b", "a"), at(59)), None);
-        assert_eq!(rounds.due(&round("a", "c"), at(59)), Some(LeftOut(0)));
-        assert_eq!(rounds.due(&round("a", ""), at(59)), Some(LeftOut(0)));
-        assert_eq!(rounds.due(&round("b", "a"), at(60)), Some(LeftOut(0)));
+        let mut loops = Loops::default();
+        let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
+        assert_eq!(loops.due(&looped("a", "b"), at(0)), Some(LeftOut(0)));
+        assert_eq!(loops.due(&looped("a", "b"), at(1)), None);
+        assert_eq!(loops.due(&looped("b", "a"), at(59)), None);
+        assert_eq!(loops.due(&looped("a", "c"), at(59)), Some(LeftOut(0)));
+        assert_eq!(loops.due(&looped("a", ""), at(59)), Some(LeftOut(0)));
+        assert_eq!(loops.due(&looped("b", "a"), at(60)), Some(LeftOut(0)));
     }
 
     #[test]
     fn m11_a_flood_of_rounds_is_a_few_lines() {
-        let mut rounds = Rounds::default();
-        let at = Duration::from_secs;
-        let flood = (0..1000).filter(|n| rounds.due(&round(&n.to_string(), "b"), at(0)).is_some());
-        assert_eq!(flood.count(), REMEMBERED);
-        let next = rounds.due(&round("a", "b"), at(60)).unwrap();
+        let mut loops = Loops::default();
+        let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
+        let flood = (0..1000).filter(|n| loops.due(&looped(&n.to_string(), "b"), at(0)).is_some());
+        assert_eq!(flood.count(), MOST_REMEMBERED);
+        let next = loops.due(&looped("a", "b"), at(60)).unwrap();
         assert_eq!(next.to_string(), " (and 968 others before)");
     }
 }

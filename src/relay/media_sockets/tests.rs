@@ -12,17 +12,17 @@ use crate::session::{Asker, Engine, Owner, ReplyTo, Settings};
 
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-fn machine(range: (u16, u32)) -> Machine {
-    machine_with(SharedPorts::new(range, usize::MAX))
+fn sockets(range: (u16, u32)) -> MediaSockets {
+    sockets_with(SharedPorts::new(range, usize::MAX))
 }
 
-fn machine_with(ports: SharedPorts) -> Machine {
+fn sockets_with(ports: SharedPorts) -> MediaSockets {
     let addresses = Addresses {
         relay_ip: LOCAL,
         auto_detect: false,
     };
     let epoll = Arc::new(Epoll::new().unwrap());
-    Machine::new(addresses, Arc::new(ports), epoll)
+    MediaSockets::new(addresses, Arc::new(ports), epoll)
 }
 
 /// A place to bind for: what an engine passes when it makes a session.
@@ -83,72 +83,72 @@ fn own_address() -> Ipv4Addr {
 fn c9_pairs_that_others_have_are_put_aside_and_another_is_taken() {
     let here = own_address();
     let occupy = |port| UdpSocket::bind((here, port)).unwrap();
-    let mut sockets: Vec<UdpSocket> = (START..START + 8).map(occupy).collect();
-    let mut machine = machine((START, u32::from(START) + 8));
+    let mut others: Vec<UdpSocket> = (START..START + 8).map(occupy).collect();
+    let mut sockets = sockets((START, u32::from(START) + 8));
     // Free again: both ports of the second pair, and the RTP port alone of the third.
     for offset in [4, 3, 2] {
-        drop(sockets.remove(offset));
+        drop(others.remove(offset));
     }
-    let port = machine.bind(here, place()).unwrap();
+    let port = sockets.bind(here, place()).unwrap();
     assert_eq!(port, START + 2);
-    assert_eq!(machine.bind(here, place()), None);
-    assert!(machine.pair(port).is_some());
+    assert_eq!(sockets.bind(here, place()), None);
+    assert!(sockets.pair(port).is_some());
     assert!(UdpSocket::bind((here, port + 1)).is_err(), "RTCP is bound");
     assert!(
         UdpSocket::bind((here, START + 4)).is_ok(),
         "half a pair is given back"
     );
     // What was put aside is tried again.
-    drop(sockets.drain(0..2));
-    assert_eq!(machine.bind(here, place()), Some(START));
+    drop(others.drain(0..2));
+    assert_eq!(sockets.bind(here, place()), Some(START));
 }
 
 #[test]
 fn c9_a_closed_pair_can_be_bound_again() {
     let here = own_address();
-    let mut machine = machine((START, u32::from(START) + 2));
-    let port = machine.bind(here, place()).unwrap();
-    assert_eq!(machine.bind(here, place()), None);
-    machine.close(port);
-    machine.close(port);
-    assert!(machine.pair(port).is_none());
-    assert_eq!(machine.bind(here, place()), Some(port));
-    assert_eq!(machine.bind(here, place()), None, "given back once");
+    let mut sockets = sockets((START, u32::from(START) + 2));
+    let port = sockets.bind(here, place()).unwrap();
+    assert_eq!(sockets.bind(here, place()), None);
+    sockets.close(port);
+    sockets.close(port);
+    assert!(sockets.pair(port).is_none());
+    assert_eq!(sockets.bind(here, place()), Some(port));
+    assert_eq!(sockets.bind(here, place()), None, "given back once");
 }
 
 #[test]
 fn where_every_port_is_in_use_no_file_is_missing() {
     let here = own_address();
-    let mut machine = machine((START, u32::from(START) + 2));
-    machine.bind(here, place()).unwrap();
-    assert_eq!(machine.bind(here, place()), None);
-    assert!(machine.ports.enter(), "the log tells of the ports");
+    let mut sockets = sockets((START, u32::from(START) + 2));
+    sockets.bind(here, place()).unwrap();
+    assert_eq!(sockets.bind(here, place()), None);
+    assert!(sockets.ports.enter(), "the log tells of the ports");
 }
 
 #[test]
 fn no_more_pairs_are_bound_than_there_are_files_for() {
     let here = own_address();
     let ports = SharedPorts::new((START, u32::from(START) + 20), 2);
-    let mut machine = machine_with(ports);
+    let mut sockets = sockets_with(ports);
     // What fails takes nobody's place.
     for _ in 0..3 {
-        assert_eq!(machine.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
+        assert_eq!(sockets.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
     }
-    let first = machine.bind(here, place()).unwrap();
-    machine.bind(here, place()).unwrap();
-    assert_eq!(machine.bind(here, place()), None);
-    machine.close(first);
-    machine.close(first);
-    machine.bind(here, place()).unwrap();
-    assert_eq!(machine.bind(here, place()), None, "given back once");
+    let first = sockets.bind(here, place()).unwrap();
+    sockets.bind(here, place()).unwrap();
+    assert_eq!(sockets.bind(here, place()), None);
+    sockets.close(first);
+    sockets.close(first);
+    sockets.bind(here, place()).unwrap();
+    assert_eq!(sockets.bind(here, place()), None, "given back once");
 }
 
 #[test]
 fn an_address_of_another_host_spoils_no_port() {
     let here = own_address();
-    let mut machine = machine((START, u32::from(START) + 2));
-    assert_eq!(machine.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
-    assert_eq!(machine.bind(here, place()), Some(START));
+    let mut sockets = sockets((START, u32::from(START) + 2));
+    assert_eq!(sockets.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
+    assert_eq!(sockets.bind(here, place()), Some(START));
 }
 
 #[test]
@@ -159,30 +159,30 @@ fn nobodys_address_is_not_taken_for_this_host() {
         auto_detect: true,
     };
     let ports = Arc::new(SharedPorts::new((START, u32::from(START) + 2), usize::MAX));
-    let mut machine = Machine::new(addresses, ports, epoll);
+    let mut sockets = MediaSockets::new(addresses, ports, epoll);
     for unknown in [None, Some(Ipv4Addr::UNSPECIFIED)] {
-        assert_eq!(machine.local_address(unknown), addresses.relay_ip);
+        assert_eq!(sockets.local_address(unknown), addresses.relay_ip);
     }
-    assert_eq!(machine.local_address(Some(LOCAL)), LOCAL);
+    assert_eq!(sockets.local_address(Some(LOCAL)), LOCAL);
 }
 
 #[test]
 fn ports_outside_the_range_are_nobodys() {
-    let mut machine = machine((20_000, 20_004));
+    let mut sockets = sockets((20_000, 20_004));
     for port in [0, 19_999, 20_000, 20_004, 65_535] {
-        assert!(machine.pair(port).is_none());
-        machine.close(port);
+        assert!(sockets.pair(port).is_none());
+        sockets.close(port);
     }
 }
 
 #[test]
 fn ports_know_their_component_and_their_rounds() {
     let here = own_address();
-    let mut machine = machine((START, u32::from(START) + 2));
+    let mut sockets = sockets((START, u32::from(START) + 2));
     let mut expected = place();
     expected.party = Party::Caller;
-    let port = machine.bind(here, expected).unwrap();
-    let pair = machine.pair(port).unwrap();
+    let port = sockets.bind(here, expected).unwrap();
+    let pair = sockets.pair(port).unwrap();
     assert_eq!(pair.place(port).component, Component::Rtp);
     assert_eq!(pair.place(port + 1).component, Component::Rtcp);
     assert!(!pair.is_flood(port, 5));

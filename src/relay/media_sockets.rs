@@ -2,24 +2,20 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use log::{error, warn};
 
 use super::hops::Hops;
-use crate::diagnosis::requirements::PAIRS_PER_STREAM;
+use super::loops::SAY_AGAIN_AFTER;
+use super::shared_ports::SharedPorts;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::Component;
-use crate::session::ports::{Census, PortPool};
 use crate::session::{Host, Place};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
-
-/// How often it is said of a pair that packets come round there.
-pub const SAID: Duration = Duration::from_secs(60);
 
 /// Where media is bound.
 #[derive(Clone, Copy, Debug)]
@@ -27,100 +23,6 @@ pub struct Addresses {
     pub relay_ip: Ipv4Addr,
     /// Whether each party gets the address that the route to it leaves from.
     pub auto_detect: bool,
-}
-
-/// The port pairs that all workers share.
-#[derive(Debug)]
-pub struct SharedPorts {
-    /// First RTP port, and the end, which is not included.
-    pub range: (u16, u32),
-    pool: Mutex<PortPool>,
-    /// Pairs for which there are files and that are not bound.
-    room: AtomicUsize,
-    /// The same while none is bound.
-    room_at_first: usize,
-    /// Pairs that can be bound at once.
-    most: usize,
-    /// Requests that got no pair, since the start.
-    refused: AtomicU64,
-}
-
-/// How much still fits, for who looks at a relay from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Streams that fit beside those that there are.
-    pub left: usize,
-    /// Streams that fit in all: by ports, and by files.
-    pub all: usize,
-    /// Requests that were refused for want of ports or files, since the start.
-    pub refused: u64,
-}
-
-impl SharedPorts {
-    /// All pairs of a range, of which so many may be bound at once: links and name servers need files, too.
-    pub fn new(range: (u16, u32), most: usize) -> SharedPorts {
-        let pool = PortPool::new(range.0, range.1);
-        let pairs = pool.free();
-        // Where there are files for all, what ends are the ports, and that is what the log is to say.
-        let room = if most < pairs { most } else { usize::MAX / 2 };
-        SharedPorts {
-            range,
-            pool: Mutex::new(pool),
-            room: AtomicUsize::new(room),
-            room_at_first: room,
-            most: most.min(pairs),
-            refused: AtomicU64::new(0),
-        }
-    }
-
-    /// What fits at this moment.
-    pub fn room(&self, now: Duration) -> Room {
-        let (_, available) = self.census(now);
-        Room {
-            left: available / PAIRS_PER_STREAM,
-            all: self.most / PAIRS_PER_STREAM,
-            refused: self.refused.load(Ordering::Relaxed),
-        }
-    }
-
-    fn note_refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Takes a place for one pair, if there is one.
-    fn enter(&self) -> bool {
-        let less = |room: usize| room.checked_sub(1);
-        let taken = self
-            .room
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        taken.is_ok()
-    }
-
-    /// Gives it back.
-    fn leave(&self) {
-        self.room.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The pairs that are not in use, and how many may be bound now.
-    pub fn census(&self, now: Duration) -> (Census, usize) {
-        let census = self.with(|pool| pool.census(now));
-        let room = self.room.load(Ordering::Relaxed);
-        (census, room.min(census.ready + census.resting))
-    }
-
-    /// Pairs that are bound.
-    pub fn bound(&self) -> usize {
-        self.room_at_first - self.room.load(Ordering::Relaxed)
-    }
-
-    /// Pairs of the range.
-    pub fn pairs(&self) -> usize {
-        (self.range.1.saturating_sub(u32::from(self.range.0)) / 2) as usize
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut PortPool) -> T) -> T {
-        act(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 /// An RTP socket and its RTCP socket.
@@ -136,11 +38,11 @@ pub struct Pair {
     /// What has come to each, and how far.
     hops: [Hops; 2],
     /// Since when it is known that packets come round here.
-    round_said: Option<Duration>,
+    loop_said: Option<Moment>,
 }
 
 /// See the module.
-pub struct Machine {
+pub struct MediaSockets {
     addresses: Addresses,
     ports: Arc<SharedPorts>,
     epoll: Arc<Epoll>,
@@ -151,11 +53,11 @@ pub struct Machine {
     unrouted: Sparse,
 }
 
-impl Machine {
-    pub fn new(addresses: Addresses, ports: Arc<SharedPorts>, epoll: Arc<Epoll>) -> Machine {
+impl MediaSockets {
+    pub fn new(addresses: Addresses, ports: Arc<SharedPorts>, epoll: Arc<Epoll>) -> MediaSockets {
         let (start, end) = ports.range;
         let count = end.saturating_sub(u32::from(start)) / 2;
-        Machine {
+        MediaSockets {
             addresses,
             ports,
             epoll,
@@ -179,7 +81,8 @@ impl Machine {
         };
         let slot = self.pairs.get_mut(usize::from(offset / 2));
         if slot.and_then(Option::take).is_some() {
-            self.ports.with(|pool| pool.give_back(port, clock::mono()));
+            self.ports
+                .with(|pool| pool.give_back(port, clock::moment().since_start()));
             self.ports.leave();
         }
     }
@@ -203,7 +106,7 @@ impl Machine {
 
     /// Tries pairs until one can be bound; those that some other program has are added to `bad`.
     fn bind_any(&mut self, address: Ipv4Addr, place: Place, bad: &mut Vec<u16>) -> Option<u16> {
-        let now = clock::mono();
+        let now = clock::moment().since_start();
         loop {
             let random = random::bits() as u64;
             let Some(port) = self.ports.with(|pool| pool.take(random, now)) else {
@@ -244,7 +147,7 @@ impl Machine {
                 rounds: [0; 2],
                 has_failed: false,
                 hops: [Hops::default(); 2],
-                round_said: None,
+                loop_said: None,
             }));
         }
     }
@@ -292,16 +195,18 @@ impl Pair {
 
     /// What a packet that came to a port with these marks goes on with; none where it has come round and may pass nobody
     /// any more.
-    pub fn onward(&mut self, port: u16, came: Marks, now: Duration) -> Option<Marks> {
+    pub fn onward(&mut self, port: u16, came: Marks, now: Moment) -> Option<Marks> {
         let ttl = self.hops[component_of(port) as usize].onward(came.ttl, now)?;
         Some(Marks { ttl, ..came })
     }
 
     /// Returns true if it is time to say that packets come round here.
-    pub fn is_round_due(&mut self, now: Duration) -> bool {
-        let is_due = self.round_said.is_none_or(|said| now >= said + SAID);
+    pub fn is_loop_due(&mut self, now: Moment) -> bool {
+        let is_due = self
+            .loop_said
+            .is_none_or(|said| now >= said + SAY_AGAIN_AFTER);
         if is_due {
-            self.round_said = Some(now);
+            self.loop_said = Some(now);
         }
         is_due
     }
@@ -336,7 +241,7 @@ fn is_bad_port(error: &io::Error) -> bool {
     )
 }
 
-impl Host for Machine {
+impl Host for MediaSockets {
     fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
         if !self.ports.enter() {
             self.ports.note_refused();
@@ -381,5 +286,4 @@ impl Host for Machine {
 }
 
 #[cfg(test)]
-#[path = "machine_tests.rs"]
 mod tests;
