@@ -56,8 +56,8 @@ fn notices_wait_for_the_dispatcher_and_come_before_answers() {
     assert_eq!(queue.kept(), 3);
     let number = open(&queue);
     assert_eq!(queue.kept(), 0, "on their way");
-    queue.reply_in_pieces(to(number, 1), vec![b"[]".to_vec()]);
-    let expected = "expired 1\r\nexpired 2\r\nexpired 3\r\n1 []\r\n";
+    queue.reply(to(number, 1), b"{}");
+    let expected = "expired 1\r\nexpired 2\r\nexpired 3\r\n1 {}\r\n";
     assert_eq!(written(&queue, number), [expected]);
 }
 
@@ -173,9 +173,40 @@ fn notices_that_were_kept_do_not_make_it_one_that_does_not_read() {
     queue.reply(to(number, 2), b"192.0.2.1 40000");
     queue.reply_in_pieces(to(number, 3), vec![b"[]".to_vec()]);
     assert_eq!(queue.lock().reason, None);
-    let answers = "2 192.0.2.1 40000\r\n3 []\r\n";
     batch.clear();
-    assert_eq!(written(&queue, number), [answers]);
+    assert_eq!(written(&queue, number), ["2 192.0.2.1 40000\r\n"]);
+    assert_eq!(written(&queue, number), ["3 []\r\n"]);
+}
+
+/// Lists that are as long as they may be, asked for faster than they are read, while calls go on.
+#[test]
+fn lists_delay_no_answer_by_more_than_one_of_them_and_end_no_link() {
+    let queue = queue();
+    let number = open(&queue);
+    queue.set_ours(true, crate::proto::link::RELAY_LINE);
+    let list = || vec![b"[".to_vec(), vec![b'x'; 3 << 20], b"]".to_vec()];
+    for sequence in 1..=5 {
+        queue.reply_in_pieces(to(number, sequence), list());
+    }
+    // Three fill what may be unread; of the others it is told.
+    assert_eq!(written(&queue, number), ["4 error\r\n5 error\r\n"]);
+    for sequence in 6..=8 {
+        let first = written(&queue, number).concat();
+        assert!(first.starts_with(&format!("{} [", sequence - 5)) && first.len() > 3 << 20);
+        queue.reply(to(number, sequence), b"192.0.2.1 40000");
+        let answer = format!("{sequence} 192.0.2.1 40000\r\n");
+        assert_eq!(written(&queue, number), [answer]);
+    }
+    assert_eq!(
+        (
+            queue.lock().reason.take(),
+            queue.wait_written(Moment::START)
+        ),
+        (None, 0)
+    );
+    // All is read: there is room again.
+    queue.reply_in_pieces(to(number, 9), list());
+    assert!(written(&queue, number).concat().starts_with("9 ["));
 }
 
 #[test]
