@@ -1,7 +1,7 @@
 //! One worker's sockets and what its engine asks of the host: ports, addresses, random bits.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,9 +10,10 @@ use log::{error, warn};
 
 use super::hops::Hops;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::Component;
 use crate::session::ports::{Census, PortPool};
-use crate::session::{Host, Place};
+use crate::session::{Environment, PortKey};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
@@ -79,7 +80,7 @@ impl SharedPorts {
     }
 
     /// What fits at this moment.
-    pub fn room(&self, now: Duration) -> Room {
+    pub fn room(&self, now: Moment) -> Room {
         let (_, available) = self.census(now);
         Room {
             left: available / PAIRS_PER_STREAM,
@@ -107,7 +108,7 @@ impl SharedPorts {
     }
 
     /// The pairs that are not in use, and how many may be bound now.
-    pub fn census(&self, now: Duration) -> (Census, usize) {
+    pub fn census(&self, now: Moment) -> (Census, usize) {
         let census = self.with(|pool| pool.census(now));
         let room = self.room.load(Ordering::Relaxed);
         (census, room.min(census.ready + census.resting))
@@ -132,7 +133,7 @@ impl SharedPorts {
 #[derive(Debug)]
 pub struct Pair {
     /// Of the RTP socket.
-    place: Place,
+    place: PortKey,
     sockets: [MediaSocket; 2],
     /// The worker's round in which each was read last.
     rounds: [u64; 2],
@@ -184,7 +185,8 @@ impl Machine {
         };
         let slot = self.pairs.get_mut(usize::from(offset / 2));
         if slot.and_then(Option::take).is_some() {
-            self.ports.with(|pool| pool.give_back(port, clock::mono()));
+            self.ports
+                .with(|pool| pool.give_back(port, clock::moment()));
             self.ports.leave();
         }
     }
@@ -207,8 +209,8 @@ impl Machine {
     }
 
     /// Tries pairs until one can be bound; those that some other program has are added to `bad`.
-    fn bind_any(&mut self, address: Ipv4Addr, place: Place, bad: &mut Vec<u16>) -> Option<u16> {
-        let now = clock::mono();
+    fn bind_any(&mut self, address: Ipv4Addr, place: PortKey, bad: &mut Vec<u16>) -> Option<u16> {
+        let now = clock::moment();
         loop {
             let random = random::bits() as u64;
             let Some(port) = self.ports.with(|pool| pool.take(random, now)) else {
@@ -240,7 +242,7 @@ impl Machine {
         Ok([bind(port)?, bind(port | 1)?])
     }
 
-    fn keep(&mut self, port: u16, place: Place, sockets: [MediaSocket; 2]) {
+    fn keep(&mut self, port: u16, place: PortKey, sockets: [MediaSocket; 2]) {
         let offset = usize::from(port.saturating_sub(self.ports.range.0) / 2);
         if let Some(slot) = self.pairs.get_mut(offset) {
             *slot = Some(Box::new(Pair {
@@ -278,9 +280,9 @@ impl Machine {
 
 impl Pair {
     /// What a port of this pair belongs to.
-    pub fn place(&self, port: u16) -> Place {
+    pub fn place(&self, port: u16) -> PortKey {
         let component = component_of(port);
-        Place {
+        PortKey {
             component,
             ..self.place
         }
@@ -341,8 +343,12 @@ fn is_bad_port(error: &io::Error) -> bool {
     )
 }
 
-impl Host for Machine {
-    fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
+impl Environment for Machine {
+    fn bind(&mut self, address: IpAddr, place: PortKey) -> Option<u16> {
+        // It has no other: see `local_address`.
+        let IpAddr::V4(address) = address else {
+            return None;
+        };
         if !self.ports.enter() {
             self.ports.note_refused();
             self.say_refused(address, &io::Error::from_raw_os_error(libc::EMFILE));
@@ -361,16 +367,16 @@ impl Host for Machine {
         bound
     }
 
-    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
-        let usual = self.addresses.relay_ip;
+    fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
+        let usual = IpAddr::V4(self.addresses.relay_ip);
         // A dispatcher that does not know yet that we are new says 0.0.0.0 for what the proxy left out.
         let known =
             towards.filter(|towards| self.addresses.auto_detect && !towards.is_unspecified());
-        let Some(towards) = known else {
+        let Some(IpAddr::V4(towards)) = known else {
             return usual;
         };
         match route::source_towards(towards) {
-            Ok(address) => address,
+            Ok(address) => address.into(),
             Err(error) => {
                 if let Some(left_out) = self.unrouted.due() {
                     warn!("no route to {towards}: {error}; {usual} is used for it{left_out}");

@@ -7,7 +7,7 @@ use super::kernel::News;
 use crate::daemon::Pulse;
 use crate::metrics::{Counter, Histogram};
 use crate::proto::link::UpdateReply;
-use crate::session::{Counters, Drop, Engine, Installed, Loss, Withdrawal};
+use crate::session::{Counters, DropReason, Engine, Installed, Loss, Withdrawal};
 
 /// What others see of a worker. On cache lines of its own: no worker waits for what another one counts.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub struct Meter {
     pub pulse: Pulse,
     pub user_space: Volume,
     pub kernel: Volume,
-    pub dropped: [Counter; Drop::ALL.len()],
+    pub dropped: [Counter; DropReason::ALL.len()],
     /// Packets that the host did not take.
     pub unsent: Counter,
     /// Sessions begun; ended by the proxy's word; ended otherwise.
@@ -56,13 +56,14 @@ pub struct Flows {
 impl Meter {
     /// Tells the others; by the worker alone.
     pub fn publish(&self, engine: &Engine, unsent: u64) {
-        let (all, kernel) = (engine.relayed(), engine.relayed_by_kernel());
+        let totals = engine.totals();
+        let (all, kernel) = (totals.relayed, totals.relayed_by_kernel);
         self.kernel.set(kernel);
         self.user_space.set(Counters {
             packets: all.packets.saturating_sub(kernel.packets),
             bytes: all.bytes.saturating_sub(kernel.bytes),
         });
-        for (told, (_, count)) in self.dropped.iter().zip(engine.dropped().counts()) {
+        for (told, (_, count)) in self.dropped.iter().zip(totals.dropped.counts()) {
             told.set(count);
         }
         self.unsent.set(unsent);
@@ -71,7 +72,8 @@ impl Meter {
 
     /// Sessions alone: who has been answered for a new one finds it counted.
     pub fn publish_sessions(&self, engine: &Engine) {
-        self.sessions.store(engine.held(), Ordering::Relaxed);
+        self.sessions
+            .store(engine.sessions().held(), Ordering::Relaxed);
     }
 
     /// Bytes relayed since the start, with IP headers.

@@ -10,7 +10,7 @@ use super::worker::Message;
 use super::{Running, Shared};
 use crate::config::Forwarding;
 use crate::metrics::{Counter, Exposition, Listener, process};
-use crate::session::Drop;
+use crate::session::DropReason;
 use crate::sys::clock;
 use crate::{logging, metrics};
 
@@ -126,7 +126,7 @@ impl Shared {
             "mediaproxy_relay_dropped_packets_total",
             "Packets that were not passed on, by reason.",
         );
-        for (at, why) in Drop::ALL.iter().enumerate() {
+        for (at, why) in DropReason::ALL.iter().enumerate() {
             let counts = self.meters.iter().filter_map(|meter| meter.dropped.get(at));
             let reason = why.as_str().replace(' ', "_");
             family.with(
@@ -181,7 +181,7 @@ impl Shared {
     }
 
     fn write_ports(&self, text: &mut Exposition) {
-        let (census, available) = self.ports.census(clock::mono());
+        let (census, available) = self.ports.census(clock::moment());
         let unused = census.ready + census.resting + census.bad;
         text.gauge(
             "mediaproxy_relay_port_pairs",

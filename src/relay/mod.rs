@@ -185,7 +185,7 @@ fn assemble(
     let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
     let spool = open_spool(&settings);
     let ports = SharedPorts::new(settings.port_range, most_pairs);
-    let fit = ports.room(clock::mono()).all;
+    let fit = ports.room(clock::moment()).all;
     let (questions, asked) = explain::channel();
     let shared = Arc::new(Shared {
         hello: hello(relay_ip, &settings, spool.is_some(), fit),

@@ -25,7 +25,7 @@ use crate::daemon::StartError;
 use crate::moment::Now;
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::ALONE;
-use crate::session::{self, Owner, Rules};
+use crate::session::{self, LearningRules, Owner};
 use crate::sys::clock;
 use crate::tls::Store;
 
@@ -286,7 +286,7 @@ fn settings(state_dir: &Path, port_range: (u16, u32)) -> Settings {
             stream_timeout: minute,
             on_hold_timeout: minute,
             setup_timeout: minute,
-            learning: Rules::default(),
+            learning: LearningRules::default(),
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
             kernel: Err("in user space only".into()),

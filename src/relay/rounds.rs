@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::machine::SAID;
 use crate::proto::CallId;
-use crate::session::Place;
+use crate::session::PortKey;
 
 /// Pairs of calls that are remembered: more lines than these are not written in a minute.
 const REMEMBERED: usize = 32;
@@ -16,7 +16,7 @@ const REMEMBERED: usize = 32;
 pub struct Round {
     /// The worker where that was, and where its port is.
     pub asker: usize,
-    pub place: Place,
+    pub place: PortKey,
     call_id: CallId,
     /// Where it was to be sent to.
     pub to: SocketAddrV4,
@@ -27,7 +27,7 @@ pub struct Round {
 }
 
 impl Round {
-    pub fn new(asker: usize, place: Place, call_id: CallId, to: SocketAddrV4) -> Round {
+    pub fn new(asker: usize, place: PortKey, call_id: CallId, to: SocketAddrV4) -> Round {
         Round {
             asker,
             place,
@@ -107,7 +107,7 @@ mod tests {
     use crate::session::SessionKey;
 
     fn round(call_id: &str, with: &str) -> Round {
-        let place = Place {
+        let place = PortKey {
             session: SessionKey::for_tests(0),
             stream: 0,
             party: Party::Caller,

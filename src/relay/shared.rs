@@ -1,6 +1,6 @@
 //! What all threads of a relay share, and what they have each other do by it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -146,7 +146,10 @@ impl Shared {
         let settings = &self.settings;
         let told = checks::told(
             self.relay_ip,
-            settings.session.advertised_ip,
+            match settings.session.advertised_ip {
+                Some(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            },
             settings.auto_detect_interfaces,
             dispatcher.ip(),
         );
@@ -206,7 +209,7 @@ impl Shared {
 
     pub fn summary(&self, share: Share) -> Vec<u8> {
         let is_draining = self.draining.load(Ordering::Relaxed);
-        let room = self.ports.room(clock::mono());
+        let room = self.ports.room(clock::moment());
         let summary = Summary {
             ip: self.relay_ip,
             name: name(self.relay_ip, &self.settings),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -25,12 +25,13 @@ use super::outbox::owner_of;
 use super::pace::{Pace, REST};
 use super::rounds::Round;
 use crate::logging::sparse::Sparse;
-use crate::moment::Now;
+use crate::moment::{Moment, Now};
 use crate::proto::CallId;
 use crate::proto::control::{Remove, Update};
 use crate::proto::link::{UpdateReply, most_sessions};
 use crate::session::{
-    Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Room, Settings, Verdict,
+    Action, Asker, Capacity, Engine, FlowId, FlowNews, Owner, PacketVerdict, PortKey, ReplyTo,
+    Settings,
 };
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
@@ -77,10 +78,10 @@ pub enum Message {
 const STREAMS: usize = 16;
 
 /// What one of so many workers may hold: together no more than a dispatcher believes of this relay.
-fn room(ports: &SharedPorts, workers: usize) -> Room {
-    let capacity = ports.room(clock::mono()).all;
+fn capacity_of(ports: &SharedPorts, workers: usize) -> Capacity {
+    let capacity = ports.room(clock::moment()).all;
     let sessions = most_sessions(Some(capacity)) / workers.max(1);
-    Room {
+    Capacity {
         sessions,
         streams: sessions * STREAMS,
     }
@@ -125,7 +126,7 @@ impl Worker {
         epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
         let ports = Arc::clone(&shared.ports);
         let mut engine = Engine::new(settings);
-        engine.set_room(room(&ports, shared.workers.len()));
+        engine.set_capacity(capacity_of(&ports, shared.workers.len()));
         Ok(Worker {
             index,
             mailbox,
@@ -196,7 +197,7 @@ impl Worker {
         }
         self.take_messages(now);
         let due = self.engine.next_deadline();
-        if due.is_some_and(|due| due <= now.mono.since_start()) {
+        if due.is_some_and(|due| due <= now.mono) {
             self.engine.tick(now);
             self.act();
         }
@@ -211,7 +212,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let due = self.engine.next_deadline()?;
-        Some(due.saturating_sub(clock::mono()))
+        Some(due.since(clock::moment()))
     }
 
     fn publish(&self) {
@@ -253,10 +254,13 @@ impl Worker {
         let Some(datagram) = self.datagrams.get(0) else {
             return;
         };
-        let verdict =
-            self.engine
-                .packet(place, datagram.from, datagram.data, now.mono.since_start());
-        if let Verdict::Forward { from_port, to } = verdict {
+        let from = SocketAddr::V4(datagram.from);
+        let verdict = self.engine.packet(place, from, datagram.data, now.mono);
+        if let PacketVerdict::Forward {
+            from_port,
+            to: SocketAddr::V4(to),
+        } = verdict
+        {
             let Some(marks) = pair.onward(port, datagram.marks, now.mono.since_start()) else {
                 let length = datagram.data.len();
                 return self.went_round(port, to, length, now.mono.since_start());
@@ -265,7 +269,7 @@ impl Worker {
             if let Err(error) = sent {
                 let errno = error.raw_os_error().unwrap_or_default();
                 self.engine
-                    .unsent(place, datagram.data.len(), errno, now.mono.since_start());
+                    .unsent(place, datagram.data.len(), errno, now.mono);
                 self.note_unsent(from_port, 1, &error);
             }
         }
@@ -282,10 +286,13 @@ impl Worker {
             let Some(datagram) = self.datagrams.get(index) else {
                 break;
             };
-            let verdict =
-                self.engine
-                    .packet(place, datagram.from, datagram.data, now.mono.since_start());
-            let Verdict::Forward { from_port, to } = verdict else {
+            let from = SocketAddr::V4(datagram.from);
+            let verdict = self.engine.packet(place, from, datagram.data, now.mono);
+            let PacketVerdict::Forward {
+                from_port,
+                to: SocketAddr::V4(to),
+            } = verdict
+            else {
                 continue;
             };
             let pair = self.machine.pair(port);
@@ -297,15 +304,15 @@ impl Worker {
                 continue;
             };
             if way != Some((from_port, marks)) {
-                self.send_group(place, way, now.mono.since_start());
+                self.send_group(place, way, now.mono);
                 way = Some((from_port, marks));
             }
             self.group.push((index, to));
         }
-        self.send_group(place, way, now.mono.since_start());
+        self.send_group(place, way, now.mono);
     }
 
-    fn send_group(&mut self, arrived: Place, way: Option<(u16, Marks)>, now: Duration) {
+    fn send_group(&mut self, arrived: PortKey, way: Option<(u16, Marks)>, now: Moment) {
         let Some((from_port, marks)) = way else {
             return;
         };
@@ -334,7 +341,7 @@ impl Worker {
         let place = pair.place(port);
         self.engine.went_round(place, length);
         if pair.is_round_due(now) {
-            if let Some(call_id) = self.engine.call_id(place.session) {
+            if let Some(call_id) = self.engine.sessions().call_id(place.session) {
                 let round = Round::new(self.index, place, call_id.clone(), to);
                 self.find_round(round, now);
             }
@@ -346,7 +353,7 @@ impl Worker {
     fn find_round(&mut self, mut round: Round, now: Duration) {
         let here = self.machine.pair(round.to.port());
         let place = here.map(|pair| pair.place(round.to.port()));
-        let with = place.and_then(|place| self.engine.call_at(place, *round.to.ip()));
+        let with = place.and_then(|place| self.engine.call_at(place, IpAddr::V4(*round.to.ip())));
         round.with = with.cloned();
         round.asked += 1;
         let workers = &self.shared.workers;
@@ -384,7 +391,7 @@ impl Worker {
             return;
         }
         let place = pair.place(from_port);
-        if let Some(call_id) = self.engine.call_id(place.session) {
+        if let Some(call_id) = self.engine.sessions().call_id(place.session) {
             let (party, component) = (place.party, place.component);
             warn!(
                 "[session {call_id}] {component} to the {party} cannot be sent from port {from_port}: {error}"
@@ -400,7 +407,7 @@ impl Worker {
             self.handle(message, now);
             self.act();
         }
-        if self.engine.held() == 0 {
+        if self.engine.sessions().held() == 0 {
             if let Some(done) = self.ending.take() {
                 let _ = done.send(());
             }
@@ -430,11 +437,11 @@ impl Worker {
             }
             Message::Streams(answer) => {
                 // Who asked may have given up waiting.
-                let _ = answer.send(self.engine.stream_counts());
+                let _ = answer.send(self.engine.sessions().stream_counts());
             }
             Message::Owned(owner, answer) => {
                 // Who asked may have given up waiting.
-                let _ = answer.send(self.engine.owned_by(owner));
+                let _ = answer.send(self.engine.sessions().owned_by(owner));
             }
             Message::Kernel(news) => {
                 for news in news {
@@ -466,11 +473,11 @@ impl Worker {
         let asker = Asker {
             reply_to,
             owner: owner_of(reply_to),
-            since: read_at,
+            since: Moment::after_start(read_at),
         };
-        let before = self.engine.held();
+        let before = self.engine.sessions().held();
         self.engine.update(update, asker, &mut self.machine, now);
-        if self.engine.held() > before {
+        if self.engine.sessions().held() > before {
             self.meter.started.add(1);
             // Before the answer: a relay that ends at the first moment without a call must know of this one.
             self.meter.publish_sessions(&self.engine);
@@ -484,16 +491,16 @@ impl Worker {
         }
         let requests = &self.shared.requests;
         requests.count(Asked::Update, Answered::from(reply));
-        let took = clock::mono().saturating_sub(asker.since);
+        let took = clock::moment().since(asker.since);
         requests.updates.observe(took);
     }
 
     fn add_share(&self, summing: &Summing) {
         let share = Share {
-            sessions: self.engine.session_count(),
-            streams: self.engine.stream_counts(),
+            sessions: self.engine.sessions().live_count(),
+            streams: self.engine.sessions().stream_counts(),
             unsent: self.unsent,
-            dropped: self.engine.dropped(),
+            dropped: self.engine.totals().dropped,
         };
         if let Some(sum) = summing.add(share) {
             let summary = self.shared.summary(sum);
@@ -502,20 +509,16 @@ impl Worker {
     }
 
     fn take_news(&mut self, news: News, now: Now) {
-        let engine = &mut self.engine;
         self.meter.flows.count(&news);
-        match news {
-            News::Installed(flow, answer) => {
-                engine.flow_installed(flow, answer, now.mono.since_start())
-            }
-            News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono.since_start()),
-            News::Lost(flow, loss, last) => {
-                engine.flow_lost(flow, loss, last, now.mono.since_start())
-            }
-            News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
-            News::Heard(until) => engine.flows_heard(until),
-            News::Mended => engine.forwarding_mended(now.mono.since_start()),
-        }
+        let news = match news {
+            News::Installed(flow, answer) => FlowNews::Installed(flow, answer),
+            News::Traffic(flow, more) => FlowNews::Traffic(flow, more.into()),
+            News::Lost(flow, loss, last) => FlowNews::Lost(flow, loss, last.into()),
+            News::Withdrawn(flow, last) => FlowNews::Withdrawn(flow, last.into()),
+            News::Heard(until) => FlowNews::Heard(Moment::after_start(until)),
+            News::Mended => FlowNews::Mended,
+        };
+        self.engine.on_flow_news(news, now);
     }
 
     fn key(&self, flow: FlowId) -> kernel::Key {
@@ -546,13 +549,15 @@ impl Worker {
                 Action::Close { port } => self.machine.close(port),
                 Action::Send {
                     from_port,
-                    to,
+                    to: SocketAddr::V4(to),
                     data,
                 } => {
                     if let Err(error) = self.machine.send(from_port, to, &data, Marks::FRESH) {
                         self.note_unsent(from_port, 1, &error);
                     }
                 }
+                // No port is bound that could send there.
+                Action::Send { .. } => {}
                 Action::Updated { asker, reply } => self.updated(asker, &reply),
                 Action::Removed { reply_to, ended } => {
                     self.meter.removed.add(1);
@@ -563,7 +568,8 @@ impl Worker {
                     self.shared.expired(owner, &ended);
                 }
                 Action::Install { flow, ends } => {
-                    self.shared.order(Order::Install(self.key(flow), ends));
+                    self.shared
+                        .order(Order::Install(self.key(flow), ends.into()));
                 }
                 Action::Withdraw(flow, why) => {
                     self.meter.flows.count_withdrawal(why);

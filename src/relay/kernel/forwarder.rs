@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use log::warn;
@@ -116,10 +116,11 @@ impl<R: Requests> Forwarder<R> {
     pub fn install(&mut self, wanted: &[Wanted], now: Duration) {
         let mut able = Vec::new();
         for Wanted { key, ends } in wanted {
-            let flow = Flow::new(NatEntry {
-                caller: end(ends[0]),
-                callee: end(ends[1]),
-            });
+            let (Some(caller), Some(callee)) = (end(ends[0]), end(ends[1])) else {
+                self.tell(key, News::Installed(key.flow, Installed::Never));
+                continue;
+            };
+            let flow = Flow::new(NatEntry { caller, callee });
             match self.objection(key, &flow, now) {
                 Some(answer) => self.tell(key, News::Installed(key.flow, answer)),
                 None => able.push((*key, flow)),
@@ -416,7 +417,10 @@ fn copy(error: &io::Error) -> io::Error {
     }
 }
 
-fn end(end: FlowEnd) -> End {
-    let FlowEnd { remote, local } = end;
-    End { remote, local }
+/// None where it is of IPv6.
+fn end(end: FlowEnd) -> Option<End> {
+    match (end.remote, end.local) {
+        (SocketAddr::V4(remote), SocketAddr::V4(local)) => Some(End { remote, local }),
+        _ => None,
+    }
 }

@@ -93,7 +93,7 @@ impl Lab {
         let port = 40000 + 4 * number as u16;
         let end = |remote: &str, port| FlowEnd {
             remote: remote.parse().unwrap(),
-            local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
+            local: std::net::SocketAddr::from(([10, 0, 0, 1], port)),
         };
         let ends = [
             end("192.0.2.1:30000", port),

@@ -1,5 +1,6 @@
 //! The forwarder with a kernel in memory, as its tests have it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fake::{Fake, Went};
@@ -44,7 +45,7 @@ pub fn ends(number: u32) -> [FlowEnd; 2] {
     let port = 40000 + 4 * number as u16;
     let end = |remote: &str, port| FlowEnd {
         remote: remote.parse().unwrap(),
-        local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
+        local: SocketAddr::from(([10, 0, 0, 1], port)),
     };
     [
         end("192.0.2.1:30000", port),
@@ -52,12 +53,16 @@ pub fn ends(number: u32) -> [FlowEnd; 2] {
     ]
 }
 
+/// As the kernel has it.
+pub fn v4(end: FlowEnd) -> End {
+    match (end.remote, end.local) {
+        (SocketAddr::V4(remote), SocketAddr::V4(local)) => End { remote, local },
+        _ => panic!("{end:?}"),
+    }
+}
+
 pub fn entry(number: u32) -> NatEntry {
-    let end = |end: FlowEnd| End {
-        remote: end.remote,
-        local: end.local,
-    };
-    let [caller, callee] = ends(number).map(end);
+    let [caller, callee] = ends(number).map(v4);
     NatEntry { caller, callee }
 }
 

@@ -4,9 +4,9 @@
 use super::News;
 use super::fake::{Fault, Request, Went};
 use super::forwarder::{LIFETIME, Wanted};
-use super::lab::{Lab, T, ends, entry, flow, key, second};
+use super::lab::{Lab, T, ends, entry, flow, key, second, v4};
 use crate::netlink::conntrack::{End, NatEntry, Tuple};
-use crate::session::{FlowEnd, Installed, Loss, Withdrawal};
+use crate::session::{Installed, Loss, Withdrawal};
 
 #[test]
 fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
@@ -204,9 +204,7 @@ fn between(number: u32, hosts: [&str; 2]) -> Wanted {
 }
 
 fn talk_between(lab: &mut Lab, wanted: Wanted) -> [Went; 2] {
-    let [caller, callee] = wanted
-        .ends
-        .map(|FlowEnd { remote, local }| End { remote, local });
+    let [caller, callee] = wanted.ends.map(v4);
     let entry = NatEntry { caller, callee };
     [entry.original(), entry.reply()].map(|tuple| lab.kernel().packet(tuple))
 }
