@@ -1,13 +1,13 @@
 //! What a relay says of itself to dispatchers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::proto::link::{EXPLAIN, Hello};
 use crate::session::Owner;
 
 /// See the module.
 pub struct Identity {
-    pub relay_ip: Ipv4Addr,
+    pub relay_ip: IpAddr,
     /// What opens each connection.
     hello: Hello,
     /// Nobody else's.
@@ -18,7 +18,7 @@ impl Identity {
     /// A relay whose ports begin with this one, that keeps ended calls or does not, and that so many streams fit on.
     /// `instance` is no other process's.
     pub fn new(
-        relay_ip: Ipv4Addr,
+        relay_ip: IpAddr,
         first_port: u16,
         keeps: bool,
         fit: usize,

@@ -1,7 +1,7 @@
 //! A link to one dispatcher: a thread that connects, reads and hands commands to the workers. While there is a connection
 //! another one writes (`link_writer`).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -51,12 +51,18 @@ pub fn ensure(shared: &Arc<Shared>, address: SocketAddr, name: &str) -> Result<(
 /// Says once that parties cannot reach the relay, where it looks like that from the way to a dispatcher.
 fn warn_of_reach(shared: &Shared, dispatcher: SocketAddr) {
     let settings = &shared.settings;
-    let told = told::told(
-        shared.identity.relay_ip,
-        settings.session.advertised_ip,
-        settings.auto_detect_interfaces,
-        dispatcher.ip(),
-    );
+    let v4 = |address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    let told = v4(shared.identity.relay_ip).and_then(|relay_ip| {
+        told::told(
+            relay_ip,
+            settings.session.advertised_ip.and_then(v4),
+            settings.auto_detect_interfaces,
+            dispatcher.ip(),
+        )
+    });
     let text = told.and_then(|told| told::out_of_reach(told, dispatcher.ip()));
     if let Some(text) = text.filter(|_| !shared.has_warned.swap(true, Ordering::Relaxed)) {
         warn!("relay_ip: {text}");

@@ -1,12 +1,12 @@
 //! Packets that go round between calls (M11 in docs/protocol.md): who is told of it, and how often.
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::moment::Moment;
 use crate::proto::CallId;
-use crate::session::Place;
+use crate::session::PortKey;
 
 /// How often it is said that packets come round: of a pair of ports, and of two calls.
 pub const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -19,10 +19,10 @@ const MOST_REMEMBERED: usize = 32;
 pub struct Loop {
     /// The worker where that was, and where its port is.
     pub asker: usize,
-    pub place: Place,
+    pub place: PortKey,
     call_id: CallId,
     /// Where it was to be sent to.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// Whose port that is, where it is one of this relay's.
     pub with: Option<CallId>,
     /// Workers that have looked.
@@ -30,7 +30,7 @@ pub struct Loop {
 }
 
 impl Loop {
-    pub fn new(asker: usize, place: Place, call_id: CallId, to: SocketAddrV4) -> Loop {
+    pub fn new(asker: usize, place: PortKey, call_id: CallId, to: SocketAddr) -> Loop {
         Loop {
             asker,
             place,
@@ -110,7 +110,7 @@ mod tests {
     use crate::session::SessionKey;
 
     fn looped(call_id: &str, with: &str) -> Loop {
-        let place = Place {
+        let place = PortKey {
             session: SessionKey::for_tests(0),
             stream: 0,
             party: Party::Caller,

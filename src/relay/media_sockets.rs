@@ -1,7 +1,7 @@
 //! One worker's sockets and what its engine asks of the host: ports, addresses, random bits.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use log::{error, warn};
@@ -12,7 +12,7 @@ use super::shared_ports::SharedPorts;
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
 use crate::proto::Component;
-use crate::session::{Host, Place};
+use crate::session::{Environment, PortKey};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
@@ -20,7 +20,7 @@ use crate::sys::{clock, random, route};
 /// Where media is bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    pub relay_ip: Ipv4Addr,
+    pub relay_ip: IpAddr,
     /// Whether each party gets the address that the route to it leaves from.
     pub auto_detect: bool,
 }
@@ -29,7 +29,7 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct Pair {
     /// Of the RTP socket.
-    place: Place,
+    place: PortKey,
     sockets: [MediaSocket; 2],
     /// The worker's round in which each was read last.
     rounds: [u64; 2],
@@ -82,7 +82,7 @@ impl MediaSockets {
         let slot = self.pairs.get_mut(usize::from(offset / 2));
         if slot.and_then(Option::take).is_some() {
             self.ports
-                .with(|pool| pool.give_back(port, clock::moment().since_start()));
+                .with(|pool| pool.give_back(port, clock::moment()));
             self.ports.leave();
         }
     }
@@ -94,7 +94,7 @@ impl MediaSockets {
     pub fn send(
         &mut self,
         from_port: u16,
-        to: SocketAddrV4,
+        to: SocketAddr,
         data: &[u8],
         marks: Marks,
     ) -> io::Result<()> {
@@ -105,8 +105,8 @@ impl MediaSockets {
     }
 
     /// Tries pairs until one can be bound; those that some other program has are added to `bad`.
-    fn bind_any(&mut self, address: Ipv4Addr, place: Place, bad: &mut Vec<u16>) -> Option<u16> {
-        let now = clock::moment().since_start();
+    fn bind_any(&mut self, address: IpAddr, place: PortKey, bad: &mut Vec<u16>) -> Option<u16> {
+        let now = clock::moment();
         loop {
             let random = random::bits() as u64;
             let Some(port) = self.ports.with(|pool| pool.take(random, now)) else {
@@ -129,16 +129,16 @@ impl MediaSockets {
         }
     }
 
-    fn bind_and_watch(&self, address: Ipv4Addr, port: u16) -> io::Result<[MediaSocket; 2]> {
+    fn bind_and_watch(&self, address: IpAddr, port: u16) -> io::Result<[MediaSocket; 2]> {
         let bind = |port: u16| {
-            let socket = MediaSocket::bind(SocketAddrV4::new(address, port))?;
+            let socket = MediaSocket::bind(SocketAddr::new(address, port))?;
             self.epoll.add(&socket, u64::from(port), Trigger::Level)?;
             Ok::<MediaSocket, io::Error>(socket)
         };
         Ok([bind(port)?, bind(port | 1)?])
     }
 
-    fn keep(&mut self, port: u16, place: Place, sockets: [MediaSocket; 2]) {
+    fn keep(&mut self, port: u16, place: PortKey, sockets: [MediaSocket; 2]) {
         let offset = usize::from(port.saturating_sub(self.ports.range.0) / 2);
         if let Some(slot) = self.pairs.get_mut(offset) {
             *slot = Some(Box::new(Pair {
@@ -159,7 +159,7 @@ impl MediaSockets {
         }
     }
 
-    fn say_refused(&mut self, address: Ipv4Addr, error: &io::Error) {
+    fn say_refused(&mut self, address: IpAddr, error: &io::Error) {
         let Some(left_out) = self.refused.due() else {
             return;
         };
@@ -176,9 +176,9 @@ impl MediaSockets {
 
 impl Pair {
     /// What a port of this pair belongs to.
-    pub fn place(&self, port: u16) -> Place {
+    pub fn place(&self, port: u16) -> PortKey {
         let component = component_of(port);
-        Place {
+        PortKey {
             component,
             ..self.place
         }
@@ -241,8 +241,8 @@ fn is_bad_port(error: &io::Error) -> bool {
     )
 }
 
-impl Host for MediaSockets {
-    fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
+impl Environment for MediaSockets {
+    fn bind(&mut self, address: IpAddr, place: PortKey) -> Option<u16> {
         if !self.ports.enter() {
             self.ports.note_refused();
             self.say_refused(address, &io::Error::from_raw_os_error(libc::EMFILE));
@@ -261,16 +261,16 @@ impl Host for MediaSockets {
         bound
     }
 
-    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
+    fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
         let usual = self.addresses.relay_ip;
         // A dispatcher that does not know yet that we are new says 0.0.0.0 for what the proxy left out.
         let known =
             towards.filter(|towards| self.addresses.auto_detect && !towards.is_unspecified());
-        let Some(towards) = known else {
+        let Some(IpAddr::V4(towards)) = known else {
             return usual;
         };
         match route::source_towards(towards) {
-            Ok(address) => address,
+            Ok(address) => address.into(),
             Err(error) => {
                 if let Some(left_out) = self.unrouted.due() {
                     warn!("no route to {towards}: {error}; {usual} is used for it{left_out}");

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::kernel::news::News;
 use super::listing::Listing;
 use super::loops::Loop;
 use super::summing::Summing;
 use crate::moment::Moment;
 use crate::proto::CallId;
 use crate::proto::control::{Remove, Update};
-use crate::session::{Owner, ReplyTo};
+use crate::session::{FlowNews, Owner, ReplyTo};
 
 /// See the module.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub enum Message {
     /// How many sessions are to be reported to a dispatcher.
     Owned(Owner, Sender<usize>),
     /// What the kernel thread tells of this worker's flows.
-    Kernel(Vec<News>),
+    Kernel(Vec<FlowNews>),
     /// Who has the port that packets of a call come round by: the question, or the answer for who has asked.
     Loop(Box<Loop>),
     /// Nothing but a round of the loop, for the watchdog.

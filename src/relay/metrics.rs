@@ -11,7 +11,7 @@ use super::request_counts::{Answered, Asked};
 use super::shared::Shared;
 use crate::config::Forwarding;
 use crate::metrics::{Counter, Exposition, Listener, process};
-use crate::session::Drop;
+use crate::session::DropReason;
 use crate::sys::clock;
 use crate::{logging, metrics};
 
@@ -124,7 +124,7 @@ impl Shared {
             "mediaproxy_relay_dropped_packets_total",
             "Packets that were not passed on, by reason.",
         );
-        for (at, why) in Drop::ALL.iter().enumerate() {
+        for (at, why) in DropReason::ALL.iter().enumerate() {
             let counts = self
                 .workers
                 .all_counts()

@@ -53,7 +53,7 @@ mod worker_counts;
 mod workers;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -140,7 +140,7 @@ pub fn start(
 ) -> Result<Running, StartError> {
     let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
     let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
-    let (shared, parts) = assemble(settings, store, relay_ip, opened, Some(lock))?;
+    let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, Some(lock))?;
     if let Some(spool) = parts.spool {
         spool.start(&shared.dispatchers)?;
     }
@@ -173,7 +173,7 @@ struct Parts {
 fn assemble(
     mut settings: Settings,
     store: Arc<Store>,
-    relay_ip: Ipv4Addr,
+    relay_ip: IpAddr,
     opened: kernel::Opened,
     lock: Option<RangeLock>,
 ) -> Result<(Arc<Shared>, Parts), StartError> {

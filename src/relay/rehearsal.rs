@@ -27,7 +27,7 @@ use crate::daemon::StartError;
 use crate::moment::{Moment, Now};
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::ALONE;
-use crate::session::{self, Rules};
+use crate::session::{self, LearningRules};
 use crate::sys::clock;
 use crate::tls::Store;
 
@@ -69,7 +69,7 @@ impl Rehearsal {
     ) -> Result<Rehearsal, StartError> {
         let settings = settings(state_dir, port_range);
         let why = Opened::UserSpace("in user space only".into());
-        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST, why, None)?;
+        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST.into(), why, None)?;
         let (shared, parts) = assembled;
         let Parts {
             mailboxes,
@@ -293,7 +293,7 @@ fn settings(state_dir: &Path, port_range: (u16, u32)) -> Settings {
             stream_timeout: minute,
             on_hold_timeout: minute,
             setup_timeout: minute,
-            learning: Rules::default(),
+            learning: LearningRules::default(),
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
             kernel: Err("in user space only".into()),

@@ -82,7 +82,7 @@ impl SharedPorts {
 
     /// The pairs that are not in use, and how many may be bound now.
     pub fn census(&self, now: Moment) -> (Census, usize) {
-        let census = self.with(|pool| pool.census(now.since_start()));
+        let census = self.with(|pool| pool.census(now));
         let room = self.room.load(Ordering::Relaxed);
         (census, room.min(census.ready + census.resting))
     }

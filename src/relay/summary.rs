@@ -1,7 +1,7 @@
 //! The answer to `summary` (docs/protocol.md section 5).
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::sys::clock;
 /// The summary object (docs/protocol.md section 5).
 #[derive(Debug, Serialize)]
 struct Summary {
-    ip: Ipv4Addr,
+    ip: IpAddr,
     /// Ours: as in `hello`.
     name: String,
     version: &'static str,

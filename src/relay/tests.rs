@@ -1,7 +1,7 @@
 //! Tests of what no dispatcher sees: links that come and go with names.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use super::dispatchers::MOST_DISPATCHERS;
 use super::*;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -16,8 +16,8 @@ use crossbeam_channel::Sender;
 use log::{error, warn};
 
 use super::coalescing::{Coalescing, REST};
-use super::kernel::news::News;
-use super::kernel::order::{FlowKey, Order};
+use super::kernel::flow::FlowKey;
+use super::kernel::order::Order;
 use super::listing::Listing;
 use super::loops::Loop;
 use super::media_sockets::{Addresses, MediaSockets};
@@ -33,7 +33,9 @@ use crate::logging::sparse::Sparse;
 use crate::moment::{Moment, Now};
 use crate::proto::control::Update;
 use crate::proto::link::{UpdateReply, most_sessions};
-use crate::session::{Action, Asker, Engine, FlowId, Place, ReplyTo, Room, Verdict};
+use crate::session::{
+    Action, Asker, Capacity, Engine, FlowId, FlowNews, PacketVerdict, PortKey, ReplyTo,
+};
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -52,10 +54,10 @@ const MAILBOX: u64 = u64::MAX;
 const STREAMS_PER_SESSION: usize = 16;
 
 /// What one of so many workers may hold: together no more than a dispatcher believes of this relay.
-fn room(ports: &SharedPorts, workers: usize) -> Room {
+fn capacity_of(ports: &SharedPorts, workers: usize) -> Capacity {
     let capacity = ports.room(clock::moment()).all;
     let sessions = most_sessions(Some(capacity)) / workers.max(1);
-    Room {
+    Capacity {
         sessions,
         streams: sessions * STREAMS_PER_SESSION,
     }
@@ -71,7 +73,7 @@ pub struct Worker {
     epoll: Arc<Epoll>,
     datagrams: Datagrams,
     /// Of a flood, what goes out of one socket with the same marks: which of the datagrams, and where to.
-    group: Vec<(usize, SocketAddrV4)>,
+    group: Vec<(usize, SocketAddr)>,
     /// Lists in the making, and where each goes on.
     listings: VecDeque<(Arc<Listing>, usize)>,
     round: u64,
@@ -99,7 +101,7 @@ impl Worker {
         epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
         let ports = Arc::clone(&shared.ports);
         let mut engine = Engine::new(shared.settings.session.clone());
-        engine.set_room(room(&ports, shared.workers.count()));
+        engine.set_capacity(capacity_of(&ports, shared.workers.count()));
         Ok(Worker {
             index,
             mailbox,
@@ -170,7 +172,7 @@ impl Worker {
         }
         self.take_messages(now);
         let due = self.engine.next_deadline();
-        if due.is_some_and(|due| due <= now.mono.since_start()) {
+        if due.is_some_and(|due| due <= now.mono) {
             self.engine.tick(now);
             self.act();
         }
@@ -185,7 +187,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let due = self.engine.next_deadline()?;
-        Some(due.saturating_sub(clock::moment().since_start()))
+        Some(due.since(clock::moment()))
     }
 
     fn publish(&self) {
@@ -227,10 +229,10 @@ impl Worker {
         let Some(datagram) = self.datagrams.get(0) else {
             return;
         };
-        let verdict =
-            self.engine
-                .packet(place, datagram.from, datagram.data, now.mono.since_start());
-        if let Verdict::Forward { from_port, to } = verdict {
+        let verdict = self
+            .engine
+            .packet(place, datagram.from, datagram.data, now.mono);
+        if let PacketVerdict::Forward { from_port, to } = verdict {
             let Some(marks) = pair.onward(port, datagram.marks, now.mono) else {
                 let length = datagram.data.len();
                 return self.went_round(port, to, length, now.mono);
@@ -239,7 +241,7 @@ impl Worker {
             if let Err(error) = sent {
                 let errno = error.raw_os_error().unwrap_or_default();
                 self.engine
-                    .unsent(place, datagram.data.len(), errno, now.mono.since_start());
+                    .unsent(place, datagram.data.len(), errno, now.mono);
                 self.note_unsent(from_port, 1, &error);
             }
         }
@@ -256,10 +258,10 @@ impl Worker {
             let Some(datagram) = self.datagrams.get(index) else {
                 break;
             };
-            let verdict =
-                self.engine
-                    .packet(place, datagram.from, datagram.data, now.mono.since_start());
-            let Verdict::Forward { from_port, to } = verdict else {
+            let verdict = self
+                .engine
+                .packet(place, datagram.from, datagram.data, now.mono);
+            let PacketVerdict::Forward { from_port, to } = verdict else {
                 continue;
             };
             let pair = self.sockets.pair(port);
@@ -270,15 +272,15 @@ impl Worker {
                 continue;
             };
             if way != Some((from_port, marks)) {
-                self.send_group(place, way, now.mono.since_start());
+                self.send_group(place, way, now.mono);
                 way = Some((from_port, marks));
             }
             self.group.push((index, to));
         }
-        self.send_group(place, way, now.mono.since_start());
+        self.send_group(place, way, now.mono);
     }
 
-    fn send_group(&mut self, arrived: Place, way: Option<(u16, Marks)>, now: Duration) {
+    fn send_group(&mut self, arrived: PortKey, way: Option<(u16, Marks)>, now: Moment) {
         let Some((from_port, marks)) = way else {
             return;
         };
@@ -300,14 +302,14 @@ impl Worker {
 
     /// A packet that came to `port` and was to go `to` has come round so often that it goes no further. Which calls they
     /// are that it goes round between is found out and said once a minute.
-    fn went_round(&mut self, port: u16, to: SocketAddrV4, length: usize, now: Moment) {
+    fn went_round(&mut self, port: u16, to: SocketAddr, length: usize, now: Moment) {
         let Some(pair) = self.sockets.pair(port) else {
             return;
         };
         let place = pair.place(port);
         self.engine.went_round(place, length);
         if pair.is_loop_due(now) {
-            if let Some(call_id) = self.engine.call_id(place.session) {
+            if let Some(call_id) = self.engine.sessions().call_id(place.session) {
                 let found = Loop::new(self.index, place, call_id.clone(), to);
                 self.find_loop(found, now);
             }
@@ -319,7 +321,7 @@ impl Worker {
     fn find_loop(&mut self, mut found: Loop, now: Moment) {
         let here = self.sockets.pair(found.to.port());
         let place = here.map(|pair| pair.place(found.to.port()));
-        let with = place.and_then(|place| self.engine.call_at(place, *found.to.ip()));
+        let with = place.and_then(|place| self.engine.call_at(place, found.to.ip()));
         found.with = with.cloned();
         found.asked += 1;
         let workers = &self.shared.workers;
@@ -358,7 +360,7 @@ impl Worker {
             return;
         }
         let place = pair.place(from_port);
-        if let Some(call_id) = self.engine.call_id(place.session) {
+        if let Some(call_id) = self.engine.sessions().call_id(place.session) {
             let (party, component) = (place.party, place.component);
             warn!(
                 "[session {call_id}] {component} to the {party} cannot be sent from port {from_port}: {error}"
@@ -374,7 +376,7 @@ impl Worker {
             self.handle(message, now);
             self.act();
         }
-        if self.engine.held() == 0 {
+        if self.engine.sessions().held() == 0 {
             if let Some(done) = self.ending.take() {
                 let _ = done.send(());
             }
@@ -403,11 +405,11 @@ impl Worker {
             }
             Message::Streams(answer) => {
                 // Who asked may have given up waiting.
-                let _ = answer.send(self.engine.stream_counts());
+                let _ = answer.send(self.engine.sessions().stream_counts());
             }
             Message::Owned(owner, answer) => {
                 // Who asked may have given up waiting.
-                let _ = answer.send(self.engine.owned_by(owner));
+                let _ = answer.send(self.engine.sessions().owned_by(owner));
             }
             Message::Kernel(news) => {
                 for news in news {
@@ -437,11 +439,11 @@ impl Worker {
         let asker = Asker {
             reply_to,
             owner: owner_of(reply_to),
-            since: read_at.since_start(),
+            since: read_at,
         };
-        let before = self.engine.held();
+        let before = self.engine.sessions().held();
         self.engine.update(update, asker, &mut self.sockets, now);
-        if self.engine.held() > before {
+        if self.engine.sessions().held() > before {
             self.counts.started.add(1);
             // Before the answer: a relay that ends at the first moment without a call must know of this one.
             self.counts.publish_sessions(&self.engine);
@@ -455,16 +457,16 @@ impl Worker {
         }
         let requests = &self.shared.requests;
         requests.count(Asked::Update, Answered::from(reply));
-        let took = clock::moment().since(Moment::after_start(asker.since));
+        let took = clock::moment().since(asker.since);
         requests.updates.observe(took);
     }
 
     fn add_share(&self, summing: &Summing) {
         let share = Share {
-            sessions: self.engine.session_count(),
-            streams: self.engine.stream_counts(),
+            sessions: self.engine.sessions().live_count(),
+            streams: self.engine.sessions().stream_counts(),
             unsent: self.unsent,
-            dropped: self.engine.dropped(),
+            dropped: self.engine.totals().dropped,
         };
         if let Some(sum) = summing.add(share) {
             let summary = summary::write(&self.shared, sum);
@@ -472,21 +474,9 @@ impl Worker {
         }
     }
 
-    fn take_news(&mut self, news: News, now: Now) {
-        let engine = &mut self.engine;
+    fn take_news(&mut self, news: FlowNews, now: Now) {
         self.counts.flows.count(&news);
-        match news {
-            News::Installed(flow, answer) => {
-                engine.flow_installed(flow, answer, now.mono.since_start())
-            }
-            News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono.since_start()),
-            News::Lost(flow, loss, last) => {
-                engine.flow_lost(flow, loss, last, now.mono.since_start())
-            }
-            News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
-            News::Heard(until) => engine.flows_heard(until.since_start()),
-            News::Mended => engine.forwarding_mended(now.mono.since_start()),
-        }
+        self.engine.on_flow_news(news, now);
     }
 
     fn key(&self, flow: FlowId) -> FlowKey {

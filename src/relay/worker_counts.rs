@@ -3,10 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::kernel::news::News;
 use crate::daemon::Pulse;
 use crate::metrics::Counter;
-use crate::session::{Counters, Drop, Engine, Installed, Loss, Withdrawal};
+use crate::session::{Counters, DropReason, Engine, FlowNews, Installed, Loss, Withdrawal};
 
 /// What others see of a worker. On cache lines of its own: no worker waits for what another one counts.
 #[derive(Debug, Default)]
@@ -20,7 +19,7 @@ pub struct WorkerCounts {
     pub pulse: Pulse,
     pub user_space: Volume,
     pub kernel: Volume,
-    pub dropped: [Counter; Drop::ALL.len()],
+    pub dropped: [Counter; DropReason::ALL.len()],
     /// Packets that the host did not take.
     pub unsent: Counter,
     /// Sessions begun; ended by the proxy's word; ended otherwise.
@@ -55,13 +54,14 @@ pub struct FlowCounts {
 impl WorkerCounts {
     /// Tells the others; by the worker alone.
     pub fn publish(&self, engine: &Engine, unsent: u64) {
-        let (all, kernel) = (engine.relayed(), engine.relayed_by_kernel());
+        let totals = engine.totals();
+        let (all, kernel) = (totals.relayed, totals.relayed_by_kernel);
         self.kernel.set(kernel);
         self.user_space.set(Counters {
             packets: all.packets.saturating_sub(kernel.packets),
             bytes: all.bytes.saturating_sub(kernel.bytes),
         });
-        for (told, (_, count)) in self.dropped.iter().zip(engine.dropped().counts()) {
+        for (told, (_, count)) in self.dropped.iter().zip(totals.dropped.counts()) {
             told.set(count);
         }
         self.unsent.set(unsent);
@@ -70,7 +70,8 @@ impl WorkerCounts {
 
     /// Sessions alone: who has been answered for a new one finds it counted.
     pub fn publish_sessions(&self, engine: &Engine) {
-        self.sessions.store(engine.held(), Ordering::Relaxed);
+        self.sessions
+            .store(engine.sessions().held(), Ordering::Relaxed);
     }
 
     /// Bytes relayed since the start, with IP headers.
@@ -88,15 +89,18 @@ impl Volume {
 
 impl FlowCounts {
     /// What the kernel thread tells of one.
-    pub fn count(&self, news: &News) {
+    pub fn count(&self, news: &FlowNews) {
         let counter = match news {
-            News::Installed(_, Installed::Taken) => &self.taken,
-            News::Installed(_, Installed::NotNow) => &self.not_now,
-            News::Installed(_, Installed::Suspended) => &self.suspended,
-            News::Installed(_, Installed::Never) => &self.never,
-            News::Lost(_, Loss::Deleted, _) => &self.deleted,
-            News::Lost(_, Loss::Stuck | Loss::Suspended, _) => &self.stuck,
-            News::Traffic(..) | News::Withdrawn(..) | News::Heard(_) | News::Mended => return,
+            FlowNews::Installed(_, Installed::Taken) => &self.taken,
+            FlowNews::Installed(_, Installed::NotNow) => &self.not_now,
+            FlowNews::Installed(_, Installed::Suspended) => &self.suspended,
+            FlowNews::Installed(_, Installed::Never) => &self.never,
+            FlowNews::Lost(_, Loss::Deleted, _) => &self.deleted,
+            FlowNews::Lost(_, Loss::Stuck | Loss::Suspended, _) => &self.stuck,
+            FlowNews::Traffic(..)
+            | FlowNews::Withdrawn(..)
+            | FlowNews::Heard(_)
+            | FlowNews::Mended => return,
         };
         counter.add(1);
     }
@@ -112,6 +116,7 @@ impl FlowCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::PerParty;
 
     #[test]
     fn what_becomes_of_flows() {
@@ -122,17 +127,17 @@ mod tests {
             component: crate::proto::Component::Rtp,
             turn: 1,
         };
-        let none = [Counters::default(); 2];
+        let none = PerParty::<Counters>::default();
         for news in [
-            News::Installed(flow, Installed::Taken),
-            News::Installed(flow, Installed::NotNow),
-            News::Installed(flow, Installed::Suspended),
-            News::Installed(flow, Installed::Never),
-            News::Lost(flow, Loss::Deleted, none),
-            News::Lost(flow, Loss::Stuck, none),
-            News::Mended,
-            News::Traffic(flow, none),
-            News::Withdrawn(flow, none),
+            FlowNews::Installed(flow, Installed::Taken),
+            FlowNews::Installed(flow, Installed::NotNow),
+            FlowNews::Installed(flow, Installed::Suspended),
+            FlowNews::Installed(flow, Installed::Never),
+            FlowNews::Lost(flow, Loss::Deleted, none),
+            FlowNews::Lost(flow, Loss::Stuck, none),
+            FlowNews::Mended,
+            FlowNews::Traffic(flow, none),
+            FlowNews::Withdrawn(flow, none),
         ] {
             flows.count(&news);
         }

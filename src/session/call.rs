@@ -2,18 +2,24 @@
 //! What an SDP means is in `offers`, what is done about it in `negotiation`; timers and reports are the engine's.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use log::{debug, info};
 
+use super::actions::{Action, Owner};
+use super::environment::Environment;
+use super::flows::{withdraw, withdraw_component};
+use super::keys::SessionKey;
 use super::offers::{Message, Number, Offers};
-use super::stream::{Limit, Status, Stream};
-use super::{Action, FlowId, Host, Owner, SessionKey, Settings, Withdrawal};
-use crate::moment::Now;
-use crate::proto::control::{MessageKind, Update};
+use super::refusal::Refusal;
+use super::settings::Settings;
+use super::status::Status;
+use super::stream::{Limit, Stream, StreamLine};
+use crate::moment::{Moment, Now};
+use crate::proto::control::{MessageKind, Remove, Update};
 use crate::proto::media::{MediaAddress, MediaDescription};
-use crate::proto::{CallId, Component, DialogId, Party, SessionId, Tag, Text, control::Remove};
+use crate::proto::{CallId, Component, DialogId, Party, PerParty, SessionId, Tag, Text, Visible};
 
 /// A call through this relay.
 #[derive(Debug)]
@@ -24,8 +30,7 @@ pub struct Session {
     pub caller_tag: Tag,
     pub from_uri: Text,
     pub to_uri: Text,
-    /// By party.
-    pub user_agents: [Option<Text>; 2],
+    pub user_agents: PerParty<Option<Text>>,
     pub username: Option<Text>,
     /// Where its first message came from, as the SIP proxy says.
     pub signaling: Option<IpAddr>,
@@ -33,30 +38,27 @@ pub struct Session {
     pub dialog_id: Option<DialogId>,
     /// Who is told when the session ends by itself: the dispatcher that spoke of it last.
     pub owner: Owner,
-    pub created: Duration,
+    pub created: Moment,
     /// The first answer (C5).
     pub started: Option<Now>,
-    /// The relay's addresses, by party.
-    locals: [Ipv4Addr; 2],
+    /// The relay's address on each party's side.
+    pub locals: PerParty<IpAddr>,
     /// All there ever were, in the order in which they were proposed.
     pub streams: Vec<Stream>,
-    pub(super) offers: Offers,
+    pub offers: Offers,
     /// Where each party's SIP came from, the latest first.
-    signaling_of: [[Option<Ipv4Addr>; 2]; 2],
+    signaling_of: PerParty<[Option<IpAddr>; 2]>,
     /// The log has a line of a stranger at its ports.
-    pub(super) stranger_told: bool,
+    pub stranger_told: bool,
 }
 
 /// What a session needs of the engine while it handles a request.
 pub struct Context<'a> {
     pub settings: &'a Settings,
-    pub host: &'a mut dyn Host,
+    pub environment: &'a mut dyn Environment,
     pub actions: &'a mut VecDeque<Action>,
     pub now: Now,
 }
-
-/// Why a request could not be served; nothing of it was kept.
-pub type Refusal = &'static str;
 
 impl Session {
     /// A session for this update, without streams yet.
@@ -70,22 +72,22 @@ impl Session {
             key,
             id: update
                 .session_id
-                .unwrap_or_else(|| SessionId::from_random(context.host.random())),
+                .unwrap_or_else(|| SessionId::from_random(context.environment.random())),
             call_id: update.call_id.clone(),
             caller_tag: update.from_tag.clone(),
             from_uri: update.from_uri.clone(),
             to_uri: update.to_uri.clone(),
-            user_agents: [None, None],
+            user_agents: PerParty::default(),
             username: update.signaling.username.clone(),
             signaling: update.signaling.source,
             dialog_id: None,
             owner,
-            created: context.now.mono.since_start(),
+            created: context.now.mono,
             started: None,
-            locals: local_addresses(update, context.host),
+            locals: local_addresses(update, context.environment),
             streams: Vec::new(),
             offers: Offers::default(),
-            signaling_of: [[None; 2]; 2],
+            signaling_of: PerParty::default(),
             stranger_told: false,
         }
     }
@@ -127,29 +129,22 @@ impl Session {
 
     /// Of a message's two tags, the callee's.
     fn callee_of<'a>(&self, from_tag: &'a Tag, to_tag: Option<&'a Tag>) -> Option<&'a Tag> {
-        match self.caller_tag == *from_tag {
-            true => to_tag,
-            false => Some(from_tag),
+        if self.caller_tag == *from_tag {
+            to_tag
+        } else {
+            Some(from_tag)
         }
     }
 
     /// The request that an update is or answers (C2).
     fn number(&self, update: &Update) -> Number {
-        let from_caller = update.from_tag == self.caller_tag;
         let tag = self.callee_of(&update.from_tag, update.to_tag.as_ref());
-        self.offers.number(
-            match from_caller {
-                true => Party::Caller,
-                false => Party::Callee,
-            },
-            update.cseq,
-            tag,
-        )
-    }
-
-    /// The relay's address on a party's side.
-    pub fn local(&self, party: Party) -> Ipv4Addr {
-        self.locals[party as usize]
+        let party = if update.from_tag == self.caller_tag {
+            Party::Caller
+        } else {
+            Party::Callee
+        };
+        self.offers.number(party, update.cseq, tag)
     }
 
     /// Who sent the SDP (or would have): C1.
@@ -171,7 +166,7 @@ impl Session {
     ) -> Result<Vec<u16>, Refusal> {
         let media = update.media.as_deref();
         if media.is_some_and(|list| list.iter().any(is_ipv6)) {
-            return Err("IPv6 media is not relayed");
+            return Err(Refusal::Ipv6Media);
         }
         let (sender, number) = (self.sender(update), self.number(update));
         let is_foreign = self.offers.is_foreign(number.tag.as_ref());
@@ -241,19 +236,20 @@ impl Session {
             (sender.other(), signaling.destination),
         ];
         for (party, address) in halves {
-            let Some(IpAddr::V4(address)) = address else {
+            let Some(address) = address.filter(IpAddr::is_ipv4) else {
                 continue;
             };
-            let is_own = self.locals.contains(&address) || settings.advertised_ip == Some(address);
-            let known = &mut self.signaling_of[party as usize];
+            let is_own = self.locals.iter().any(|local| *local == address)
+                || settings.advertised_ip == Some(address);
+            let known = &mut self.signaling_of[party];
             if !is_own && !address.is_loopback() && known[0] != Some(address) {
                 *known = [Some(address), known[0]];
             }
         }
         for stream in self.streams.iter_mut().filter(|stream| stream.is_live()) {
-            for party in [Party::Caller, Party::Callee] {
-                let leg = stream.leg_mut(party);
-                leg.signaling = self.signaling_of[party as usize];
+            for party in Party::BOTH {
+                let leg = &mut stream.legs[party];
+                leg.signaling = self.signaling_of[party];
                 leg.note_sdp();
             }
         }
@@ -261,7 +257,7 @@ impl Session {
 
     /// What every update tells, whatever it says of media.
     fn note(&mut self, update: &Update, number: &Number, sender: Party, context: &mut Context<'_>) {
-        self.user_agents[sender as usize] = Some(update.user_agent.clone());
+        self.user_agents[sender] = Some(update.user_agent.clone());
         if update.dialog_id.is_some() {
             self.dialog_id.clone_from(&update.dialog_id);
         }
@@ -270,7 +266,7 @@ impl Session {
             self.started.get_or_insert(context.now);
             self.offers.establish(tag, update.media.as_deref());
             let agreed = self.streams.iter_mut().filter(|s| s.answered.is_some());
-            agreed.for_each(|stream| stream.watch_from(context.now.mono.since_start()));
+            agreed.for_each(|stream| stream.watch_from(context.now.mono));
             self.close_unused(context);
             self.settle_declined(context);
         } else if self.is_finally_answered() {
@@ -285,7 +281,7 @@ impl Session {
         status: Status,
         waited: Duration,
         actions: &mut VecDeque<Action>,
-        now: Duration,
+        now: Moment,
     ) {
         let stream = &mut self.streams[index];
         if !stream.is_live() {
@@ -294,21 +290,17 @@ impl Session {
         debug!(
             "[session {}] {} ends: {}",
             self.call_id,
-            Line(stream, index),
+            StreamLine(stream, index),
             status.as_str()
         );
-        withdraw(self.key, stream, index, actions);
-        actions.extend(
-            stream
-                .legs
-                .iter()
-                .map(|leg| Action::Close { port: leg.port }),
-        );
+        withdraw(stream, (self.key, index), actions);
+        let legs = stream.legs.iter();
+        actions.extend(legs.map(|leg| Action::Close { port: leg.port }));
         stream.end(status, waited, now);
     }
 
     /// When something is to be looked at if nothing more happens.
-    pub fn deadline(&self, settings: &Settings) -> Duration {
+    pub fn deadline(&self, settings: &Settings) -> Moment {
         let live = self.streams.iter().filter(|stream| stream.is_live());
         let deadlines = live.flat_map(|stream| {
             let proposal = self.is_proposal(stream);
@@ -334,7 +326,7 @@ impl Session {
     }
 
     /// When the session has been silent for too long; none while nothing is agreed on that could be heard.
-    fn silence_deadline(&self, settings: &Settings) -> Option<Duration> {
+    fn silence_deadline(&self, settings: &Settings) -> Option<Moment> {
         let is_ringing = !self.is_finally_answered();
         let counted = self.streams.iter().filter(|stream| self.counts(stream));
         counted
@@ -349,16 +341,17 @@ impl Session {
 
     /// Returns true if a stream waits for its answer in a call that has other streams.
     fn is_proposal(&self, stream: &Stream) -> bool {
-        stream.answered.is_none() && !self.offers.agreed().is_empty()
+        stream.answered.is_none() && !self.offers.current().is_empty()
     }
 
     /// A session whose streams are all closed or rejected waits for the next offer or its end.
-    fn empty_deadline(&self, settings: &Settings) -> Duration {
+    fn empty_deadline(&self, settings: &Settings) -> Moment {
         let ends = self.streams.iter().filter_map(|stream| stream.ended);
         let since = ends.map(|(ended, _)| ended).max().unwrap_or(self.created);
-        let limit = match self.is_finally_answered() {
-            true => settings.on_hold_timeout,
-            false => settings.setup_timeout,
+        let limit = if self.is_finally_answered() {
+            settings.on_hold_timeout
+        } else {
+            settings.setup_timeout
         };
         since + limit
     }
@@ -369,9 +362,9 @@ impl Session {
     pub fn expire(
         &mut self,
         settings: &Settings,
-        heard: Duration,
+        heard: Moment,
         actions: &mut VecDeque<Action>,
-        now: Duration,
+        now: Moment,
     ) -> bool {
         if !self.has_live_stream() {
             return self.empty_deadline(settings) <= now;
@@ -385,13 +378,13 @@ impl Session {
             let stream = &mut self.streams[index];
             if stream.is_live() && stream.rtcp_deadline(settings).is_some_and(|due| due <= now) {
                 stream.forget_rtcp();
-                withdraw_component(self.key, stream, (index, Component::Rtcp), actions);
+                withdraw_component(stream, (self.key, index), Component::Rtcp, actions);
             }
         }
         let due = self
             .silence_deadline(settings)
             .filter(|&deadline| deadline <= now);
-        let is_known = |deadline: &Duration| {
+        let is_known = |deadline: &Moment| {
             heard >= *deadline || !self.streams.iter().any(Stream::is_in_kernel)
         };
         if due.filter(is_known).is_none() {
@@ -405,7 +398,7 @@ impl Session {
             }
             let limit = stream.silence(settings, is_ringing).limit;
             let status = stream.silence_status();
-            let line = Line(stream, index);
+            let line = StreamLine(stream, index);
             info!(
                 "[session {}] {line}: {} after {} s",
                 self.call_id,
@@ -424,13 +417,9 @@ impl Session {
     /// When a stream was answered, which is when the statistics begin to list it. An answer without any SDP, before
     /// which no other came, answers all: MediaProxy's dispatcher takes the relay's address from the first stream of each
     /// call that has started, and must find one.
-    pub fn listed_since(&self, stream: &Stream) -> Option<Duration> {
+    pub fn listed_since(&self, stream: &Stream) -> Option<Moment> {
         let is_untold = || self.streams.iter().all(|stream| stream.answered.is_none());
-        let of_session = || {
-            self.started
-                .filter(|_| is_untold())
-                .map(|start| start.mono.since_start())
-        };
+        let of_session = || self.started.filter(|_| is_untold()).map(|start| start.mono);
         stream.answered.or_else(of_session)
     }
 
@@ -440,68 +429,31 @@ impl Session {
     }
 
     /// Since the first answer; zero before it.
-    pub fn duration(&self, now: Duration) -> Duration {
-        let started = self.started.map_or(now, |start| start.mono.since_start());
-        now.saturating_sub(started)
+    pub fn duration(&self, now: Moment) -> Duration {
+        let started = self.started.map_or(now, |start| start.mono);
+        now.since(started)
     }
-}
 
-/// A stream in a log line: its place among the session's streams and its type.
-pub struct Line<'a>(pub &'a Stream, pub usize);
-
-impl std::fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "stream {} ({})", self.1 + 1, self.0.media_type)
-    }
-}
-
-/// Sends the STUN that waited for a party, once it can be reached.
-pub fn send_waiting(
-    stream: &mut Stream,
-    party: Party,
-    settings: &Settings,
-    actions: &mut VecDeque<Action>,
-) {
-    for component in [Component::Rtp, Component::Rtcp] {
-        if let Some((to, packets)) = stream.take_waiting(party, component, settings) {
-            let from_port = stream.leg(party).port_of(component);
-            let send = |data| Action::Send {
-                from_port,
-                to,
-                data,
-            };
-            actions.extend(packets.into_iter().map(send));
-        }
-    }
-}
-
-pub fn withdraw(
-    key: SessionKey,
-    stream: &mut Stream,
-    index: usize,
-    actions: &mut VecDeque<Action>,
-) {
-    for component in [Component::Rtp, Component::Rtcp] {
-        withdraw_component(key, stream, (index, component), actions);
-    }
-}
-
-pub fn withdraw_component(
-    key: SessionKey,
-    stream: &mut Stream,
-    (index, component): (usize, Component),
-    actions: &mut VecDeque<Action>,
-) {
-    let handover = &mut stream.handovers[component as usize];
-    if handover.take_back() {
-        let flow = FlowId {
-            session: key,
-            stream: index as u16,
-            component,
-            turn: handover.turn,
+    /// The log line of the session's end; `how` it came about. The statistics are in the dispatcher's log.
+    pub fn log_end(&self, how: &str, statistics: &[u8], now: Moment) {
+        let call_id = &self.call_id;
+        // As its last stream tells.
+        let last = self
+            .streams
+            .iter()
+            .max_by_key(|s| s.ended.map(|(at, _)| at));
+        let why = last.map_or("no streams", |stream| stream.status.as_str());
+        let sum = |party| -> u64 {
+            let legs = self.streams.iter().map(|stream| &stream.legs[party]);
+            legs.map(|leg| leg.relayed().packets).sum()
         };
-        stream.withdrawing += 1;
-        actions.push_back(Action::Withdraw(flow, Withdrawal::Over));
+        info!(
+            "[session {call_id}] {how} ({why}) after {} s: {} packets relayed from the caller, {} from the callee",
+            self.duration(now).as_secs(),
+            sum(Party::Caller),
+            sum(Party::Callee)
+        );
+        debug!("[session {call_id}] statistics {}", Visible(statistics));
     }
 }
 
@@ -510,18 +462,15 @@ fn is_ipv6(media: &MediaDescription) -> bool {
 }
 
 /// The relay's address for each party, from where this message came from and goes to.
-fn local_addresses(update: &Update, host: &mut dyn Host) -> [Ipv4Addr; 2] {
-    let ipv4 = |ip: Option<IpAddr>| match ip {
-        Some(IpAddr::V4(ip)) => Some(ip),
-        _ => None,
-    };
-    let source = host.local_address(ipv4(update.signaling.source));
-    let destination = match ipv4(update.signaling.destination) {
-        Some(ip) => host.local_address(Some(ip)),
+fn local_addresses(update: &Update, environment: &mut dyn Environment) -> PerParty<IpAddr> {
+    let towards = |address: Option<IpAddr>| address.filter(IpAddr::is_ipv4);
+    let source = environment.local_address(towards(update.signaling.source));
+    let destination = match towards(update.signaling.destination) {
+        Some(address) => environment.local_address(Some(address)),
         None => source,
     };
-    match update.kind {
+    PerParty::from(match update.kind {
         MessageKind::Request => [source, destination],
         MessageKind::Reply => [destination, source],
-    }
+    })
 }

@@ -1,18 +1,25 @@
 //! Carries out a session's offers and answers: proposes streams, fixes where the parties are, ends what is not used.
-//! Rules C3, C4 and C9 of docs/protocol.md; what an SDP is, `offers` says. Binds through [`super::Host`].
+//! Rules C3, C4 and C9 of docs/protocol.md; what an SDP is, `offers` says. Binds through [`super::Environment`].
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::{info, warn};
 
-use super::call::{Context, Line, Refusal, Session, send_waiting, withdraw};
+use super::actions::Action;
+use super::belief::Move;
+use super::call::{Context, Session};
+use super::description::{Described, Said};
+use super::flows::withdraw;
+use super::keys::PortKey;
 use super::matching::{Matched, matched};
-use super::offers::{Meaning, Message, Said, Slot};
-use super::stream::{Described, Move, Status, Stream};
-use super::{Action, Place};
+use super::offers::{Meaning, MediaLine, Message};
+use super::refusal::Refusal;
+use super::status::Status;
+use super::stream::{Stream, StreamLine};
+use crate::moment::Moment;
 use crate::proto::media::{MediaAddress, MediaDescription};
-use crate::proto::{Component, Party};
+use crate::proto::{Component, Party, PerParty};
 
 /// Streams that one session may have had; each costs about half a kilobyte until the session ends.
 const STREAMS_KEPT: usize = 1024;
@@ -34,19 +41,19 @@ impl Session {
                 self.offers.note_early_answer(index, message);
                 index
             }
-            Meaning::Forgotten => return Err("an old CSeq that is not remembered"),
+            Meaning::Forgotten => return Err(Refusal::OldCSeq),
         };
         Ok(self.ports(index, message.sender.other(), message.media))
     }
 
     /// The relay's ports towards `receiver` for the m= lines of an offer; 0 where a line has no stream.
     fn ports(&self, offer: usize, receiver: Party, media: &[MediaDescription]) -> Vec<u16> {
-        let slots = &self.offers.get(offer).slots;
+        let lines = &self.offers.get(offer).lines;
         let port = |(line, description): (usize, &MediaDescription)| {
-            let stream = &self.streams[slots.get(line)?.stream?];
+            let stream = &self.streams[lines.get(line)?.stream?];
             // What one branch has turned off another one may have on.
             let is_off = description.port == 0 || stream.status == Status::Rejected;
-            (!is_off).then(|| stream.leg(receiver).port)
+            (!is_off).then(|| stream.legs[receiver].port)
         };
         let lines = media.iter().enumerate();
         lines.map(|line| port(line).unwrap_or(0)).collect()
@@ -67,12 +74,12 @@ impl Session {
         }
         let agreed: Vec<_> = self
             .offers
-            .agreed()
+            .current()
             .iter()
-            .map(|slot| slot.stream)
+            .map(|offered| offered.stream)
             .collect();
         let Matched { kept, disabled } = matched(&agreed, &self.streams, offerer, media);
-        let mut slots = Vec::with_capacity(media.len());
+        let mut lines = Vec::with_capacity(media.len());
         for (line, (description, kept)) in media.iter().zip(kept).enumerate() {
             let stream = if description.port == 0 {
                 None
@@ -86,23 +93,22 @@ impl Session {
                 Some(proposed?)
             };
             let off = match stream {
-                None => disabled[line].or_else(|| {
-                    self.never_on(line, offerer, description, context.now.mono.since_start())
-                }),
+                None => disabled[line]
+                    .or_else(|| self.never_on(line, offerer, description, context.now.mono)),
                 Some(_) => None,
             };
-            slots.push(Slot {
+            lines.push(MediaLine {
                 media_type: description.media_type.clone(),
                 stream,
                 off,
                 said: Said::of(description),
                 described: stream.filter(|_| !description.address.is_zero()).map(|_| {
                     let is_own = self.is_own(description, context);
-                    described(description, is_own)
+                    Described::of(description, is_own)
                 }),
             });
         }
-        let index = self.offers.propose(message, slots);
+        let index = self.offers.propose(message, lines);
         self.close_unused(context);
         Ok(index)
     }
@@ -114,23 +120,22 @@ impl Session {
         line: usize,
         offerer: Party,
         media: &MediaDescription,
-        now: Duration,
+        now: Moment,
     ) -> Option<usize> {
-        let mut before = [self.offers.agreed(), self.offers.latest()].into_iter();
-        let known = before.find_map(|slots| {
-            let slot = slots.get(line)?;
-            let same = slot.media_type == media.media_type;
-            let index = slot.stream.or(slot.off).filter(|_| same)?;
+        let mut before = [self.offers.current(), self.offers.latest()].into_iter();
+        let known = before.find_map(|lines| {
+            let offered = lines.get(line)?;
+            let same = offered.media_type == media.media_type;
+            let index = offered.stream.or(offered.off).filter(|_| same)?;
             (!self.streams[index].is_live()).then_some(index)
         });
         let index = self.streams.len();
         if known.is_some() || index == STREAMS_KEPT {
             return known;
         }
-        let local = |party| SocketAddrV4::new(self.local(party), 0);
-        let (caller, callee) = (local(Party::Caller), local(Party::Callee));
-        let mut stream = Stream::new(media.media_type.clone(), now, caller, callee);
-        describe(&mut stream, offerer, media, false);
+        let unbound = self.locals.map(|local| SocketAddr::new(local, 0));
+        let mut stream = Stream::new(media.media_type.clone(), now, unbound);
+        stream.legs[offerer].describe(media, false);
         stream.end(Status::Closed, Duration::ZERO, now);
         self.streams.push(stream);
         Some(index)
@@ -145,41 +150,38 @@ impl Session {
     ) -> Result<usize, Refusal> {
         let index = self.streams.len();
         if index == STREAMS_KEPT {
-            return Err("too many streams in one session");
+            return Err(Refusal::TooManyStreams);
         }
         let mut bind = |party: Party| {
-            let place = Place {
+            let key = PortKey {
                 session: self.key,
                 stream: index as u16,
                 party,
                 component: Component::Rtp,
             };
-            let address = self.local(party);
-            let port = context.host.bind(address, place)?;
-            Some(SocketAddrV4::new(address, port))
+            let address = self.locals[party];
+            let port = context.environment.bind(address, key)?;
+            Some(SocketAddr::new(address, port))
         };
-        let caller = bind(Party::Caller).ok_or("no ports left")?;
+        let caller = bind(Party::Caller).ok_or(Refusal::NoPorts)?;
         let Some(callee) = bind(Party::Callee) else {
             context.actions.push_back(Action::Close {
                 port: caller.port(),
             });
-            return Err("no ports left");
+            return Err(Refusal::NoPorts);
         };
-        let mut stream = Stream::new(
-            media.media_type.clone(),
-            context.now.mono.since_start(),
-            caller,
-            callee,
-        );
-        describe(&mut stream, offerer, media, self.is_own(media, context));
-        apply(&mut stream, offerer, Said::of(media));
+        let bound = PerParty { caller, callee };
+        let mut stream = Stream::new(media.media_type.clone(), context.now.mono, bound);
+        let leg = &mut stream.legs[offerer];
+        leg.describe(media, self.is_own(media, context));
+        leg.said = Said::of(media);
         self.streams.push(stream);
         Ok(index)
     }
 
     /// Ends a stream by what was agreed, not by silence.
     fn close_stream(&mut self, index: usize, status: Status, context: &mut Context<'_>) {
-        let now = context.now.mono.since_start();
+        let now = context.now.mono;
         self.end_stream(index, status, Duration::ZERO, context.actions, now);
     }
 
@@ -200,33 +202,34 @@ impl Session {
     ) -> Result<(), Refusal> {
         let (answerer, media) = (message.sender, message.media);
         // A line that either side has turned off has no media whose type could matter.
-        let differs = |(slot, answer): (&Slot, &MediaDescription)| {
-            let is_on = slot.stream.is_some() && answer.port != 0;
-            is_on && slot.media_type != answer.media_type
+        let differs = |(offered, answer): (&MediaLine, &MediaDescription)| {
+            let is_on = offered.stream.is_some() && answer.port != 0;
+            is_on && offered.media_type != answer.media_type
         };
         let offer = self.offers.get(index);
-        if offer.slots.iter().zip(media).any(differs) {
-            return Err("the answer's media types are not those of the offer");
+        if offer.lines.iter().zip(media).any(differs) {
+            return Err(Refusal::OtherMediaTypes);
         }
-        let (offerer, slots) = (offer.offerer, offer.slots.clone());
+        let (offerer, lines) = (offer.offerer, offer.lines.clone());
         // Who answers the INVITE may be another branch than the one that did before.
-        let why = match self.offers.is_opening(index) {
-            true => Move::OtherBranch,
-            false => Move::Agreed,
+        let why = if self.offers.is_opening(index) {
+            Move::OtherBranch
+        } else {
+            Move::Agreed
         };
         self.offers.agree(index, message);
-        for (line, slot) in slots.iter().enumerate() {
-            if let Some(off) = slot.off {
-                self.streams[off]
-                    .answered
-                    .get_or_insert(context.now.mono.since_start());
+        for (line, offered) in lines.iter().enumerate() {
+            if let Some(off) = offered.off {
+                self.streams[off].answered.get_or_insert(context.now.mono);
             }
-            let Some(index) = slot.stream else { continue };
+            let Some(index) = offered.stream else {
+                continue;
+            };
             match media.get(line).filter(|answer| answer.port != 0) {
                 Some(answer) => {
-                    self.accept(index, (offerer, slot), (answerer, answer, why), context);
+                    self.accept(index, (offerer, offered), (answerer, answer, why), context);
                 }
-                None => self.decline(index, context.now.mono.since_start()),
+                None => self.decline(index, context.now.mono),
             }
         }
         self.close_unused(context);
@@ -237,11 +240,11 @@ impl Session {
     fn accept(
         &mut self,
         index: usize,
-        (offerer, slot): (Party, &Slot),
+        (offerer, offered): (Party, &MediaLine),
         (answerer, answer, why): (Party, &MediaDescription, Move),
         context: &mut Context<'_>,
     ) {
-        let now = context.now.mono.since_start();
+        let now = context.now.mono;
         let is_own = self.is_own(answer, context);
         // While it rings nobody's silence counts.
         let is_up = self.is_finally_answered();
@@ -253,18 +256,18 @@ impl Session {
         let was_on_hold = stream.on_hold();
         stream.declined = false;
         if offerer != answerer {
-            apply(stream, offerer, slot.said);
+            stream.legs[offerer].said = offered.said;
             // Another branch's answer may have come in between, and moved the offerer's side.
-            if let Some(offered) = slot.described.as_ref().filter(|offered| !offered.is_own) {
-                let leg = stream.leg_mut(offerer);
+            if let Some(offered) = offered.described.as_ref().filter(|offered| !offered.is_own) {
+                let leg = &mut stream.legs[offerer];
                 let before = leg.described.replace(offered.clone());
                 if before.is_some_and(|before| before != *offered) {
                     stream.move_party(offerer, why, now);
-                    withdraw(self.key, stream, index, context.actions);
+                    withdraw(stream, (self.key, index), context.actions);
                 }
             }
         }
-        let leg = stream.leg(answerer);
+        let leg = &mut stream.legs[answerer];
         // The call passes this relay twice under one name: its own ports say nothing of where the party is.
         let says_nothing = is_own && leg.described.is_some();
         let moved = leg.described.is_some()
@@ -272,9 +275,9 @@ impl Session {
             && !answer.address.is_zero()
             && !says_nothing;
         if !says_nothing {
-            describe(stream, answerer, answer, is_own);
+            leg.describe(answer, is_own);
         }
-        apply(stream, answerer, Said::of(answer));
+        leg.said = Said::of(answer);
         let first = stream.answered.is_none();
         stream.answered.get_or_insert(now);
         if is_up && (first || moved || was_on_hold != stream.on_hold()) {
@@ -284,39 +287,30 @@ impl Session {
             info!(
                 "[session {}] {answerer} moves {}",
                 self.call_id,
-                Line(stream, index)
+                StreamLine(stream, index)
             );
             stream.move_party(answerer, why, now);
-            withdraw(self.key, stream, index, context.actions);
+            withdraw(stream, (self.key, index), context.actions);
         }
         for party in [offerer, answerer] {
-            send_waiting(
-                &mut self.streams[index],
-                party,
-                context.settings,
-                context.actions,
-            );
+            self.streams[index].send_waiting(party, context.settings, context.actions);
         }
     }
 
     /// Whether an SDP names ports of this session. Those of another are fine: a call may pass this relay twice.
     fn is_own(&self, media: &MediaDescription, context: &Context<'_>) -> bool {
-        let MediaAddress::Ip(IpAddr::V4(ip)) = media.address else {
+        let MediaAddress::Ip(ip) = media.address else {
             return false;
         };
-        let legs = self
-            .streams
-            .iter()
-            .filter(|s| s.is_live())
-            .flat_map(|s| &s.legs);
-        let is_own = legs.into_iter().any(|leg| {
+        let live = self.streams.iter().filter(|s| s.is_live());
+        let is_own = live.flat_map(|s| s.legs.iter()).any(|leg| {
             let is_here = ip == leg.local || context.settings.advertised_ip == Some(ip);
             is_here && leg.port.abs_diff(media.port) <= 1
         });
         if is_own {
-            let port = media.port;
+            let named = SocketAddr::new(ip, media.port);
             warn!(
-                "[session {}] an SDP names this session's own {ip}:{port}",
+                "[session {}] an SDP names this session's own {named}",
                 self.call_id
             );
         }
@@ -324,7 +318,7 @@ impl Session {
     }
 
     /// Whether it is over is known with the final answer: until then another branch may take the stream.
-    fn decline(&mut self, index: usize, now: Duration) {
+    fn decline(&mut self, index: usize, now: Moment) {
         let stream = &mut self.streams[index];
         stream.declined |= stream.is_live();
         stream.answered.get_or_insert(now);
@@ -354,27 +348,5 @@ impl Session {
                 self.close_stream(index, Status::Closed, context);
             }
         }
-    }
-}
-
-fn apply(stream: &mut Stream, party: Party, said: Said) {
-    let leg = stream.leg_mut(party);
-    leg.direction = said.direction;
-    leg.zero_address = said.zero_address;
-    leg.ice = said.ice;
-}
-
-/// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
-fn describe(stream: &mut Stream, party: Party, media: &MediaDescription, is_own: bool) {
-    if !media.address.is_zero() {
-        stream.leg_mut(party).described = Some(described(media, is_own));
-    }
-}
-
-fn described(media: &MediaDescription, is_own: bool) -> Described {
-    Described {
-        address: media.address.clone(),
-        port: media.port,
-        is_own,
     }
 }

@@ -1,11 +1,18 @@
 //! What all parts of the kernel's side say of a flow: one component of a stream, forwarded both ways.
 
-use super::order::FlowKey;
 use crate::counters::Counters;
-use crate::session::FlowEnd;
+use crate::proto::PerParty;
+use crate::session::{FlowEnd, FlowId};
+
+/// Names a flow among those of all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub worker: usize,
+    pub flow: FlowId,
+}
 
 /// The caller's end of a flow and the callee's.
-pub type Ends = [FlowEnd; 2];
+pub type Ends = PerParty<FlowEnd>;
 
 /// A flow that is to be forwarded.
 #[derive(Clone, Copy, Debug)]
@@ -15,10 +22,10 @@ pub struct Flow {
 }
 
 /// What a reading tells of one flow: totals by the party that sends them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Packets that have entered the kernel.
-    pub entered: [u64; 2],
+    pub entered: PerParty<u64>,
     /// What has left it.
-    pub left: [Counters; 2],
+    pub left: PerParty<Counters>,
 }

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::flow::{Ends, Flow, Sample};
-use super::order::FlowKey;
+use super::flow::{Ends, Flow, FlowKey, Sample};
 use crate::counters::Counters;
-use crate::proto::Party;
+use crate::proto::{Party, PerParty};
 
 /// Packets that entered one after the other of which none left: no accident.
 const STUCK: i64 = 3;
@@ -15,12 +14,12 @@ const STUCK: i64 = 3;
 pub struct Forwarded {
     pub ends: Ends,
     /// What left by the last reading, by party that sent it.
-    left: [Counters; 2],
+    left: PerParty<Counters>,
     /// Packets that entered by the last reading.
-    entered: [u64; 2],
+    entered: PerParty<u64>,
     /// Packets that had entered and not left when some left for the last time: the most that was seen, since those that
     /// entered are read first. None where the counters of what leaves have begun anew.
-    missing: [Option<i64>; 2],
+    missing: PerParty<Option<i64>>,
     /// Of the reading that is under way.
     sample: Option<Sample>,
 }
@@ -29,7 +28,7 @@ pub struct Forwarded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// It is there; relayed since the last reading.
-    Fine([Counters; 2]),
+    Fine(PerParty<Counters>),
     /// Packets of this party enter, and none leave.
     Stuck(Party),
     /// It is not there any more.
@@ -40,22 +39,22 @@ impl Forwarded {
     pub fn new(ends: Ends) -> Forwarded {
         Forwarded {
             ends,
-            left: [Counters::default(); 2],
-            entered: [0; 2],
-            missing: [Some(0); 2],
+            left: PerParty::default(),
+            entered: PerParty::default(),
+            missing: PerParty::of(|_| Some(0)),
             sample: None,
         }
     }
 
     /// What left since the last reading, given what has left in all.
-    pub fn since_read(&self, left: [Counters; 2]) -> [Counters; 2] {
-        [left[0].since(self.left[0]), left[1].since(self.left[1])]
+    pub fn since_read(&self, left: PerParty<Counters>) -> PerParty<Counters> {
+        PerParty::of(|party| left[party].since(self.left[party]))
     }
 
     /// The counters of what leaves begin at nothing again.
     fn restart_counting(&mut self) {
-        self.left = [Counters::default(); 2];
-        self.missing = [None; 2];
+        self.left = PerParty::default();
+        self.missing = PerParty::default();
     }
 
     /// Ends the reading under way and judges it.
@@ -65,11 +64,10 @@ impl Forwarded {
         };
         let more = self.since_read(left);
         let mut stuck = None;
-        for party in [Party::Caller, Party::Callee] {
-            let side = party as usize;
-            let missing = entered[side] as i64 - left[side].packets as i64;
-            let before = self.missing[side].get_or_insert(missing);
-            if more[side].packets > 0 {
+        for party in Party::BOTH {
+            let missing = entered[party] as i64 - left[party].packets as i64;
+            let before = self.missing[party].get_or_insert(missing);
+            if more[party].packets > 0 {
                 *before = missing.max(*before);
             } else if missing >= *before + STUCK {
                 stuck = Some(party);
@@ -117,8 +115,8 @@ impl Flows {
 
     /// Packets of all flows that had entered by the last reading.
     pub fn entered(&self) -> u64 {
-        let entered = self.flows.values().flat_map(|flow| flow.entered);
-        entered.sum()
+        let entered = self.flows.values().map(|flow| flow.entered);
+        entered.map(|both| both.caller + both.callee).sum()
     }
 
     /// The counters of what leaves begin at nothing again.
@@ -154,8 +152,8 @@ mod tests {
             bytes: 200 * packets,
         };
         flow.sample = Some(Sample {
-            entered: [entered, 0],
-            left: [counters(left), counters(0)],
+            entered: [entered, 0].into(),
+            left: [counters(left), counters(0)].into(),
         });
         flow.conclude()
     }
@@ -165,10 +163,11 @@ mod tests {
             remote: remote.parse().unwrap(),
             local: local.parse().unwrap(),
         };
-        Forwarded::new([
+        let ends = [
             end("192.0.2.1:30000", "10.0.0.1:40000"),
             end("192.0.2.2:31000", "10.0.0.1:40002"),
-        ])
+        ];
+        Forwarded::new(ends.into())
     }
 
     #[test]

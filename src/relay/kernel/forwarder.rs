@@ -10,19 +10,18 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-use super::flow::{Ends, Flow};
+use super::flow::{Ends, Flow, FlowKey};
 use super::flows::Flows;
 use super::mechanism::{Heard, Mechanism, Refusal, Removal, Repaired, Unread};
-use super::news::{News, NewsQueue};
-use super::order::FlowKey;
+use super::news::NewsQueue;
 use super::reading::{self, Takeover};
 use super::removals::Removals;
 use super::trust::Trust;
 use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
-use crate::proto::{Component, Party};
-use crate::session::{Installed, Loss, Withdrawal};
+use crate::proto::{Component, Party, PerParty};
+use crate::session::{FlowNews, Installed, Loss, Withdrawal};
 
 /// How long flows are left alone that cannot be read.
 const BLIND: Duration = Duration::from_secs(10);
@@ -80,7 +79,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// What workers are to be told since this was asked last, each by its number.
-    pub fn take_news(&mut self) -> Vec<Vec<News>> {
+    pub fn take_news(&mut self) -> Vec<Vec<FlowNews>> {
         self.news.take()
     }
 
@@ -131,10 +130,10 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
                     self.flows.insert(flow);
                     self.answer(flow, Installed::Taken);
                 }
-                Err(refusal) => {
-                    if let Refusal::Failed(error) = refusal {
-                        self.say_refused(&error);
-                    }
+                Err(Refusal::Never) => self.answer(flow, Installed::Never),
+                Err(Refusal::InUse) => self.answer(flow, Installed::NotNow),
+                Err(Refusal::Failed(error)) => {
+                    self.say_refused(&error);
                     self.answer(flow, Installed::NotNow);
                 }
             }
@@ -143,18 +142,14 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
 
     fn answer(&mut self, flow: &Flow, answer: Installed) {
         let FlowKey { worker, flow } = flow.key;
-        self.news.tell(worker, News::Installed(flow, answer));
+        self.news.tell(worker, FlowNews::Installed(flow, answer));
     }
 
     /// Why a flow is not handed over.
     fn objection(&mut self, flow: &Flow, now: Moment) -> Option<Installed> {
         let is_here = |ip: IpAddr| ip.is_loopback() || self.locals.contains(&ip);
         // Such packets take another way through the kernel, where nothing of ours turns them round.
-        if flow
-            .ends
-            .iter()
-            .any(|end| is_here((*end.remote.ip()).into()))
-        {
+        if flow.ends.iter().any(|end| is_here(end.remote.ip())) {
             return Some(Installed::Never);
         }
         if !self.mechanism.is_able() {
@@ -187,9 +182,9 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
                 // Where it was lost meanwhile, its packets had to come to user space.
                 is_bypassed |= *why == Withdrawal::Bypassed && self.mechanism.is_bypassed(key);
             } else if !self.removals.is_going(key) {
-                let nothing = [Counters::default(); 2];
+                let nothing = PerParty::<Counters>::default();
                 self.news
-                    .tell(key.worker, News::Withdrawn(key.flow, nothing));
+                    .tell(key.worker, FlowNews::Withdrawn(key.flow, nothing));
             }
         }
         if is_bypassed {
@@ -253,7 +248,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
             Repaired::Anew { was_out } => {
                 self.flows.restart_counting();
                 if was_out {
-                    self.news.tell_all(News::Mended);
+                    self.news.tell_all(FlowNews::Mended);
                 }
             }
             Repaired::Out => {
@@ -281,7 +276,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
         self.unread_since = None;
         self.act_on_reading(now);
         self.repair(now);
-        self.news.tell_all(News::Heard(now));
+        self.news.tell_all(FlowNews::Heard(now));
     }
 
     /// Without readings no silence is ever noticed: after a while user space takes over.
@@ -302,10 +297,11 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
         let watched = self.watch.as_ref().map(|watch| watch.key);
         let judged = reading::judge(&findings, &self.flows, &mut self.trust, watched, now);
         for (key, more) in judged.traffic {
-            self.news.tell(key.worker, News::Traffic(key.flow, more));
+            self.news
+                .tell(key.worker, FlowNews::Traffic(key.flow, more));
         }
         if judged.is_mended {
-            self.news.tell_all(News::Mended);
+            self.news.tell_all(FlowNews::Mended);
         }
         for takeover in judged.takeovers {
             self.take_over(takeover, now);

@@ -15,17 +15,18 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use super::flow::{Ends, Flow, Sample};
+use super::flow::{Ends, Flow, FlowKey, Sample};
 use super::flows::Flows;
 use super::health::Outlook;
-use super::order::FlowKey;
 use crate::counters::Counters;
 use crate::moment::Moment;
-use crate::proto::Party;
+use crate::proto::{Party, PerParty};
 
 /// Why a flow is not forwarded.
 #[derive(Debug)]
 pub enum Refusal {
+    /// It forwards nothing between such addresses.
+    Never,
     /// Another flow of the relay's has its addresses, and may end soon.
     InUse,
     /// The kernel did not do it: [`Mechanism::explain_refusal`] knows why.
@@ -78,7 +79,7 @@ pub struct Found {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [caller, callee] = &self.ends;
+        let (caller, callee) = (self.ends.caller, self.ends.callee);
         let Sample { entered, left } = &self.sample;
         write!(
             f,
@@ -87,10 +88,10 @@ impl fmt::Display for Found {
             callee.remote,
             caller.local,
             callee.local,
-            entered[0],
-            entered[1],
-            left[0].packets,
-            left[1].packets
+            entered.caller,
+            entered.callee,
+            left.caller.packets,
+            left.callee.packets
         )
     }
 }
@@ -138,7 +139,7 @@ pub trait Mechanism: Send {
 
     /// The exact totals of what left of removed flows, once for each as soon as they are known; nothing where they
     /// cannot be known.
-    fn take_removed(&mut self, now: Moment) -> Vec<(FlowKey, [Counters; 2])>;
+    fn take_removed(&mut self, now: Moment) -> Vec<(FlowKey, PerParty<Counters>)>;
 
     /// When more totals are to be taken; none where none are open.
     fn removed_at(&self) -> Option<Moment>;

@@ -12,7 +12,7 @@
 //! ```
 
 mod conntrack;
-mod flow;
+pub mod flow;
 mod flows;
 mod forwarder;
 pub mod handle;
@@ -102,7 +102,7 @@ fn prepare(settings: &Settings) -> Result<Ready, String> {
     mechanism.start()?;
     // Those of the start are asked for again: none may change between two looks.
     let changes = AddressChanges::open().map_err(told("netlink events"))?;
-    let locals = local_addresses().map_err(told("addresses of this host"))?;
+    let locals = route::addresses().map_err(told("addresses of this host"))?;
     mechanism.set_addresses(&locals);
     Ok(Ready {
         mechanism: Box::new(mechanism),
@@ -110,12 +110,6 @@ fn prepare(settings: &Settings) -> Result<Ready, String> {
         locals,
         shortest_silence: settings.shortest_silence,
     })
-}
-
-/// All addresses of this host.
-fn local_addresses() -> io::Result<Vec<IpAddr>> {
-    let addresses = route::addresses()?;
-    Ok(addresses.into_iter().map(IpAddr::from).collect())
 }
 
 /// Starts the kernel thread; what it has to tell so many workers is delivered by `deliver`, how many flows the kernel has

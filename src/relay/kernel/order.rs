@@ -2,20 +2,14 @@
 
 use crossbeam_channel::Sender;
 
-use crate::session::{FlowEnd, FlowId, Withdrawal};
-
-/// Names a flow among those of all workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    pub worker: usize,
-    pub flow: FlowId,
-}
+use super::flow::{Ends, FlowKey};
+use crate::session::Withdrawal;
 
 /// An order to the kernel thread.
 pub enum Order {
-    /// Forward between the caller's and the callee's end. Answered by [`super::news::News::Installed`].
-    Install(FlowKey, [FlowEnd; 2]),
-    /// Answered by [`super::news::News::Withdrawn`], whatever became of the flow meanwhile.
+    /// Forward between the caller's and the callee's end. Answered by [`crate::session::FlowNews::Installed`].
+    Install(FlowKey, Ends),
+    /// Answered by [`crate::session::FlowNews::Withdrawn`], whatever became of the flow meanwhile.
     Withdraw(FlowKey, Withdrawal),
     /// Tell all counters as they are now, then do this.
     Read(Box<dyn FnOnce() + Send>),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::flow::Ends;
 use super::health::{Health, Outlook};
 use crate::moment::Moment;
-use crate::proto::Party;
+use crate::proto::{Party, PerParty};
 
 /// Pairs that are kept; what is beyond waits flow by flow.
 const MOST_PAIRS: usize = 1024;
@@ -17,7 +17,7 @@ pub type Way = (IpAddr, IpAddr);
 
 /// The way of a party's media.
 pub fn way(ends: &Ends, party: Party) -> Way {
-    let [caller, callee] = ends.map(|end| IpAddr::from(*end.remote.ip()));
+    let PerParty { caller, callee } = ends.map(|end| end.remote.ip());
     match party {
         Party::Caller => (caller, callee),
         Party::Callee => (callee, caller),
@@ -34,7 +34,7 @@ impl Paths {
     /// Whether a flow may be handed over now, as far as its ways are concerned.
     pub fn admit(&mut self, ends: &Ends, now: Moment, has_much: bool) -> bool {
         self.troubled.is_empty()
-            || [Party::Caller, Party::Callee].into_iter().all(|party| {
+            || Party::BOTH.into_iter().all(|party| {
                 let health = self.troubled.get_mut(&way(ends, party));
                 health.is_none_or(|health| health.admits(now, has_much, || Outlook::Open))
             })
@@ -85,6 +85,7 @@ mod tests {
             remote: remote.parse().unwrap(),
             local: "10.0.0.1:40000".parse().unwrap(),
         });
+        let ends = Ends::from(ends);
         for number in 0..MOST_PAIRS as u32 {
             assert_eq!(paths.on_trouble(between(number), now), Some(true));
         }

@@ -5,20 +5,20 @@ use std::collections::HashSet;
 
 use log::info;
 
+use super::flow::FlowKey;
 use super::flows::{Finding, Flows};
-use super::order::FlowKey;
 use super::paths::{self, Way};
 use super::trust::Trust;
 use crate::counters::Counters;
 use crate::moment::Moment;
-use crate::proto::Party;
+use crate::proto::{Party, PerParty};
 use crate::session::{Loss, SessionKey};
 
 /// What is to be done about a reading, in this order.
 #[derive(Debug, Default)]
 pub struct Judged {
     /// Relayed since the last reading; none with nothing.
-    pub traffic: Vec<(FlowKey, [Counters; 2])>,
+    pub traffic: Vec<(FlowKey, PerParty<Counters>)>,
     /// The kernel forwards again what it could not.
     pub is_mended: bool,
     pub takeovers: Vec<Takeover>,
@@ -54,7 +54,7 @@ pub fn judge(
     let mut stuck = Vec::new();
     for (key, finding) in findings {
         match finding {
-            Finding::Fine(more) if more[0].packets + more[1].packets > 0 => {
+            Finding::Fine(more) if more.iter().any(|way| way.packets > 0) => {
                 judged.traffic.push((*key, *more));
             }
             Finding::Fine(_) => {}
@@ -89,12 +89,12 @@ pub fn judge(
 }
 
 /// The ways on which media has left since the last reading.
-fn ways_that_leave(traffic: &[(FlowKey, [Counters; 2])], flows: &Flows) -> HashSet<Way> {
+fn ways_that_leave(traffic: &[(FlowKey, PerParty<Counters>)], flows: &Flows) -> HashSet<Way> {
     let mut ways = HashSet::new();
     for (key, more) in traffic {
         if let Some(flow) = flows.get(key) {
-            let left = [Party::Caller, Party::Callee].into_iter();
-            let left = left.filter(|party| more[*party as usize].packets > 0);
+            let left = Party::BOTH.into_iter();
+            let left = left.filter(|party| more[*party].packets > 0);
             ways.extend(left.map(|party| paths::way(&flow.ends, party)));
         }
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use super::flow::FlowKey;
 use super::flows::Forwarded;
-use super::news::{News, NewsQueue};
-use super::order::FlowKey;
+use super::news::NewsQueue;
 use crate::counters::Counters;
-use crate::session::Loss;
+use crate::proto::PerParty;
+use crate::session::{FlowNews, Loss};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -51,17 +52,20 @@ impl Removals {
     }
 
     /// A flow's totals are known: tells what was relayed since it was read last, once.
-    pub fn complete(&mut self, key: &FlowKey, totals: [Counters; 2], news: &mut NewsQueue) {
+    pub fn complete(&mut self, key: &FlowKey, totals: PerParty<Counters>, news: &mut NewsQueue) {
         let Some(open) = self.open.remove(key) else {
             return;
         };
         let (worker, flow) = (key.worker, key.flow);
         let mut last = open.flow.since_read(totals);
         if let Some(loss) = open.loss {
-            news.tell(worker, News::Lost(flow, loss, std::mem::take(&mut last)));
+            news.tell(
+                worker,
+                FlowNews::Lost(flow, loss, std::mem::take(&mut last)),
+            );
         }
         for _ in 0..open.withdrawals {
-            news.tell(worker, News::Withdrawn(flow, std::mem::take(&mut last)));
+            news.tell(worker, FlowNews::Withdrawn(flow, std::mem::take(&mut last)));
         }
     }
 }

@@ -7,17 +7,15 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use super::flow::{Ends, Flow, Sample};
+use super::flow::{Ends, Flow, FlowKey, Sample};
 use super::flows::Flows;
 use super::forwarder::Forwarder;
 use super::health::Outlook;
 use super::mechanism::{Found, Heard, Mechanism, Refusal, Removal, Repaired, Unread, Words};
-use super::news::News;
-use super::order::FlowKey;
 use crate::counters::Counters;
 use crate::moment::Moment;
-use crate::proto::{Component, Party};
-use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
+use crate::proto::{Component, Party, PerParty};
+use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey, Withdrawal};
 
 const T: Moment = Moment::after_start(Duration::from_secs(100));
 
@@ -39,8 +37,8 @@ impl Late {
         let going = self.removed.iter_mut().filter(|(_, going, _)| going == key);
         let going = going.map(|(_, _, sample)| sample);
         for sample in self.flows.get_mut(key).into_iter().chain(going) {
-            sample.entered[0] += packets;
-            sample.left[0].add(packets, 200 * packets);
+            sample.entered.caller += packets;
+            sample.left.caller += counted(packets).caller;
         }
     }
 }
@@ -70,10 +68,7 @@ impl Mechanism for Late {
     }
 
     fn install(&mut self, flows: &[Flow]) -> Vec<Result<(), Refusal>> {
-        let nothing = Sample {
-            entered: [0; 2],
-            left: [Counters::default(); 2],
-        };
+        let nothing = Sample::default();
         self.flows
             .extend(flows.iter().map(|flow| (flow.key, nothing)));
         flows.iter().map(|_| Ok(())).collect()
@@ -91,7 +86,7 @@ impl Mechanism for Late {
         }
     }
 
-    fn take_removed(&mut self, now: Moment) -> Vec<(FlowKey, [Counters; 2])> {
+    fn take_removed(&mut self, now: Moment) -> Vec<(FlowKey, PerParty<Counters>)> {
         let (due, open): (Vec<_>, Vec<_>) = self.removed.drain(..).partition(|(at, ..)| now >= *at);
         self.removed = open;
         due.into_iter()
@@ -170,29 +165,29 @@ fn forwarder(numbers: impl IntoIterator<Item = u32>) -> Forwarder<Late> {
     };
     let flow = |number| Flow {
         key: key(number),
-        ends: [
-            end("192.0.2.1:30000", "10.0.0.1:40000"),
-            end("192.0.2.2:31000", "10.0.0.1:40002"),
-        ],
+        ends: PerParty {
+            caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
+            callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
+        },
     };
     let flows: Vec<_> = numbers.into_iter().map(flow).collect();
     forwarder.install(&flows, T);
-    let taken = |flow: &Flow| News::Installed(flow.key.flow, Installed::Taken);
+    let taken = |flow: &Flow| FlowNews::Installed(flow.key.flow, Installed::Taken);
     let taken: Vec<_> = flows.iter().map(taken).collect();
     assert_eq!(heard(&mut forwarder), taken);
     forwarder
 }
 
-fn heard(forwarder: &mut Forwarder<Late>) -> Vec<News> {
+fn heard(forwarder: &mut Forwarder<Late>) -> Vec<FlowNews> {
     forwarder.take_news().remove(0)
 }
 
-fn counted(packets: u64) -> [Counters; 2] {
+fn counted(packets: u64) -> PerParty<Counters> {
     let caller = Counters {
         packets,
         bytes: 200 * packets,
     };
-    [caller, Counters::default()]
+    [caller, Counters::default()].into()
 }
 
 #[test]
@@ -200,15 +195,15 @@ fn totals_that_come_later_are_told_once_they_are_exact() {
     let mut forwarder = forwarder([1]);
     forwarder.mechanism.forward(&key(1), 3);
     forwarder.read(T);
-    let traffic = News::Traffic(key(1).flow, counted(3));
-    assert_eq!(heard(&mut forwarder), [traffic, News::Heard(T)]);
+    let traffic = FlowNews::Traffic(key(1).flow, counted(3));
+    assert_eq!(heard(&mut forwarder), [traffic, FlowNews::Heard(T)]);
     forwarder.withdraw(&[(key(1), Withdrawal::Over)], T);
     // What was under way then is forwarded still.
     forwarder.mechanism.forward(&key(1), 2);
     assert_eq!((forwarder.flows(), heard(&mut forwarder)), (0, vec![]));
     assert_eq!(forwarder.due(), Some(T + SETTLED));
     forwarder.tick(T + SETTLED);
-    let withdrawn = News::Withdrawn(key(1).flow, counted(2));
+    let withdrawn = FlowNews::Withdrawn(key(1).flow, counted(2));
     assert_eq!(heard(&mut forwarder), [withdrawn]);
     assert_eq!(forwarder.due(), None);
 }
@@ -218,17 +213,17 @@ fn a_flow_that_is_wanted_back_while_it_is_going_is_told_of_in_order() {
     let mut forwarder = forwarder([1]);
     // Its packets do not leave: it is lost.
     if let Some(sample) = forwarder.mechanism.flows.get_mut(&key(1)) {
-        sample.entered[0] = 5;
+        sample.entered.caller = 5;
     }
     forwarder.read(T);
-    assert_eq!(heard(&mut forwarder), [News::Heard(T)]);
+    assert_eq!(heard(&mut forwarder), [FlowNews::Heard(T)]);
     let over = (key(1), Withdrawal::Over);
     forwarder.withdraw(&[over, over], T);
     assert_eq!(heard(&mut forwarder), []);
     forwarder.mechanism.forward(&key(1), 1);
     forwarder.tick(T + SETTLED);
-    let lost = News::Lost(key(1).flow, Loss::Suspended, counted(1));
-    let withdrawn = News::Withdrawn(key(1).flow, counted(0));
+    let lost = FlowNews::Lost(key(1).flow, Loss::Suspended, counted(1));
+    let withdrawn = FlowNews::Withdrawn(key(1).flow, counted(0));
     assert_eq!(heard(&mut forwarder), [lost, withdrawn, withdrawn]);
 }
 
@@ -253,6 +248,6 @@ fn at_the_end_all_totals_are_told() {
     let news = heard(&mut forwarder);
     assert_eq!(news.len(), 2);
     for (number, packets) in [(1, 0), (2, 7)] {
-        assert!(news.contains(&News::Withdrawn(key(number).flow, counted(packets))));
+        assert!(news.contains(&FlowNews::Withdrawn(key(number).flow, counted(packets))));
     }
 }

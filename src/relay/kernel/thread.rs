@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use log::error;
 
-use super::flow::Flow;
+use super::flow::{Flow, FlowKey};
 use super::forwarder::Forwarder;
-use super::local_addresses;
 use super::mechanism::Mechanism;
 use super::news::Deliver;
-use super::order::{FlowKey, Order};
+use super::order::Order;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
 use crate::moment::Moment;
@@ -20,6 +19,7 @@ use crate::sys::clock;
 use crate::sys::epoll::{self, Epoll, Trigger};
 use crate::sys::mailbox::Mailbox;
 use crate::sys::netlink::AddressChanges;
+use crate::sys::route;
 
 /// How often counters are read.
 const READING_PERIOD: Duration = Duration::from_millis(250);
@@ -119,7 +119,7 @@ impl Thread {
                 self.hear()?;
             }
             if has_moved && self.addresses.read()? {
-                self.forwarder.set_addresses(local_addresses()?);
+                self.forwarder.set_addresses(route::addresses()?);
             }
             if !self.take_orders() {
                 return Ok(());

@@ -1,6 +1,6 @@
 //! Tests of binding with ports that this test occupies itself.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn sockets(range: (u16, u32)) -> MediaSockets {
 
 fn sockets_with(ports: SharedPorts) -> MediaSockets {
     let addresses = Addresses {
-        relay_ip: LOCAL,
+        relay_ip: LOCAL.into(),
         auto_detect: false,
     };
     let epoll = Arc::new(Epoll::new().unwrap());
@@ -26,15 +26,15 @@ fn sockets_with(ports: SharedPorts) -> MediaSockets {
 }
 
 /// A place to bind for: what an engine passes when it makes a session.
-fn place() -> Place {
-    struct Catch(Option<Place>);
-    impl Host for Catch {
-        fn bind(&mut self, _: Ipv4Addr, place: Place) -> Option<u16> {
+fn place() -> PortKey {
+    struct Catch(Option<PortKey>);
+    impl Environment for Catch {
+        fn bind(&mut self, _: IpAddr, place: PortKey) -> Option<u16> {
             self.0 = Some(place);
             None
         }
-        fn local_address(&mut self, _: Option<Ipv4Addr>) -> Ipv4Addr {
-            LOCAL
+        fn local_address(&mut self, _: Option<IpAddr>) -> IpAddr {
+            LOCAL.into()
         }
         fn random(&mut self) -> u128 {
             0
@@ -62,7 +62,7 @@ fn place() -> Place {
             sequence: Sequence(1),
         },
         owner: Owner(0),
-        since: clock::mono(),
+        since: clock::moment(),
     };
     engine.update(&update, asker, &mut host, clock::now());
     host.0.unwrap()
@@ -89,9 +89,9 @@ fn c9_pairs_that_others_have_are_put_aside_and_another_is_taken() {
     for offset in [4, 3, 2] {
         drop(others.remove(offset));
     }
-    let port = sockets.bind(here, place()).unwrap();
+    let port = sockets.bind(here.into(), place()).unwrap();
     assert_eq!(port, START + 2);
-    assert_eq!(sockets.bind(here, place()), None);
+    assert_eq!(sockets.bind(here.into(), place()), None);
     assert!(sockets.pair(port).is_some());
     assert!(UdpSocket::bind((here, port + 1)).is_err(), "RTCP is bound");
     assert!(
@@ -100,28 +100,28 @@ fn c9_pairs_that_others_have_are_put_aside_and_another_is_taken() {
     );
     // What was put aside is tried again.
     drop(others.drain(0..2));
-    assert_eq!(sockets.bind(here, place()), Some(START));
+    assert_eq!(sockets.bind(here.into(), place()), Some(START));
 }
 
 #[test]
 fn c9_a_closed_pair_can_be_bound_again() {
     let here = own_address();
     let mut sockets = sockets((START, u32::from(START) + 2));
-    let port = sockets.bind(here, place()).unwrap();
-    assert_eq!(sockets.bind(here, place()), None);
+    let port = sockets.bind(here.into(), place()).unwrap();
+    assert_eq!(sockets.bind(here.into(), place()), None);
     sockets.close(port);
     sockets.close(port);
     assert!(sockets.pair(port).is_none());
-    assert_eq!(sockets.bind(here, place()), Some(port));
-    assert_eq!(sockets.bind(here, place()), None, "given back once");
+    assert_eq!(sockets.bind(here.into(), place()), Some(port));
+    assert_eq!(sockets.bind(here.into(), place()), None, "given back once");
 }
 
 #[test]
 fn where_every_port_is_in_use_no_file_is_missing() {
     let here = own_address();
     let mut sockets = sockets((START, u32::from(START) + 2));
-    sockets.bind(here, place()).unwrap();
-    assert_eq!(sockets.bind(here, place()), None);
+    sockets.bind(here.into(), place()).unwrap();
+    assert_eq!(sockets.bind(here.into(), place()), None);
     assert!(sockets.ports.enter(), "the log tells of the ports");
 }
 
@@ -132,38 +132,45 @@ fn no_more_pairs_are_bound_than_there_are_files_for() {
     let mut sockets = sockets_with(ports);
     // What fails takes nobody's place.
     for _ in 0..3 {
-        assert_eq!(sockets.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
+        assert_eq!(
+            sockets.bind(Ipv4Addr::new(192, 0, 2, 1).into(), place()),
+            None
+        );
     }
-    let first = sockets.bind(here, place()).unwrap();
-    sockets.bind(here, place()).unwrap();
-    assert_eq!(sockets.bind(here, place()), None);
+    let first = sockets.bind(here.into(), place()).unwrap();
+    sockets.bind(here.into(), place()).unwrap();
+    assert_eq!(sockets.bind(here.into(), place()), None);
     sockets.close(first);
     sockets.close(first);
-    sockets.bind(here, place()).unwrap();
-    assert_eq!(sockets.bind(here, place()), None, "given back once");
+    sockets.bind(here.into(), place()).unwrap();
+    assert_eq!(sockets.bind(here.into(), place()), None, "given back once");
 }
 
 #[test]
 fn an_address_of_another_host_spoils_no_port() {
     let here = own_address();
     let mut sockets = sockets((START, u32::from(START) + 2));
-    assert_eq!(sockets.bind(Ipv4Addr::new(192, 0, 2, 1), place()), None);
-    assert_eq!(sockets.bind(here, place()), Some(START));
+    assert_eq!(
+        sockets.bind(Ipv4Addr::new(192, 0, 2, 1).into(), place()),
+        None
+    );
+    assert_eq!(sockets.bind(here.into(), place()), Some(START));
 }
 
 #[test]
 fn nobodys_address_is_not_taken_for_this_host() {
     let epoll = Arc::new(Epoll::new().unwrap());
     let addresses = Addresses {
-        relay_ip: Ipv4Addr::new(192, 0, 2, 7),
+        relay_ip: IpAddr::from([192, 0, 2, 7]),
         auto_detect: true,
     };
     let ports = Arc::new(SharedPorts::new((START, u32::from(START) + 2), usize::MAX));
     let mut sockets = MediaSockets::new(addresses, ports, epoll);
-    for unknown in [None, Some(Ipv4Addr::UNSPECIFIED)] {
+    for unknown in [None, Some(Ipv4Addr::UNSPECIFIED.into())] {
         assert_eq!(sockets.local_address(unknown), addresses.relay_ip);
     }
-    assert_eq!(sockets.local_address(Some(LOCAL)), LOCAL);
+    let own = IpAddr::V4(LOCAL);
+    assert_eq!(sockets.local_address(Some(own)), own);
 }
 
 #[test]
@@ -181,7 +188,7 @@ fn ports_know_their_component_and_their_rounds() {
     let mut sockets = sockets((START, u32::from(START) + 2));
     let mut expected = place();
     expected.party = Party::Caller;
-    let port = sockets.bind(here, expected).unwrap();
+    let port = sockets.bind(here.into(), expected).unwrap();
     let pair = sockets.pair(port).unwrap();
     assert_eq!(pair.place(port).component, Component::Rtp);
     assert_eq!(pair.place(port + 1).component, Component::Rtcp);

@@ -19,14 +19,13 @@ use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
 use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
-use crate::proto::Party;
-use crate::relay::kernel::flow::{Ends, Flow, Sample};
+use crate::proto::{Party, PerParty};
+use crate::relay::kernel::flow::{Ends, Flow, FlowKey, Sample};
 use crate::relay::kernel::flows::Flows;
 use crate::relay::kernel::health::Outlook;
 use crate::relay::kernel::mechanism::{
     Found, Heard, Mechanism, Refusal, Removal, Repaired, Unread, Words,
 };
-use crate::relay::kernel::order::FlowKey;
 
 /// How long an entry lives without this relay, seconds.
 pub const LIFETIME: u32 = 3600;
@@ -73,7 +72,7 @@ pub struct Conntrack<R> {
     has_debris: bool,
     /// What the last reading has found of it.
     debris: Debris,
-    removed: Vec<(FlowKey, [Counters; 2])>,
+    removed: Vec<(FlowKey, PerParty<Counters>)>,
     /// When all entries were listed last.
     listed: Moment,
     lost: Sparse,
@@ -156,7 +155,7 @@ impl<R: Requests> Conntrack<R> {
     }
 
     /// Takes entries out of the kernel; what left by each in all, by party.
-    fn take_out(&mut self, entries: &[NatEntry]) -> Vec<[Counters; 2]> {
+    fn take_out(&mut self, entries: &[NatEntry]) -> Vec<PerParty<Counters>> {
         let remove =
             |set, tuples: [Tuple; 2]| tuples.map(|tuple| Change::Remove(set, tuple)).to_vec();
         // From here on packets come to user space.
@@ -179,7 +178,7 @@ impl<R: Requests> Conntrack<R> {
         let left = |way: Tuple| told.get(&way).copied().unwrap_or_default();
         entries
             .iter()
-            .map(|entry| entry.leaving().map(left))
+            .map(|entry| entry.leaving().map(left).into())
             .collect()
     }
 
@@ -360,8 +359,8 @@ impl<R: Requests> Mechanism for Conntrack<R> {
                 original: entry.original,
                 reply: entry.reply,
             };
-            let entered = [entry.sent, entry.received];
-            let left = nat.leaving().map(|way| left.get(&way).copied());
+            let entered = PerParty::from([entry.sent, entry.received]);
+            let left = PerParty::from(nat.leaving().map(|way| left.get(&way).copied()));
             let sample = Sample {
                 entered: entered.map(|counted| counted.unwrap_or_default().packets),
                 left: left.map(Option::unwrap_or_default),
@@ -392,12 +391,17 @@ impl<R: Requests> Mechanism for Conntrack<R> {
         let mut results: Vec<Result<(), Refusal>> = Vec::new();
         let (mut able, mut places) = (Vec::new(), Vec::new());
         for (place, flow) in flows.iter().enumerate() {
-            let entry = entry(&flow.ends);
-            if self.index.has_room_for(&entry) {
-                able.push((flow.key, entry));
-                places.push(place);
-            }
-            results.push(Err(Refusal::InUse));
+            let refusal = match entry(&flow.ends) {
+                None => Refusal::Never,
+                Some(entry) => {
+                    if self.index.has_room_for(&entry) {
+                        able.push((flow.key, entry));
+                        places.push(place);
+                    }
+                    Refusal::InUse
+                }
+            };
+            results.push(Err(refusal));
         }
         for (some, places) in able.chunks(REQUEST_SIZE).zip(places.chunks(REQUEST_SIZE)) {
             for (&place, result) in places.iter().zip(self.install_some(some)) {
@@ -427,7 +431,7 @@ impl<R: Requests> Mechanism for Conntrack<R> {
         }
     }
 
-    fn take_removed(&mut self, _: Moment) -> Vec<(FlowKey, [Counters; 2])> {
+    fn take_removed(&mut self, _: Moment) -> Vec<(FlowKey, PerParty<Counters>)> {
         std::mem::take(&mut self.removed)
     }
 
@@ -501,7 +505,10 @@ impl<R: Requests> Mechanism for Conntrack<R> {
         party: Party,
         reached_forward: Option<bool>,
     ) -> String {
-        self.requests.explain(&entry(ends), party, reached_forward)
+        let entry = entry(ends);
+        entry.map_or_else(String::new, |entry| {
+            self.requests.explain(&entry, party, reached_forward)
+        })
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use crate::counters::Counters;
 use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
-use crate::proto::Party;
-use crate::relay::kernel::flow::Sample;
-use crate::relay::kernel::order::FlowKey;
+use crate::proto::{Party, PerParty};
+use crate::relay::kernel::flow::{FlowKey, Sample};
 
 /// All flows that conntrack has.
 #[derive(Debug, Default)]
@@ -20,9 +19,9 @@ pub struct Index {
 struct Indexed {
     entry: NatEntry,
     /// Of its entry in this reading: the seconds to live, and the packets that entered.
-    entered: Option<(u32, [u64; 2])>,
+    entered: Option<(u32, PerParty<u64>)>,
     /// What has left in all.
-    left: [Option<Counters>; 2],
+    left: PerParty<Option<Counters>>,
 }
 
 /// What a reading says of an entry.
@@ -67,16 +66,13 @@ impl Index {
 
     pub fn insert(&mut self, key: FlowKey, entry: NatEntry) {
         self.by_original.insert(entry.original, key);
-        for (party, leaving) in [Party::Caller, Party::Callee]
-            .into_iter()
-            .zip(entry.leaving())
-        {
+        for (party, leaving) in Party::BOTH.into_iter().zip(entry.leaving()) {
             self.by_leaving.insert(leaving, (key, party));
         }
         let flow = Indexed {
             entry,
             entered: None,
-            left: [None; 2],
+            left: PerParty::default(),
         };
         self.flows.insert(key, flow);
     }
@@ -93,7 +89,7 @@ impl Index {
     /// Begins a reading.
     pub fn begin_reading(&mut self) {
         for flow in self.flows.values_mut() {
-            (flow.entered, flow.left) = (None, [None; 2]);
+            (flow.entered, flow.left) = (None, PerParty::default());
         }
     }
 
@@ -105,7 +101,7 @@ impl Index {
         let Some(flow) = flow.filter(|flow| flow.entry.reply == entry.reply) else {
             return false;
         };
-        let counted = [entry.sent, entry.received];
+        let counted = PerParty::from([entry.sent, entry.received]);
         let packets = counted.map(|counted| counted.unwrap_or_default().packets);
         flow.entered = Some((entry.timeout.unwrap_or(timeout), packets));
         true
@@ -117,7 +113,7 @@ impl Index {
             return false;
         };
         if let Some(flow) = self.flows.get_mut(key) {
-            flow.left[*party as usize] = Some(left);
+            flow.left[*party] = Some(left);
         }
         true
     }
@@ -125,12 +121,13 @@ impl Index {
     /// What the reading says of each flow; an entry with fewer than `least` seconds to live counts as gone.
     pub fn states(&self, least: u32) -> impl Iterator<Item = (&FlowKey, EntryState)> {
         self.flows.iter().map(move |(key, flow)| {
-            let state = match (flow.entered, flow.left) {
+            let left: [Option<Counters>; 2] = flow.left.into();
+            let state = match (flow.entered, left) {
                 (Some((timeout, _)), _) if timeout < least => EntryState::Gone,
                 (None, _) => EntryState::Gone,
                 (Some((_, entered)), [Some(caller), Some(callee)]) => EntryState::There(Sample {
                     entered,
-                    left: [caller, callee],
+                    left: [caller, callee].into(),
                 }),
                 (Some(_), _) => EntryState::Uncounted,
             };

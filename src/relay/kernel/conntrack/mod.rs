@@ -23,6 +23,7 @@ mod table;
 mod tests;
 
 use std::io;
+use std::net::SocketAddr;
 
 use log::warn;
 
@@ -55,23 +56,31 @@ pub fn open(settings: &Settings) -> Result<Conntrack<HostNetfilter>, String> {
     // Before the first entry is made, or nothing is told of that.
     let events = Events::open(&netfilter, settings).map_err(told("netlink events"))?;
     let locals = route::addresses().map_err(told("addresses of this host"))?;
-    let host = HostNetfilter::new(netfilter, events, settings.clone(), locals);
+    let host = HostNetfilter::new(netfilter, events, settings.clone(), &locals);
     Ok(Conntrack::new(host))
 }
 
-/// What a flow's entry is like. Datagrams of the caller come from its address to the relay's that it sends to.
-fn entry(ends: &Ends) -> NatEntry {
-    let [original, reply] = ends.map(|end| Tuple {
-        source: end.remote,
-        destination: end.local,
-    });
-    NatEntry { original, reply }
+/// What a flow's entry is like: datagrams of a party come from its address to the relay's that it sends to. None where an
+/// address is of IPv6.
+fn entry(ends: &Ends) -> Option<NatEntry> {
+    let tuple = |end: FlowEnd| match (end.remote, end.local) {
+        (SocketAddr::V4(source), SocketAddr::V4(destination)) => Some(Tuple {
+            source,
+            destination,
+        }),
+        _ => None,
+    };
+    Some(NatEntry {
+        original: tuple(ends.caller)?,
+        reply: tuple(ends.callee)?,
+    })
 }
 
 /// The flow that an entry forwards.
 fn ends(entry: &NatEntry) -> Ends {
-    entry.entering().map(|tuple| FlowEnd {
-        remote: tuple.source,
-        local: tuple.destination,
-    })
+    let end = |tuple: Tuple| FlowEnd {
+        remote: tuple.source.into(),
+        local: tuple.destination.into(),
+    };
+    entry.entering().map(end).into()
 }

@@ -26,7 +26,7 @@ pub struct HostNetfilter {
     events: Events,
     settings: Settings,
     table: String,
-    /// All addresses of this host.
+    /// All IPv4 addresses of this host.
     locals: Vec<Ipv4Addr>,
     /// How well the table is kept from others; before it is made, how well it should be.
     protection: Protection,
@@ -46,7 +46,7 @@ impl HostNetfilter {
         netfilter: Netfilter,
         events: Events,
         settings: Settings,
-        locals: Vec<Ipv4Addr>,
+        locals: &[IpAddr],
     ) -> HostNetfilter {
         HostNetfilter {
             netfilter,
@@ -58,7 +58,7 @@ impl HostNetfilter {
                 Protection::None
             },
             settings,
-            locals,
+            locals: ipv4(locals),
             watched: None,
         }
     }
@@ -241,11 +241,7 @@ impl Requests for HostNetfilter {
 
     fn set_addresses(&mut self, addresses: &[IpAddr]) -> io::Result<()> {
         let before = self.addresses();
-        let v4 = |address: &IpAddr| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        };
-        self.locals = addresses.iter().filter_map(v4).collect();
+        self.locals = ipv4(addresses);
         let now = self.addresses();
         let gone: Vec<_> = before
             .iter()
@@ -358,6 +354,14 @@ impl Requests for HostNetfilter {
     fn hear(&mut self, each: &mut dyn FnMut(Sign)) -> io::Result<()> {
         self.events.take(each)
     }
+}
+
+fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let v4 = |address: &IpAddr| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    };
+    addresses.iter().filter_map(v4).collect()
 }
 
 /// This party's datagrams as they enter, and the other one's.

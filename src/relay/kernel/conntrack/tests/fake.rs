@@ -146,7 +146,8 @@ impl Fake {
             Some(_) if self.drops => Went::Nowhere,
             Some(leaves) => {
                 if let Some(counters) = self.leaving.get_mut(&leaves) {
-                    counters.add(1, 200);
+                    counters.packets += 1;
+                    counters.bytes += 200;
                 }
                 Went::On(leaves)
             }

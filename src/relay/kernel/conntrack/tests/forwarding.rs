@@ -7,8 +7,7 @@ use crate::netlink::conntrack::Tuple;
 use crate::relay::kernel::conntrack;
 use crate::relay::kernel::conntrack::forwarding::LIFETIME;
 use crate::relay::kernel::flow::Flow;
-use crate::relay::kernel::news::News;
-use crate::session::{Installed, Loss, Withdrawal};
+use crate::session::{FlowNews, Installed, Loss, Withdrawal};
 
 #[test]
 fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
@@ -27,7 +26,7 @@ fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
     assert_eq!(callee, leaves("10.0.0.1:40004", "192.0.2.1:30000"));
     lab.read(T);
     assert_eq!(lab.told(1), [1, 1]);
-    assert_eq!(lab.news.last(), Some(&News::Heard(T)));
+    assert_eq!(lab.news.last(), Some(&FlowNews::Heard(T)));
     lab.talk(1);
     lab.talk(1);
     lab.withdraw([1]);
@@ -89,12 +88,12 @@ fn a_party_on_this_host_stays_in_user_space() {
     let mut lab = Lab::new();
     for remote in ["10.0.0.7:4000", "127.0.0.9:4000"] {
         let mut ends = ends(1);
-        ends[1].remote = remote.parse().unwrap();
+        ends.callee.remote = remote.parse().unwrap();
         lab.forwarder.install(&[Flow { key: key(1), ends }], T);
         lab.hear();
         assert_eq!(
             lab.news.pop(),
-            Some(News::Installed(flow(1), Installed::Never))
+            Some(FlowNews::Installed(flow(1), Installed::Never))
         );
     }
     lab.assert_empty();
@@ -204,7 +203,7 @@ fn between(number: u32, hosts: [&str; 2]) -> Flow {
 }
 
 fn talk_between(lab: &mut Lab, wanted: Flow) -> [Went; 2] {
-    let entry = conntrack::entry(&wanted.ends);
+    let entry = conntrack::entry(&wanted.ends).unwrap();
     entry.entering().map(|tuple| lab.kernel().packet(tuple))
 }
 

@@ -1,18 +1,17 @@
 //! The forwarder with a kernel in memory, as its tests have it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fake::{Fake, Went};
 use crate::moment::Moment;
 use crate::netlink::conntrack::NatEntry;
-use crate::proto::Component;
+use crate::proto::{Component, PerParty};
 use crate::relay::kernel::conntrack;
 use crate::relay::kernel::conntrack::forwarding::Conntrack;
-use crate::relay::kernel::flow::{Ends, Flow};
+use crate::relay::kernel::flow::{Ends, Flow, FlowKey};
 use crate::relay::kernel::forwarder::{Forwarder, WATCHED};
-use crate::relay::kernel::news::News;
-use crate::relay::kernel::order::FlowKey;
-use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey, Withdrawal};
+use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey, Withdrawal};
 
 pub const T: Moment = Moment::after_start(Duration::from_secs(100));
 
@@ -25,7 +24,7 @@ pub struct Lab {
     pub forwarder: Forwarder<Conntrack<Fake>>,
     /// Packets by flow, as told.
     pub told: std::collections::HashMap<FlowId, [u64; 2]>,
-    pub news: Vec<News>,
+    pub news: Vec<FlowNews>,
 }
 
 pub fn flow(number: u32) -> FlowId {
@@ -48,16 +47,16 @@ pub fn ends(number: u32) -> Ends {
     let port = 40000 + 4 * number as u16;
     let end = |remote: &str, port| FlowEnd {
         remote: remote.parse().unwrap(),
-        local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
+        local: SocketAddr::from(([10, 0, 0, 1], port)),
     };
-    [
-        end("192.0.2.1:30000", port),
-        end("192.0.2.2:31000", port + 2),
-    ]
+    PerParty {
+        caller: end("192.0.2.1:30000", port),
+        callee: end("192.0.2.2:31000", port + 2),
+    }
 }
 
 pub fn entry(number: u32) -> NatEntry {
-    conntrack::entry(&ends(number))
+    conntrack::entry(&ends(number)).unwrap()
 }
 
 impl Lab {
@@ -130,14 +129,14 @@ impl Lab {
 
     pub fn hear(&mut self) {
         for news in self.forwarder.take_news().remove(0) {
-            if let News::Traffic(flow, more)
-            | News::Lost(flow, _, more)
-            | News::Withdrawn(flow, more) = news
+            if let FlowNews::Traffic(flow, more)
+            | FlowNews::Lost(flow, _, more)
+            | FlowNews::Withdrawn(flow, more) = news
             {
                 let sum = self.told.entry(flow).or_default();
-                for party in 0..2 {
-                    sum[party] += more[party].packets;
-                    assert_eq!(more[party].bytes, 200 * more[party].packets);
+                for (sum, more) in sum.iter_mut().zip(more.iter()) {
+                    *sum += more.packets;
+                    assert_eq!(more.bytes, 200 * more.packets);
                 }
             }
             self.news.push(news);
@@ -149,27 +148,28 @@ impl Lab {
     }
 
     pub fn answers(&self, number: u32) -> Vec<Installed> {
-        let answer = |news: &News| match news {
-            News::Installed(of, answer) if *of == flow(number) => Some(*answer),
+        let answer = |news: &FlowNews| match news {
+            FlowNews::Installed(of, answer) if *of == flow(number) => Some(*answer),
             _ => None,
         };
         self.news.iter().filter_map(answer).collect()
     }
 
     pub fn withdrawn(&self, number: u32) -> usize {
-        let is_it = |news: &&News| matches!(news, News::Withdrawn(of, _) if *of == flow(number));
+        let is_it =
+            |news: &&FlowNews| matches!(news, FlowNews::Withdrawn(of, _) if *of == flow(number));
         self.news.iter().filter(is_it).count()
     }
 
     /// How often it was told that the kernel forwards again.
     pub fn mended(&self) -> usize {
-        let is_it = |news: &&News| matches!(news, News::Mended);
+        let is_it = |news: &&FlowNews| matches!(news, FlowNews::Mended);
         self.news.iter().filter(is_it).count()
     }
 
     pub fn losses(&self, number: u32) -> Vec<Loss> {
-        let loss = |news: &News| match news {
-            News::Lost(of, loss, _) if *of == flow(number) => Some(*loss),
+        let loss = |news: &FlowNews| match news {
+            FlowNews::Lost(of, loss, _) if *of == flow(number) => Some(*loss),
             _ => None,
         };
         self.news.iter().filter_map(loss).collect()

@@ -1,6 +1,6 @@
 //! What the kernel makes of the messages: in network namespaces of the test's own, with root only.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -348,10 +348,18 @@ fn addresses_that_come_and_go_are_told() {
         ip("address add 10.9.9.9/32 dev lo");
         assert!(changes.read().unwrap());
         assert!(!changes.read().unwrap());
-        assert!(route::addresses().unwrap().contains(&[10, 9, 9, 9].into()));
+        assert!(
+            route::addresses()
+                .unwrap()
+                .contains(&IpAddr::from([10, 9, 9, 9]))
+        );
         ip("address delete 10.9.9.9/32 dev lo");
         assert!(changes.read().unwrap());
-        assert!(!route::addresses().unwrap().contains(&[10, 9, 9, 9].into()));
+        assert!(
+            !route::addresses()
+                .unwrap()
+                .contains(&IpAddr::from([10, 9, 9, 9]))
+        );
     });
 }
 

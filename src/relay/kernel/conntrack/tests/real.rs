@@ -1,6 +1,7 @@
 //! The kernel thread and the real kernel, in network namespaces of the test's own; with root only. Packets are the
 //! lab's business (tests/netns).
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +9,14 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use crate::config::Forwarding;
-use crate::counters::Counters;
 use crate::diagnosis::requirements::Wanted;
 use crate::netlink::socket::Netfilter;
-use crate::proto::Component;
+use crate::proto::{Component, PerParty};
 use crate::relay::kernel::conntrack::table::{FORWARDED, LEAVING, RelayTable};
-use crate::relay::kernel::news::News;
-use crate::relay::kernel::order::{FlowKey, Order};
+use crate::relay::kernel::flow::FlowKey;
+use crate::relay::kernel::order::Order;
 use crate::relay::kernel::{Opened, Ready, Settings, open, start};
-use crate::session::{FlowEnd, FlowId, Installed, Loss, SessionKey};
+use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey};
 use crate::sys::clock;
 use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
 use crate::sys::netlink::enter_namespace;
@@ -79,8 +79,8 @@ fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Ready, String> 
 /// A kernel thread with one worker, and a socket to look at what it does.
 struct Lab {
     orders: Postbox<Order>,
-    mailbox: Mailbox<Vec<News>>,
-    news: Vec<News>,
+    mailbox: Mailbox<Vec<FlowNews>>,
+    news: Vec<FlowNews>,
     netfilter: Netfilter,
 }
 
@@ -106,18 +106,18 @@ impl Lab {
         let port = 40000 + 4 * number as u16;
         let end = |remote: &str, port| FlowEnd {
             remote: remote.parse().unwrap(),
-            local: std::net::SocketAddrV4::new([10, 0, 0, 1].into(), port),
+            local: SocketAddr::from(([10, 0, 0, 1], port)),
         };
-        let ends = [
-            end("192.0.2.1:30000", port),
-            end("192.0.2.2:31000", port + 2),
-        ];
+        let ends = PerParty {
+            caller: end("192.0.2.1:30000", port),
+            callee: end("192.0.2.2:31000", port + 2),
+        };
         self.orders.send(Order::Install(key(number), ends)).unwrap();
-        let taken = News::Installed(key(number).flow, Installed::Taken);
+        let taken = FlowNews::Installed(key(number).flow, Installed::Taken);
         self.hear("the flow is installed", |news| news == taken);
     }
 
-    fn hear(&mut self, what: &str, is_it: impl Fn(News) -> bool) {
+    fn hear(&mut self, what: &str, is_it: impl Fn(FlowNews) -> bool) {
         let Lab { mailbox, news, .. } = self;
         wait_until(what, || {
             while let Some(more) = mailbox.take() {
@@ -232,7 +232,7 @@ fn a_deleted_entry_is_told_at_once() {
         lab.install(1);
         let start = clock::mono();
         command("conntrack -F");
-        let lost = News::Lost(key(1).flow, Loss::Deleted, [Counters::default(); 2]);
+        let lost = FlowNews::Lost(key(1).flow, Loss::Deleted, PerParty::default());
         lab.hear("the loss", |news| news == lost);
         assert!(clock::mono() - start < Duration::from_secs(1));
         assert_eq!(lab.elements(), Some(0));

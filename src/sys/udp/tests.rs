@@ -2,17 +2,16 @@
 
 use super::super::epoll::{Epoll, Events, Trigger};
 use super::*;
+use std::net::IpAddr;
 use std::time::Duration;
 
-const LOCAL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-fn socket() -> (MediaSocket, SocketAddrV4) {
+fn socket() -> (MediaSocket, SocketAddr) {
     let socket = MediaSocket::bind(LOCAL).unwrap();
     let std = std::net::UdpSocket::from(socket.fd.try_clone().unwrap());
-    match std.local_addr().unwrap() {
-        std::net::SocketAddr::V4(address) => (socket, address),
-        other => panic!("{other}"),
-    }
+    let address = std.local_addr().unwrap();
+    (socket, address)
 }
 
 fn wait_for(socket: &MediaSocket) {
@@ -130,7 +129,7 @@ fn one_that_cannot_be_sent_does_not_hold_up_the_others() {
     let mut datagrams = Datagrams::new();
     datagrams.receive_many(&b).unwrap();
     assert_eq!(datagrams.len(), 3);
-    let nowhere = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let nowhere = LOCAL;
     let unsent = a.send_many(
         &datagrams,
         &[(0, nowhere), (1, at_b), (2, nowhere)],
