@@ -14,7 +14,7 @@
 
 use std::net::SocketAddrV4;
 
-use super::wire::{self, Attributes, Builder, Message, Truncated, be16, be32, be64};
+use super::message::{self, Attributes, Builder, Message, Truncated, be16, be32, be64};
 use crate::counters::Counters;
 
 /// NFNL_SUBSYS_CTNETLINK.
@@ -118,7 +118,7 @@ pub struct Entry {
 
 /// Asks for an entry; EEXIST when one of its tuples is in use.
 pub fn create(builder: &mut Builder, sequence: u32, entry: &NatEntry, mark: u32, timeout: u32) {
-    let flags = wire::REQUEST | wire::ACK | wire::CREATE | wire::EXCL;
+    let flags = message::REQUEST | message::ACK | message::CREATE | message::EXCL;
     builder.message(NEW, flags, sequence, AF_INET, 0);
     put_tuple(builder, CTA_TUPLE_ORIG, entry.original);
     put_tuple(builder, CTA_TUPLE_REPLY, entry.original.inverse());
@@ -131,14 +131,14 @@ pub fn create(builder: &mut Builder, sequence: u32, entry: &NatEntry, mark: u32,
 
 /// Asks for one entry, by either of its tuples as datagrams enter.
 pub fn get(builder: &mut Builder, sequence: u32, tuple: Tuple) {
-    builder.message(GET, wire::REQUEST | wire::ACK, sequence, AF_INET, 0);
+    builder.message(GET, message::REQUEST | message::ACK, sequence, AF_INET, 0);
     put_tuple(builder, CTA_TUPLE_ORIG, tuple);
 }
 
 /// Deletes an entry by the tuple that names it. The answer repeats it with its last counters, but, with
 /// `nf_conntrack_events` = 2, only if somebody in this network namespace listened to events when it was made.
 pub fn delete(builder: &mut Builder, sequence: u32, tuple: Tuple, id: Option<u32>) {
-    let flags = wire::REQUEST | wire::ACK | wire::ECHO;
+    let flags = message::REQUEST | message::ACK | message::ECHO;
     builder.message(DELETE, flags, sequence, AF_INET, 0);
     put_tuple(builder, CTA_TUPLE_ORIG, tuple);
     if let Some(id) = id {
@@ -148,7 +148,7 @@ pub fn delete(builder: &mut Builder, sequence: u32, tuple: Tuple, id: Option<u32
 
 /// Asks for all entries whose mark, masked, is `mark`.
 pub fn dump(builder: &mut Builder, sequence: u32, mark: u32, mask: u32) {
-    builder.message(GET, wire::REQUEST | wire::DUMP, sequence, AF_INET, 0);
+    builder.message(GET, message::REQUEST | message::DUMP, sequence, AF_INET, 0);
     builder.put_be32(CTA_MARK, mark);
     builder.put_be32(CTA_MARK_MASK, mask);
 }
@@ -220,8 +220,8 @@ fn parse_tuple(value: &[u8]) -> Result<Option<Tuple>, Truncated> {
         for attribute in Attributes::nested(value) {
             let (inner, value) = attribute?;
             match (kind, inner) {
-                (CTA_TUPLE_IP, CTA_IP_V4_SRC) => source = Some(wire::ip(value)?),
-                (CTA_TUPLE_IP, CTA_IP_V4_DST) => destination = Some(wire::ip(value)?),
+                (CTA_TUPLE_IP, CTA_IP_V4_SRC) => source = Some(message::ip(value)?),
+                (CTA_TUPLE_IP, CTA_IP_V4_DST) => destination = Some(message::ip(value)?),
                 (CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT) => source_port = Some(be16(value)?),
                 (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => destination_port = Some(be16(value)?),
                 _ => {}
@@ -254,8 +254,8 @@ fn parse_counters(value: &[u8]) -> Result<Counters, Truncated> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::message::Messages;
     use crate::netlink::vectors::bytes;
-    use crate::netlink::wire::Messages;
 
     fn entry() -> NatEntry {
         let tuple = |source: &str, destination: &str| Tuple {

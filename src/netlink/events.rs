@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::conntrack::{self, Entry};
+use super::message::{Message, Messages, Truncated};
 use super::nftables;
-use super::wire::{Message, Messages, Truncated};
 use crate::sys::netlink::NetlinkSocket;
 
 /// What waits until it is read: some ten thousand events.

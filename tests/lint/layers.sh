@@ -38,7 +38,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	pure="$pure src/dispatcher/registry.rs $(sources src/dispatcher/registry) src/dispatcher/finished.rs src/dispatcher/statistics.rs"
 	pure="$pure src/dispatcher/past.rs src/dispatcher/management/verdict.rs src/dispatcher/management/text.rs src/words.rs"
 	pure="$pure src/metrics/count.rs src/metrics/text.rs src/metrics/http.rs"
-	pure="$pure src/netlink/wire.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
+	pure="$pure src/netlink/message.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
 	pure="$pure src/netlink/passage.rs src/dispatcher/room.rs src/dispatcher/failures.rs src/door/admission.rs src/door/budget.rs"
 	pure="$pure $(for part in attributes client exchange lines packet; do echo src/accounting/radius/$part.rs; done)"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure

@@ -1,8 +1,8 @@
 //! Transactions and listings byte for byte as nft's, and what the kernel answers.
 
 use super::*;
+use crate::netlink::message::Messages;
 use crate::netlink::vectors::{bodies, bytes};
-use crate::netlink::wire::Messages;
 
 const TABLE: &str = "mediaproxy_40000";
 

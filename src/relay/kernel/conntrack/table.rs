@@ -293,8 +293,8 @@ fn tuple_in(set: &'static str, id: u32) -> [Step<'static>; 5] {
 mod tests {
     use super::*;
     use crate::netlink::conntrack::NatEntry;
+    use crate::netlink::message::{Message, Messages};
     use crate::netlink::vectors::bytes;
-    use crate::netlink::wire::{Message, Messages};
 
     /// What `nft -f` passed to sendmsg() for the table below; nft 1.0.6. A paragraph is a message.
     ///

@@ -61,9 +61,9 @@ fn settings(protect: bool) -> Settings {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     while !is_so() {
-        assert!(clock::mono() < end, "{what}: waited in vain");
+        assert!(clock::moment() < end, "{what}: waited in vain");
         std::thread::sleep(Duration::from_micros(500));
     }
 }
@@ -230,11 +230,11 @@ fn a_deleted_entry_is_told_at_once() {
     in_namespace(|| {
         let mut lab = Lab::new(true);
         lab.install(1);
-        let start = clock::mono();
+        let start = clock::moment();
         command("conntrack -F");
         let lost = FlowNews::Lost(key(1).flow, Loss::Deleted, PerParty::default());
         lab.hear("the loss", |news| news == lost);
-        assert!(clock::mono() - start < Duration::from_secs(1));
+        assert!(clock::moment() - start < Duration::from_secs(1));
         assert_eq!(lab.elements(), Some(0));
         lab.quit();
     });
@@ -263,13 +263,13 @@ fn an_unprotected_table_is_back_within_20_ms_with_all_its_flows() {
         }
         let control = Control::start();
         let time = |lab: &mut Lab, table: &str, wake: &dyn Fn()| {
-            let start = clock::mono();
+            let start = clock::moment();
             lab.netfilter
                 .transact(table, |batch| batch.delete_table())
                 .unwrap();
             wake();
             wait_until("the table is back", || lab.elements_of(table) == Some(100));
-            clock::mono() - start
+            clock::moment() - start
         };
         let (mut relay, mut kernel) = (Vec::new(), Vec::new());
         for _ in 0..10 {

@@ -39,13 +39,13 @@ fn a_living_owner_keeps_its_table_and_a_dead_ones_is_replaced() {
             .unwrap();
         drop(other);
         // A process that another test starts may hold the socket until it becomes another program.
-        let end = clock::mono() + Duration::from_secs(10);
+        let end = clock::moment() + Duration::from_secs(10);
         let is_owned = |netfilter: &mut Netfilter| {
             let touched = netfilter.transact(TABLE, |batch| batch.add(FORWARDED, [[1; 16]]));
             touched.is_err_and(|refused| errno(&refused) == Some(libc::EPERM))
         };
         while is_owned(netfilter) {
-            assert!(clock::mono() < end, "the table is still owned");
+            assert!(clock::moment() < end, "the table is still owned");
             std::thread::sleep(Duration::from_millis(1));
         }
         let left = netfilter.elements(TABLE, FORWARDED);
