@@ -13,6 +13,7 @@ use super::handover::MediaPath;
 use super::leg::Leg;
 use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
 use super::settings::Settings;
+use super::silence::Silence;
 use super::stream::Stream;
 use super::table::SessionTable;
 use crate::moment::{Moment, Now};
@@ -150,8 +151,8 @@ pub fn write(
 }
 
 fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained<'a> {
-    let duration = session.duration(now.mono);
-    let streams = session.streams.iter();
+    let duration = session.media.duration(now.mono);
+    let streams = session.media.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_report(session, stream, duration),
         timeout: stream
@@ -168,13 +169,13 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     report.streams = None;
     Explained {
         report,
-        answered: session.is_finally_answered(),
+        answered: session.media.is_finally_answered(),
         streams: streams.collect(),
     }
 }
 
 fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Moment) -> Limit {
-    let limit = session.limit(stream, settings);
+    let limit = Silence::of(&session.media, settings).limit(stream);
     Limit {
         name: limit.name,
         limit: limit.limit.as_secs(),

@@ -2,8 +2,9 @@
 //! through [`Environment`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
 //! From the top: [`Engine`] takes what comes for one worker's sessions; `table` holds these, `timers` their deadlines, `answers`
-//! the replies that wait for the kernel, `kernel` what the kernel told. `call` is one session, `packets` what a datagram does to it.
-//! `offers` says what an SDP means, `negotiation` what is done about it (`matching`: which streams an offer goes on with).
+//! the replies that wait for the kernel, `kernel` what the kernel told. `call` is one session, `packets` what a datagram does to it,
+//! `media` its streams, `silence` when they have been silent too long. `offers` says what an SDP means, `negotiation` does it
+//! (`matching`: which streams an offer goes on with).
 //! `stream` is one media line, `leg` one party's side of it; `belief` is what a port believes of its party (`evidence`: what speaks
 //! for a source, `candidate`: what it shows of itself, `checks`: ICE through the relay, `strangers`: the log of the others).
 //! `flows` asks the kernel to forward and to stop (`handover`: each component's way there and back), `ports` is the pool of
@@ -33,6 +34,7 @@ mod kernel;
 mod keys;
 mod leg;
 mod matching;
+mod media;
 mod negotiation;
 mod offers;
 mod packets;
@@ -40,6 +42,7 @@ pub mod ports;
 mod refusal;
 mod report;
 mod settings;
+mod silence;
 mod status;
 mod strangers;
 mod stream;

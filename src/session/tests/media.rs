@@ -159,7 +159,10 @@ fn m4_a_component_goes_to_the_kernel_when_both_have_sent_media() {
     };
     assert_eq!(flow.component, Component::Rtp);
     assert_eq!(ends.caller.remote, addr(CALLER));
-    assert_eq!(ends.callee.local, SocketAddr::new(RELAY.into(), callee_side));
+    assert_eq!(
+        ends.callee.local,
+        SocketAddr::new(RELAY.into(), callee_side)
+    );
     // Packets that were already queued are relayed; nobody asks twice.
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     assert_eq!(installs(&mut lab), []);
