@@ -17,13 +17,15 @@
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
-//!  moment  words  objects     a time; numbers of things in sentences; JSON objects
+//!  moment  counters           a time; packets and bytes
+//!  words  objects             numbers of things in sentences; JSON objects
 //! ```
 
 pub mod accounting;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod counters;
 pub mod daemon;
 pub mod dispatcher;
 pub mod door;

@@ -15,6 +15,7 @@
 use std::net::SocketAddrV4;
 
 use super::wire::{self, Attributes, Builder, Message, Truncated, be16, be32, be64};
+pub use crate::counters::Counters;
 
 /// NFNL_SUBSYS_CTNETLINK.
 const SUBSYSTEM: u16 = 1;
@@ -109,13 +110,6 @@ impl NatEntry {
     }
 }
 
-/// What an entry relayed one way; bytes with their IP headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub packets: u64,
-    pub bytes: u64,
-}
-
 /// An entry as the kernel tells of it, in a dump, an answer or an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -126,7 +120,7 @@ pub struct Entry {
     pub id: u32,
     /// Seconds left; none in an event.
     pub timeout: Option<u32>,
-    /// From the source of `original`; none where accounting was off when it was made.
+    /// What it relayed from the source of `original`; none where accounting was off when it was made.
     pub sent: Option<Counters>,
     /// From the source of `reply`.
     pub received: Option<Counters>,

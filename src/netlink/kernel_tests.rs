@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use super::conntrack::{self, Counters, End, Entry, NatEntry, Tuple};
+use super::conntrack::{self, End, Entry, NatEntry, Tuple};
 use super::events::{Event, Events};
 use super::gate::{self, FORWARDED, Gate, LEAVING, REACHED};
 use super::nftables::{Batch, Element};
 use super::socket::{Netfilter, Protection, Refused};
+use crate::counters::Counters;
 use crate::sys::datagram::undisturbed;
 use crate::sys::netlink::{AddressChanges, enter_namespace};
 use crate::sys::route;

@@ -6,9 +6,9 @@
 //!  BATCH_BEGIN   NEWTABLE   NEWCHAIN..   NEWSET..   NEWSETELEM..   NEWRULE..   BATCH_END
 //! ```
 
-use super::conntrack::Counters;
 use super::rule::{Step, put_counter, put_data, put_step};
 use super::wire::{self, Attributes, Builder, Message, Truncated, be64};
+use crate::counters::Counters;
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use super::conntrack::{self, Counters, Entry};
+use super::conntrack::{self, Entry};
 use super::nftables::{self, Batch, Element};
 use super::wire::{self, Builder, Message, Messages, Truncated};
+use crate::counters::Counters;
 use crate::sys::netlink::NetlinkSocket;
 
 /// The kernel answers while it handles the request: what takes longer is lost.

@@ -10,7 +10,6 @@ use log::{debug, info, warn};
 use super::actions::{Action, Asker, Ended, Owner, ReplyTo};
 use super::answers::{Answer, Answers, LONGEST_HOLD};
 use super::call::Session;
-use super::counters::{Counters, Totals};
 use super::drops::DropReason;
 use super::environment::Environment;
 use super::explain;
@@ -27,7 +26,9 @@ use super::status::Status;
 use super::strangers::Strangers;
 use super::table::{Capacity, Ending, SessionTable};
 use super::timers::Timers;
+use super::totals::Totals;
 use super::verdict::PacketVerdict;
+use crate::counters::Counters;
 use crate::moment::{Moment, Now};
 use crate::proto::control::{MessageKind, Remove, Update};
 use crate::proto::link::UpdateReply;
@@ -261,7 +262,7 @@ impl Engine {
             let counted = leg.datagram(length);
             leg.user_space.take_back(counted);
             leg.unsent += 1;
-            leg.last_unsent = Some((now, errno));
+            leg.incidents_mut().last_unsent = Some((now, errno));
             self.totals.relayed.take_back(counted);
         }
     }
@@ -291,7 +292,7 @@ impl Engine {
     /// The packets of a party that come round do so by way of this call.
     pub fn note_round(&mut self, port: PortKey, with: CallId) {
         if let Some(stream) = self.sessions.stream_mut(port.session, port.stream) {
-            stream.legs[port.party].round_with = Some(with);
+            stream.legs[port.party].incidents_mut().round_with = Some(with);
         }
     }
 

@@ -184,6 +184,10 @@ fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Moment) -
 }
 
 fn leg(leg: &Leg, settings: &Settings, now: Moment) -> ExplainedLeg {
+    let incidents = leg.incidents();
+    let last_unsent = incidents.and_then(|told| told.last_unsent);
+    let stranger = incidents.and_then(|told| told.stranger);
+    let round_with = incidents.and_then(|told| told.round_with.as_ref());
     let since = |time: Option<Moment>| Some(seconds(now.since(time?)));
     ExplainedLeg {
         sdp_usable: leg.described_address(Component::Rtp, settings).is_some(),
@@ -201,15 +205,15 @@ fn leg(leg: &Leg, settings: &Settings, now: Moment) -> ExplainedLeg {
         last_rtcp: since(leg.last_rtcp),
         dropped: leg.dropped,
         unsent: leg.unsent,
-        last_unsent: leg.last_unsent.map(|(at, errno)| Failure {
+        last_unsent: last_unsent.map(|(at, errno)| Failure {
             ago: seconds(now.since(at)),
             errno,
         }),
-        stranger: leg.stranger.map(|(address, at)| Stranger {
+        stranger: stranger.map(|(address, at)| Stranger {
             address,
             ago: seconds(now.since(at)),
         }),
-        round_with: leg.round_with.as_ref().map(ToString::to_string),
+        round_with: round_with.map(|call_id| call_id.to_string()),
         longest: leg.longest,
     }
 }

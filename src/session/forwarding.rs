@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::counters::Counters;
 use super::keys::SessionKey;
+use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::proto::{Component, PerParty};
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::counters::Counters;
 use super::forwarding::{FlowId, FlowNews};
 use super::keys::SessionKey;
 use super::settings::LearningRules;
 use super::stream::Stream;
 use super::table::SessionTable;
+use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::proto::{Party, PerParty};
 

@@ -9,7 +9,7 @@
 //! for a source, `candidate`: what it shows of itself, `checks`: ICE through the relay, `strangers`: the log of the others).
 //! `flows` asks the kernel to forward and to stop (`handover`: each component's way there and back), `ports` is the pool of
 //! pairs, `address` what an SDP's address is worth. `report` writes the statistics, `explain` all that is known of a call.
-//! What several of them speak with: `settings`, `keys`, `actions`, `forwarding`, `counters`, `codec`, `description`, `drops`,
+//! What several of them speak with: `settings`, `keys`, `actions`, `forwarding`, `totals`, `codec`, `description`, `drops`,
 //! `verdict`, `status`, `refusal`.
 
 mod actions;
@@ -20,7 +20,6 @@ mod call;
 mod candidate;
 mod checks;
 mod codec;
-mod counters;
 mod description;
 mod drops;
 mod engine;
@@ -30,6 +29,7 @@ mod explain;
 mod flows;
 mod forwarding;
 mod handover;
+mod kept;
 mod kernel;
 mod keys;
 mod leg;
@@ -50,10 +50,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod totals;
 mod verdict;
 
 pub use self::actions::{Action, Asker, Ended, Owner, ReplyTo};
-pub use self::counters::{Counters, Totals};
 pub use self::drops::{DropReason, Dropped};
 pub use self::engine::Engine;
 pub use self::environment::Environment;
@@ -61,4 +61,6 @@ pub use self::forwarding::{FlowEnd, FlowId, FlowNews, Installed, Loss, Withdrawa
 pub use self::keys::{PortKey, SessionKey};
 pub use self::settings::{Learning, LearningRules, Settings};
 pub use self::table::{Capacity, SessionTable};
+pub use self::totals::Totals;
 pub use self::verdict::PacketVerdict;
+pub use crate::counters::Counters;

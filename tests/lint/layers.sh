@@ -32,7 +32,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 
 # shellcheck disable=SC2046 # file names here have no blanks
 {
-	pure="$(sources src/proto src/session) src/moment.rs"
+	pure="$(sources src/proto src/session) src/moment.rs src/counters.rs"
 	pure="$pure src/netlink/rule.rs src/netlink/gate.rs"
 	pure="$pure src/dispatcher/registry.rs $(sources src/dispatcher/registry) src/dispatcher/finished.rs src/dispatcher/statistics.rs"
 	pure="$pure src/dispatcher/past.rs src/dispatcher/management/verdict.rs src/dispatcher/management/text.rs src/words.rs"

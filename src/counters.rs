@@ -1,8 +1,6 @@
-//! How much was relayed.
+//! How much was relayed, by whoever did it.
 
 use std::net::IpAddr;
-
-use super::drops::Dropped;
 
 /// The headers of a datagram without options, bytes: IPv4 has 20 and IPv6 40, UDP 8.
 const IPV4_AND_UDP: u64 = 28;
@@ -51,16 +49,6 @@ impl std::ops::AddAssign for Counters {
     fn add_assign(&mut self, more: Counters) {
         *self = *self + more;
     }
-}
-
-/// All that went through an engine; of sessions that are over, too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub relayed: Counters,
-    /// The part of it that the kernel forwarded, as far as it has told.
-    pub relayed_by_kernel: Counters,
-    /// Packets that were not passed on; those of sessions that were no more are not among them.
-    pub dropped: Dropped,
 }
 
 #[cfg(test)]
