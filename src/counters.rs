@@ -1,4 +1,4 @@
-//! How much was relayed.
+//! How much was relayed, by whoever did it.
 
 use std::net::IpAddr;
 

@@ -19,7 +19,7 @@
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
-//!  moment  counters           a time; what was relayed
+//!  moment  counters           a time; packets and bytes
 //!  words  objects             numbers of things in sentences; JSON objects
 //! ```
 

@@ -140,7 +140,7 @@ pub enum Judgement {
 }
 
 impl Belief {
-    /// Whether a packet of media is the known source's, which nearly all are.
+    /// Returns true if a packet of media is the known source's, which nearly all are.
     pub fn is_known(&mut self, from: SocketAddr, signal: Signal, now: Moment) -> bool {
         let Some(latched) = &mut self.latched else {
             return false;
@@ -403,7 +403,7 @@ impl Belief {
         Some(latched.address)
     }
 
-    /// Whether the kernel may have it: nobody else claims to be the party at the moment.
+    /// Returns true if the kernel may have it: nobody else claims to be the party at the moment.
     pub fn is_settled(&self, now: Moment) -> bool {
         self.watched.is_none_or(|until| until <= now)
     }
@@ -539,7 +539,7 @@ impl Belief {
 }
 
 impl LatchedSource {
-    /// Whether a packet from elsewhere may be the same stream's (E8).
+    /// Returns true if a packet from elsewhere may be the same stream's (E8).
     fn goes_on(&self, from: SocketAddr, mark: Option<Mark>, blind: bool) -> bool {
         let (Some(last), Some(next)) = (self.mark, mark) else {
             return false;

@@ -110,7 +110,7 @@ impl Candidate {
         }
     }
 
-    /// Whether it has been one stream for so long.
+    /// Returns true if it has been one stream for so long.
     pub fn is_stream(&self, wait: Duration, now: Moment) -> bool {
         let least = match self.mark {
             Mark::Check => ENOUGH_CHECKS,
@@ -130,7 +130,7 @@ impl Candidate {
         }
     }
 
-    /// Whether it may still become a stream.
+    /// Returns true if it may still become a stream.
     fn is_running(&self, now: Moment) -> bool {
         self.run > 1 && now < self.last + self.mark.gap()
     }
@@ -196,7 +196,7 @@ mod tests {
         Mark::Rtp { ssrc, sequence }
     }
 
-    /// Whether a source becomes a stream within 100 packets, and after how many.
+    /// Returns true if a source becomes a stream within 100 packets, and after how many.
     fn qualifies(every: Duration, mark: impl Fn(u16) -> Mark) -> Option<u16> {
         let mut candidates = Candidates::default();
         (0..100).find(|&n| {

@@ -87,7 +87,7 @@ impl Checks {
         found.next().map(|open| open.from)
     }
 
-    /// Whether one more check of a stranger may be passed on: the other party must not be flooded.
+    /// Returns true if one more check of a stranger may be passed on: the other party must not be flooded.
     pub fn may_pass(&mut self, now: Moment) -> bool {
         let paid = self.paid.max(now) + STRANGE_EVERY;
         let may = paid <= now + STRANGE_EVERY * STRANGE_BURST;

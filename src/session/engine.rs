@@ -9,22 +9,24 @@ use log::{debug, info, warn};
 
 use super::actions::{Action, Asker, Ended, Owner, ReplyTo};
 use super::answers::{Answer, Answers, LONGEST_HOLD};
-use super::call::{Context, Session};
-use super::counters::Totals;
+use super::call::Session;
 use super::drops::DropReason;
 use super::environment::Environment;
 use super::explain;
 use super::forwarding::FlowNews;
 use super::kernel::Kernel;
 use super::keys::{PortKey, SessionKey};
+use super::negotiation::Context;
 use super::packets::{self, PacketContext};
 use super::refusal::Refusal;
 use super::report;
 use super::settings::Settings;
+use super::silence::{self, Silence};
 use super::status::Status;
 use super::strangers::Strangers;
 use super::table::{Capacity, Ending, SessionTable};
 use super::timers::Timers;
+use super::totals::Totals;
 use super::verdict::PacketVerdict;
 use crate::counters::Counters;
 use crate::moment::{Moment, Now};
@@ -124,14 +126,14 @@ impl Engine {
             now,
         };
         let session = &mut entry.session;
-        let before = session.streams.len();
+        let before = session.media.streams.len();
         let result = session.update(update, &mut context);
         if result.is_ok() {
             session.owner = asker.owner;
         }
         let reply = answer_to(session, update, result, &self.settings);
-        let new_streams = session.streams.len() - before;
-        if session.is_withdrawing() {
+        let new_streams = session.media.streams.len() - before;
+        if session.media.is_withdrawing() {
             let answer = Answer {
                 session: key,
                 asker,
@@ -152,7 +154,7 @@ impl Engine {
             return;
         };
         let mut held = Vec::new();
-        for (index, stream) in entry.session.streams.iter_mut().enumerate() {
+        for (index, stream) in entry.session.media.streams.iter_mut().enumerate() {
             for party in Party::BOTH {
                 held.extend(stream.legs[party].take_held(now).into_iter().map(|packet| {
                     let port = PortKey {
@@ -260,7 +262,7 @@ impl Engine {
             let counted = leg.datagram(length);
             leg.user_space.take_back(counted);
             leg.unsent += 1;
-            leg.last_unsent = Some((now, errno));
+            leg.incidents_mut().last_unsent = Some((now, errno));
             self.totals.relayed.take_back(counted);
         }
     }
@@ -281,16 +283,16 @@ impl Engine {
     /// The call that what is sent to an address and the port of `port` comes to, if that is an address of that port.
     pub fn call_at(&self, port: PortKey, address: IpAddr) -> Option<&CallId> {
         let session = self.sessions.get(port.session)?;
-        let stream = session.streams.get(usize::from(port.stream))?;
+        let stream = session.media.streams.get(usize::from(port.stream))?;
         let is_it = address == stream.legs[port.party].local
             || Some(address) == self.settings.advertised_ip;
-        is_it.then_some(&session.call_id)
+        is_it.then_some(session.call_id())
     }
 
     /// The packets of a party that come round do so by way of this call.
     pub fn note_round(&mut self, port: PortKey, with: CallId) {
         if let Some(stream) = self.sessions.stream_mut(port.session, port.stream) {
-            stream.legs[port.party].round_with = Some(with);
+            stream.legs[port.party].incidents_mut().round_with = Some(with);
         }
     }
 
@@ -309,7 +311,11 @@ impl Engine {
 
     /// The kernel may have let go of the last flow of a session that was to be withdrawn: then nothing is waited for.
     fn let_go(&mut self, key: SessionKey, now: Now) {
-        if self.sessions.get(key).is_some_and(|s| !s.is_withdrawing()) {
+        if self
+            .sessions
+            .get(key)
+            .is_some_and(|s| !s.media.is_withdrawing())
+        {
             for answer in self.answers.release(key) {
                 self.answer(answer);
             }
@@ -352,8 +358,8 @@ impl Engine {
             };
             entry.timer.has_fired();
             let heard = self.kernel.heard();
-            let session = &mut entry.session;
-            if session.expire(&self.settings, heard, &mut self.actions, now.mono) {
+            let media = &mut entry.session.media;
+            if silence::expire(media, &self.settings, heard, &mut self.actions, now.mono) {
                 self.finish(key, Ending::Expired, now);
             } else {
                 self.schedule(key, now.mono + LOOKED_AT_EVERY);
@@ -388,7 +394,7 @@ impl Engine {
     /// Ends all sessions; each is reported as expired.
     pub fn end_all(&mut self, now: Now) {
         let live = self.sessions.live_from(0);
-        let keys: Vec<SessionKey> = live.map(|(_, session)| session.key).collect();
+        let keys: Vec<SessionKey> = live.map(|(_, session)| session.key()).collect();
         for key in keys {
             self.finish(key, Ending::Expired, now);
         }
@@ -415,13 +421,14 @@ impl Engine {
             .sessions
             .of_call(call_id)
             .find(|&session| is_it(session));
-        found.map(|session| session.key)
+        found.map(Session::key)
     }
 
     /// Sets a session's timer to its deadline, but not before `earliest`.
     fn schedule(&mut self, key: SessionKey, earliest: Moment) {
         if let Some(entry) = self.sessions.entry_mut(key) {
-            let deadline = entry.session.deadline(&self.settings).max(earliest);
+            let deadline = Silence::of(&entry.session.media, &self.settings).deadline();
+            let deadline = deadline.max(earliest);
             self.timers.set(key, &mut entry.timer, deadline);
         }
     }
@@ -431,19 +438,19 @@ impl Engine {
         let Some(entry) = self.sessions.entry_mut(key) else {
             return;
         };
-        let session = &mut entry.session;
-        for index in 0..session.streams.len() {
-            let status = if session.streams[index].declined {
+        let media = &mut entry.session.media;
+        for index in 0..media.streams.len() {
+            let status = if media.streams[index].declined {
                 Status::Rejected
             } else {
                 Status::Closed
             };
             let actions = &mut self.actions;
-            session.end_stream(index, status, Duration::ZERO, actions, now.mono);
+            media.end_stream(index, status, Duration::ZERO, actions, now.mono);
         }
         entry.ending = Some(ending);
         self.timers.clear(key, &mut entry.timer);
-        let call_id = session.call_id.clone();
+        let call_id = media.call_id.clone();
         self.sessions.unlist(key, &call_id);
         self.report_end(key, now);
     }
@@ -462,8 +469,8 @@ impl Engine {
         session.log_end(how, &statistics, now.mono);
         let ended = Ended {
             session_id: session.id,
-            is_answered: session.started.is_some(),
-            call_id: session.call_id,
+            is_answered: session.media.started.is_some(),
+            call_id: session.media.call_id,
             statistics,
         };
         self.actions.push_back(match ending {
@@ -483,7 +490,7 @@ fn answer_to(
     result: Result<Vec<u16>, Refusal>,
     settings: &Settings,
 ) -> UpdateReply {
-    let call_id = &session.call_id;
+    let call_id = session.call_id();
     let sender = session.sender(update);
     let kind = match update.kind {
         MessageKind::Request => "request",
@@ -492,7 +499,7 @@ fn answer_to(
     let about = format_args!("{kind} {} of the {sender}", update.cseq.0);
     match result {
         Ok(told) => {
-            let local = session.locals[sender.other()];
+            let local = session.media.locals[sender.other()];
             let address = settings.advertised_ip.unwrap_or(local);
             info!("[session {call_id}] {about}: relay {address} ports {told:?}");
             ports(address, told)

@@ -27,7 +27,7 @@ impl Rank {
         }
     }
 
-    /// Whether a learned source that has fallen silent gives way to one of this rank. A phone with ICE chooses among
+    /// Returns true if a learned source that has fallen silent gives way to one of this rank. A phone with ICE chooses among
     /// the paths that it has proven, and its SDP names one of them.
     pub fn replaces(self, learned: Rank) -> bool {
         self > learned || self == Rank::Proven && learned >= Rank::Proven

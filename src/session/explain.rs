@@ -13,6 +13,7 @@ use super::handover::MediaPath;
 use super::leg::Leg;
 use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
 use super::settings::Settings;
+use super::silence::Silence;
 use super::stream::Stream;
 use super::table::SessionTable;
 use crate::moment::{Moment, Now};
@@ -150,8 +151,8 @@ pub fn write(
 }
 
 fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained<'a> {
-    let duration = session.duration(now.mono);
-    let streams = session.streams.iter();
+    let duration = session.media.duration(now.mono);
+    let streams = session.media.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_report(session, stream, duration),
         timeout: stream
@@ -168,13 +169,13 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     report.streams = None;
     Explained {
         report,
-        answered: session.is_finally_answered(),
+        answered: session.media.is_finally_answered(),
         streams: streams.collect(),
     }
 }
 
 fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Moment) -> Limit {
-    let limit = session.limit(stream, settings);
+    let limit = Silence::of(&session.media, settings).limit(stream);
     Limit {
         name: limit.name,
         limit: limit.limit.as_secs(),
@@ -183,6 +184,10 @@ fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Moment) -
 }
 
 fn leg(leg: &Leg, settings: &Settings, now: Moment) -> ExplainedLeg {
+    let incidents = leg.incidents();
+    let last_unsent = incidents.and_then(|told| told.last_unsent);
+    let stranger = incidents.and_then(|told| told.stranger);
+    let round_with = incidents.and_then(|told| told.round_with.as_ref());
     let since = |time: Option<Moment>| Some(seconds(now.since(time?)));
     ExplainedLeg {
         sdp_usable: leg.described_address(Component::Rtp, settings).is_some(),
@@ -200,15 +205,15 @@ fn leg(leg: &Leg, settings: &Settings, now: Moment) -> ExplainedLeg {
         last_rtcp: since(leg.last_rtcp),
         dropped: leg.dropped,
         unsent: leg.unsent,
-        last_unsent: leg.last_unsent.map(|(at, errno)| Failure {
+        last_unsent: last_unsent.map(|(at, errno)| Failure {
             ago: seconds(now.since(at)),
             errno,
         }),
-        stranger: leg.stranger.map(|(address, at)| Stranger {
+        stranger: stranger.map(|(address, at)| Stranger {
             address,
             ago: seconds(now.since(at)),
         }),
-        round_with: leg.round_with.as_ref().map(ToString::to_string),
+        round_with: round_with.map(|call_id| call_id.to_string()),
         longest: leg.longest,
     }
 }

@@ -104,7 +104,7 @@ impl Handover {
         }
     }
 
-    /// Whether the kernel may be asked now. From `welcome` on it forwards again what it could not before.
+    /// Returns true if the kernel may be asked now. From `welcome` on it forwards again what it could not before.
     pub fn may_offer(&self, now: Moment, welcome: Moment) -> bool {
         let is_welcome = self.path.is_waiting() && self.refused < welcome && welcome <= now;
         match self.path {
@@ -199,7 +199,7 @@ impl Handover {
         matches!(path, MediaPath::Installing | MediaPath::Kernel(_))
     }
 
-    /// Whether packets may go by the kernel, unseen here.
+    /// Returns true if packets may go by the kernel, unseen here.
     pub fn may_bypass(&self) -> bool {
         matches!(self.path, MediaPath::Installing | MediaPath::Kernel(_))
     }

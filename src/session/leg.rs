@@ -2,7 +2,6 @@
 //! waits for it. Does not know the other side.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use super::address::is_routable;
 use super::belief::Belief;
@@ -10,6 +9,7 @@ use super::codec::Codec;
 use super::description::{Described, Said};
 use super::drops::{DropReason, Dropped};
 use super::evidence::Evidence;
+use super::kept::{HeldPacket, KeptPackets};
 use super::settings::Settings;
 use super::verdict::PacketVerdict;
 use crate::counters::Counters;
@@ -18,22 +18,15 @@ use crate::proto::demux::Kind;
 use crate::proto::media::{MediaAddress, MediaDescription};
 use crate::proto::{CallId, Component, PerComponent};
 
-/// STUN packets kept for a party whose address is not known yet.
-const STUN_KEPT: usize = 4;
-/// Longest packet that is kept, bytes.
-const KEPT_BYTES: usize = 1500;
-/// Media kept for a party whose SDP has not come by yet, and for how long: phones send with their answer, which is on its
-/// way through the SIP proxy.
-const MEDIA_KEPT: usize = 8;
-const MEDIA_KEPT_FOR: Duration = Duration::from_secs(1);
-
-/// A packet of a source that nothing speaks for yet (E10).
-#[derive(Clone, Debug)]
-pub struct HeldPacket {
-    pub component: Component,
-    pub from: SocketAddr,
-    pub data: Vec<u8>,
-    at: Moment,
+/// What went wrong with one party's packets, for who asks about a call. Most parties have none of it.
+#[derive(Clone, Debug, Default)]
+pub struct Incidents {
+    /// When the host last did not take a packet, and the kernel's number for why.
+    pub last_unsent: Option<(Moment, i32)>,
+    /// Who was last taken for a stranger here, and when (M2).
+    pub stranger: Option<(SocketAddr, Moment)>,
+    /// The call by which its packets come round, where they do (M11).
+    pub round_with: Option<CallId>,
 }
 
 /// See the module.
@@ -58,22 +51,15 @@ pub struct Leg {
     pub dropped: Dropped,
     /// Packets from this party that the host did not take.
     pub unsent: u64,
-    /// When that was last, and the kernel's number for why.
-    pub last_unsent: Option<(Moment, i32)>,
-    /// Who was last taken for a stranger here, and when (M2).
-    pub stranger: Option<(SocketAddr, Moment)>,
-    /// The call by which its packets come round, where they do (M11).
-    pub round_with: Option<CallId>,
+    incidents: Option<Box<Incidents>>,
     /// The longest packet of this party that user space has seen, bytes with headers.
     pub longest: u64,
     pub last_media: Option<Moment>,
     pub last_rtcp: Option<Moment>,
     /// Anything on the RTCP port, STUN as well.
     pub rtcp_port_used: Option<Moment>,
-    /// STUN for this party.
-    waiting: PerComponent<Vec<Vec<u8>>>,
-    /// Media from this party's port that waits for its SDP, the oldest first.
-    held: Vec<HeldPacket>,
+    /// STUN that waits for this party's address, and media that waits for its SDP.
+    kept: Option<Box<KeptPackets>>,
 }
 
 impl Leg {
@@ -92,15 +78,12 @@ impl Leg {
             kernel: Counters::default(),
             dropped: Dropped::default(),
             unsent: 0,
-            last_unsent: None,
-            stranger: None,
-            round_with: None,
+            incidents: None,
             longest: 0,
             last_media: None,
             last_rtcp: None,
             rtcp_port_used: None,
-            waiting: PerComponent::default(),
-            held: Vec::new(),
+            kept: None,
         }
     }
 
@@ -205,6 +188,14 @@ impl Leg {
         }
     }
 
+    pub fn incidents(&self) -> Option<&Incidents> {
+        self.incidents.as_deref()
+    }
+
+    pub fn incidents_mut(&mut self) -> &mut Incidents {
+        self.incidents.get_or_insert_default()
+    }
+
     /// Keeps STUN for a party that cannot be reached yet.
     ///
     /// # Errors
@@ -215,10 +206,11 @@ impl Leg {
         kind: Kind,
         data: &[u8],
     ) -> Result<(), DropReason> {
-        let waiting = &mut self.waiting[component];
-        if kind == Kind::Stun && waiting.len() < STUN_KEPT && data.len() <= KEPT_BYTES {
-            waiting.push(data.to_vec());
-            return Ok(());
+        if kind == Kind::Stun && KeptPackets::is_short(data) {
+            let kept = self.kept.get_or_insert_default();
+            if kept.keep_stun(component, data) {
+                return Ok(());
+            }
         }
         Err(self.why_not_sent_to(component))
     }
@@ -229,11 +221,11 @@ impl Leg {
         component: Component,
         settings: &Settings,
     ) -> Option<(SocketAddr, Vec<Vec<u8>>)> {
-        if self.waiting[component].is_empty() {
+        if !self.kept.as_ref()?.has_stun(component) {
             return None;
         }
         let to = self.destination(component, Kind::Stun, settings)?;
-        Some((to, std::mem::take(&mut self.waiting[component])))
+        Some((to, self.kept.as_mut()?.take_stun(component)))
     }
 
     /// Keeps a packet that came before the party's SDP; false where that is known.
@@ -244,38 +236,29 @@ impl Leg {
         data: &[u8],
         now: Moment,
     ) -> bool {
-        if self.described.is_some() || data.len() > KEPT_BYTES {
+        if self.described.is_some() || !KeptPackets::is_short(data) {
             return false;
         }
-        if self.held.len() == MEDIA_KEPT {
-            self.held.remove(0);
+        let kept = self.kept.get_or_insert_default();
+        if kept.keep_media(component, from, data, now) {
             self.dropped.add(DropReason::Unproven);
         }
-        self.held.push(HeldPacket {
-            component,
-            from,
-            data: data.to_vec(),
-            at: now,
-        });
         true
     }
 
     /// What was kept, once the party's SDP is there: it is judged anew. What is too old is not sent any more.
     pub fn take_held(&mut self, now: Moment) -> Vec<HeldPacket> {
-        if self.held.is_empty() || self.described.is_none() {
+        let Some(kept) = self.kept.as_mut().filter(|_| self.described.is_some()) else {
             return Vec::new();
-        }
-        let mut held = std::mem::take(&mut self.held);
-        let before = held.len();
-        held.retain(|packet| now <= packet.at + MEDIA_KEPT_FOR);
-        (held.len()..before).for_each(|_| self.dropped.add(DropReason::Unproven));
+        };
+        let (held, too_old) = kept.take_media(now);
+        (0..too_old).for_each(|_| self.dropped.add(DropReason::Unproven));
         held
     }
 
     /// Gives up what waits, at the stream's end.
     pub fn forget_packets(&mut self) {
-        self.waiting = PerComponent::default();
-        self.held = Vec::new();
+        self.kept = None;
     }
 
     /// Counts a packet from this party that is not passed on.

@@ -97,7 +97,7 @@ impl Matching<'_> {
         (!self.taken[line]).then(|| &self.streams[index])
     }
 
-    /// Whether the offerer of a stream is where a line says, as far as it says so.
+    /// Returns true if the offerer of a stream is where a line says, as far as it says so.
     fn is_at(&self, stream: &Stream, media: &MediaDescription) -> bool {
         let leg = &stream.legs[self.offerer];
         let described = leg.described.as_ref();

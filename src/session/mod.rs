@@ -2,13 +2,14 @@
 //! through [`Environment`], what is to be done comes out as [`Action`]s. Same inputs and times, same actions.
 //!
 //! From the top: [`Engine`] takes what comes for one worker's sessions; `table` holds these, `timers` their deadlines, `answers`
-//! the replies that wait for the kernel, `kernel` what the kernel told. `call` is one session, `packets` what a datagram does to it.
-//! `offers` says what an SDP means, `negotiation` what is done about it (`matching`: which streams an offer goes on with).
+//! the replies that wait for the kernel, `kernel` what the kernel told. `call` is one session, `packets` what a datagram does to it,
+//! `media` its streams, `silence` when they have been silent too long. `offers` says what an SDP means, `negotiation` does it
+//! (`matching`: which streams an offer goes on with).
 //! `stream` is one media line, `leg` one party's side of it; `belief` is what a port believes of its party (`evidence`: what speaks
 //! for a source, `candidate`: what it shows of itself, `checks`: ICE through the relay, `strangers`: the log of the others).
 //! `flows` asks the kernel to forward and to stop (`handover`: each component's way there and back), `ports` is the pool of
 //! pairs, `address` what an SDP's address is worth. `report` writes the statistics, `explain` all that is known of a call.
-//! What several of them speak with: `settings`, `keys`, `actions`, `forwarding`, `counters`, `codec`, `description`, `drops`,
+//! What several of them speak with: `settings`, `keys`, `actions`, `forwarding`, `totals`, `codec`, `description`, `drops`,
 //! `verdict`, `status`, `refusal`.
 
 mod actions;
@@ -19,7 +20,6 @@ mod call;
 mod candidate;
 mod checks;
 mod codec;
-mod counters;
 mod description;
 mod drops;
 mod engine;
@@ -29,10 +29,12 @@ mod explain;
 mod flows;
 mod forwarding;
 mod handover;
+mod kept;
 mod kernel;
 mod keys;
 mod leg;
 mod matching;
+mod media;
 mod negotiation;
 mod offers;
 mod packets;
@@ -40,6 +42,7 @@ pub mod ports;
 mod refusal;
 mod report;
 mod settings;
+mod silence;
 mod status;
 mod strangers;
 mod stream;
@@ -47,10 +50,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod totals;
 mod verdict;
 
 pub use self::actions::{Action, Asker, Ended, Owner, ReplyTo};
-pub use self::counters::Totals;
 pub use self::drops::{DropReason, Dropped};
 pub use self::engine::Engine;
 pub use self::environment::Environment;
@@ -58,5 +61,6 @@ pub use self::forwarding::{FlowEnd, FlowId, FlowNews, Installed, Loss, Withdrawa
 pub use self::keys::{PortKey, SessionKey};
 pub use self::settings::{Learning, LearningRules, Settings};
 pub use self::table::{Capacity, SessionTable};
+pub use self::totals::Totals;
 pub use self::verdict::PacketVerdict;
 pub use crate::counters::Counters;

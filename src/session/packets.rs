@@ -50,10 +50,10 @@ pub fn receive(
         welcome,
     } = context;
     let index = usize::from(port.stream);
-    let Some(stream) = session.streams.get_mut(index) else {
+    let Some(stream) = session.media.streams.get_mut(index) else {
         return (PacketVerdict::Drop(DropReason::Closed), false);
     };
-    let call_id = &session.call_id;
+    let call_id = &session.media.call_id;
     let kind = demux::classify(data);
     let packet = Datagram {
         party,

@@ -71,7 +71,7 @@ impl Serialize for Shown<'_> {
 impl<'a> Exact<'a> {
     /// None where there is nothing to tell.
     fn of(session: &'a Session) -> Option<Exact<'a>> {
-        let (call_id, from_tag) = (&session.call_id.0, &session.caller_tag.0);
+        let (call_id, from_tag) = (&session.call_id().0, &session.caller_tag.0);
         let to_tag = session.callee_tag().map(|tag| &tag.0);
         let is_plain = call_id.is_utf8() && from_tag.is_utf8() && to_tag.is_none_or(Text::is_utf8);
         (!is_plain).then(|| Exact {
@@ -158,9 +158,9 @@ pub fn write_list(
 
 /// Appends what `sessions` tells of a session, on one line.
 fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
-    let streams = session.streams.iter();
+    let streams = session.media.streams.iter();
     let waiting =
-        streams.filter(|stream| stream.is_live() && session.listed_since(stream).is_none());
+        streams.filter(|stream| stream.is_live() && session.media.listed_since(stream).is_none());
     let offered = waiting.map(|stream| {
         let PerParty { caller, callee } = &stream.legs;
         Offered {
@@ -189,24 +189,28 @@ pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
 }
 
 pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
-    let duration = session.duration(now.mono);
+    let duration = session.media.duration(now.mono);
     let mut listed: Vec<&Stream> = session
+        .media
         .streams
         .iter()
-        .filter(|stream| session.listed_since(stream).is_some())
+        .filter(|stream| session.media.listed_since(stream).is_some())
         .collect();
-    listed.sort_by_key(|stream| session.listed_since(stream));
+    listed.sort_by_key(|stream| session.media.listed_since(stream));
     let reports = listed
         .into_iter()
         .map(|stream| stream_report(session, stream, duration));
     SessionReport {
         session_id: session.id,
-        call_id: &session.call_id,
+        call_id: session.call_id(),
         from_tag: &session.caller_tag,
         to_tag: session.callee_tag(),
         from_uri: &session.from_uri,
         to_uri: &session.to_uri,
-        start_time: session.started.map(|start| seconds(start.unix.elapsed())),
+        start_time: session
+            .media
+            .started
+            .map(|start| seconds(start.unix.elapsed())),
         duration: duration.as_secs(),
         caller_ua: OrUnknown(session.user_agents.caller.as_ref()),
         callee_ua: OrUnknown(session.user_agents.callee.as_ref()),
@@ -228,13 +232,13 @@ pub fn stream_report<'a>(
     duration: Duration,
 ) -> StreamReport<'a> {
     let PerParty { caller, callee } = &stream.legs;
-    let since_start = |time: Moment| session.started.map(|start| time.since(start.mono));
-    let start_time = session.listed_since(stream).and_then(since_start);
+    let since_start = |time: Moment| session.media.started.map(|start| time.since(start.mono));
+    let start_time = session.media.listed_since(stream).and_then(since_start);
     let end_time = match (stream.status, stream.ended) {
         (Status::Rejected, _) => start_time,
         // A line that was off in the offer has ended before its answer.
         (_, Some((ended, _))) => since_start(ended).max(start_time),
-        (_, None) => session.started.map(|_| duration),
+        (_, None) => session.media.started.map(|_| duration),
     };
     let post_dial_delay = stream.first_media.map(|first| first.since(stream.created));
     StreamReport {

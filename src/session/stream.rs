@@ -222,7 +222,7 @@ impl Stream {
                     return Outcome::from(PacketVerdict::Queued);
                 }
                 if why != DropReason::Straggler {
-                    leg.stranger = Some((from, now));
+                    leg.incidents_mut().stranger = Some((from, now));
                 }
                 Outcome {
                     is_claimed,
@@ -285,7 +285,7 @@ impl Stream {
         let is_known = belief.address() == Some(from);
         let is_on_trial = belief.check_address() == Some(from);
         if !(is_ranked || is_on_trial) {
-            responder.stranger = Some((from, now));
+            responder.incidents_mut().stranger = Some((from, now));
             return Outcome {
                 is_strange: true,
                 ..Outcome::from(responder.drop_packet(DropReason::Unproven))

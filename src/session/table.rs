@@ -43,7 +43,7 @@ pub struct Entry {
 impl Entry {
     /// Nothing is waited for any more.
     fn is_done(&self) -> bool {
-        self.ending.is_some() && !self.session.is_withdrawing()
+        self.ending.is_some() && !self.session.media.is_withdrawing()
     }
 }
 
@@ -79,7 +79,7 @@ impl SessionTable {
 
     /// The call of a session that is not yet reported.
     pub fn call_id(&self, session: SessionKey) -> Option<&CallId> {
-        self.get(session).map(|session| &session.call_id)
+        self.get(session).map(|session| session.call_id())
     }
 
     /// Sessions that are not yet reported, to be reported to this dispatcher.
@@ -96,7 +96,7 @@ impl SessionTable {
     /// Live streams by type.
     pub fn stream_counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        let streams = self.live_from(0).flat_map(|(_, s)| &s.streams);
+        let streams = self.live_from(0).flat_map(|(_, s)| &s.media.streams);
         for stream in streams.filter(|stream| stream.is_live()) {
             let media_type = stream.media_type.as_str().to_owned();
             *counts.entry(media_type).or_insert(0) += 1;
@@ -131,7 +131,7 @@ impl SessionTable {
 
     pub(super) fn stream_mut(&mut self, session: SessionKey, stream: u16) -> Option<&mut Stream> {
         let entry = self.entry_mut(session)?;
-        entry.session.streams.get_mut(usize::from(stream))
+        entry.session.media.streams.get_mut(usize::from(stream))
     }
 
     /// The live sessions of a call-id.
@@ -165,11 +165,11 @@ impl SessionTable {
 
     /// Takes in a session that has the key of [`SessionTable::next_key`].
     pub(super) fn insert(&mut self, session: Session) {
-        self.streams += session.streams.len();
+        self.streams += session.media.streams.len();
         self.by_call
-            .entry(session.call_id.clone())
+            .entry(session.call_id().clone())
             .or_default()
-            .push(session.key);
+            .push(session.key());
         let entry = Some(Entry {
             session,
             timer: Timer::default(),
@@ -204,7 +204,7 @@ impl SessionTable {
             session, ending, ..
         } = slot.entry.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        self.streams -= session.streams.len();
+        self.streams -= session.media.streams.len();
         self.free.push(key.slot);
         Some((session, ending?))
     }

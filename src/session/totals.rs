@@ -1,4 +1,4 @@
-//! All that went through an engine.
+//! What became of all packets of an engine.
 
 use super::drops::Dropped;
 use crate::counters::Counters;
