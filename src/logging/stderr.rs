@@ -7,7 +7,6 @@ use log::Level;
 
 use super::Sink;
 use super::queue::Entry;
-use super::syslog::severity;
 use crate::sys::local_time::{LocalTime, local_time};
 use crate::sys::stderr;
 
@@ -86,7 +85,18 @@ pub struct Journal;
 
 impl Sink for Journal {
     fn send(&mut self, entry: &Entry) -> io::Result<()> {
-        stderr::write(format!("<{}>{}\n", severity(entry.level), entry.text).as_bytes())
+        let severity = severity(entry.level);
+        stderr::write(format!("<{severity}>{}\n", entry.text).as_bytes())
+    }
+}
+
+/// The numbers of RFC 3164 section 4.1.1, as sd-daemon(3) has them.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }
 
