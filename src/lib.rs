@@ -20,6 +20,7 @@
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //!  moment  words  objects     a time; numbers of things in sentences; JSON objects
+//!  text_layout                text that is fit for a terminal
 //! ```
 
 pub mod accounting;
@@ -41,5 +42,6 @@ pub mod relay;
 pub mod resolver;
 pub mod session;
 pub mod sys;
+pub mod text_layout;
 pub mod tls;
 pub mod words;

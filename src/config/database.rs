@@ -181,9 +181,10 @@ fn server_or_file(text: &str, base: &Path, odd: &mut Vec<String>) -> Option<Data
         root_cert: None,
     };
     for text in parameters {
-        match set(&mut uri, text, base)? {
-            true => (),
-            false => odd.push(without_effect(text, PARAMETERS)),
+        if set(&mut uri, text, base)? {
+            ()
+        } else {
+            odd.push(without_effect(text, PARAMETERS))
         }
     }
     Some(DatabaseUri::Server(uri))

@@ -19,13 +19,13 @@ use configparser::ini::{Ini, IniDefault};
 use super::problem::{Problem, quoted, shown};
 
 /// What stands in this section holds in each other one that does not say otherwise. Only in capitals.
-pub const FOR_ALL: &str = "DEFAULT";
+pub const DEFAULT_SECTION: &str = "DEFAULT";
 
 /// References within references: as deep as Python follows them.
-const DEEPEST: usize = 10;
+const MAX_REFERENCE_DEPTH: usize = 10;
 /// References that one value may take, and bytes that it may become: references to references multiply.
-const MOST: usize = 1000;
-const LONGEST: usize = 64 * 1024;
+const MAX_REFERENCES: usize = 1000;
+const MAX_VALUE_SIZE: usize = 64 * 1024;
 
 /// One `[Name]` with its keys. A section that is opened twice stands here twice.
 #[derive(Debug, PartialEq, Eq)]
@@ -280,12 +280,15 @@ impl Expansion<'_> {
 
     fn refer(&mut self, key: &str, depth: usize) -> Result<(), String> {
         self.references += 1;
-        if depth == DEEPEST || self.references > MOST || self.value.len() > LONGEST {
+        if depth == MAX_REFERENCE_DEPTH
+            || self.references > MAX_REFERENCES
+            || self.value.len() > MAX_VALUE_SIZE
+        {
             return Err("its references to other keys have no end".into());
         }
         let name = normal(key);
         let of = |section: &str| self.written.get(&(section.to_owned(), name.clone()));
-        let Some(value) = of(self.section).or_else(|| of(FOR_ALL)) else {
+        let Some(value) = of(self.section).or_else(|| of(DEFAULT_SECTION)) else {
             return Err(format!(
                 "refers to key {}, which is not set in this section; allowed: one that is, or %%( for these characters",
                 quoted(key)

@@ -48,14 +48,14 @@ pub use values::{
     PortRange, ProxySocket, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
 
+use crate::sys::file_access;
 use crate::sys::files::open_given;
-use crate::sys::remedy;
 
 /// The file's name in the configuration directory.
 pub const FILE_NAME: &str = "config.ini";
 
 /// A larger file is no configuration.
-const LARGEST: u64 = 256 * 1024;
+const MAX_FILE_SIZE: u64 = 256 * 1024;
 
 /// What each daemon reads.
 const RELAY_SECTIONS: &[&str] = &["Relay", "TLS"];
@@ -126,7 +126,7 @@ fn load<T>(
             Vec::new()
         }
         Err(error) => {
-            let hint = match (error.kind(), remedy::to_read(&path, &error)) {
+            let hint = match (error.kind(), file_access::remedy_to_read(&path, &error)) {
                 (io::ErrorKind::NotFound, _) => "; it must say at least [Relay] dispatchers".into(),
                 (_, Some(command)) => format!("; {command}"),
                 (_, None) => String::new(),
@@ -207,9 +207,9 @@ fn understand<T>(
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open_given(path)?
-        .take(LARGEST + 1)
+        .take(MAX_FILE_SIZE + 1)
         .read_to_end(&mut bytes)?;
-    if read as u64 > LARGEST {
+    if read as u64 > MAX_FILE_SIZE {
         return Err(io::Error::other(
             "larger than 256 KiB; allowed: a configuration file",
         ));
@@ -240,11 +240,11 @@ fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
 fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
     for section in file {
         // What nobody will read is not thought about: a file may be full of it.
-        let suggesting = warnings.len() < problem::SHOWN;
+        let suggesting = warnings.len() < problem::MAX_SHOWN;
         let ignored = keys::IGNORED_SECTIONS
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
-        if section.name == ini::FOR_ALL {
+        if section.name == ini::DEFAULT_SECTION {
             let unknown = section.entries.iter();
             let unknown = unknown.filter(|entry| {
                 !entry.is_referred_to && !KEYS.iter().any(|key| key.name == entry.key)
@@ -259,7 +259,7 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
             (Some(name), _) => {
                 if ours.contains(&name) {
                     for entry in &section.entries {
-                        let suggesting = warnings.len() < problem::SHOWN;
+                        let suggesting = warnings.len() < problem::MAX_SHOWN;
                         warnings.extend(key_warning(name, entry, suggesting));
                     }
                 }

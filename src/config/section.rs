@@ -30,7 +30,7 @@ impl<'a> Section<'a> {
         Section {
             name,
             entries: entries(&|found| keys::section(found) == Some(name)),
-            for_all: entries(&|found| found == ini::FOR_ALL),
+            for_all: entries(&|found| found == ini::DEFAULT_SECTION),
             problems,
         }
     }

@@ -50,10 +50,10 @@ const SESSION: &str = "[session ";
 const SYSLOG_SOCKET: &str = "/dev/log";
 
 /// How long the last words of a process that aborts may take to reach the log.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
 
 /// Lines that [`log_all`] writes between two looks whether there is room for more: each has 8 KB at most.
-const AT_ONCE: usize = 64;
+const LINES_PER_FLUSH: usize = 64;
 
 /// How long it waits for room before it goes on, and lines may be lost.
 const ROOM_LIMIT: Duration = Duration::from_secs(1);
@@ -108,14 +108,14 @@ fn make_room() {
 
 /// To be called before the process aborts: what has been logged reaches the log first, unless that stalls.
 pub fn last_words() {
-    flush(LAST_WORDS);
+    flush(LAST_WORDS_LIMIT);
 }
 
 /// Logs lines that nothing else has, as the records of calls that no disk takes: waits for a log that is slower than
 /// they come, though not for one that stalls. Not to be called by a thread that serves calls, nor with a lock held.
 pub fn log_all(level: Level, lines: impl IntoIterator<Item = String>) {
     for (number, line) in lines.into_iter().enumerate() {
-        if number % AT_ONCE == AT_ONCE - 1 {
+        if number % LINES_PER_FLUSH == LINES_PER_FLUSH - 1 {
             make_room();
         }
         log::log!(target: RECORDS, level, "{line}");
@@ -204,9 +204,10 @@ impl Log for Logger {
             let level = record.level();
             count(level);
             let is_record = record.target() == RECORDS;
-            let room = match is_record || level >= Level::Info {
-                true => line::WHOLE,
-                false => line::USUAL,
+            let room = if is_record || level >= Level::Info {
+                line::MAX_WHOLE_SIZE
+            } else {
+                line::MAX_SIZE
             };
             let text = Line::new(*record.args(), room).into_text();
             let is_free = match level {
@@ -218,9 +219,10 @@ impl Log for Logger {
                 record.file_static().unwrap_or_default(),
                 record.line().unwrap_or_default(),
             );
-            match is_free {
-                true => self.queue.push(level, text),
-                false => self.queue.push_limited(site, level, text),
+            if is_free {
+                self.queue.push(level, text)
+            } else {
+                self.queue.push_limited(site, level, text)
             }
         }
     }
@@ -256,7 +258,7 @@ impl Output {
         if self.lost > 0 {
             let entry = Entry {
                 level: Level::Warn,
-                at: clock::now().unix.elapsed(),
+                at: clock::now().unix,
                 text: format!(
                     "{} log lines were lost: the log did not take them in time",
                     self.lost

@@ -1,14 +1,14 @@
 //! Lines on standard error: for people at a terminal, or with priorities for systemd's journal (sd-daemon(3)).
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 
 use log::Level;
 
 use super::Sink;
 use super::queue::Entry;
 use crate::sys::local_time::{LocalTime, local_time};
-use crate::sys::stderr;
+use crate::sys::{stderr, terminal};
 
 /// Time, level, text; in colour where a person looks at it.
 pub struct Terminal {
@@ -16,11 +16,9 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Colour only on a terminal, and not where `NO_COLOR` is set to anything (no-color.org).
     pub fn new() -> Terminal {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Terminal {
-            colour: !unwanted && io::stderr().is_terminal(),
+            colour: terminal::wants_colour(&io::stderr()),
         }
     }
 }

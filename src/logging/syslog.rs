@@ -156,7 +156,7 @@ mod tests {
 
     fn write(output: &mut Output, level: Level, text: &str) {
         let text = text.to_owned();
-        let at = clock::now().unix.elapsed();
+        let at = clock::now().unix;
         output.write(&Entry { level, at, text });
     }
 

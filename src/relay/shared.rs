@@ -21,7 +21,7 @@ use super::spool::{How, Spool};
 use super::worker::Message;
 use super::{name, start_thread};
 use crate::daemon::Pulse;
-use crate::diagnosis::told;
+use crate::diagnosis::advertised;
 use crate::metrics::Gauge;
 use crate::proto::link::Hello;
 use crate::session::{Ended, Owner, ReplyTo};
@@ -145,13 +145,13 @@ impl Shared {
     /// Says once that parties cannot reach the relay, where it looks like that from the way to a dispatcher.
     fn warn_of_reach(&self, dispatcher: SocketAddr) {
         let settings = &self.settings;
-        let told = told::told(
+        let told = advertised::advertised_address(
             self.relay_ip,
             settings.session.advertised_ip,
             settings.auto_detect_interfaces,
             dispatcher.ip(),
         );
-        let text = told.and_then(|told| told::out_of_reach(told, dispatcher.ip()));
+        let text = told.and_then(|told| advertised::out_of_reach(told, dispatcher.ip()));
         if let Some(text) = text.filter(|_| !self.has_warned.swap(true, Ordering::Relaxed)) {
             warn!("relay_ip: {text}");
         }

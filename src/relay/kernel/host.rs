@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use super::Settings;
 use super::health::Outlook;
 use super::requests::{Change, Element, Requests, Set};
-use crate::diagnosis::host::{IP_FORWARD, walls};
+use crate::diagnosis::host_facts::{IP_FORWARD, forward_chains};
 use crate::diagnosis::requirements::Wanted;
-use crate::diagnosis::stuck_flow::{self, Stuck};
+use crate::diagnosis::stuck_flow::{self, StuckFlow};
 use crate::diagnosis::sysctl;
 use crate::netlink::conntrack::{self, End, Entry, NatEntry, Tuple};
 use crate::netlink::gate::{self, Gate};
@@ -254,8 +254,8 @@ impl Requests for Host {
         if sysctl::number(IP_FORWARD) != Some(1) {
             return Outlook::Closed;
         }
-        let chains = walls().chains.unwrap_or_default();
-        match chains.iter().all(|wall| wall.knows_mark) {
+        let chains = forward_chains().chains.unwrap_or_default();
+        match chains.iter().all(|chain| chain.knows_mark) {
             true => Outlook::Open,
             false => Outlook::Walled,
         }
@@ -299,7 +299,7 @@ impl Requests for Host {
 
     fn explain(&mut self, entry: &NatEntry, party: Party, reached_forward: Option<bool>) -> String {
         let (sender, receiver) = ways(entry, party);
-        let stuck = Stuck {
+        let stuck = StuckFlow {
             from: sender.remote,
             local: sender.local,
             to: receiver.remote,

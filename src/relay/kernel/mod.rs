@@ -48,7 +48,7 @@ use self::host::Host;
 use super::worker::Message;
 use crate::config::Forwarding;
 use crate::daemon::Pulse;
-use crate::diagnosis;
+use crate::diagnosis::relay_host;
 use crate::diagnosis::requirements::Wanted;
 use crate::metrics::Gauge;
 use crate::netlink::socket::{Netfilter, Protection};
@@ -146,11 +146,11 @@ pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, Strin
 
 fn prepare(settings: &Settings) -> Result<(Host, Events, Vec<Ipv4Addr>), String> {
     let wanted = &settings.wanted;
-    let findings = diagnosis::prepare(wanted);
-    if let Some(why) = diagnosis::problems_for_kernel(&findings) {
+    let findings = relay_host::prepare(wanted);
+    if let Some(why) = relay_host::problems_for_kernel(&findings) {
         return Err(why);
     }
-    for finding in diagnosis::warnings(&findings) {
+    for finding in relay_host::warnings(&findings) {
         warn!("{}", finding.text);
     }
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");

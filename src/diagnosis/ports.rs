@@ -1,55 +1,18 @@
-//! What any relay needs: its configuration, address, ports and files, and dispatchers to work for.
+//! The address, ports and open files of a relay: whether the host has them, and how much is left.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::thread;
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-
-use super::host::PROC_NET;
+use super::finding::{Finding, Severity, fine, problem, warning};
+use super::host_facts::PROC_NET;
 use super::requirements::{FILES_PER_PAIR, OTHER_FILES, PAIRS_PER_STREAM, Wanted, relay_address};
 use super::sysctl;
-use super::{Finding, Need, Verdict};
-use crate::config::{DispatcherEntry, Host, Loaded, RelayConfig};
-use crate::resolver::{self, SystemResolver};
-use crate::sys::{clock, interfaces, limits, range_lock};
+use crate::config::RelayConfig;
+use crate::sys::{interfaces, limits, range_lock};
 
 /// No process may have more files than that.
-const MOST_FILES: &str = "fs.nr_open";
-
-/// How long a dispatcher may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// After so long somebody who waits is told for what.
-const SILENCE: Duration = Duration::from_secs(2);
-
-/// How long names and connections may take in all.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn fine(subject: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Need::Relay, subject, Verdict::Fine, text)
-}
-
-fn warning(subject: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Need::Relay, subject, Verdict::Warning, text)
-}
-
-fn problem(subject: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Need::Relay, subject, Verdict::Problem, text)
-}
-
-pub fn configuration(loaded: &Loaded<RelayConfig>) -> Vec<Finding> {
-    let subject = "configuration";
-    let warnings = loaded.warnings.iter();
-    let mut findings: Vec<Finding> = warnings.map(|text| warning(subject, text)).collect();
-    if findings.is_empty() {
-        findings.push(fine(subject, loaded.path.display().to_string()));
-    }
-    findings
-}
+const FILE_LIMIT_SETTING: &str = "fs.nr_open";
 
 /// The address that media goes to, as the relay itself will find it.
 pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
@@ -64,20 +27,21 @@ pub fn address(config: &RelayConfig) -> (Finding, Option<Ipv4Addr>) {
         || interfaces
             .iter()
             .any(|one| one.addresses.contains(&address));
-    let finding = match is_here {
-        true => fine(subject, address.to_string()),
-        false => warning(
+    let finding = if is_here {
+        fine(subject, address.to_string())
+    } else {
+        warning(
             subject,
             format!(
                 "{address} is on no interface of this host, media to it does not arrive: ip -4 address shows this host's; ip addr add {address} dev IF"
             ),
-        ),
+        )
     };
     (finding, Some(address))
 }
 
 /// The port range: who else has it or parts of it, and whether there are files for it.
-pub fn ports(wanted: &Wanted) -> Vec<Finding> {
+pub fn look(wanted: &Wanted) -> Vec<Finding> {
     let taken = match range_lock::overlapping(wanted.port_range) {
         Some(held) => warning(
             "ports",
@@ -85,21 +49,18 @@ pub fn ports(wanted: &Wanted) -> Vec<Finding> {
                 "a relay with ports {held}, runs on this host; another one needs a port_range of its own"
             ),
         ),
-        None => others(wanted, bound_udp_ports(wanted.relay_ip).into_values()),
+        None => taken_by_others(wanted, bound_udp_ports(wanted.relay_ip).into_values()),
     };
     let needed = u64::from(wanted.ports()) + OTHER_FILES;
     let files = match limits::raise_open_files(needed) {
-        Ok(limit) => files(limit, sysctl::number(MOST_FILES), wanted),
+        Ok(limit) => files(limit, sysctl::number(FILE_LIMIT_SETTING), wanted),
         Err(error) => warning("open files", format!("the limit cannot be read: {error}")),
     };
     vec![taken, files]
 }
 
 /// What of the range others have than the relay that has these sockets; none where that has all, or cannot be seen.
-pub fn ports_beside(
-    wanted: &Wanted,
-    own: impl FnOnce() -> Option<HashSet<u64>>,
-) -> Option<Finding> {
+pub fn of_others(wanted: &Wanted, own: impl FnOnce() -> Option<HashSet<u64>>) -> Option<Finding> {
     let before = bound_udp_ports(wanted.relay_ip);
     let own = own()?;
     // A call that begins or ends at this moment is not to be taken for somebody else's: what was there all the time.
@@ -108,8 +69,8 @@ pub fn ports_beside(
         let is_foreign = after.contains_key(&inode) && !own.contains(&inode);
         is_foreign.then_some(port)
     });
-    let finding = others(wanted, foreign);
-    (finding.verdict != Verdict::Fine).then_some(finding)
+    let finding = taken_by_others(wanted, foreign);
+    (finding.severity != Severity::Fine).then_some(finding)
 }
 
 /// How many streams fit into a relay.
@@ -148,7 +109,7 @@ pub fn streams(wanted: &Wanted, own: Option<&HashSet<u64>>, files: Option<u64>) 
 }
 
 /// What of the range other programs have bound.
-fn others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
+fn taken_by_others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
     let (first, last) = (wanted.port_range.0, wanted.last_port());
     let taken: BTreeSet<u16> = bound.filter(|port| (first..=last).contains(port)).collect();
     let some: Vec<String> = taken.iter().take(5).map(u16::to_string).collect();
@@ -173,7 +134,7 @@ fn others(wanted: &Wanted, bound: impl Iterator<Item = u16>) -> Finding {
     }
 }
 
-/// Whether there are free pairs for one stream at least.
+/// Returns true if there are free pairs for one stream at least.
 fn has_stream(wanted: &Wanted, taken: &BTreeSet<u16>) -> bool {
     let pairs = (wanted.port_range.0..=wanted.last_port()).step_by(2);
     let free = pairs.filter(|port| !taken.contains(port) && !taken.contains(&(port | 1)));
@@ -221,7 +182,9 @@ fn files(limit: u64, most: Option<u32>, wanted: &Wanted) -> Finding {
     }
     let streams = |files: u64| files / FILES_PER_PAIR / 2;
     let raise = match most {
-        Some(most) if u64::from(most) < needed => format!("sysctl -w {MOST_FILES}={needed}, and "),
+        Some(most) if u64::from(most) < needed => {
+            format!("sysctl -w {FILE_LIMIT_SETTING}={needed}, and ")
+        }
         _ => String::new(),
     };
     let text = format!(
@@ -233,117 +196,10 @@ fn files(limit: u64, most: Option<u32>, wanted: &Wanted) -> Finding {
     warning(subject, text)
 }
 
-/// Whether each dispatcher can be found and reached, all at the same time, and not for ever; the addresses found.
-pub fn dispatchers(targets: &[DispatcherEntry]) -> (Vec<Finding>, BTreeSet<IpAddr>) {
-    let (told, answers) = crossbeam_channel::unbounded();
-    for (index, target) in targets.iter().enumerate() {
-        let (target, told) = (target.clone(), told.clone());
-        // A name server that does not answer keeps its thread; the process ends without it.
-        let reach = move || report(index, reach(&target), &told);
-        let _ = thread::Builder::new().spawn(reach);
-    }
-    drop(told);
-    let found = collect(targets.len(), &answers, |open| {
-        let names: Vec<String> = open.iter().map(|index| shown(&targets[*index])).collect();
-        eprintln!("still waiting for {} ...", names.join(", "));
-    });
-    let known = found.iter().flatten().flatten().flatten();
-    let addresses = known.map(|(address, _)| address.ip()).collect();
-    let all = targets.iter().zip(found);
-    let findings = all.flat_map(|(target, found)| judge(target, found));
-    (findings.collect(), addresses)
-}
-
-type Reached = Result<Vec<(SocketAddr, io::Result<()>)>, String>;
-
-fn report(index: usize, reached: Reached, told: &Sender<(usize, Reached)>) {
-    // Nobody waits any more for what comes late.
-    let _ = told.send((index, reached));
-}
-
-fn reach(target: &DispatcherEntry) -> Reached {
-    let addresses: BTreeSet<IpAddr> = match &target.host {
-        Host::Address(address) => BTreeSet::from([*address]),
-        Host::Name(name) => {
-            let mut found = BTreeSet::new();
-            resolver::look_up(name, false, &mut SystemResolver, &mut found)?;
-            found
-        }
-    };
-    let connect = |address: IpAddr| {
-        let address = SocketAddr::new(address, target.port);
-        let connected = TcpStream::connect_timeout(&address, CONNECT_LIMIT);
-        (address, connected.map(drop))
-    };
-    Ok(addresses.into_iter().map(connect).collect())
-}
-
-/// The answers in their order, none where there is none in time; `slow` is told once who keeps us waiting.
-fn collect(
-    count: usize,
-    answers: &Receiver<(usize, Reached)>,
-    slow: impl FnOnce(&[usize]),
-) -> Vec<Option<Reached>> {
-    let mut found: Vec<Option<Reached>> = (0..count).map(|_| None).collect();
-    let start = clock::mono();
-    let mut slow = Some(slow);
-    loop {
-        let limit = if slow.is_some() { SILENCE } else { PATIENCE };
-        let left = (start + limit).saturating_sub(clock::mono());
-        match answers.recv_timeout(left) {
-            Ok((index, reached)) => found[index] = Some(reached),
-            Err(RecvTimeoutError::Timeout) => match slow.take() {
-                Some(slow) => {
-                    let open = (0..count).filter(|index| found[*index].is_none());
-                    slow(&open.collect::<Vec<_>>());
-                }
-                None => return found,
-            },
-            Err(RecvTimeoutError::Disconnected) => return found,
-        }
-    }
-}
-
-fn judge(target: &DispatcherEntry, found: Option<Reached>) -> Vec<Finding> {
-    let subject = "dispatcher";
-    let name = shown(target);
-    match found {
-        None => vec![warning(
-            subject,
-            format!("{name}: nothing was heard in {} s: is its name server reachable (getent hosts)?", PATIENCE.as_secs()),
-        )],
-        Some(Err(why)) => vec![warning(
-            subject,
-            format!("{name} cannot be looked up ({why}): see [Relay] dispatchers, and /etc/resolv.conf"),
-        )],
-        Some(Ok(all)) => all
-            .into_iter()
-            .map(|(address, connected)| match connected {
-                Ok(()) => fine(subject, format!("{name} ({address}) accepts connections")),
-                Err(error) => warning(
-                    subject,
-                    format!(
-                        "{name} ({address}) cannot be reached ({error}): systemctl status mediaproxy-dispatcher there \
-                         tells whether it runs; is TCP port {} open?",
-                        target.port
-                    ),
-                ),
-            })
-            .collect(),
-    }
-}
-
-fn shown(target: &DispatcherEntry) -> String {
-    match &target.host {
-        Host::Address(address) => address.to_string(),
-        Host::Name(name) => name.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::testing::{in_namespace, shell};
+    use crate::diagnosis::tests::namespace::{in_namespace, shell};
 
     fn wanted() -> Wanted {
         Wanted {
@@ -369,12 +225,12 @@ mod tests {
             vec![(71, 40000)]
         };
         assert_eq!(found, want.into_iter().collect());
-        let finding = others(&wanted(), [39999, 40000, 40002, 40100].into_iter());
-        assert_eq!(finding.verdict, Verdict::Warning);
+        let finding = taken_by_others(&wanted(), [39999, 40000, 40002, 40100].into_iter());
+        assert_eq!(finding.severity, Severity::Warning);
         assert!(finding.text.starts_with("2 of 100 ports"), "{finding:?}");
         assert_eq!(
-            others(&wanted(), [40100].into_iter()).verdict,
-            Verdict::Fine
+            taken_by_others(&wanted(), [40100].into_iter()).severity,
+            Severity::Fine
         );
     }
 
@@ -406,19 +262,19 @@ mod tests {
                 bound.next().unwrap().0
             };
             let own = HashSet::from([40000, 40002].map(inode));
-            let found = ports_beside(&wanted(), || Some(own.clone())).unwrap();
+            let found = of_others(&wanted(), || Some(own.clone())).unwrap();
             let begin = "1 of 100 ports are taken by other programs, 40098 among them";
             assert!(found.text.starts_with(begin), "{found:?}");
             // A port that comes while they are told of, and one that goes.
             let mut passing = Some(bind(40096));
             let all = own.iter().copied().chain([inode(40098)]).collect();
-            let found = ports_beside(&wanted(), || {
+            let found = of_others(&wanted(), || {
                 drop(passing.take());
                 passing = Some(bind(40094));
                 Some(all)
             });
             assert_eq!(found, None);
-            assert_eq!(ports_beside(&wanted(), || None), None);
+            assert_eq!(of_others(&wanted(), || None), None);
         });
     }
 
@@ -453,20 +309,20 @@ mod tests {
     #[test]
     fn a_range_that_others_have_is_a_problem() {
         let rtp = (40_000..40_100).step_by(2);
-        let verdict = |free: usize| others(&wanted(), rtp.clone().skip(free)).verdict;
+        let verdict = |free: usize| taken_by_others(&wanted(), rtp.clone().skip(free)).severity;
         assert_eq!(
             [0, 1, 2].map(verdict),
-            [Verdict::Problem, Verdict::Problem, Verdict::Warning]
+            [Severity::Problem, Severity::Problem, Severity::Warning]
         );
     }
 
     #[test]
     fn a_relay_that_runs_is_named() {
         in_namespace("a relay that runs", || {
-            assert_eq!(ports(&wanted())[0].verdict, Verdict::Fine);
+            assert_eq!(look(&wanted())[0].severity, Severity::Fine);
             let _held = range_lock::lock((40098, 40200)).unwrap();
-            let finding = &ports(&wanted())[0];
-            assert_eq!(finding.verdict, Verdict::Warning);
+            let finding = &look(&wanted())[0];
+            assert_eq!(finding.severity, Severity::Warning);
             assert!(
                 finding.text.contains("a relay with ports 40098 to 40199"),
                 "{finding:?}"
@@ -475,19 +331,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_ever() {
-        let (told, answers) = crossbeam_channel::unbounded();
-        told.send((1, Err("gone".to_owned()))).unwrap();
-        drop(told);
-        let found = collect(2, &answers, |_| panic!("not slow"));
-        assert!(found[0].is_none() && found[1].is_some());
-    }
-
-    #[test]
     fn files_that_do_not_suffice() {
         assert_eq!(
-            files(100 + OTHER_FILES, None, &wanted()).verdict,
-            Verdict::Fine
+            files(100 + OTHER_FILES, None, &wanted()).severity,
+            Severity::Fine
         );
         let finding = files(40 + OTHER_FILES, Some(1_000_000), &wanted());
         assert!(
@@ -501,26 +348,5 @@ mod tests {
                 .text
                 .contains("sysctl -w fs.nr_open=228, and LimitNOFILE=228")
         );
-    }
-
-    #[test]
-    fn dispatchers_that_accept_and_that_do_not() {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let target = |host, port| DispatcherEntry { host, port };
-        let local = || Host::Address(Ipv4Addr::LOCALHOST.into());
-        // Nobody listens on port 1; no name has a blank.
-        let (found, addresses) = dispatchers(&[
-            target(local(), port),
-            target(local(), 1),
-            target(Host::Name("no such.invalid".to_owned()), port),
-        ]);
-        let verdicts: Vec<Verdict> = found.iter().map(|finding| finding.verdict).collect();
-        assert_eq!(
-            verdicts,
-            [Verdict::Fine, Verdict::Warning, Verdict::Warning],
-            "{found:?}"
-        );
-        assert_eq!(addresses, BTreeSet::from([Ipv4Addr::LOCALHOST.into()]));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::host::base_chains;
+use super::host_facts::base_chains;
 use crate::netlink::chains::{self, BaseChain, Family};
 use crate::netlink::nftables::Hook;
 use crate::netlink::passage::{Passage, Ports, Refusal, Step};
@@ -27,21 +27,25 @@ impl Protocol {
 
 /// A chain that refuses packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Barrier {
+pub struct InputRefusal {
     chain: BaseChain,
     protocol: Protocol,
     refusal: Refusal,
 }
 
 /// What refuses packets to these ports; none where the chains cannot be read, for which root's rights are needed.
-pub fn barriers(protocol: Protocol, ports: Ports) -> Option<Vec<Barrier>> {
+pub fn input_refusals(protocol: Protocol, ports: Ports) -> Option<Vec<InputRefusal>> {
     let netfilter = Netfilter::open();
     netfilter
         .and_then(|netfilter| read(netfilter, protocol, ports))
         .ok()
 }
 
-fn read(mut netfilter: Netfilter, protocol: Protocol, ports: Ports) -> io::Result<Vec<Barrier>> {
+fn read(
+    mut netfilter: Netfilter,
+    protocol: Protocol,
+    ports: Ports,
+) -> io::Result<Vec<InputRefusal>> {
     let mut barriers = Vec::new();
     for chain in base_chains(&mut netfilter, &[Hook::Prerouting, Hook::Input])? {
         let rules = rules(&mut netfilter, &chain)?;
@@ -50,7 +54,7 @@ fn read(mut netfilter: Netfilter, protocol: Protocol, ports: Ports) -> io::Resul
             protocol: protocol as u8,
         };
         let refusals = passage.refused(&chain.name, chain.policy_drops, ports);
-        barriers.extend(refusals.into_iter().map(|refusal| Barrier {
+        barriers.extend(refusals.into_iter().map(|refusal| InputRefusal {
             chain: chain.clone(),
             protocol,
             refusal,
@@ -75,7 +79,7 @@ fn rules(netfilter: &mut Netfilter, chain: &BaseChain) -> io::Result<HashMap<Str
     Ok(rules)
 }
 
-impl Barrier {
+impl InputRefusal {
     /// No rule lets these packets in before.
     pub fn is_sure(&self) -> bool {
         self.refusal.is_sure
@@ -85,19 +89,22 @@ impl Barrier {
     pub fn describe(&self) -> String {
         let BaseChain { name, table, .. } = &self.chain;
         let (protocol, (first, last)) = (self.protocol.name(), self.refusal.ports);
-        let how = match self.refusal.by_policy {
-            true => "by its policy",
-            false => "by a rule",
+        let how = if self.refusal.by_policy {
+            "by its policy"
+        } else {
+            "by a rule"
         };
-        let ports = match first == last {
-            true => format!("{protocol} port {first}"),
-            false => format!("{protocol} ports {first} to {last}"),
+        let ports = if first == last {
+            format!("{protocol} port {first}")
+        } else {
+            format!("{protocol} ports {first} to {last}")
         };
-        match self.is_sure() {
-            true => format!("chain {name} of table {table} refuses {ports} {how}"),
-            false => format!(
+        if self.is_sure() {
+            format!("chain {name} of table {table} refuses {ports} {how}")
+        } else {
+            format!(
                 "chain {name} of table {table} refuses {ports} {how} where no rule before accepts them"
-            ),
+            )
         }
     }
 
@@ -130,12 +137,12 @@ impl Barrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::testing::{in_namespace, shell};
+    use crate::diagnosis::tests::namespace::{in_namespace, shell};
 
     /// Whether what refuses the media of a default relay is certain; none where it gets in.
     fn media() -> Option<bool> {
-        let found = barriers(Protocol::Udp, (40_000, 59_999)).unwrap();
-        found.iter().map(Barrier::is_sure).max()
+        let found = input_refusals(Protocol::Udp, (40_000, 59_999)).unwrap();
+        found.iter().map(InputRefusal::is_sure).max()
     }
 
     const INPUT: &str =
@@ -264,7 +271,7 @@ mod tests {
                 "iptables -P INPUT DROP",
             ] {
                 shell(rule);
-                let found = barriers(Protocol::Udp, (40_000, 59_999)).unwrap();
+                let found = input_refusals(Protocol::Udp, (40_000, 59_999)).unwrap();
                 assert_eq!(found.len(), 1, "{rule}: {found:?}");
                 assert!(found[0].is_sure(), "{rule}: {found:?}");
                 shell(&found[0].opening());
@@ -278,8 +285,11 @@ mod tests {
             shell(
                 "iptables -P INPUT DROP; iptables -A INPUT -p tcp --dport 25060 -m conntrack --ctstate NEW -j ACCEPT",
             );
-            assert_eq!(barriers(Protocol::Tcp, (25_060, 25_060)), Some(Vec::new()));
-            let closed = barriers(Protocol::Tcp, (25_061, 25_061)).unwrap();
+            assert_eq!(
+                input_refusals(Protocol::Tcp, (25_060, 25_060)),
+                Some(Vec::new())
+            );
+            let closed = input_refusals(Protocol::Tcp, (25_061, 25_061)).unwrap();
             let want = "chain INPUT of table filter refuses tcp port 25061 by its policy";
             assert_eq!(closed[0].describe(), want);
         });
