@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::daemon::CONNECT_LIMIT;
 use super::finding::{Finding, fine, warning};
 use crate::config::{DispatcherEntry, Host};
 use crate::resolver::{self, SystemResolver};
 use crate::sys::clock;
-
-/// How long a dispatcher may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// After so long somebody who waits is told for what.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);

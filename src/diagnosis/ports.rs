@@ -1,12 +1,11 @@
 //! The address, ports and open files of a relay: whether the host has them, and how much is left.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::finding::{Finding, Severity, fine, problem, warning};
-use super::host_facts::PROC_NET;
 use super::requirements::{FILES_PER_PAIR, OTHER_FILES, PAIRS_PER_STREAM, Wanted, relay_address};
+use super::sockets::{Socket, listed};
 use super::sysctl;
 use crate::config::RelayConfig;
 use crate::sys::{interfaces, limits, range_lock};
@@ -85,7 +84,7 @@ pub struct Streams {
 /// the range counts as its own. `files` is how many it may have open.
 pub fn streams(wanted: &Wanted, own: Option<&HashSet<u64>>, files: Option<u64>) -> Streams {
     // With several interfaces it has bound more addresses than one.
-    let everywhere = everywhere();
+    let everywhere = by_inode(listed("udp"));
     let near = bound_udp_ports(wanted.relay_ip);
     let is_own = |inode: &u64| own.is_none_or(|own| own.contains(inode));
     let used = everywhere.iter().filter(|(inode, _)| is_own(inode));
@@ -141,36 +140,19 @@ fn has_stream(wanted: &Wanted, taken: &BTreeSet<u16>) -> bool {
     free.take(PAIRS_PER_STREAM).count() == PAIRS_PER_STREAM
 }
 
-/// The UDP ports that cannot be bound on an address, by their sockets' inodes (proc_pid_net(5)).
+/// The UDP ports that cannot be bound on an address, by their sockets' inodes.
 fn bound_udp_ports(address: Ipv4Addr) -> HashMap<u64, u16> {
-    let table = |name| fs::read_to_string(format!("{PROC_NET}/{name}")).unwrap_or_default();
-    let own = u32::from_ne_bytes(address.octets());
-    let here = [format!("{own:08X}"), "0".repeat(8)];
-    let mut ports = parse_udp(&table("udp"), |address| {
-        here.iter().any(|one| one == address)
-    });
-    ports.extend(parse_udp(&table("udp6"), |address| {
-        address == "0".repeat(32)
-    }));
-    ports
+    let sockets = listed("udp").chain(listed("udp6"));
+    by_inode(sockets.filter(|one| hinders(one.local.ip(), address)))
 }
 
-/// All UDP ports that are bound on IPv4 addresses, by their sockets' inodes.
-fn everywhere() -> HashMap<u64, u16> {
-    let table = fs::read_to_string(format!("{PROC_NET}/udp")).unwrap_or_default();
-    parse_udp(&table, |_| true)
+/// Returns true if a socket at the first address keeps others from binding its port at the second one.
+fn hinders(bound: IpAddr, address: Ipv4Addr) -> bool {
+    bound == address || bound.is_unspecified()
 }
 
-/// The ports of sockets with such addresses, as they are written there.
-fn parse_udp(table: &str, is_wanted: impl Fn(&str) -> bool) -> HashMap<u64, u16> {
-    let local = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let (address, port) = words.next()?.split_once(':')?;
-        let inode = words.nth(7)?.parse().ok()?;
-        let port = u16::from_str_radix(port, 16).ok()?;
-        is_wanted(address).then_some((inode, port))
-    };
-    table.lines().skip(1).filter_map(local).collect()
+fn by_inode(sockets: impl Iterator<Item = Socket>) -> HashMap<u64, u16> {
+    sockets.map(|one| (one.inode, one.local.port())).collect()
 }
 
 fn files(limit: u64, most: Option<u32>, wanted: &Wanted) -> Finding {
@@ -199,6 +181,7 @@ fn files(limit: u64, most: Option<u32>, wanted: &Wanted) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::sockets::parse;
     use crate::diagnosis::tests::namespace::{in_namespace, shell};
 
     fn wanted() -> Wanted {
@@ -214,11 +197,10 @@ mod tests {
     #[test]
     fn ports_of_others_are_read_from_proc() {
         let table = "  sl  local_address rem_address   st\n\
-            12: 00000000:9C40 00000000:0000 07 0:0 00:0 0 0 0 71 2\n 13: 0100007F:9C42 0:0 07 0:0 00:0 0 0 0 72 2\n\
-            14: 0200007F:9C44 0:0 07 0:0 00:0 0 0 0 73 2\n 15: 00000000:9C46 0:0 07\n junk\n";
-        let own = u32::from_ne_bytes([127, 0, 0, 1]);
-        let here = [format!("{own:08X}"), "00000000".to_owned()];
-        let found = parse_udp(table, |address| here.iter().any(|one| one == address));
+            12: 00000000:9C40 00000000:0000 07 0:0 00:0 0 0 0 71 2\n 13: 0100007F:9C42 00000000:0000 07 0:0 00:0 0 0 0 72 2\n\
+            14: 0200007F:9C44 00000000:0000 07 0:0 00:0 0 0 0 73 2\n 15: 00000000:9C46 00000000:0000 07\n junk\n";
+        let found = parse(table).into_iter();
+        let found = by_inode(found.filter(|one| hinders(one.local.ip(), Ipv4Addr::LOCALHOST)));
         let want = if cfg!(target_endian = "little") {
             vec![(71, 40000), (72, 40002)]
         } else {
@@ -293,7 +275,9 @@ mod tests {
             let sockets: Vec<_> = (40_000..40_096).map(bind).collect();
             let inodes = |socket: &std::net::UdpSocket| {
                 let port = socket.local_addr().unwrap().port();
-                let bound = everywhere().into_iter().find(|(_, one)| *one == port);
+                let bound = by_inode(listed("udp"))
+                    .into_iter()
+                    .find(|(_, one)| *one == port);
                 bound.unwrap().0
             };
             let own: HashSet<u64> = sockets.iter().map(inodes).collect();

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
+use super::host_facts::PROC_NET;
+
 /// The inodes of all sockets that a process has; none where this user cannot see.
 pub fn of(pid: i32) -> Option<HashSet<u64>> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -24,69 +26,76 @@ pub fn owner(inode: u64) -> Option<i32> {
     pids.find(|pid| of(*pid).is_some_and(|sockets| sockets.contains(&inode)))
 }
 
-/// Returns true if a process has a socket that listens on a TCP port; none where this user cannot see.
-pub fn listens(pid: i32, port: u16) -> Option<bool> {
-    let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
-    let tables = [table("tcp").ok()?, table("tcp6").unwrap_or_default()];
-    let mut inodes = tables.iter().flat_map(|table| listening(table, port));
-    let own = of(pid)?;
-    Some(inodes.any(|inode| own.contains(&inode)))
-}
-
-/// The inodes of a table's sockets that listen on a port.
-fn listening(table: &str, port: u16) -> Vec<u64> {
-    let end = format!(":{port:04X}");
-    let inode = |line| {
-        let words: Vec<&str> = str::split_whitespace(line).collect();
-        let is_there = words.get(1)?.ends_with(&end) && *words.get(3)? == "0A";
-        words.get(9)?.parse().ok().filter(|_| is_there)
-    };
-    table.lines().skip(1).filter_map(inode).collect()
-}
-
-/// An established connection.
+/// A socket as the kernel lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// Of its socket here.
-    pub inode: u64,
+pub struct Socket {
+    pub local: SocketAddr,
+    remote: SocketAddr,
+    state: u8,
     /// Bytes that came and were not read.
     pub unread: u64,
+    pub inode: u64,
+}
+
+/// Of linux/tcp.h.
+const ESTABLISHED: u8 = 1;
+const LISTEN: u8 = 10;
+
+/// All sockets of a table: `tcp`, `tcp6`, `udp` or `udp6`.
+pub fn listed(table: &str) -> impl Iterator<Item = Socket> {
+    let text = fs::read_to_string(format!("{PROC_NET}/{table}")).unwrap_or_default();
+    parse(&text).into_iter()
+}
+
+pub(super) fn parse(table: &str) -> Vec<Socket> {
+    let socket = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (_, unread) = words.get(4)?.split_once(':')?;
+        Some(Socket {
+            local: address(words.get(1)?)?,
+            remote: address(words.get(2)?)?,
+            state: u8::from_str_radix(words.get(3)?, 16).ok()?,
+            unread: u64::from_str_radix(unread, 16).ok()?,
+            inode: words.get(9)?.parse().ok()?,
+        })
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+/// Words of four bytes in the host's order, in hexadecimal digits, and the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (digits, port) = text.split_once(':')?;
+    let word = |at: usize| {
+        let word = u32::from_str_radix(digits.get(at..at + 8)?, 16).ok()?;
+        Some(u32::from_be_bytes(word.to_ne_bytes()))
+    };
+    let ip = match digits.len() {
+        8 => IpAddr::from(word(0)?.to_be_bytes()),
+        _ => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            let bits = words
+                .iter()
+                .fold(0, |bits, word| bits << 32 | u128::from(*word));
+            IpAddr::from(bits.to_be_bytes())
+        }
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Returns true if a process has a socket that listens on a TCP port; none where this user cannot see.
+pub fn listens(pid: i32, port: u16) -> Option<bool> {
+    let own = of(pid)?;
+    let mut sockets = listed("tcp").chain(listed("tcp6"));
+    Some(
+        sockets
+            .any(|one| one.state == LISTEN && one.local.port() == port && own.contains(&one.inode)),
+    )
 }
 
 /// The first connection to there, whosever it is.
-pub fn connection_to(address: SocketAddr) -> Option<Connection> {
-    let table = match address.ip() {
-        IpAddr::V4(_) => "tcp",
-        IpAddr::V6(_) => "tcp6",
-    };
-    let table = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
-    find_connection(&table, address)
-}
-
-fn find_connection(table: &str, to: SocketAddr) -> Option<Connection> {
-    let wanted = format!("{}:{:04X}", written(to.ip()), to.port());
-    table.lines().skip(1).find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let is_up = *words.get(2)? == wanted && *words.get(3)? == "01";
-        let (_, unread) = words.get(4)?.split_once(':')?;
-        let connection = Connection {
-            inode: words.get(9)?.parse().ok()?,
-            unread: u64::from_str_radix(unread, 16).ok()?,
-        };
-        is_up.then_some(connection)
-    })
-}
-
-/// Words of four bytes in the host's order, in hexadecimal digits.
-fn written(ip: IpAddr) -> String {
-    let bytes = match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    let words = bytes
-        .chunks(4)
-        .map(|word| word.try_into().map_or(0, u32::from_ne_bytes));
-    words.map(|word| format!("{word:08X}")).collect()
+pub fn connection_to(address: SocketAddr) -> Option<Socket> {
+    let table = if address.is_ipv4() { "tcp" } else { "tcp6" };
+    listed(table).find(|one| one.state == ESTABLISHED && one.remote == address)
 }
 
 #[cfg(test)]
@@ -107,7 +116,7 @@ mod tests {
         let port = link.local_addr().unwrap().port();
         assert_eq!(listens(own, port), Some(false), "it does not listen");
         assert_eq!(listens(i32::MAX, address.port()), None);
-        assert!(listening("junk\n\n 0: x\n", 1).is_empty());
+        assert!(parse("junk\n\n 0: x\n").is_empty());
     }
 
     #[test]
@@ -147,7 +156,7 @@ mod tests {
             }
             assert_eq!(
                 connection_to(address).unwrap(),
-                Connection {
+                Socket {
                     unread: 4,
                     ..before
                 }
@@ -155,9 +164,5 @@ mod tests {
             link.read_exact(&mut [0; 4]).unwrap();
             assert_eq!(connection_to(address).unwrap(), before);
         }
-        assert_eq!(
-            find_connection("junk\n\n 0: x", "127.0.0.1:1".parse().unwrap()),
-            None
-        );
     }
 }

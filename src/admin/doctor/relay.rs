@@ -14,7 +14,7 @@ use crate::diagnosis::file_user::FileUser;
 use crate::diagnosis::finding::{Finding, Severity, fine, problem, strict, warning};
 use crate::diagnosis::input_chains::Protocol;
 use crate::diagnosis::ports::Streams;
-use crate::diagnosis::sockets::{self, Connection, connection_to};
+use crate::diagnosis::sockets::{self, Socket, connection_to};
 use crate::diagnosis::{processes, relay_host};
 use crate::resolver::{Directory, SystemResolver};
 use crate::sys::range_lock;
@@ -245,7 +245,7 @@ fn handshakes(
 }
 
 /// A link that stands; what comes over it should be read.
-fn linked(address: SocketAddr, mut link: Connection) -> Finding {
+fn linked(address: SocketAddr, mut link: Socket) -> Finding {
     let mut waited = Duration::ZERO;
     while link.unread > 0 && waited < READ_LIMIT {
         thread::sleep(LOOK_INTERVAL);
