@@ -29,17 +29,17 @@ const MAX_VALUE_SIZE: usize = 64 * 1024;
 
 /// One `[Name]` with its keys. A section that is opened twice stands here twice.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Section {
+pub struct IniSection {
     /// As written.
     pub name: String,
     /// Counted from 1.
     pub line: usize,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<IniEntry>,
 }
 
 /// One key with its value.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct IniEntry {
     /// In lower case, `-` turned into `_`.
     pub key: String,
     /// Blanks around it removed; the lines of a continued value are joined by `\n`.
@@ -51,7 +51,7 @@ pub struct Entry {
 }
 
 /// Splits a file. What cannot be read is left out and told in `problems`.
-pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<Section> {
+pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<IniSection> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = Reader {
         ini: Ini::new_from_defaults(grammar()),
@@ -87,7 +87,7 @@ enum Line {
 
 struct Reader<'a> {
     ini: Ini,
-    sections: Vec<Section>,
+    sections: Vec<IniSection>,
     /// What a line that is indented deeper goes on with; none after a header.
     open: Option<Open>,
     problems: &'a mut Vec<Problem>,
@@ -153,7 +153,7 @@ impl Reader<'_> {
 
     fn header(&mut self, line: usize, name: String) {
         self.open = None;
-        self.sections.push(Section {
+        self.sections.push(IniSection {
             name,
             line,
             entries: Vec::new(),
@@ -163,7 +163,7 @@ impl Reader<'_> {
     fn key(&mut self, line: usize, key: &str, value: String) -> Result<(), &'static str> {
         let section = self.sections.last_mut();
         let section = section.ok_or("a [Section] line before the first key")?;
-        section.entries.push(Entry {
+        section.entries.push(IniEntry {
             key: normal(key),
             value,
             line,
@@ -194,8 +194,8 @@ fn ends_header(text: &str) -> bool {
 
 /// Turns `%%` into `%` and `%(key)s` into the value of that key, of the same section or of `[DEFAULT]`. A percent sign
 /// alone is one: with MediaProxy 4 no daemon starts then, so no file in use has it.
-fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
-    if !sections.iter().any(Section::has_percent) {
+fn expand_values(sections: &mut [IniSection], problems: &mut Vec<Problem>) {
+    if !sections.iter().any(IniSection::has_percent) {
         return;
     }
     let written: HashMap<(String, String), String> = sections
@@ -234,7 +234,7 @@ fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
     }
 }
 
-impl Section {
+impl IniSection {
     fn has_percent(&self) -> bool {
         self.entries.iter().any(|entry| entry.value.contains('%'))
     }
@@ -423,6 +423,18 @@ mod tests {
                 "f:11: read \"z\\x00=1\"; allowed: text without NUL bytes",
                 "f:12: read \"[]\"; allowed: a section header such as [Relay]",
             ]
+        );
+    }
+
+    /// The crate alone would take the first for a section, and leave out the end of the second.
+    #[test]
+    fn brackets_at_the_begin_of_a_line() {
+        let file = b"[A]\nlist =\n  [2001:db8::1]:25060\n[B] odd\n[C] # even\nk = 1\n";
+        let (entries, problems) = read(file);
+        assert_eq!(entries, ["2:A/list=[2001:db8::1]:25060", "6:C/k=1"]);
+        assert_eq!(
+            problems,
+            ["f:4: read \"[B] odd\"; allowed: a section header such as [Relay]"]
         );
     }
 
