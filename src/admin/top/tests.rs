@@ -223,7 +223,7 @@ fn a_narrow_screen_shows_what_matters_most() {
     let row = row(&look(), &show::tests::session());
     let out = ["TIME PACKETS KERNEL RELAY", "KERNEL RELAY", "", ""];
     assert_eq!(show::tests::left_out(CALLS, &row), out);
-    let page = include_str!("../../man/media-admin.8").replace('\n', " ");
+    let page = include_str!("../../../man/media-admin.8").replace('\n', " ");
     let order = show::tests::order(CALLS);
     assert!(page.contains(&order), "{order}");
     for columns in show::tests::WIDTHS {
