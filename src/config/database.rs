@@ -181,10 +181,8 @@ fn server_or_file(text: &str, base: &Path, odd: &mut Vec<String>) -> Option<Data
         root_cert: None,
     };
     for text in parameters {
-        if set(&mut uri, text, base)? {
-            ()
-        } else {
-            odd.push(without_effect(text, PARAMETERS))
+        if !set(&mut uri, text, base)? {
+            odd.push(without_effect(text, PARAMETERS));
         }
     }
     Some(DatabaseUri::Server(uri))

@@ -6,6 +6,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use super::probe::{self, Probe};
+use super::remedies::{let_through, let_through_chain};
 use super::requirements::Wanted;
 use super::sysctl::{self, PortList, RESERVED_PORTS, of_interface};
 use crate::netlink::chains::{self, BaseChain, Family, Rule};
@@ -220,14 +221,9 @@ impl RefusingChain {
     /// The command that lets media with this mark pass.
     pub fn remedy(&self, mark: u32, mask: u32) -> String {
         if self.family == Family::Ip && self.table == "filter" && self.chain == "FORWARD" {
-            return format!("iptables -I FORWARD -m connmark --mark {mark:#x}/{mask:#x} -j ACCEPT");
+            return let_through("iptables", mark, mask);
         }
-        format!(
-            "nft insert rule {} {} {} ct mark and {mask:#x} == {mark:#x} accept",
-            self.family.name(),
-            self.table,
-            self.chain
-        )
+        let_through_chain([self.family.name(), &self.table, &self.chain], mark, mask)
     }
 
     /// What it is and does.

@@ -8,6 +8,7 @@ use super::host_facts::{
     Setting,
 };
 use super::probe::{Missing, Probe};
+use super::remedies::{is_off, let_through, set};
 use super::requirements::Wanted;
 use super::sysctl::{PortList, RESERVED_PORTS, of_interface};
 
@@ -34,11 +35,6 @@ pub fn judge(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
 /// Where only user space is wanted nothing is asked of the kernel.
 pub fn not_needed() -> Vec<Finding> {
     vec![fine("kernel", "not needed: forwarding = userspace").for_kernel()]
-}
-
-/// The command for now, and the file for after the next boot.
-pub fn set(name: &str, value: &str) -> String {
-    format!("sysctl -w {name}={value}, and {name} = {value} in /etc/sysctl.d/60-mediaproxy.conf")
 }
 
 fn right(has_net_admin: bool) -> Finding {
@@ -98,8 +94,7 @@ fn lacks(missing: &Missing) -> String {
 
 fn ip_forward(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
     if facts.ip_forward != Some(1) {
-        let text = format!("{IP_FORWARD} is 0: {}", set(IP_FORWARD, "1"));
-        return vec![problem("ip_forward", text)];
+        return vec![problem("ip_forward", is_off(IP_FORWARD))];
     }
     let closed: Vec<Finding> = facts
         .interfaces
@@ -107,8 +102,7 @@ fn ip_forward(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
         .filter(|interface| !interface.is_forwarding && carries_media(interface, wanted))
         .map(|interface| {
             let name = of_interface(&interface.name, "forwarding");
-            let text = format!("{name} is 0: {}", set(&name, "1"));
-            problem("ip_forward", text)
+            problem("ip_forward", is_off(&name))
         })
         .collect();
     if closed.is_empty() {
@@ -228,10 +222,9 @@ fn forward_chains(found: &ForwardChains, wanted: &Wanted) -> Vec<Finding> {
         }
     }
     if found.has_legacy {
-        let (mark, mask) = (wanted.mark, wanted.mark_mask);
         let text = format!(
-            "iptables-legacy is in use and only itself can tell its rules: where iptables-legacy -S FORWARD drops, \
-             iptables-legacy -I FORWARD -m connmark --mark {mark:#x}/{mask:#x} -j ACCEPT"
+            "iptables-legacy is in use and only itself can tell its rules: where iptables-legacy -S FORWARD drops, {}",
+            let_through("iptables-legacy", wanted.mark, wanted.mark_mask)
         );
         findings.push(warning(subject, text));
     }

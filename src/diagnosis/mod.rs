@@ -2,7 +2,7 @@
 //! `media-admin doctor` and the command `explain`. Each finding that is not fine says what mends it.
 //!
 //! ```text
-//!  check          all of `media-relay --check`                       table: of findings
+//!  check          all of `media-relay --check`                       table: of findings; remedies: commands that mend
 //!  relay_host     what a relay's host must have, and what the relay changes there when it starts
 //!    kernel         judges the host for the kernel path              host_facts, probe, sysctl look
 //!    ports          ports and files, what is left of them            requirements: how many it needs
@@ -29,6 +29,7 @@ pub mod ports;
 mod probe;
 pub mod processes;
 pub mod relay_host;
+mod remedies;
 pub mod requirements;
 pub mod sockets;
 pub mod stuck_flow;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::host_facts::{ForwardChains, IP_FORWARD, Interface, forward_chains, interfaces};
-use super::kernel::set;
+use super::remedies::{is_off, let_through};
 use super::sysctl::{number, of_interface};
 use crate::sys::route;
 
@@ -71,11 +71,10 @@ fn judge(stuck: &StuckFlow, settings: &HostSettings, mark: u32, mask: u32) -> St
 fn before_forward(stuck: &StuckFlow, settings: &HostSettings) -> Option<String> {
     let incoming = settings.with_address(*stuck.local.ip());
     if !settings.ip_forward {
-        return Some(format!("{IP_FORWARD} is 0: {}", set(IP_FORWARD, "1")));
+        return Some(is_off(IP_FORWARD));
     }
     if let Some(closed) = incoming.filter(|interface| !interface.is_forwarding) {
-        let name = of_interface(&closed.name, "forwarding");
-        return Some(format!("{name} is 0: {}", set(&name, "1")));
+        return Some(is_off(&of_interface(&closed.name, "forwarding")));
     }
     if let Err(error) = &settings.towards_receiver {
         let to = stuck.to.ip();
@@ -110,7 +109,8 @@ fn in_forward(settings: &HostSettings, mark: u32, mask: u32) -> Option<String> {
     settings.forward.has_legacy.then(|| {
         format!(
             "dropped at or after hook forward, perhaps by iptables-legacy, whose rules only itself can tell \
-             (iptables-legacy -S FORWARD): iptables-legacy -I FORWARD -m connmark --mark {mark:#x}/{mask:#x} -j ACCEPT"
+             (iptables-legacy -S FORWARD): {}",
+            let_through("iptables-legacy", mark, mask)
         )
     })
 }
