@@ -19,14 +19,18 @@
 //!  sys                        the only unsafe code: descriptors, datagrams, signals, clocks
 //!  session                    the core: calls, streams, learned addresses; no clock, no sockets
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
-//!  moment  words  objects     a time; numbers of things in sentences; JSON objects
+//!  moment  counters           a time; packets and bytes
+//!  words  objects             numbers of things in sentences; JSON objects
 //!  text_layout                text that is fit for a terminal
 //! ```
+
+#![deny(unsafe_code)]
 
 pub mod accounting;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod counters;
 pub mod daemon;
 pub mod diagnosis;
 pub mod dispatcher;
@@ -41,7 +45,21 @@ pub mod proto;
 pub mod relay;
 pub mod resolver;
 pub mod session;
+#[expect(unsafe_code, reason = "the one place for it")]
 pub mod sys;
 pub mod text_layout;
 pub mod tls;
 pub mod words;
+
+/// What the unit tests share with those in tests/. There it is no package: one that both could depend on would have to
+/// depend on this one.
+#[cfg(test)]
+#[path = "../tests/support"]
+#[allow(dead_code, reason = "the tests in tests/ use the rest")]
+mod support {
+    pub mod certs;
+    pub mod forge;
+    pub mod opensips;
+    pub mod shape;
+    pub mod skip;
+}

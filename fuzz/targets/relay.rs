@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use mediaproxy::netlink::wire::Messages;
+use mediaproxy::netlink::message::Messages;
 use mediaproxy::netlink::{conntrack, nftables};
 use mediaproxy::proto::link::FromRelay;
 use mediaproxy::relay::rehearsal;

@@ -146,7 +146,7 @@ fn shown(uid: u32) -> String {
 mod tests {
     use super::*;
     use crate::diagnosis::finding::Severity;
-    use crate::sys::skip::skip;
+    use crate::support::skip::skip;
     use std::process::Command;
 
     fn daemon(pid: u32) -> Daemon {

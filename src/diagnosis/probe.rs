@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::netlink::conntrack::{self, End, NatEntry};
+use crate::netlink::conntrack::{self, NatEntry, Tuple};
 use crate::netlink::nftables::{Batch, ChainKind, Hook, Set};
 use crate::netlink::rule::{Field, Relation, Step};
 use crate::netlink::socket::{Netfilter, Refused};
@@ -112,20 +112,20 @@ fn fill(batch: &mut Batch<'_>, flags: u32) {
 /// Between documentation addresses (RFC 5737), by ports of this process's own.
 fn try_entry(netfilter: &mut Netfilter, mark: u32) -> io::Result<()> {
     let port = 1024 + (std::process::id() % 60_000) as u16;
-    let end = |network: [u8; 3]| End {
-        remote: SocketAddrV4::new(Ipv4Addr::new(network[0], network[1], network[2], 1), port),
-        local: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), port),
+    let tuple = |network: [u8; 3]| Tuple {
+        source: SocketAddrV4::new(Ipv4Addr::new(network[0], network[1], network[2], 1), port),
+        destination: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), port),
     };
     let entry = NatEntry {
-        caller: end([198, 51, 100]),
-        callee: end([203, 0, 113]),
+        original: tuple([198, 51, 100]),
+        reply: tuple([203, 0, 113]),
     };
     let create = |builder: &mut _, number, entry: &_| {
         conntrack::create(builder, number, entry, mark, ENTRY_TIMEOUT);
     };
     first(netfilter.requests(&[entry], create)?)?;
     let delete = |builder: &mut _, number, entry: &NatEntry| {
-        conntrack::delete(builder, number, entry.original(), None);
+        conntrack::delete(builder, number, entry.original, None);
     };
     first(netfilter.requests(&[entry], delete)?)
 }

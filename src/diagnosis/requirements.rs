@@ -1,6 +1,6 @@
 //! What a relay needs of its host: an address, ports, open files. Taken by the relay at its start, judged here before.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use log::warn;
 
@@ -48,7 +48,7 @@ pub fn relay_address(configured: Option<Ipv4Addr>, auto_detect: bool) -> Result<
     let Some(address) = configured else {
         return default_address(auto_detect);
     };
-    MediaSocket::bind(SocketAddrV4::new(address, 0))
+    MediaSocket::bind(SocketAddr::from((address, 0)))
         .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}; ip -4 address shows this host's"))?;
     Ok(address)
 }

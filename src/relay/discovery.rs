@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log::{error, info, warn};
 
-use super::Shared;
 use super::backoff::Backoff;
-use super::link::Link;
-use super::worker::Message;
+use super::dispatcher::Dispatcher;
+use super::link;
+use super::message::Message;
+use super::shared::Shared;
 use crate::resolver::{Directory, Resolver};
 use crate::sys::{clock, random};
 
@@ -21,7 +21,7 @@ const COUNT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Names that are not found for so long from the start on are not waited for: records are told to those dispatchers that
 /// are there.
-const WANTED: Duration = Duration::from_secs(3600);
+const SEARCH_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The discovery thread.
 pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: impl Resolver) {
@@ -30,18 +30,17 @@ pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: 
     loop {
         directory.refresh(&mut resolver);
         apply(shared, &directory.dispatchers());
-        if directory.is_complete() || clock::mono() > shared.started + WANTED {
-            shared.all_found.store(true, Ordering::Relaxed);
+        if directory.is_complete() || clock::moment() > shared.started + SEARCH_LIMIT {
+            shared.dispatchers.set_found();
         }
         // A host that starts may have its relay before its network.
-        let wait = match directory.is_complete() {
-            true => {
-                backoff = Backoff::new(interval);
-                interval
-            }
-            false => backoff.next(random::bits()),
+        let wait = if directory.is_complete() {
+            backoff = Backoff::new(interval);
+            interval
+        } else {
+            backoff.next(random::bits())
         };
-        if shared.pause(wait) {
+        if shared.ending.pause(wait) {
             return;
         }
     }
@@ -50,39 +49,39 @@ pub(super) fn run(shared: &Arc<Shared>, mut directory: Directory, mut resolver: 
 /// Makes a link for each dispatcher that is new, and ends those that are named no more and have no sessions.
 pub(super) fn apply(shared: &Arc<Shared>, wanted: &BTreeMap<SocketAddr, String>) {
     for (address, name) in wanted {
-        if let Err(why) = shared.ensure_link(*address, name) {
+        if let Err(why) = link::ensure(shared, *address, name) {
             error!("dispatcher {name} ({address}): {why}");
         }
     }
-    for link in shared.all_links() {
-        if wanted.contains_key(&link.address) || link.outbox.is_finishing() {
+    for dispatcher in shared.dispatchers.all() {
+        if wanted.contains_key(&dispatcher.address) || dispatcher.queue.is_finishing() {
             continue;
         }
-        match sessions_of(shared, &link) {
+        match sessions_of(shared, &dispatcher) {
             Some(0) => {
-                info!("{link}: no longer named, and its sessions are over: closed");
+                info!("{dispatcher}: no longer named, and its sessions are over: closed");
                 // Those wait on: it may be named again.
-                match link.outbox.kept() {
+                match dispatcher.queue.kept() {
                     0 => {}
-                    left => warn!("{link}: {left} ended calls were not reported to it"),
+                    left => warn!("{dispatcher}: {left} ended calls were not reported to it"),
                 }
-                link.outbox.finish();
+                dispatcher.queue.finish();
             }
-            Some(count) => info!("{link}: no longer named; kept for {count} sessions"),
+            Some(count) => info!("{dispatcher}: no longer named; kept for {count} sessions"),
             None => {}
         }
     }
 }
 
 /// Sessions that a dispatcher is to be told of; none where the workers do not answer.
-fn sessions_of(shared: &Shared, link: &Link) -> Option<usize> {
+fn sessions_of(shared: &Shared, dispatcher: &Dispatcher) -> Option<usize> {
     let (answer, answers) = crossbeam_channel::unbounded();
-    for worker in &shared.workers {
-        let message = Message::Owned(link.owner, answer.clone());
-        worker.send(message).ok()?;
+    let ask = || Message::Owned(dispatcher.owner, answer.clone());
+    if !shared.workers.send_all(ask) {
+        return None;
     }
     let mut sum = 0;
-    for _ in &shared.workers {
+    for _ in 0..shared.workers.count() {
         sum += answers.recv_timeout(COUNT_LIMIT).ok()?;
     }
     Some(sum)

@@ -8,24 +8,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use log::warn;
 use serde_json::{Map, Value};
 
-use super::Shared;
-use super::kernel::Order;
-use super::worker::Message;
+use super::message::Message;
+use super::question::Question;
+use super::shared::Shared;
 use crate::diagnosis::obstacles::Obstacles;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
 use crate::session::{Engine, ReplyTo};
 
-/// Questions that may wait.
-const WAITING: usize = 32;
-
 /// How long a worker is waited for: less than `relay_timeout`, for which the dispatcher waits unless that was made shorter.
-const PATIENCE: Duration = Duration::from_secs(4);
+const WORKER_LIMIT: Duration = Duration::from_secs(4);
 
 /// The answer where the worker has said that it has no such call, and nowhere else: the dispatcher may take the call for
 /// over by it.
@@ -33,18 +30,6 @@ const NONE: &[u8] = b"error";
 
 /// The answer where nobody could be asked.
 pub const BUSY: &[u8] = b"error: busy";
-
-/// Somebody wants to know about a call.
-pub struct Question {
-    worker: usize,
-    call_id: CallId,
-    pub reply_to: ReplyTo,
-}
-
-/// Where questions go, and where [`run`] gets them; none ends it.
-pub fn channel() -> (Sender<Option<Question>>, Receiver<Option<Question>>) {
-    bounded(WAITING)
-}
 
 /// Has it answered, once what the kernel has relayed is known. False where too many wait.
 pub fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -> bool {
@@ -72,7 +57,7 @@ pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
                  told without it{left_out}"
             );
         }
-        shared.reply(reply_to, &answer);
+        shared.dispatchers.reply(reply_to, &answer);
     }
 }
 
@@ -92,7 +77,7 @@ fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Obstacles) -> (Vec<u8
 
 fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
     let told = ask_worker(shared, question)?;
-    told.recv_timeout(PATIENCE).ok()
+    told.recv_timeout(WORKER_LIMIT).ok()
 }
 
 /// Has a worker tell. None where nobody can be asked.
@@ -101,25 +86,14 @@ pub fn ask_worker(shared: &Arc<Shared>, question: Question) -> Option<Receiver<V
         worker, call_id, ..
     } = question;
     let (answer, told) = bounded(1);
-    let message = Message::Explain(call_id, answer);
-    let pass_on = move |shared: &Shared| {
-        let postbox = shared.workers.get(worker);
-        postbox.is_some_and(|postbox| postbox.send(message).is_ok())
+    let sharing = Arc::clone(shared);
+    let pass_on = move || {
+        // One that has ended has no calls.
+        sharing
+            .workers
+            .send(worker, Message::Explain(call_id, answer));
     };
-    match &shared.kernel {
-        None => {
-            pass_on(shared);
-        }
-        Some(kernel) => {
-            let sharing = Arc::clone(shared);
-            let read = Order::Read(Box::new(move || {
-                // One that has ended has no calls.
-                pass_on(&sharing);
-            }));
-            kernel.send(read).ok()?;
-        }
-    }
-    Some(told)
+    shared.kernel.after_reading(pass_on).then_some(told)
 }
 
 /// A worker's array with what the host has to do with it.
@@ -132,9 +106,10 @@ fn with_host(told: &[u8], look: impl FnOnce() -> Obstacles) -> Option<Vec<u8>> {
 /// An array of the sessions of that call-id, or `error` where there is none.
 pub fn answer(engine: &Engine, call_id: &CallId, now: Now) -> Vec<u8> {
     let mut answer = Vec::new();
-    match engine.write_explained(&mut answer, call_id, now) {
-        true => answer,
-        false => NONE.to_vec(),
+    if engine.write_explained(&mut answer, call_id, now) {
+        answer
+    } else {
+        NONE.to_vec()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::diagnosis::tests::namespace::{in_namespace, shell};
-use crate::netlink::conntrack::{self, End, NatEntry};
+use crate::netlink::conntrack::{self, NatEntry, Tuple};
 use crate::netlink::nftables::{Batch, ChainKind, Hook};
 use crate::netlink::rule::Step;
 use crate::netlink::socket::Netfilter;
@@ -153,13 +153,13 @@ impl Flow {
         );
         let mut netfilter = Netfilter::open().unwrap();
         netfilter.transact("relay", hooks).unwrap();
-        let end = |remote, local| End {
-            remote: at(remote),
-            local: at(local),
+        let tuple = |source, destination| Tuple {
+            source: at(source),
+            destination: at(destination),
         };
         let entry = NatEntry {
-            caller: end("10.1.0.2:30000", "10.1.0.1:40000"),
-            callee: end("10.2.0.2:31000", "10.2.0.1:40002"),
+            original: tuple("10.1.0.2:30000", "10.1.0.1:40000"),
+            reply: tuple("10.2.0.2:31000", "10.2.0.1:40002"),
         };
         let made = netfilter
             .requests(&[entry], |b, n, e| conntrack::create(b, n, e, MARK, 60))
@@ -177,7 +177,7 @@ impl Flow {
     /// Sends a packet and waits until it has entered; its number.
     fn send(&mut self) -> u64 {
         self.sent += 1;
-        let to = self.entry.caller.local;
+        let to = self.entry.original.destination;
         self.caller.send_to(&self.sent.to_be_bytes(), to).unwrap();
         for _ in 0..1000 {
             if self.entered() >= self.sent {
@@ -189,7 +189,7 @@ impl Flow {
     }
 
     fn entered(&mut self) -> u64 {
-        let name = self.entry.original();
+        let name = self.entry.original;
         let got = self
             .netfilter
             .requests(&[name], |b, n, name| conntrack::get(b, n, *name))
@@ -217,7 +217,11 @@ impl Flow {
         shell(command_in(&text));
         let next = self.send();
         assert_eq!(next, lost + 1);
-        assert_eq!(self.received(), (next, self.entry.callee.local), "{text}");
+        assert_eq!(
+            self.received(),
+            (next, self.entry.reply.destination),
+            "{text}"
+        );
     }
 }
 
@@ -247,7 +251,7 @@ fn every_cause_is_named_and_its_command_mends_it() {
     in_namespace("why packets of a forwarded flow do not leave", || {
         let mut flow = Flow::new();
         let first = flow.send();
-        assert_eq!(flow.received(), (first, flow.entry.callee.local));
+        assert_eq!(flow.received(), (first, flow.entry.reply.destination));
         flow.breaks_and_mends(
             "sysctl -qw net.ipv4.ip_forward=0",
             false,

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use crate::support::skip::{missing, skip_test};
 use crate::sys::netlink::enter_namespace;
-use crate::sys::skip::{missing, skip_test};
 
 /// Runs a test on a thread in a network namespace of its own; without root says that it was skipped.
 pub fn in_namespace(what: &str, test: impl FnOnce() + Send) {
