@@ -20,7 +20,8 @@ use log::{error, info, warn};
 
 pub use self::book::Place;
 use self::book::{Book, is_for, split};
-use super::{Shared, start_thread};
+use super::dispatchers::Dispatchers;
+use super::threads;
 use crate::journal::{self, Journal, Limits, Position, Refused};
 use crate::logging::{self, sparse::Sparse};
 use crate::proto::SessionId;
@@ -153,7 +154,7 @@ impl Opened {
     }
 
     /// Starts the thread.
-    pub fn start(self, shared: &Arc<Shared>) -> Result<(), String> {
+    pub fn start(self, dispatchers: &Arc<Dispatchers>) -> Result<(), String> {
         let Opened {
             spool,
             messages,
@@ -161,12 +162,12 @@ impl Opened {
             lock,
         } = self;
         let mut keeper = Keeper {
-            shared: Arc::clone(shared),
+            dispatchers: Arc::clone(dispatchers),
             messages,
             records: Records::new(spool, book),
             lock: Some(lock),
         };
-        start_thread("spool", move || keeper.run())
+        threads::start("spool", move || keeper.run())
     }
 }
 
@@ -245,7 +246,7 @@ impl Spool {
 
 /// The thread.
 struct Keeper {
-    shared: Arc<Shared>,
+    dispatchers: Arc<Dispatchers>,
     messages: Receiver<Message>,
     records: Records,
     lock: Option<DirLock>,
@@ -285,7 +286,7 @@ impl Keeper {
         let mut messages = vec![first];
         messages.extend(self.messages.try_iter().take(TOGETHER));
         let mut is_over = false;
-        let known = self.shared.dispatchers();
+        let known = self.dispatchers.wanted();
         for question in self.records.take(messages, known.as_deref()) {
             match question {
                 Message::Open(dispatcher, answer) => {
@@ -307,13 +308,15 @@ impl Keeper {
 
     /// Sends again what was not confirmed in time, and gives back disk space.
     fn tidy(&mut self, now: Duration) {
-        let known = self.shared.dispatchers();
-        for link in self.shared.all_links() {
-            let outbox = &link.outbox;
+        let known = self.dispatchers.wanted();
+        for dispatcher in self.dispatchers.all() {
+            let queue = &dispatcher.queue;
             // One that is away would take the others' records and say them to nobody.
-            if outbox.confirms() && outbox.is_connected() {
+            if queue.confirms() && queue.is_connected() {
                 self.records
-                    .say_overdue(link.address, known.as_deref(), now, |line| outbox.say(line));
+                    .say_overdue(dispatcher.address, known.as_deref(), now, |line| {
+                        queue.say(line)
+                    });
             }
         }
         self.records.tidy();

@@ -87,10 +87,10 @@ pub fn read_own(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
 fn all(file: &File, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > most {
-        true => Err(io::Error::other(format!("larger than {most} bytes"))),
-        false => Ok(bytes),
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("larger than {most} bytes")));
     }
+    Ok(bytes)
 }
 
 /// Makes the file that is to replace another once it is written. What has its name is removed, and never written through.

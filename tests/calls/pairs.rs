@@ -3,17 +3,18 @@
 //! Whatever happens, a packet goes to the other party of its own call, from the port that this party was told,
 //! and once both have shown where they are nothing is dropped. Each seed is a run of its own and repeats.
 
-use mediaproxy::moment::{Moment, UnixTime};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mediaproxy::moment::Now;
+use mediaproxy::moment::{Moment, Now, UnixTime};
 use mediaproxy::proto::control::{PROXY_LIMITS, Remove, Requests, Update};
 use mediaproxy::proto::link::{Sequence, UpdateReply};
-use mediaproxy::proto::{CallId, Component, Party, Tag};
+use mediaproxy::proto::{CallId, Component, Party, PerParty, Tag};
 use mediaproxy::session::ports::PortPool;
-use mediaproxy::session::{Action, Asker, Engine, Host, Owner, Place, ReplyTo, Settings, Verdict};
+use mediaproxy::session::{
+    Action, Asker, Engine, Environment, Owner, PacketVerdict, PortKey, ReplyTo, Settings,
+};
 
 const FIRST_PORT: u16 = 30000;
 const LAST_PORT: u32 = 34000;
@@ -40,15 +41,15 @@ impl Random {
     }
 }
 
-struct FakeHost {
+struct FakeMachine {
     pool: PortPool,
     random: Random,
-    bound: HashMap<u16, Place>,
-    now: Duration,
+    bound: HashMap<u16, PortKey>,
+    now: Moment,
 }
 
-impl Host for FakeHost {
-    fn bind(&mut self, _: Ipv4Addr, place: Place) -> Option<u16> {
+impl Environment for FakeMachine {
+    fn bind(&mut self, _: IpAddr, place: PortKey) -> Option<u16> {
         let random = self.random.below(usize::MAX >> 1) as u64;
         let port = self.pool.take(random, self.now)?;
         assert!(
@@ -57,7 +58,7 @@ impl Host for FakeHost {
         );
         self.bound.insert(
             port + 1,
-            Place {
+            PortKey {
                 component: Component::Rtcp,
                 ..place
             },
@@ -65,8 +66,8 @@ impl Host for FakeHost {
         Some(port)
     }
 
-    fn local_address(&mut self, _: Option<Ipv4Addr>) -> Ipv4Addr {
-        Ipv4Addr::new(10, 0, 0, 1)
+    fn local_address(&mut self, _: Option<IpAddr>) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))
     }
 
     fn random(&mut self) -> u128 {
@@ -79,7 +80,7 @@ impl Host for FakeHost {
 struct Line {
     media_type: &'static str,
     /// Where its packets come from as the relay sees them: its NAT's port.
-    source: SocketAddrV4,
+    source: SocketAddr,
     /// What its SDP says: a private address behind the NAT, the same in every call.
     described_port: u16,
     /// Where it was told to send.
@@ -89,8 +90,8 @@ struct Line {
 struct Call {
     name: String,
     /// What both agreed on last, by party.
-    agreed: [Vec<Line>; 2],
-    cseq: [u32; 2],
+    agreed: PerParty<Vec<Line>>,
+    cseq: PerParty<u32>,
     /// Updates that passed before, to be retransmitted.
     sent: Vec<(String, UpdateReply)>,
     answered: bool,
@@ -98,9 +99,9 @@ struct Call {
 
 struct World {
     engine: Engine,
-    host: FakeHost,
+    host: FakeMachine,
     random: Random,
-    now: Duration,
+    now: Moment,
     next_source: u32,
     calls: Vec<Call>,
     reply: Option<UpdateReply>,
@@ -116,7 +117,7 @@ impl World {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
-            learning: mediaproxy::session::Rules {
+            learning: mediaproxy::session::LearningRules {
                 learning: mediaproxy::session::Learning::Open,
                 ..Default::default()
             },
@@ -126,14 +127,14 @@ impl World {
         };
         World {
             engine: Engine::new(settings),
-            host: FakeHost {
+            host: FakeMachine {
                 pool: PortPool::new(FIRST_PORT, LAST_PORT),
                 random: Random(seed ^ 0xdead_beef),
                 bound: HashMap::new(),
-                now: Duration::ZERO,
+                now: Moment::START,
             },
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
-            now: Duration::from_secs(1),
+            now: Moment::after_start(Duration::from_secs(1)),
             next_source: 0,
             calls: Vec::new(),
             reply: None,
@@ -142,8 +143,8 @@ impl World {
 
     fn moment(&self) -> Now {
         Now {
-            mono: Moment::after_start(self.now),
-            unix: UnixTime::since_epoch(self.now),
+            mono: self.now,
+            unix: UnixTime::since_epoch(self.now.since_start()),
         }
     }
 
@@ -187,10 +188,10 @@ impl World {
     }
 
     /// A mapping that no other stream has: every NAT gives one per socket.
-    fn fresh_source(&mut self) -> SocketAddrV4 {
+    fn fresh_source(&mut self) -> SocketAddr {
         self.next_source += 1;
         let host = Ipv4Addr::from(0x0b00_0000 + self.next_source / 1000);
-        SocketAddrV4::new(host, 10_000 + 2 * (self.next_source % 1000) as u16)
+        SocketAddr::new(host.into(), 10_000 + 2 * (self.next_source % 1000) as u16)
     }
 
     fn line(&mut self, media_type: &'static str, described_port: u16) -> Line {
@@ -212,8 +213,8 @@ impl World {
         outcome: Outcome,
     ) {
         let call = &mut self.calls[index];
-        call.cseq[offerer as usize] += 1;
-        let cseq = call.cseq[offerer as usize];
+        call.cseq[offerer] += 1;
+        let cseq = call.cseq[offerer];
         let tags = match (offerer, call.answered) {
             (Party::Caller, false) => ("A", ""),
             (Party::Caller, true) => ("A", "B"),
@@ -263,8 +264,8 @@ impl World {
         }
         let call = &mut self.calls[index];
         call.answered = true;
-        call.agreed[offerer as usize] = offered;
-        call.agreed[offerer.other() as usize] = answer;
+        call.agreed[offerer] = offered;
+        call.agreed[offerer.other()] = answer;
         self.retransmit(index);
     }
 
@@ -278,7 +279,7 @@ impl World {
     ) -> Vec<Line> {
         let mut lines = Vec::new();
         for (i, (offered, port)) in offer.iter().zip(ports).enumerate() {
-            let had = self.calls[index].agreed[answerer as usize].get(i).copied();
+            let had = self.calls[index].agreed[answerer].get(i).copied();
             let same = had.filter(|line| line.media_type == offered.media_type);
             let mut line =
                 same.unwrap_or_else(|| self.line(offered.media_type, 7000 + 2 * i as u16));
@@ -310,7 +311,7 @@ impl World {
         let mut packets = Vec::new();
         for (index, call) in self.calls.iter().enumerate() {
             for party in [Party::Caller, Party::Callee] {
-                for line in 0..call.agreed[party as usize].len() {
+                for line in 0..call.agreed[party].len() {
                     for component in [Component::Rtp, Component::Rtcp] {
                         packets.push((index, party, line, component));
                     }
@@ -330,11 +331,11 @@ impl World {
     /// One packet through the relay. False when it was dropped; where it goes must be right.
     fn packet(&mut self, index: usize, party: Party, line: usize, component: Component) -> bool {
         let call = &self.calls[index];
-        let sender = call.agreed[party as usize][line];
-        let receiver = call.agreed[party.other() as usize][line];
+        let sender = call.agreed[party][line];
+        let receiver = call.agreed[party.other()][line];
         let up = component as u16;
-        let source = SocketAddrV4::new(*sender.source.ip(), sender.source.port() + up);
-        let target = SocketAddrV4::new(*receiver.source.ip(), receiver.source.port() + up);
+        let source = SocketAddr::new(sender.source.ip(), sender.source.port() + up);
+        let target = SocketAddr::new(receiver.source.ip(), receiver.source.port() + up);
         let place = *self
             .host
             .bound
@@ -347,7 +348,7 @@ impl World {
         let verdict = self.engine.packet(place, source, &data, self.now);
         self.act();
         match verdict {
-            Verdict::Forward { from_port, to } => {
+            PacketVerdict::Forward { from_port, to } => {
                 assert_eq!(to, target, "to somebody else");
                 assert_eq!(
                     from_port,
@@ -356,8 +357,8 @@ impl World {
                 );
                 true
             }
-            Verdict::Drop(_) => false,
-            Verdict::Queued => panic!("queued what is not STUN"),
+            PacketVerdict::Drop(_) => false,
+            PacketVerdict::Queued => panic!("queued what is not STUN"),
         }
     }
 
@@ -368,7 +369,7 @@ impl World {
         } else {
             Party::Callee
         };
-        let mut offer = self.calls[index].agreed[offerer as usize].clone();
+        let mut offer = self.calls[index].agreed[offerer].clone();
         let mut direction = "sendrecv";
         match self.random.below(5) {
             0 => {}
@@ -413,8 +414,8 @@ fn run(seed: u64) {
         let offer = vec![world.line("audio", 7000)];
         world.calls.push(Call {
             name: format!("call-{number}"),
-            agreed: [Vec::new(), Vec::new()],
-            cseq: [0, 0],
+            agreed: PerParty::default(),
+            cseq: PerParty::default(),
             sent: Vec::new(),
             answered: false,
         });
@@ -448,7 +449,7 @@ fn finish(world: &mut World) {
         assert!(world.engine.remove(&remove, reply_to, now));
         world.act();
     }
-    assert_eq!(world.engine.session_count(), 0);
+    assert_eq!(world.engine.sessions().live_count(), 0);
     assert!(world.host.bound.is_empty());
     assert_eq!(world.engine.next_deadline(), None);
     let all = (LAST_PORT as usize - usize::from(FIRST_PORT)) / 2;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use mediaproxy::config::{DispatcherEntry, Host};
-use mediaproxy::relay::discovery::{Directory, System};
+use mediaproxy::resolver::{Directory, SystemResolver};
 
 use crate::support::inner::{assert_has_passed, this_program};
 use crate::support::programs::is_root;
@@ -113,7 +113,7 @@ fn names_are_found_through_real_name_servers() {
     };
     let names = ["domain.test", "host.test", "nobody.test"];
     let mut directory = Directory::new(&names.map(target));
-    directory.refresh(&mut System);
+    directory.refresh(&mut SystemResolver);
     let found = |directory: &Directory| -> Vec<String> {
         let all = directory.dispatchers();
         all.iter().map(|(a, name)| format!("{name} {a}")).collect()
@@ -121,9 +121,9 @@ fn names_are_found_through_real_name_servers() {
     let expected = ["domain.test 192.0.2.1:25060", "host.test 192.0.2.2:25060"];
     assert_eq!(found(&directory), expected);
     broken.store(true, Ordering::Relaxed);
-    directory.refresh(&mut System);
+    directory.refresh(&mut SystemResolver);
     assert_eq!(found(&directory), expected);
     let mut directory = Directory::new(&names.map(target));
-    directory.refresh(&mut System);
+    directory.refresh(&mut SystemResolver);
     assert!(found(&directory).is_empty());
 }

@@ -106,7 +106,7 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
-            learning: mediaproxy::session::Rules::default(),
+            learning: mediaproxy::session::LearningRules::default(),
             advertised_ip: None,
             routable_private_ranges: vec!["127.0.0.0/8".parse().unwrap()],
             kernel: Err("forwarding = userspace".into()),

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Output};
 
-use mediaproxy::relay::checks::{Finding, Verdict, certificates};
+use mediaproxy::diagnosis::{Finding, Verdict, certificates};
 
 use crate::support::certs::Certs;
 

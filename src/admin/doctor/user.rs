@@ -144,7 +144,7 @@ fn shown(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::Verdict;
+    use crate::diagnosis::Verdict;
     use crate::support::skip::skip;
     use std::process::Command;
 
