@@ -435,9 +435,15 @@ impl Listener<'_> {
 
     fn ping(&mut self) {
         // Before the answer: who has it may count on getting calls again.
-        let is_back = lock(&self.dispatcher.registry).relays.ping(self.link.id);
+        self.answers_again();
         self.link.say("pong");
-        if is_back {
+    }
+
+    fn answers_again(&mut self) {
+        let mut registry = lock(&self.dispatcher.registry);
+        let is_news = registry.relays.answers_again(self.link.id);
+        drop(registry);
+        if is_news {
             log::info!("relay {}: answers again", self.link);
         }
     }
@@ -580,6 +586,9 @@ impl Listener<'_> {
     /// Acts on a reply; what the management port has asked for is to be put there.
     fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Result<Option<Arc<Shown>>, Excess> {
         let now = clock::moment();
+        if self.link.is_back(sequence) {
+            self.answers_again();
+        }
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
             Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now)?,
@@ -730,6 +739,9 @@ impl Listener<'_> {
 
     /// A list has begun to come.
     fn begin_list(&mut self, sequence: Sequence, begun: &[u8]) -> Result<(), Excess> {
+        if self.link.is_back(sequence) {
+            self.answers_again();
+        }
         let asked = self.link.answered(sequence).filter(|_| self.is_welcome());
         let purpose = asked.and_then(Purpose::of);
         self.list = purpose.map(|purpose| Listing::new(purpose, self.most));

@@ -140,6 +140,8 @@ struct State {
     writer_waits: bool,
     asked: HashMap<u64, Asked>,
     next: u64,
+    /// Requests were found overdue, and the relay has answered none in time since.
+    is_silent: bool,
 }
 
 struct Asked {
@@ -175,6 +177,7 @@ impl Link {
         shutdown: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         let state = State {
+            is_silent: false,
             open: true,
             reason: None,
             compatibility: Compatibility::Older,
@@ -353,6 +356,16 @@ impl Link {
         asked.map(|asked| asked.ask)
     }
 
+    /// Returns true once if the relay was silent and this is an answer in time; to be asked before
+    /// [`Link::answered`].
+    pub fn is_back(&self, sequence: Sequence) -> bool {
+        let mut state = lock(&self.state);
+        let asked = state.asked.get(&sequence.0);
+        let is_back = state.is_silent && asked.is_some_and(|asked| !asked.is_late);
+        state.is_silent &= !is_back;
+        is_back
+    }
+
     /// Whether an update for this session is under way here.
     pub fn is_updating(&self, mention: Mention<'_>) -> bool {
         let name = Name::opened_by(mention);
@@ -373,6 +386,7 @@ impl Link {
                 found = true;
             }
         }
+        state.is_silent |= found;
         found
     }
 
@@ -530,8 +544,22 @@ mod tests {
         assert_eq!(sent, MAX_OPEN);
         assert!(link.is_overdue(Moment::START));
         assert!(!link.is_overdue(Moment::START), "no news");
+        assert!(!link.is_back(Sequence(1)), "it answers, but late");
         assert_eq!(link.forget(Moment::START).len(), MAX_OPEN);
         assert_eq!(ask(&link, "x"), Ok(()));
+    }
+
+    #[test]
+    fn an_answer_in_time_shows_once_that_a_silent_relay_is_back() {
+        let link = link();
+        ask(&link, "x").unwrap();
+        assert!(!link.is_back(Sequence(1)), "it was not away");
+        assert!(link.is_overdue(Moment::START));
+        ask(&link, "y").unwrap();
+        assert!(!link.is_back(Sequence(1)), "late");
+        assert!(!link.is_back(Sequence(9)), "nobody asked");
+        assert!(link.is_back(Sequence(2)));
+        assert!(!link.is_back(Sequence(2)), "told once");
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Dispatcher {
         drop(registry);
         if is_news {
             log::warn!(
-                "relay {link} has not answered for {} s: no new calls until its next ping",
+                "relay {link} has not answered for {} s: no new calls until it answers again",
                 timeout.as_secs_f32()
             );
         }

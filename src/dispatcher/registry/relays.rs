@@ -205,8 +205,8 @@ impl<L: Clone> Relays<L> {
         relay.map(|relay| &relay.key)
     }
 
-    /// A `ping` has come. True when the relay had been timed out.
-    pub fn ping(&mut self, id: LinkId) -> bool {
+    /// A `ping` has come, or an answer in time. Returns true if the relay had been timed out.
+    pub fn answers_again(&mut self, id: LinkId) -> bool {
         let link = self.links.get_mut(&id);
         link.is_some_and(|link| link.timed_out.take().is_some())
     }

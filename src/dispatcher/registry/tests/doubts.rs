@@ -478,7 +478,7 @@ fn it_is_told_why_a_wanted_relay_gets_no_call() {
     assert_eq!(wanted(&registry), None);
     registry.relays.timed_out(id, at(0));
     assert_eq!(wanted(&registry), Some("does not answer"));
-    registry.relays.ping(id);
+    registry.relays.answers_again(id);
     registry.relays.halting(id);
     assert_eq!(wanted(&registry), Some("is halting"));
     let key = registry.relays.relay_of(id).unwrap().clone();

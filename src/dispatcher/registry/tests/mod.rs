@@ -578,8 +578,8 @@ fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
     assert!(!registry.relays.timed_out(a, at(11)), "no news");
     assert_eq!(choose(&mut registry, None, &[]), None);
     assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
-    assert!(registry.relays.ping(a));
-    assert!(!registry.relays.ping(a));
+    assert!(registry.relays.answers_again(a));
+    assert!(!registry.relays.answers_again(a));
     assert_eq!(choose(&mut registry, None, &[]), Some(a));
     registry.relays.timed_out(a, at(20));
     assert!(registry.tick(at(79)).dead.is_empty());
