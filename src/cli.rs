@@ -20,14 +20,14 @@ pub struct Program {
     /// What it does, in one line.
     pub about: &'static str,
     /// Options that it has beyond those of both.
-    pub own: &'static [Line],
+    pub own: &'static [OptionHelp],
 }
 
 /// An option and what it means, as `--help` lists it.
-pub type Line = (&'static str, &'static str);
+pub type OptionHelp = (&'static str, &'static str);
 
 /// See [`Options::check`].
-pub const CHECK: Line = (
+pub const CHECK: OptionHelp = (
     "--check",
     "say what is wrong with this host for a relay, and end with 0 or 1",
 );
@@ -52,10 +52,10 @@ const CONFIG_DIR: &str = "/etc/mediaproxy";
 const RUNTIME_DIR: &str = "/run/mediaproxy";
 
 /// Exit status of a command line that cannot be understood.
-const USAGE: u8 = 2;
+const USAGE_STATUS: u8 = 2;
 
 /// The options of both.
-const HELP: &[Line] = &[
+const HELP: &[OptionHelp] = &[
     (
         "--no-fork",
         "stay in the foreground and log to the terminal",
@@ -118,7 +118,7 @@ pub fn options(program: &Program) -> Result<Options, ExitCode> {
         Err(UsageError(text)) => {
             let name = program.name;
             eprintln!("{name}: {text}; see {name} --help");
-            Err(ExitCode::from(USAGE))
+            Err(ExitCode::from(USAGE_STATUS))
         }
     }
 }

@@ -21,6 +21,7 @@
 //!  proto                      text protocols: bytes in, types out; no clock, no sockets
 //!  moment  counters           a time; packets and bytes
 //!  words  objects             numbers of things in sentences; JSON objects
+//!  text_layout                text that is fit for a terminal
 //! ```
 
 #![deny(unsafe_code)]
@@ -46,6 +47,7 @@ pub mod resolver;
 pub mod session;
 #[expect(unsafe_code, reason = "the one place for it")]
 pub mod sys;
+pub mod text_layout;
 pub mod tls;
 pub mod words;
 

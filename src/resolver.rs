@@ -135,11 +135,8 @@ impl Directory {
         for entry in &self.entries {
             for address in &entry.known {
                 let address = SocketAddr::new(*address, entry.target.port);
-                let name = match &entry.target.host {
-                    Host::Address(address) => address.to_string(),
-                    Host::Name(name) => name.clone(),
-                };
-                all.entry(address).or_insert(name);
+                all.entry(address)
+                    .or_insert_with(|| entry.target.host.to_string());
             }
         }
         all

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use mediaproxy::counters::Counters;
 use mediaproxy::moment::{Moment, Now, UnixTime};
 use mediaproxy::proto::control::Update;
 use mediaproxy::proto::link::{Sequence, UpdateReply};
 use mediaproxy::proto::{Component, Party, PerParty, SessionId};
 use mediaproxy::session::{
-    Action, Asker, Counters, Ended, Engine, Environment, FlowId, FlowNews, Installed, Loss, Owner,
+    Action, Asker, Ended, Engine, Environment, FlowId, FlowNews, Installed, Loss, Owner,
     PacketVerdict, PortKey, ReplyTo, SessionKey, Settings,
 };
 

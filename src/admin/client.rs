@@ -8,18 +8,19 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
-use super::units::clean;
 use crate::config::MANAGEMENT_PORT;
+use crate::moment::Moment;
 use crate::proto::Visible;
 use crate::proto::line::Lines;
 use crate::sys::clock;
+use crate::text_layout::clean;
 use crate::tls::{self, Context, Paths, Reader, Writer};
 
 /// Longest line of an answer, bytes: all sessions may stand on one.
-const LONGEST: usize = 256 << 20;
+const MAX_LINE_SIZE: usize = 256 << 20;
 
 /// Longest answer, bytes.
-const LARGEST: usize = 512 << 20;
+const MAX_ANSWER_SIZE: usize = 512 << 20;
 
 const READ_SIZE: usize = 64 * 1024;
 
@@ -110,7 +111,7 @@ impl Client {
         Ok(Client {
             reader,
             writer,
-            lines: Lines::new(LONGEST),
+            lines: Lines::new(MAX_LINE_SIZE),
             timeout: target.timeout,
         })
     }
@@ -131,11 +132,11 @@ impl Client {
     }
 
     fn answer(&mut self, command: &str) -> Result<Vec<String>, Failure> {
-        let deadline = clock::mono() + self.timeout;
+        let deadline = clock::moment() + self.timeout;
         read_answer(command, || self.line(deadline))
     }
 
-    fn line(&mut self, deadline: Duration) -> Result<String, Failure> {
+    fn line(&mut self, deadline: Moment) -> Result<String, Failure> {
         let lost = |error: io::Error| {
             Failure::Lost(match error.kind() {
                 io::ErrorKind::TimedOut => "the dispatcher does not answer".to_owned(),
@@ -152,7 +153,7 @@ impl Client {
                 Ok(None) => {}
                 Err(too_long) => return Err(Failure::Lost(too_long.to_string())),
             }
-            let left = deadline.saturating_sub(clock::mono());
+            let left = deadline.since(clock::moment());
             let left = left.max(Duration::from_millis(1));
             self.reader.set_timeout(Some(left)).map_err(lost)?;
             match self.reader.read(&mut buffer).map_err(lost)? {
@@ -182,8 +183,10 @@ pub fn read_answer(
     loop {
         let line = line()?;
         size += line.len();
-        if size > LARGEST {
-            return Err(Failure::Lost(format!("an answer of over {LARGEST} bytes")));
+        if size > MAX_ANSWER_SIZE {
+            return Err(Failure::Lost(format!(
+                "an answer of over {MAX_ANSWER_SIZE} bytes"
+            )));
         }
         let is_first = answer.is_empty();
         if is_first && line.starts_with("error") {
@@ -333,7 +336,7 @@ mod tests {
     fn client(timeout: Duration) -> (Client, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (reader, writer, _) = tls::plain_unix(ours).unwrap();
-        let lines = Lines::new(LONGEST);
+        let lines = Lines::new(MAX_LINE_SIZE);
         let client = Client {
             reader,
             writer,

@@ -11,7 +11,7 @@ use super::view::Relay;
 use crate::words::counted;
 
 /// Between two looks.
-const INTERVAL: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where it stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn wait(options: &Options, answer: &[String]) -> Result<(), Failure> {
             }
             before = Some(left);
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(LOOK_INTERVAL);
     }
 }
 

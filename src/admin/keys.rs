@@ -8,7 +8,7 @@ use super::screen::Happening;
 
 /// What keys without a letter send first, and how long the rest of it may take.
 const ESCAPE: u8 = 0x1b;
-const SEQUENCE: Duration = Duration::from_millis(50);
+const SEQUENCE_LIMIT: Duration = Duration::from_millis(50);
 
 /// Ctrl-Z.
 const SUSPEND: u8 = 0x1a;
@@ -51,7 +51,7 @@ fn sequence(more: &Receiver<Happening>) -> Key {
     let mut number = 0_u32;
     let mut is_first = true;
     loop {
-        match more.recv_timeout(SEQUENCE) {
+        match more.recv_timeout(SEQUENCE_LIMIT) {
             Ok(Happening::Key(b'[' | b'O')) if is_first => {}
             // What ends a sequence (ECMA-48 section 5.4).
             Ok(Happening::Key(last @ 0x40..=0x7e)) => {

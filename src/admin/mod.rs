@@ -3,7 +3,7 @@
 //! ```text
 //!  options    the command line        help: in words
 //!  client     a connection: socket, TCP or TLS; one command, its answer
-//!  show       summary and sessions as tables      view: JSON as types; table, units
+//!  show       summary and sessions as tables      view: JSON as types; table, quantity
 //!  top        the same, live                      screen: the terminal while it is ours; keys
 //!  drained    waits for a drained relay's last call
 //!  doctor     is this host fit?                   clock, reach
@@ -15,12 +15,12 @@ mod doctor;
 mod drained;
 mod keys;
 mod options;
+mod quantity;
 pub mod rehearsal;
 mod screen;
 mod show;
 mod table;
 mod top;
-mod units;
 mod view;
 
 use std::io::{self, Write};
@@ -28,6 +28,8 @@ use std::process::ExitCode;
 
 use self::client::{Client, Failure};
 use self::options::{Command, Options, Parsed};
+use crate::sys::terminal;
+use crate::text_layout::{clean, fold};
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,14 +110,14 @@ fn pass_on(options: &Options) -> Result<(), Failure> {
         lost => lost,
     })?;
     // JSON stays as it is: a program may read it from a terminal, too.
-    let width = units::width().filter(|_| !options.json);
+    let width = terminal::stdout_width().filter(|_| !options.json);
     for line in &lines {
         // Of something that was done all the same: seen where the rest goes to a file, too.
         if matches!(options.command, Command::Drain { .. }) && line.starts_with("warning: ") {
-            eprintln!("media-admin: {}", units::clean(line));
+            eprintln!("media-admin: {}", clean(line));
             continue;
         }
-        for part in units::fold(&units::clean(line), width) {
+        for part in fold(&clean(line), width) {
             print(&format!("{part}\n"));
         }
     }

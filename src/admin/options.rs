@@ -334,12 +334,13 @@ impl Raw {
 
 /// A Call-ID or a relay's name, as the dispatcher takes them.
 fn name(word: String) -> Result<String, String> {
-    match word.is_empty() || word.contains(['\r', '\n', '\0']) {
-        true => Err(format!(
+    if word.is_empty() || word.contains(['\r', '\n', '\0']) {
+        Err(format!(
             "\"{}\": allowed: a name without CR, LF and NUL",
             word.escape_debug()
-        )),
-        false => Ok(word),
+        ))
+    } else {
+        Ok(word)
     }
 }
 

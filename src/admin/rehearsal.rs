@@ -8,17 +8,18 @@ use super::show::{RELAYS, SESSIONS, failed, read, relay_row, session_row};
 use super::table;
 use super::top::{Explained, Look, Wish, frame};
 use super::view::{Relay, Session, SortKey};
+use crate::moment::Moment;
 use crate::proto::line::Lines;
 
 /// Bytes in a line that is read here.
-const LONGEST: usize = 1 << 20;
+const MAX_ANSWER_SIZE: usize = 1 << 20;
 
 /// The lines of an answer to a command.
 ///
 /// # Errors
 /// What a person reads where it is none.
 pub fn answer(command: &str, bytes: &[u8]) -> Result<Vec<String>, String> {
-    let mut lines = Lines::new(LONGEST);
+    let mut lines = Lines::new(MAX_ANSWER_SIZE);
     lines.extend(bytes);
     let answer = read_answer(command, || match lines.next_line() {
         Ok(Some(line)) => Ok(String::from_utf8_lossy(line).into_owned()),
@@ -60,8 +61,8 @@ pub fn screens(
     let parsed = || read::<Session>(sessions).map_err(|failure| failure.to_string());
     let mut look = Look::default();
     look.relays = read(relays).map_err(|failure| failure.to_string())?;
-    look.note(parsed()?, Duration::from_secs(1));
-    look.note(parsed()?, Duration::from_secs(2));
+    look.note(parsed()?, Moment::after_start(Duration::from_secs(1)));
+    look.note(parsed()?, Moment::after_start(Duration::from_secs(2)));
     let orders = SortKey::ALL.iter().map(|(_, sort)| {
         let mut wish = Wish::default();
         wish.sort = *sort;

@@ -5,9 +5,11 @@ use serde::de::DeserializeOwned;
 use super::client::{Client, Failure, Pair};
 use super::options::{Command, Options};
 use super::print;
+use super::quantity::{scaled, time};
 use super::table::{self, Column, number, text, word};
-use super::units::{clean, scaled, time, width};
 use super::view::{Relay, Session, SortKey};
+use crate::sys::terminal;
+use crate::text_layout::clean;
 
 /// Whoever is to drain one needs its whole name, so that shrinks at the very last.
 pub const RELAYS: &[Column] = &[
@@ -158,7 +160,7 @@ pub fn session_row(session: &Session) -> Vec<String> {
 }
 
 fn show(columns: &[Column], rows: &[Vec<String>]) {
-    for line in table::lines(columns, rows, width()) {
+    for line in table::lines(columns, rows, terminal::stdout_width()) {
         print(&format!("{line}\n"));
     }
 }

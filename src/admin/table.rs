@@ -3,13 +3,13 @@
 //! Where there is no room, columns of text shrink as far as they still say something; then columns are left out, one
 //! after the other in an order of their own; what stays is shrunk further at the very last.
 
-use super::units::cut;
+use crate::text_layout::cut;
 
 /// Between the columns.
 const GAP: &str = "  ";
 
 /// No column is shrunk below this.
-const NARROWEST: usize = 6;
+const MIN_WIDTH: usize = 6;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
@@ -100,7 +100,7 @@ fn fit(columns: &[Column], natural: Vec<usize>, room: usize) -> Vec<Option<usize
             Some((next, _)) => *next = None,
             None => {
                 shrink(&mut widths, columns, room, |column| {
-                    column.least.map(|least| least.min(NARROWEST))
+                    column.least.map(|least| least.min(MIN_WIDTH))
                 });
                 return widths;
             }
@@ -136,9 +136,10 @@ fn line(columns: &[Column], widths: &[Option<usize>], row: &[String]) -> String 
     let cells = cells.filter_map(|((column, width), cell)| {
         let width = (*width)?;
         let cell = cut(cell, width);
-        Some(match column.right {
-            true => format!("{cell:>width$}"),
-            false => format!("{cell:width$}"),
+        Some(if column.right {
+            format!("{cell:>width$}")
+        } else {
+            format!("{cell:width$}")
         })
     });
     let line = cells.collect::<Vec<_>>().join(GAP);

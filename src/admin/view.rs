@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::units::clean;
 use crate::objects::objects_only;
+use crate::text_layout::clean;
 
 /// A sum of what was told, which may be anything.
 pub fn sum(counts: impl Iterator<Item = u64>) -> u64 {
@@ -54,9 +54,10 @@ impl Relay {
             ("active", _) if self.streams_left == Some(0) => "full",
             (other, _) => return clean(other),
         };
-        match self.drained {
-            true => format!("{what}, drained"),
-            false => what.to_owned(),
+        if self.drained {
+            format!("{what}, drained")
+        } else {
+            what.to_owned()
         }
     }
 
@@ -178,15 +179,17 @@ impl Session {
             .iter()
             .filter(|stream| stream.status == "active");
         let shares = active.map(|stream| {
-            let [less, more] = match stream.caller_packets <= stream.callee_packets {
-                true => [stream.caller_packets, stream.callee_packets],
-                false => [stream.callee_packets, stream.caller_packets],
+            let [less, more] = if stream.caller_packets <= stream.callee_packets {
+                [stream.caller_packets, stream.callee_packets]
+            } else {
+                [stream.callee_packets, stream.caller_packets]
             };
             less as f64 / more.max(1) as f64
         });
-        match self.start_time.is_some() && self.duration >= 5.0 {
-            true => shares.fold(1.0, f64::min),
-            false => 1.0,
+        if self.start_time.is_some() && self.duration >= 5.0 {
+            shares.fold(1.0, f64::min)
+        } else {
+            1.0
         }
     }
 

@@ -2,39 +2,44 @@
 //!
 //! The grammar is that of Python's `configparser`, which wrote the files in use: `key = value` or
 //! `key: value`, comments on lines of their own, a line that is indented deeper than its key continues
-//! the value, `%%` is `%`, `%(key)s` another key's value, and `[DEFAULT]` is for all sections. Every line is checked here, because a line that is skipped or glued to another
-//! one is a setting that silently does not count; that is why no INI crate reads the file: the ones at
-//! hand swallow the section after a line without `=`, and keep no line numbers.
+//! the value, `%%` is `%`, `%(key)s` another key's value, and `[DEFAULT]` is for all sections.
+//!
+//! The crate `configparser` says what a line is: a comment, a section, a key and its value. It is given one line at a
+//! time, since it keeps no line numbers, ends at the first line that it cannot read, and forgets all but the last of two
+//! keys; here it is counted where lines stand, and continued values are put together (ARCHITECTURE.md, "INI").
 //!
 //! Read as bytes: comments may be in any character set, what counts must be UTF-8. What sections and keys
 //! mean is not known here.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+
+use configparser::ini::{Ini, IniDefault};
 
 use super::problem::{Problem, quoted, shown};
 
 /// What stands in this section holds in each other one that does not say otherwise. Only in capitals.
-pub const FOR_ALL: &str = "DEFAULT";
+pub const DEFAULT_SECTION: &str = "DEFAULT";
 
 /// References within references: as deep as Python follows them.
-const DEEPEST: usize = 10;
+const MAX_REFERENCE_DEPTH: usize = 10;
 /// References that one value may take, and bytes that it may become: references to references multiply.
-const MOST: usize = 1000;
-const LONGEST: usize = 64 * 1024;
+const MAX_REFERENCES: usize = 1000;
+const MAX_VALUE_SIZE: usize = 64 * 1024;
 
 /// One `[Name]` with its keys. A section that is opened twice stands here twice.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Section {
+pub struct IniSection {
     /// As written.
     pub name: String,
     /// Counted from 1.
     pub line: usize,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<IniEntry>,
 }
 
 /// One key with its value.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct IniEntry {
     /// In lower case, `-` turned into `_`.
     pub key: String,
     /// Blanks around it removed; the lines of a continued value are joined by `\n`.
@@ -46,12 +51,12 @@ pub struct Entry {
 }
 
 /// Splits a file. What cannot be read is left out and told in `problems`.
-pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<Section> {
+pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<IniSection> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = Reader {
+        ini: Ini::new_from_defaults(grammar()),
         sections: Vec::new(),
-        open_value: None,
-        skipping_value: None,
+        open: None,
         problems,
     };
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
@@ -62,84 +67,109 @@ pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<Section> {
     sections
 }
 
+/// Names are kept as they are written, and a `;` or `#` within a value is part of it.
+fn grammar() -> IniDefault {
+    let mut grammar = IniDefault::default();
+    grammar.case_sensitive = true;
+    grammar.enable_inline_comments = false;
+    grammar
+}
+
+/// What the crate finds in a line.
+enum Line {
+    /// A comment, or nothing.
+    Empty,
+    Header(String),
+    Key(String, String),
+    /// None of these; what is allowed.
+    Bad(&'static str),
+}
+
 struct Reader<'a> {
-    sections: Vec<Section>,
-    /// Indentation of the key whose value may go on; none after a header or a bad line.
-    open_value: Option<usize>,
-    /// Indentation of a key that could not be read: its continuation is left out without a word more.
-    skipping_value: Option<usize>,
+    ini: Ini,
+    sections: Vec<IniSection>,
+    /// What a line that is indented deeper goes on with; none after a header.
+    open: Option<Open>,
     problems: &'a mut Vec<Problem>,
+}
+
+/// A line that may go on.
+struct Open {
+    indent: usize,
+    /// A key. What could not be read is continued without a word more.
+    is_key: bool,
 }
 
 impl Reader<'_> {
     fn line(&mut self, number: usize, raw: &[u8]) {
-        let text = raw.trim_ascii();
-        if text.is_empty() || matches!(text.first(), Some(b';' | b'#')) {
-            return;
-        }
         let indent = raw.len() - raw.trim_ascii_start().len();
-        if self.skipping_value.is_some_and(|key| indent > key) {
-            return;
-        }
-        let Ok(text) = std::str::from_utf8(text) else {
-            let read = String::from_utf8_lossy(text);
-            return self.refuse(number, indent, &read, "UTF-8 text outside of comments");
+        let text = String::from_utf8_lossy(raw.trim_ascii());
+        let open = self.open.as_ref().filter(|open| indent > open.indent);
+        let goes_on = open.map(|open| open.is_key);
+        let done = match self.read(&text) {
+            Line::Empty => return,
+            _ if goes_on == Some(false) => return,
+            // What is not UTF-8 was replaced.
+            _ if matches!(text, Cow::Owned(_)) => Err("UTF-8 text outside of comments"),
+            _ if text.contains('\0') => Err("text without NUL bytes"),
+            _ if goes_on == Some(true) => return self.continue_value(&text),
+            Line::Bad(allowed) => Err(allowed),
+            Line::Header(name) => return self.header(number, name),
+            Line::Key(key, value) => self.key(number, &key, value),
         };
-        if text.contains('\0') {
-            return self.refuse(number, indent, text, "text without NUL bytes");
-        }
-        if self.open_value.is_some_and(|key| indent > key) {
-            return self.continue_value(text);
-        }
-        self.skipping_value = None;
-        if text.starts_with('[') {
-            self.header(number, indent, text);
-        } else {
-            self.key(number, indent, text);
+        self.open = Some(Open {
+            indent,
+            is_key: done.is_ok(),
+        });
+        if let Err(allowed) = done {
+            let text = format!("read {}; allowed: {allowed}", quoted(&text));
+            self.problems.push(Problem::new(number, text));
         }
     }
 
-    fn header(&mut self, number: usize, indent: usize, text: &str) {
-        let name = text
-            .rsplit_once(']')
-            .filter(|(_, rest)| rest.is_empty() || rest.trim_start().starts_with([';', '#']))
-            .and_then(|(head, _)| head.strip_prefix('['))
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        let Some(name) = name else {
-            return self.refuse(number, indent, text, "a section header such as [Relay]");
+    fn read(&mut self, text: &str) -> Line {
+        let header = "a section header such as [Relay]";
+        let is_header = text.starts_with('[');
+        let Ok(read) = self.ini.read(text.to_owned()) else {
+            return Line::Bad(if is_header {
+                header
+            } else {
+                "a key before = or :"
+            });
         };
-        self.open_value = None;
-        self.sections.push(Section {
-            name: name.to_owned(),
-            line: number,
+        let Some((section, keys)) = read.into_iter().next() else {
+            return Line::Empty;
+        };
+        match keys.into_iter().next() {
+            Some((key, Some(value))) => Line::Key(key, value),
+            Some((_, None)) => {
+                Line::Bad("[Section], key = value, or a comment that begins with ; or #")
+            }
+            // What stands behind the bracket the crate does not say.
+            None if section.is_empty() || !ends_header(text) => Line::Bad(header),
+            None => Line::Header(section),
+        }
+    }
+
+    fn header(&mut self, line: usize, name: String) {
+        self.open = None;
+        self.sections.push(IniSection {
+            name,
+            line,
             entries: Vec::new(),
         });
     }
 
-    fn key(&mut self, number: usize, indent: usize, text: &str) {
-        let Some((key, value)) = text.split_once(['=', ':']) else {
-            let allowed = "[Section], key = value, or a comment that begins with ; or #";
-            return self.refuse(number, indent, text, allowed);
-        };
-        if key.trim().is_empty() {
-            return self.refuse(number, indent, text, "a key before = or :");
-        }
-        let Some(section) = self.sections.last_mut() else {
-            return self.refuse(
-                number,
-                indent,
-                text,
-                "a [Section] line before the first key",
-            );
-        };
-        section.entries.push(Entry {
+    fn key(&mut self, line: usize, key: &str, value: String) -> Result<(), &'static str> {
+        let section = self.sections.last_mut();
+        let section = section.ok_or("a [Section] line before the first key")?;
+        section.entries.push(IniEntry {
             key: normal(key),
-            value: value.trim().to_owned(),
-            line: number,
+            value,
+            line,
             is_referred_to: false,
         });
-        self.open_value = Some(indent);
+        Ok(())
     }
 
     fn continue_value(&mut self, text: &str) {
@@ -154,19 +184,18 @@ impl Reader<'_> {
             entry.value.push_str(text);
         }
     }
+}
 
-    fn refuse(&mut self, line: usize, indent: usize, read: &str, allowed: &str) {
-        let text = format!("read {}; allowed: {allowed}", quoted(read));
-        self.problems.push(Problem::new(line, text));
-        self.open_value = None;
-        self.skipping_value = Some(indent);
-    }
+/// Returns true if nothing but a comment stands behind the bracket of a header.
+fn ends_header(text: &str) -> bool {
+    let rest = text.rsplit_once(']').map_or("", |(_, rest)| rest).trim();
+    rest.is_empty() || rest.starts_with([';', '#'])
 }
 
 /// Turns `%%` into `%` and `%(key)s` into the value of that key, of the same section or of `[DEFAULT]`. A percent sign
 /// alone is one: with MediaProxy 4 no daemon starts then, so no file in use has it.
-fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
-    if !sections.iter().any(Section::has_percent) {
+fn expand_values(sections: &mut [IniSection], problems: &mut Vec<Problem>) {
+    if !sections.iter().any(IniSection::has_percent) {
         return;
     }
     let written: HashMap<(String, String), String> = sections
@@ -205,7 +234,7 @@ fn expand_values(sections: &mut [Section], problems: &mut Vec<Problem>) {
     }
 }
 
-impl Section {
+impl IniSection {
     fn has_percent(&self) -> bool {
         self.entries.iter().any(|entry| entry.value.contains('%'))
     }
@@ -251,12 +280,15 @@ impl Expansion<'_> {
 
     fn refer(&mut self, key: &str, depth: usize) -> Result<(), String> {
         self.references += 1;
-        if depth == DEEPEST || self.references > MOST || self.value.len() > LONGEST {
+        if depth == MAX_REFERENCE_DEPTH
+            || self.references > MAX_REFERENCES
+            || self.value.len() > MAX_VALUE_SIZE
+        {
             return Err("its references to other keys have no end".into());
         }
         let name = normal(key);
         let of = |section: &str| self.written.get(&(section.to_owned(), name.clone()));
-        let Some(value) = of(self.section).or_else(|| of(FOR_ALL)) else {
+        let Some(value) = of(self.section).or_else(|| of(DEFAULT_SECTION)) else {
             return Err(format!(
                 "refers to key {}, which is not set in this section; allowed: one that is, or %%( for these characters",
                 quoted(key)
@@ -391,6 +423,18 @@ mod tests {
                 "f:11: read \"z\\x00=1\"; allowed: text without NUL bytes",
                 "f:12: read \"[]\"; allowed: a section header such as [Relay]",
             ]
+        );
+    }
+
+    /// The crate alone would take the first for a section, and leave out the end of the second.
+    #[test]
+    fn brackets_at_the_begin_of_a_line() {
+        let file = b"[A]\nlist =\n  [2001:db8::1]:25060\n[B] odd\n[C] # even\nk = 1\n";
+        let (entries, problems) = read(file);
+        assert_eq!(entries, ["2:A/list=[2001:db8::1]:25060", "6:C/k=1"]);
+        assert_eq!(
+            problems,
+            ["f:4: read \"[B] odd\"; allowed: a section header such as [Relay]"]
         );
     }
 

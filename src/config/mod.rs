@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use database::{DatabaseUri, Password, ServerKind, ServerUri, TlsMode};
 pub use dispatcher::DispatcherConfig;
-use ini::Section as Lines;
+use ini::{IniEntry, IniSection};
 pub use keys::{KEYS, Key};
 use names::LookUp;
 pub use problem::{ConfigError, quoted};
@@ -48,14 +48,14 @@ pub use values::{
     PortRange, ProxySocket, RELAY_LINK_PORT, SocketGroup, host_and_port,
 };
 
+use crate::sys::file_access;
 use crate::sys::files::open_given;
-use crate::sys::remedy;
 
 /// The file's name in the configuration directory.
 pub const FILE_NAME: &str = "config.ini";
 
 /// A larger file is no configuration.
-const LARGEST: u64 = 256 * 1024;
+const MAX_FILE_SIZE: u64 = 256 * 1024;
 
 /// What each daemon reads.
 const RELAY_SECTIONS: &[&str] = &["Relay", "TLS"];
@@ -99,7 +99,7 @@ pub fn load_dispatcher(dir: &Path) -> Result<Loaded<DispatcherConfig>, ConfigErr
 /// What the readers of sections are given.
 struct Source<'a> {
     dir: &'a Path,
-    file: &'a [Lines],
+    file: &'a [IniSection],
     look_up: LookUp,
     errors: &'a mut Vec<Problem>,
     warnings: &'a mut Vec<Problem>,
@@ -126,7 +126,7 @@ fn load<T>(
             Vec::new()
         }
         Err(error) => {
-            let hint = match (error.kind(), remedy::to_read(&path, &error)) {
+            let hint = match (error.kind(), file_access::remedy_to_read(&path, &error)) {
                 (io::ErrorKind::NotFound, _) => "; it must say at least [Relay] dispatchers".into(),
                 (_, Some(command)) => format!("; {command}"),
                 (_, None) => String::new(),
@@ -139,37 +139,40 @@ fn load<T>(
             ));
         }
     };
-    let found = Found {
+    let text = Text {
         dir,
         path,
         bytes: &bytes,
         warnings,
         look_up: names::by_system,
     };
-    understand(found, sections, read)
+    read_settings(text, sections, read)
 }
 
 /// Both daemons' settings of a text in memory, as if it stood in the file in `dir`: for the fuzz targets. Names are not
 /// looked up.
 #[doc(hidden)]
-pub fn read_text(dir: &Path, text: &[u8]) -> (Outcome<RelayConfig>, Outcome<DispatcherConfig>) {
-    let found = || Found {
+pub fn read_text(
+    dir: &Path,
+    bytes: &[u8],
+) -> (LoadResult<RelayConfig>, LoadResult<DispatcherConfig>) {
+    let text = || Text {
         dir,
         path: dir.join(FILE_NAME),
-        bytes: text,
+        bytes,
         warnings: Vec::new(),
         look_up: names::localhost_alone,
     };
     (
-        understand(found(), RELAY_SECTIONS, relay::read),
-        understand(found(), DISPATCHER_SECTIONS, dispatcher::read),
+        read_settings(text(), RELAY_SECTIONS, relay::read),
+        read_settings(text(), DISPATCHER_SECTIONS, dispatcher::read),
     )
 }
 
-type Outcome<T> = Result<Loaded<T>, ConfigError>;
+type LoadResult<T> = Result<Loaded<T>, ConfigError>;
 
 /// A file that was read.
-struct Found<'a> {
+struct Text<'a> {
     dir: &'a Path,
     path: PathBuf,
     bytes: &'a [u8],
@@ -177,20 +180,20 @@ struct Found<'a> {
     look_up: LookUp,
 }
 
-fn understand<T>(
-    found: Found,
+fn read_settings<T>(
+    text: Text,
     sections: &[&str],
     read: impl Fn(&mut Source) -> Option<T>,
-) -> Outcome<T> {
-    let (path, mut warnings) = (found.path, found.warnings);
+) -> LoadResult<T> {
+    let (path, mut warnings) = (text.path, text.warnings);
     let mut errors = Vec::new();
-    let file = ini::parse(found.bytes, &mut errors);
+    let file = ini::parse(text.bytes, &mut errors);
     refuse_repetitions(&file, &mut errors);
     warn_of_unknown(&file, sections, &mut warnings);
     let config = read(&mut Source {
-        dir: found.dir,
+        dir: text.dir,
         file: &file,
-        look_up: found.look_up,
+        look_up: text.look_up,
         errors: &mut errors,
         warnings: &mut warnings,
     });
@@ -207,9 +210,9 @@ fn understand<T>(
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = open_given(path)?
-        .take(LARGEST + 1)
+        .take(MAX_FILE_SIZE + 1)
         .read_to_end(&mut bytes)?;
-    if read as u64 > LARGEST {
+    if read as u64 > MAX_FILE_SIZE {
         return Err(io::Error::other(
             "larger than 256 KiB; allowed: a configuration file",
         ));
@@ -217,7 +220,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
+fn refuse_repetitions(file: &[IniSection], errors: &mut Vec<Problem>) {
     let mut first_lines: HashMap<(String, &str), usize> = HashMap::new();
     for section in file {
         let name = keys::section(&section.name).unwrap_or(&section.name);
@@ -237,14 +240,14 @@ fn refuse_repetitions(file: &[Lines], errors: &mut Vec<Problem>) {
 }
 
 /// What is in the file and has no effect. `ours` are the sections that this daemon reads.
-fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
+fn warn_of_unknown(file: &[IniSection], ours: &[&str], warnings: &mut Vec<Problem>) {
     for section in file {
         // What nobody will read is not thought about: a file may be full of it.
-        let suggesting = warnings.len() < problem::SHOWN;
+        let suggesting = warnings.len() < problem::MAX_SHOWN;
         let ignored = keys::IGNORED_SECTIONS
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&section.name));
-        if section.name == ini::FOR_ALL {
+        if section.name == ini::DEFAULT_SECTION {
             let unknown = section.entries.iter();
             let unknown = unknown.filter(|entry| {
                 !entry.is_referred_to && !KEYS.iter().any(|key| key.name == entry.key)
@@ -259,7 +262,7 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
             (Some(name), _) => {
                 if ours.contains(&name) {
                     for entry in &section.entries {
-                        let suggesting = warnings.len() < problem::SHOWN;
+                        let suggesting = warnings.len() < problem::MAX_SHOWN;
                         warnings.extend(key_warning(name, entry, suggesting));
                     }
                 }
@@ -279,7 +282,7 @@ fn warn_of_unknown(file: &[Lines], ours: &[&str], warnings: &mut Vec<Problem>) {
     }
 }
 
-fn key_warning(section: &str, entry: &ini::Entry, suggesting: bool) -> Option<Problem> {
+fn key_warning(section: &str, entry: &IniEntry, suggesting: bool) -> Option<Problem> {
     let text = match keys::find(section, &entry.key) {
         Some(key) => {
             let why = key.ignored?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 /// Problems beyond this many are only counted: a file that is no configuration has one in each line.
-pub const SHOWN: usize = 50;
+pub const MAX_SHOWN: usize = 50;
 
 /// One error or one warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +79,9 @@ impl std::error::Error for ConfigError {}
 pub fn listed(file: &Path, mut problems: Vec<Problem>) -> Vec<String> {
     problems.sort_by_key(|problem| problem.line);
     let file = file.display();
-    let shown = problems.iter().take(SHOWN);
+    let shown = problems.iter().take(MAX_SHOWN);
     let mut list: Vec<String> = shown.map(|problem| problem.show(&file)).collect();
-    let more = problems.len().saturating_sub(SHOWN);
+    let more = problems.len().saturating_sub(MAX_SHOWN);
     if more > 0 {
         list.push(format!("{file}: {more} more of these"));
     }
@@ -95,8 +95,8 @@ pub fn quoted(text: &str) -> String {
 
 /// A text from the file: control characters escaped, cut where it is long.
 pub fn shown(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let cut = text.char_indices().nth(LONGEST);
+    const MAX_CHARACTERS: usize = 80;
+    let cut = text.char_indices().nth(MAX_CHARACTERS);
     match cut.and_then(|(end, _)| text.get(..end)) {
         Some(start) => format!("{}...", escaped(start)),
         None => escaped(text),

@@ -2,7 +2,7 @@
 //! collected.
 
 use super::database;
-use super::ini;
+use super::ini::{self, IniEntry, IniSection};
 use super::keys;
 use super::problem::{Problem, quoted};
 use super::values::Parsed;
@@ -10,9 +10,9 @@ use super::values::Parsed;
 /// A section, all places where it is opened taken together.
 pub struct Section<'a> {
     name: &'static str,
-    entries: Vec<&'a ini::Entry>,
+    entries: Vec<&'a IniEntry>,
     /// Those of `[DEFAULT]`, for keys that are not among the entries.
-    for_all: Vec<&'a ini::Entry>,
+    for_all: Vec<&'a IniEntry>,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -20,7 +20,7 @@ impl<'a> Section<'a> {
     /// `name` as written in the table of keys.
     pub fn new(
         name: &'static str,
-        file: &'a [ini::Section],
+        file: &'a [IniSection],
         problems: &'a mut Vec<Problem>,
     ) -> Section<'a> {
         let entries = |is_it: &dyn Fn(&str) -> bool| {
@@ -30,13 +30,13 @@ impl<'a> Section<'a> {
         Section {
             name,
             entries: entries(&|found| keys::section(found) == Some(name)),
-            for_all: entries(&|found| found == ini::FOR_ALL),
+            for_all: entries(&|found| found == ini::DEFAULT_SECTION),
             problems,
         }
     }
 
     /// Where the key is set.
-    fn entry(&self, name: &str) -> Option<&'a ini::Entry> {
+    fn entry(&self, name: &str) -> Option<&'a IniEntry> {
         let mut entries = self.entries.iter().chain(&self.for_all);
         let entry = entries.find(|entry| entry.key == name);
         entry.copied().filter(|entry| is_set(&entry.value))

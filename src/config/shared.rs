@@ -8,7 +8,7 @@ use super::database::{self, DatabaseUri};
 use super::values::{self, ProxySocket};
 use super::{Problem, Source};
 use crate::session::address::is_routable;
-use crate::sys::remedy;
+use crate::sys::file_access;
 
 /// Where `auto` looks: in the directory that OpenSIPS' packages make, first the name that MediaProxy had, then that of
 /// mi_datagram's manual.
@@ -99,7 +99,7 @@ pub fn database(source: &mut Source) -> Option<DatabaseSection> {
         .iter()
         .any(|found| matches!(found, DatabaseUri::Server(server) if server.password.is_some()));
     if let Some(open) = has_password
-        .then(|| remedy::open_to_all(&dir.join(super::FILE_NAME)))
+        .then(|| file_access::exposure(&dir.join(super::FILE_NAME)))
         .flatten()
     {
         let text = format!("[Database] dburi: its password is in a file that is open: {open}");

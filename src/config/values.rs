@@ -25,7 +25,7 @@ pub const RELAY_METRICS_PORT: u16 = 25063;
 pub type Parsed<T> = Result<T, String>;
 
 /// Longest time that can be set, in seconds: some 30 years.
-const LONGEST: u64 = 1_000_000_000;
+const MAX_SECONDS: u64 = 1_000_000_000;
 
 /// Least severe message that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,15 @@ pub enum Host {
     Name(String),
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Address(address) => address.fmt(f),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 /// UDP ports for media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
@@ -148,13 +157,13 @@ pub fn boolean(text: &str) -> Parsed<bool> {
     }
 }
 
-/// Whole seconds, `least` or more; more than [`LONGEST`] is as long.
+/// Whole seconds, `least` or more; more than [`MAX_SECONDS`] is as long.
 pub fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
     move |text| {
         number(text)
             .filter(|&seconds| seconds >= least)
-            .map(|seconds| Duration::from_secs(seconds.min(LONGEST)))
-            .ok_or_else(|| format!("whole seconds from {least} to {LONGEST}"))
+            .map(|seconds| Duration::from_secs(seconds.min(MAX_SECONDS)))
+            .ok_or_else(|| format!("whole seconds from {least} to {MAX_SECONDS}"))
     }
 }
 
@@ -182,12 +191,12 @@ pub fn count(text: &str) -> Parsed<u32> {
 
 /// Seconds with up to three decimals, from a thousandth on.
 pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
-    let allowed = || format!("seconds such as 5 or 0.15, from 0.001 to {LONGEST}");
+    let allowed = || format!("seconds such as 5 or 0.15, from 0.001 to {MAX_SECONDS}");
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let milliseconds = Some(decimals)
         .filter(|decimals| (1..=3).contains(&decimals.len()))
         .and_then(|decimals| digits(&format!("{decimals:0<3}")));
-    let whole = number(whole).filter(|&whole| whole < LONGEST);
+    let whole = number(whole).filter(|&whole| whole < MAX_SECONDS);
     match (whole, milliseconds) {
         (Some(whole), Some(milliseconds)) if whole + milliseconds > 0 => {
             Ok(Duration::from_millis(whole * 1000 + milliseconds))
@@ -391,9 +400,10 @@ pub fn any_or_address(text: &str, default_port: u16) -> Option<SocketAddr> {
     if !host.eq_ignore_ascii_case("any") {
         return address_and_port(text, default_port);
     }
-    let port = match text.contains(':') {
-        true => self::port(port)?,
-        false => default_port,
+    let port = if text.contains(':') {
+        self::port(port)?
+    } else {
+        default_port
     };
     Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
 }
@@ -473,9 +483,10 @@ pub fn group(text: &str) -> Parsed<SocketGroup> {
     let fits = text
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b':' | b',' | b'/'));
-    match fits {
-        true => Ok(SocketGroup::Named(text.to_owned())),
-        false => Err("auto, or the name of a group".into()),
+    if fits {
+        Ok(SocketGroup::Named(text.to_owned()))
+    } else {
+        Err("auto, or the name of a group".into())
     }
 }
 
@@ -495,9 +506,10 @@ pub fn proxy_socket(base: &Path, usual: &[&str]) -> impl Fn(&str) -> Parsed<Prox
     let path = path(base);
     move |text| {
         let is_set = !text.eq_ignore_ascii_case("auto");
-        let paths = match is_set {
-            true => vec![path(text)?],
-            false => usual.clone(),
+        let paths = if is_set {
+            vec![path(text)?]
+        } else {
+            usual.clone()
         };
         Ok(ProxySocket { paths, is_set })
     }
@@ -516,9 +528,10 @@ pub fn column(text: &str) -> Parsed<String> {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    match fits {
-        true => Ok(text.to_owned()),
-        false => Err("a name of letters, digits and underscores".into()),
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("a name of letters, digits and underscores".into())
     }
 }
 

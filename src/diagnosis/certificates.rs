@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Finding, Need, Verdict};
+use super::finding::{Finding, fine, problem, warning};
 use crate::tls::{Context, Paths, Validity, advice};
 
 const SUBJECT: &str = "certificates";
@@ -11,24 +11,18 @@ const SUBJECT: &str = "certificates";
 /// What ends sooner is worth a warning, seconds.
 const SOON: i64 = 14 * 24 * 3600;
 
-fn finding(verdict: Verdict, text: String) -> Finding {
-    Finding::new(Need::Relay, SUBJECT, verdict, text)
-}
-
 /// The files of `role` (`relay` or `dispatcher`) in a directory, with the rights of the calling thread.
 pub fn certificates(directory: &Path, role: &str) -> Vec<Finding> {
     let paths = Paths::new(directory, role);
     let (context, warnings) = match Context::read(&paths) {
         Ok(loaded) => loaded,
-        Err(error) => return vec![finding(Verdict::Problem, error.explain(directory, role))],
+        Err(error) => return vec![problem(SUBJECT, error.explain(directory, role))],
     };
     let warnings = warnings.into_iter();
-    let mut findings: Vec<Finding> = warnings
-        .map(|text| finding(Verdict::Warning, text))
-        .collect();
+    let mut findings: Vec<Finding> = warnings.map(|text| warning(SUBJECT, text)).collect();
     findings.extend(match context.own_certificate_warning(&paths) {
         // Who refuses it is everybody.
-        Some(text) => Some(finding(Verdict::Problem, text)),
+        Some(text) => Some(problem(SUBJECT, text)),
         None => context.own_validity().map(|validity| {
             let renew = advice::renew(directory, role, &context.own_name(role));
             own(directory, role, &validity, &renew)
@@ -44,11 +38,11 @@ fn own(directory: &Path, role: &str, validity: &Validity, renew: &str) -> Findin
     let Validity { seconds_left, end } = validity;
     let file = format!("{}/{role}.crt", directory.display());
     match *seconds_left {
-        left if left < SOON => finding(
-            Verdict::Warning,
+        left if left < SOON => warning(
+            SUBJECT,
             format!("{file} ends on {end}; before that: {renew}"),
         ),
-        _ => finding(Verdict::Fine, format!("{file}, valid to {end}")),
+        _ => fine(SUBJECT, format!("{file}, valid to {end}")),
     }
 }
 
@@ -59,14 +53,14 @@ fn list(directory: &Path, issuer: &str, due: &Validity, whole: Duration) -> Opti
     let (renew, directory, end) = (advice::list(directory), directory.display(), &due.end);
     match due.seconds_left {
         left if left < 0 => None,
-        left if left < SOON.min(whole / 4) => Some(finding(
-            Verdict::Warning,
+        left if left < SOON.min(whole / 4) => Some(warning(
+            SUBJECT,
             format!(
                 "{directory}/crl.pem: the list of \"{issuer}\" is to be renewed by {end}; before that: {renew}"
             ),
         )),
-        _ => Some(finding(
-            Verdict::Fine,
+        _ => Some(fine(
+            SUBJECT,
             format!("{directory}/crl.pem, the next one is due by {end}"),
         )),
     }
@@ -75,6 +69,7 @@ fn list(directory: &Path, issuer: &str, due: &Validity, whole: Duration) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::finding::Severity;
 
     fn validity(seconds_left: i64) -> Validity {
         let end = "2026-11-23 21:00:00 UTC".to_owned();
@@ -84,9 +79,9 @@ mod tests {
     #[test]
     fn certificates_end() {
         let judged = |left| own(Path::new("tls"), "relay", &validity(left), "renew it");
-        assert_eq!(judged(SOON).verdict, Verdict::Fine);
+        assert_eq!(judged(SOON).severity, Severity::Fine);
         let soon = judged(SOON - 1);
-        assert_eq!(soon.verdict, Verdict::Warning);
+        assert_eq!(soon.severity, Severity::Warning);
         assert!(soon.text.contains("ends on 2026-11-23") && soon.text.ends_with("renew it"));
     }
 
@@ -95,14 +90,14 @@ mod tests {
         let judged = |seconds_left, days: u64| {
             let whole = Duration::from_secs(days * 24 * 3600);
             list(Path::new("tls"), "CN=x", &validity(seconds_left), whole)
-                .map(|found| (found.verdict, found.text))
+                .map(|found| (found.severity, found.text))
         };
         let verdict = |left, days| judged(left, days).map(|(verdict, _)| verdict);
-        assert_eq!(verdict(SOON, 365), Some(Verdict::Fine));
-        assert_eq!(verdict(6 * 24 * 3600, 7), Some(Verdict::Fine));
-        assert_eq!(verdict(24 * 3600, 7), Some(Verdict::Warning));
+        assert_eq!(verdict(SOON, 365), Some(Severity::Fine));
+        assert_eq!(verdict(6 * 24 * 3600, 7), Some(Severity::Fine));
+        assert_eq!(verdict(24 * 3600, 7), Some(Severity::Warning));
         let (verdict, text) = judged(SOON - 1, 365).unwrap();
-        assert_eq!(verdict, Verdict::Warning);
+        assert_eq!(verdict, Severity::Warning);
         assert!(text.contains("mediaproxy-make-certs CA-DIR crl"), "{text}");
         assert_eq!(judged(-1, 365), None);
     }

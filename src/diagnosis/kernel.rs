@@ -1,20 +1,22 @@
-//! Whether the kernel can forward media on this host: a judgement of what `host` has seen.
+//! Whether the kernel can forward media on this host: a judgement of its facts.
 
 use std::io;
 
-use super::host::{
-    ACCOUNTING, ENTRIES, EVENTS, Facts, IP_FORWARD, Interface, MOST_ENTRIES, Setting, Walls,
+use super::finding::{Finding, fine, problem, warning};
+use super::host_facts::{
+    ACCOUNTING, ENTRIES, EVENTS, ForwardChains, HostFacts, IP_FORWARD, Interface, MAX_ENTRIES,
+    Setting,
 };
 use super::probe::{Missing, Probe};
+use super::remedies::{is_off, let_through, set};
 use super::requirements::Wanted;
 use super::sysctl::{PortList, RESERVED_PORTS, of_interface};
-use super::{Finding, Need, Verdict};
 
 /// Ports of the relay that one conntrack entry takes: one on each side.
 const PORTS_PER_ENTRY: u32 = 2;
 
 /// Everything that the kernel path needs, in the order in which one would mend it.
-pub fn judge(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
+pub fn judge(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
     let mut findings = vec![right(facts.has_net_admin)];
     findings.extend(facts.probe.iter().flat_map(tried));
     findings.extend(ip_forward(facts, wanted));
@@ -23,44 +25,28 @@ pub fn judge(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
     findings.push(reserved(&facts.reserved, wanted));
     findings.extend(room(facts.entries, facts.most_entries, wanted));
     if facts.has_net_admin {
-        findings.extend(walls(&facts.walls, wanted));
+        findings.extend(forward_chains(&facts.forward, wanted));
     }
     findings.push(source_check(&facts.interfaces));
     findings.push(redirects(&facts.interfaces));
-    findings
+    findings.into_iter().map(Finding::for_kernel).collect()
 }
 
 /// Where only user space is wanted nothing is asked of the kernel.
 pub fn not_needed() -> Vec<Finding> {
-    vec![fine("kernel", "not needed: forwarding = userspace")]
-}
-
-fn fine(subject: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Need::Kernel, subject, Verdict::Fine, text)
-}
-
-fn warning(subject: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Need::Kernel, subject, Verdict::Warning, text)
-}
-
-fn problem(subject: &str, text: impl Into<String>) -> Finding {
-    Finding::new(Need::Kernel, subject, Verdict::Problem, text)
-}
-
-/// The command for now, and the file for after the next boot.
-pub fn set(name: &str, value: &str) -> String {
-    format!("sysctl -w {name}={value}, and {name} = {value} in /etc/sysctl.d/60-mediaproxy.conf")
+    vec![fine("kernel", "not needed: forwarding = userspace").for_kernel()]
 }
 
 fn right(has_net_admin: bool) -> Finding {
     let subject = "CAP_NET_ADMIN";
-    match has_net_admin {
-        true => fine(subject, "the relay may use netfilter"),
-        false => problem(
+    if has_net_admin {
+        fine(subject, "the relay may use netfilter")
+    } else {
+        problem(
             subject,
             "the process may not use netfilter: run it as root, or with AmbientCapabilities=CAP_NET_ADMIN in its \
              systemd unit, or with --cap-add NET_ADMIN in a container",
-        ),
+        )
     }
 }
 
@@ -106,10 +92,9 @@ fn lacks(missing: &Missing) -> String {
     format!("the kernel does not make {what} ({error}): {remedy}")
 }
 
-fn ip_forward(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
+fn ip_forward(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
     if facts.ip_forward != Some(1) {
-        let text = format!("{IP_FORWARD} is 0: {}", set(IP_FORWARD, "1"));
-        return vec![problem("ip_forward", text)];
+        return vec![problem("ip_forward", is_off(IP_FORWARD))];
     }
     let closed: Vec<Finding> = facts
         .interfaces
@@ -117,13 +102,13 @@ fn ip_forward(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
         .filter(|interface| !interface.is_forwarding && carries_media(interface, wanted))
         .map(|interface| {
             let name = of_interface(&interface.name, "forwarding");
-            let text = format!("{name} is 0: {}", set(&name, "1"));
-            problem("ip_forward", text)
+            problem("ip_forward", is_off(&name))
         })
         .collect();
-    match closed.is_empty() {
-        true => vec![fine("ip_forward", "on")],
-        false => closed,
+    if closed.is_empty() {
+        vec![fine("ip_forward", "on")]
+    } else {
+        closed
     }
 }
 
@@ -211,36 +196,35 @@ fn room(entries: Option<u32>, most: Option<u32>, wanted: &Wanted) -> Option<Find
     }
     let enough = sum.checked_next_power_of_two().unwrap_or(sum);
     let text = format!(
-        "{ENTRIES} is {entries} and {MOST_ENTRIES} is {most}, while port_range may need {needed} entries more: {}",
-        set(MOST_ENTRIES, &enough.to_string())
+        "{ENTRIES} is {entries} and {MAX_ENTRIES} is {most}, while port_range may need {needed} entries more: {}",
+        set(MAX_ENTRIES, &enough.to_string())
     );
     Some(warning("conntrack table", text))
 }
 
-fn walls(walls: &Walls, wanted: &Wanted) -> Vec<Finding> {
+fn forward_chains(found: &ForwardChains, wanted: &Wanted) -> Vec<Finding> {
     let subject = "FORWARD";
     let mut findings = Vec::new();
-    let Some(chains) = &walls.chains else {
+    let Some(chains) = &found.chains else {
         let text =
             "the chains at hook forward cannot be read: nft list ruleset shows whether one drops";
         return vec![warning(subject, text)];
     };
-    for wall in chains {
-        let what = wall.describe();
-        if wall.knows_mark {
+    for chain in chains {
+        let what = chain.describe();
+        if chain.knows_mark {
             let text = format!("{what}, and its table has a rule on the conntrack mark");
             findings.push(fine(subject, text));
         } else {
-            let remedy = wall.remedy(wanted.mark, wanted.mark_mask);
+            let remedy = chain.remedy(wanted.mark, wanted.mark_mask);
             let text = format!("{what}, and relayed media passes it: {remedy}");
             findings.push(warning(subject, text));
         }
     }
-    if walls.has_legacy {
-        let (mark, mask) = (wanted.mark, wanted.mark_mask);
+    if found.has_legacy {
         let text = format!(
-            "iptables-legacy is in use and only itself can tell its rules: where iptables-legacy -S FORWARD drops, \
-             iptables-legacy -I FORWARD -m connmark --mark {mark:#x}/{mask:#x} -j ACCEPT"
+            "iptables-legacy is in use and only itself can tell its rules: where iptables-legacy -S FORWARD drops, {}",
+            let_through("iptables-legacy", wanted.mark, wanted.mark_mask)
         );
         findings.push(warning(subject, text));
     }

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde_json::{Map, Value, json};
 
-use super::barrier::{Protocol, barriers};
-use super::stuck_flow::{self, Stuck};
+use super::input_chains::{Protocol, input_refusals};
+use super::stuck_flow::{self, StuckFlow};
 use crate::sys::route;
 
 /// Of the calling thread's network namespace.
@@ -15,7 +15,7 @@ const ROUTES: &str = "/proc/thread-self/net/route";
 const NEIGHBOURS: &str = "/proc/thread-self/net/arp";
 
 /// Parties of a call that are looked at.
-const MOST: usize = 16;
+const MAX_PARTIES: usize = 16;
 
 /// What is found for all calls alike. Takes a few milliseconds.
 pub struct Obstacles {
@@ -29,7 +29,7 @@ impl Obstacles {
     /// `ports` are the relay's, the end not included; `mark` is that of its conntrack entries, with its mask.
     pub fn look((first, end): (u16, u32), mark: (u32, u32)) -> Obstacles {
         let last = u16::try_from(end.saturating_sub(1)).unwrap_or(u16::MAX);
-        let barriers = barriers(Protocol::Udp, (first, last)).unwrap_or_default();
+        let barriers = input_refusals(Protocol::Udp, (first, last)).unwrap_or_default();
         let input = barriers
             .iter()
             .map(|barrier| json!({"refusal": barrier.describe(), "opening": barrier.opening()}));
@@ -50,7 +50,7 @@ impl Obstacles {
             let mut parties: Vec<Ipv4Addr> = streams.iter().flat_map(addresses).collect();
             parties.sort_unstable();
             parties.dedup();
-            parties.truncate(MOST);
+            parties.truncate(MAX_PARTIES);
             let routes: Vec<Value> = parties.into_iter().map(|to| self.way_to(to)).collect();
             let stuck = streams.iter().find_map(stuck);
             let kernel = stuck.map(|stuck| {
@@ -85,7 +85,7 @@ fn addresses(stream: &Value) -> Vec<Ipv4Addr> {
 }
 
 /// The flow of a stream's RTP, where it entered the kernel and did not leave.
-fn stuck(stream: &Value) -> Option<Stuck> {
+fn stuck(stream: &Value) -> Option<StuckFlow> {
     let rtp = stream.get("rtp")?;
     let why = rtp.get("why")?.as_str()?;
     if !why.contains("not leave") {
@@ -93,7 +93,7 @@ fn stuck(stream: &Value) -> Option<Stuck> {
     }
     let address = |value: Option<&Value>| value?.as_str()?.parse::<SocketAddrV4>().ok();
     let learned = |party: &str| address(rtp.get(party)?.get("address"));
-    Some(Stuck {
+    Some(StuckFlow {
         from: learned("caller")?,
         local: address(stream.get("caller_local"))?,
         to: learned("callee")?,
@@ -157,7 +157,7 @@ fn neighbours(table: &str) -> Vec<Neighbour> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::testing::{in_namespace, shell};
+    use crate::diagnosis::tests::namespace::{in_namespace, shell};
 
     const TABLE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
         eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 /// More than the longest list of ports.
-const LONGEST: usize = 512 * 1024;
+const MAX_SIZE: usize = 512 * 1024;
 
 /// A setting's number; none where there is no such setting.
 pub fn number(name: &str) -> Option<u32> {
@@ -24,7 +24,7 @@ pub fn number(name: &str) -> Option<u32> {
 pub fn text(name: &str) -> io::Result<String> {
     let mut file = File::open(path(name))?;
     // In one piece: the kernel gives the start of a list to the first reader and nothing to the next.
-    let mut buffer = vec![0; LONGEST];
+    let mut buffer = vec![0; MAX_SIZE];
     let length = file.read(&mut buffer)?;
     buffer.truncate(length);
     String::from_utf8(buffer).map_err(|_| io::ErrorKind::InvalidData.into())
@@ -114,9 +114,10 @@ impl fmt::Display for PortList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (first, last)) in self.stretches.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
-            match first == last {
-                true => write!(f, "{comma}{first}")?,
-                false => write!(f, "{comma}{first}-{last}")?,
+            if first == last {
+                write!(f, "{comma}{first}")?
+            } else {
+                write!(f, "{comma}{first}-{last}")?
             }
         }
         Ok(())
@@ -133,9 +134,10 @@ pub fn reserve(first: u16, last: u16) -> io::Result<bool> {
         return Ok(false);
     }
     write(RESERVED_PORTS, &list.with(first, last).to_string())?;
-    match reserved()?.contains(first, last) {
-        true => Ok(true),
-        false => Err(io::Error::other("the kernel has not taken the list")),
+    if reserved()?.contains(first, last) {
+        Ok(true)
+    } else {
+        Err(io::Error::other("the kernel has not taken the list"))
     }
 }
 
@@ -151,7 +153,7 @@ pub fn reserved() -> io::Result<PortList> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::testing::in_namespace;
+    use crate::diagnosis::tests::namespace::in_namespace;
 
     fn list(text: &str) -> PortList {
         PortList::parse(text).unwrap()

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use log::Level;
 
+use crate::moment::Moment;
+
 /// Lines of one place at once, and one more each such time after that.
 const BURST: u32 = 100;
-const INTERVAL: Duration = Duration::from_millis(100);
+const LINE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A place is quiet when none of its lines was left out for so long.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET_TIME: Duration = Duration::from_secs(5);
 /// A place that never is quiet has its number told this often.
-const MINUTE: Duration = Duration::from_secs(60);
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks which numbers are to be told.
-pub const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a line is logged, its file and number in it: there are as many as the program has, whatever peers do.
 pub type Site = (&'static str, u32);
@@ -23,28 +25,28 @@ pub type Site = (&'static str, u32);
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Limit {
-    sites: HashMap<Site, State>,
+    sites: HashMap<Site, SiteState>,
     /// Places of which lines were left out, and not told yet.
     silenced: usize,
-    look_at: Duration,
+    look_at: Moment,
 }
 
 #[derive(Debug)]
-struct State {
+struct SiteState {
     /// When all that was logged would be through if it came at its regular pace.
-    paid: Duration,
+    paid: Moment,
     left_out: u64,
     /// Of those: when the first and the last came, and what the first one said.
-    first: Duration,
-    last: Duration,
+    first: Moment,
+    last: Moment,
     level: Level,
     example: String,
 }
 
 impl Limit {
     /// Returns true if this line may be written. Else it is counted.
-    pub fn admits(&mut self, site: Site, level: Level, text: &str, now: Duration) -> bool {
-        let state = self.sites.entry(site).or_insert(State {
+    pub fn admits(&mut self, site: Site, level: Level, text: &str, now: Moment) -> bool {
+        let state = self.sites.entry(site).or_insert(SiteState {
             paid: now,
             left_out: 0,
             first: now,
@@ -52,8 +54,8 @@ impl Limit {
             level,
             example: String::new(),
         });
-        let paid = state.paid.max(now) + INTERVAL;
-        if paid <= now + INTERVAL * BURST {
+        let paid = state.paid.max(now) + LINE_INTERVAL;
+        if paid <= now + LINE_INTERVAL * BURST {
             state.paid = paid;
             return true;
         }
@@ -74,13 +76,13 @@ impl Limit {
     }
 
     /// What is to be told now, of each place one line; of all places where this is the end.
-    pub fn due(&mut self, now: Duration, is_end: bool) -> Vec<(Level, String)> {
+    pub fn due(&mut self, now: Moment, is_end: bool) -> Vec<(Level, String)> {
         if !self.is_waiting() || now < self.look_at && !is_end {
             return Vec::new();
         }
-        self.look_at = now + LOOK;
-        let is_due = |state: &&mut State| {
-            let is_time = now >= state.last + QUIET || now >= state.first + MINUTE;
+        self.look_at = now + LOOK_INTERVAL;
+        let is_due = |state: &&mut SiteState| {
+            let is_time = now >= state.last + QUIET_TIME || now >= state.first + REPORT_INTERVAL;
             state.left_out > 0 && (is_time || is_end)
         };
         let due: Vec<_> = self.sites.values_mut().filter(is_due).collect();
@@ -89,10 +91,10 @@ impl Limit {
     }
 }
 
-impl State {
-    fn told(&mut self, now: Duration) -> (Level, String) {
+impl SiteState {
+    fn told(&mut self, now: Moment) -> (Level, String) {
         let count = std::mem::take(&mut self.left_out);
-        let seconds = now.saturating_sub(self.first).as_secs().max(1);
+        let seconds = now.since(self.first).as_secs().max(1);
         let text = format!(
             "{count} more lines like the next one were left out in {seconds} s: {}",
             std::mem::take(&mut self.example)
@@ -107,8 +109,8 @@ mod tests {
 
     const HERE: Site = ("here.rs", 1);
 
-    fn at(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
+    fn at(milliseconds: u64) -> Moment {
+        Moment::after_start(Duration::from_millis(milliseconds))
     }
 
     fn count(limit: &mut Limit, site: Site, times: impl Iterator<Item = u64>) -> usize {

@@ -4,10 +4,10 @@
 use std::fmt::{self, Write};
 
 /// Bytes of a line that has to be whole; syslog daemons cut at 8 KiB.
-pub const WHOLE: usize = 8000;
+pub const MAX_WHOLE_SIZE: usize = 8000;
 
 /// Bytes of any other: what a peer says is cut before (`proto::Excerpt`), and this is for what goes round that.
-pub const USUAL: usize = 2000;
+pub const MAX_SIZE: usize = 2000;
 
 /// A finished line, without its end.
 pub struct Line {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> String {
-        Line::new(format_args!("{text}"), WHOLE).text
+        Line::new(format_args!("{text}"), MAX_WHOLE_SIZE).text
     }
 
     #[test]
@@ -83,14 +83,14 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut() {
-        assert_eq!(line(&"x".repeat(WHOLE)).len(), WHOLE);
-        let text = line(&"ä".repeat(WHOLE));
+        assert_eq!(line(&"x".repeat(MAX_WHOLE_SIZE)).len(), MAX_WHOLE_SIZE);
+        let text = line(&"ä".repeat(MAX_WHOLE_SIZE));
         assert!(
             text.ends_with("ä... (8000 bytes more)"),
             "{}",
             &text[7990..]
         );
-        assert!(line(&"\n".repeat(1_000_000)).len() < WHOLE + 40);
+        assert!(line(&"\n".repeat(1_000_000)).len() < MAX_WHOLE_SIZE + 40);
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
                 Err(fmt::Error)
             }
         }
-        let text = Line::new(format_args!("a {Bad}"), WHOLE).text;
+        let text = Line::new(format_args!("a {Bad}"), MAX_WHOLE_SIZE).text;
         assert_eq!(text, "a  (this message cannot be shown whole)");
     }
 }

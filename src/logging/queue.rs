@@ -10,25 +10,25 @@ use std::time::Duration;
 use log::Level;
 
 use super::Output;
-use super::limit::{LOOK, Limit, Site};
+use super::limit::{LOOK_INTERVAL, Limit, Site};
+use crate::moment::UnixTime;
 use crate::sys::clock;
 
 /// Bytes of lines that wait: ten seconds of 1,000 lines a second. As much may be on its way to the sink.
-const ROOM: usize = 1 << 20;
+const MAX_QUEUE_SIZE: usize = 1 << 20;
 /// What a line costs besides its text, bytes: about the size of an entry and its allocation.
-const OVERHEAD: usize = 64;
+const LINE_OVERHEAD: usize = 64;
 
 /// One line, and when it was logged.
 pub struct Entry {
     pub level: Level,
-    /// Since 1970-01-01 UTC.
-    pub at: Duration,
+    pub at: UnixTime,
     /// One line, without its end.
     pub text: String,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Entry>,
     bytes: usize,
     /// Lines for which there was no room, since the last that waits.
@@ -38,12 +38,12 @@ struct State {
     limit: Limit,
 }
 
-impl State {
+impl QueueState {
     fn append(&mut self, level: Level, text: String) {
-        let at = clock::now().unix.elapsed();
-        let size = text.len() + OVERHEAD;
+        let at = clock::now().unix;
+        let size = text.len() + LINE_OVERHEAD;
         // Once a line is lost the next ones are, too, so that the number stands where they were.
-        if self.lost > 0 || self.bytes + size > ROOM {
+        if self.lost > 0 || self.bytes + size > MAX_QUEUE_SIZE {
             self.lost += 1;
         } else {
             self.bytes += size;
@@ -53,7 +53,7 @@ impl State {
 
     /// Appends what is to be told of lines that were left out.
     fn tell_left_out(&mut self, is_end: bool) {
-        for (level, text) in self.limit.due(clock::mono(), is_end) {
+        for (level, text) in self.limit.due(clock::moment(), is_end) {
             self.append(level, text);
         }
     }
@@ -62,7 +62,7 @@ impl State {
 /// Lines that wait for the writer.
 #[derive(Default)]
 pub struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// Lines have come.
     filled: Condvar,
     /// The writer has written all there was.
@@ -81,7 +81,7 @@ impl Queue {
     pub fn push_limited(&self, site: Site, level: Level, text: String) {
         let mut state = self.lock();
         let was_waiting = state.limit.is_waiting();
-        match state.limit.admits(site, level, &text, clock::mono()) {
+        match state.limit.admits(site, level, &text, clock::moment()) {
             true => state.append(level, text),
             // The writer knows already that it has to look again.
             false if was_waiting => return,
@@ -97,7 +97,7 @@ impl Queue {
         self.wake(state);
     }
 
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
+    fn wake(&self, mut state: MutexGuard<'_, QueueState>) {
         if std::mem::take(&mut state.is_idle) {
             drop(state);
             self.filled.notify_one();
@@ -124,15 +124,12 @@ impl Queue {
             }
             state.is_idle = true;
             self.emptied.notify_all();
-            state = match state.limit.is_waiting() {
-                true => {
-                    let waited = self.filled.wait_timeout(state, LOOK);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                false => {
-                    let waited = self.filled.wait(state);
-                    waited.unwrap_or_else(PoisonError::into_inner)
-                }
+            state = if state.limit.is_waiting() {
+                let waited = self.filled.wait_timeout(state, LOOK_INTERVAL);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                let waited = self.filled.wait(state);
+                waited.unwrap_or_else(PoisonError::into_inner)
             };
         }
         state.is_idle = false;
@@ -145,10 +142,10 @@ impl Queue {
 
     /// Waits until all lines are with the sink, or this time is up: then the sink blocks.
     pub fn flush(&self, limit: Duration) {
-        let end = clock::mono() + limit;
+        let end = clock::moment() + limit;
         let mut state = self.lock();
         while !(state.is_idle && state.lines.is_empty()) {
-            let left = end.saturating_sub(clock::mono());
+            let left = end.since(clock::moment());
             if left.is_zero() {
                 return;
             }
@@ -157,7 +154,7 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -204,7 +201,7 @@ mod tests {
         }
         let (kept, lost) = {
             let state = queue.lock();
-            assert!(state.bytes <= ROOM);
+            assert!(state.bytes <= MAX_QUEUE_SIZE);
             (state.lines.len(), state.lost)
         };
         assert!((900..1100).contains(&kept), "{kept}");

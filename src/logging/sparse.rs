@@ -3,22 +3,23 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::moment::Moment;
 use crate::sys::clock;
 
-const INTERVAL: Duration = Duration::from_secs(10);
+const USUAL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whether it is time for the next line.
+/// Says when it is time for the next line.
 #[derive(Debug)]
 pub struct Sparse {
     interval: Duration,
-    last: Option<Duration>,
+    last: Option<Moment>,
     skipped: u64,
 }
 
 impl Default for Sparse {
     /// One line each ten seconds.
     fn default() -> Sparse {
-        Sparse::every(INTERVAL)
+        Sparse::every(USUAL_INTERVAL)
     }
 }
 
@@ -47,10 +48,10 @@ impl Sparse {
 
     /// What to append to the line, or none when it is to be left out.
     pub fn due(&mut self) -> Option<Skipped> {
-        self.due_at(clock::mono())
+        self.due_at(clock::moment())
     }
 
-    fn due_at(&mut self, now: Duration) -> Option<Skipped> {
+    fn due_at(&mut self, now: Moment) -> Option<Skipped> {
         if self.last.is_some_and(|last| now < last + self.interval) {
             self.skipped += 1;
             return None;
@@ -67,7 +68,7 @@ mod tests {
     #[test]
     fn a_flood_is_one_line_each_interval() {
         let mut sparse = Sparse::default();
-        let at = Duration::from_secs;
+        let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
         assert_eq!(sparse.due_at(at(0)), Some(Skipped(0)));
         assert_eq!(sparse.due_at(at(1)), None);
         assert_eq!(sparse.due_at(at(9)), None);

@@ -1,15 +1,14 @@
 //! Lines on standard error: for people at a terminal, or with priorities for systemd's journal (sd-daemon(3)).
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io;
 
 use log::Level;
 
 use super::Sink;
 use super::queue::Entry;
-use super::syslog::severity;
 use crate::sys::local_time::{LocalTime, local_time};
-use crate::sys::stderr;
+use crate::sys::{stderr, terminal};
 
 /// Time, level, text; in colour where a person looks at it.
 pub struct Terminal {
@@ -17,11 +16,9 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Colour only on a terminal, and not where `NO_COLOR` is set to anything (no-color.org).
     pub fn new() -> Terminal {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Terminal {
-            colour: !unwanted && io::stderr().is_terminal(),
+            colour: terminal::wants_colour(&io::stderr()),
         }
     }
 }
@@ -86,7 +83,18 @@ pub struct Journal;
 
 impl Sink for Journal {
     fn send(&mut self, entry: &Entry) -> io::Result<()> {
-        stderr::write(format!("<{}>{}\n", severity(entry.level), entry.text).as_bytes())
+        let severity = severity(entry.level);
+        stderr::write(format!("<{severity}>{}\n", entry.text).as_bytes())
+    }
+}
+
+/// The numbers of RFC 3164 section 4.1.1, as sd-daemon(3) has them.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }
 

@@ -1,116 +1,93 @@
 //! Lines for the local syslog daemon: RFC 3164 without a host name, as syslog(3) sends them, facility daemon.
 //!
-//! Datagrams that never wait. A daemon that was restarted has a new socket: the next line connects again.
+//! The crate `syslog` has the numbers and the logger, which writes a format to a transport; both are ours. Its own
+//! formats have the time of UTC, and that of the writing instead of the line's (ARCHITECTURE.md, "Syslog").
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use log::Level;
+use syslog::{Error, Facility, LogFormat, Logger, Severity};
 
 use super::Sink;
 use super::queue::Entry;
 use crate::sys::local_time::{LocalTime, local_time};
 
-/// RFC 3164 section 4.1.1.
-const FACILITY_DAEMON: u8 = 3;
-
-/// The numbers of RFC 3164 section 4.1.1.
-pub fn severity(level: Level) -> u8 {
-    match level {
-        Level::Error => 3,
-        Level::Warn => 4,
-        Level::Info => 6,
-        Level::Debug | Level::Trace => 7,
-    }
-}
-
-/// A connection to the socket of the syslog daemon.
-pub struct Syslog {
-    path: PathBuf,
-    program: &'static str,
-    pid: u32,
-    /// None where the daemon was not there.
-    socket: Option<UnixDatagram>,
-}
+/// The syslog daemon of this host.
+pub struct Syslog(Logger<Datagrams, LocalFormat>);
 
 impl Syslog {
     /// Connects with the first line, and again whenever it must.
     pub fn new(path: &Path, program: &'static str) -> Syslog {
-        Syslog {
+        let datagrams = Datagrams {
             path: path.to_owned(),
-            program,
-            pid: std::process::id(),
             socket: None,
-        }
-    }
-
-    fn connect(&self) -> io::Result<UnixDatagram> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&self.path)?;
-        Ok(socket)
+        };
+        let pid = std::process::id();
+        Syslog(Logger::new(datagrams, LocalFormat { program, pid }))
     }
 }
 
 impl Sink for Syslog {
     fn send(&mut self, entry: &Entry) -> io::Result<()> {
-        let line = SyslogLine {
+        let line = Line {
             time: local_time(entry.at),
             level: entry.level,
-            program: self.program,
-            pid: self.pid,
             text: &entry.text,
         };
-        let line = line.to_string();
-        if let Some(socket) = &self.socket {
-            match socket.send(line.as_bytes()) {
-                Ok(_) => return Ok(()),
-                // It is there and behind: a new connection would not help.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-                Err(_) => self.socket = None,
-            }
-        }
-        let socket = self.connect()?;
-        socket.send(line.as_bytes())?;
-        self.socket = Some(socket);
-        Ok(())
+        let written = match entry.level {
+            Level::Error => self.0.err(line),
+            Level::Warn => self.0.warning(line),
+            Level::Info => self.0.info(line),
+            Level::Debug | Level::Trace => self.0.debug(line),
+        };
+        written.map_err(|error| match error {
+            Error::Write(error) | Error::Io(error) => error,
+            Error::Initialization(error) => io::Error::other(error.to_string()),
+        })
     }
 }
 
-struct SyslogLine<'a> {
+/// What is said of an entry.
+struct Line<'a> {
     time: LocalTime,
     level: Level,
-    program: &'a str,
-    pid: u32,
     text: &'a str,
 }
 
-impl fmt::Display for SyslogLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// RFC 3164 in local time: that of the moment at which the line was logged.
+struct LocalFormat {
+    program: &'static str,
+    pid: u32,
+}
+
+impl LogFormat<Line<'_>> for LocalFormat {
+    fn format<W: Write>(&self, w: &mut W, severity: Severity, line: Line) -> syslog::Result<()> {
         const MONTHS: [&str; 12] = [
             "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
         ];
-        let t = &self.time;
+        let t = &line.time;
         let month = MONTHS
             .iter()
             .zip(1..)
             .find(|(_, number)| *number == t.month);
         let month = month.map_or("Jan", |(name, _)| name);
         write!(
-            f,
+            w,
             "<{}>{month} {:2} {:02}:{:02}:{:02} {}[{}]: {}{}",
-            FACILITY_DAEMON << 3 | severity(self.level),
+            Facility::LOG_DAEMON as u8 | severity as u8,
             t.day,
             t.hour,
             t.minute,
             t.second,
             self.program,
             self.pid,
-            prefix(self.level),
-            self.text
+            prefix(line.level),
+            line.text
         )
+        .map_err(Error::Write)
     }
 }
 
@@ -121,6 +98,49 @@ fn prefix(level: Level) -> &'static str {
         Level::Warn => "warning: ",
         Level::Info => "",
         Level::Debug | Level::Trace => "debug: ",
+    }
+}
+
+/// Datagrams that never wait. A daemon that was restarted has a new socket: the next line connects again.
+struct Datagrams {
+    path: PathBuf,
+    /// None where the daemon was not there.
+    socket: Option<UnixDatagram>,
+}
+
+impl Datagrams {
+    fn connect(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&self.path)?;
+        Ok(socket)
+    }
+}
+
+impl Write for Datagrams {
+    /// Sends a line whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(socket) = &self.socket {
+            match socket.send(line) {
+                // It is there and behind: a new connection would not help.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) => self.socket = None,
+                sent => return sent,
+            }
+        }
+        let socket = self.connect()?;
+        let sent = socket.send(line)?;
+        self.socket = Some(socket);
+        Ok(sent)
+    }
+
+    /// Of all pieces of a line one datagram.
+    fn write_fmt(&mut self, line: fmt::Arguments) -> io::Result<()> {
+        self.write(fmt::format(line).as_bytes()).map(drop)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -136,7 +156,7 @@ mod tests {
 
     fn write(output: &mut Output, level: Level, text: &str) {
         let text = text.to_owned();
-        let at = clock::now().unix.elapsed();
+        let at = clock::now().unix;
         output.write(&Entry { level, at, text });
     }
 
@@ -150,23 +170,28 @@ mod tests {
 
     #[test]
     fn the_form_of_a_line() {
-        let line = SyslogLine {
-            time: LocalTime {
-                year: 2024,
-                month: 12,
-                day: 9,
-                hour: 7,
-                minute: 5,
-                second: 3,
-                millisecond: 42,
-            },
+        let time = LocalTime {
+            year: 2024,
+            month: 12,
+            day: 9,
+            hour: 7,
+            minute: 5,
+            second: 3,
+            millisecond: 42,
+        };
+        let line = Line {
+            time,
             level: Level::Warn,
-            program: "media-relay",
-            pid: 77,
             text: "text",
         };
+        let format = LocalFormat {
+            program: "media-relay",
+            pid: 77,
+        };
+        let mut shown = Vec::new();
+        Logger::new(&mut shown, format).warning(line).unwrap();
         assert_eq!(
-            line.to_string(),
+            String::from_utf8(shown).unwrap(),
             "<28>Dec  9 07:05:03 media-relay[77]: warning: text"
         );
     }

@@ -11,7 +11,7 @@ use super::{Running, Settings, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
 use crate::daemon::{self, Daemon, StartError, Watchdog};
-use crate::diagnosis;
+use crate::diagnosis::check;
 use crate::metrics::{self, process};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
@@ -30,7 +30,7 @@ pub fn main(program: &Program) -> ExitCode {
         Err(status) => return status,
     };
     if options.check {
-        return diagnosis::main(&options);
+        return check::main(&options);
     }
     let examine = |_: &RelayConfig| Ok(());
     let level = |config: &RelayConfig| config.log_level.filter();

@@ -17,7 +17,7 @@ use super::request_counts::{Answered, Asked};
 use super::shared::Shared;
 use super::summing::Summing;
 use super::{explain, link_writer, threads, upkeep};
-use crate::diagnosis::told;
+use crate::diagnosis::advertised;
 use crate::logging::sparse::Sparse;
 use crate::proto::Excerpt;
 use crate::proto::control::{LINK_LIMITS, Requests};
@@ -56,14 +56,14 @@ fn warn_of_reach(shared: &Shared, dispatcher: SocketAddr) {
         IpAddr::V6(_) => None,
     };
     let told = v4(shared.identity.relay_ip).and_then(|relay_ip| {
-        told::told(
+        advertised::advertised_address(
             relay_ip,
             settings.session.advertised_ip.and_then(v4),
             settings.auto_detect_interfaces,
             dispatcher.ip(),
         )
     });
-    let text = told.and_then(|told| told::out_of_reach(told, dispatcher.ip()));
+    let text = told.and_then(|told| advertised::out_of_reach(told, dispatcher.ip()));
     if let Some(text) = text.filter(|_| !shared.has_warned.swap(true, Ordering::Relaxed)) {
         warn!("relay_ip: {text}");
     }

@@ -3,9 +3,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::counters::Counters;
 use crate::daemon::Pulse;
 use crate::metrics::Counter;
-use crate::session::{Counters, DropReason, Engine, FlowNews, Installed, Loss};
+use crate::session::{DropReason, Engine, FlowNews, Installed, Loss};
 
 /// What others see of a worker. On cache lines of its own: no worker waits for what another one counts.
 #[derive(Debug, Default)]

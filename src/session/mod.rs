@@ -63,4 +63,3 @@ pub use self::settings::{Learning, LearningRules, Settings};
 pub use self::table::{Capacity, SessionTable};
 pub use self::totals::Totals;
 pub use self::verdict::PacketVerdict;
-pub use crate::counters::Counters;

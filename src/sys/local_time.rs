@@ -1,7 +1,8 @@
 //! The time of day where the host is, for log lines.
 
 use std::mem::MaybeUninit;
-use std::time::Duration;
+
+use crate::moment::UnixTime;
 
 /// Date and time of day, local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +17,9 @@ pub struct LocalTime {
     pub millisecond: u32,
 }
 
-/// `unix` is the time since 1970 in UTC.
-pub fn local_time(unix: Duration) -> LocalTime {
-    let seconds: libc::time_t = unix.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+/// A calendar time where the host is.
+pub fn local_time(time: UnixTime) -> LocalTime {
+    let seconds: libc::time_t = time.as_secs().try_into().unwrap_or(libc::time_t::MAX);
     let mut parts = MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are valid. A tm of zeros is a valid value, which stays when the year does not fit.
     let parts = unsafe {
@@ -33,22 +34,25 @@ pub fn local_time(unix: Duration) -> LocalTime {
         hour: part(parts.tm_hour),
         minute: part(parts.tm_min),
         second: part(parts.tm_sec),
-        millisecond: unix.subsec_millis(),
+        millisecond: time.elapsed().subsec_millis(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     /// Zones differ by whole quarters of an hour, so that the rest is the same everywhere.
     #[test]
     fn parts_of_a_known_moment() {
-        let time = local_time(Duration::from_millis(1_000_000_000_123));
+        let time = local_time(UnixTime::since_epoch(Duration::from_millis(
+            1_000_000_000_123,
+        )));
         assert_eq!((time.year, time.month), (2001, 9));
         assert!(time.day == 8 || time.day == 9);
         assert_eq!((time.minute % 15, time.second), (1, 40));
         assert_eq!(time.millisecond, 123);
-        local_time(Duration::MAX);
+        local_time(UnixTime::since_epoch(Duration::MAX));
     }
 }

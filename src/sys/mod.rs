@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod dir_lock;
 pub mod dns;
 pub mod epoll;
+pub mod file_access;
 pub mod files;
 mod fork;
 pub mod host;
@@ -24,7 +25,6 @@ mod pid_file;
 pub mod process;
 pub mod random;
 pub mod range_lock;
-pub mod remedy;
 pub mod route;
 #[cfg(test)]
 pub mod scratch;

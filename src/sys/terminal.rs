@@ -1,6 +1,6 @@
 //! How large the terminal is, and its keys one by one (ioctl_tty(2), termios(3)).
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -20,6 +20,18 @@ pub fn size(terminal: impl AsFd) -> Option<(usize, usize)> {
     let result = unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &raw mut size) };
     let has_size = result == 0 && size.ws_col > 0 && size.ws_row > 0;
     has_size.then(|| (usize::from(size.ws_col), usize::from(size.ws_row)))
+}
+
+/// How wide standard output is; none where it is no terminal.
+pub fn stdout_width() -> Option<usize> {
+    let is_terminal = io::stdout().is_terminal();
+    is_terminal.then(|| columns(io::stdout()).unwrap_or(80))
+}
+
+/// Returns true if colours are wanted: on a terminal, unless `NO_COLOR` is set to anything (no-color.org).
+pub fn wants_colour(output: &impl IsTerminal) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    output.is_terminal() && !unwanted
 }
 
 /// A terminal that gives each key at once and does not show it. As it was before when this is dropped. Ctrl-C stays a

@@ -14,8 +14,8 @@ use super::crypto::provider;
 use super::date::{self, now};
 use super::trust::{Due, Trust};
 use super::x509::{Certificate, key_bits};
+use crate::sys::file_access;
 use crate::sys::files::open_given;
-use crate::sys::remedy;
 
 /// The largest file that is read; a list of a million certificates has about 40 MB.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -181,7 +181,7 @@ pub fn load_pair(
 
 fn load_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<'static>, LoadError> {
     let bytes = read(path)?;
-    if let Some(open) = remedy::open_to_all(path) {
+    if let Some(open) = file_access::exposure(path) {
         warnings.push(format!("the key in {}: {open}", path.display()));
     }
     let holds = |mark: &[u8]| bytes.windows(mark.len()).any(|part| part == mark);
@@ -234,7 +234,7 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => {
-            return Err(match remedy::to_read(path, &error) {
+            return Err(match file_access::remedy_to_read(path, &error) {
                 Some(command) => LoadError::with_remedy(path, format!("{error}; {command}")),
                 None => LoadError::new(path, error),
             });

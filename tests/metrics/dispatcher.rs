@@ -100,7 +100,11 @@ fn a_relay_that_drains_and_one_that_stays_away() {
     proxy.send(offer("b").as_bytes());
     relay.serve("update", "halting");
     assert_eq!(proxy.answer(), "error");
-    let now = metrics(&bed);
+    // The answer is sent first.
+    let now = wait_for(&bed, "the error is counted", |m| {
+        m.value("mediaproxy_dispatcher_requests_total{request=\"new_call\",result=\"error\"}")
+            == 1.0
+    });
     assert_eq!(states(&now), [0.0, 0.0, 1.0, 0.0, 0.0]);
     let new_calls = |result: &str| {
         now.value(&format!(

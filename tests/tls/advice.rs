@@ -3,7 +3,8 @@
 
 use std::process::{Command, Output};
 
-use mediaproxy::diagnosis::{Finding, Verdict, certificates};
+use mediaproxy::diagnosis::certificates;
+use mediaproxy::diagnosis::finding::{Finding, Severity};
 
 use crate::support::certs::Certs;
 
@@ -37,15 +38,15 @@ fn bad(certs: &Certs) -> Option<Finding> {
     let findings = certificates(certs.path(), "relay");
     findings
         .into_iter()
-        .max_by_key(|one| one.verdict)
-        .filter(|one| one.verdict != Verdict::Fine)
+        .max_by_key(|one| one.severity)
+        .filter(|one| one.severity != Severity::Fine)
 }
 
 /// The worst that is said of a host's files, which names all of these.
 #[track_caller]
-fn says(certs: &Certs, verdict: Verdict, parts: &[&str]) -> String {
+fn says(certs: &Certs, verdict: Severity, parts: &[&str]) -> String {
     let finding = bad(certs).expect("something is wrong");
-    assert_eq!(finding.verdict, verdict, "{finding:?}");
+    assert_eq!(finding.severity, verdict, "{finding:?}");
     for part in parts {
         assert!(finding.text.contains(part), "{part}: {}", finding.text);
     }
@@ -94,7 +95,7 @@ fn a_relays_host_is_sent_to_where_the_ca_is() {
         relay.take(&ca, "relay.crt");
         let text = says(
             &relay,
-            Verdict::Problem,
+            Severity::Problem,
             &[words, "this host's clock shows 2", there],
         );
         assert_eq!(text.contains("timedatectl"), dates == &FUTURE, "{text}");
@@ -112,7 +113,7 @@ fn a_relays_host_is_sent_to_where_the_ca_is() {
     }
     let there = "mediaproxy-make-certs CA-DIR crl, then copy ca.pem and crl.pem";
     std::fs::remove_file(relay.file("crl.pem")).unwrap();
-    says(&relay, Verdict::Warning, &["no such file", there]);
+    says(&relay, Severity::Warning, &["no such file", there]);
     ca.openssl(&[
         "ca",
         "-gencrl",
@@ -128,7 +129,7 @@ fn a_relays_host_is_sent_to_where_the_ca_is() {
     relay.take(&ca, "crl.pem");
     says(
         &relay,
-        Verdict::Warning,
+        Severity::Warning,
         &[
             "was to be renewed by 2021-01-01",
             "this host's clock shows 2",
@@ -150,7 +151,7 @@ fn files_of_another_set_and_damaged_ones() {
     }
     says(
         &relay,
-        Verdict::Problem,
+        Severity::Problem,
         &[
             "not of one set",
             "CA-DIR cert relay",
@@ -163,7 +164,7 @@ fn files_of_another_set_and_damaged_ones() {
     relay.write("relay.key", &ca.read("dispatcher.key"));
     says(
         &relay,
-        Verdict::Problem,
+        Severity::Problem,
         &[
             "the key is not the one",
             "make-certs --force CA-DIR relay, then copy both",
@@ -191,7 +192,7 @@ fn the_cas_own_host_is_told_what_it_lacks() {
     let ca = Certs::new();
     ca.issue("relay", &PAST);
     let renew = format!("mediaproxy-make-certs {} renew relay", ca.path().display());
-    says(&ca, Verdict::Problem, &["expired on", &renew]);
+    says(&ca, Severity::Problem, &["expired on", &renew]);
     ca.script(&[], &["renew", "relay"]);
     assert_eq!(bad(&ca), None);
     let keep = ca.read("ca.pem");
@@ -233,7 +234,7 @@ fn the_cas_own_host_is_told_what_it_lacks() {
     let files = ["-keyfile", "ca/ca.key", "-in", "ca.csr", "-out", "ca.pem"];
     ca.openssl(&[&sign[..], &PAST[..], &files[..]].concat());
     let force = format!("mediaproxy-make-certs --force {} all", ca.path().display());
-    says(&ca, Verdict::Problem, &["out of date", &force]);
+    says(&ca, Severity::Problem, &["out of date", &force]);
     refuses(&ca, &["renew", "relay"], &["is over", "--force"]);
     ca.script(&["--force", "--key", "ec"], &["all"]);
     assert_eq!(bad(&ca), None);

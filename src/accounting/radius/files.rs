@@ -5,8 +5,8 @@ use std::path::Path;
 
 use log::warn;
 
+use crate::sys::file_access;
 use crate::sys::files::open_given;
-use crate::sys::remedy;
 
 /// Longest file, bytes; the longest dictionary that FreeRADIUS ships has 120 KB.
 const LONGEST: u64 = 4 << 20;
@@ -32,7 +32,7 @@ pub fn open(path: &Path) -> io::Result<Vec<u8>> {
 /// Its name and why it cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
     open(path).map_err(|error| {
-        let command = remedy::to_read(path, &error);
+        let command = file_access::remedy_to_read(path, &error);
         let command = command.map_or(String::new(), |command| format!("; {command}"));
         format!("{}: {error}{command}", path.display())
     })
@@ -44,7 +44,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 /// See [`read`].
 pub fn read_secrets(path: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     let text = read(path)?;
-    let open = remedy::open_to_all(path);
+    let open = file_access::exposure(path);
     let open = open.map(|open| format!("the secrets of RADIUS are in {}: {open}", path.display()));
     if let Some(open) = &open {
         warn!("{open}");

@@ -1,4 +1,4 @@
-//! Whether the SIP proxy may use the dispatcher's socket: as that is where the dispatcher runs, and else as it would be.
+//! Looks whether the SIP proxy may use the dispatcher's socket: as that is where the dispatcher runs, and else as it would be.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::user::User;
-use super::{Finding, fine, problem, process, warning};
 use crate::config::{DispatcherConfig, SocketGroup};
+use crate::diagnosis::file_user::FileUser;
+use crate::diagnosis::finding::{Finding, fine, problem, warning};
+use crate::diagnosis::processes;
 use crate::sys::host;
 use crate::sys::identity::Identity;
 use crate::sys::users::{self, User as Account};
@@ -29,7 +30,7 @@ struct Proxy {
 /// The processes of SIP proxies by the rights that they have, or where none runs the users for them.
 fn proxies() -> Vec<Proxy> {
     let running = SocketGroup::USUAL.into_iter().flat_map(|program| {
-        let pids = process::named(program).into_iter();
+        let pids = processes::named(program).into_iter();
         let identities: Vec<Identity> = pids.filter_map(Identity::of_process).collect();
         let mut distinct: Vec<Identity> = Vec::new();
         for identity in identities {
@@ -61,7 +62,7 @@ fn proxies() -> Vec<Proxy> {
 }
 
 /// Judges it for the user that the dispatcher runs as.
-pub fn look(config: &DispatcherConfig, runtime_dir: &Path, user: &User, runs: bool) -> Finding {
+pub fn look(config: &DispatcherConfig, runtime_dir: &Path, user: &FileUser, runs: bool) -> Finding {
     let group = match chosen(&config.socket_group) {
         Ok(group) => group,
         Err(finding) => return finding,
@@ -113,7 +114,7 @@ struct Site<'a> {
     group: Option<(String, u32)>,
     is_auto: bool,
     mode: u32,
-    user: &'a User,
+    user: &'a FileUser,
     socket: PathBuf,
 }
 
@@ -125,9 +126,10 @@ impl Site<'_> {
             .filter(|proxy| !may_connect(&proxy.identity, &self.socket))
             .collect();
         // Of users of whom none runs a proxy now, one that is let in will do.
-        let is_good = match proxies.iter().any(|proxy| proxy.runs) {
-            true => refused.is_empty(),
-            false => refused.len() < proxies.len(),
+        let is_good = if proxies.iter().any(|proxy| proxy.runs) {
+            refused.is_empty()
+        } else {
+            refused.len() < proxies.len()
         };
         match refused.first() {
             Some(proxy) if !is_good => self.refuses(proxy),
@@ -148,11 +150,10 @@ impl Site<'_> {
             return self.nobody();
         };
         if !self.user.may_give(*id) {
-            let what = match self.is_auto {
-                true => {
-                    "may not give the socket to it, the SIP proxy will get \"Permission denied\""
-                }
-                false => "may not give the socket to it, media-dispatcher will not start",
+            let what = if self.is_auto {
+                "may not give the socket to it, the SIP proxy will get \"Permission denied\""
+            } else {
+                "may not give the socket to it, media-dispatcher will not start"
             };
             let user = &self.user.name;
             let text = format!(
@@ -172,9 +173,10 @@ impl Site<'_> {
     }
 
     fn shown(&self, name: &str) -> String {
-        match self.is_auto {
-            true => format!("{name} (auto)"),
-            false => name.to_owned(),
+        if self.is_auto {
+            format!("{name} (auto)")
+        } else {
+            name.to_owned()
         }
     }
 
@@ -247,9 +249,10 @@ impl Site<'_> {
     fn join(&self, group: &str) -> String {
         let user = &self.user.name;
         let id = users::group_by_name(group).ok().flatten();
-        match id.is_some_and(|id| self.user.would_be_in(id)) {
-            true => format!("{AGAIN} ({user} is in group {group} since its start)"),
-            false => format!("usermod -aG {group} {user} && {AGAIN}"),
+        if id.is_some_and(|id| self.user.would_be_in(id)) {
+            format!("{AGAIN} ({user} is in group {group} since its start)")
+        } else {
+            format!("usermod -aG {group} {user} && {AGAIN}")
         }
     }
 }
@@ -261,7 +264,7 @@ fn account(uid: u32) -> String {
     }
 }
 
-/// Whether a socket may be written to by somebody and can be reached: by its rights where only root can try.
+/// Returns true if a socket may be written to by somebody and can be reached: by its rights where only root can try.
 fn may_connect(identity: &Identity, socket: &Path) -> bool {
     let tried = identity.run(|| host::may_send(socket).is_ok());
     tried.unwrap_or_else(|_| has(identity, socket, 2) && closed(identity, socket).is_none())
@@ -274,7 +277,7 @@ fn closed<'a>(identity: &Identity, path: &'a Path) -> Option<&'a Path> {
     way.find(|directory| !has(identity, directory, 1))
 }
 
-/// Whether somebody has these of the three rights by owner, group and others.
+/// Returns true if somebody has these of the three rights by owner, group and others.
 fn has(identity: &Identity, path: &Path, right: u32) -> bool {
     let Ok(meta) = fs::metadata(path) else {
         // What cannot be seen is not said.

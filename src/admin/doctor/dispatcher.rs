@@ -5,20 +5,23 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::common::{firewall, port, reach, state_dir};
-use super::user::User;
-use super::{Daemon, Finding, access, fine, problem, process, told, unusable, warning};
+use super::{access, unusable};
 use crate::admin::client::{Client, Target, Transport};
 use crate::admin::show::read;
 use crate::admin::view::Relay;
 use crate::config::{
     self, Backend, DatabaseUri, DispatcherConfig, Loaded, ProxySocket, RadiusSection, ServerKind,
 };
-use crate::diagnosis::{self, Protocol};
+use crate::diagnosis::certificates;
+use crate::diagnosis::daemon::{Daemon, firewall, port, reach, state_dir};
+use crate::diagnosis::file_user::FileUser;
+use crate::diagnosis::finding::{Finding, fine, problem, strict, warning};
+use crate::diagnosis::input_chains::Protocol;
+use crate::diagnosis::processes;
 use crate::sys::datagram::{first_there, is_there, listens};
 use crate::sys::files::check_target;
 use crate::sys::peer::credentials;
-use crate::sys::{host, remedy};
+use crate::sys::{file_access, host};
 
 /// A dispatcher that runs here, as it answers.
 pub struct Running {
@@ -51,7 +54,7 @@ impl Found {
 pub fn look(config_dir: &Path, runtime_dir: &Path, is_meant: bool) -> Vec<Finding> {
     let found = find(runtime_dir);
     let daemon = found.daemon();
-    let user = User::of(daemon);
+    let user = FileUser::of(daemon);
     let mut findings = vec![user.finding.clone()];
     let loaded = match user.run(|| config::load_dispatcher(config_dir)) {
         Ok(loaded) => loaded,
@@ -95,12 +98,14 @@ fn files(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Finding> 
     let config = &loaded.config;
     let subject = "configuration";
     let warnings = loaded.warnings.iter();
-    let mut findings: Vec<Finding> = warnings.map(|text| told(subject, text)).collect();
+    let mut findings: Vec<Finding> = warnings
+        .map(|text| strict(warning(subject, text)))
+        .collect();
     if findings.is_empty() {
         findings.push(fine(subject, loaded.path.display().to_string()));
     }
-    let certificates = diagnosis::certificates(&config.tls.certs_path, "dispatcher");
-    findings.extend(certificates.into_iter().map(Finding::from));
+    let certificates = certificates(&config.tls.certs_path, "dispatcher");
+    findings.extend(certificates.into_iter().map(strict));
     let socket = runtime_dir.join(&config.socket_path);
     let mut places = vec![runtime_dir, socket.parent().unwrap_or(runtime_dir)];
     places.dedup();
@@ -122,7 +127,7 @@ fn sockets_in(directory: &Path) -> Finding {
             subject,
             format!(
                 "{shown} cannot be written to ({error}), media-dispatcher will not start: {}",
-                remedy::to_write(directory, &error)
+                file_access::remedy_to_write(directory, &error)
             ),
         ),
     }
@@ -168,7 +173,7 @@ fn runs(found: &Found, runtime_dir: &Path) -> Finding {
         Found::Running(running) => running,
         Found::Silent(Daemon { pid, .. }, why) => {
             let (process, mend) = match pid {
-                Some(pid) if process::is_stopped(*pid) => (
+                Some(pid) if processes::is_stopped(*pid) => (
                     format!("media-dispatcher, process {pid}, is stopped"),
                     format!("kill -CONT {pid}, or "),
                 ),
@@ -221,7 +226,7 @@ fn runs(found: &Found, runtime_dir: &Path) -> Finding {
 
 /// No dispatcher has a socket there.
 fn absent(runtime_dir: &Path) -> Finding {
-    let others = process::named("media-dispatcher");
+    let others = processes::named("media-dispatcher");
     let other = others.first().map(|pid| {
         let directory = runtime_dir.display();
         format!(" (process {pid} is one without a socket in {directory}: for that --runtime-dir)")
@@ -405,7 +410,7 @@ fn may_grow(path: &Path) -> Result<(), String> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let shown = path.display();
     host::may_write(directory).map_err(|error| {
-        let mend = remedy::to_write(directory, &error);
+        let mend = file_access::remedy_to_write(directory, &error);
         let directory = directory.display();
         format!("{shown} cannot be written: {directory}: {error}: {mend}")
     })?;
@@ -413,7 +418,7 @@ fn may_grow(path: &Path) -> Result<(), String> {
     match host::may_change(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
             "{shown} cannot be written: {error}: {}",
-            remedy::to_write(path, &error)
+            file_access::remedy_to_write(path, &error)
         )),
         _ => Ok(()),
     }
@@ -447,7 +452,7 @@ fn read_radius(_: &RadiusSection) -> Result<Option<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Verdict;
+    use crate::diagnosis::finding::Severity;
 
     fn with(relays: &[Relay]) -> Found {
         Found::Running(Running {
@@ -466,25 +471,25 @@ mod tests {
 
     #[test]
     fn a_dispatcher_without_relays_is_a_problem() {
-        let verdict = |relays: &[Relay]| runs(&with(relays), Path::new("/run")).verdict;
+        let verdict = |relays: &[Relay]| runs(&with(relays), Path::new("/run")).severity;
         let drained = Relay {
             drained: true,
             ..one("active")
         };
-        assert_eq!(verdict(&[one("active"), one("error")]), Verdict::Fine);
-        assert_eq!(verdict(&[drained, one("halting")]), Verdict::Problem);
-        assert_eq!(verdict(&[]), Verdict::Problem);
+        assert_eq!(verdict(&[one("active"), one("error")]), Severity::Fine);
+        assert_eq!(verdict(&[drained, one("halting")]), Severity::Problem);
+        assert_eq!(verdict(&[]), Severity::Problem);
         let silent = Found::Silent(daemon(Some(i32::MAX)), "no answer in 10 s".to_owned());
         let silent = runs(&silent, Path::new("/run"));
-        assert_eq!(silent.verdict, Verdict::Problem);
+        assert_eq!(silent.severity, Severity::Problem);
         assert!(silent.text.contains("does not answer"), "{silent:?}");
         assert_eq!(
-            runs(&Found::Hidden, Path::new("/run")).verdict,
-            Verdict::Warning
+            runs(&Found::Hidden, Path::new("/run")).severity,
+            Severity::Warning
         );
         assert_eq!(
-            runs(&Found::Nobody, Path::new("/run")).verdict,
-            Verdict::Problem
+            runs(&Found::Nobody, Path::new("/run")).severity,
+            Severity::Problem
         );
     }
 
@@ -519,13 +524,13 @@ mod tests {
             config_file: "/nonexistent/radius.conf".into(),
             additional_dictionary: "/nonexistent".into(),
         };
-        assert_eq!(radius(&section).verdict, Verdict::Problem);
+        assert_eq!(radius(&section).severity, Severity::Problem);
         let found = database(&DatabaseUri::Sqlite("/nonexistent/a.db".into()));
-        assert_eq!(found.verdict, Verdict::Problem);
+        assert_eq!(found.severity, Severity::Problem);
         assert!(found.text.ends_with(" /nonexistent"), "{found:?}");
         assert_eq!(
-            file(Path::new("/nonexistent/a.json")).verdict,
-            Verdict::Problem
+            file(Path::new("/nonexistent/a.json")).severity,
+            Severity::Problem
         );
     }
 }

@@ -7,12 +7,15 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::common::{CONNECT_LIMIT, firewall, port, state_dir};
-use super::links::{self, Link};
-use super::user::User;
-use super::{Daemon, Finding, fine, problem, process, sockets, unusable, warning};
+use super::unusable;
 use crate::config::{self, Loaded, RelayConfig};
-use crate::diagnosis::{self, Protocol, Streams, Verdict};
+use crate::diagnosis::daemon::{CONNECT_LIMIT, Daemon, firewall, port, state_dir};
+use crate::diagnosis::file_user::FileUser;
+use crate::diagnosis::finding::{Finding, Severity, fine, problem, strict, warning};
+use crate::diagnosis::input_chains::Protocol;
+use crate::diagnosis::ports::Streams;
+use crate::diagnosis::sockets::{self, Socket, connection_to};
+use crate::diagnosis::{processes, relay_host};
 use crate::resolver::{Directory, SystemResolver};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
@@ -21,19 +24,19 @@ use crate::tls::{self, Context};
 const NAME: &str = "media-relay";
 
 /// Of the streams that fit, fewer left than one in so many are worth a warning.
-const FEW: u64 = 10;
+const FEW_LEFT: u64 = 10;
 
 /// How long a relay that runs may be without a link to a dispatcher that would have it, beside its own pause, as far as
 /// that is short.
 const LINK_LIMIT: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-const STEP: Duration = Duration::from_millis(100);
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// For so long it may leave unread what a dispatcher says.
 const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// What to do where only the other side knows why.
-const LOG: &str = "journalctl -u mediaproxy-dispatcher there says why";
+const LOG_THERE: &str = "journalctl -u mediaproxy-dispatcher there says why";
 
 /// Who has the lock of the relay's port range.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub fn look(config_dir: &Path) -> Vec<Finding> {
         Some(Holder::Relay(daemon)) => Some(daemon),
         _ => None,
     };
-    let user = User::of(daemon);
+    let user = FileUser::of(daemon);
     let mut findings = vec![user.finding.clone()];
     match user.run(|| config::load_relay(config_dir)) {
         Ok(loaded) => {
@@ -65,19 +68,15 @@ pub fn look(config_dir: &Path) -> Vec<Finding> {
     findings
 }
 
-fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &User) -> Vec<Finding> {
+fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &FileUser) -> Vec<Finding> {
     let config = &loaded.config;
-    let files = user.run(|| diagnosis::files(loaded)).into_iter();
-    let mut findings: Vec<Finding> = files.map(Finding::from).collect();
+    let files = user.run(|| relay_host::files(loaded)).into_iter();
+    let mut findings: Vec<Finding> = files.map(strict).collect();
     let mut ports = ports(config, holder);
-    for found in diagnosis::host(config) {
-        let as_found = |found: diagnosis::Finding| Finding {
-            verdict: found.weight(config.forwarding),
-            ..Finding::from(found)
-        };
-        findings.push(match found.subject.as_str() {
-            "ports" => ports.take().unwrap_or_else(|| as_found(found)),
-            _ => as_found(found),
+    for found in relay_host::host(config) {
+        findings.push(match ports.take_if(|_| found.subject == "ports") {
+            Some(ports) => ports,
+            None => found.with_forwarding(config.forwarding),
         });
     }
     all_unreachable(&mut findings);
@@ -105,7 +104,7 @@ fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &User) -> Vec<Fi
 /// Where not one dispatcher can be reached, no call is.
 fn all_unreachable(findings: &mut [Finding]) {
     let is_of_one = |finding: &&mut Finding| finding.subject == "dispatcher";
-    let is_reached = |finding: &Finding| finding.verdict == Verdict::Fine;
+    let is_reached = |finding: &Finding| finding.severity == Severity::Fine;
     if findings
         .iter()
         .any(|one| one.subject == "dispatcher" && is_reached(one))
@@ -113,15 +112,15 @@ fn all_unreachable(findings: &mut [Finding]) {
         return;
     }
     for finding in findings.iter_mut().filter(is_of_one) {
-        finding.verdict = Verdict::Problem;
+        finding.severity = Severity::Problem;
     }
 }
 
 /// How much still fits into the relay that runs.
 fn room(config: &RelayConfig, daemon: &Daemon) -> Option<Finding> {
     let own = daemon.pid.and_then(sockets::of);
-    let files = daemon.pid.and_then(process::open_files);
-    let streams = diagnosis::streams(config, own.as_ref(), files)?;
+    let files = daemon.pid.and_then(processes::open_files);
+    let streams = relay_host::streams(config, own.as_ref(), files)?;
     let Streams { left, all } = streams;
     let range = &config.port_range;
     let more = format!(
@@ -135,7 +134,7 @@ fn room(config: &RelayConfig, daemon: &Daemon) -> Option<Finding> {
             subject,
             format!("none of {all} streams that fit is left, calls are refused: {more}"),
         ),
-        left if left < all / FEW => warning(
+        left if left < all / FEW_LEFT => warning(
             subject,
             format!("{left} of {all} streams that fit are left: {more}"),
         ),
@@ -149,7 +148,7 @@ fn holder(first_port: u16) -> Holder {
         return Holder::Nobody(held.into_iter().map(|held| held.first).collect());
     };
     let pid = lock.pid().or_else(|| sockets::owner(lock.inode));
-    let process = pid.and_then(|pid| Some((sockets::name(pid)?, pid)));
+    let process = pid.and_then(|pid| Some((processes::name(pid)?, pid)));
     match process {
         Some((name, pid)) if name != NAME => Holder::Stranger(name, pid),
         _ => Holder::Relay(Daemon {
@@ -177,17 +176,15 @@ fn ports(config: &RelayConfig, holder: &Holder) -> Option<Finding> {
         }
         Holder::Relay(daemon) => daemon,
     };
-    let others = diagnosis::ports_beside(config, || sockets::of(daemon.pid?));
-    Some(others.map_or_else(
-        || fine("ports", "in use by the media-relay that runs here"),
-        Finding::from,
-    ))
+    let others = relay_host::ports_beside(config, || sockets::of(daemon.pid?));
+    let none = || fine("ports", "in use by the media-relay that runs here");
+    Some(others.unwrap_or_else(none))
 }
 
 fn runs(first_port: u16, holder: &Holder) -> Finding {
     let subject = "daemon";
     match holder {
-        Holder::Relay(Daemon { pid: Some(pid), .. }) if process::is_stopped(*pid) => problem(
+        Holder::Relay(Daemon { pid: Some(pid), .. }) if processes::is_stopped(*pid) => problem(
             subject,
             format!(
                 "media-relay, process {pid}, is stopped and relays nothing: kill -CONT {pid}, or systemctl restart \
@@ -224,7 +221,7 @@ fn dispatchers(config: &RelayConfig) -> Vec<SocketAddr> {
     directory.dispatchers().into_keys().collect()
 }
 
-/// Whether each dispatcher that can be reached accepts our certificate, and we its. Nothing is said to it. Where the
+/// Looks whether each dispatcher that can be reached accepts our certificate, and we its. Nothing is said to it. Where the
 /// relay itself has a link they do, and to older dispatchers a second one would replace it.
 fn handshakes(
     config: &RelayConfig,
@@ -233,7 +230,7 @@ fn handshakes(
 ) -> Vec<Finding> {
     let context = Context::load(&config.tls.certs_path, "relay");
     let look = |address: &SocketAddr| {
-        if let Some(link) = links::to(*address) {
+        if let Some(link) = connection_to(*address) {
             return Some(linked(*address, link));
         }
         // What is wrong with the files has been said already, and so has who cannot be reached.
@@ -248,12 +245,12 @@ fn handshakes(
 }
 
 /// A link that stands; what comes over it should be read.
-fn linked(address: SocketAddr, mut link: Link) -> Finding {
+fn linked(address: SocketAddr, mut link: Socket) -> Finding {
     let mut waited = Duration::ZERO;
     while link.unread > 0 && waited < READ_LIMIT {
-        thread::sleep(STEP);
-        waited += STEP;
-        match links::to(address) {
+        thread::sleep(LOOK_INTERVAL);
+        waited += LOOK_INTERVAL;
+        match connection_to(address) {
             Some(now) if now.inode == link.inode => link = now,
             _ => link.unread = 0,
         }
@@ -275,21 +272,21 @@ fn accepted(address: SocketAddr, daemon: Option<&Daemon>, pause: Duration) -> Fi
     let Some(Daemon { name, pid, .. }) = daemon else {
         return fine("TLS", format!("{address}: both certificates are accepted"));
     };
-    let limit = if pid.is_some_and(process::is_stopped) {
+    let limit = if pid.is_some_and(processes::is_stopped) {
         Duration::ZERO
     } else {
-        pause.min(LONGEST_PAUSE) + LINK_LIMIT
+        pause.min(PAUSE_LIMIT) + LINK_LIMIT
     };
     let mut waited = Duration::ZERO;
     loop {
-        if links::to(address).is_some() {
+        if connection_to(address).is_some() {
             return fine("TLS", format!("{address}: the relay has a link there"));
         }
         if waited >= limit {
             break;
         }
-        thread::sleep(STEP);
-        waited += STEP;
+        thread::sleep(LOOK_INTERVAL);
+        waited += LOOK_INTERVAL;
     }
     problem(
         "TLS",
@@ -305,7 +302,7 @@ fn handshake(socket: TcpStream, context: &Context, config: &RelayConfig) -> Resu
     let (mut reader, _writer, _) = shaken.map_err(|error| {
         format!(
             "{error}: is it a dispatcher, are both certificates of one CA, both clocks right, and does [Relay] passport \
-             fit? {LOG}"
+             fit? {LOG_THERE}"
         )
     })?;
     // In TLS 1.3 only this shows whether it accepts us; a dispatcher speaks first.
@@ -316,13 +313,13 @@ fn handshake(socket: TcpStream, context: &Context, config: &RelayConfig) -> Resu
         Ok(1..) => Ok(()),
         Ok(0) => Err(format!(
             "it closes the connection: its [Dispatcher] passport does not fit our certificate, or too many relays are \
-             connected: {LOG}"
+             connected: {LOG_THERE}"
         )),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
-            "it does not accept our certificate ({error}): {LOG}"
+            "it does not accept our certificate ({error}): {LOG_THERE}"
         )),
         Err(error) => Err(format!(
-            "it accepts the connection and says nothing ({error}): {LOG}"
+            "it accepts the connection and says nothing ({error}): {LOG_THERE}"
         )),
     }
 }
@@ -336,17 +333,17 @@ mod tests {
         let verdicts = |reached: &[Finding]| {
             let mut findings = reached.to_vec();
             all_unreachable(&mut findings);
-            findings.iter().map(|one| one.verdict).collect::<Vec<_>>()
+            findings.iter().map(|one| one.severity).collect::<Vec<_>>()
         };
         let gone = || warning("dispatcher", "cannot be reached");
         let other = || warning("clock", "wrong");
         assert_eq!(
             verdicts(&[fine("dispatcher", "accepts"), gone()]),
-            [Verdict::Fine, Verdict::Warning]
+            [Severity::Fine, Severity::Warning]
         );
         assert_eq!(
             verdicts(&[gone(), other(), gone()]),
-            [Verdict::Problem, Verdict::Warning, Verdict::Problem]
+            [Severity::Problem, Severity::Warning, Severity::Problem]
         );
     }
 }

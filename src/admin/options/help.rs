@@ -211,9 +211,10 @@ pub fn help_of(about: &About) -> String {
 fn list(text: &mut String, lines: &[(&str, &str)]) {
     const LEFT: usize = 22;
     for (left, right) in lines {
-        match left.len() <= LEFT {
-            true => text.push_str(&format!("  {left:LEFT$}  {right}\n")),
-            false => text.push_str(&format!("  {left}\n  {:LEFT$}  {right}\n", "")),
+        if left.len() <= LEFT {
+            text.push_str(&format!("  {left:LEFT$}  {right}\n"))
+        } else {
+            text.push_str(&format!("  {left}\n  {:LEFT$}  {right}\n", ""))
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::diagnosis::host::Wall;
-use crate::diagnosis::problems_for_kernel;
+use crate::diagnosis::finding::Severity;
+use crate::diagnosis::host_facts::RefusingChain;
+use crate::diagnosis::relay_host::problems_for_kernel;
 use crate::netlink::chains::Family;
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -31,8 +32,8 @@ fn interface(name: &str, address: Ipv4Addr) -> Interface {
     }
 }
 
-fn good() -> Facts {
-    Facts {
+fn good() -> HostFacts {
+    HostFacts {
         has_net_admin: true,
         probe: Some(Ok(Probe {
             table: Ok(true),
@@ -55,7 +56,7 @@ fn good() -> Facts {
             interface("eth0", RELAY),
             interface("eth1.5", Ipv4Addr::new(10, 0, 0, 1)),
         ],
-        walls: Walls {
+        forward: ForwardChains {
             chains: Some(Vec::new()),
             has_legacy: false,
         },
@@ -63,18 +64,18 @@ fn good() -> Facts {
 }
 
 /// The only finding that is not fine on a good host with this change.
-fn only(change: impl FnOnce(&mut Facts)) -> Finding {
+fn only(change: impl FnOnce(&mut HostFacts)) -> Finding {
     let mut facts = good();
     change(&mut facts);
     let findings = judge(&facts, &wanted());
-    let mut bad = findings.iter().filter(|one| one.verdict != Verdict::Fine);
+    let mut bad = findings.iter().filter(|one| one.severity != Severity::Fine);
     let first = bad.next().expect("a finding").clone();
     assert_eq!(bad.next(), None);
     first
 }
 
-fn expect(finding: &Finding, verdict: Verdict, texts: &[&str]) {
-    assert_eq!(finding.verdict, verdict, "{finding:?}");
+fn expect(finding: &Finding, verdict: Severity, texts: &[&str]) {
+    assert_eq!(finding.severity, verdict, "{finding:?}");
     for text in texts {
         assert!(finding.text.contains(text), "{text}: {finding:?}");
     }
@@ -83,7 +84,7 @@ fn expect(finding: &Finding, verdict: Verdict, texts: &[&str]) {
 #[test]
 fn a_good_host_is_fine() {
     let findings = judge(&good(), &wanted());
-    let is_fine = |one: &Finding| one.verdict == Verdict::Fine && one.need == Need::Kernel;
+    let is_fine = |one: &Finding| one.severity == Severity::Fine && one.is_for_kernel;
     assert!(findings.iter().all(is_fine), "{findings:?}");
     assert_eq!(problems_for_kernel(&findings), None);
 }
@@ -93,11 +94,11 @@ fn without_the_right_nothing_else_is_tried() {
     let finding = only(|facts| {
         facts.has_net_admin = false;
         facts.probe = None;
-        facts.walls.chains = None;
+        facts.forward.chains = None;
     });
     expect(
         &finding,
-        Verdict::Problem,
+        Severity::Problem,
         &["AmbientCapabilities=CAP_NET_ADMIN"],
     );
 }
@@ -113,13 +114,13 @@ fn what_the_kernel_lacks_is_named_with_its_modules() {
     let finding = with(Err(missing(libc::ENOENT)), Ok(()));
     expect(
         &finding,
-        Verdict::Problem,
+        Severity::Problem,
         &["does not make a nat chain", "modprobe nft_chain_nat nf_nat"],
     );
     let finding = with(Ok(true), Err(missing(libc::EPERM)));
-    expect(&finding, Verdict::Problem, &["container"]);
+    expect(&finding, Severity::Problem, &["container"]);
     let finding = only(|facts| facts.probe = Some(Err(io::ErrorKind::Unsupported.into())));
-    expect(&finding, Verdict::Problem, &["modprobe nfnetlink"]);
+    expect(&finding, Severity::Problem, &["modprobe nfnetlink"]);
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn a_table_without_protection_is_only_a_note() {
     }));
     let findings = judge(&facts, &wanted());
     assert!(findings.iter().any(|one| one.text.contains("up to 20 ms")));
-    assert!(findings.iter().all(|one| one.verdict == Verdict::Fine));
+    assert!(findings.iter().all(|one| one.severity == Severity::Fine));
 }
 
 #[test]
@@ -139,13 +140,13 @@ fn forwarding_is_needed_where_media_comes_in() {
     let finding = only(|facts| facts.ip_forward = Some(0));
     expect(
         &finding,
-        Verdict::Problem,
+        Severity::Problem,
         &["sysctl -w net.ipv4.ip_forward=1"],
     );
     let finding = only(|facts| facts.interfaces[1].is_forwarding = false);
     expect(
         &finding,
-        Verdict::Problem,
+        Severity::Problem,
         &["sysctl -w net.ipv4.conf.eth0.forwarding=1"],
     );
     let mut facts = good();
@@ -166,7 +167,7 @@ fn the_relay_s_own_settings_are_a_problem_only_where_it_may_not_write_them() {
     facts.accounting.value = Some(0);
     facts.reserved.value = PortList::parse("8080");
     let findings = judge(&facts, &wanted());
-    assert!(findings.iter().all(|one| one.verdict == Verdict::Fine));
+    assert!(findings.iter().all(|one| one.severity == Severity::Fine));
     let finding = only(|facts| {
         facts.accounting = Setting {
             value: Some(0),
@@ -175,11 +176,11 @@ fn the_relay_s_own_settings_are_a_problem_only_where_it_may_not_write_them() {
     });
     expect(
         &finding,
-        Verdict::Problem,
+        Severity::Problem,
         &["sysctl -w net.netfilter.nf_conntrack_acct=1"],
     );
     let finding = only(|facts| facts.accounting.value = None);
-    expect(&finding, Verdict::Problem, &["modprobe nf_conntrack"]);
+    expect(&finding, Severity::Problem, &["modprobe nf_conntrack"]);
     let finding = only(|facts| {
         facts.reserved = Setting {
             value: PortList::parse("8080"),
@@ -187,27 +188,27 @@ fn the_relay_s_own_settings_are_a_problem_only_where_it_may_not_write_them() {
         }
     });
     let command = "sysctl -w net.ipv4.ip_local_reserved_ports=8080,40000-59999";
-    expect(&finding, Verdict::Warning, &[command]);
+    expect(&finding, Severity::Warning, &[command]);
 }
 
 #[test]
 fn conntrack_without_events_and_without_room() {
     let finding = only(|facts| facts.events = Some(0));
-    expect(&finding, Verdict::Warning, &["nf_conntrack_events=2"]);
+    expect(&finding, Severity::Warning, &["nf_conntrack_events=2"]);
     let finding = only(|facts| facts.events = None);
-    expect(&finding, Verdict::Warning, &["CONFIG_NF_CONNTRACK_EVENTS"]);
+    expect(&finding, Severity::Warning, &["CONFIG_NF_CONNTRACK_EVENTS"]);
     // 20000 ports are 10000 entries.
     let finding = only(|facts| facts.entries = Some(252_145));
-    expect(&finding, Verdict::Warning, &["nf_conntrack_max=524288"]);
+    expect(&finding, Severity::Warning, &["nf_conntrack_max=524288"]);
     for (entries, most) in [(252_144, 262_144), (1_000_000, 0)] {
         let finding = room(Some(entries), Some(most), &wanted()).unwrap();
-        assert_eq!(finding.verdict, Verdict::Fine);
+        assert_eq!(finding.severity, Severity::Fine);
     }
 }
 
 #[test]
 fn chains_that_drop_are_warned_of_until_they_know_the_mark() {
-    let wall = |table: &str, chain: &str| Wall {
+    let wall = |table: &str, chain: &str| RefusingChain {
         family: if table == "filter" {
             Family::Ip
         } else {
@@ -218,22 +219,22 @@ fn chains_that_drop_are_warned_of_until_they_know_the_mark() {
         by_policy: true,
         knows_mark: false,
     };
-    let known = Wall {
+    let known = RefusingChain {
         knows_mark: true,
         ..wall("firewalld", "known")
     };
-    let with = |one| only(|facts| facts.walls.chains = Some(vec![one, known.clone()]));
+    let with = |one| only(|facts| facts.forward.chains = Some(vec![one, known.clone()]));
     let command = "iptables -I FORWARD -m connmark --mark 0x4d500000/0xffff0000 -j ACCEPT";
     let finding = with(wall("filter", "FORWARD"));
-    expect(&finding, Verdict::Warning, &["policy drop", command]);
+    expect(&finding, Severity::Warning, &["policy drop", command]);
     let finding = with(wall("firewalld", "filter_FORWARD"));
     let command =
         "nft insert rule inet firewalld filter_FORWARD ct mark and 0xffff0000 == 0x4d500000 accept";
-    expect(&finding, Verdict::Warning, &[command]);
-    let finding = only(|facts| facts.walls.has_legacy = true);
-    expect(&finding, Verdict::Warning, &["iptables-legacy -I FORWARD"]);
-    let finding = only(|facts| facts.walls.chains = None);
-    expect(&finding, Verdict::Warning, &["nft list ruleset"]);
+    expect(&finding, Severity::Warning, &[command]);
+    let finding = only(|facts| facts.forward.has_legacy = true);
+    expect(&finding, Severity::Warning, &["iptables-legacy -I FORWARD"]);
+    let finding = only(|facts| facts.forward.chains = None);
+    expect(&finding, Severity::Warning, &["nft list ruleset"]);
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn strict_source_checks_matter_with_several_ways_out() {
     let finding = only(|facts| facts.interfaces[2].is_strict = true);
     expect(
         &finding,
-        Verdict::Warning,
+        Severity::Warning,
         &[
             "strict on eth1.5",
             "sysctl -w net.ipv4.conf.eth1/5.rp_filter=2",
@@ -251,7 +252,7 @@ fn strict_source_checks_matter_with_several_ways_out() {
     facts.interfaces[1].is_strict = true;
     facts.interfaces[2].has_routes = false;
     let findings = judge(&facts, &wanted());
-    assert!(findings.iter().all(|one| one.verdict == Verdict::Fine));
+    assert!(findings.iter().all(|one| one.severity == Severity::Fine));
 }
 
 #[test]
@@ -262,9 +263,9 @@ fn redirects_matter_with_one_interface() {
     });
     let command =
         "sysctl -w net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.eth0.send_redirects=0";
-    expect(&finding, Verdict::Warning, &[command]);
+    expect(&finding, Severity::Warning, &[command]);
     let mut facts = good();
     facts.interfaces[1].sends_redirects = true;
     let findings = judge(&facts, &wanted());
-    assert!(findings.iter().all(|one| one.verdict == Verdict::Fine));
+    assert!(findings.iter().all(|one| one.severity == Severity::Fine));
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::diagnosis::testing::{in_namespace, shell};
+use crate::diagnosis::tests::namespace::{in_namespace, shell};
 use crate::netlink::conntrack::{self, NatEntry, Tuple};
 use crate::netlink::nftables::{Batch, ChainKind, Hook};
 use crate::netlink::rule::Step;
@@ -25,8 +25,8 @@ fn at(text: &str) -> SocketAddrV4 {
     text.parse().unwrap()
 }
 
-fn stuck(reached_forward: Option<bool>) -> Stuck {
-    Stuck {
+fn stuck(reached_forward: Option<bool>) -> StuckFlow {
+    StuckFlow {
         from: at("10.1.0.2:30000"),
         local: at("10.1.0.1:40000"),
         to: at("10.2.0.2:31000"),
@@ -46,8 +46,8 @@ fn interface(name: &str, address: [u8; 4]) -> Interface {
     }
 }
 
-fn facts() -> Facts {
-    Facts {
+fn settings() -> HostSettings {
+    HostSettings {
         ip_forward: true,
         interfaces: vec![
             interface("a", [10, 1, 0, 1]),
@@ -55,12 +55,12 @@ fn facts() -> Facts {
         ],
         towards_receiver: Ok([10, 2, 0, 1].into()),
         towards_sender: Ok([10, 1, 0, 1].into()),
-        walls: Walls::default(),
+        forward: ForwardChains::default(),
     }
 }
 
-fn cause(reached_forward: Option<bool>, facts: &Facts) -> String {
-    judge(&stuck(reached_forward), facts, MARK, MASK)
+fn cause(reached_forward: Option<bool>, settings: &HostSettings) -> String {
+    judge(&stuck(reached_forward), settings, MARK, MASK)
 }
 
 #[test]
@@ -70,29 +70,29 @@ fn nothing_to_be_seen_is_a_rule_somewhere() {
         (Some(true), "at or after hook forward"),
         (Some(false), "before hook forward"),
     ] {
-        let text = cause(reached, &facts());
+        let text = cause(reached, &settings());
         assert!(text.starts_with(&format!("dropped {place}")), "{text}");
     }
 }
 
 #[test]
 fn what_reached_hook_forward_was_not_dropped_before_it() {
-    let mut facts = facts();
-    facts.ip_forward = false;
-    facts.walls.has_legacy = true;
-    assert!(cause(None, &facts).starts_with("net.ipv4.ip_forward is 0"));
-    assert!(cause(Some(false), &facts).starts_with("net.ipv4.ip_forward is 0"));
-    assert!(cause(Some(true), &facts).contains("iptables-legacy -I FORWARD"));
-    facts.ip_forward = true;
-    assert!(cause(Some(false), &facts).starts_with("dropped before"));
-    assert!(cause(None, &facts).contains("iptables-legacy -I FORWARD"));
+    let mut settings = settings();
+    settings.ip_forward = false;
+    settings.forward.has_legacy = true;
+    assert!(cause(None, &settings).starts_with("net.ipv4.ip_forward is 0"));
+    assert!(cause(Some(false), &settings).starts_with("net.ipv4.ip_forward is 0"));
+    assert!(cause(Some(true), &settings).contains("iptables-legacy -I FORWARD"));
+    settings.ip_forward = true;
+    assert!(cause(Some(false), &settings).starts_with("dropped before"));
+    assert!(cause(None, &settings).contains("iptables-legacy -I FORWARD"));
 }
 
 #[test]
 fn one_interface_may_be_closed() {
-    let mut facts = facts();
-    facts.interfaces[0].is_forwarding = false;
-    let text = cause(None, &facts);
+    let mut settings = settings();
+    settings.interfaces[0].is_forwarding = false;
+    let text = cause(None, &settings);
     assert!(
         text.starts_with("net.ipv4.conf.a.forwarding is 0: sysctl -w net.ipv4.conf.a.forwarding=1"),
         "{text}"
@@ -101,11 +101,11 @@ fn one_interface_may_be_closed() {
 
 #[test]
 fn strict_drops_only_what_another_interface_leads_to() {
-    let mut facts = facts();
-    facts.towards_sender = Err(io::ErrorKind::NetworkUnreachable.into());
-    assert!(cause(None, &facts).contains("no route leads there"));
-    facts.interfaces[0].is_strict = false;
-    assert!(cause(None, &facts).starts_with("dropped"));
+    let mut settings = settings();
+    settings.towards_sender = Err(io::ErrorKind::NetworkUnreachable.into());
+    assert!(cause(None, &settings).contains("no route leads there"));
+    settings.interfaces[0].is_strict = false;
+    assert!(cause(None, &settings).starts_with("dropped"));
 }
 
 /// A phone in a network namespace of its own, behind the relay's interface `v<n>` with 10.<n>.0.1; its socket is

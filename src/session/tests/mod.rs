@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::ports::PortPool;
 use super::*;
+use crate::counters::Counters;
 use crate::moment::{Moment, Now, UnixTime};
 use crate::proto::control::{Limits, Remove, Requests, Update};
 use crate::proto::link::Sequence;

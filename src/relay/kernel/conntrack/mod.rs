@@ -32,7 +32,7 @@ use self::forwarding::Conntrack;
 use self::netfilter::HostNetfilter;
 use super::flow::Ends;
 use super::settings::Settings;
-use crate::diagnosis;
+use crate::diagnosis::relay_host;
 use crate::netlink::conntrack::{NatEntry, Tuple};
 use crate::netlink::socket::Netfilter;
 use crate::session::FlowEnd;
@@ -44,11 +44,11 @@ use crate::sys::route;
 /// Why it cannot forward, and what to do.
 pub fn open(settings: &Settings) -> Result<Conntrack<HostNetfilter>, String> {
     let wanted = &settings.wanted;
-    let findings = diagnosis::prepare(wanted);
-    if let Some(why) = diagnosis::problems_for_kernel(&findings) {
+    let findings = relay_host::prepare(wanted);
+    if let Some(why) = relay_host::problems_for_kernel(&findings) {
         return Err(why);
     }
-    for finding in diagnosis::warnings(&findings) {
+    for finding in relay_host::warnings(&findings) {
         warn!("{}", finding.text);
     }
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");

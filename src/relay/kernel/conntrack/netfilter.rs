@@ -9,9 +9,9 @@ use log::info;
 use super::events::{Events, Sign};
 use super::requests::{Change, Element, Requests, Set};
 use super::table::{self, RelayTable, key, table_name, tuple};
-use crate::diagnosis::host::{IP_FORWARD, walls};
+use crate::diagnosis::host_facts::{IP_FORWARD, forward_chains};
 use crate::diagnosis::requirements::Wanted;
-use crate::diagnosis::stuck_flow::{self, Stuck};
+use crate::diagnosis::stuck_flow::{self, StuckFlow};
 use crate::diagnosis::sysctl;
 use crate::netlink::conntrack::{self, Entry, NatEntry, Tuple};
 use crate::netlink::nftables::{self, Batch};
@@ -277,8 +277,8 @@ impl Requests for HostNetfilter {
         if sysctl::number(IP_FORWARD) != Some(1) {
             return Outlook::Closed;
         }
-        let chains = walls().chains.unwrap_or_default();
-        if chains.iter().all(|wall| wall.knows_mark) {
+        let chains = forward_chains().chains.unwrap_or_default();
+        if chains.iter().all(|chain| chain.knows_mark) {
             Outlook::Open
         } else {
             Outlook::Walled
@@ -323,7 +323,7 @@ impl Requests for HostNetfilter {
 
     fn explain(&mut self, entry: &NatEntry, party: Party, reached_forward: Option<bool>) -> String {
         let (sender, receiver) = ways(entry, party);
-        let stuck = Stuck {
+        let stuck = StuckFlow {
             from: sender.source,
             local: sender.destination,
             to: receiver.source,

@@ -6,6 +6,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use super::probe::{self, Probe};
+use super::remedies::{let_through, let_through_chain};
 use super::requirements::Wanted;
 use super::sysctl::{self, PortList, RESERVED_PORTS, of_interface};
 use crate::netlink::chains::{self, BaseChain, Family, Rule};
@@ -16,7 +17,7 @@ use crate::sys::interfaces;
 pub const ACCOUNTING: &str = "net.netfilter.nf_conntrack_acct";
 pub const EVENTS: &str = "net.netfilter.nf_conntrack_events";
 pub const ENTRIES: &str = "net.netfilter.nf_conntrack_count";
-pub const MOST_ENTRIES: &str = "net.netfilter.nf_conntrack_max";
+pub const MAX_ENTRIES: &str = "net.netfilter.nf_conntrack_max";
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
 
 /// Of the calling thread: all the others are of the process's first one.
@@ -27,7 +28,7 @@ const CAP_NET_ADMIN: u32 = 12;
 
 /// What the kernel path stands on.
 #[derive(Debug)]
-pub struct Facts {
+pub struct HostFacts {
     pub has_net_admin: bool,
     /// None without the right to try.
     pub probe: Option<io::Result<Probe>>,
@@ -38,7 +39,7 @@ pub struct Facts {
     pub entries: Option<u32>,
     pub most_entries: Option<u32>,
     pub interfaces: Vec<Interface>,
-    pub walls: Walls,
+    pub forward: ForwardChains,
 }
 
 /// A setting that the relay changes itself.
@@ -65,16 +66,16 @@ pub struct Interface {
 
 /// What refuses forwarded packets that it does not know.
 #[derive(Clone, Debug, Default)]
-pub struct Walls {
+pub struct ForwardChains {
     /// None where they cannot be read.
-    pub chains: Option<Vec<Wall>>,
+    pub chains: Option<Vec<RefusingChain>>,
     /// iptables-legacy has a filter table, which nothing but itself can read.
     pub has_legacy: bool,
 }
 
 /// A chain at hook forward that drops or rejects what none of its rules accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wall {
+pub struct RefusingChain {
     pub family: Family,
     pub table: String,
     pub chain: String,
@@ -85,11 +86,11 @@ pub struct Wall {
 }
 
 /// Looks at everything. Leaves nothing behind.
-pub fn look(wanted: &Wanted) -> Facts {
+pub fn look(wanted: &Wanted) -> HostFacts {
     let has_net_admin = has_net_admin();
     // First: it loads the modules that bring the settings.
     let probe = has_net_admin.then(|| probe::run(wanted.mark));
-    Facts {
+    HostFacts {
         has_net_admin,
         probe,
         ip_forward: sysctl::number(IP_FORWARD),
@@ -103,9 +104,9 @@ pub fn look(wanted: &Wanted) -> Facts {
         },
         events: sysctl::number(EVENTS),
         entries: sysctl::number(ENTRIES),
-        most_entries: sysctl::number(MOST_ENTRIES),
+        most_entries: sysctl::number(MAX_ENTRIES),
         interfaces: interfaces(),
-        walls: walls(),
+        forward: forward_chains(),
     }
 }
 
@@ -153,10 +154,10 @@ fn routed(table: &str) -> Vec<String> {
 }
 
 /// The chains at hook forward that refuse what they do not know; only CAP_NET_ADMIN shows them.
-pub fn walls() -> Walls {
+pub fn forward_chains() -> ForwardChains {
     let legacy = fs::read_to_string(format!("{PROC_NET}/ip_tables_names")).unwrap_or_default();
-    Walls {
-        chains: Netfilter::open().and_then(read_walls).ok(),
+    ForwardChains {
+        chains: Netfilter::open().and_then(read_forward_chains).ok(),
         has_legacy: legacy.lines().any(|table| table == "filter"),
     }
 }
@@ -173,8 +174,8 @@ pub fn base_chains(netfilter: &mut Netfilter, hooks: &[Hook]) -> io::Result<Vec<
     Ok(found)
 }
 
-fn read_walls(mut netfilter: Netfilter) -> io::Result<Vec<Wall>> {
-    let mut walls = Vec::new();
+fn read_forward_chains(mut netfilter: Netfilter) -> io::Result<Vec<RefusingChain>> {
+    let mut refusing = Vec::new();
     for chain in base_chains(&mut netfilter, &[Hook::Forward])? {
         let mut view = View::default();
         netfilter.list(
@@ -185,9 +186,9 @@ fn read_walls(mut netfilter: Netfilter) -> io::Result<Vec<Wall>> {
                 Ok(())
             },
         )?;
-        walls.extend(view.wall(chain));
+        refusing.extend(view.refusing(chain));
     }
-    Ok(walls)
+    Ok(refusing)
 }
 
 /// What the rules of a chain's table come to.
@@ -205,8 +206,8 @@ impl View {
         }
     }
 
-    fn wall(self, chain: BaseChain) -> Option<Wall> {
-        (chain.policy_drops || self.ends_refusing).then_some(Wall {
+    fn refusing(self, chain: BaseChain) -> Option<RefusingChain> {
+        (chain.policy_drops || self.ends_refusing).then_some(RefusingChain {
             family: chain.family,
             table: chain.table,
             chain: chain.name,
@@ -216,26 +217,22 @@ impl View {
     }
 }
 
-impl Wall {
+impl RefusingChain {
     /// The command that lets media with this mark pass.
     pub fn remedy(&self, mark: u32, mask: u32) -> String {
         if self.family == Family::Ip && self.table == "filter" && self.chain == "FORWARD" {
-            return format!("iptables -I FORWARD -m connmark --mark {mark:#x}/{mask:#x} -j ACCEPT");
+            return let_through("iptables", mark, mask);
         }
-        format!(
-            "nft insert rule {} {} {} ct mark and {mask:#x} == {mark:#x} accept",
-            self.family.name(),
-            self.table,
-            self.chain
-        )
+        let_through_chain([self.family.name(), &self.table, &self.chain], mark, mask)
     }
 
     /// What it is and does.
     pub fn describe(&self) -> String {
         let (family, table, chain) = (self.family.name(), &self.table, &self.chain);
-        let how = match self.by_policy {
-            true => "has policy drop",
-            false => "ends with a rule that refuses everything",
+        let how = if self.by_policy {
+            "has policy drop"
+        } else {
+            "ends with a rule that refuses everything"
         };
         format!("chain {chain} of table {family} {table} at hook forward {how}")
     }
@@ -244,7 +241,7 @@ impl Wall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::testing::{in_namespace, shell};
+    use crate::diagnosis::tests::namespace::{in_namespace, shell};
 
     #[test]
     fn capabilities_and_routes_are_read() {
@@ -279,7 +276,7 @@ mod tests {
     #[test]
     fn chains_that_refuse_are_found_and_the_rule_to_add_is_accepted() {
         in_namespace("chains of hook forward", || {
-            assert!(walls().chains.unwrap().is_empty());
+            assert!(forward_chains().chains.unwrap().is_empty());
             shell(
                 "nft add table inet a; nft 'add chain inet a open { type filter hook forward priority 0; }'
                  nft add chain inet a closing '{ type filter hook forward priority 1; }'
@@ -289,8 +286,8 @@ mod tests {
                  nft add table ip6 b; nft add chain ip6 b c '{ type filter hook forward priority 0; policy drop; }'
                  iptables -P FORWARD DROP",
             );
-            let found = walls().chains.unwrap();
-            let names: Vec<_> = found.iter().map(Wall::describe).collect();
+            let found = forward_chains().chains.unwrap();
+            let names: Vec<_> = found.iter().map(RefusingChain::describe).collect();
             assert_eq!(
                 names,
                 [
@@ -298,12 +295,12 @@ mod tests {
                     "chain FORWARD of table ip filter at hook forward has policy drop",
                 ]
             );
-            for wall in &found {
-                assert!(!wall.knows_mark, "{wall:?}");
-                shell(&wall.remedy(0x4d50_0000, 0xffff_0000));
+            for chain in &found {
+                assert!(!chain.knows_mark, "{chain:?}");
+                shell(&chain.remedy(0x4d50_0000, 0xffff_0000));
             }
-            let found = walls().chains.unwrap();
-            assert!(found.iter().all(|wall| wall.knows_mark));
+            let found = forward_chains().chains.unwrap();
+            assert!(found.iter().all(|chain| chain.knows_mark));
         });
     }
 
@@ -316,7 +313,7 @@ mod tests {
                 shell("nft list ruleset; conntrack -L 2>&1"),
                 shell("conntrack -L 2>&1")
             );
-            assert!(walls().chains.unwrap().is_empty());
+            assert!(forward_chains().chains.unwrap().is_empty());
         });
     }
 }

@@ -1,9 +1,9 @@
-//! Whether parties can reach the address that they are told: in a cloud a host has a private one, and its public one is
+//! The address that parties are told, and whether they can reach it: in a cloud a host has a private one, and its public one is
 //! the cloud's.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Finding, Need, Verdict};
+use super::finding::{Finding, problem};
 use crate::config::RelayConfig;
 use crate::sys::route;
 
@@ -55,7 +55,7 @@ pub fn out_of_reach(told: Ipv4Addr, dispatcher: IpAddr) -> Option<String> {
 }
 
 /// The address that parties on the side of a dispatcher are told; none where the administrator has said which.
-pub fn told(
+pub fn advertised_address(
     relay_ip: Ipv4Addr,
     advertised_ip: Option<Ipv4Addr>,
     auto_detect: bool,
@@ -77,7 +77,7 @@ pub fn judge(
     mut dispatchers: impl Iterator<Item = IpAddr>,
 ) -> Option<Finding> {
     let text = dispatchers.find_map(|dispatcher| {
-        let told = told(
+        let told = advertised_address(
             relay_ip,
             config.advertised_ip,
             config.auto_detect_interfaces,
@@ -85,12 +85,7 @@ pub fn judge(
         );
         out_of_reach(told?, dispatcher)
     })?;
-    Some(Finding::new(
-        Need::Relay,
-        "relay_ip",
-        Verdict::Problem,
-        text,
-    ))
+    Some(problem("relay_ip", text))
 }
 
 #[cfg(test)]
@@ -135,10 +130,22 @@ mod tests {
         let [private, public] =
             ["10.0.0.5", "203.0.113.9"].map(|ip| ip.parse::<Ipv4Addr>().unwrap());
         let outside = IpAddr::V4(public);
-        assert_eq!(told(private, None, false, outside), Some(private));
-        assert_eq!(told(private, Some(public), false, outside), None);
-        assert_eq!(told(private, Some(private), false, outside), None);
+        assert_eq!(
+            advertised_address(private, None, false, outside),
+            Some(private)
+        );
+        assert_eq!(
+            advertised_address(private, Some(public), false, outside),
+            None
+        );
+        assert_eq!(
+            advertised_address(private, Some(private), false, outside),
+            None
+        );
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(told(private, None, true, here), Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(
+            advertised_address(private, None, true, here),
+            Some(Ipv4Addr::LOCALHOST)
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! With whose rights files are looked at: those of the user that a daemon runs as, since root may read everything.
 
-use super::{Daemon, Finding, fine, warning};
+use super::daemon::Daemon;
+use super::finding::{Finding, fine, warning};
 use crate::sys::identity::Identity;
 use crate::sys::users::{self, User as Account};
 
@@ -8,7 +9,7 @@ use crate::sys::users::{self, User as Account};
 const USUAL: &str = "mediaproxy";
 
 /// See the module.
-pub struct User {
+pub struct FileUser {
     /// None where it is the one who asks.
     identity: Option<Identity>,
     /// What commands call it.
@@ -17,22 +18,22 @@ pub struct User {
     pub finding: Finding,
 }
 
-impl User {
+impl FileUser {
     /// That of the daemon where one runs, or else the usual one.
-    pub fn of(running: Option<&Daemon>) -> User {
+    pub fn of(running: Option<&Daemon>) -> FileUser {
         let process = running.and_then(|daemon| Some((daemon, Identity::of_process(daemon.pid?)?)));
         let own = users::own_number();
         match process {
             Some((daemon, identity)) if identity.uid == own => {
-                User::who_asks(fine("user", runs_as(daemon, own)))
+                FileUser::who_asks(fine("user", runs_as(daemon, own)))
             }
             Some((daemon, identity)) if own == 0 => {
                 let text = runs_as(daemon, identity.uid);
-                User::other(identity, text)
+                FileUser::other(identity, text)
             }
-            _ if own == 0 => User::usual(),
-            _ if shown(own) == USUAL => User::who_asks(fine("user", USUAL)),
-            _ => User::who_asks(warning(
+            _ if own == 0 => FileUser::usual(),
+            _ if shown(own) == USUAL => FileUser::who_asks(fine("user", USUAL)),
+            _ => FileUser::who_asks(warning(
                 "user",
                 format!(
                     "files are looked at as {}; what {USUAL} may read and write is another matter: sudo media-admin doctor",
@@ -42,16 +43,16 @@ impl User {
         }
     }
 
-    fn usual() -> User {
+    fn usual() -> FileUser {
         let found = users::user_by_name(USUAL);
         let identity =
             found.and_then(|account| account.as_ref().map(Identity::of_user).transpose());
         match identity {
-            Ok(Some(identity)) => User::other(
+            Ok(Some(identity)) => FileUser::other(
                 identity,
                 format!("{USUAL}, with whose rights files are looked at"),
             ),
-            Ok(None) => User::root_instead(warning(
+            Ok(None) => FileUser::root_instead(warning(
                 "user",
                 format!(
                     "there is no user {USUAL}, as whom the units and init scripts run; files are looked at as root: \
@@ -59,7 +60,7 @@ impl User {
                      systemd-sysusers"
                 ),
             )),
-            Err(error) => User::root_instead(warning(
+            Err(error) => FileUser::root_instead(warning(
                 "user",
                 format!(
                     "{USUAL} cannot be looked up ({error}); files are looked at as root: getent passwd {USUAL}"
@@ -68,8 +69,8 @@ impl User {
         }
     }
 
-    fn who_asks(finding: Finding) -> User {
-        User {
+    fn who_asks(finding: Finding) -> FileUser {
+        FileUser {
             identity: None,
             name: shown(users::own_number()),
             finding,
@@ -77,24 +78,24 @@ impl User {
     }
 
     /// Root looks in the place of a user that there is not.
-    fn root_instead(finding: Finding) -> User {
-        User {
+    fn root_instead(finding: Finding) -> FileUser {
+        FileUser {
             name: USUAL.to_owned(),
-            ..User::who_asks(finding)
+            ..FileUser::who_asks(finding)
         }
     }
 
-    fn other(identity: Identity, text: String) -> User {
+    fn other(identity: Identity, text: String) -> FileUser {
         let name = shown(identity.uid);
         match identity.run(|| ()) {
-            Ok(()) => User {
+            Ok(()) => FileUser {
                 finding: fine("user", text),
                 name,
                 identity: Some(identity),
             },
-            Err(error) => User {
+            Err(error) => FileUser {
                 name,
-                ..User::who_asks(warning(
+                ..FileUser::who_asks(warning(
                     "user",
                     format!(
                         "{text}; that is not allowed here ({error}), they are looked at as root: sudo media-admin doctor, \
@@ -105,14 +106,14 @@ impl User {
         }
     }
 
-    /// Whether it may give its files to a group now.
+    /// Returns true if it may give its files to a group now.
     pub fn may_give(&self, gid: u32) -> bool {
         let own = || Identity::of_process(std::process::id().cast_signed());
         let identity = self.identity.clone().or_else(own);
         identity.is_none_or(|one| one.uid == 0 || one.gid == gid || one.groups.contains(&gid))
     }
 
-    /// Whether it would be in a group after its next start.
+    /// Returns true if it would be in a group after its next start.
     pub fn would_be_in(&self, gid: u32) -> bool {
         let account = users::user_by_name(&self.name).ok().flatten();
         let groups = account.and_then(|account| users::groups_of(&account).ok());
@@ -144,7 +145,7 @@ fn shown(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Verdict;
+    use crate::diagnosis::finding::Severity;
     use crate::support::skip::skip;
     use std::process::Command;
 
@@ -158,8 +159,8 @@ mod tests {
 
     #[test]
     fn a_daemon_of_the_one_who_asks_needs_no_other_rights() {
-        let user = User::of(Some(&daemon(std::process::id())));
-        assert_eq!(user.finding.verdict, Verdict::Fine);
+        let user = FileUser::of(Some(&daemon(std::process::id())));
+        assert_eq!(user.finding.severity, Severity::Fine);
         assert!(user.finding.text.ends_with(", as whom media-relay runs"));
         assert_eq!(user.run(users::own_number), users::own_number());
     }
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn root_looks_with_the_rights_of_the_daemon_that_runs() {
         if !users::is_root() {
-            let user = User::of(None);
+            let user = FileUser::of(None);
             let text = user.finding.text;
             assert!(text == USUAL || text.contains("sudo media-admin doctor"));
             skip("needs root");
@@ -188,7 +189,7 @@ mod tests {
         while Identity::of_process(daemon.pid.unwrap()).unwrap().uid == 0 {
             std::thread::yield_now();
         }
-        let user = User::of(Some(&daemon));
+        let user = FileUser::of(Some(&daemon));
         let want = Identity {
             uid: 65534,
             gid: 65534,
@@ -200,6 +201,6 @@ mod tests {
         assert_eq!(user.identity, Some(want));
         assert!(seen.contains("Uid:\t65534\t65534\t65534\t65534"), "{seen}");
         assert!(seen.contains("CapEff:\t0000000000000000"), "{seen}");
-        assert_eq!(user.finding.verdict, Verdict::Fine);
+        assert_eq!(user.finding.severity, Severity::Fine);
     }
 }

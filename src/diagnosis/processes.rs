@@ -2,25 +2,29 @@
 
 use std::fs;
 
-use super::sockets;
-
 /// All processes of a program, by the first 15 bytes of its name; those in containers are no part of this host.
 pub fn named(program: &str) -> Vec<i32> {
     let short = program.get(..15).unwrap_or(program);
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| sockets::name(*pid).as_deref() == Some(short) && is_of_host(*pid))
+    pids.filter(|pid| name(*pid).as_deref() == Some(short) && is_of_host(*pid))
         .collect()
 }
 
-/// Whether it has our process ids; whose cannot be seen is taken for one that has.
+/// Returns true if it has our process ids; one whose cannot be seen is taken for one that has.
 fn is_of_host(pid: i32) -> bool {
     let own = fs::read_link("/proc/self/ns/pid").ok();
     let theirs = fs::read_link(format!("/proc/{pid}/ns/pid"));
     theirs.is_err() || theirs.ok() == own
 }
 
-/// Whether a process is stopped, by a signal or a debugger: it is there and does nothing.
+/// A process's name: the first 15 bytes of its program's.
+pub fn name(pid: i32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+/// Returns true if a process is stopped, by a signal or a debugger: it is there and does nothing.
 pub fn is_stopped(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     matches!(state(&stat), Some('T' | 't'))

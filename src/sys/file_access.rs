@@ -1,4 +1,5 @@
-//! The commands that let the daemons' user do what the system refused.
+//! Who may read and write files: the commands that let the daemons' user do what the system refused, and those that
+//! keep others from secrets.
 
 use std::fs;
 use std::io;
@@ -8,7 +9,7 @@ use std::path::Path;
 use super::{host, users};
 
 /// For a file that cannot be read; none where rights are not the reason.
-pub fn to_read(path: &Path, error: &io::Error) -> Option<String> {
+pub fn remedy_to_read(path: &Path, error: &io::Error) -> Option<String> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
     }
@@ -23,7 +24,7 @@ pub fn to_read(path: &Path, error: &io::Error) -> Option<String> {
 }
 
 /// For a directory in which no files can be made.
-pub fn to_write(directory: &Path, error: &io::Error) -> String {
+pub fn remedy_to_write(directory: &Path, error: &io::Error) -> String {
     let shown = directory.display();
     match error.raw_os_error() {
         Some(libc::ENOENT) => format!("install -d -m 750 -o mediaproxy -g mediaproxy {shown}"),
@@ -40,11 +41,11 @@ pub fn to_write(directory: &Path, error: &io::Error) -> String {
 }
 
 /// With this begins what is wrong with a file of secrets.
-const OPEN: &str = "every user of this host may ";
+const EXPOSED: &str = "every user of this host may ";
 
 /// What is wrong with a file of secrets that others may read or change, and the command after which root, its group and
 /// the daemon that reads it may read it and nobody else.
-pub fn open_to_all(path: &Path) -> Option<String> {
+pub fn exposure(path: &Path) -> Option<String> {
     let found = fs::metadata(path).ok()?;
     let mode = found.mode();
     let what = match (mode & 0o004 != 0, mode & 0o002 != 0) {
@@ -67,13 +68,13 @@ pub fn open_to_all(path: &Path) -> Option<String> {
     };
     let mode = mode & 0o7777;
     Some(format!(
-        "{OPEN}{what} it (mode {mode:04o}): {give}chmod 640 {shown}"
+        "{EXPOSED}{what} it (mode {mode:04o}): {give}chmod 640 {shown}"
     ))
 }
 
-/// Says that a text has come of [`open_to_all`].
-pub fn tells_of_open(text: &str) -> bool {
-    text.contains(OPEN)
+/// Says that a text has come of [`exposure`].
+pub fn tells_of_exposure(text: &str) -> bool {
+    text.contains(EXPOSED)
 }
 
 /// Others may not pass a directory on its way.
@@ -140,15 +141,15 @@ mod tests {
             (0o666, Some("read and change it")),
         ] {
             set(&file, mode);
-            let told = open_to_all(&file);
+            let told = exposure(&file);
             assert_eq!(told.is_some(), what.is_some(), "{mode:o}");
             let told = told.unwrap_or_default();
-            assert_eq!(tells_of_open(&told), what.is_some());
+            assert_eq!(tells_of_exposure(&told), what.is_some());
             assert!(told.contains(what.unwrap_or_default()), "{told}");
             assert!(what.is_none() || told.ends_with(&format!("chmod 640 {}", file.display())));
         }
         set(scratch.path(), 0o750);
-        assert_eq!(open_to_all(&file), None, "nobody gets there");
+        assert_eq!(exposure(&file), None, "nobody gets there");
     }
 
     /// The command has to leave the daemon able to read it, and the owner unable to open it again.
@@ -176,7 +177,7 @@ mod tests {
             fs::write(&file, "").unwrap();
             std::os::unix::fs::chown(&file, Some(uid), Some(gid)).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-            let told = daemon.run(|| open_to_all(&file)).unwrap().unwrap();
+            let told = daemon.run(|| exposure(&file)).unwrap().unwrap();
             let command = format!(": {give}chmod 640 {shown}");
             assert!(told.ends_with(&command), "{told}");
             let (_, command) = told.split_once("): ").unwrap();
@@ -191,7 +192,7 @@ mod tests {
                 groups: vec![3],
             };
             assert!(stranger.run(|| fs::read(&file)).unwrap().is_err());
-            assert_eq!(daemon.run(|| open_to_all(&file)).unwrap(), None);
+            assert_eq!(daemon.run(|| exposure(&file)).unwrap(), None);
         }
     }
 
@@ -200,12 +201,12 @@ mod tests {
         let error = io::Error::from_raw_os_error;
         let here = std::env::temp_dir();
         let shown = here.display();
-        assert_eq!(to_read(&here, &error(libc::ENOENT)), None);
+        assert_eq!(remedy_to_read(&here, &error(libc::ENOENT)), None);
         assert_eq!(
-            to_read(&here, &error(libc::EACCES)).unwrap(),
+            remedy_to_read(&here, &error(libc::EACCES)).unwrap(),
             format!("chgrp mediaproxy {shown} && chmod 640 {shown}")
         );
-        let command = |number| to_write(Path::new("/d"), &error(number));
+        let command = |number| remedy_to_write(Path::new("/d"), &error(number));
         assert_eq!(command(libc::EACCES), "chown mediaproxy: /d");
         assert_eq!(
             command(libc::ENOENT),
@@ -229,13 +230,14 @@ mod tests {
         let found = || {
             let commands = || {
                 (
-                    to_read(&file, &refused()).unwrap(),
-                    to_write(&inner, &refused()),
+                    remedy_to_read(&file, &refused()).unwrap(),
+                    remedy_to_write(&inner, &refused()),
                 )
             };
-            match users::is_root() {
-                true => nobody().run(commands).unwrap(),
-                false => commands(),
+            if users::is_root() {
+                nobody().run(commands).unwrap()
+            } else {
+                commands()
             }
         };
         let [shown, within] = [&outer, &inner].map(|path| path.display());

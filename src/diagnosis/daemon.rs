@@ -1,4 +1,4 @@
-//! What both daemons need of a host.
+//! What a daemon of either kind needs of a host, and what can be seen of one that runs.
 
 use std::fs;
 use std::io;
@@ -6,20 +6,31 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Daemon, Finding, fine, problem, sockets, warning};
-use crate::diagnosis::{self, Barrier, Protocol};
-use crate::sys::{host, remedy};
+use super::finding::{Finding, fine, problem, warning};
+use super::input_chains::{InputRefusal, Protocol, input_refusals};
+use super::sockets;
+use crate::sys::{file_access, host};
 
 /// Less room than that is worth a warning, and then a problem; bytes.
-const LITTLE: u64 = 1 << 30;
-const TOO_LITTLE: u64 = 64 << 20;
+const LITTLE_ROOM: u64 = 1 << 30;
+const TOO_LITTLE_ROOM: u64 = 64 << 20;
 
 /// How far down it is looked for what cannot be used, and at how many entries of each directory.
-const DEEPEST: usize = 4;
-const MOST_ENTRIES: usize = 10_000;
+const MAX_DEPTH: usize = 4;
+const MAX_ENTRIES: usize = 10_000;
 
 /// How long a connection may take to come about.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A daemon of ours that runs on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    pub name: &'static str,
+    /// The command after which it has read its configuration again.
+    pub again: &'static str,
+    /// None where this user cannot see it.
+    pub pid: Option<i32>,
+}
 
 /// Certificates have dates, and calls are accounted by the clock.
 pub fn clock() -> Finding {
@@ -45,7 +56,7 @@ pub fn clock() -> Finding {
 pub fn state_dir(directory: &Path, own: &[&str]) -> Vec<Finding> {
     let (subject, shown) = ("state_dir", directory.display());
     if let Err(error) = host::may_write(directory) {
-        let command = remedy::to_write(directory, &error);
+        let command = file_access::remedy_to_write(directory, &error);
         return vec![match error.kind() {
             io::ErrorKind::NotFound => warning(subject, format!("{shown} is not there: {command}")),
             _ => {
@@ -55,7 +66,7 @@ pub fn state_dir(directory: &Path, own: &[&str]) -> Vec<Finding> {
         }];
     }
     let paths = own.iter().map(|name| directory.join(name));
-    let refused = paths.filter_map(|path| Some((closed(&path, DEEPEST)?, path)));
+    let refused = paths.filter_map(|path| Some((closed(&path, MAX_DEPTH)?, path)));
     let mut findings: Vec<Finding> = refused
         .map(|((inner, error), path)| {
             let inner = inner.display();
@@ -88,7 +99,7 @@ fn closed(path: &Path, depth: usize) -> Option<(PathBuf, io::Error)> {
     };
     let deeper = depth.checked_sub(1)?;
     entries
-        .take(MOST_ENTRIES)
+        .take(MAX_ENTRIES)
         .find_map(|entry| closed(&entry.path(), deeper))
 }
 
@@ -96,11 +107,11 @@ fn room(directory: &Path) -> Finding {
     let (subject, shown) = ("state_dir", directory.display());
     let mend = format!("df -h {shown} shows it; make room there or choose another state_dir");
     match host::room(directory) {
-        Ok(room) if room < TOO_LITTLE => problem(
+        Ok(room) if room < TOO_LITTLE_ROOM => problem(
             subject,
             format!("{shown} has {} MB left: {mend}", room >> 20),
         ),
-        Ok(room) if room < LITTLE => warning(
+        Ok(room) if room < LITTLE_ROOM => warning(
             subject,
             format!("{shown} has {} MB left: {mend}", room >> 20),
         ),
@@ -156,31 +167,32 @@ fn has(daemon: &Daemon, port: u16) -> bool {
 /// Chains of this host that refuse packets to these ports. Only who may use netfilter sees them.
 pub fn firewall(protocol: Protocol, first: u16, last: u16, what: &str) -> Vec<Finding> {
     let subject = "firewall";
-    let Some(barriers) = diagnosis::barriers(protocol, (first, last)) else {
+    let Some(barriers) = input_refusals(protocol, (first, last)) else {
         return Vec::new();
     };
     if barriers.is_empty() {
         return vec![fine(subject, format!("no nftables chain keeps {what} out"))];
     }
-    let told = |barrier: &Barrier| {
+    let told = |barrier: &InputRefusal| {
         let (description, opening) = (barrier.describe(), barrier.opening());
-        match barrier.is_sure() {
-            true => problem(
+        if barrier.is_sure() {
+            problem(
                 subject,
                 format!(
                     "{description}, {what} cannot get in: {opening}, and the same in the firewall's own files"
                 ),
-            ),
-            false => warning(
+            )
+        } else {
+            warning(
                 subject,
                 format!("{description}; if none does, {what} cannot get in: {opening}"),
-            ),
+            )
         }
     };
     barriers.iter().map(told).collect()
 }
 
-/// Whether something accepts connections there.
+/// Connects to something that should accept connections there.
 ///
 /// # Errors
 /// Why not, in a few words.
@@ -200,8 +212,8 @@ pub fn reach(host: &str, port: u16) -> Result<(SocketAddr, TcpStream), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Verdict;
-    use crate::diagnosis::testing::{in_namespace, shell};
+    use crate::diagnosis::finding::Severity;
+    use crate::diagnosis::tests::namespace::{in_namespace, shell};
 
     #[test]
     fn ports_are_free_taken_or_our_own() {
@@ -214,16 +226,19 @@ mod tests {
         };
         let ours = of(i32::try_from(std::process::id()).unwrap());
         let taken = port("listen", address, None);
-        assert_eq!(taken.verdict, Verdict::Problem);
+        assert_eq!(taken.severity, Severity::Problem);
         assert!(taken.text.contains("ss -ltnp"), "{taken:?}");
-        assert_eq!(port("listen", address, Some(&ours)).verdict, Verdict::Fine);
+        assert_eq!(
+            port("listen", address, Some(&ours)).severity,
+            Severity::Fine
+        );
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()
             .unwrap();
         let another = of(i32::try_from(child.id()).unwrap());
         // From its fork to its exec it has all our files.
-        while port("listen", address, Some(&another)).verdict == Verdict::Fine {
+        while port("listen", address, Some(&another)).severity == Severity::Fine {
             std::thread::yield_now();
         }
         child.kill().and_then(|()| child.wait()).unwrap();
@@ -234,7 +249,7 @@ mod tests {
     #[test]
     fn a_missing_state_dir_comes_with_the_command_that_makes_it() {
         let found = state_dir(Path::new("/nonexistent/state"), &[]);
-        assert_eq!(found[0].verdict, Verdict::Warning);
+        assert_eq!(found[0].severity, Severity::Warning);
         let command = "install -d -m 750 -o mediaproxy -g mediaproxy /nonexistent/state";
         assert!(found[0].text.ends_with(command), "{found:?}");
         assert_eq!(state_dir(&std::env::temp_dir(), &["no such"]).len(), 1);
@@ -244,14 +259,14 @@ mod tests {
     fn chains_that_keep_media_out_come_with_the_rule_to_add() {
         in_namespace("a firewall at hook input", || {
             let media = || firewall(Protocol::Udp, 40000, 59999, "media").remove(0);
-            assert_eq!(media().verdict, Verdict::Fine);
+            assert_eq!(media().severity, Severity::Fine);
             shell("iptables -P INPUT DROP");
             let found = media();
-            assert_eq!(found.verdict, Verdict::Problem);
+            assert_eq!(found.severity, Severity::Problem);
             let mend = "iptables -I INPUT -p udp --dport 40000:59999 -j ACCEPT";
             assert!(found.text.contains(mend), "{found:?}");
             shell(mend);
-            assert_eq!(media().verdict, Verdict::Fine);
+            assert_eq!(media().severity, Severity::Fine);
             shell(
                 "iptables -P INPUT ACCEPT; nft add table inet a
                  nft add chain inet a in '{ type filter hook input priority 0; policy drop; }'
@@ -259,14 +274,14 @@ mod tests {
             );
             let relays = || firewall(Protocol::Tcp, 25060, 25060, "relays").remove(0);
             let found = relays();
-            assert_eq!(found.verdict, Verdict::Warning, "some may get in");
+            assert_eq!(found.severity, Severity::Warning, "some may get in");
             let (_, mend) = found.text.rsplit_once(": ").unwrap();
             assert_eq!(
                 mend,
                 "nft insert rule inet a in tcp dport 25060-25060 accept"
             );
             shell(mend);
-            assert_eq!(relays().verdict, Verdict::Fine);
+            assert_eq!(relays().severity, Severity::Fine);
         });
     }
 
