@@ -308,9 +308,10 @@ impl Lab {
                     assert!(self.kernel);
                     self.commands.push_back(KernelCommand::Install(flow));
                 }
-                Action::Withdraw(flow, _) => {
+                Action::Withdraw(flow) => {
                     self.commands.push_back(KernelCommand::Withdraw(flow));
                 }
+                Action::Suspect(_) => {}
                 Action::Updated { reply, .. } => self.replies.push(reply),
                 Action::Removed { ended, .. } => {
                     self.removes = self.removes.checked_sub(1).expect("a remove to answer");

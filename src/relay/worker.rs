@@ -532,11 +532,11 @@ impl Worker {
                         .kernel
                         .order(Order::Install(self.key(flow), ends));
                 }
-                Action::Withdraw(flow, why) => {
-                    self.counts.flows.count_withdrawal(why);
-                    self.shared
-                        .kernel
-                        .order(Order::Withdraw(self.key(flow), why));
+                Action::Withdraw(flow) => {
+                    self.shared.kernel.order(Order::Withdraw(self.key(flow)));
+                }
+                Action::Suspect(flow) => {
+                    self.shared.kernel.order(Order::Suspect(self.key(flow)));
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::counters::Counters;
 use crate::daemon::Pulse;
 use crate::metrics::Counter;
-use crate::session::{DropReason, Engine, FlowNews, Installed, Loss, Withdrawal};
+use crate::session::{DropReason, Engine, FlowNews, Installed, Loss};
 
 /// What others see of a worker. On cache lines of its own: no worker waits for what another one counts.
 #[derive(Debug, Default)]
@@ -98,19 +98,13 @@ impl FlowCounts {
             FlowNews::Installed(_, Installed::Never) => &self.never,
             FlowNews::Lost(_, Loss::Deleted, _) => &self.deleted,
             FlowNews::Lost(_, Loss::Stuck | Loss::Suspended, _) => &self.stuck,
+            FlowNews::Lost(_, Loss::Bypassed, _) => &self.bypassed,
             FlowNews::Traffic(..)
             | FlowNews::Withdrawn(..)
             | FlowNews::Heard(_)
             | FlowNews::Mended => return,
         };
         counter.add(1);
-    }
-
-    /// A flow is taken back.
-    pub fn count_withdrawal(&self, why: Withdrawal) {
-        if why == Withdrawal::Bypassed {
-            self.bypassed.add(1);
-        }
     }
 }
 
@@ -136,14 +130,13 @@ mod tests {
             FlowNews::Installed(flow, Installed::Never),
             FlowNews::Lost(flow, Loss::Deleted, none),
             FlowNews::Lost(flow, Loss::Stuck, none),
+            FlowNews::Lost(flow, Loss::Bypassed, none),
             FlowNews::Mended,
             FlowNews::Traffic(flow, none),
             FlowNews::Withdrawn(flow, none),
         ] {
             flows.count(&news);
         }
-        flows.count_withdrawal(Withdrawal::Over);
-        flows.count_withdrawal(Withdrawal::Bypassed);
         let FlowCounts {
             taken,
             not_now,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::forwarding::{FlowEnd, FlowId, Withdrawal};
+use super::forwarding::{FlowEnd, FlowId};
 use crate::moment::Moment;
 use crate::proto::link::{Sequence, UpdateReply};
 use crate::proto::{CallId, PerParty, SessionId};
@@ -46,7 +46,10 @@ pub enum Action {
     },
     /// Take it back, also where it was refused or lost meanwhile; its last counters come by
     /// [`super::FlowNews::Withdrawn`], once for each of these.
-    Withdraw(FlowId, Withdrawal),
+    Withdraw(FlowId),
+    /// Many packets of a flow that the kernel has come to user space: it is to judge whether that is as it should be. Where it is
+    /// not, the flow comes back as lost.
+    Suspect(FlowId),
     /// The answer to an update.
     Updated { asker: Asker, reply: UpdateReply },
     /// The answer to a remove.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::actions::Action;
-use super::forwarding::{FlowId, Withdrawal};
+use super::forwarding::FlowId;
 use super::keys::{PortKey, SessionKey};
 use super::stream::Stream;
 use crate::moment::Moment;
@@ -24,17 +24,10 @@ pub fn offer_to_kernel(
     }
 }
 
-/// A flow whose packets never reach the kernel's entry is taken back.
-pub fn withdraw_bypassed(
-    stream: &mut Stream,
-    port: PortKey,
-    now: Moment,
-    actions: &mut VecDeque<Action>,
-) {
-    stream.handovers[port.component].give_up(now);
-    stream.withdrawing += 1;
+/// Has the kernel judge a flow that it has and whose packets come to user space.
+pub fn suspect_bypass(stream: &Stream, port: PortKey, actions: &mut VecDeque<Action>) {
     let flow = flow_id(stream, port.session, port.stream, port.component);
-    actions.push_back(Action::Withdraw(flow, Withdrawal::Bypassed));
+    actions.push_back(Action::Suspect(flow));
 }
 
 /// Takes back what the kernel has of a stream, which is one of its session's.
@@ -57,7 +50,7 @@ pub fn withdraw_component(
     if stream.handovers[component].take_back() {
         stream.withdrawing += 1;
         let flow = flow_id(stream, session, index as u16, component);
-        actions.push_back(Action::Withdraw(flow, Withdrawal::Over));
+        actions.push_back(Action::Withdraw(flow));
     }
 }
 

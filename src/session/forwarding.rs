@@ -37,15 +37,6 @@ pub enum Installed {
     Never,
 }
 
-/// Why a flow is taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdrawal {
-    /// The stream has ended, or a party has moved.
-    Over,
-    /// The kernel has it and its packets come to user space all the same.
-    Bypassed,
-}
-
 /// How the kernel lost a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -55,6 +46,8 @@ pub enum Loss {
     Stuck,
     /// The same, and nothing of the others on its way left either: that is found out for all of them.
     Suspended,
+    /// Packets came to user space although it had the flow, and should not have ([`super::Action::Suspect`]).
+    Bypassed,
 }
 
 /// What the kernel tells of an engine's flows. Counters are what was relayed since the last news of the flow.

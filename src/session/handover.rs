@@ -160,7 +160,7 @@ impl Handover {
         MediaPath::Refused(why, Some(now + wait))
     }
 
-    /// A party's packet came to user space. True when the kernel has this flow and nevertheless does not see it.
+    /// A party's packet came to user space. True when so many came of a flow that the kernel has that it is to judge that.
     pub fn is_bypassed(&mut self, now: Moment) -> bool {
         let MediaPath::Kernel(since) = self.path else {
             return false;
@@ -172,8 +172,10 @@ impl Handover {
             Some((first, last, count)) if now < last + BYPASS_GAP => (first, count + 1),
             _ => (now, 1),
         };
-        self.bypassing = Some((first, now, count));
-        count >= BYPASSED_PACKETS && now >= first + BYPASSED_FOR
+        let is_suspect = count >= BYPASSED_PACKETS && now >= first + BYPASSED_FOR;
+        // Where it is as it should be, it is asked again only after as many more.
+        self.bypassing = (!is_suspect).then_some((first, now, count));
+        is_suspect
     }
 
     /// The kernel has lost it: it is offered again at once, or where something is in the way, later.
@@ -182,12 +184,8 @@ impl Handover {
             Loss::Deleted => MediaPath::UserSpace,
             Loss::Suspended => self.refused(Obstacle::Suspended, now),
             Loss::Stuck => self.troubled(Obstacle::Stuck, now),
+            Loss::Bypassed => self.troubled(Obstacle::Bypassed, now),
         };
-    }
-
-    /// The kernel has it and does not see its packets: it is taken back, and offered again later.
-    pub fn give_up(&mut self, now: Moment) {
-        self.path = self.troubled(Obstacle::Bypassed, now);
     }
 
     /// User space has it again, whoever had it; true when it has to be withdrawn from the kernel. What hindered
@@ -300,7 +298,7 @@ mod tests {
     fn m4_what_waits_is_offered_when_the_kernel_forwards_again() {
         let waiting: [fn(&mut Handover); 3] = [
             |handover| handover.lose(Loss::Suspended, T),
-            |handover| handover.give_up(T),
+            |handover| handover.lose(Loss::Bypassed, T),
             |handover| {
                 handover.lose(Loss::Deleted, T);
                 handover.offer();

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::forwarding::{FlowId, FlowNews};
+use log::info;
+
+use super::forwarding::{FlowId, FlowNews, Loss};
 use super::keys::SessionKey;
 use super::settings::LearningRules;
-use super::stream::Stream;
+use super::stream::{Stream, StreamLine};
 use super::table::SessionTable;
 use crate::counters::Counters;
 use crate::moment::Moment;
@@ -57,6 +59,9 @@ impl Kernel {
                     let handover = &mut stream.handovers[flow.component];
                     if handover.is_in_kernel() {
                         handover.lose(loss, now);
+                        if loss == Loss::Bypassed {
+                            log_bypassed(sessions, flow);
+                        }
                     }
                 }
                 return relayed;
@@ -75,6 +80,17 @@ impl Kernel {
             FlowNews::Mended => self.mended = now,
         }
         Counters::default()
+    }
+}
+
+fn log_bypassed(sessions: &mut SessionTable, flow: FlowId) {
+    let Some(call_id) = sessions.call_id(flow.session).cloned() else {
+        return;
+    };
+    if let Some(stream) = sessions.stream_mut(flow.session, flow.stream) {
+        let line = StreamLine(stream, usize::from(flow.stream));
+        let component = flow.component;
+        info!("[session {call_id}] {line}: {component} does not reach the kernel's entry");
     }
 }
 

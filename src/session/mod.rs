@@ -57,7 +57,7 @@ pub use self::actions::{Action, Asker, Ended, Owner, ReplyTo};
 pub use self::drops::{DropReason, Dropped};
 pub use self::engine::Engine;
 pub use self::environment::Environment;
-pub use self::forwarding::{FlowEnd, FlowId, FlowNews, Installed, Loss, Withdrawal};
+pub use self::forwarding::{FlowEnd, FlowId, FlowNews, Installed, Loss};
 pub use self::keys::{PortKey, SessionKey};
 pub use self::settings::{Learning, LearningRules, Settings};
 pub use self::table::{Capacity, SessionTable};

@@ -10,7 +10,7 @@ use super::actions::Action;
 use super::belief::HowLatched;
 use super::call::Session;
 use super::drops::DropReason;
-use super::flows::{offer_to_kernel, withdraw_bypassed, withdraw_component};
+use super::flows::{offer_to_kernel, suspect_bypass, withdraw_component};
 use super::keys::PortKey;
 use super::settings::Settings;
 use super::strangers::Strangers;
@@ -87,9 +87,7 @@ pub fn receive(
         let is_forwarded = matches!(outcome.verdict, PacketVerdict::Forward { .. });
         let is_media = kind != demux::Kind::Stun && is_forwarded;
         if is_media && stream.handovers[component].is_bypassed(now) {
-            let line = StreamLine(stream, index);
-            info!("[session {call_id}] {line}: {component} does not reach the kernel's entry");
-            withdraw_bypassed(stream, port, now, actions);
+            suspect_bypass(stream, port, actions);
         }
         offer_to_kernel(stream, port, (now, welcome), actions);
     }

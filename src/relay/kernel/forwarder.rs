@@ -21,7 +21,7 @@ use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
 use crate::proto::{Component, Party, PerParty};
-use crate::session::{FlowNews, Installed, Loss, Withdrawal};
+use crate::session::{FlowNews, Installed, Loss};
 
 /// How long flows are left alone that cannot be read.
 const BLIND: Duration = Duration::from_secs(10);
@@ -172,25 +172,34 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// Takes flows back, as workers want it.
-    pub fn withdraw(&mut self, keys: &[(FlowKey, Withdrawal)], now: Moment) {
+    pub fn withdraw(&mut self, keys: &[FlowKey], now: Moment) {
         let mut going = Vec::new();
-        let mut is_bypassed = false;
-        for (key, why) in keys {
+        for key in keys {
             if let Some(flow) = self.flows.remove(key) {
                 self.removals.withdraw(*key, flow);
                 going.push(*key);
-                // Where it was lost meanwhile, its packets had to come to user space.
-                is_bypassed |= *why == Withdrawal::Bypassed && self.mechanism.is_bypassed(key);
             } else if !self.removals.is_going(key) {
                 let nothing = PerParty::<Counters>::default();
                 self.news
                     .tell(key.worker, FlowNews::Withdrawn(key.flow, nothing));
             }
         }
-        if is_bypassed {
+        self.remove(&going, Removal::Wanted, now);
+    }
+
+    /// Packets of these flows come to user space. Where the mechanism says that they should not, user space takes over.
+    pub fn suspect(&mut self, keys: &[FlowKey], now: Moment) {
+        let mut bypassed = Vec::new();
+        for key in keys {
+            // Where it was lost meanwhile, its packets had to come to user space.
+            if self.flows.contains(key) && self.mechanism.is_bypassed(key) {
+                bypassed.push(*key);
+            }
+        }
+        if !bypassed.is_empty() {
+            self.lose(&bypassed, Loss::Bypassed, now);
             self.on_bypass(now);
         }
-        self.remove(&going, Removal::Wanted, now);
     }
 
     /// Takes flows out that are no good any more, and tells their workers.
@@ -376,12 +385,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
 
     /// Takes everything back and leaves nothing behind.
     pub fn quit(&mut self, now: Moment) {
-        let keys: Vec<_> = self
-            .flows
-            .keys()
-            .into_iter()
-            .map(|key| (key, Withdrawal::Over))
-            .collect();
+        let keys = self.flows.keys();
         self.withdraw(&keys, now);
         self.mechanism.close();
         // What it knew only later is known by now.

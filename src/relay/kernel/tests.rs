@@ -15,7 +15,7 @@ use super::mechanism::{Found, Heard, Mechanism, Refusal, Removal, Repaired, Unre
 use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::proto::{Component, Party, PerParty};
-use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey, Withdrawal};
+use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey};
 
 const T: Moment = Moment::after_start(Duration::from_secs(100));
 
@@ -197,7 +197,7 @@ fn totals_that_come_later_are_told_once_they_are_exact() {
     forwarder.read(T);
     let traffic = FlowNews::Traffic(key(1).flow, counted(3));
     assert_eq!(heard(&mut forwarder), [traffic, FlowNews::Heard(T)]);
-    forwarder.withdraw(&[(key(1), Withdrawal::Over)], T);
+    forwarder.withdraw(&[key(1)], T);
     // What was under way then is forwarded still.
     forwarder.mechanism.forward(&key(1), 2);
     assert_eq!((forwarder.flows(), heard(&mut forwarder)), (0, vec![]));
@@ -217,8 +217,7 @@ fn a_flow_that_is_wanted_back_while_it_is_going_is_told_of_in_order() {
     }
     forwarder.read(T);
     assert_eq!(heard(&mut forwarder), [FlowNews::Heard(T)]);
-    let over = (key(1), Withdrawal::Over);
-    forwarder.withdraw(&[over, over], T);
+    forwarder.withdraw(&[key(1), key(1)], T);
     assert_eq!(heard(&mut forwarder), []);
     forwarder.mechanism.forward(&key(1), 1);
     forwarder.tick(T + SETTLED);
@@ -234,7 +233,9 @@ fn whether_packets_in_user_space_are_trouble_is_asked() {
         if is_trouble {
             forwarder.mechanism.unseen.insert(key(1));
         }
-        forwarder.withdraw(&[(key(1), Withdrawal::Bypassed)], T);
+        forwarder.suspect(&[key(1)], T);
+        let left = usize::from(!is_trouble);
+        assert_eq!(forwarder.flows(), left, "it stays where it is well");
         let looked = forwarder.trust().health.admits(T, false, || Outlook::Open);
         assert_eq!(looked, !is_trouble, "others wait only where it is");
     }

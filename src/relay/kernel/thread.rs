@@ -14,7 +14,6 @@ use super::order::Order;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
 use crate::moment::Moment;
-use crate::session::Withdrawal;
 use crate::sys::clock;
 use crate::sys::epoll::{self, Epoll, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -160,18 +159,20 @@ impl Thread {
     /// False at the end.
     fn take_orders(&mut self) -> bool {
         let mut wanted: Vec<Flow> = Vec::new();
-        let mut withdrawn: Vec<(FlowKey, Withdrawal)> = Vec::new();
+        let mut withdrawn: Vec<FlowKey> = Vec::new();
+        let mut suspected: Vec<FlowKey> = Vec::new();
         let mut then = Vec::new();
         let mut quit = None;
         for _ in 0..MOST_ORDERS {
             match self.mailbox.take() {
                 None => break,
                 Some(Order::Install(key, ends)) => wanted.push(Flow { key, ends }),
-                Some(Order::Withdraw(key, why)) => {
+                Some(Order::Withdraw(key)) => {
                     // Not even begun: nothing but an answer is left of it.
                     wanted.retain(|install| install.key != key);
-                    withdrawn.push((key, why));
+                    withdrawn.push(key);
                 }
+                Some(Order::Suspect(key)) => suspected.push(key),
                 Some(Order::Nudge) => {}
                 Some(Order::Read(act)) => then.push(act),
                 Some(Order::Quit(done)) => {
@@ -188,6 +189,9 @@ impl Thread {
             if self.forwarder.has_work() {
                 self.read_soon(READING_PERIOD);
             }
+        }
+        if !suspected.is_empty() {
+            self.forwarder.suspect(&suspected, now);
         }
         if !wanted.is_empty() {
             self.forwarder.install(&wanted, now);

@@ -186,7 +186,7 @@ fn e8_a_flow_in_the_kernel_is_taken_back_to_follow_a_party() {
     lab.flow_traffic(flow, [more; 2]);
     lab.packet(NAT, caller_side, &packet(7, 40_000));
     lab.packet(STRANGER, caller_side, &packet(9, 70_010_u32 as u16));
-    let withdrawal = Action::Withdraw(flow, Withdrawal::Over);
+    let withdrawal = Action::Withdraw(flow);
     assert!(!lab.actions.contains(&withdrawal), "nobody's stream");
     lab.packet(NAT, caller_side, &packet(7, 70_010_u32 as u16));
     assert!(lab.actions.contains(&withdrawal));
@@ -404,7 +404,7 @@ fn e9_a_ringback_server_gives_way_to_the_callee_that_the_answer_names() {
 fn e8_a_kernel_that_fails_costs_the_followed_party_nothing() {
     let (mut lab, flow, caller_side, callee_side) = forwarded();
     lab.packet(NAT, caller_side, &packet(7, 1));
-    let withdrawal = Action::Withdraw(flow, Withdrawal::Over);
+    let withdrawal = Action::Withdraw(flow);
     assert!(lab.actions.contains(&withdrawal));
     // It is asked once, however long its answer takes, and whoever goes on claiming.
     lab.actions.clear();

@@ -185,10 +185,7 @@ fn m4_both_paths_add_up_and_the_last_counters_come_before_the_report() {
     assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 21);
     assert!(lab.remove("A", "B"));
     assert_eq!(lab.removed(), None, "the kernel has not answered yet");
-    assert!(
-        lab.actions
-            .contains(&Action::Withdraw(flow, Withdrawal::Over))
-    );
+    assert!(lab.actions.contains(&Action::Withdraw(flow)));
     assert_eq!(
         lab.engine.sessions().live_count(),
         0,
@@ -242,10 +239,7 @@ fn m5_a_moved_party_is_taken_back_from_the_kernel_and_learned_anew() {
     let flow = installs(&mut lab)[0].0;
     lab.flow_installed(flow, Installed::Taken);
     lab.ask(moved().as_bytes());
-    assert!(
-        lab.actions
-            .contains(&Action::Withdraw(flow, Withdrawal::Over))
-    );
+    assert!(lab.actions.contains(&Action::Withdraw(flow)));
     assert_eq!(
         lab.rtp(CALLEE, callee_side),
         PacketVerdict::Drop(DropReason::Straggler)

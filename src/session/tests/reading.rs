@@ -14,7 +14,7 @@ fn m7_nothing_is_taken_out_of_the_kernel_before_its_counters_were_read() {
     let is_taken_out = |lab: &mut Lab| {
         lab.drain_actions();
         let mut actions = lab.actions.iter();
-        actions.any(|action| matches!(action, Action::Withdraw(out, _) if *out == flow))
+        actions.any(|action| matches!(action, Action::Withdraw(out) if *out == flow))
     };
     lab.pass(200);
     assert!(!is_taken_out(&mut lab), "nobody has looked");

@@ -103,7 +103,7 @@ fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
         .iter()
         .filter(|a| matches!(a, Action::Withdraw(..)))
         .collect();
-    let [Action::Withdraw(flow, _)] = withdrawn[..] else {
+    let [Action::Withdraw(flow)] = withdrawn[..] else {
         panic!("{withdrawn:?}")
     };
     assert_eq!(flow.component, Component::Rtcp);

@@ -1,11 +1,10 @@
 //! Packets of a flow that the kernel has and that come to user space all the same: one flow's trouble, or the host's.
 
 use super::lab::{Lab, T, key, second};
-use crate::session::{Installed, Withdrawal};
+use crate::session::Installed;
 
 fn bypass(lab: &mut Lab, number: u32) {
-    lab.forwarder
-        .withdraw(&[(key(number), Withdrawal::Bypassed)], T);
+    lab.forwarder.suspect(&[key(number)], T);
     lab.hear();
 }
 

@@ -7,7 +7,7 @@ use crate::netlink::conntrack::Tuple;
 use crate::relay::kernel::conntrack;
 use crate::relay::kernel::conntrack::forwarding::LIFETIME;
 use crate::relay::kernel::flow::Flow;
-use crate::session::{FlowNews, Installed, Loss, Withdrawal};
+use crate::session::{FlowNews, Installed, Loss};
 
 #[test]
 fn a_flow_goes_there_and_back_and_every_packet_is_counted_once() {
@@ -297,12 +297,13 @@ fn packets_that_do_not_reach_an_entry_are_trouble_unless_it_was_gone() {
     lab.install([1], T);
     lab.kernel().flush_entries();
     lab.read(T);
-    let bypassed = [(key(1), Withdrawal::Bypassed)];
     // The kernel thread was held up, and worker and thread have found out at once.
-    lab.forwarder.withdraw(&bypassed, T);
+    lab.forwarder.suspect(&[key(1)], T);
+    lab.hear();
     lab.install([1], T);
     assert_eq!(lab.answers(1), [Installed::Taken; 2]);
-    lab.forwarder.withdraw(&bypassed, T);
+    lab.forwarder.suspect(&[key(1)], T);
+    lab.hear();
     lab.install([1], second(14));
     assert_eq!(lab.answers(1).pop(), Some(Installed::Suspended));
     lab.install([1], second(15));

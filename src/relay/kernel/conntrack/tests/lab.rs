@@ -11,7 +11,7 @@ use crate::relay::kernel::conntrack;
 use crate::relay::kernel::conntrack::forwarding::Conntrack;
 use crate::relay::kernel::flow::{Ends, Flow, FlowKey};
 use crate::relay::kernel::forwarder::{Forwarder, WATCHED};
-use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey, Withdrawal};
+use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey};
 
 pub const T: Moment = Moment::after_start(Duration::from_secs(100));
 
@@ -85,10 +85,7 @@ impl Lab {
     }
 
     pub fn withdraw(&mut self, numbers: impl IntoIterator<Item = u32>) {
-        let keys: Vec<_> = numbers
-            .into_iter()
-            .map(|number| (key(number), Withdrawal::Over))
-            .collect();
+        let keys: Vec<_> = numbers.into_iter().map(key).collect();
         self.forwarder.withdraw(&keys, T);
         self.hear();
     }
