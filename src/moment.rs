@@ -36,6 +36,11 @@ impl Moment {
         Moment(self.0.saturating_add(length))
     }
 
+    /// The moment this long before; none where that is before the start.
+    pub fn checked_sub(self, length: Duration) -> Option<Moment> {
+        self.0.checked_sub(length).map(Moment)
+    }
+
     /// The moment this long before; the start where that is earlier.
     pub const fn saturating_sub(self, length: Duration) -> Moment {
         Moment(self.0.saturating_sub(length))
@@ -114,7 +119,7 @@ impl Add<Duration> for UnixTime {
 }
 
 /// Both clocks, read together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// For all deadlines.
     pub mono: Moment,

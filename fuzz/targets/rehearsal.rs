@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mediaproxy::dispatcher::finished::{Finished, Finisher};
+use mediaproxy::dispatcher::ended_call::EndedCall;
+use mediaproxy::dispatcher::finisher::Finisher;
 use mediaproxy::dispatcher::rehearsal::{Asked, Outcome, Rehearsal, Where, rehearse};
 use mediaproxy::moment::Now;
 use mediaproxy::proto::CallId;
@@ -63,7 +64,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// Which session a relay tells of.
-fn told(one: &Finished) -> (String, String) {
+fn told(one: &EndedCall) -> (String, String) {
     let tag = one.name.caller.as_ref().map(|tag| tag.0.to_string());
     (one.name.call_id.to_string(), tag.unwrap_or_default())
 }
@@ -88,7 +89,7 @@ struct Pages {
 }
 
 impl Finisher for Books {
-    fn finish(&self, ended: Vec<Finished>) -> Vec<bool> {
+    fn finish(&self, ended: Vec<EndedCall>) -> Vec<bool> {
         let mut pages = self.0.lock().unwrap();
         let mut results = Vec::new();
         for one in ended {

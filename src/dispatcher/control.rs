@@ -8,11 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::gate::Gate;
-use super::metrics::Asked;
+use super::concurrency_limit::ConcurrencyLimit;
+use super::counts::Asked;
 use super::service::{ERROR, Served};
-use super::{Dispatcher, accept_all, spawn};
+use super::shared::Dispatcher;
+use super::threads::{accept_all, spawn};
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::Excerpt;
 use crate::proto::control::{PROXY_LIMITS, Requests};
 use crate::sys::clock;
@@ -33,7 +35,7 @@ const READ_SIZE: usize = 8 * 1024;
 
 /// The accepting thread.
 pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
-    let gate = Gate::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
+    let gate = ConcurrencyLimit::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
     let mut refused = Sparse::default();
     accept_all(
         "the SIP proxy's socket",
@@ -100,7 +102,7 @@ fn serve(dispatcher: &Dispatcher, mut socket: &UnixStream) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let arrival = clock::mono();
+        let arrival = clock::moment();
         requests.extend(buffer.get(..count).unwrap_or_default());
         loop {
             match requests.next_request() {
@@ -130,10 +132,10 @@ fn answer(
     dispatcher: &Dispatcher,
     socket: &UnixStream,
     served: Served<'_>,
-    arrival: Duration,
+    arrival: Moment,
 ) -> io::Result<()> {
     let written = write_line(socket, &served.answer);
-    let took = clock::mono().saturating_sub(arrival);
+    let took = clock::moment().since(arrival);
     dispatcher
         .counts
         .request(served.asked, served.answer == ERROR, took);
@@ -143,8 +145,8 @@ fn answer(
     written
 }
 
-fn refuse(dispatcher: &Dispatcher, socket: &UnixStream, arrival: Duration) -> io::Result<()> {
-    let took = clock::mono().saturating_sub(arrival);
+fn refuse(dispatcher: &Dispatcher, socket: &UnixStream, arrival: Moment) -> io::Result<()> {
+    let took = clock::moment().since(arrival);
     dispatcher.counts.request(Asked::Invalid, true, took);
     write_line(socket, ERROR)
 }

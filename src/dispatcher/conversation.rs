@@ -5,19 +5,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Dispatcher;
-use super::finished::{Finished, Reason};
+use super::call::Facts;
+use super::counts::Ignored;
+use super::ended_call::{EndedCall, Reason};
 use super::limits::{self, Bucket, Excess, Limit};
 use super::link::{Ask, Link, Removal, Shown, Wanted};
+use super::link_end::lose;
 use super::listing::{Listing, Purpose};
-use super::metrics::Ignored;
-use super::registry::{Doubts, Facts, Identified, Listed, Place, RelayKey};
-use super::relays::lose;
+use super::pending_update::{PendingUpdate, UpdateFailure};
+use super::registry::{CallLocation, Doubts, Identified, Listed};
+use super::relay_commands::write_plain;
+use super::relay_id::RelayKey;
 use super::room::Room;
+use super::shared::Dispatcher;
 use super::statistics::{ListedCall, Statistics, Unfit};
-use super::waiting::{Failure, Slot, Updating, lock};
-use super::wire::write_plain;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::control::Remove;
 use crate::proto::line::Lines;
 use crate::proto::link::{
@@ -26,6 +29,7 @@ use crate::proto::link::{
 use crate::proto::name::is_spelled;
 use crate::proto::{Excerpt, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 use crate::words::counted;
 
 /// How long a relay's link may be silent when another one wants its place.
@@ -73,7 +77,7 @@ struct Listener<'a> {
 /// A session that a line told the end of. Those that are told together are recorded together.
 struct Ended {
     /// None where there is nothing to record.
-    finished: Option<Finished>,
+    finished: Option<EndedCall>,
     /// What its relay calls it, to hear that it is recorded.
     session_id: Option<String>,
     /// Who waits for the removal, and what became of it.
@@ -120,7 +124,7 @@ impl<'a> Conversation<'a> {
                 most: most_sessions(None),
                 name: None,
                 list: None,
-                idle: Bucket::idle(clock::mono()),
+                idle: Bucket::idle(clock::moment()),
                 odd: Sparse::default(),
                 foreign: Sparse::every(Duration::from_secs(60)),
             },
@@ -256,7 +260,7 @@ impl Listener<'_> {
 
     /// A line that says nothing new.
     fn idle(&mut self, what: &str) -> Result<Next, Excess> {
-        match self.idle.take(1, clock::mono()) {
+        match self.idle.take(1, clock::moment()) {
             true => Ok(Next::Same),
             false => {
                 let allowed = self.idle.most();
@@ -271,7 +275,7 @@ impl Listener<'_> {
         self.is_cut = true;
         let address = self.link.peer.ip();
         let name = self.name.as_deref();
-        let away = lock(&self.dispatcher.outcasts).cut(address, name, clock::mono());
+        let away = lock(&self.dispatcher.banned_relays).cut(address, name, clock::moment());
         let seconds = away.as_secs();
         self.dispatcher.counts.cut_off(excess.limit);
         log::warn!(
@@ -302,7 +306,9 @@ impl Listener<'_> {
         self.link.set_commands(&hello.commands);
         self.room = hello.capacity.map(|_| Room::default());
         self.most = most_sessions(hello.capacity);
-        lock(&self.dispatcher.registry).set_instance(self.link.id, hello.instance.as_deref());
+        lock(&self.dispatcher.registry)
+            .relays
+            .set_instance(self.link.id, hello.instance.as_deref());
         match self.identify(usable) {
             Ok(()) => self.say_hello(None),
             Err(why) => {
@@ -337,7 +343,7 @@ impl Listener<'_> {
         let mut identified = self.identified(name);
         while let Some(Identified::Contested(relay, old)) = identified {
             // What comes meanwhile is read later.
-            if old.is_well(clock::mono() + SILENCE) {
+            if old.is_well(clock::moment() + SILENCE) {
                 return Err(self.refuse(&relay, &old));
             }
             let why = "it says nothing, and another link has come";
@@ -370,9 +376,9 @@ impl Listener<'_> {
             address: address.to_canonical(),
             name: name.map(Arc::from),
         };
-        let is_known = lock(&self.dispatcher.registry).is_known(&key);
-        let outcasts = lock(&self.dispatcher.outcasts);
-        let Some(left) = outcasts.wait(address, name, is_known, clock::mono()) else {
+        let is_known = lock(&self.dispatcher.registry).relays.is_known(&key);
+        let outcasts = lock(&self.dispatcher.banned_relays);
+        let Some(left) = outcasts.wait(address, name, is_known, clock::moment()) else {
             return Ok(());
         };
         drop(outcasts);
@@ -391,7 +397,9 @@ impl Listener<'_> {
     /// relay.
     fn refuse(&self, relay: &RelayKey, old: &Link) -> String {
         let (peer, first) = (self.link.peer, old.peer);
-        let is_same = lock(&self.dispatcher.registry).is_same_process(self.link.id, old.id);
+        let is_same = lock(&self.dispatcher.registry)
+            .relays
+            .is_same_process(self.link.id, old.id);
         let due = lock(&self.dispatcher.refusals).due();
         if is_same {
             if let Some(skipped) = due {
@@ -413,7 +421,7 @@ impl Listener<'_> {
     }
 
     fn identified(&self, name: Option<&str>) -> Option<Identified<Arc<Link>>> {
-        lock(&self.dispatcher.registry).identify(self.link.id, name, clock::mono())
+        lock(&self.dispatcher.registry).identify(self.link.id, name, clock::moment())
     }
 
     /// Closes a link that is not wanted, once it was told why.
@@ -421,13 +429,13 @@ impl Listener<'_> {
         let why = "it is refused";
         self.is_refused = true;
         self.link.finish(why);
-        self.link.wait_written(clock::mono() + GOODBYE);
+        self.link.wait_written(clock::moment() + GOODBYE);
         self.link.close(why);
     }
 
     fn ping(&mut self) {
         // Before the answer: who has it may count on getting calls again.
-        let is_back = lock(&self.dispatcher.registry).ping(self.link.id);
+        let is_back = lock(&self.dispatcher.registry).relays.ping(self.link.id);
         self.link.say("pong");
         if is_back {
             log::info!("relay {}: answers again", self.link);
@@ -454,7 +462,7 @@ impl Listener<'_> {
                 return Ok(Next::Same);
             }
         }
-        let (link, now) = (self.link.id, clock::mono());
+        let (link, now) = (self.link.id, clock::moment());
         let is_refused = |id: &String| self.dispatcher.finisher.is_refused(id);
         let is_refused = session_id.as_ref().is_some_and(is_refused);
         let mut registry = lock(&self.dispatcher.registry);
@@ -466,7 +474,7 @@ impl Listener<'_> {
         }
         if !is_refused && !registry.is_given(link, &statistics) {
             drop(registry);
-            let mut outcasts = lock(&self.dispatcher.outcasts);
+            let mut outcasts = lock(&self.dispatcher.banned_relays);
             if !outcasts.record(self.link.peer.ip(), json.len(), now)? {
                 drop(outcasts);
                 self.leave_out();
@@ -526,11 +534,11 @@ impl Listener<'_> {
     /// removal hears of it then.
     fn finish(
         &mut self,
-        finished: Option<Finished>,
+        finished: Option<EndedCall>,
         session_id: Option<String>,
         asked: Option<(Arc<Slot<Removal>>, Removal)>,
     ) {
-        let finished = finished.map(|finished| Finished {
+        let finished = finished.map(|finished| EndedCall {
             is_kept: self.relay_keeps,
             ..finished
         });
@@ -571,7 +579,7 @@ impl Listener<'_> {
 
     /// Acts on a reply; what the management port has asked for is to be put there.
     fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Result<Option<Arc<Shown>>, Excess> {
-        let now = clock::mono();
+        let now = clock::moment();
         match self.link.answered(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
             Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now)?,
@@ -605,10 +613,10 @@ impl Listener<'_> {
         Ok(None)
     }
 
-    fn updated(&mut self, updating: &Arc<Updating>, result: &[u8]) {
+    fn updated(&mut self, updating: &Arc<PendingUpdate>, result: &[u8]) {
         let (link, registry) = (self.link, &self.dispatcher.registry);
         if updating.is_new {
-            lock(registry).attempt_over(link.id);
+            lock(registry).relays.attempt_over(link.id);
         }
         let reply = UpdateReply::parse(result);
         match reply {
@@ -619,13 +627,13 @@ impl Listener<'_> {
                 }
             }
             UpdateReply::Halting => {
-                if lock(registry).halting(link.id) {
+                if lock(registry).relays.halting(link.id) {
                     log::info!("relay {link}: halting, it gets no new calls");
                 }
-                updating.fail(link.id, Failure::Halting);
+                updating.fail(link.id, UpdateFailure::Halting);
             }
             UpdateReply::Error(why) => {
-                updating.fail(link.id, Failure::Error(why.into()));
+                updating.fail(link.id, UpdateFailure::Error(why.into()));
                 if updating.facts.has_media {
                     self.ask_for_room();
                 }
@@ -635,7 +643,7 @@ impl Listener<'_> {
 
     /// Has the relay tell whether ports are what it lacks.
     fn ask_for_room(&mut self) {
-        let now = clock::mono();
+        let now = clock::moment();
         let Some(room) = self.room.as_mut() else {
             return;
         };
@@ -647,7 +655,7 @@ impl Listener<'_> {
         }
     }
 
-    fn room_told(&mut self, summary: &[u8], now: Duration) {
+    fn room_told(&mut self, summary: &[u8], now: Moment) {
         let room = self.room.as_mut();
         if let Some(text) = room.and_then(|room| room.told(summary, now)) {
             log::warn!("relay {}: {text}", self.link);
@@ -663,7 +671,7 @@ impl Listener<'_> {
     }
 
     /// Takes back a session that nobody waits for, unless the same call is on its way to this relay again.
-    fn updated_late(&mut self, updating: &Updating) {
+    fn updated_late(&mut self, updating: &PendingUpdate) {
         let (link, facts) = (self.link, &updating.facts);
         let late = lock(&self.dispatcher.registry).updated_late(link.id, facts);
         if let Some(call) = late.noted {
@@ -682,7 +690,7 @@ impl Listener<'_> {
         remove: &Remove,
         asked: Option<Arc<Slot<Removal>>>,
         result: &[u8],
-        now: Duration,
+        now: Moment,
     ) -> Result<(), Excess> {
         let call_id = &remove.call_id;
         let statistics = match result {
@@ -702,7 +710,7 @@ impl Listener<'_> {
         let mut registry = lock(&self.dispatcher.registry);
         // What is not here any more has expired since it was asked for.
         let place = registry.place_of(remove.mention());
-        let is_here = matches!(place, Place::On(id, _) if id == self.link.id);
+        let is_here = matches!(place, CallLocation::On(id, _) if id == self.link.id);
         let removal = match (&statistics, is_here) {
             (Some(_), _) => Removal::Removed,
             (None, false) => Removal::NotThere,
@@ -740,7 +748,7 @@ impl Listener<'_> {
         let Some(list) = self.list.take() else {
             return;
         };
-        let (count, now) = (list.calls, clock::mono());
+        let (count, now) = (list.calls, clock::moment());
         let (purpose, read) = list.finish();
         if let Err(why) = &read {
             self.odd(&format!("sessions that cannot be read ({why})"), b"");
@@ -756,7 +764,7 @@ impl Listener<'_> {
     }
 
     /// The relay, asked for a call, has answered `error`: it has it not, or could not find out.
-    fn has_none(&mut self, doubts: Doubts, result: &[u8], now: Duration) {
+    fn has_none(&mut self, doubts: Doubts, result: &[u8], now: Moment) {
         if result == b"error" && self.link.explains() {
             return self.checked(doubts, &[], now);
         }
@@ -768,7 +776,7 @@ impl Listener<'_> {
     }
 
     /// The relay says whether it has calls that it does not know by the tags of their removal.
-    fn checked(&mut self, doubts: Doubts, told: &[ListedCall], now: Duration) {
+    fn checked(&mut self, doubts: Doubts, told: &[ListedCall], now: Moment) {
         let link = self.link;
         let checked = lock(&self.dispatcher.registry).checked(link.id, doubts, told, now);
         for call_id in checked.there {
@@ -782,7 +790,7 @@ impl Listener<'_> {
         self.dispatcher.finish(checked.finished);
     }
 
-    fn listed(&mut self, listed: Listed, count: usize, now: Duration) {
+    fn listed(&mut self, listed: Listed, count: usize, now: Moment) {
         if let Some((owner, call_id)) = &listed.first_foreign {
             self.is_anothers(&call_id.0.escaped(), owner);
         }

@@ -23,17 +23,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendError, Sender, unbounded
 
 use self::answers::{Answers, Askers, Came, bind, listen};
 use self::question::{Answer, Form, Next, Questions, To};
-use super::finished::DIALOG_AGE;
+use super::counts::DialogCounts;
+use super::ended_call::DIALOG_AGE;
 use super::ledger::{Due, Ledger};
-use super::metrics::Dialogs;
 use super::settings::Group;
-use super::spawn;
-use super::waiting::lock;
+use super::threads::spawn;
 use crate::config::ProxySocket;
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::proto::{CallId, DialogId};
 use crate::sys::clock;
 use crate::sys::datagram::{first_there, is_there, receive, undisturbed};
+use crate::sys::sync::lock;
 use crate::sys::thread::run_tenaciously;
 
 /// How long an answer may take; then the request is sent once more.
@@ -43,7 +44,7 @@ const TRIES: u32 = 2;
 /// Requests that wait for an answer at a time. The proxy handles one after the other, and loses an answer for which there is
 /// no room in our socket: the kernel's default is 10 (net.unix.max_dgram_qlen).
 const WINDOW: usize = 8;
-/// Dialogs that wait to be asked for; those beyond are only logged.
+/// DialogCounts that wait to be asked for; those beyond are only logged.
 const WAITING: usize = 10_000;
 /// When a proxy that has not answered is asked again, and for how long: it may just be starting.
 const LATER: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ struct Dialog {
     dialog_id: DialogId,
     told: Told,
     /// Since when it is to be ended.
-    since: Duration,
+    since: Moment,
     /// Held until it is known what became of it, or that this may take long.
     pending: Option<Arc<()>>,
 }
@@ -120,12 +121,12 @@ impl Dialog {
 pub struct Enders {
     opensips: Queue,
     kamailio: Queue,
-    counts: Arc<Dialogs>,
+    counts: Arc<DialogCounts>,
     pending: Arc<()>,
     askers: Askers,
 }
 
-/// Dialogs that a proxy is to be asked for.
+/// DialogCounts that a proxy is to be asked for.
 struct Queue {
     sender: Sender<Dialog>,
     /// To take back those that it was not asked for yet.
@@ -154,7 +155,7 @@ impl Enders {
         runtime_dir: &Path,
         (mode, group): (u32, Option<Group>),
     ) -> Result<Enders, String> {
-        let counts = Arc::new(Dialogs::default());
+        let counts = Arc::new(DialogCounts::default());
         let askers = Askers::default();
         let begin = |proxy: Proxy, at: &ProxySocket, own: &str| {
             let own = runtime_dir.join(own);
@@ -221,8 +222,8 @@ impl Enders {
     /// Waits until the proxies have answered for all dialogs, but not longer than this; names those in the log that
     /// they have not been asked for by then and that nobody will ask for.
     pub fn stop(&self, limit: Duration) {
-        let end = clock::mono() + limit;
-        while Arc::strong_count(&self.pending) > 1 && clock::mono() < end {
+        let end = clock::moment() + limit;
+        while Arc::strong_count(&self.pending) > 1 && clock::moment() < end {
             std::thread::sleep(TURN / 5);
         }
         let queues = [&self.opensips, &self.kamailio];
@@ -249,7 +250,7 @@ impl Enders {
     }
 
     /// What became of dialogs so far.
-    pub fn counts(&self) -> &Dialogs {
+    pub fn counts(&self) -> &DialogCounts {
         &self.counts
     }
 
@@ -260,7 +261,7 @@ impl Enders {
             call_id: call_id.clone(),
             dialog_id: dialog_id.clone(),
             told,
-            since: clock::mono(),
+            since: clock::moment(),
             pending: Some(Arc::clone(&self.pending)),
         };
         let queue = match self.queue(dialog_id) {
@@ -313,7 +314,7 @@ struct Open {
     dialog: Dialog,
     questions: Questions,
     tries: u32,
-    deadline: Duration,
+    deadline: Moment,
 }
 
 /// One proxy's thread.
@@ -329,10 +330,10 @@ struct Ender {
     answers: Answers,
     open: HashMap<u128, Open>,
     /// To be asked for again, and when.
-    later: VecDeque<(Duration, Dialog)>,
+    later: VecDeque<(Moment, Dialog)>,
     next: u64,
     odd: Sparse,
-    counts: Arc<Dialogs>,
+    counts: Arc<DialogCounts>,
 }
 
 impl Drop for Ender {
@@ -348,7 +349,7 @@ impl Ender {
         paths: Vec<PathBuf>,
         socket: UnixDatagram,
         answers: Answers,
-        counts: Arc<Dialogs>,
+        counts: Arc<DialogCounts>,
     ) -> Self {
         Ender {
             proxy,
@@ -382,10 +383,10 @@ impl Ender {
                     Ok(came) => self.answered(came),
                     Err(_) => self.wait(),
                 },
-                default(self.rest(clock::mono())) => {}
+                default(self.rest(clock::moment())) => {}
             }
-            self.ask_again(clock::mono());
-            self.look_for_silence(clock::mono());
+            self.ask_again(clock::moment());
+            self.look_for_silence(clock::moment());
         }
     }
 
@@ -399,15 +400,15 @@ impl Ender {
     }
 
     /// How long nothing is due: a request to be sent again, or an answer.
-    fn rest(&self, now: Duration) -> Duration {
+    fn rest(&self, now: Moment) -> Duration {
         let later = self.later.front().map(|(at, _)| *at);
         let later = later.filter(|_| self.open.len() < WINDOW);
         let deadlines = self.open.values().map(|open| open.deadline);
         let next = deadlines.chain(later).min();
-        next.map_or(LATER, |at| at.saturating_sub(now))
+        next.map_or(LATER, |at| at.since(now))
     }
 
-    fn ask_again(&mut self, now: Duration) {
+    fn ask_again(&mut self, now: Moment) {
         while self.open.len() < WINDOW && self.later.front().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, dialog)) = self.later.pop_front() {
                 self.ask(dialog);
@@ -452,7 +453,7 @@ impl Ender {
             dialog,
             questions,
             tries: 0,
-            deadline: Duration::ZERO,
+            deadline: Moment::START,
         };
         self.send(number, open);
     }
@@ -460,7 +461,7 @@ impl Ender {
     /// Sends a request, for the first time or once more.
     fn send(&mut self, number: u128, mut open: Open) {
         open.tries += 1;
-        open.deadline = clock::mono() + ANSWER_LIMIT;
+        open.deadline = clock::moment() + ANSWER_LIMIT;
         let path = first_there(&self.paths);
         if self.at != path {
             self.at = path.to_owned();
@@ -554,7 +555,7 @@ impl Ender {
         }
     }
 
-    fn look_for_silence(&mut self, now: Duration) {
+    fn look_for_silence(&mut self, now: Moment) {
         let overdue = self.open.iter().filter(|(_, open)| open.deadline <= now);
         let overdue: Vec<u128> = overdue.map(|(number, _)| *number).collect();
         for number in overdue {
@@ -571,7 +572,7 @@ impl Ender {
     }
 
     /// Who waits for it hears that at once; the others are asked for again.
-    fn unanswered(&mut self, mut dialog: Dialog, now: Duration) {
+    fn unanswered(&mut self, mut dialog: Dialog, now: Moment) {
         self.counts.unanswered.add(1);
         let why = format!("no answer from {} at {}", self.proxy, self.at.display());
         let Dialog {
@@ -599,5 +600,4 @@ impl Ender {
 }
 
 #[cfg(test)]
-#[path = "dialog_tests.rs"]
 mod tests;

@@ -10,16 +10,12 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
-use super::Dispatcher;
-use super::registry::RelayKey;
-use super::waiting::lock;
+use super::relay_id::RelayKey;
 use crate::journal::make_directory;
-use crate::logging::sparse::Sparse;
 use crate::proto::Visible;
 use crate::sys::files::{create_own, open_own};
+use crate::sys::sync::lock;
 
 /// So many relays can be drained. More are no relays of today.
 pub const MOST: usize = 1000;
@@ -29,9 +25,6 @@ const LIMIT: u64 = 1 << 20;
 
 /// Lines that cannot be read and are told one by one.
 const TOLD: usize = 10;
-
-/// How often it is looked whether the file has all.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 const HEAD: &str =
     "# Relays that get no new calls: media-admin drain and media-admin resume write this.\n";
@@ -92,30 +85,6 @@ impl Drained {
             .map_err(|error| format!("{}: cannot be written: {error}", self.path.display()))?;
         *kept = wanted;
         Ok(())
-    }
-}
-
-/// The thread that writes what has not been written: the disk was full, or a relay is known by another name now.
-pub fn tend(dispatcher: &Arc<Dispatcher>) {
-    let mut complaints = Sparse::default();
-    loop {
-        thread::sleep(INTERVAL);
-        let kept = dispatcher.keep_drained();
-        if let Some((why, left_out)) = kept.err().zip(complaints.due()) {
-            log::error!(
-                "after a restart other relays would be drained than are now: {why}{left_out}"
-            );
-        }
-    }
-}
-
-impl Dispatcher {
-    /// Brings to disk which relays are drained.
-    ///
-    /// # Errors
-    /// A sentence with the path.
-    pub fn keep_drained(&self) -> Result<(), String> {
-        self.drained.keep(|| lock(&self.registry).drained())
     }
 }
 

@@ -2,11 +2,11 @@
 //! knew of them, for the one after it. So a call is accounted even where its relay is lost while no dispatcher runs, a
 //! dialog is ended whose relay came back without the call, and none goes on because nobody asked the proxy again.
 //!
-//! In the journal stand `call NOTE` and `dialog ID NOTE` (see `note`), `over ID`, with a call's session id or a dialog's
+//! In the journal stand `call NOTE` and `dialog ID NOTE` (see `lines`), `over ID`, with a call's session id or a dialog's
 //! own, and, as long as there are calls, `seen MICROSECONDS` every few seconds. A line is in the kernel's hands before
 //! the proxy is answered or asked, and on disk a second later.
 
-mod note;
+mod lines;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
-use self::note::{DialogNote, Note, micros};
-use super::finished::DIALOG_AGE;
-use super::registry::LiveCall;
-use super::waiting::lock;
+use self::lines::{DialogNote, Note, micros};
+use super::call::LiveCall;
+use super::ended_call::DIALOG_AGE;
 use crate::journal::{Journal, Limits, Position, Refused};
 use crate::logging::sparse::Sparse;
 use crate::proto::name::Name;
 use crate::proto::{DialogId, Excerpt, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::lock;
 use crate::sys::thread::run_tenaciously;
 use crate::words::counted;
 
@@ -184,7 +184,7 @@ impl Ledger {
         is_recorded: impl Fn(SessionId) -> bool + Send + 'static,
     ) -> Result<(), String> {
         let ledger = Arc::downgrade(self);
-        super::spawn("ledger", move || {
+        super::threads::spawn("ledger", move || {
             run_tenaciously("ledger", || {
                 while let Some(ledger) = ledger.upgrade() {
                     ledger.tend(clock::now().unix.elapsed(), &is_recorded);
@@ -496,5 +496,4 @@ impl Left {
 }
 
 #[cfg(test)]
-#[path = "ledger/tests.rs"]
 mod tests;

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::moment::Moment;
 use crate::proto::{MAX_ID, Visible};
 
 /// Bytes of a line that no longer one is known for.
@@ -131,11 +132,11 @@ pub struct Bucket {
     period: Duration,
     /// What is left, as the time in which it fills so far.
     left: Duration,
-    since: Duration,
+    since: Moment,
 }
 
 impl Bucket {
-    pub fn new(most: usize, period: Duration, now: Duration) -> Bucket {
+    pub fn new(most: usize, period: Duration, now: Moment) -> Bucket {
         Bucket {
             most,
             period,
@@ -145,13 +146,13 @@ impl Bucket {
     }
 
     /// What a link may say without saying anything.
-    pub fn idle(now: Duration) -> Bucket {
+    pub fn idle(now: Moment) -> Bucket {
         Bucket::new(IDLE.0, Duration::from_secs(1) * IDLE.0 as u32 / IDLE.1, now)
     }
 
     /// Takes so much. False where less is left.
-    pub fn take(&mut self, amount: usize, now: Duration) -> bool {
-        let passed = now.saturating_sub(self.since);
+    pub fn take(&mut self, amount: usize, now: Moment) -> bool {
+        let passed = now.since(self.since);
         self.since = self.since.max(now);
         self.left = (self.left + passed).min(self.period);
         let nanos = self.period.as_nanos() * amount as u128 / self.most as u128;
@@ -175,7 +176,7 @@ pub struct Records {
 }
 
 impl Records {
-    pub fn new(now: Duration) -> Records {
+    pub fn new(now: Moment) -> Records {
         let hour = Duration::from_secs(3600);
         Records {
             taken: Bucket::new(RECORDS, hour, now),
@@ -187,7 +188,7 @@ impl Records {
     ///
     /// # Errors
     /// No relay has so many.
-    pub fn take(&mut self, bytes: usize, now: Duration) -> Result<bool, Excess> {
+    pub fn take(&mut self, bytes: usize, now: Moment) -> Result<bool, Excess> {
         if self.taken.take(1 + bytes / RECORD, now) {
             return Ok(true);
         }
@@ -207,8 +208,12 @@ impl Records {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
+    fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     #[test]
@@ -226,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_bucket_fills_again() {
-        let mut bucket = Bucket::new(10, at(100), at(0));
+        let mut bucket = Bucket::new(10, secs(100), at(0));
         assert!(bucket.take(10, at(0)) && !bucket.take(1, at(9)));
         assert!(bucket.take(1, at(10)) && !bucket.take(1, at(10)));
         assert!(bucket.take(10, at(1000)) && !bucket.take(1, at(1000)));

@@ -10,16 +10,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
-use super::registry::{Doubts, LinkId};
-use super::waiting::{Slot, Updating, lock};
-use super::wire::{write_plain, write_remove};
+use super::pending_update::PendingUpdate;
+use super::registry::Doubts;
+use super::relay_commands::{write_plain, write_remove};
+use super::relay_id::LinkId;
+use crate::moment::Moment;
 use crate::proto::control::Remove;
 use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 use crate::tls::PeerCertificates;
 
 /// Bytes that may wait to be sent to one relay.
@@ -48,7 +50,7 @@ pub type Shown = Slot<Option<Vec<u8>>>;
 /// What a relay has been asked, with whom to tell.
 #[derive(Debug)]
 pub enum Ask {
-    Update(Arc<Updating>),
+    Update(Arc<PendingUpdate>),
     /// The removal of a session; some do not wait for it.
     Remove(Remove, Option<Arc<Slot<Removal>>>),
     /// The removal of a session that is not in the registry.
@@ -141,7 +143,7 @@ struct State {
 }
 
 struct Asked {
-    since: Duration,
+    since: Moment,
     ask: Ask,
     wanted: Wanted,
     /// It has been found overdue before.
@@ -230,10 +232,10 @@ impl Link {
 
     /// Asks the relay for something that each can answer, and waits. False when nothing at all is heard of it by the
     /// deadline, or its link ends meanwhile.
-    pub fn is_well(&self, deadline: Duration) -> bool {
+    pub fn is_well(&self, deadline: Moment) -> bool {
         let (heard, answer) = (self.heard.load(Ordering::Relaxed), Arc::new(Shown::new()));
         let ask = Ask::Show(Arc::clone(&answer));
-        let asked = self.send(clock::mono(), ask, |out, sequence, _| {
+        let asked = self.send(clock::moment(), ask, |out, sequence, _| {
             write_plain(out, "summary", sequence)
         });
         if asked == Err(Refused::Closed) {
@@ -248,7 +250,7 @@ impl Link {
     /// Queues a request that was begun at `since`; `write` puts it at the buffer's end, or returns false.
     pub fn send(
         &self,
-        since: Duration,
+        since: Moment,
         ask: Ask,
         write: impl FnOnce(&mut Vec<u8>, Sequence, Compatibility) -> bool,
     ) -> Result<(), Refused> {
@@ -322,7 +324,7 @@ impl Link {
             true => Ask::TakeBack(remove.call_id.clone()),
             false => Ask::Remove(remove.clone(), None),
         };
-        let sent = self.send(clock::mono(), ask, |out, sequence, compatibility| {
+        let sent = self.send(clock::moment(), ask, |out, sequence, compatibility| {
             write_remove(out, &remove, sequence, compatibility)
         });
         if let Err(refused) = sent {
@@ -362,7 +364,7 @@ impl Link {
     }
 
     /// Whether there are requests from before `limit` that were not found by this before.
-    pub fn is_overdue(&self, limit: Duration) -> bool {
+    pub fn is_overdue(&self, limit: Moment) -> bool {
         let mut state = lock(&self.state);
         let mut found = false;
         for asked in state.asked.values_mut() {
@@ -375,7 +377,7 @@ impl Link {
     }
 
     /// Gives back the requests from before `limit`: their answers are not waited for any more.
-    pub fn forget(&self, limit: Duration) -> Vec<Ask> {
+    pub fn forget(&self, limit: Moment) -> Vec<Ask> {
         let mut state = lock(&self.state);
         let old = |(sequence, asked): (&u64, &Asked)| (asked.since <= limit).then_some(*sequence);
         let old: Vec<u64> = state.asked.iter().filter_map(old).collect();
@@ -408,7 +410,7 @@ impl Link {
     }
 
     /// Waits for the writing thread's end.
-    pub fn wait_written(&self, deadline: Duration) {
+    pub fn wait_written(&self, deadline: Moment) {
         self.written.take_until(deadline);
     }
 
@@ -460,7 +462,7 @@ mod tests {
     }
 
     fn ask(link: &Link, text: &str) -> Result<(), Refused> {
-        link.send(Duration::ZERO, Ask::Purge, |out, sequence, _| {
+        link.send(Moment::START, Ask::Purge, |out, sequence, _| {
             out.extend_from_slice(format!("{text} {sequence}\r\n").as_bytes());
             true
         })
@@ -526,16 +528,16 @@ mod tests {
         let link = link();
         let sent = (0..).take_while(|_| ask(&link, "x").is_ok()).count();
         assert_eq!(sent, MAX_OPEN);
-        assert!(link.is_overdue(Duration::ZERO));
-        assert!(!link.is_overdue(Duration::ZERO), "no news");
-        assert_eq!(link.forget(Duration::ZERO).len(), MAX_OPEN);
+        assert!(link.is_overdue(Moment::START));
+        assert!(!link.is_overdue(Moment::START), "no news");
+        assert_eq!(link.forget(Moment::START).len(), MAX_OPEN);
         assert_eq!(ask(&link, "x"), Ok(()));
     }
 
     #[test]
     fn what_a_relay_cannot_read_is_not_asked() {
         let link = link();
-        let refused = link.send(Duration::ZERO, Ask::Purge, |_, _, _| false);
+        let refused = link.send(Moment::START, Ask::Purge, |_, _, _| false);
         assert_eq!(refused, Err(Refused::Unwritable));
         assert!(link.answered(Sequence(1)).is_none());
     }

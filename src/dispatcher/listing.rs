@@ -1,14 +1,14 @@
 //! A list of sessions that a relay is telling, acted on while it comes: it is never in memory whole, and the registry is
 //! asked for a few sessions at a time.
 
-use super::Dispatcher;
 use super::limits::{self, Excess, Limit};
 use super::link::{Ask, Link};
 use super::registry::{Doubts, Listed};
+use super::shared::Dispatcher;
 use super::statistics::{ListedCall, Unfit};
-use super::waiting::lock;
 use crate::proto::elements::{Bad, Elements};
 use crate::proto::link::longest_list;
+use crate::sys::sync::lock;
 
 /// Sessions that the registry is told of at once.
 const TOGETHER: usize = 256;

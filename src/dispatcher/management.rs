@@ -5,10 +5,9 @@
 //!  one thread for each client: reads lines                  command, filter
 //!    sessions, summary      here
 //!    metrics                super::metrics
-//!    explain                one call in full                explain, text, verdict; which one: naming
+//!    explain                one call in full                explain, text, verdict; which one: naming, lookup
 //!    end, drain, resume     who may change something does   end, drain
 //!  answers, in either format, piece by piece                answer
-//!  draining                 tells when a drained relay has no calls left
 //! ```
 //!
 //! Relays are asked all at once; what they send goes to the client piece by piece. A client holds no lock while it
@@ -17,11 +16,12 @@
 mod answer;
 pub(super) mod command;
 mod drain;
-pub mod draining;
 mod end;
 pub mod entrance;
 mod explain;
+mod explained;
 mod filter;
+mod lookup;
 mod naming;
 pub(super) mod text;
 mod verdict;
@@ -36,18 +36,20 @@ use serde::de::IgnoredAny;
 use self::answer::{Client, List};
 use self::command::{Bad, Command, HELP};
 use self::filter::Filter;
-use super::Dispatcher;
 use super::link::{Ask, Link, Shown};
-use super::registry::{Connected, Place, RelayKey};
+use super::registry::{CallLocation, Connected, Load};
+use super::relay_commands::write_plain;
+use super::relay_id::RelayKey;
+use super::shared::Dispatcher;
 use super::statistics::each;
-use super::waiting::{Slot, lock};
-use super::wire::write_plain;
 use crate::door::Visit;
+use crate::moment::Moment;
 use crate::proto::Excerpt;
 use crate::proto::line::Lines;
 use crate::proto::link::Sequence;
 use crate::proto::name::spelled;
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 use crate::tls::Reader;
 
 /// Bytes in a command: a call-id may be long, and longer as a JSON string.
@@ -200,21 +202,29 @@ impl Client<'_> {
     fn summary(&mut self) -> io::Result<()> {
         let (relays, away, drained) = {
             let registry = lock(&self.dispatcher.registry);
-            (registry.connected(), registry.away(), registry.drained())
+            (
+                registry.relays.connected(),
+                registry.relays.away(),
+                registry.relays.drained(),
+            )
         };
         let mut list = List::new(self);
         for (relay, answer) in list.client.dispatcher.ask_all(relays, "summary") {
             let summary = answer.take().and_then(|bytes| object(&bytes));
             let (held, load) = {
                 let registry = lock(&list.client.dispatcher.registry);
-                (registry.held(&relay).0, registry.load(&relay))
+                (registry.relays.held(&relay).0, registry.relays.load(&relay))
             };
             let summary = summary.unwrap_or_else(|| failed_summary(&relay, false));
             list.add(&as_held(completed(summary, load), held.drained))?;
         }
         for (relay, calls) in away {
             // How those are is not known.
-            let summary = completed(failed_summary(&relay, true), (calls, 0));
+            let load = Load {
+                live: calls,
+                unanswered: 0,
+            };
+            let summary = completed(failed_summary(&relay, true), load);
             list.add(&as_held(summary, drained.contains(&relay)))?;
         }
         list.end()
@@ -225,7 +235,7 @@ impl Client<'_> {
 struct Answer {
     /// None where it could not be asked.
     slot: Option<Arc<Shown>>,
-    deadline: Duration,
+    deadline: Moment,
 }
 
 impl Answer {
@@ -244,21 +254,21 @@ impl Dispatcher {
     /// The connected relays whose sessions may fit; the filter gets all names of the call that it wants.
     fn relays_for(&self, filter: &mut Filter) -> Result<Vec<Connection>, String> {
         let registry = lock(&self.registry);
-        let mut relays = registry.connected();
+        let mut relays = registry.relays.connected();
         if let Some(name) = &filter.relay {
-            let named = registry.named(name);
+            let named = registry.relays.named(name);
             if named.is_empty() {
-                return Err(drain::no_such_relay(name, &registry.known()));
+                return Err(drain::no_such_relay(name, &registry.relays.known()));
             }
             relays.retain(|one| named.contains(&one.relay));
         }
         if let Some(call_id_text) = &filter.call_id {
-            let call_id = registry.meant(call_id_text);
+            let call_id = registry.calls.meant(call_id_text);
             let links = registry.links_of(&call_id);
             if !links.is_empty() {
                 relays.retain(|one| links.contains(&one.handle.id));
             }
-            if matches!(registry.place(&call_id), Place::Unknown) {
+            if matches!(registry.place(&call_id), CallLocation::Unknown) {
                 filter.beginning = naming::beginning(call_id_text);
             }
             if !call_id.0.is_utf8() {
@@ -281,7 +291,7 @@ impl Dispatcher {
 
     /// Asks a relay something for a client.
     fn ask(&self, link: &Link, write: impl FnOnce(&mut Vec<u8>, Sequence) -> bool) -> Answer {
-        let now = clock::mono();
+        let now = clock::moment();
         let slot = Arc::new(Slot::new());
         let ask = Ask::Show(Arc::clone(&slot));
         let sent = link.send(now, ask, |out, sequence, _| write(out, sequence));
@@ -311,9 +321,9 @@ fn failed_summary(relay: &RelayKey, is_away: bool) -> String {
 
 /// With every key that readers of MediaProxy's summaries count on, whatever was told: CDRTool dies where one is not
 /// there. So many calls of the relay are known here, and so many of them nobody has answered.
-fn completed(mut summary: String, (calls, unanswered): (usize, usize)) -> String {
+fn completed(mut summary: String, load: Load) -> String {
     let told: HashMap<String, IgnoredAny> = serde_json::from_str(&summary).unwrap_or_default();
-    let (calls, unanswered) = (calls.to_string(), unanswered.to_string());
+    let (calls, unanswered) = (load.live.to_string(), load.unanswered.to_string());
     for (key, value) in [
         ("version", "\"\""),
         ("status", "\"active\""),
@@ -368,7 +378,11 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             name: None,
         };
-        let failed = completed(failed_summary(&relay, true), (3, 2));
+        let load = Load {
+            live: 3,
+            unanswered: 2,
+        };
+        let failed = completed(failed_summary(&relay, true), load);
         let want = serde_json::json!({"ip": "192.0.2.1", "version": "", "status": "error", "uptime": 0,
             "session_count": 3, "stream_count": {}, "bps_relayed": 0, "unanswered": 2, "away": true});
         assert_eq!(
@@ -377,6 +391,6 @@ mod tests {
         );
         let told = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9}}"#;
         let want = r#"{"uptime": 7, "session_count": 9, "stream_count": {"audio": 9},"version":"","status":"active","bps_relayed":0,"unanswered":2}"#;
-        assert_eq!(completed(told.into(), (3, 2)), want);
+        assert_eq!(completed(told.into(), load), want);
     }
 }

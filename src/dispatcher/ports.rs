@@ -3,23 +3,16 @@
 use std::fmt::Display;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
-use super::Dispatcher;
-use super::failures::{Cause, Failures};
-use crate::door::admission::{Limits, Origin};
+use super::failed_connections::{Cause, FailedConnections, Port};
+use super::shared::Dispatcher;
+use crate::door::admission::Limits;
+use crate::door::origin::Origin;
 use crate::door::{Arrival, Door, Visit};
+use crate::moment::Moment;
 use crate::sys::clock;
-
-/// Which one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    Relays,
-    Management,
-}
-
-pub const PORTS: [(Port, &str); 2] = [(Port::Relays, "relays"), (Port::Management, "management")];
+use crate::sys::sync::lock;
 
 impl Port {
     /// Who connects there, for the log.
@@ -50,12 +43,12 @@ impl Dispatcher {
     /// A connection came to nothing.
     pub fn failed(&self, port: Port, cause: Cause, name: &str, why: &dyn Display) {
         let line = || format!("{name}: no connection: {why}");
-        if let Some(line) = self.failures(port).note(cause, clock::mono(), line) {
+        if let Some(line) = lock(self.failures(port)).note(cause, clock::moment(), line) {
             say(cause, &line);
         }
     }
 
-    pub fn failures(&self, port: Port) -> &Failures {
+    pub fn failures(&self, port: Port) -> &Mutex<FailedConnections> {
         let [relays, management] = &self.failures;
         match port {
             Port::Relays => relays,
@@ -64,9 +57,9 @@ impl Dispatcher {
     }
 
     /// Says what is to be said once a minute.
-    pub fn tell_failures(&self, now: Duration) {
+    pub fn tell_failures(&self, now: Moment) {
         for failures in &self.failures {
-            for (cause, line) in failures.due(now) {
+            for (cause, line) in lock(failures).due(now) {
                 say(cause, &line);
             }
         }

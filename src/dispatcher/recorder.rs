@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use log::{Level, info, log};
 
+use super::call::Known;
+use super::call::LiveCall;
 use super::dialog::{Enders, Told};
-use super::finished::{Finished, Finisher, Known, Reason};
+use super::ended_call::{EndedCall, Reason};
+use super::finisher::Finisher;
 use super::ledger::{Due, Earlier, Ledger};
-use super::registry::LiveCall;
-use super::waiting::lock;
 use crate::accounting::{self, Accounting, Keeper, Outcome};
 use crate::metrics::Exposition;
 use crate::proto::name::Name;
 use crate::proto::{DialogId, SessionId};
+use crate::sys::sync::lock;
 use crate::sys::{clock, random};
 use crate::words::counted;
 
@@ -95,7 +97,7 @@ const REFUSED: usize = 20_000;
 const LONG: usize = 2048;
 
 impl Refused {
-    fn remember(&mut self, finished: &Finished) {
+    fn remember(&mut self, finished: &EndedCall) {
         let id = finished.session_id().filter(|_| finished.is_kept);
         let name = &finished.name;
         let is_long = name.call_id.0.as_bytes().len() + name.tags() > LONG;
@@ -115,7 +117,7 @@ impl Refused {
     }
 
     /// A session that was told of before ended as it did then, and its dialog has been seen to. Whether that is so.
-    fn recall(&mut self, finished: &mut Finished) -> bool {
+    fn recall(&mut self, finished: &mut EndedCall) -> bool {
         let id = finished.session_id();
         let Some(before) = id.and_then(|id| self.0.remove(&id)) else {
             return false;
@@ -147,7 +149,7 @@ impl Recorder {
     }
 
     /// What goes before the record: a line in the log, and the note that a dialog is to be ended.
-    fn announce(&self, finished: &mut Finished) -> Told {
+    fn announce(&self, finished: &mut EndedCall) -> Told {
         let books = self.books.as_ref();
         let is_told_again = books.is_some_and(|b| lock(&b.refused).recall(finished));
         // A relay repeats what is not recorded, for as long as that takes.
@@ -163,13 +165,13 @@ impl Recorder {
     }
 
     /// Which of them are recorded.
-    fn record(&self, ended: &[Finished]) -> Vec<bool> {
+    fn record(&self, ended: &[EndedCall]) -> Vec<bool> {
         let Some(books) = &self.books else {
             return vec![true; ended.len()];
         };
-        let record = |one: &Finished| one.record(clock::now(), random::bits());
+        let record = |one: &EndedCall| one.record(clock::now(), random::bits());
         let records: Vec<Option<String>> = ended.iter().map(record).collect();
-        let keeper = |one: &Finished| match one.is_kept {
+        let keeper = |one: &EndedCall| match one.is_kept {
             true => Keeper::Relay,
             false => Keeper::Nobody,
         };
@@ -199,12 +201,12 @@ impl Recorder {
 }
 
 /// The dialog that the proxy is to end.
-fn dialog_to_end(finished: &Finished) -> Option<&DialogId> {
+fn dialog_to_end(finished: &EndedCall) -> Option<&DialogId> {
     finished.dialog_id.as_ref().filter(|_| finished.end_dialog)
 }
 
 impl Finisher for Recorder {
-    fn finish(&self, mut ended: Vec<Finished>) -> Vec<bool> {
+    fn finish(&self, mut ended: Vec<EndedCall>) -> Vec<bool> {
         let told: Vec<Told> = ended.iter_mut().map(|one| self.announce(one)).collect();
         let recorded = self.record(&ended);
         for (one, told) in ended.iter().zip(told) {
@@ -297,8 +299,8 @@ mod tests {
         "session_id":"0f8fad5b-d9cb-469f-a165-70867728950e"}"#;
 
     /// As a relay tells it of a session that is not known otherwise.
-    fn told() -> Finished {
-        Finished {
+    fn told() -> EndedCall {
+        EndedCall {
             name: Name {
                 call_id: CallId("a".into()),
                 caller: None,
@@ -320,7 +322,7 @@ mod tests {
     #[test]
     fn what_comes_again_ended_as_it_did() {
         let mut refused = Refused::default();
-        let removed = Finished {
+        let removed = EndedCall {
             reason: Reason::Removed,
             dialog_id: Some(DialogId("1:2".into())),
             end_dialog: false,
@@ -373,7 +375,7 @@ mod tests {
     #[test]
     fn what_no_relay_keeps_does_not_come_again() {
         let mut refused = Refused::default();
-        refused.remember(&Finished {
+        refused.remember(&EndedCall {
             is_kept: false,
             ..told()
         });

@@ -1,124 +1,68 @@
 //! Which call is on which relay, and which relays can take one. Pure: no socket, clock or thread; the time
 //! and random numbers are passed in.
 //!
-//! Read docs/protocol.md section 2 for the rules. `relays` keeps links and the relays behind them, `calls` the
-//! sessions. `L` is what the shell sends on: a registry hands it out and never looks at it.
+//! ```text
+//!  calls       sessions: how they begin and end                 session, sessions, foreign_calls, removals, unanswered
+//!  relays      links and the relays behind them, who is drained   relay_table, relay_status, doubts
+//!  placement   which relay gets a new call
+//! ```
+//!
+//! Both are behind one lock, as each change to a session changes what its relay has: here is what needs both. `L` is what
+//! the shell sends on: a registry hands it out and never looks at it. Read docs/protocol.md section 2 for the rules.
 
+mod by_admin;
 mod calls;
-mod dialogs;
+mod dialog_counts;
 mod doubts;
-mod expired;
-mod found;
-mod manage;
+mod foreign_calls;
+mod placement;
+mod relay_status;
+mod relay_table;
 mod relays;
-mod restore;
-mod ringing;
+mod remembered;
+mod removals;
+mod session;
 mod sessions;
-mod standing;
+mod spellings;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::finished::{Finished, Known};
-use crate::moment::Now;
+use self::calls::Calls;
+use self::placement::Request;
+use self::relays::Relays;
+use self::sessions::SessionKey;
+use super::call::{Facts, LiveCall};
+use super::ended_call::{EndedCall, Reason};
+use super::relay_id::{LinkId, RelayKey};
+use super::statistics::{ListedCall, Statistics};
+use crate::moment::Moment;
+use crate::proto::CallId;
 use crate::proto::control::Remove;
-use crate::proto::name::{Mention, Name};
-use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
-pub use doubts::{Checked, Doubts};
-use expired::Remembered;
-use found::FoundCalls;
-pub use manage::{About, Held, Through};
-pub use restore::LiveCall;
-use ringing::Ringing;
-pub use ringing::{Limits, Source, TooMany};
-use sessions::{Key, Sessions};
-pub use standing::{Standing, State};
-
-/// How long a removal of a call that was not known is kept for a relay that may have it.
-const MISSED: Duration = Duration::from_secs(3600);
+use crate::proto::name::{Fit, Mention};
+pub use by_admin::Through;
+pub use calls::About;
+pub use doubts::Doubts;
+pub use relay_status::{Held, RelayState};
+pub use relay_table::Load;
+pub use relays::{Connected, Identified};
+pub use unanswered::{Limits, Source, TooMany};
 
 /// How long things are waited for, from the configuration keys of these names.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     pub relay_recover_interval: Duration,
     pub cleanup_dead_relays_after: Duration,
     pub cleanup_expired_sessions_after: Duration,
 }
 
-/// One connection of a relay; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
-
-/// What tells relays apart: the address that the link comes from, and the name in `hello` where there is one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RelayKey {
-    pub address: IpAddr,
-    pub name: Option<Arc<str>>,
-}
-
-impl fmt::Display for RelayKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "{} ({})", self.address, name.escape_debug()),
-            None => self.address.fmt(f),
-        }
-    }
-}
-
-/// What the registry has to know of an `update`.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    pub call_id: CallId,
-    pub dialog_id: Option<DialogId>,
-    pub from_tag: Tag,
-    /// Given in what comes after the callee's first answer, an early one included.
-    pub to_tag: Option<Tag>,
-    pub cseq: CSeq,
-    /// It has media, so that its success makes a session.
-    pub has_media: bool,
-    /// What a session that it makes is called.
-    pub session_id: SessionId,
-    /// It is the reply to a request of the one with the from_tag.
-    pub is_reply: bool,
-    pub from_uri: Text,
-    pub to_uri: Text,
-    pub user_agent: Text,
-    pub username: Option<Text>,
-    /// Where its SIP came from.
-    pub signaling: Option<IpAddr>,
-    /// When it was read.
-    pub at: Duration,
-}
-
-impl Facts {
-    /// The session that it means.
-    pub fn mention(&self) -> Mention<'_> {
-        Mention {
-            call_id: &self.call_id,
-            from_tag: &self.from_tag,
-            to_tag: self.to_tag.as_ref(),
-        }
-    }
-
-    /// What takes back a session that this update has made.
-    pub fn removal(&self) -> Remove {
-        Remove {
-            call_id: self.call_id.clone(),
-            from_tag: self.from_tag.clone(),
-            to_tag: self.to_tag.clone(),
-        }
-    }
-}
-
 /// Where a session is, or the sessions of a Call-ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place<L> {
+pub enum CallLocation<L> {
     /// On no relay.
     Unknown,
     /// It has ended without the proxy, which has not removed it yet.
@@ -126,15 +70,6 @@ pub enum Place<L> {
     On(LinkId, L),
     /// On a relay that is not connected.
     Away(RelayKey),
-}
-
-/// What a link's first line has led to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Identified<L> {
-    /// It is its relay's link; one that it replaces is to be closed.
-    Up(RelayKey, Option<L>),
-    /// Its relay has another link, which is to be asked whether it is well.
-    Contested(RelayKey, L),
 }
 
 /// A relay that has no link any more.
@@ -158,7 +93,7 @@ pub struct Late {
 #[derive(Debug, Default)]
 pub struct Listed {
     /// Sessions that it was given and has.
-    there: HashSet<Key>,
+    there: HashSet<SessionKey>,
     /// Removals that it missed of others.
     owed: Vec<Remove>,
     /// Sessions that another relay was given; the first one's call, and that relay.
@@ -169,191 +104,335 @@ pub struct Listed {
 /// What has to be done after a relay has listed its sessions.
 #[derive(Debug, Default)]
 pub struct Purge {
-    pub finished: Vec<Finished>,
+    pub finished: Vec<EndedCall>,
     /// Calls that go on after all, to be noted.
     pub back: Vec<LiveCall>,
     /// Removals that the relay missed while it was away.
     pub owed: Vec<Remove>,
 }
 
+/// What became of calls that a relay was asked for.
+#[derive(Debug, Default)]
+pub struct Checked {
+    pub finished: Vec<EndedCall>,
+    /// Those that go on.
+    pub there: Vec<CallId>,
+    /// Of these, what is to be noted.
+    pub back: Vec<LiveCall>,
+}
+
 /// What time brought about.
 #[derive(Debug)]
 pub struct Elapsed<L> {
-    pub finished: Vec<Finished>,
+    pub finished: Vec<EndedCall>,
     /// Links of relays that did not recover: to be closed.
     pub dead: Vec<(LinkId, L)>,
-}
-
-/// A relay as the management port and the log see it.
-#[derive(Clone, Debug)]
-pub struct Connected<L> {
-    pub relay: RelayKey,
-    pub handle: L,
 }
 
 /// Sessions, relays and links.
 #[derive(Debug)]
 pub struct Registry<L> {
-    patience: Patience,
-    sessions: Sessions,
-    ringing: Ringing,
-    /// What relays may call those call-ids that are not UTF-8.
-    aliases: HashMap<String, CallId>,
-    found: FoundCalls,
-    /// Sessions that the proxy has yet to remove.
-    expired: Remembered<Name>,
-    /// Calls that were not known when the proxy removed them, with the time since 1970: a relay that is away may have them.
-    missed: Remembered<(Remove, Duration)>,
-    relays: BTreeMap<u64, Relay>,
-    links: BTreeMap<LinkId, Link<L>>,
-    /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
-    drained: BTreeMap<RelayKey, bool>,
-    /// Calls that the administrator is just ending.
-    by_admin: Vec<(Name, Through)>,
-    /// What is to be added to a time of the caller's clock to have the time since 1970-01-01 UTC.
-    wall: Duration,
-    /// When this dispatcher began, since 1970-01-01 UTC; none where one before it has told which calls there were.
-    blind_before: Option<Duration>,
-    /// Somebody keeps what [`LiveCall`] tells of answered calls.
-    is_noting: bool,
-    /// How much news has been told to be noted.
-    notes: AtomicU64,
-    /// Counts changes to sessions, relays and links: what is known when is a comparison.
-    serial: u64,
-}
-
-#[derive(Debug)]
-struct Session {
-    /// The callee is in it once it has finally answered (S3).
-    name: Name,
-    relay: u64,
-    dialog_id: Option<DialogId>,
-    /// The number of the request that opened it; none where this dispatcher has not seen that.
-    opening: Option<CSeq>,
-    known: Known,
-    /// `known.started` on the caller's clock, where that was in this run.
-    started: Option<Duration>,
-    /// It was made by a reply: the callee makes the offer (C8).
-    begun_by_reply: bool,
-    /// Where the SIP of its first message came from.
-    signaling: Option<IpAddr>,
-    /// It counts as one that nobody has answered.
-    is_ringing: bool,
-    /// When it was last made or confirmed by its relay.
-    serial: u64,
-    state: SessionState,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum SessionState {
-    Live,
-    /// The proxy has removed it, its relay has not been told or has not answered.
-    Owed(Remove),
-}
-
-#[derive(Debug)]
-struct Relay {
-    key: RelayKey,
-    link: Option<LinkId>,
-    /// Since when there is no link.
-    away: Option<Duration>,
-    /// Sessions that its relay should have.
-    live: usize,
-    /// Those of them that nobody has answered.
-    unanswered: usize,
-}
-
-#[derive(Debug)]
-struct Link<L> {
-    handle: L,
-    address: IpAddr,
-    /// Which process, and which link of it, it says it is.
-    instance: Option<Arc<str>>,
-    /// None until its first line has told who it is.
-    relay: Option<u64>,
-    /// The serial when it was asked for its sessions.
-    asked: u64,
-    halting: bool,
-    timed_out: Option<Duration>,
-    /// New calls that it has been asked to take and has not answered.
-    attempts: usize,
-    /// Calls that it is to be asked whether it has, and not before when.
-    doubted: HashSet<Key>,
-    ask_at: Duration,
+    timeouts: Timeouts,
+    pub(super) calls: Calls,
+    pub(super) relays: Relays<L>,
 }
 
 impl<L: Clone> Registry<L> {
     /// Knows nothing yet.
-    pub fn new(patience: Patience) -> Self {
+    pub fn new(timeouts: Timeouts) -> Self {
         Registry {
-            patience,
-            sessions: Sessions::default(),
-            ringing: Ringing::default(),
-            aliases: HashMap::new(),
-            found: FoundCalls::default(),
-            expired: Remembered::default(),
-            missed: Remembered::default(),
-            relays: BTreeMap::new(),
-            links: BTreeMap::new(),
-            drained: BTreeMap::new(),
-            by_admin: Vec::new(),
-            wall: Duration::ZERO,
-            blind_before: None,
-            is_noting: false,
-            notes: AtomicU64::new(0),
-            serial: 0,
+            timeouts,
+            calls: Calls::default(),
+            relays: Relays::new(),
         }
-    }
-
-    /// From now on no source has more unanswered calls than these.
-    pub fn limit_ringing(&mut self, limits: Limits) {
-        self.ringing = Ringing::new(limits);
-    }
-
-    /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.
-    pub fn set_wall(&mut self, now: Now) {
-        self.wall = now.unix.elapsed().saturating_sub(now.mono.since_start());
-    }
-
-    /// Nobody has told which calls there were before this time since 1970-01-01 UTC (R3).
-    pub fn set_blind_before(&mut self, time: Duration) {
-        self.blind_before = Some(time);
     }
 
     /// What is due at this time; to be called every second or so.
-    pub fn tick(&mut self, now: Duration) -> Elapsed<L> {
-        let limit = self.patience.cleanup_expired_sessions_after;
-        if let Some(time) = now.checked_sub(limit) {
-            self.expired.forget_until(time);
+    pub fn tick(&mut self, now: Moment) -> Elapsed<L> {
+        let timeouts = self.timeouts;
+        self.calls
+            .forget_old(timeouts.cleanup_expired_sessions_after, now);
+        let table = &mut self.relays.table;
+        let lost = table.lost(timeouts.cleanup_dead_relays_after, now);
+        let mut finished = Vec::new();
+        if !lost.is_empty() {
+            finished = self.calls.give_up(table, &lost, now);
+            table.forget(&lost);
         }
-        if let Some(time) = now.checked_sub(MISSED) {
-            self.missed.forget_until(time);
-        }
-        let finished = self.give_up_relays(now);
-        let limit = self.patience.relay_recover_interval;
-        let is_dead = |link: &Link<L>| link.timed_out.is_some_and(|since| now >= since + limit);
-        let dead = self.links.iter().filter(|(_, link)| is_dead(link));
-        let dead = dead.map(|(id, link)| (*id, link.handle.clone())).collect();
-        Elapsed { finished, dead }
-    }
-
-    /// Takes a link out of the table, with what was found by it.
-    fn drop_link(&mut self, id: LinkId) -> Option<Link<L>> {
-        self.found.lose(id);
-        self.links.remove(&id)
-    }
-
-    /// A time of the caller's clock as one since 1970. A call's times stay as far apart as they were, whatever the
-    /// calendar was set to meanwhile.
-    fn calendar(&self, session: &Session, at: Duration) -> Duration {
-        match (session.known.started, session.started) {
-            (Some(began), Some(started)) => began + at.saturating_sub(started),
-            _ => self.wall + at,
+        Elapsed {
+            finished,
+            dead: self.relays.dead(timeouts.relay_recover_interval, now),
         }
     }
 
-    fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
+    /// A relay has connected and is being asked for its sessions. It takes no calls until
+    /// [`Registry::identify`].
+    pub fn link_up(&mut self, address: IpAddr, make_handle: impl FnOnce(LinkId) -> L) -> L {
+        let asked = self.calls.sessions().changes();
+        self.relays.link_up(address, asked, make_handle)
+    }
+
+    /// The link's first line tells who it is; a later `hello` may say it again.
+    pub fn identify(
+        &mut self,
+        id: LinkId,
+        name: Option<&str>,
+        now: Moment,
+    ) -> Option<Identified<L>> {
+        let (identified, replaced) = self.relays.identify(id, name)?;
+        if let Some(old) = replaced {
+            self.calls.lose_link(old);
+            let relay = self.relays.number(id)?;
+            self.calls.note_loss(&mut self.relays.table, relay, now);
+        }
+        Some(identified)
+    }
+
+    /// The link is gone. Returns the relay when that leaves it without one.
+    pub fn link_lost(&mut self, id: LinkId, now: Moment) -> Option<Lost> {
+        self.calls.lose_link(id);
+        let (number, relay) = self.relays.link_lost(id, now)?;
+        let table = &mut self.relays.table;
+        let calls = self.calls.note_loss(table, number, now);
+        Some(Lost { relay, calls })
+    }
+
+    /// Where sessions of a Call-ID are: of several, one that can be asked.
+    pub fn place(&self, call_id: &CallId) -> CallLocation<L> {
+        let mut place = CallLocation::Unknown;
+        for (_, session) in self.calls.sessions().of(call_id) {
+            place = self.relays.location(session.relay);
+            if let CallLocation::On(..) = place {
+                return place;
+            }
+        }
+        let found = self.calls.foreign().of(call_id);
+        let found = found.filter_map(|found| self.relays.on(found.link)).next();
+        let is_expired = || self.calls.removals().has_expired(call_id);
+        match (place, found) {
+            (CallLocation::Unknown, Some(found)) => found,
+            (CallLocation::Unknown, None) if is_expired() => CallLocation::Expired,
+            (place, _) => place,
+        }
+    }
+
+    /// Where the session of an update is to be asked for.
+    pub fn place_of(&self, mention: Mention<'_>) -> CallLocation<L> {
+        let sessions = self.calls.sessions();
+        if let Some((key, _)) = sessions.find(mention) {
+            let relay = sessions.get(key).map(|session| session.relay);
+            return relay.map_or(CallLocation::Unknown, |relay| self.relays.location(relay));
+        }
+        let found = self.calls.foreign().best(mention, None);
+        let found = found.and_then(|found| self.relays.on(found.link));
+        let ended = || match self.calls.removals().expired_fit(mention) {
+            Fit::Not => CallLocation::Unknown,
+            _ => CallLocation::Expired,
+        };
+        found.unwrap_or_else(ended)
+    }
+
+    /// Where the session of a removal is to be asked for; none where it is that of another branch than the one that has
+    /// answered, which ends nothing (S4). What is not known may be where another session of that Call-ID is (S6).
+    pub fn place_to_remove(&self, mention: Mention<'_>) -> Option<CallLocation<L>> {
+        let ended = self.calls.removals().expired_fit(mention);
+        let live = self.calls.sessions().find(mention);
+        let live = live.map_or(Fit::Not, |(_, fit)| fit);
+        if ended.is_own() && live < ended {
+            // Both began by one tag, one after the other.
+            return Some(CallLocation::Expired);
+        }
+        match (live, self.place_of(mention)) {
+            (Fit::Branch, _) => None,
+            (_, CallLocation::Expired) if ended == Fit::Branch => None,
+            (_, CallLocation::Unknown) => Some(match self.place(mention.call_id) {
+                on @ CallLocation::On(..) => on,
+                _ => CallLocation::Unknown,
+            }),
+            (_, place) => Some(place),
+        }
+    }
+
+    /// All links by which sessions of a Call-ID can be asked for, as far as is known.
+    pub fn links_of(&self, call_id: &CallId) -> Vec<LinkId> {
+        let table = &self.relays.table;
+        let relays = self.calls.sessions().of(call_id);
+        let relays = relays.filter_map(|(_, session)| table.get(session.relay)?.link);
+        let found = self.calls.foreign().of(call_id);
+        relays.chain(found.map(|found| found.link)).collect()
+    }
+
+    /// Chooses a relay for a new call, of those that have not been asked, and counts it there until
+    /// [`Relays::attempt_over`]. The rule is [`placement`]'s.
+    pub fn choose(
+        &mut self,
+        call_id: &CallId,
+        preferred: Option<IpAddr>,
+        tried: &[LinkId],
+        random: u64,
+    ) -> Option<(LinkId, L)> {
+        let beside = match preferred {
+            Some(_) => Vec::new(),
+            None => self.links_of(call_id),
+        };
+        let request = Request { preferred, random };
+        self.relays.choose(request, &beside, tried)
+    }
+
+    /// A relay has given ports for an update that somebody waits for. Without media it makes no session. What is to be
+    /// noted of an answered call is returned when there is news.
+    pub fn updated(&mut self, link: LinkId, facts: &Facts) -> Option<LiveCall> {
+        let relay = self.relays.number(link)?;
+        self.calls
+            .updated(&mut self.relays.table, link, relay, facts)
+    }
+
+    /// A relay has given ports for an update that nobody waits for any more.
+    pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> Late {
+        let relay = self.relays.number(link);
+        self.calls
+            .updated_late(&mut self.relays.table, relay, facts)
+    }
+
+    /// The proxy has removed a session and its relay has to be told, now or when it is back. What is to be noted is
+    /// returned.
+    pub fn owe(&mut self, remove: Remove, now: Moment) -> Option<LiveCall> {
+        self.calls.owe(&mut self.relays.table, remove, now)
+    }
+
+    /// What is to be noted of a call whose relay may not have heard that the proxy has removed it.
+    pub fn still_owed(&mut self, mention: Mention<'_>) -> Option<LiveCall> {
+        self.calls.still_owed(&self.relays.table, mention)
+    }
+
+    /// A relay has removed a session, as it was asked to.
+    pub fn removed(
+        &mut self,
+        link: LinkId,
+        call_id: &CallId,
+        statistics: Statistics,
+        now: Moment,
+    ) -> Option<EndedCall> {
+        let teller = self.relays.teller(link)?;
+        let table = &mut self.relays.table;
+        self.calls.removed(table, teller, call_id, statistics, now)
+    }
+
+    /// A relay says again that a session was removed: the answer to the removal was not heard.
+    pub fn removed_before(
+        &mut self,
+        link: LinkId,
+        statistics: Statistics,
+        now: Moment,
+    ) -> Option<EndedCall> {
+        let teller = self.relays.teller(link)?;
+        let table = &mut self.relays.table;
+        self.calls.removed_before(table, teller, statistics, now)
+    }
+
+    /// A relay tells again of a session that could not be recorded: of no other one of that name.
+    pub fn ended_before(
+        &mut self,
+        link: LinkId,
+        reason: Reason,
+        statistics: Statistics,
+        now: Moment,
+    ) -> Option<EndedCall> {
+        let teller = self.relays.teller(link)?;
+        Some(self.calls.ended_before(teller, reason, statistics, now))
+    }
+
+    /// A relay has ended a session by itself.
+    pub fn expire(
+        &mut self,
+        link: LinkId,
+        statistics: Statistics,
+        now: Moment,
+    ) -> Option<EndedCall> {
+        let teller = self.relays.teller(link)?;
+        let table = &mut self.relays.table;
+        self.calls.expire(table, teller, statistics, now)
+    }
+
+    /// Returns true if a relay speaks of a session that it was given, as far as is known here.
+    pub fn is_given(&self, link: LinkId, statistics: &Statistics) -> bool {
+        let relay = self.relays.number(link);
+        relay.is_some_and(|relay| self.calls.is_given(relay, statistics))
+    }
+
+    /// The relay that a session was given to which another one speaks of (R1). None where this is its own, or nobody's
+    /// that is known.
+    pub fn owner_elsewhere(&self, link: LinkId, statistics: &Statistics) -> Option<&RelayKey> {
+        let relay = self.relays.link(link)?.relay;
+        let owner = self.calls.owner_elsewhere(relay, statistics)?;
+        self.relays.table.get(owner).map(|relay| &relay.key)
+    }
+
+    /// A new link's relay tells some of the sessions that it has: those that are not known are where to ask for them.
+    pub fn listed(&mut self, id: LinkId, calls: Vec<ListedCall>, listed: &mut Listed) {
+        if let Some(relay) = self.relays.number(id) {
+            self.calls
+                .listed(&self.relays.table, id, relay, calls, listed);
+        }
+    }
+
+    /// It has told all: what it should have and lacks is over.
+    pub fn listed_all(&mut self, id: LinkId, listed: Listed, now: Moment) -> Purge {
+        let link = self.relays.link(id);
+        let Some((relay, asked)) = link.and_then(|link| Some((link.relay?, link.asked))) else {
+            return Purge {
+                owed: listed.owed,
+                ..Purge::default()
+            };
+        };
+        self.calls
+            .listed_all(&mut self.relays.table, relay, asked, listed, now)
+    }
+
+    /// What a relay that has not told its sessions has missed while it was away.
+    pub fn owed(&self, id: LinkId) -> Vec<Remove> {
+        let link = self.relays.link(id);
+        let link = link.and_then(|link| Some((link.relay?, link.asked)));
+        link.map_or_else(Vec::new, |(relay, asked)| self.calls.owed(relay, asked))
+    }
+
+    /// A relay does not know a session by these tags: it may have to be asked whether it has the call.
+    pub fn refused(&mut self, id: LinkId, remove: &Remove) {
+        if let Some(link) = self.relays.link_mut(id) {
+            link.doubted.add(self.calls.refused(link.relay, remove));
+        }
+    }
+
+    /// The calls that a relay is to be asked for now: one by one where it can explain calls, and a few at a time.
+    pub fn doubts(&mut self, id: LinkId, explains: bool, now: Moment) -> Vec<Doubts> {
+        let Some(link) = self.relays.link_mut(id) else {
+            return Vec::new();
+        };
+        link.doubted.take(self.calls.sessions(), explains, now)
+    }
+
+    /// It could not be asked, or has not said: it is asked again, later.
+    pub fn unanswered(&mut self, id: LinkId, doubts: Doubts, now: Moment) {
+        if let Some(link) = self.relays.link_mut(id) {
+            link.doubted.put_back(doubts, now);
+        }
+    }
+
+    /// A relay has told of the sessions of these calls that it has: what it has not got is over.
+    pub fn checked(
+        &mut self,
+        id: LinkId,
+        doubts: Doubts,
+        told: &[ListedCall],
+        now: Moment,
+    ) -> Checked {
+        let relay = self.relays.number(id);
+        self.calls
+            .checked(&mut self.relays.table, id, relay, doubts, told, now)
+    }
+
+    /// Takes calls over from the dispatcher before this one.
+    pub fn restore(&mut self, calls: impl IntoIterator<Item = LiveCall>, now: Moment) {
+        self.calls.restore(&mut self.relays.table, calls, now);
     }
 }

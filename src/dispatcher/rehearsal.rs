@@ -12,22 +12,24 @@ use std::time::Duration;
 
 use super::conversation::Conversation;
 use super::drained;
-use super::failures::Cause;
-use super::finished::Finisher;
+use super::failed_connections::{Cause, Port};
+use super::finisher::Finisher;
 use super::ledger::{Earlier, Ledger};
 use super::link::{Ask, Link};
 use super::management::command::{self, Bad, Command};
 use super::management::text;
-use super::ports::Port;
-use super::registry::{Limits, LinkId, Place, RelayKey};
+use super::pending_update::{PendingUpdate, UpdateNews};
+use super::registry::{CallLocation, Limits};
+use super::relay_commands::write_plain;
+use super::relay_id::{LinkId, RelayKey};
 use super::service::{ask_update, facts};
-use super::waiting::{News, Updating, lock};
-use super::wire::write_plain;
-use super::{Dispatcher, Settings, dialog, relays, upkeep};
+use super::{Dispatcher, Settings, dialog, link_end, upkeep};
 use crate::config::ManagementFormat;
+use crate::moment::Moment;
 use crate::proto::control::{Frame, Remove, Update};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
+use crate::sys::sync::lock;
 use crate::tls::Store;
 
 /// Links that there can be in one rehearsal.
@@ -51,7 +53,7 @@ struct Line<'a> {
 
 /// An update that relays were asked for.
 pub struct Asked {
-    updating: Arc<Updating>,
+    updating: Arc<PendingUpdate>,
     tried: Vec<LinkId>,
 }
 
@@ -128,7 +130,7 @@ impl<'a> Rehearsal<'a> {
         });
         let link = place.get_or_init(|| link);
         // As `relays` does it.
-        let _ = link.send(clock::mono(), Ask::Purge, |out, sequence, _| {
+        let _ = link.send(clock::moment(), Ask::Purge, |out, sequence, _| {
             write_plain(out, "sessions", sequence)
         });
         self.lines.push(Line {
@@ -182,7 +184,7 @@ impl<'a> Rehearsal<'a> {
             if !line.is_over && line.is_closed.load(Ordering::Relaxed) {
                 line.is_over = true;
                 line.conversation.settle();
-                relays::end(self.dispatcher, link, "closed");
+                link_end::end(self.dispatcher, link, "closed");
             }
         }
     }
@@ -210,48 +212,51 @@ impl<'a> Rehearsal<'a> {
     /// The proxy's update is sent to the call's relay, or to one that can take it.
     pub fn update(&self, frame: &Frame, random: u128) -> Option<Asked> {
         let update = Update::parse(frame).ok()?;
-        let at = clock::mono();
+        let at = clock::moment();
         let facts = facts(&update, SessionId::from_random(random), at);
         let place = lock(&self.dispatcher.registry).place(&facts.call_id);
         match place {
-            Place::Unknown | Place::Expired => {
+            CallLocation::Unknown | CallLocation::Expired => {
                 let mut asked = Asked {
-                    updating: Arc::new(Updating::new(facts, true)),
+                    updating: Arc::new(PendingUpdate::new(facts, true)),
                     tried: Vec::new(),
                 };
                 self.try_another(frame, &mut asked).then_some(asked)
             }
-            Place::On(id, link) => {
-                let updating = Arc::new(Updating::new(facts, false));
+            CallLocation::On(id, link) => {
+                let updating = Arc::new(PendingUpdate::new(facts, false));
                 ask_update(&link, frame, &updating, at).ok()?;
                 let tried = vec![id];
                 Some(Asked { updating, tried })
             }
-            Place::Away(_) => None,
+            CallLocation::Away(_) => None,
         }
     }
 
     /// One more relay is asked for a new call. False where there is none.
     pub fn try_another(&self, frame: &Frame, asked: &mut Asked) -> bool {
         let random = self.dispatcher.random();
-        let chosen = lock(&self.dispatcher.registry).choose(None, &asked.tried, random);
+        let call_id = &asked.updating.facts.call_id;
+        let chosen = lock(&self.dispatcher.registry).choose(call_id, None, &asked.tried, random);
         let Some((id, link)) = chosen.filter(|_| asked.updating.is_new) else {
             return false;
         };
         asked.tried.push(id);
-        let sent = ask_update(&link, frame, &asked.updating, clock::mono());
+        let sent = ask_update(&link, frame, &asked.updating, clock::moment());
         if sent.is_err() {
-            lock(&self.dispatcher.registry).attempt_over(id);
+            lock(&self.dispatcher.registry).relays.attempt_over(id);
         }
         sent.is_ok()
     }
 
     /// What has become of an update.
     pub fn outcome(&self, asked: &Asked) -> Outcome {
-        match asked.updating.next(Duration::ZERO) {
-            News::Answer(id, _) => self.line_of(id).map_or(Outcome::Failed, Outcome::Answered),
-            News::Failed(..) => Outcome::Failed,
-            News::Silence => Outcome::Waiting,
+        match asked.updating.next(Moment::START) {
+            UpdateNews::Answer(id, _) => {
+                self.line_of(id).map_or(Outcome::Failed, Outcome::Answered)
+            }
+            UpdateNews::Failed(..) => Outcome::Failed,
+            UpdateNews::Silence => Outcome::Waiting,
         }
     }
 
@@ -266,8 +271,10 @@ impl<'a> Rehearsal<'a> {
     pub fn remove(&self, remove: Remove) {
         let place = lock(&self.dispatcher.registry).place(&remove.call_id);
         match place {
-            Place::Expired => {
-                lock(&self.dispatcher.registry).remove_expired(&remove);
+            CallLocation::Expired => {
+                lock(&self.dispatcher.registry)
+                    .calls
+                    .remove_expired(&remove);
             }
             _ => self.dispatcher.remove_unwaited(remove),
         }
@@ -275,7 +282,7 @@ impl<'a> Rehearsal<'a> {
 
     /// What the upkeep thread does when so much time has passed.
     pub fn pass(&mut self, time: Duration) {
-        let now = clock::mono() + time;
+        let now = clock::moment() + time;
         upkeep::look_after_links(self.dispatcher, now);
         upkeep::tick(self.dispatcher, now);
         self.reap();
@@ -292,27 +299,27 @@ impl<'a> Rehearsal<'a> {
     /// Where a call is.
     pub fn place(&self, call_id: &CallId) -> Where {
         match lock(&self.dispatcher.registry).place(call_id) {
-            Place::Unknown => Where::Unknown,
-            Place::Expired => Where::Expired,
-            Place::On(id, _) => self.line_of(id).map_or(Where::Unknown, Where::On),
-            Place::Away(relay) => Where::Away(relay.to_string()),
+            CallLocation::Unknown => Where::Unknown,
+            CallLocation::Expired => Where::Expired,
+            CallLocation::On(id, _) => self.line_of(id).map_or(Where::Unknown, Where::On),
+            CallLocation::Away(relay) => Where::Away(relay.to_string()),
         }
     }
 
     /// The dialogs of the calls that are known.
     pub fn dialogs(&self) -> BTreeSet<String> {
         let registry = lock(&self.dispatcher.registry);
-        registry.dialogs().map(ToString::to_string).collect()
+        registry.calls.dialogs().map(ToString::to_string).collect()
     }
 
     /// Sessions that are known from relays' lists alone.
     pub fn found(&self) -> usize {
-        lock(&self.dispatcher.registry).found()
+        lock(&self.dispatcher.registry).calls.found()
     }
 
     /// Connected relays, and calls that relays should have.
     pub fn counts(&self) -> (usize, usize) {
-        lock(&self.dispatcher.registry).counts()
+        lock(&self.dispatcher.registry).relays.counts()
     }
 }
 

@@ -6,17 +6,19 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::concurrency_limit::ConcurrencyLimit;
 use super::conversation::Conversation;
-use super::failures::Cause;
-use super::gate::Gate;
-use super::link::{Ask, Link, Removal};
-use super::ports::{Port, tend};
-use super::upkeep::judge;
-use super::waiting::{Failure, lock};
-use super::wire::write_plain;
-use super::{Dispatcher, is_stopping, spawn};
-use crate::door::admission::{Limits, Origin};
+use super::failed_connections::{Cause, Port};
+use super::link::{Ask, Link};
+use super::link_end::{end, judge};
+use super::ports::tend;
+use super::relay_commands::write_plain;
+use super::shared::Dispatcher;
+use super::threads::spawn;
+use crate::door::admission::Limits;
+use crate::door::origin::Origin;
 use crate::door::{Door, Visit};
+use crate::sys::sync::lock;
 use crate::sys::{clock, memory};
 use crate::tls::{self, HANDSHAKE_LIMIT, Peer, Reader, Writer};
 
@@ -39,10 +41,10 @@ const READ_SIZE: usize = 16 * 1024;
 pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
     let door = dispatcher.door(Port::Relays, LIMITS);
     // Those of the dispatcher before this one come back as what they are, whoever else wants to.
-    for relay in lock(&dispatcher.registry).known() {
+    for relay in lock(&dispatcher.registry).relays.known() {
         door.remember(Origin::of(relay.address));
     }
-    let links = Gate::new(LINKS.0, LINKS.1);
+    let links = ConcurrencyLimit::new(LINKS.0, LINKS.1);
     let serve = |socket, name: String, visit| {
         let (shared, links) = (Arc::clone(dispatcher), Arc::clone(&links));
         let (door, who) = (Arc::clone(&door), name.clone());
@@ -58,7 +60,7 @@ pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
 fn shake_hands(
     dispatcher: &Arc<Dispatcher>,
     door: &Door,
-    links: &Arc<Gate>,
+    links: &Arc<ConcurrencyLimit>,
     socket: TcpStream,
     name: &str,
     visit: Visit,
@@ -106,7 +108,7 @@ fn run_link(
         None => log::info!("relay {address}: connected"),
     }
     // Links without a known relay are asked too: the first line tells who it is.
-    let sent = link.send(clock::mono(), Ask::Purge, |out, sequence, _| {
+    let sent = link.send(clock::moment(), Ask::Purge, |out, sequence, _| {
         write_plain(out, "sessions", sequence)
     });
     let writing = Arc::clone(&link);
@@ -154,38 +156,6 @@ fn read(conversation: &mut Conversation<'_>, reader: &mut Reader) -> String {
             }
             // TimedOut is the network's: this reader has no limit of its own.
             Err(error) => return error.to_string(),
-        }
-    }
-}
-
-/// Its relay has no link any more, where this was it.
-pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
-    let lost = lock(&dispatcher.registry).link_lost(link.id, clock::mono());
-    match lost {
-        _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
-        Some(lost) => {
-            log::warn!("relay {}: down: {reason}", lost.relay);
-            for call in &lost.calls {
-                dispatcher.finisher.note(call);
-            }
-        }
-        None if link.has_spoken() => log::info!("relay {link}: link closed: {reason}"),
-        None => {
-            log::info!("relay {link}: went without a word, as media-admin doctor does: {reason}")
-        }
-    }
-}
-
-/// Tells everybody who waits for this link that it is gone.
-pub fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
-    let (asked, reason) = link.end();
-    lose(dispatcher, link, reason.as_deref().unwrap_or(why));
-    for ask in asked {
-        match ask {
-            Ask::Update(updating) => updating.fail(link.id, Failure::LinkLost),
-            Ask::Remove(_, Some(slot)) => slot.put(Removal::LinkLost),
-            Ask::Show(slot) => slot.put(None),
-            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge | Ask::Check(_) | Ask::Room => {}
         }
     }
 }

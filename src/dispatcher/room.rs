@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::moment::Moment;
 use crate::objects::objects_only;
 
 /// A relay that refuses call after call is not asked more often.
@@ -16,8 +17,8 @@ const SAID: Duration = Duration::from_secs(60);
 /// What is known of one relay's room.
 #[derive(Debug, Default)]
 pub struct Room {
-    asked: Option<Duration>,
-    said: Option<Duration>,
+    asked: Option<Moment>,
+    said: Option<Moment>,
     /// Refusals for want of ports that it has told of.
     refused: Option<u64>,
 }
@@ -34,7 +35,7 @@ objects_only!(Told);
 
 impl Room {
     /// It has refused streams; true where it is to be asked for its summary.
-    pub fn is_to_be_asked(&mut self, now: Duration) -> bool {
+    pub fn is_to_be_asked(&mut self, now: Moment) -> bool {
         let is_due = self.asked.is_none_or(|asked| now >= asked + ASKED);
         if is_due {
             self.asked = Some(now);
@@ -43,7 +44,7 @@ impl Room {
     }
 
     /// Takes the summary; a sentence for the log where it lacks ports and that was not said in the last minute.
-    pub fn told(&mut self, summary: &[u8], now: Duration) -> Option<String> {
+    pub fn told(&mut self, summary: &[u8], now: Moment) -> Option<String> {
         let Told {
             streams_left: left,
             streams_fit: fit,
@@ -68,8 +69,8 @@ impl Room {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     fn summary(left: u64, refused: u64) -> Vec<u8> {

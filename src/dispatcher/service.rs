@@ -5,18 +5,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::Dispatcher;
+use super::call::Facts;
+use super::call_queues::CallTurn;
+use super::counts::Asked;
 use super::link::{Ask, Link, Refused, Removal};
-use super::metrics::Asked;
-use super::registry::{Facts, LinkId, Place, State, TooMany};
-use super::turns::Turn;
-use super::waiting::{Failure, News, Slot, Updating, lock};
+use super::pending_update::{PendingUpdate, UpdateFailure, UpdateNews};
+use super::registry::{CallLocation, RelayState, TooMany};
+use super::relay_id::LinkId;
+use super::shared::Dispatcher;
+use crate::moment::Moment;
 use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
 use crate::proto::name::Name;
 use crate::proto::{CallId, Excerpt, SessionId};
+use crate::sys::sync::{Slot, lock};
 use crate::sys::{clock, random};
 use crate::words::counted;
 
@@ -30,9 +33,9 @@ pub struct Served<'a> {
     pub answer: String,
     /// What it was.
     pub asked: Asked,
-    turn: Option<Turn<'a>>,
+    turn: Option<CallTurn<'a>>,
     /// The new call that this request has made.
-    made: Option<(Arc<Link>, Arc<Updating>)>,
+    made: Option<(Arc<Link>, Arc<PendingUpdate>)>,
 }
 
 impl Served<'_> {
@@ -50,8 +53,8 @@ impl Served<'_> {
 struct Placing<'a> {
     dispatcher: &'a Dispatcher,
     frame: &'a Frame,
-    updating: Arc<Updating>,
-    deadline: Duration,
+    updating: Arc<PendingUpdate>,
+    deadline: Moment,
     tried: Vec<LinkId>,
     /// Asked, and not answered yet.
     silent: Vec<Arc<Link>>,
@@ -59,7 +62,7 @@ struct Placing<'a> {
 
 impl Dispatcher {
     /// Serves one request that was read at `arrival`; takes `relay_timeout` from then at most.
-    pub fn serve(&self, frame: &Frame, arrival: Duration) -> Served<'_> {
+    pub fn serve(&self, frame: &Frame, arrival: Moment) -> Served<'_> {
         let served = match frame.command() {
             b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
             b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
@@ -86,7 +89,7 @@ impl Dispatcher {
         };
         // The turn is kept: a request that came between would find the call and lose it to this.
         let turn = served.turn;
-        if turn.as_ref().is_some_and(Turn::is_waited_for) {
+        if turn.as_ref().is_some_and(CallTurn::is_waited_for) {
             return;
         }
         let remove = updating.facts.removal();
@@ -101,22 +104,22 @@ impl Dispatcher {
     /// Removes a call from its relay without waiting for the answer. What the relay is not told now, it is
     /// when it connects again.
     pub(super) fn remove_unwaited(&self, remove: Remove) {
-        self.owe(remove.clone(), clock::mono());
+        self.owe(remove.clone(), clock::moment());
         let place = lock(&self.registry).place_of(remove.mention());
-        if let Place::On(_, link) = place {
+        if let CallLocation::On(_, link) = place {
             link.remove(remove, false);
         }
     }
 
     /// Notes that a call's relay has to be told of its removal.
-    fn owe(&self, remove: Remove, now: Duration) {
+    fn owe(&self, remove: Remove, now: Moment) {
         let noted = lock(&self.registry).owe(remove, now);
         if let Some(call) = noted {
             self.finisher.note(&call);
         }
     }
 
-    fn update(&self, frame: &Frame, update: &Update, arrival: Duration) -> Served<'_> {
+    fn update(&self, frame: &Frame, update: &Update, arrival: Moment) -> Served<'_> {
         let call_id = &update.call_id;
         let Some((turn, started)) = self.turn(call_id, arrival) else {
             return Served::error(Asked::Update);
@@ -128,9 +131,9 @@ impl Dispatcher {
         let (place, is_new, admitted) = {
             let mut registry = lock(&self.registry);
             let place = registry.place_of(facts.mention());
-            let is_new = matches!(place, Place::Unknown | Place::Expired);
+            let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
             let admitted = match is_new {
-                true => registry.admit(&facts),
+                true => registry.calls.admit(&facts),
                 false => Ok(()),
             };
             (place, is_new, admitted)
@@ -139,17 +142,17 @@ impl Dispatcher {
             self.limit(update, &too_many);
             return Served::error(Asked::NewCall);
         }
-        let updating = Arc::new(Updating::new(facts, is_new));
+        let updating = Arc::new(PendingUpdate::new(facts, is_new));
         let answered = match place {
-            Place::Unknown | Place::Expired => {
+            CallLocation::Unknown | CallLocation::Expired => {
                 let placed = self.place_call(frame, &updating, started, deadline);
-                lock(&self.registry).placed(&updating.facts);
+                lock(&self.registry).calls.placed(&updating.facts);
                 placed
             }
-            Place::On(_, link) => self
+            CallLocation::On(_, link) => self
                 .update_call(frame, &updating, &link, started, deadline)
                 .map(|answer| (link, answer)),
-            Place::Away(relay) => {
+            CallLocation::Away(relay) => {
                 self.trouble(&updating, &format!("its relay {relay} is not connected"));
                 None
             }
@@ -162,8 +165,8 @@ impl Dispatcher {
         };
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
-            let name = lock(&self.registry).name_of(update.mention());
-            lock(&self.past).refuse(name, &why, clock::mono());
+            let name = lock(&self.registry).calls.name_of(update.mention());
+            lock(&self.recent_calls).refuse(name, &why, clock::moment());
             return Served {
                 turn,
                 ..Served::error(asked)
@@ -190,14 +193,14 @@ impl Dispatcher {
             );
         }
         let name = Name::opened_by(update.mention());
-        lock(&self.past).refuse(name, &too_many.to_string(), clock::mono());
+        lock(&self.recent_calls).refuse(name, &too_many.to_string(), clock::moment());
     }
 
     /// Waits for the call's turn. With it comes the time from which a relay's silence counts.
-    fn turn(&self, call_id: &CallId, arrival: Duration) -> Option<(Turn<'_>, Duration)> {
+    fn turn(&self, call_id: &CallId, arrival: Moment) -> Option<(CallTurn<'_>, Moment)> {
         let deadline = arrival + self.settings.relay_timeout;
-        let turn = self.turns.enter(call_id, deadline);
-        let now = clock::mono();
+        let turn = self.call_queues.enter(call_id, deadline);
+        let now = clock::moment();
         match turn {
             Some(turn) if now < deadline => {
                 let started = if turn.waited { now } else { arrival };
@@ -211,22 +214,22 @@ impl Dispatcher {
     }
 
     /// Something is wrong with an update: the log says it, and so does `explain` later where nothing comes of it.
-    fn trouble(&self, updating: &Updating, what: &str) {
+    fn trouble(&self, updating: &PendingUpdate, what: &str) {
         log::warn!("[session {}] update: {what}", updating.facts.call_id);
         updating.trouble(what);
     }
 
     /// How those relays stand that could take calls and do not.
     fn why_no_relay(&self) -> String {
-        let standings = lock(&self.registry).standings();
+        let standings = lock(&self.registry).relays.statuses();
         let mut told: Vec<String> = Vec::new();
         for one in &standings {
             let state = match one.state {
-                State::Active => continue,
-                State::Drained => "is drained (media-admin resume)",
-                State::Halting => "is halting",
-                State::TimedOut => "does not answer",
-                State::Away => "is not connected",
+                RelayState::Active => continue,
+                RelayState::Drained => "is drained (media-admin resume)",
+                RelayState::Halting => "is halting",
+                RelayState::TimedOut => "does not answer",
+                RelayState::Away => "is not connected",
             };
             told.push(format!("relay {} {state}", one.relay));
         }
@@ -243,16 +246,16 @@ impl Dispatcher {
     fn place_call(
         &self,
         frame: &Frame,
-        updating: &Arc<Updating>,
-        started: Duration,
-        deadline: Duration,
+        updating: &Arc<PendingUpdate>,
+        started: Moment,
+        deadline: Moment,
     ) -> Option<(Arc<Link>, String)> {
         let call_id = &updating.facts.call_id;
         let preferred = preferred_relay(frame).unwrap_or_else(|why| {
             log::warn!("[session {call_id}] preference ignored: {why}");
             None
         });
-        let unavailable = preferred.and_then(|ip| lock(&self.registry).unavailable(ip));
+        let unavailable = preferred.and_then(|ip| lock(&self.registry).relays.unavailable(ip));
         if let (Some(ip), Some(why)) = (preferred, unavailable) {
             log::warn!("[session {call_id}] media_relay {ip} {why}: another relay is asked");
         }
@@ -270,33 +273,33 @@ impl Dispatcher {
     fn update_call(
         &self,
         frame: &Frame,
-        updating: &Arc<Updating>,
+        updating: &Arc<PendingUpdate>,
         link: &Arc<Link>,
-        started: Duration,
-        deadline: Duration,
+        started: Moment,
+        deadline: Moment,
     ) -> Option<String> {
         if let Err(refused) = ask_update(link, frame, updating, started) {
             self.trouble(updating, &format!("relay {link}: {refused}"));
             return None;
         }
         match updating.next(deadline) {
-            News::Answer(_, answer) => Some(answer),
-            News::Failed(_, failure) => {
+            UpdateNews::Answer(_, answer) => Some(answer),
+            UpdateNews::Failed(_, failure) => {
                 self.trouble(updating, &format!("relay {link} {failure}"));
                 None
             }
-            News::Silence => match updating.give_up() {
+            UpdateNews::Silence => match updating.give_up() {
                 Some((_, answer)) => Some(answer),
                 None => {
                     self.trouble(updating, &format!("relay {link} does not answer"));
-                    self.look_for_silence(link, clock::mono());
+                    self.look_for_silence(link, clock::moment());
                     None
                 }
             },
         }
     }
 
-    fn remove(&self, frame: &Frame, remove: Remove, arrival: Duration) -> Served<'_> {
+    fn remove(&self, frame: &Frame, remove: Remove, arrival: Moment) -> Served<'_> {
         let call_id = remove.call_id.clone();
         let Some((turn, started)) = self.turn(&call_id, arrival) else {
             // Nobody waits for this any more, but the call is over all the same.
@@ -306,7 +309,10 @@ impl Dispatcher {
         let (place, is_known) = {
             let registry = lock(&self.registry);
             let mention = remove.mention();
-            (registry.place_to_remove(mention), registry.knows(mention))
+            (
+                registry.place_to_remove(mention),
+                registry.calls.knows(mention),
+            )
         };
         let is_removed = match place {
             None => {
@@ -315,18 +321,18 @@ impl Dispatcher {
                 );
                 false
             }
-            Some(Place::Unknown) => {
+            Some(CallLocation::Unknown) => {
                 log::debug!("[session {call_id}] remove: not known");
                 self.owe(remove, arrival);
                 false
             }
-            Some(Place::Expired) => lock(&self.registry).remove_expired(&remove),
-            Some(Place::Away(relay)) => {
+            Some(CallLocation::Expired) => lock(&self.registry).calls.remove_expired(&remove),
+            Some(CallLocation::Away(relay)) => {
                 log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
                 self.owe(remove, arrival);
                 false
             }
-            Some(Place::On(_, link)) => {
+            Some(CallLocation::On(_, link)) => {
                 lock(&self.registry).owe(remove.clone(), arrival);
                 let deadline = arrival + self.settings.relay_timeout;
                 let asked = remove.clone();
@@ -356,8 +362,8 @@ impl Dispatcher {
         frame: &Frame,
         remove: Remove,
         link: &Arc<Link>,
-        started: Duration,
-        deadline: Duration,
+        started: Moment,
+        deadline: Moment,
     ) -> Option<Removal> {
         let call_id = remove.call_id.clone();
         let slot = Arc::new(Slot::new());
@@ -382,7 +388,7 @@ impl Dispatcher {
             }
             None => {
                 log::warn!("[session {call_id}] remove: relay {link} does not answer");
-                self.look_for_silence(link, clock::mono());
+                self.look_for_silence(link, clock::moment());
             }
         }
         removal
@@ -391,11 +397,11 @@ impl Dispatcher {
 
 impl Placing<'_> {
     /// Asks relay after relay until one gives ports, none is left or the deadline comes.
-    fn run(&mut self, preferred: Option<IpAddr>, started: Duration) -> Option<(Arc<Link>, String)> {
+    fn run(&mut self, preferred: Option<IpAddr>, started: Moment) -> Option<(Arc<Link>, String)> {
         let mut since = started;
         let mut next_try = started;
         loop {
-            if self.silent.is_empty() || clock::mono() >= next_try {
+            if self.silent.is_empty() || clock::moment() >= next_try {
                 let asked = self.ask_next(preferred, since);
                 if !asked && self.silent.is_empty() {
                     let why = self.dispatcher.why_no_relay();
@@ -403,38 +409,32 @@ impl Placing<'_> {
                     return None;
                 }
                 next_try = match asked {
-                    true => clock::mono() + self.dispatcher.settings.relay_retry,
+                    true => clock::moment() + self.dispatcher.settings.relay_retry,
                     false => self.deadline,
                 };
             }
             match self.updating.next(next_try.min(self.deadline)) {
-                News::Answer(id, answer) => return self.placed(id, answer),
-                News::Failed(id, failure) => {
+                UpdateNews::Answer(id, answer) => return self.placed(id, answer),
+                UpdateNews::Failed(id, failure) => {
                     if !self.failed(id, failure) {
                         return None;
                     }
-                    next_try = clock::mono();
+                    next_try = clock::moment();
                 }
-                News::Silence if clock::mono() >= self.deadline => return self.give_up(),
-                News::Silence => {}
+                UpdateNews::Silence if clock::moment() >= self.deadline => return self.give_up(),
+                UpdateNews::Silence => {}
             }
-            since = clock::mono();
+            since = clock::moment();
         }
     }
 
     /// Asks the next relay whose queue has room; false when there is none.
-    fn ask_next(&mut self, preferred: Option<IpAddr>, since: Duration) -> bool {
+    fn ask_next(&mut self, preferred: Option<IpAddr>, since: Moment) -> bool {
         loop {
             let random = self.dispatcher.random();
-            let chosen = {
-                let call_id = &self.updating.facts.call_id;
-                let mut registry = lock(&self.dispatcher.registry);
-                let beside = match preferred {
-                    None => registry.choose_beside(call_id, &self.tried),
-                    Some(_) => None,
-                };
-                beside.or_else(|| registry.choose(preferred, &self.tried, random))
-            };
+            let call_id = &self.updating.facts.call_id;
+            let registry = &self.dispatcher.registry;
+            let chosen = lock(registry).choose(call_id, preferred, &self.tried, random);
             let Some((id, link)) = chosen else {
                 return false;
             };
@@ -451,7 +451,7 @@ impl Placing<'_> {
                     return true;
                 }
                 Err(refused) => {
-                    lock(&self.dispatcher.registry).attempt_over(id);
+                    lock(&self.dispatcher.registry).relays.attempt_over(id);
                     self.warn(&format!("relay {link}: {refused}"));
                 }
             }
@@ -464,13 +464,13 @@ impl Placing<'_> {
     }
 
     /// False when asking others is of no use.
-    fn failed(&mut self, id: LinkId, failure: Failure) -> bool {
+    fn failed(&mut self, id: LinkId, failure: UpdateFailure) -> bool {
         if let Some(index) = self.silent.iter().position(|link| link.id == id) {
             let link = self.silent.swap_remove(index);
             self.warn(&format!("relay {link} {failure}"));
         }
         // Without media nobody else knows more: older relays have no ports to give.
-        self.updating.facts.has_media || !matches!(failure, Failure::Error(_))
+        self.updating.facts.has_media || !matches!(failure, UpdateFailure::Error(_))
     }
 
     fn give_up(&mut self) -> Option<(Arc<Link>, String)> {
@@ -479,7 +479,7 @@ impl Placing<'_> {
         }
         for link in &self.silent {
             self.warn(&format!("relay {link} does not answer"));
-            self.dispatcher.look_for_silence(link, clock::mono());
+            self.dispatcher.look_for_silence(link, clock::moment());
         }
         None
     }
@@ -492,8 +492,8 @@ impl Placing<'_> {
 pub(super) fn ask_update(
     link: &Link,
     frame: &Frame,
-    updating: &Arc<Updating>,
-    since: Duration,
+    updating: &Arc<PendingUpdate>,
+    since: Moment,
 ) -> Result<(), Refused> {
     let ask = Ask::Update(Arc::clone(updating));
     // Only a new session gets the name: the one that is there has one.
@@ -503,7 +503,7 @@ pub(super) fn ask_update(
     })
 }
 
-pub(super) fn facts(update: &Update, session_id: SessionId, at: Duration) -> Facts {
+pub(super) fn facts(update: &Update, session_id: SessionId, at: Moment) -> Facts {
     Facts {
         call_id: update.call_id.clone(),
         dialog_id: update.dialog_id.clone(),

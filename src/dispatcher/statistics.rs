@@ -12,8 +12,10 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::limits::{self, Excess};
+use crate::moment::UnixTime;
 use crate::objects::objects_only;
-use crate::proto::name::{Fit, Name};
+use crate::proto::control::Remove;
+use crate::proto::name::{Fit, Name, is_spelled};
 use crate::proto::{CallId, DialogId, SessionId, Tag};
 
 /// What a relay's list tells of a session.
@@ -28,7 +30,7 @@ pub struct ListedCall {
     /// What the session is called; older relays do not tell.
     pub session_id: Option<SessionId>,
     /// The first answer, since 1970-01-01 UTC by the relay's calendar.
-    pub started: Option<Duration>,
+    pub started: Option<UnixTime>,
     /// The SIP proxy's dialog, as a relay of ours was told it.
     pub dialog_id: Option<DialogId>,
 }
@@ -97,9 +99,9 @@ pub struct Statistics {
     /// It was answered, if only by a 183: it is to be accounted.
     pub is_answered: bool,
     /// Its first answer, since 1970-01-01 UTC by the relay's calendar.
-    pub started: Option<Duration>,
+    pub started: Option<UnixTime>,
     /// Its end, since 1970-01-01 UTC; none where it was not answered or does not tell.
-    pub ended: Option<Duration>,
+    pub ended: Option<UnixTime>,
     /// It had streams, and both parties used ICE and went direct with every one of them that ever was (M8).
     pub all_streams_ice: bool,
 }
@@ -201,6 +203,16 @@ fn bounded(
 }
 
 impl Statistics {
+    /// Returns true if a removal has the tag that opened this session, as far as its relay tells.
+    pub fn is_meant_by(&self, remove: &Remove) -> bool {
+        let tags = [Some(&remove.from_tag), remove.to_tag.as_ref()];
+        let is_it = |told: &String| {
+            let mut tags = tags.into_iter().flatten();
+            tags.any(|tag| is_spelled(&tag.0, told))
+        };
+        self.from_tag.as_ref().is_none_or(is_it)
+    }
+
     /// Reads one object; what else it holds is kept and not looked at.
     ///
     /// # Errors
@@ -265,8 +277,9 @@ impl Statistics {
 }
 
 /// What cannot be a time is none.
-fn since_1970(seconds: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(seconds).ok()
+fn since_1970(seconds: f64) -> Option<UnixTime> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(UnixTime::since_epoch(since))
 }
 
 /// Hands every element of a JSON array to `take`, as it stands in the text. Stops at the first failure, of
@@ -426,7 +439,7 @@ mod tests {
         let call = ListedCall::parse(found[1].as_bytes()).unwrap();
         let expected = ListedCall {
             call_id: "b".to_owned(),
-            started: Some(Duration::from_millis(1500)),
+            started: Some(UnixTime::since_epoch(Duration::from_millis(1500))),
             ..ListedCall::default()
         };
         assert_eq!(call, expected);

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::Dispatcher;
+use super::drained_upkeep::Watch;
 use super::link::{Ask, Link};
-use super::management::draining::Watch;
-use super::waiting::lock;
-use super::wire::{write_explain, write_plain};
+use super::link_end::judge;
+use super::relay_commands::{write_explain, write_plain};
+use super::shared::Dispatcher;
+use crate::moment::Moment;
 use crate::sys::clock;
+use crate::sys::sync::lock;
 use crate::tls;
 
 /// How often the clock is looked at.
@@ -17,31 +19,32 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The upkeep thread.
 pub fn run(dispatcher: &Arc<Dispatcher>) {
-    let start = clock::mono();
-    let mut certificates = tls::Watch::new(dispatcher.settings.verify_interval, start);
+    let start = clock::moment();
+    let mut certificates =
+        tls::Watch::new(dispatcher.settings.verify_interval, start.since_start());
     let mut look_at = start;
     let mut drained = Watch::default();
     loop {
         thread::sleep(INTERVAL);
         dispatcher.upkeep.beat();
-        let now = clock::mono();
+        let now = clock::moment();
         look_after_links(dispatcher, now);
         tick(dispatcher, now);
         drained.look(dispatcher, now);
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
-            if let Some(context) = certificates.look(&dispatcher.store, now) {
+            if let Some(context) = certificates.look(&dispatcher.store, now.since_start()) {
                 verify(dispatcher, &context);
             }
         }
     }
 }
 
-pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
+pub fn look_after_links(dispatcher: &Dispatcher, now: Moment) {
     let settings = &dispatcher.settings;
     let patience = settings.relay_timeout + settings.relay_recover_interval;
     let on_disk = dispatcher.finisher.on_disk();
-    let links = lock(&dispatcher.registry).links();
+    let links = lock(&dispatcher.registry).relays.links();
     for link in links {
         link.flush(on_disk);
         dispatcher.look_for_silence(&link, now);
@@ -52,7 +55,7 @@ pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
         for ask in link.forget(limit) {
             match ask {
                 Ask::Update(updating) if updating.is_new => {
-                    lock(&dispatcher.registry).attempt_over(link.id);
+                    lock(&dispatcher.registry).relays.attempt_over(link.id);
                 }
                 Ask::Check(doubts) => lock(&dispatcher.registry).unanswered(link.id, doubts, now),
                 Ask::Purge => dispatcher.remove_owed(&link),
@@ -63,7 +66,7 @@ pub fn look_after_links(dispatcher: &Dispatcher, now: Duration) {
 }
 
 /// Asks a relay whether it has the calls that it did not know by the tags of their removal.
-fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
+fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Moment) {
     let explains = link.explains();
     let doubts = lock(&dispatcher.registry).doubts(link.id, explains, now);
     for doubts in doubts {
@@ -82,10 +85,10 @@ fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Duration) {
     }
 }
 
-pub fn tick(dispatcher: &Dispatcher, now: Duration) {
+pub fn tick(dispatcher: &Dispatcher, now: Moment) {
     let elapsed = {
         let mut registry = lock(&dispatcher.registry);
-        registry.set_wall(clock::now());
+        registry.calls.set_wall(clock::now());
         registry.tick(now)
     };
     for (_, link) in elapsed.dead {
@@ -93,25 +96,14 @@ pub fn tick(dispatcher: &Dispatcher, now: Duration) {
         link.close(&format!("it has not recovered for {seconds} s"));
     }
     dispatcher.finish(elapsed.finished);
-    lock(&dispatcher.past).tick(now);
+    lock(&dispatcher.recent_calls).tick(now);
     dispatcher.tell_failures(now);
 }
 
 /// Closes the links of relays whose certificate would not be accepted any more.
 fn verify(dispatcher: &Dispatcher, context: &tls::Context) {
-    let links = lock(&dispatcher.registry).links();
+    let links = lock(&dispatcher.registry).relays.links();
     for link in links {
         judge(dispatcher, context, &link);
-    }
-}
-
-/// Closes a link whose relay's certificate would not be accepted any more.
-pub fn judge(dispatcher: &Dispatcher, context: &tls::Context, link: &Link) {
-    let Some(certificates) = &link.certificates else {
-        return;
-    };
-    let passport = dispatcher.settings.passport.as_ref();
-    if let Err(reason) = context.verify_again(certificates, passport) {
-        link.close(&format!("its certificate was refused: {reason}"));
     }
 }

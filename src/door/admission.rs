@@ -12,34 +12,14 @@
 //! rooms of their own before they are inside, which no stranger fills.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::budget::Budget;
+use super::origin::Origin;
+use crate::moment::Moment;
 
 /// Origins that are remembered as proven.
 const PROVEN: usize = 1024;
-
-/// Where a connection comes from: what one stranger can have many of counts as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Origin {
-    /// An IPv4 address, or the first address of an IPv6 /64.
-    Address(IpAddr),
-    /// A user of this host.
-    User(u32),
-}
-
-impl Origin {
-    /// Of an address as an IPv4 or an IPv6 socket tells it.
-    pub fn of(address: IpAddr) -> Origin {
-        Origin::Address(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-            }
-            address => address,
-        })
-    }
-}
 
 /// How many may be there.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +47,7 @@ struct Guest {
     origin: Origin,
     room: Room,
     /// When it came into this room; inside, when it last asked for something, zero before.
-    since: Duration,
+    since: Moment,
 }
 
 /// Who gives way, by its number.
@@ -80,7 +60,7 @@ pub struct Admission {
     next: u64,
     guests: BTreeMap<u64, Guest>,
     /// With the time at which each was last.
-    proven: HashMap<Origin, Duration>,
+    proven: HashMap<Origin, Moment>,
     budget: Budget,
 }
 
@@ -96,7 +76,7 @@ impl Admission {
     }
 
     /// Somebody has come: its number, and who gives way.
-    pub fn arrive(&mut self, origin: Origin, now: Duration) -> (u64, Loser) {
+    pub fn arrive(&mut self, origin: Origin, now: Moment) -> (u64, Loser) {
         let is_proven = self.proven.contains_key(&origin);
         let room = Room::Silent { is_proven };
         let loser = self.make_room(room, origin);
@@ -112,7 +92,7 @@ impl Admission {
     }
 
     /// It has said something, and wants what costs this host work: who gives way, or none where it has to go itself.
-    pub fn begin(&mut self, number: u64, now: Duration) -> Option<Loser> {
+    pub fn begin(&mut self, number: u64, now: Moment) -> Option<Loser> {
         let mut guest = self.guests.remove(&number)?;
         let is_proven = self.proven.contains_key(&guest.origin);
         if self.limits.is_costly && !self.budget.take(guest.origin, is_proven, now) {
@@ -126,7 +106,7 @@ impl Admission {
     }
 
     /// It has proven who it is, and so has all that comes from there.
-    pub fn prove(&mut self, number: u64, now: Duration) {
+    pub fn prove(&mut self, number: u64, now: Moment) {
         let Some(origin) = self.guests.get(&number).map(|guest| guest.origin) else {
             return;
         };
@@ -135,7 +115,7 @@ impl Admission {
     }
 
     /// Those from there are known.
-    pub fn remember(&mut self, origin: Origin, now: Duration) {
+    pub fn remember(&mut self, origin: Origin, now: Moment) {
         if self.proven.len() >= PROVEN && !self.proven.contains_key(&origin) {
             let oldest = self.proven.iter().min_by_key(|(_, last)| **last);
             if let Some(oldest) = oldest.map(|(origin, _)| *origin) {
@@ -149,14 +129,14 @@ impl Admission {
     pub fn go_in(&mut self, number: u64) -> Loser {
         let mut guest = self.guests.remove(&number)?;
         guest.room = Room::Inside;
-        guest.since = Duration::ZERO;
+        guest.since = Moment::START;
         let loser = self.make_room(Room::Inside, guest.origin);
         self.guests.insert(number, guest);
         loser
     }
 
     /// It has asked for something.
-    pub fn touch(&mut self, number: u64, now: Duration) {
+    pub fn touch(&mut self, number: u64, now: Moment) {
         if let Some(guest) = self.guests.get_mut(&number) {
             guest.since = now;
         }
@@ -173,12 +153,12 @@ impl Admission {
     }
 
     /// When the next one will have been silent for too long.
-    pub fn next_late(&self) -> Option<Duration> {
+    pub fn next_late(&self) -> Option<Moment> {
         Some(self.first_silent()?.1.since + self.limits.patience)
     }
 
     /// One that has been silent for too long. It is gone with that.
-    pub fn take_late(&mut self, now: Duration) -> Option<u64> {
+    pub fn take_late(&mut self, now: Moment) -> Option<u64> {
         let (number, guest) = self.first_silent()?;
         let is_late = now >= guest.since + self.limits.patience;
         is_late.then(|| {
@@ -233,8 +213,8 @@ mod tests {
         Origin::of(text.parse().unwrap())
     }
 
-    fn at(milliseconds: u64) -> Duration {
-        Duration::from_millis(milliseconds)
+    fn at(milliseconds: u64) -> Moment {
+        Moment::after_start(Duration::from_millis(milliseconds))
     }
 
     #[test]

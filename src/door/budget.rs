@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::admission::Origin;
+use super::origin::Origin;
+use crate::moment::Moment;
 
 /// One in each interval, and so many at once after a rest.
 #[derive(Clone, Copy)]
@@ -43,11 +44,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// When it is full again: all that a bucket has to know.
 #[derive(Clone, Copy, Debug, Default)]
-struct Bucket(Duration);
+struct Bucket(Moment);
 
 impl Bucket {
     /// Takes one, where more than `kept` are left.
-    fn take(&mut self, rate: Rate, kept: u32, now: Duration) -> bool {
+    fn take(&mut self, rate: Rate, kept: u32, now: Moment) -> bool {
         let full = self.0.max(now) + rate.interval;
         let is_there = full - now <= rate.interval * (rate.burst - kept);
         if is_there {
@@ -65,13 +66,13 @@ impl Bucket {
 #[derive(Debug, Default)]
 pub struct Budget {
     all: Bucket,
-    each: HashMap<Origin, (Bucket, Duration)>,
-    swept: Duration,
+    each: HashMap<Origin, (Bucket, Moment)>,
+    swept: Moment,
 }
 
 impl Budget {
     /// Takes one handshake of an origin, or returns false where none is left.
-    pub fn take(&mut self, origin: Origin, is_proven: bool, now: Duration) -> bool {
+    pub fn take(&mut self, origin: Origin, is_proven: bool, now: Moment) -> bool {
         let is_fresh = !self.each.contains_key(&origin);
         if is_fresh && !self.has_place(now) {
             return is_proven || self.all.take(ALL, FOR_FRESH, now);
@@ -99,7 +100,7 @@ impl Budget {
         }
     }
 
-    fn has_place(&mut self, now: Duration) -> bool {
+    fn has_place(&mut self, now: Moment) -> bool {
         if self.each.len() >= ORIGINS && now >= self.swept + SWEEP {
             self.swept = now;
             self.each.retain(|_, (_, last)| now < *last + LATELY);
@@ -119,7 +120,7 @@ mod tests {
 
     /// How many of these succeed, one each `step`.
     fn taken(budget: &mut Budget, origins: &[u32], is_proven: bool, from: u64, to: u64) -> usize {
-        let times = (from..to).map(Duration::from_millis);
+        let times = (from..to).map(|now| Moment::after_start(Duration::from_millis(now)));
         times
             .flat_map(|now| origins.iter().map(move |number| (now, *number)))
             .filter(|(now, number)| budget.take(origin(*number), is_proven, *now))
@@ -131,7 +132,11 @@ mod tests {
         let mut budget = Budget::default();
         // A thousand a second for ten seconds.
         assert_eq!(taken(&mut budget, &[1], false, 0, 10_000), 20 + 19);
-        assert!(budget.take(origin(2), false, Duration::from_secs(10)));
+        assert!(budget.take(
+            origin(2),
+            false,
+            Moment::after_start(Duration::from_secs(10))
+        ));
     }
 
     #[test]
@@ -144,7 +149,7 @@ mod tests {
         let rest = taken(&mut budget, &flood, false, 1, 3_000);
         assert!((180..=200).contains(&rest), "{rest}");
         for number in 1_000..1_090 {
-            let now = Duration::from_secs(3);
+            let now = Moment::after_start(Duration::from_secs(3));
             assert!(budget.take(origin(number), false, now), "{number}");
         }
     }
@@ -153,7 +158,7 @@ mod tests {
     fn what_succeeds_is_not_counted_and_what_fails_is() {
         let mut budget = Budget::default();
         for _ in 0..1_000 {
-            assert!(budget.take(origin(1), true, Duration::from_secs(1)));
+            assert!(budget.take(origin(1), true, Moment::after_start(Duration::from_secs(1))));
             budget.put_back(origin(1));
         }
         let failing = taken(&mut budget, &[1], true, 1_000, 2_000);
@@ -164,11 +169,11 @@ mod tests {
     fn a_million_origins_take_up_no_more_memory() {
         let mut budget = Budget::default();
         for number in 0..1_000_000 {
-            let now = Duration::from_micros(u64::from(number));
+            let now = Moment::after_start(Duration::from_micros(u64::from(number)));
             budget.take(origin(number), false, now);
         }
         assert_eq!(budget.each.len(), ORIGINS);
-        let later = Duration::from_secs(62);
+        let later = Moment::after_start(Duration::from_secs(62));
         assert!(budget.take(origin(2_000_000), false, later));
         assert_eq!(budget.each.len(), 1, "those of before are forgotten");
     }

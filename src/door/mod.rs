@@ -8,6 +8,7 @@
 
 pub mod admission;
 mod budget;
+pub mod origin;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +19,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use self::admission::{Admission, Limits, Loser, Origin};
+use self::admission::{Admission, Limits, Loser};
+use self::origin::Origin;
 use crate::logging::sparse::Sparse;
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
@@ -126,7 +128,7 @@ impl Door {
 
     /// Those from there are known: they have been here before.
     pub fn remember(&self, origin: Origin) {
-        self.lock().admission.remember(origin, clock::mono());
+        self.lock().admission.remember(origin, clock::moment());
     }
 
     /// Accepts for ever on a listener that does not block, and has those `serve`d that say something.
@@ -158,7 +160,7 @@ impl Door {
         let mut events = Events::new();
         loop {
             let late = self.lock().admission.next_late();
-            let limit = late.map(|at| at.saturating_sub(clock::mono()));
+            let limit = late.map(|at| at.since(clock::moment()));
             if let Err(error) = epoll.wait(&mut events, limit) {
                 failed(error);
             }
@@ -196,7 +198,7 @@ impl Door {
             return;
         }
         let mut state = self.lock();
-        let (number, loser) = state.admission.arrive(origin, clock::mono());
+        let (number, loser) = state.admission.arrive(origin, clock::moment());
         let watched = epoll.add(&socket, number, Trigger::Once);
         let guest = Guest {
             socket,
@@ -227,7 +229,7 @@ impl Door {
             return self.turn(state, Some(number), Turned::Busy);
         };
         let (name, origin) = (guest.name.clone(), guest.origin);
-        let Some(loser) = state.admission.begin(number, clock::mono()) else {
+        let Some(loser) = state.admission.begin(number, clock::moment()) else {
             return self.turn(state, Some(number), Turned::OverBudget);
         };
         self.turn(state, loser, Turned::GaveWay);
@@ -257,7 +259,7 @@ impl Door {
     fn turn_late(&self) {
         loop {
             let mut state = self.lock();
-            let Some(number) = state.admission.take_late(clock::mono()) else {
+            let Some(number) = state.admission.take_late(clock::moment()) else {
                 return;
             };
             self.turn(state, Some(number), Turned::TimedOut(self.patience));
@@ -289,7 +291,10 @@ impl State {
 impl Visit {
     /// It has proven who it is: it and all others from there are known from now on.
     pub fn prove(&self) {
-        self.door.lock().admission.prove(self.number, clock::mono());
+        self.door
+            .lock()
+            .admission
+            .prove(self.number, clock::moment());
     }
 
     /// It belongs here.
@@ -301,7 +306,10 @@ impl Visit {
 
     /// It has asked for something: others give way first.
     pub fn touch(&self) {
-        self.door.lock().admission.touch(self.number, clock::mono());
+        self.door
+            .lock()
+            .admission
+            .touch(self.number, clock::moment());
     }
 
     /// Returns true where it had to give way: its connection is closed, and that was told.

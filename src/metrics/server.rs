@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::http::{self, Parsed, Request, Status};
 use super::text::CONTENT_TYPE;
-use crate::door::admission::{Limits, Origin};
+use crate::door::admission::Limits;
+use crate::door::origin::Origin;
 use crate::door::{Arrival, Door, Visit};
 use crate::sys::clock;
 

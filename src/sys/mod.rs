@@ -30,6 +30,7 @@ pub mod route;
 pub mod scratch;
 pub mod signals;
 pub mod stderr;
+pub mod sync;
 pub mod terminal;
 pub mod thread;
 pub mod udp;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use mediaproxy::dispatcher::finished::Reason;
+use mediaproxy::dispatcher::ended_call::Reason;
 
 use crate::support::bed::{self, Bed, FakeRelay, Proxy, answered, offer, remove, statistics};
 

@@ -566,19 +566,19 @@ fn what_cannot_be_sent_is_counted_and_not_relayed() {
 #[test]
 fn media_keeps_its_dscp() {
     use mediaproxy::sys::udp::{Datagrams, Marks, MediaSocket};
-    use std::net::SocketAddrV4;
+    use std::net::SocketAddr;
     let bed = Bed::new();
     let mut link = bed.link();
     // The usual sockets of the standard library cannot mark what they send.
     let (port, _) = range(2);
-    let bind = |port| MediaSocket::bind(SocketAddrV4::new(relay_ip(), port)).unwrap();
+    let bind = |port| MediaSocket::bind(SocketAddr::from((relay_ip(), port))).unwrap();
     let (mut caller, callee) = (bind(port), bind(port + 2));
     let audio = |port: u16| format!("audio:{}:{port}:sendrecv:ice=no", relay_ip());
     offer("marked", &audio(port)).ports(&mut link);
     let ports = answer("marked", &audio(port + 2)).ports(&mut link);
     let mut datagrams = Datagrams::new();
     for dscp in [0xb8, 0xb8, 0x88, 0] {
-        let to = SocketAddrV4::new(relay_ip(), ports[0]);
+        let to = SocketAddr::from((relay_ip(), ports[0]));
         caller
             .send(&rtp(8, 1), to, Marks { dscp, ttl: 64 })
             .unwrap();

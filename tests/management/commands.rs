@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mediaproxy::config::ProxySocket;
 use mediaproxy::dispatcher::Enders;
-use mediaproxy::dispatcher::finished::Reason;
+use mediaproxy::dispatcher::ended_call::Reason;
 use mediaproxy::sys::datagram::undisturbed;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Passport, connect};
 use serde_json::{Value, json};

@@ -11,7 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mediaproxy::config::ManagementFormat;
-use mediaproxy::dispatcher::finished::{Finished, Finisher};
+use mediaproxy::dispatcher::ended_call::EndedCall;
+use mediaproxy::dispatcher::finisher::Finisher;
 use mediaproxy::dispatcher::{Dispatcher, Limits, Running, Settings};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
@@ -24,7 +25,7 @@ pub const LONG: Duration = Duration::from_secs(20);
 /// Sessions that ended, as the dispatcher handed them over.
 #[derive(Default)]
 pub struct Ended {
-    list: Mutex<Vec<Finished>>,
+    list: Mutex<Vec<EndedCall>>,
     more: Condvar,
     most: AtomicUsize,
     /// Nothing is recorded while this holds, as with a full disk.
@@ -32,7 +33,7 @@ pub struct Ended {
 }
 
 impl Finisher for Ended {
-    fn finish(&self, ended: Vec<Finished>) -> Vec<bool> {
+    fn finish(&self, ended: Vec<EndedCall>) -> Vec<bool> {
         let is_recorded = !self.is_full.load(Ordering::Relaxed);
         let answer = vec![is_recorded; ended.len()];
         self.most.fetch_max(ended.len(), Ordering::Relaxed);
@@ -58,9 +59,9 @@ impl Finisher for Ended {
 
 impl Ended {
     /// Waits until so many have ended.
-    pub fn wait_for(&self, count: usize) -> Vec<Finished> {
+    pub fn wait_for(&self, count: usize) -> Vec<EndedCall> {
         let list = self.list.lock().unwrap();
-        let waiting = |list: &mut Vec<Finished>| list.len() < count;
+        let waiting = |list: &mut Vec<EndedCall>| list.len() < count;
         let (list, timed_out) = self.more.wait_timeout_while(list, LONG, waiting).unwrap();
         assert!(!timed_out.timed_out(), "only {} ended", list.len());
         list.clone()

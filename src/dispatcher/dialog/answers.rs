@@ -14,11 +14,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::question::{Answer, To, understand};
 use super::{ANSWER_LIMIT, Proxy, TURN, WINDOW};
 use crate::dispatcher::settings::Group;
-use crate::dispatcher::spawn;
-use crate::dispatcher::waiting::lock;
+use crate::dispatcher::threads::spawn;
 use crate::logging::sparse::Sparse;
 use crate::proto::Excerpt;
 use crate::sys::datagram::{Sender as From, await_one, name_senders, receive, undisturbed};
+use crate::sys::sync::lock;
 use crate::sys::thread::run_tenaciously;
 use crate::sys::{random, unix_socket, users};
 

@@ -409,5 +409,4 @@ fn steps(names: &Names, learned: Option<Form>) -> VecDeque<Step> {
 }
 
 #[cfg(test)]
-#[path = "question_tests.rs"]
 mod tests;

@@ -3,8 +3,9 @@
 use std::slice;
 
 use super::*;
-use crate::dispatcher::finished::Known;
-use crate::dispatcher::registry::RelayKey;
+use crate::dispatcher::call::Known;
+use crate::dispatcher::relay_id::RelayKey;
+use crate::moment::UnixTime;
 use crate::proto::control::Remove;
 use crate::proto::{CSeq, CallId, DialogId, Tag};
 use crate::sys::scratch::Scratch;
@@ -51,7 +52,7 @@ fn call(number: u128) -> LiveCall {
             caller_ua: Some("phone".into()),
             callee_ua: None,
             username: None,
-            started: Some(at(10)),
+            started: Some(UnixTime::since_epoch(at(10))),
             ended: None,
         },
         owed: None,
@@ -63,7 +64,7 @@ fn call(number: u128) -> LiveCall {
 /// As one that its dispatcher saw last at that time.
 fn seen(call: LiveCall, seconds: u64) -> LiveCall {
     let known = Known {
-        ended: Some(at(seconds)),
+        ended: Some(UnixTime::since_epoch(at(seconds))),
         ..call.known
     };
     LiveCall { known, ..call }
@@ -136,7 +137,7 @@ fn the_last_word_on_a_call_counts() {
     let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     let mut removed = call(1);
-    removed.known.ended = Some(at(30));
+    removed.known.ended = Some(UnixTime::since_epoch(at(30)));
     removed.owed = Some(Remove {
         call_id: removed.name.call_id.clone(),
         from_tag: removed.name.caller.clone().unwrap(),

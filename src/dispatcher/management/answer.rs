@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::ANSWER_LIMIT;
 use crate::config::ManagementFormat;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::shared::Dispatcher;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::tls::{PeerCertificates, Writer};
 
@@ -47,7 +48,7 @@ pub struct Client<'a> {
     pub writer: Writer,
     piece: Vec<u8>,
     /// The answer must have been read by then.
-    deadline: Duration,
+    deadline: Moment,
 }
 
 impl<'a> Client<'a> {
@@ -57,13 +58,13 @@ impl<'a> Client<'a> {
             who,
             writer,
             piece: Vec::new(),
-            deadline: Duration::ZERO,
+            deadline: Moment::START,
         }
     }
 
     /// The next answer may take so long.
     pub fn allow(&mut self, limit: Duration) {
-        self.deadline = clock::mono() + limit;
+        self.deadline = clock::moment() + limit;
     }
 
     /// One line, and the empty line where there is one.
@@ -102,7 +103,7 @@ impl<'a> Client<'a> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if clock::mono() >= self.deadline {
+        if clock::moment() >= self.deadline {
             return Err(io::Error::other(
                 "closed: it has not read its answer in time",
             ));

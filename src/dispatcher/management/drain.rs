@@ -4,10 +4,11 @@
 //! not told: other dispatchers may want it. A relay that is to end by itself is sent HUP on its own host.
 
 use super::answer::Who;
-use crate::dispatcher::Dispatcher;
 use crate::dispatcher::drained::MOST;
-use crate::dispatcher::registry::{Held, RelayKey};
-use crate::dispatcher::waiting::lock;
+use crate::dispatcher::registry::Held;
+use crate::dispatcher::relay_id::RelayKey;
+use crate::dispatcher::shared::Dispatcher;
+use crate::sys::sync::lock;
 
 /// What is said where the last one was drained.
 const NONE_LEFT: &str = "\nwarning: NO RELAY IS LEFT THAT TAKES CALLS, new ones are refused: resume this one, or start another";
@@ -15,16 +16,20 @@ const NONE_LEFT: &str = "\nwarning: NO RELAY IS LEFT THAT TAKES CALLS, new ones 
 /// A relay gets no new calls. A second line warns where none is left that does.
 pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
     let mut registry = lock(&dispatcher.registry);
-    let key = the_one(registry.named(relay), relay, &registry.known())?;
-    let drained = registry.drained();
+    let key = the_one(
+        registry.relays.named(relay),
+        relay,
+        &registry.relays.known(),
+    )?;
+    let drained = registry.relays.drained();
     if drained.len() >= MOST && !drained.contains(&key) {
         return Err(format!(
             "{MOST} relays are drained already; resume those that do not exist any more: summary shows them"
         ));
     }
-    let is_news = registry.drain(&key);
-    let calls = registry.calls_on(&key);
-    let others = registry.has_other(&[]);
+    let is_news = registry.relays.drain(&key);
+    let calls = registry.relays.load(&key).live;
+    let others = registry.relays.has_other(&[]);
     drop(registry);
     if is_news {
         log::warn!("relay {key}: drained by {who}: no new calls, {calls} left");
@@ -53,9 +58,13 @@ pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, 
 /// It gets calls again.
 pub fn resume(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
     let mut registry = lock(&dispatcher.registry);
-    let key = the_one(registry.named(relay), relay, &registry.known())?;
-    let is_news = registry.resume(&key);
-    let (held, is_connected) = registry.held(&key);
+    let key = the_one(
+        registry.relays.named(relay),
+        relay,
+        &registry.relays.known(),
+    )?;
+    let is_news = registry.relays.resume(&key);
+    let (held, is_connected) = registry.relays.held(&key);
     drop(registry);
     if is_news {
         log::warn!("relay {key}: resumed by {who}: gets new calls again");

@@ -7,18 +7,18 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::answer::Who;
-use super::explain::Found;
+use super::lookup::Found;
 use super::naming::Meant;
-use crate::dispatcher::Dispatcher;
 use crate::dispatcher::dialog::{Outcome, Proxy, Told};
 use crate::dispatcher::link::{Ask, Removal};
-use crate::dispatcher::registry::{About, Place, Through};
-use crate::dispatcher::waiting::{Slot, lock};
-use crate::dispatcher::wire::write_remove;
+use crate::dispatcher::registry::{About, CallLocation, Through};
+use crate::dispatcher::relay_commands::write_remove;
+use crate::dispatcher::shared::Dispatcher;
 use crate::proto::control::Remove;
 use crate::proto::name::{Name, is_spelled};
 use crate::proto::{CallId, DialogId, Tag, Text};
 use crate::sys::clock;
+use crate::sys::sync::{Slot, lock};
 
 /// How long the proxy may take: two requests of 3 s each, and a little.
 const DIALOG_LIMIT: Duration = Duration::from_secs(7);
@@ -44,21 +44,21 @@ pub fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String
     let text = wanted.call_id.as_str();
     let (call_id, known, place) = {
         let registry = lock(&dispatcher.registry);
-        let call_id = registry.meant(text);
-        let (known, place) = (registry.about(&call_id), registry.place(&call_id));
+        let call_id = registry.calls.meant(text);
+        let (known, place) = (registry.calls.about(&call_id), registry.place(&call_id));
         (call_id, known, place)
     };
     let over = |call_id: &CallId, fate: &str| Err(format!("call {call_id} {fate}"));
-    if let Place::Expired = place {
+    if let CallLocation::Expired = place {
         let fate = dispatcher.fate_of(&call_id);
         return over(&call_id, fate.as_deref().unwrap_or("has ended already"));
     }
     let (call_id, mut sessions) = match place {
-        Place::On(..) | Place::Away(_) if !known.is_empty() => (call_id, known),
+        CallLocation::On(..) | CallLocation::Away(_) if !known.is_empty() => (call_id, known),
         _ => match dispatcher.call_named(text)? {
             Meant::Over(call_id, fate) => return over(&call_id, &fate),
             Meant::Live(call_id, found) => {
-                let known = lock(&dispatcher.registry).about(&call_id);
+                let known = lock(&dispatcher.registry).calls.about(&call_id);
                 let told = || found.iter().map(|found| told_by_relay(&call_id, found));
                 let sessions = match known.is_empty() {
                     true => told().collect(),
@@ -155,7 +155,9 @@ fn end_dialog(dispatcher: &Dispatcher, name: &Name, dialog_id: &DialogId) -> Opt
     let enders = dispatcher.enders.get()?;
     let (told, outcome) = crossbeam_channel::bounded(1);
     // Kamailio removes the call before it answers, OpenSIPS once the phones have answered.
-    lock(&dispatcher.registry).by_admin(name, Through::Proxy);
+    lock(&dispatcher.registry)
+        .calls
+        .by_admin(name, Through::Proxy);
     enders.end(&name.call_id, dialog_id, Told::Asker(told));
     let outcome = outcome.recv_timeout(DIALOG_LIMIT);
     let outcome = outcome.unwrap_or_else(|_| {
@@ -165,7 +167,7 @@ fn end_dialog(dispatcher: &Dispatcher, name: &Name, dialog_id: &DialogId) -> Opt
         ))
     });
     if !matches!(outcome, Outcome::Ended(_)) {
-        lock(&dispatcher.registry).not_by_admin(name);
+        lock(&dispatcher.registry).calls.not_by_admin(name);
     }
     Some(outcome)
 }
@@ -177,9 +179,9 @@ fn end_session(
     gone: Option<Proxy>,
 ) -> Result<String, String> {
     let call_id = &name.call_id;
-    let deadline = clock::mono() + dispatcher.settings.relay_timeout;
+    let deadline = clock::moment() + dispatcher.settings.relay_timeout;
     // The proxy's own requests for this call come before or after.
-    let Some(turn) = dispatcher.turns.enter(call_id, deadline) else {
+    let Some(turn) = dispatcher.call_queues.enter(call_id, deadline) else {
         return Err(format!("call {call_id} has requests under way, try again"));
     };
     let mut ended = Vec::new();
@@ -219,19 +221,21 @@ fn remove(dispatcher: &Dispatcher, name: &Name, found: &Found) -> Result<(), Str
     };
     let slot = Arc::new(Slot::new());
     let ask = Ask::Remove(remove.clone(), Some(Arc::clone(&slot)));
-    let now = clock::mono();
-    lock(&dispatcher.registry).by_admin(name, Through::Relay);
+    let now = clock::moment();
+    lock(&dispatcher.registry)
+        .calls
+        .by_admin(name, Through::Relay);
     let sent = link.send(now, ask, |out, sequence, compatibility| {
         write_remove(out, &remove, sequence, compatibility)
     });
     let removal = match sent {
         Ok(()) => slot.take_until(now + dispatcher.settings.relay_timeout),
         Err(refused) => {
-            lock(&dispatcher.registry).not_by_admin(name);
+            lock(&dispatcher.registry).calls.not_by_admin(name);
             return Err(format!("relay {relay}: {refused}"));
         }
     };
-    lock(&dispatcher.registry).not_by_admin(name);
+    lock(&dispatcher.registry).calls.not_by_admin(name);
     let failed = match removal {
         Some(Removal::Removed) => return Ok(()),
         Some(Removal::NotThere | Removal::Error) => "has no such call any more",

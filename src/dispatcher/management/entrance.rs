@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::answer::{Client, Who};
-use crate::dispatcher::failures::Cause;
-use crate::dispatcher::ports::{self, Port};
-use crate::dispatcher::waiting::lock;
-use crate::dispatcher::{Dispatcher, spawn};
-use crate::door::admission::{Limits, Origin};
+use crate::dispatcher::failed_connections::{Cause, Port};
+use crate::dispatcher::ports;
+use crate::dispatcher::shared::Dispatcher;
+use crate::dispatcher::threads::spawn;
+use crate::door::admission::Limits;
+use crate::door::origin::Origin;
 use crate::door::{Arrival, Door, Turned, Visit};
 use crate::logging::sparse::Sparse;
 use crate::sys::peer;
+use crate::sys::sync::lock;
 use crate::tls::{self, HANDSHAKE_LIMIT, Reader, Writer};
 
 /// Clients at once, on the port and on the socket each; who has not asked for longest goes for one more.

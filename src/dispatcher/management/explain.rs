@@ -1,41 +1,18 @@
 //! `explain`: one call in full, from its relay and from what the dispatcher knows of both.
-//!
-//! A relay that has not said that it can explain calls is asked for its sessions, and shows what that has.
 
-use std::borrow::Cow;
 use std::io;
 
 use serde_json::{Map, Value};
 
 use super::answer::{Client, List};
+use super::lookup::Found;
 use super::naming::Meant;
 use super::text;
-use super::{Answer, Connection};
-use crate::dispatcher::Dispatcher;
-use crate::dispatcher::registry::{About, Place, RelayKey};
-use crate::dispatcher::statistics::each;
-use crate::dispatcher::waiting::lock;
-use crate::dispatcher::wire::{write_explain, write_plain};
-use crate::objects::objects_only;
-use crate::proto::name::{Fit, Name, spelled};
-use crate::proto::{CallId, Excerpt, Text, Visible};
-
-/// A session that a relay has, and what it says of it.
-pub struct Found {
-    pub at: Connection,
-    pub object: Map<String, Value>,
-}
-
-impl Found {
-    /// Returns true if it is the session of this name.
-    pub fn is_of(&self, name: &Name) -> bool {
-        self.fit(name) != Fit::Not
-    }
-
-    fn fit(&self, name: &Name) -> Fit {
-        name.fit_told(self.object.get("from_tag").and_then(Value::as_str))
-    }
-}
+use crate::dispatcher::registry::About;
+use crate::dispatcher::relay_id::RelayKey;
+use crate::dispatcher::shared::Dispatcher;
+use crate::proto::{CallId, Visible};
+use crate::sys::sync::lock;
 
 impl Client<'_> {
     pub fn explain(&mut self, call_id: &str, json: bool) -> io::Result<()> {
@@ -79,63 +56,11 @@ impl Client<'_> {
 }
 
 impl Dispatcher {
-    /// The sessions of a call, from the relay that has it, or from any where it is not known which.
-    ///
-    /// # Errors
-    /// A sentence: where it is not, and who was not heard.
-    pub fn look_for(&self, call_id: &CallId) -> Result<Vec<Found>, String> {
-        let (place, relays) = {
-            let registry = lock(&self.registry);
-            let mut relays = registry.connected();
-            let links = registry.links_of(call_id);
-            if !links.is_empty() {
-                relays.retain(|one| links.contains(&one.handle.id));
-            }
-            (registry.place(call_id), relays)
-        };
-        match place {
-            Place::On(..) => {}
-            Place::Expired => {
-                return Err(format!(
-                    "call {call_id} has ended; the SIP proxy has not removed it yet"
-                ));
-            }
-            Place::Away(relay) => {
-                return Err(format!(
-                    "call {call_id} is on relay {relay}, which is not connected: its media may go on there, nothing can be \
-                     told or changed until the relay is back; look at that host and at its link to this one"
-                ));
-            }
-            Place::Unknown => {}
-        }
-        // Lists may be megabytes each.
-        let is_listing = relays.iter().any(|one| !one.handle.explains());
-        let pass = is_listing.then(|| self.listings.enter(None));
-        if matches!(pass, Some(None)) {
-            return Err("too many clients list sessions at once, try again".to_owned());
-        }
-        let asked: Vec<(Connection, Answer)> = relays
-            .into_iter()
-            .map(|one| {
-                let answer = self.ask_about(&one, call_id);
-                (one, answer)
-            })
-            .collect();
-        collect(call_id, asked)
-    }
-
-    fn ask_about(&self, one: &Connection, call_id: &CallId) -> Answer {
-        self.ask(&one.handle, |out, sequence| match one.handle.explains() {
-            true => write_explain(out, call_id, sequence),
-            false => write_plain(out, "sessions", sequence),
-        })
-    }
-
     /// Adds what the dispatcher knows of the call and of its relay.
     fn with_own_knowledge(&self, call_id: &CallId, found: Found) -> Map<String, Value> {
         let registry = lock(&self.registry);
-        let (held, is_connected) = registry.held(&found.at.relay);
-        let about = registry.about(call_id).into_iter();
+        let (held, is_connected) = registry.relays.held(&found.at.relay);
+        let about = registry.calls.about(call_id).into_iter();
         drop(registry);
         let about = about.filter(|about| found.is_of(&about.name));
         let about: Option<About> = about.max_by_key(|about| found.fit(&about.name));
@@ -172,143 +97,4 @@ impl Dispatcher {
 fn relay(key: &RelayKey) -> Value {
     let name = key.name.as_deref();
     serde_json::json!({"ip": key.address.to_string(), "name": name})
-}
-
-/// Waits for all answers; what relays said of this call.
-fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Found>, String> {
-    let mut found = Vec::new();
-    let mut silent = Vec::new();
-    let mut asked_any = false;
-    for (at, answer) in asked {
-        asked_any = true;
-        let Some(bytes) = answer.take_whatever() else {
-            silent.push(at.relay.to_string());
-            continue;
-        };
-        if bytes == b"error" && at.handle.explains() {
-            continue;
-        }
-        if bytes.starts_with(b"error: ") {
-            silent.push(format!("{} (it said \"{}\")", at.relay, Excerpt(&bytes)));
-            continue;
-        }
-        match sessions_of(call_id, &bytes) {
-            Ok(objects) => found.extend(objects.into_iter().map(|object| Found {
-                at: at.clone(),
-                object,
-            })),
-            Err(error) => {
-                let relay = &at.relay;
-                log::warn!("management: relay {relay}: sessions that cannot be read: {error}");
-                silent.push(relay.to_string());
-            }
-        }
-    }
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    Err(match silent.is_empty() {
-        true if !asked_any => {
-            format!("no active call {call_id} is known, and no relay is connected")
-        }
-        true => format!(
-            "no active call {call_id}; it may be over (calls are remembered for 15 minutes after their end; of older ones \
-             tell accounting and the dispatcher's log)"
-        ),
-        false => format!(
-            "call {call_id} was not found, and no answer came from relay {}",
-            silent.join(", ")
-        ),
-    })
-}
-
-/// The objects in a relay's array that are of this call.
-fn sessions_of(
-    call_id: &CallId,
-    list: &[u8],
-) -> Result<Vec<Map<String, Value>>, serde_json::Error> {
-    let spellings = spelled(&call_id.0);
-    let exact = call_id.0.escaped();
-    let mut found = Vec::new();
-    each(list, |element| {
-        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
-        let is_it = match &seen.exact {
-            Some(told) => told.call_id == exact,
-            None => spellings.iter().any(|text| *text == seen.call_id),
-        };
-        if is_it {
-            found.push(serde_json::from_str(element.get())?);
-        }
-        Ok::<(), serde_json::Error>(())
-    })?;
-    Ok(found)
-}
-
-/// The calls in a relay's list whose Call-IDs begin so. What cannot be read has none.
-pub fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
-    let mut found = Vec::new();
-    let _ = each(list, |element| {
-        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
-        let exact = seen.exact.map_or(seen.call_id, |told| told.call_id);
-        if exact.starts_with(prefix) {
-            let bytes = Text::from_shown(&exact);
-            found.push(CallId(bytes.unwrap_or_else(|| (&*exact).into())));
-        }
-        Ok::<(), serde_json::Error>(())
-    });
-    found
-}
-
-#[derive(serde::Deserialize)]
-#[serde(remote = "Self")]
-struct SeenCall<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    exact: Option<SeenExact<'a>>,
-}
-objects_only!(SeenCall<'a>);
-
-/// What is not UTF-8 as it is shown.
-#[derive(serde::Deserialize)]
-#[serde(remote = "Self")]
-struct SeenExact<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-}
-objects_only!(SeenExact<'a>);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_are_found_by_how_they_begin() {
-        let list = r#"[{"call_id": "abcd-1"}, {"call_id": "abce"}, {"call_id": "caf\ufffd-2", "exact":
-            {"call_id": "caf\\xe9-2"}}]"#;
-        let found = |prefix: &str| listed(list.as_bytes(), prefix);
-        assert_eq!(found("abc").len(), 2);
-        assert_eq!(found("caf\\xe9"), [CallId(b"caf\xe9-2"[..].into())]);
-        assert_eq!(listed(b"error", "abcd"), []);
-    }
-
-    #[test]
-    fn a_call_is_found_whatever_a_relay_makes_of_its_bytes() {
-        let found = |call_id: &[u8], list: &str| {
-            let call_id = CallId(call_id.into());
-            sessions_of(&call_id, list.as_bytes()).unwrap().len()
-        };
-        let list = r#"[{"call_id": "a"}, {"call_id": "caf\ufffd"}, {"call_id": "caf?"}, {"call_id": "a", "n": 2}]"#;
-        assert_eq!(found(b"a", list), 2);
-        assert_eq!(found(b"caf\xe9", list), 2);
-        assert_eq!(found(b"caf", list), 0);
-        // Of those that look alike, the one whose relay tells its bytes.
-        let list = r#"[{"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe9"}},
-            {"call_id": "caf\ufffd", "exact": {"call_id": "caf\\xe8"}}, {"call_id": "a", "exact": {"call_id": "a"}}]"#;
-        assert_eq!((found(b"caf\xe9", list), found(b"a", list)), (1, 1));
-        for odd in ["error", "{}", "[7]", "[{}]", "[{\"call_id\": \"a\"}"] {
-            let call_id = CallId("a".into());
-            assert!(sessions_of(&call_id, odd.as_bytes()).is_err(), "{odd}");
-        }
-    }
 }

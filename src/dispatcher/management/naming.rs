@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::explain::{Found, listed};
-use crate::dispatcher::Dispatcher;
-use crate::dispatcher::past::Fate;
-use crate::dispatcher::registry::Place;
-use crate::dispatcher::waiting::lock;
+use super::lookup::{Found, listed};
+use crate::dispatcher::recent_calls::Fate;
+use crate::dispatcher::registry::CallLocation;
+use crate::dispatcher::shared::Dispatcher;
 use crate::proto::CallId;
 use crate::proto::name::Name;
 use crate::sys::clock;
+use crate::sys::sync::lock;
 
 /// Fewer characters are not taken for the beginning of a Call-ID.
 const SHORTEST: usize = 4;
@@ -41,11 +41,11 @@ impl Dispatcher {
     pub fn call_named(&self, text: &str) -> Result<Meant, String> {
         let (call_id, place) = {
             let registry = lock(&self.registry);
-            let call_id = registry.meant(text);
+            let call_id = registry.calls.meant(text);
             let place = registry.place(&call_id);
             (call_id, place)
         };
-        let is_unknown = matches!(place, Place::Unknown);
+        let is_unknown = matches!(place, CallLocation::Unknown);
         let why = match self.found_or_over(&call_id) {
             Ok(meant) => return Ok(meant),
             Err(why) => why,
@@ -69,13 +69,13 @@ impl Dispatcher {
     /// was refused is not over.
     pub fn fate_of(&self, call_id: &CallId) -> Option<String> {
         let place = lock(&self.registry).place(call_id);
-        let past = lock(&self.past);
+        let past = lock(&self.recent_calls);
         let is_over = |fate: &Fate| match place {
-            Place::On(..) | Place::Away(_) => false,
-            Place::Expired => matches!(fate, Fate::Ended(_)),
-            Place::Unknown => true,
+            CallLocation::On(..) | CallLocation::Away(_) => false,
+            CallLocation::Expired => matches!(fate, Fate::Ended(_)),
+            CallLocation::Unknown => true,
         };
-        let fates = past.of(call_id, clock::mono());
+        let fates = past.of(call_id, clock::moment());
         let fates: Vec<_> = fates.filter(|(_, fate, _)| is_over(fate)).collect();
         let told = |(name, fate, ago): &(&Name, &Fate, Duration)| match (&name.caller, fates.len())
         {
@@ -88,8 +88,8 @@ impl Dispatcher {
 
     /// Why an update of this session was refused a short time ago: `5 s ago: ..`.
     pub fn refusal_of(&self, call_id: &CallId, found: &Found) -> Option<String> {
-        let past = lock(&self.past);
-        let mut fates = past.of(call_id, clock::mono());
+        let past = lock(&self.recent_calls);
+        let mut fates = past.of(call_id, clock::moment());
         fates.find_map(|(name, fate, ago)| match fate {
             Fate::Refused(why) if found.is_of(name) => {
                 Some(format!("{} s ago: {why}", ago.as_secs()))
@@ -106,7 +106,10 @@ impl Dispatcher {
         let prefix = prefix.as_str();
         let (known, relays) = {
             let registry = lock(&self.registry);
-            (registry.beginning(prefix), registry.connected())
+            (
+                registry.calls.beginning(prefix),
+                registry.relays.connected(),
+            )
         };
         let mut found: BTreeSet<CallId> = known.into_iter().collect();
         let Some(_pass) = self.listings.enter(None) else {
@@ -118,7 +121,7 @@ impl Dispatcher {
             found.extend(listed(&sessions, prefix));
         }
         if found.is_empty() {
-            found.extend(lock(&self.past).beginning(prefix));
+            found.extend(lock(&self.recent_calls).beginning(prefix));
         }
         the_only(found, prefix)
     }

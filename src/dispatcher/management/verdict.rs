@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::text::{Call, Failure, Learned, Leg, Route, Stream};
+use super::explained::{Call, Failure, Learned, Leg, Route, Stream, told};
 use crate::session::address::is_routable;
 use crate::words::counted;
 
@@ -151,14 +151,6 @@ fn known(address: &str) -> Option<&str> {
 
 fn is_stun(learned: Option<&Learned>) -> bool {
     learned.is_some_and(|learned| learned.by == "stun")
-}
-
-/// Where a party was told to send to: an older relay tells no more than its own address.
-pub fn told<'a>(leg: Option<&'a Leg>, local: &'a str) -> &'a str {
-    match leg {
-        Some(leg) if !leg.told.is_empty() => &leg.told,
-        _ => local,
-    }
 }
 
 impl Party<'_> {
@@ -586,5 +578,4 @@ fn errno(number: i32, ip: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "verdict_tests.rs"]
 mod tests;

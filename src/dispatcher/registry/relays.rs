@@ -1,43 +1,133 @@
-//! Links and the relays behind them: who is connected, who can take a new call, who stayed away.
+//! Links and the relays behind them: who is connected, who can take a new call, who is to get none.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    Connected, Identified, Key, Link, LinkId, Listed, LiveCall, Lost, Purge, Registry, Relay,
-    RelayKey, SessionState,
-};
-use crate::dispatcher::finished::{Finished, Reason};
-use crate::dispatcher::statistics::ListedCall;
-use crate::proto::CallId;
-use crate::proto::control::Remove;
-use crate::proto::name::Fit;
+use super::CallLocation;
+use super::doubts::Doubted;
+use super::placement::{self, Candidate, Request};
+use super::relay_status::{Held, RelayState, RelayStatus};
+use super::relay_table::{Load, Relay, RelayNumber, RelayTable, Teller};
+use crate::dispatcher::relay_id::{LinkId, RelayKey};
+use crate::moment::Moment;
 
-impl<L: Clone> Registry<L> {
-    /// A relay has connected and is being asked for its sessions. It takes no calls until
-    /// [`Registry::identify`].
-    pub fn link_up(&mut self, address: IpAddr, make_handle: impl FnOnce(LinkId) -> L) -> L {
-        let id = LinkId(self.next_serial());
+/// What a link's first line has led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Identified<L> {
+    /// It is its relay's link; one that it replaces is to be closed.
+    Up(RelayKey, Option<L>),
+    /// Its relay has another link, which is to be asked whether it is well.
+    Contested(RelayKey, L),
+}
+
+/// A relay as the management port and the log see it.
+#[derive(Clone, Debug)]
+pub struct Connected<L> {
+    pub relay: RelayKey,
+    pub handle: L,
+}
+
+/// See the module. `L` is what the shell sends on.
+#[derive(Debug)]
+pub struct Relays<L> {
+    pub(super) table: RelayTable,
+    links: BTreeMap<LinkId, Link<L>>,
+    last: u64,
+    /// Relays that get no new calls by the administrator's word, and whether somebody was told that they have none left.
+    drained: BTreeMap<RelayKey, bool>,
+}
+
+#[derive(Debug)]
+pub(super) struct Link<L> {
+    pub handle: L,
+    pub address: IpAddr,
+    /// Which process, and which link of it, it says it is.
+    instance: Option<Arc<str>>,
+    /// None until its first line has told who it is.
+    pub relay: Option<RelayNumber>,
+    /// How many changes there had been to sessions when it was asked for its own.
+    pub asked: u64,
+    halting: bool,
+    timed_out: Option<Moment>,
+    /// New calls that it has been asked to take and has not answered.
+    attempts: usize,
+    pub doubted: Doubted,
+}
+
+impl<L: Clone> Relays<L> {
+    pub(super) fn new() -> Self {
+        Relays {
+            table: RelayTable::default(),
+            links: BTreeMap::new(),
+            last: 0,
+            drained: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn link_up(
+        &mut self,
+        address: IpAddr,
+        asked: u64,
+        make_handle: impl FnOnce(LinkId) -> L,
+    ) -> L {
+        self.last += 1;
+        let id = LinkId(self.last);
         let handle = make_handle(id);
         let link = Link {
             handle: handle.clone(),
             address,
             instance: None,
             relay: None,
-            asked: self.serial,
+            asked,
             halting: false,
             timed_out: None,
             attempts: 0,
-            doubted: HashSet::new(),
-            ask_at: Duration::ZERO,
+            doubted: Doubted::default(),
         };
         self.links.insert(id, link);
         handle
     }
 
-    /// A link says which process it is of, and which of that one's links: before [`Registry::identify`].
+    pub(super) fn link(&self, id: LinkId) -> Option<&Link<L>> {
+        self.links.get(&id)
+    }
+
+    pub(super) fn link_mut(&mut self, id: LinkId) -> Option<&mut Link<L>> {
+        self.links.get_mut(&id)
+    }
+
+    /// The relay of a link, once that is known.
+    pub(super) fn number(&self, id: LinkId) -> Option<RelayNumber> {
+        self.links.get(&id)?.relay
+    }
+
+    /// Who tells of a session by this link.
+    pub(super) fn teller(&self, id: LinkId) -> Option<Teller> {
+        let link = self.links.get(&id)?;
+        Some(Teller {
+            link: id,
+            relay: link.relay,
+            address: link.address,
+        })
+    }
+
+    /// Where calls of a relay are to be asked for.
+    pub(super) fn location(&self, relay: RelayNumber) -> CallLocation<L> {
+        let Some(relay) = self.table.get(relay) else {
+            return CallLocation::Unknown;
+        };
+        let place = relay.link.and_then(|id| self.on(id));
+        place.unwrap_or_else(|| CallLocation::Away(relay.key.clone()))
+    }
+
+    pub(super) fn on(&self, id: LinkId) -> Option<CallLocation<L>> {
+        let link = self.links.get(&id)?;
+        Some(CallLocation::On(id, link.handle.clone()))
+    }
+
+    /// A link says which process it is of, and which of that one's links: before it says who it is.
     pub fn set_instance(&mut self, id: LinkId, instance: Option<&str>) {
         if let Some(link) = self.links.get_mut(&id) {
             link.instance = instance.map(Arc::from);
@@ -54,118 +144,65 @@ impl<L: Clone> Registry<L> {
     }
 
     /// The link's first line tells who it is; a later `hello` may say it again. A link that stands is replaced by one of
-    /// the same instance alone: any other may be another relay's, and would have this one's calls ended.
-    pub fn identify(
+    /// the same instance alone: any other may be another relay's, and would have this one's calls ended. Returns the one
+    /// that is replaced, too.
+    pub(super) fn identify(
         &mut self,
         id: LinkId,
         name: Option<&str>,
-        now: Duration,
-    ) -> Option<Identified<L>> {
+    ) -> Option<(Identified<L>, Option<LinkId>)> {
         let link = self.links.get(&id)?;
         let key = RelayKey {
             address: link.address,
             name: name.map(Arc::from),
         };
         if link.relay.is_none() {
-            let standing = self
-                .known_as(&key)
-                .and_then(|relay| self.relays.get(&relay));
-            let standing = standing.and_then(|relay| relay.link);
+            let known = self.table.known_as(&key);
+            let standing = known.and_then(|relay| self.table.get(relay)?.link);
             let standing = standing.and_then(|id| self.links.get(&id));
             let is_same = |old: &Link<L>| old.instance.is_some() && old.instance == link.instance;
             if let Some(old) = standing.filter(|old| !is_same(old)) {
-                return Some(Identified::Contested(key, old.handle.clone()));
+                return Some((Identified::Contested(key, old.handle.clone()), None));
             }
         }
         let link = self.links.get_mut(&id)?;
         link.halting = false;
-        if let Some(relay) = link.relay.and_then(|relay| self.relays.get(&relay)) {
-            return Some(Identified::Up(relay.key.clone(), None));
+        if let Some(relay) = link.relay.and_then(|number| self.table.get(number)) {
+            return Some((Identified::Up(relay.key.clone(), None), None));
         }
-        let relay_id = self.known_as(&key);
-        let relay_id = relay_id.unwrap_or_else(|| self.add_relay(key.clone()));
-        let relay = self.relays.get_mut(&relay_id)?;
+        let number = self.table.known_or_new(&key);
+        link.relay = Some(number);
+        let relay = self.table.get_mut(number)?;
         relay.key = key.clone();
         relay.away = None;
         let replaced = relay.link.replace(id);
         self.inherit_drained(&key);
-        if let Some(link) = self.links.get_mut(&id) {
-            link.relay = Some(relay_id);
-        }
-        let replaced = replaced.and_then(|old| self.drop_link(old));
-        if replaced.is_some() {
-            self.note_loss(relay_id, now);
-        }
-        Some(Identified::Up(key, replaced.map(|old| old.handle)))
+        let old = replaced.and_then(|old| self.links.remove(&old));
+        let replaced = replaced.filter(|_| old.is_some());
+        Some((Identified::Up(key, old.map(|old| old.handle)), replaced))
     }
 
-    /// The relay of this key. One with a name may be what an older relay, which had none, was replaced by on its
-    /// host: it takes over that one's sessions, to have them purged by its first list.
-    pub(super) fn known_as(&self, key: &RelayKey) -> Option<u64> {
-        let is_same = |relay: &Relay| relay.key == *key;
-        let is_older = |relay: &Relay| {
-            relay.link.is_none() && relay.key.name.is_none() && relay.key.address == key.address
-        };
-        let find = |is_it: &dyn Fn(&Relay) -> bool| {
-            let found = self.relays.iter().find(|(_, relay)| is_it(relay));
-            found.map(|(id, _)| *id)
-        };
-        find(&is_same).or_else(|| find(&is_older))
+    /// The link is gone. Returns the relay when that leaves it without one.
+    pub(super) fn link_lost(&mut self, id: LinkId, now: Moment) -> Option<(RelayNumber, RelayKey)> {
+        let number = self.links.remove(&id)?.relay?;
+        let relay = self.table.get_mut(number)?;
+        relay.link = None;
+        relay.away = Some(now);
+        let key = relay.key.clone();
+        self.table.forget_idle(number);
+        Some((number, key))
     }
 
     /// Returns true if there is a relay of this key, connected or away.
     pub fn is_known(&self, key: &RelayKey) -> bool {
-        self.relays.values().any(|relay| relay.key == *key)
-    }
-
-    pub(super) fn add_relay(&mut self, key: RelayKey) -> u64 {
-        let id = self.next_serial();
-        let relay = Relay {
-            key,
-            link: None,
-            away: None,
-            live: 0,
-            unanswered: 0,
-        };
-        self.relays.insert(id, relay);
-        id
-    }
-
-    /// The link is gone. Returns the relay when that leaves it without one.
-    pub fn link_lost(&mut self, id: LinkId, now: Duration) -> Option<Lost> {
-        let link = self.drop_link(id)?;
-        let relay_id = link.relay?;
-        let relay = self.relays.get_mut(&relay_id)?;
-        relay.link = None;
-        relay.away = Some(now);
-        let key = relay.key.clone();
-        if relay.live == 0 {
-            self.relays.remove(&relay_id);
-        }
-        let calls = self.note_loss(relay_id, now);
-        Some(Lost { relay: key, calls })
-    }
-
-    /// Nobody knows how a relay's calls are from now on. Should it turn out that they are over, they were then.
-    fn note_loss(&mut self, relay: u64, now: Duration) -> Vec<LiveCall> {
-        let calls = self.sessions.iter().filter(|(_, s)| s.relay == relay);
-        let calls: Vec<Key> = calls.map(|(key, _)| key).collect();
-        let mut noted = Vec::new();
-        for key in calls {
-            let ended = self.sessions.get(key).map(|s| self.calendar(s, now));
-            if let (Some(session), Some(ended)) = (self.sessions.get_mut(key), ended) {
-                session.known.ended.get_or_insert(ended);
-            }
-            self.count_ringing(key);
-            noted.extend(self.noted(key));
-        }
-        noted
+        self.table.of(key).is_some()
     }
 
     /// Who a link is, once it is known.
+    #[cfg(test)]
     pub fn relay_of(&self, id: LinkId) -> Option<&RelayKey> {
-        let relay = self.links.get(&id)?.relay?;
-        self.relays.get(&relay).map(|relay| &relay.key)
+        let relay = self.table.get(self.number(id)?);
+        relay.map(|relay| &relay.key)
     }
 
     /// A `ping` has come. True when the relay had been timed out.
@@ -175,7 +212,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// A request was not answered within `relay_timeout`. True when that is news.
-    pub fn timed_out(&mut self, id: LinkId, now: Duration) -> bool {
+    pub fn timed_out(&mut self, id: LinkId, now: Moment) -> bool {
         let link = self.links.get_mut(&id).filter(|l| l.timed_out.is_none());
         link.map(|link| link.timed_out = Some(now)).is_some()
     }
@@ -186,87 +223,67 @@ impl<L: Clone> Registry<L> {
         link.map(|link| link.halting = true).is_some()
     }
 
-    /// Chooses a relay for a new call and counts it there until [`Registry::attempt_over`]: the preferred one
-    /// where it can take calls, else the one with the fewest, by `random` where several have as few.
-    pub fn choose(
+    /// Links of relays that have not recovered for so long.
+    pub(super) fn dead(&self, limit: Duration, now: Moment) -> Vec<(LinkId, L)> {
+        let is_dead = |link: &Link<L>| link.timed_out.is_some_and(|since| now >= since + limit);
+        let dead = self.links.iter().filter(|(_, link)| is_dead(link));
+        dead.map(|(id, link)| (*id, link.handle.clone())).collect()
+    }
+
+    /// Chooses a relay for a new call, of those that have not been asked, and counts it there until
+    /// [`Relays::attempt_over`]. `beside` are links of relays that have a session of its Call-ID. The rule is
+    /// [`placement`]'s.
+    pub(super) fn choose(
         &mut self,
-        preferred: Option<IpAddr>,
+        request: Request,
+        beside: &[LinkId],
         tried: &[LinkId],
-        random: u64,
     ) -> Option<(LinkId, L)> {
-        let wanted = |link: &Link<L>| preferred == Some(link.address);
-        let chosen = self.least_loaded(tried, random, wanted);
-        let chosen = chosen.or_else(|| self.least_loaded(tried, random, |_| true))?;
+        let chosen = placement::order(self.candidates(beside, tried), request);
+        let chosen = chosen.first()?.link;
         let link = self.links.get_mut(&chosen)?;
         link.attempts += 1;
         Some((chosen, link.handle.clone()))
     }
 
-    /// A relay that has another session of this Call-ID, where it can take a new one: a call that comes round may pass one
-    /// relay twice. Counts as [`Registry::choose`].
-    pub fn choose_beside(&mut self, call_id: &CallId, tried: &[LinkId]) -> Option<(LinkId, L)> {
-        let links = self.links_of(call_id);
-        let mut links = links
-            .into_iter()
-            .filter_map(|id| self.links.get_key_value(&id));
-        let (id, _) = links.find(|(id, link)| self.is_usable(**id, link, tried))?;
-        let id = *id;
-        let link = self.links.get_mut(&id)?;
-        link.attempts += 1;
-        Some((id, link.handle.clone()))
+    /// The known relays that have not been tried.
+    fn candidates(&self, beside: &[LinkId], tried: &[LinkId]) -> Vec<Candidate<'_>> {
+        let links = self.links.iter().filter(|(id, _)| !tried.contains(id));
+        let candidate = |(id, link): (&LinkId, &Link<L>)| {
+            let relay = self.table.get(link.relay?)?;
+            Some(Candidate {
+                link: *id,
+                address: link.address,
+                name: relay.key.name.as_deref(),
+                state: self.held_by(&relay.key, Some(link)).state(),
+                load: relay.load.live + link.attempts,
+                beside: beside.iter().position(|one| one == id),
+            })
+        };
+        links.filter_map(candidate).collect()
     }
 
-    /// Whether [`Registry::choose`] would find another one.
+    /// Returns true if a new call could go to some relay that was not tried.
     pub fn has_other(&self, tried: &[LinkId]) -> bool {
-        self.links
-            .iter()
-            .any(|(id, link)| self.is_usable(*id, link, tried))
-    }
-
-    fn least_loaded(
-        &self,
-        tried: &[LinkId],
-        random: u64,
-        wanted: impl Fn(&Link<L>) -> bool,
-    ) -> Option<LinkId> {
-        let links = self.links.iter();
-        let usable = links.filter(|(id, link)| self.is_usable(**id, link, tried) && wanted(link));
-        let mut least = usize::MAX;
-        let mut found = Vec::new();
-        for (id, link) in usable {
-            let live = link.relay.and_then(|relay| self.relays.get(&relay));
-            let load = live.map_or(0, |relay| relay.live) + link.attempts;
-            if load < least {
-                least = load;
-                found.clear();
-            }
-            if load == least {
-                found.push(*id);
-            }
-        }
-        let count = u64::try_from(found.len()).unwrap_or(u64::MAX);
-        let index = usize::try_from(random.checked_rem(count)?).unwrap_or(0);
-        found.get(index).copied()
+        let candidates = self.candidates(&[], tried);
+        candidates.iter().any(|one| one.state == RelayState::Active)
     }
 
     /// Why the relays of an address get no new call; none where one does.
     pub fn unavailable(&self, address: IpAddr) -> Option<&'static str> {
         let mut why = Some("is not connected");
-        for (id, link) in self.links.iter().filter(|(_, l)| l.address == address) {
-            why = match link {
-                _ if self.is_usable(*id, link, &[]) => return None,
-                Link { relay: None, .. } => why,
-                _ if self.is_drained(*id) => Some("is drained"),
-                Link { halting: true, .. } => Some("is halting"),
+        for link in self.links.values().filter(|l| l.address == address) {
+            let Some(relay) = link.relay.and_then(|number| self.table.get(number)) else {
+                continue;
+            };
+            why = match self.held_by(&relay.key, Some(link)) {
+                held if held.state() == RelayState::Active => return None,
+                held if held.drained => Some("is drained"),
+                held if held.halting => Some("is halting"),
                 _ => Some("does not answer"),
             };
         }
         why
-    }
-
-    fn is_usable(&self, id: LinkId, link: &Link<L>, tried: &[LinkId]) -> bool {
-        let open = link.relay.is_some() && !link.halting && link.timed_out.is_none();
-        open && !tried.contains(&id) && !self.is_drained(id)
     }
 
     /// A relay has answered for a new call, or nobody waits for that any more.
@@ -276,99 +293,11 @@ impl<L: Clone> Registry<L> {
         }
     }
 
-    /// A new link's relay tells some of the sessions that it has: those that are not known are where to ask for them. What
-    /// it says of another relay's changes nothing (R1).
-    pub fn listed(&mut self, id: LinkId, calls: Vec<ListedCall>, listed: &mut Listed) {
-        let relay = self.links.get(&id).and_then(|link| link.relay);
-        if relay.is_none() {
-            return;
-        }
-        for call in calls {
-            let known = self.aliases.get(&call.call_id);
-            let call_id = known.cloned();
-            let call_id = call_id.unwrap_or_else(|| CallId(call.call_id.as_str().into()));
-            let fitting = self.sessions.of(&call_id);
-            let fitting = fitting.filter(|(_, one)| call.fit(&one.name) != Fit::Not);
-            let (mut is_here, mut owner) = (false, None);
-            for (key, session) in fitting {
-                match Some(session.relay) == relay {
-                    true => {
-                        listed.there.insert(key);
-                        is_here = true;
-                    }
-                    false => owner = Some(session.relay),
-                }
-            }
-            if let (false, Some(owner)) = (is_here, owner) {
-                listed.foreign += 1;
-                let owner = self.relays.get(&owner).map(|relay| relay.key.clone());
-                listed.first_foreign = listed.first_foreign.take().or(owner.zip(Some(call_id)));
-                continue;
-            }
-            if is_here {
-                continue;
-            }
-            let missed = self.missed.of(&call_id).map(|(remove, _)| remove);
-            let name = call.name(call_id.clone());
-            let missed = missed.filter(|remove| name.fit(remove.mention()) != Fit::Not);
-            listed.owed.extend(missed.cloned());
-            self.found.add(id, name, call);
-        }
-    }
-
-    /// It has told all: what it should have and lacks is over.
-    pub fn listed_all(&mut self, id: LinkId, listed: Listed, now: Duration) -> Purge {
-        let mut purge = Purge {
-            owed: listed.owed,
-            ..Purge::default()
-        };
-        let Some(link) = self.links.get(&id) else {
-            return purge;
-        };
-        let (asked, Some(relay)) = (link.asked, link.relay) else {
-            return purge;
-        };
-        let (mut gone, mut back): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
-        for (key, session) in self.sessions.iter_mut() {
-            if session.relay != relay || session.serial > asked {
-                continue;
-            }
-            if !listed.there.contains(&key) {
-                gone.push(key);
-            } else if let SessionState::Owed(remove) = &session.state {
-                purge.owed.push(remove.clone());
-            } else if session.known.ended.take().is_some() {
-                back.push(key);
-            }
-        }
-        back.iter().for_each(|key| self.count_ringing(*key));
-        purge.back = back.iter().filter_map(|key| self.noted(*key)).collect();
-        let gone = gone.into_iter();
-        purge.finished = gone
-            .filter_map(|key| self.end(key, Reason::Purged, None, now))
-            .collect();
-        purge
-    }
-
-    /// What a relay that has not told its sessions has missed while it was away.
-    pub fn owed(&self, id: LinkId) -> Vec<Remove> {
-        let Some(Link { asked, relay, .. }) = self.links.get(&id) else {
-            return Vec::new();
-        };
-        let here = self.sessions.iter().map(|(_, session)| session);
-        let here = here.filter(|s| Some(s.relay) == *relay && s.serial <= *asked);
-        let owed = here.filter_map(|session| match &session.state {
-            SessionState::Owed(remove) => Some(remove.clone()),
-            SessionState::Live => None,
-        });
-        owed.collect()
-    }
-
     /// Relays that are connected and known, in the order of their addresses and names.
     pub fn connected(&self) -> Vec<Connected<L>> {
         let mut found: Vec<Connected<L>> = Vec::new();
         for link in self.links.values() {
-            if let Some(relay) = link.relay.and_then(|relay| self.relays.get(&relay)) {
+            if let Some(relay) = link.relay.and_then(|number| self.table.get(number)) {
                 let (relay, handle) = (relay.key.clone(), link.handle.clone());
                 found.push(Connected { relay, handle });
             }
@@ -379,8 +308,8 @@ impl<L: Clone> Registry<L> {
 
     /// Connected relays, and sessions that relays should have.
     pub fn counts(&self) -> (usize, usize) {
-        let connected = self.relays.values().filter(|relay| relay.link.is_some());
-        let live = self.relays.values().map(|relay| relay.live);
+        let connected = self.table.values().filter(|relay| relay.link.is_some());
+        let live = self.table.values().map(|relay| relay.load.live);
         (connected.count(), live.sum())
     }
 
@@ -389,23 +318,131 @@ impl<L: Clone> Registry<L> {
         self.links.values().map(|l| l.handle.clone()).collect()
     }
 
-    /// Ends the sessions of relays that stayed away too long.
-    pub(super) fn give_up_relays(&mut self, now: Duration) -> Vec<Finished> {
-        let limit = self.patience.cleanup_dead_relays_after;
-        let is_lost = |relay: &Relay| relay.away.is_some_and(|since| now >= since + limit);
-        let lost = self.relays.iter().filter(|(_, relay)| is_lost(relay));
-        let lost: HashSet<u64> = lost.map(|(id, _)| *id).collect();
-        if lost.is_empty() {
-            return Vec::new();
+    /// All relays that are known, in no order.
+    pub fn statuses(&self) -> Vec<RelayStatus> {
+        let relays = self.table.values();
+        let status = |relay: &Relay| {
+            let link = self.link_of(relay);
+            RelayStatus {
+                relay: relay.key.clone(),
+                state: match link {
+                    Some(_) => self.held_by(&relay.key, link).state(),
+                    None => RelayState::Away,
+                },
+                sessions: relay.load.live,
+                unanswered: relay.load.unanswered,
+            }
+        };
+        relays.map(status).collect()
+    }
+
+    /// The relays, connected or not, that a name or an address means: the whole name, the part of it before a colon,
+    /// or where its link comes from.
+    pub fn named(&self, text: &str) -> Vec<RelayKey> {
+        let address: Option<IpAddr> = text.parse().ok();
+        let mut found = self.known();
+        let has_name = |key: &RelayKey| key.name.as_deref() == Some(text);
+        if found.iter().any(has_name) {
+            found.retain(has_name);
+            return found;
         }
-        let sessions = self.sessions.iter();
-        let calls = sessions.filter(|(_, session)| lost.contains(&session.relay));
-        let calls: Vec<Key> = calls.map(|(key, _)| key).collect();
-        let calls = calls.into_iter();
-        let finished = calls
-            .filter_map(|key| self.end(key, Reason::LostRelay, None, now))
-            .collect();
-        self.relays.retain(|id, _| !lost.contains(id));
-        finished
+        found.retain(|key| {
+            let host = key.name.as_deref().and_then(|name| name.split(':').next());
+            host == Some(text) || address == Some(key.address)
+        });
+        found
+    }
+
+    /// All relays of which anything is known, in order.
+    pub fn known(&self) -> Vec<RelayKey> {
+        let mut known: Vec<RelayKey> = self.table.values().map(|r| r.key.clone()).collect();
+        known.extend(self.drained.keys().cloned());
+        known.sort();
+        known.dedup();
+        known
+    }
+
+    /// Relays that are not connected and have calls or are to get none, in order; with the number of their calls.
+    pub fn away(&self) -> BTreeMap<RelayKey, usize> {
+        let drained = self.drained.keys().map(|key| (key.clone(), 0));
+        let mut away: BTreeMap<RelayKey, usize> = drained.collect();
+        for relay in self.table.values() {
+            if relay.link.is_some() {
+                away.remove(&relay.key);
+            } else if relay.load.live > 0 {
+                away.insert(relay.key.clone(), relay.load.live);
+            }
+        }
+        away
+    }
+
+    /// Why a relay gets no new calls, and whether it is connected at all.
+    pub fn held(&self, key: &RelayKey) -> (Held, bool) {
+        let link = self.table.of(key).and_then(|relay| self.link_of(relay));
+        (self.held_by(key, link), link.is_some())
+    }
+
+    fn held_by(&self, key: &RelayKey, link: Option<&Link<L>>) -> Held {
+        Held {
+            drained: self.drained.contains_key(key),
+            halting: link.is_some_and(|link| link.halting),
+            timed_out: link.is_some_and(|link| link.timed_out.is_some()),
+        }
+    }
+
+    fn link_of(&self, relay: &Relay) -> Option<&Link<L>> {
+        self.links.get(&relay.link?)
+    }
+
+    /// Calls of this dispatcher that a relay has.
+    pub fn load(&self, key: &RelayKey) -> Load {
+        let relay = self.table.of(key);
+        relay.map_or_else(Load::default, |relay| relay.load)
+    }
+
+    /// All relays that are to get no calls.
+    pub fn drained(&self) -> BTreeSet<RelayKey> {
+        self.drained.keys().cloned().collect()
+    }
+
+    /// A relay gets no new calls from now on, whatever becomes of its link. False where that was so.
+    pub fn drain(&mut self, key: &RelayKey) -> bool {
+        self.drained.insert(key.clone(), false).is_none()
+    }
+
+    /// It gets calls again. False where it was not drained.
+    pub fn resume(&mut self, key: &RelayKey) -> bool {
+        self.drained.remove(key).is_some()
+    }
+
+    /// Connected drained relays that have no call of this dispatcher any more, as long as nobody was told so.
+    pub fn drained_empty(&self) -> Vec<Connected<L>> {
+        let mut connected = self.connected();
+        connected.retain(|one| {
+            self.drained.get(&one.relay) == Some(&false) && self.load(&one.relay).live == 0
+        });
+        connected
+    }
+
+    /// Somebody was told that a drained relay has no calls. False where it is not drained any more.
+    pub fn note_drained_empty(&mut self, key: &RelayKey) -> bool {
+        let told = self.drained.get_mut(key);
+        told.map(|told| *told = true).is_some()
+    }
+
+    /// A relay with a name has connected: where the one without a name that it takes the place of on its host was
+    /// drained, it is.
+    fn inherit_drained(&mut self, key: &RelayKey) {
+        let older = RelayKey {
+            name: None,
+            ..key.clone()
+        };
+        let is_there = |relay: &Relay| relay.key == older && relay.link.is_some();
+        if key.name.is_none() || self.table.values().any(is_there) {
+            return;
+        }
+        if let Some(told) = self.drained.remove(&older) {
+            self.drained.insert(key.clone(), told);
+        }
     }
 }

@@ -2,28 +2,30 @@
 
 use std::collections::HashMap;
 
-use super::Session;
-use super::dialogs::Dialogs;
+use super::dialog_counts::DialogCounts;
+use super::session::Session;
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, DialogId};
 
 /// A session here; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(u64);
+pub struct SessionKey(u64);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    all: HashMap<Key, Session>,
-    calls: HashMap<CallId, Vec<Key>>,
-    dialogs: Dialogs,
+    all: HashMap<SessionKey, Session>,
+    calls: HashMap<CallId, Vec<SessionKey>>,
+    dialogs: DialogCounts,
     last: u64,
+    /// Counts what is made or confirmed: what is known when is a comparison.
+    changes: u64,
 }
 
 impl Sessions {
-    pub fn insert(&mut self, session: Session) -> Key {
+    pub fn insert(&mut self, session: Session) -> SessionKey {
         self.last += 1;
-        let key = Key(self.last);
+        let key = SessionKey(self.last);
         let call_id = session.name.call_id.clone();
         self.calls.entry(call_id).or_default().push(key);
         self.dialogs.add(session.dialog_id.as_ref());
@@ -31,7 +33,7 @@ impl Sessions {
         key
     }
 
-    pub fn remove(&mut self, key: Key) -> Option<Session> {
+    pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.all.remove(&key)?;
         self.dialogs.remove(session.dialog_id.as_ref());
         if let Some(keys) = self.calls.get_mut(&session.name.call_id) {
@@ -43,16 +45,27 @@ impl Sessions {
         Some(session)
     }
 
-    pub fn get(&self, key: Key) -> Option<&Session> {
+    /// How much has been made or confirmed so far.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The number of one more change.
+    pub fn next_change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+
+    pub fn get(&self, key: SessionKey) -> Option<&Session> {
         self.all.get(&key)
     }
 
-    pub fn get_mut(&mut self, key: Key) -> Option<&mut Session> {
+    pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
         self.all.get_mut(&key)
     }
 
     /// The proxy names another dialog for it. Returns true if that is news.
-    pub fn set_dialog(&mut self, key: Key, dialog_id: &DialogId) -> bool {
+    pub fn set_dialog(&mut self, key: SessionKey, dialog_id: &DialogId) -> bool {
         let session = self.all.get_mut(&key);
         let Some(session) = session.filter(|one| one.dialog_id.as_ref() != Some(dialog_id)) else {
             return false;
@@ -73,12 +86,12 @@ impl Sessions {
     }
 
     /// All of them, in any order.
-    pub fn iter(&self) -> impl Iterator<Item = (Key, &Session)> {
+    pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
         self.all.iter().map(|(key, session)| (*key, session))
     }
 
     /// All of them, in any order.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (SessionKey, &mut Session)> {
         self.all.iter_mut().map(|(key, session)| (*key, session))
     }
 
@@ -87,20 +100,20 @@ impl Sessions {
     }
 
     /// Those of a Call-ID, in the order in which they began.
-    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = (Key, &Session)> {
+    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = (SessionKey, &Session)> {
         let keys = self.calls.get(call_id).into_iter().flatten();
         keys.filter_map(|key| Some((*key, self.all.get(key)?)))
     }
 
     /// The one of this name.
-    pub fn named(&self, name: &Name) -> Option<Key> {
+    pub fn named(&self, name: &Name) -> Option<SessionKey> {
         let mut all = self.of(&name.call_id);
         let (key, _) = all.find(|(_, session)| session.name.is_of(name))?;
         Some(key)
     }
 
     /// The session that a message fits best, and how well.
-    pub fn find(&self, mention: Mention<'_>) -> Option<(Key, Fit)> {
+    pub fn find(&self, mention: Mention<'_>) -> Option<(SessionKey, Fit)> {
         let fits = self.of(mention.call_id);
         let fits = fits.map(|(key, session)| (session.name.fit(mention), key));
         let (fit, key) = fits.filter(|(fit, _)| *fit != Fit::Not).max()?;
@@ -108,7 +121,7 @@ impl Sessions {
     }
 
     /// The session that a message is of, with the callee that it has or with none yet.
-    pub fn own(&self, mention: Mention<'_>) -> Option<Key> {
+    pub fn own(&self, mention: Mention<'_>) -> Option<SessionKey> {
         let (key, fit) = self.find(mention)?;
         fit.is_own().then_some(key)
     }

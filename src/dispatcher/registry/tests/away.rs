@@ -1,7 +1,7 @@
 //! A relay that is away with several calls: each of them is waited for and recorded, whichever ends first.
 
 use super::*;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
 fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
     let mut registry = registry();
@@ -10,7 +10,7 @@ fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
     for id in ids {
         registry.updated(a, &answered(id));
     }
-    assert_eq!(registry.counts(), (2, ids.len()));
+    assert_eq!(registry.relays.counts(), (2, ids.len()));
     registry.link_lost(a, at(10));
     (registry, b)
 }
@@ -20,11 +20,14 @@ fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
 fn the_first_call_that_ends_there_does_not_forget_the_others() {
     let (mut registry, b) = on_a_relay_that_went(&["one", "two", "three"]);
     registry.updated(b, &answered("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(b, b.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(b, b.0));
     for id in ["two", "three"] {
-        assert!(matches!(registry.place(&call(id)), Place::Away(_)), "{id}");
+        assert!(
+            matches!(registry.place(&call(id)), CallLocation::Away(_)),
+            "{id}"
+        );
     }
-    assert_eq!(registry.counts(), (1, 3));
+    assert_eq!(registry.relays.counts(), (1, 3));
     let finished = registry.tick(at(43_210)).finished;
     let mut ids: Vec<CallId> = finished
         .iter()
@@ -33,7 +36,7 @@ fn the_first_call_that_ends_there_does_not_forget_the_others() {
     ids.sort_unstable();
     assert_eq!(ids, [call("three"), call("two")]);
     assert!(finished.iter().all(|one| one.reason == Reason::LostRelay));
-    assert_eq!(registry.counts(), (1, 1));
+    assert_eq!(registry.relays.counts(), (1, 1));
 }
 
 #[test]
@@ -41,42 +44,48 @@ fn the_others_are_there_again_with_their_relay() {
     let (mut registry, b) = on_a_relay_that_went(&["one", "two", "three"]);
     registry.updated(b, &answered("one"));
     let again = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.place(&call("two")), Place::On(again, again.0));
+    assert_eq!(
+        registry.place(&call("two")),
+        CallLocation::On(again, again.0)
+    );
     let finished = registry.tells(again, &list(&["two"]), at(30)).finished;
     assert_eq!(finished.len(), 1);
     assert_eq!(finished[0].name.call_id, call("three"));
-    assert_eq!(registry.counts(), (2, 2));
+    assert_eq!(registry.relays.counts(), (2, 2));
 }
 
 #[test]
 fn it_is_forgotten_with_its_last_call_and_not_while_it_is_connected() {
     let (mut registry, b) = on_a_relay_that_went(&["one", "two"]);
     registry.updated(b, &answered("one"));
-    assert_eq!(registry.named("a").len(), 1);
+    assert_eq!(registry.relays.named("a").len(), 1);
     registry.updated(b, &answered("two"));
-    assert!(registry.named("a").is_empty(), "nothing is waited for");
+    assert!(
+        registry.relays.named("a").is_empty(),
+        "nothing is waited for"
+    );
     registry.expire(b, statistics("one", "closed"), at(20));
     registry.expire(b, statistics("two", "closed"), at(20));
-    assert_eq!(registry.counts(), (1, 0));
-    assert_eq!(registry.named("b").len(), 1);
+    assert_eq!(registry.relays.counts(), (1, 0));
+    assert_eq!(registry.relays.named("b").len(), 1);
 }
 
 /// The last is what goes into a record where its relay tells nothing more.
 #[test]
 fn when_a_call_ended_is_told_however_it_ended() {
     let mut registry = registry();
-    registry.set_wall(crate::moment::Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(at(1_000_000)),
+    registry.calls.set_wall(crate::moment::Now {
+        mono: at(0),
+        unix: UnixTime::from_secs(1_000_000),
     });
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered("one"));
     let finished = registry
         .expire(a, statistics("one", "closed"), at(50))
         .unwrap();
-    assert_eq!(finished.known.unwrap().ended, Some(at(1_000_050)));
+    assert_eq!(finished.known.unwrap().ended, Some(unix(1_000_050)));
     registry.updated(a, &answered("two"));
     let told = statistics("two", "closed");
     let finished = registry.removed(a, &call("two"), told, at(60)).unwrap();
-    assert_eq!(finished.known.unwrap().ended, Some(at(1_000_060)));
+    assert_eq!(finished.known.unwrap().ended, Some(unix(1_000_060)));
 }

@@ -4,14 +4,14 @@
 use super::*;
 use crate::moment::{Moment, UnixTime};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(DAY),
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
+        mono: at(0),
+        unix: DAY,
     });
     registry
 }
@@ -49,7 +49,7 @@ fn told(id: &str, from_tag: &str, duration: u64) -> Statistics {
 }
 
 /// What a relay is to be asked now.
-fn doubted(registry: &mut Links, link: LinkId, now: Duration) -> Vec<CallId> {
+fn doubted(registry: &mut Links, link: LinkId, now: Moment) -> Vec<CallId> {
     let doubts = registry.doubts(link, true, now);
     doubts.into_iter().flat_map(|one| one.calls).collect()
 }
@@ -65,7 +65,7 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
         registry.refused(a, &wrong);
     }
     assert!(doubted(&mut registry, a, at(15)).is_empty());
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     // Nor while its relay is away: the right one is owed, and the relay is told by that.
     registry.link_lost(a, at(20));
     assert_eq!(registry.owe(removal("one", "x", "y"), at(21)), None);
@@ -73,7 +73,7 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
     let noted = registry.owe(right.clone(), at(30)).unwrap();
     assert_eq!(
         noted.known.ended,
-        Some(DAY + at(30)),
+        Some(DAY + secs(30)),
         "not when the relay was lost"
     );
     let again = up(&mut registry, ip(1), Some("a"));
@@ -87,10 +87,10 @@ fn a_removal_by_foreign_tags_is_not_that_of_a_call_that_expired() {
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
     registry.expire(a, told("one", "f", 5), at(15));
-    assert!(!registry.remove_expired(&removal("one", "x", "y")));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
-    assert!(registry.remove_expired(&removal("one", "t", "f")));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert!(!registry.calls.remove_expired(&removal("one", "x", "y")));
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
+    assert!(registry.calls.remove_expired(&removal("one", "t", "f")));
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 #[test]
@@ -113,12 +113,12 @@ fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it
         assert_eq!(checked.there, [call("one")]);
         let back = &checked.back[0];
         assert_eq!((&back.owed, back.known.ended), (&None, None), "to be noted");
-        assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+        assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
         // Its time goes on, too.
         registry.owe(right, at(50));
         let ended = registry.removed(a, &call("one"), told("one", "f", 40), at(50));
         let ended = ended.unwrap();
-        assert_eq!(ended.known.unwrap().ended, Some(DAY + at(50)));
+        assert_eq!(ended.known.unwrap().ended, Some(DAY + secs(50)));
         assert_eq!(ended.length, None);
     }
 }
@@ -142,9 +142,9 @@ fn what_a_relay_that_refused_its_removal_has_not_is_over_since_that_removal() {
         (&call("one"), Reason::Removed)
     );
     assert!(!finished.end_dialog && !finished.timed_out);
-    assert_eq!(finished.known.as_ref().unwrap().ended, Some(DAY + at(15)));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
-    assert_eq!(registry.place(&call("two")), Place::On(a, a.0));
+    assert_eq!(finished.known.as_ref().unwrap().ended, Some(DAY + secs(15)));
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
+    assert_eq!(registry.place(&call("two")), CallLocation::On(a, a.0));
 }
 
 #[test]
@@ -158,10 +158,10 @@ fn another_session_of_that_call_id_is_not_what_a_relay_is_asked_for() {
     assert!(doubts.has("one") && !doubts.has("two"));
     let checked = registry.checked(a, doubts, &[has("one", "x")], at(16));
     assert_eq!((checked.finished.len(), checked.there.len()), (1, 0));
-    assert_eq!(registry.counts(), (1, 0));
+    assert_eq!(registry.relays.counts(), (1, 0));
     assert_eq!(
         registry.place(&call("one")),
-        Place::On(a, a.0),
+        CallLocation::On(a, a.0),
         "the other one"
     );
 }
@@ -187,9 +187,9 @@ fn what_was_heard_since_a_relay_was_asked_counts_more() {
     let checked = registry.checked(a, doubts, &[], at(18));
     assert!(checked.finished.is_empty(), "{checked:?}");
     for id in ["updated", "again"] {
-        assert_eq!(registry.place(&call(id)), Place::On(a, a.0), "{id}");
+        assert_eq!(registry.place(&call(id)), CallLocation::On(a, a.0), "{id}");
     }
-    assert_eq!(registry.place(&call("elsewhere")), Place::On(b, b.0));
+    assert_eq!(registry.place(&call("elsewhere")), CallLocation::On(b, b.0));
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn another_session_of_that_call_id_is_not_the_call() {
         ..answered_at(12, "one")
     };
     assert_eq!(registry.updated(a, &other), None);
-    let about = registry.about(&call("one")).remove(0);
+    let about = registry.calls.about(&call("one")).remove(0);
     assert_eq!(about.dialog_id, Some(DialogId("1:2".into())));
     assert_eq!(registry.updated_late(a, &other), Late::default());
     // It rings for ever, and is ended by its relay; then one that is removed.
@@ -264,7 +264,7 @@ fn another_session_of_that_call_id_is_not_the_call() {
         .removed(a, &call("one"), told("one", "x", 0), at(301))
         .unwrap();
     assert!(removed.known.is_none());
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     // When the call is over, the other one is still asked for where it is.
     registry.updated(a, &other);
     registry.owe(removal("one", "f", "t"), at(310));
@@ -272,10 +272,10 @@ fn another_session_of_that_call_id_is_not_the_call() {
         .removed(a, &call("one"), told("one", "f", 300), at(310))
         .unwrap();
     assert!(ended.known.is_some());
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     registry.removed(a, &call("one"), told("one", "x", 0), at(311));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
-    assert_eq!(registry.counts(), (2, 0));
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
+    assert_eq!(registry.relays.counts(), (2, 0));
     assert_eq!(choose(&mut registry, None, &[a]), Some(b));
 }
 
@@ -305,7 +305,7 @@ fn a_relay_that_refuses_is_asked_on_where_a_call_was_found() {
     up(&mut registry, ip(2), Some("b"));
     registry.tells(a, &list(&["one"]), at(1));
     registry.refused(a, &removal("one", "x", "y"));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
 }
 
 /// The relay was cut off and hears of the removal at 26; or it has ended the session by itself, for the silence after it.
@@ -326,11 +326,11 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
             false => registry.expire(a, told("one", "f", 98), at(116)),
         };
         let ended = ended.unwrap();
-        assert_eq!(ended.length, Some(at(8)));
+        assert_eq!(ended.length, Some(secs(8)));
         assert_eq!((ended.reason, ended.timed_out), (Reason::Removed, false));
         let now = Now {
-            mono: Moment::after_start(at(26)),
-            unix: UnixTime::since_epoch(DAY + at(26)),
+            mono: at(26),
+            unix: DAY + secs(26),
         };
         let record: serde_json::Value =
             serde_json::from_str(&ended.record(now, 0).unwrap()).unwrap();
@@ -357,7 +357,7 @@ fn a_relay_whose_loss_was_not_seen_adds_no_time_either() {
     registry.link_lost(a, at(130));
     let a = up_at(&mut registry, ip(1), Some("a"), at(130));
     let ended = registry.expire(a, told("one", "f", 98), at(130)).unwrap();
-    assert_eq!((ended.length, ended.timed_out), (Some(at(8)), false));
+    assert_eq!((ended.length, ended.timed_out), (Some(secs(8)), false));
 }
 
 /// From before the start of a dispatcher that has no ledger of them, or another one's.
@@ -373,7 +373,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
     let told_first = registry.expire(a, told("told", "f", 18), at(20)).unwrap();
     assert_eq!(
         (told_first.length, told_first.timed_out),
-        (Some(at(8)), false)
+        (Some(secs(8)), false)
     );
     assert_eq!(told_first.reason, Reason::Removed);
     let purge = registry.tells(a, &list(&["listed", "foreign", "other"]), at(20));
@@ -381,7 +381,7 @@ fn calls_that_were_not_known_when_they_were_removed_are_removed_where_they_are_f
     owed.sort();
     assert_eq!(owed, ["foreign", "listed"]);
     let removed = registry.removed(a, &call("listed"), told("listed", "f", 20), at(20));
-    assert_eq!(removed.unwrap().length, Some(at(8)));
+    assert_eq!(removed.unwrap().length, Some(secs(8)));
     // Once, and not where the relay has said that it is another session.
     registry.refused(a, &removal("foreign", "t", "f"));
     let goes_on = registry
@@ -432,9 +432,9 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let removed = registry.owe(removal("one", "f", "t"), at(18)).unwrap();
     let mut next = noting();
     // Its clock begins anew.
-    next.set_wall(Now {
-        mono: Moment::after_start(at(1)),
-        unix: UnixTime::since_epoch(DAY + at(40)),
+    next.calls.set_wall(Now {
+        mono: at(1),
+        unix: DAY + secs(40),
     });
     next.restore([removed], at(1));
     let a = up_at(&mut next, ip(1), Some("a"), at(2));
@@ -442,7 +442,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let ended = next
         .removed(a, &call("one"), told("one", "f", 31), at(2))
         .unwrap();
-    assert_eq!(ended.length, Some(at(8)));
+    assert_eq!(ended.length, Some(secs(8)));
     // One that was noted at its relay's loss, and is removed by the proxy later: not before.
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
@@ -451,7 +451,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let mut next = noting();
     next.restore(lost, at(20));
     let noted = next.owe(removal("two", "f", "t"), at(25)).unwrap();
-    assert_eq!(noted.known.ended, Some(DAY + at(25)));
+    assert_eq!(noted.known.ended, Some(DAY + secs(25)));
 }
 
 #[test]
@@ -470,19 +470,19 @@ fn a_relay_whose_list_cannot_be_read_is_told_what_it_missed() {
 #[test]
 fn it_is_told_why_a_wanted_relay_gets_no_call() {
     let mut registry = registry();
-    let wanted = |registry: &Links| registry.unavailable(ip(1));
+    let wanted = |registry: &Links| registry.relays.unavailable(ip(1));
     assert_eq!(wanted(&registry), Some("is not connected"));
     let id = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(wanted(&registry), Some("is not connected"));
     registry.identify(id, Some("a"), at(0));
     assert_eq!(wanted(&registry), None);
-    registry.timed_out(id, at(0));
+    registry.relays.timed_out(id, at(0));
     assert_eq!(wanted(&registry), Some("does not answer"));
-    registry.ping(id);
-    registry.halting(id);
+    registry.relays.ping(id);
+    registry.relays.halting(id);
     assert_eq!(wanted(&registry), Some("is halting"));
-    let key = registry.relay_of(id).unwrap().clone();
-    registry.drain(&key);
+    let key = registry.relays.relay_of(id).unwrap().clone();
+    registry.relays.drain(&key);
     assert_eq!(wanted(&registry), Some("is drained"));
     up(&mut registry, ip(1), Some("b"));
     assert_eq!(wanted(&registry), None, "another one there takes it");

@@ -1,16 +1,16 @@
 //! When calls ended whose relays were lost, and what is told of them twice.
 
 use super::*;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(DAY),
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
+        mono: at(0),
+        unix: DAY,
     });
     registry
 }
@@ -22,7 +22,7 @@ fn answered_at(seconds: u64, id: &str) -> Facts {
     }
 }
 
-fn ended(finished: &Finished) -> Duration {
+fn ended(finished: &EndedCall) -> UnixTime {
     finished.known.as_ref().unwrap().ended.unwrap()
 }
 
@@ -41,20 +41,24 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
     for says_goodbye in [true, false] {
         let mut registry = noting();
         let a = up(&mut registry, ip(1), Some("a"));
-        registry.set_instance(a, Some("x-0"));
+        registry.relays.set_instance(a, Some("x-0"));
         registry.updated(a, &answered_at(10, "one"));
         if says_goodbye {
             let lost = registry.link_lost(a, at(50)).unwrap();
             assert_eq!(lost.calls.len(), 1);
-            assert_eq!(lost.calls[0].known.ended, Some(DAY + at(50)), "to be noted");
+            assert_eq!(
+                lost.calls[0].known.ended,
+                Some(DAY + secs(50)),
+                "to be noted"
+            );
         }
         let back = at(if says_goodbye { 150 } else { 50 });
         let again = LinkId(registry.link_up(ip(1), |id| id.0));
-        registry.set_instance(again, Some("x-0"));
+        registry.relays.set_instance(again, Some("x-0"));
         registry.identify(again, Some("a"), back);
         let finished = registry.tells(again, &list(&[]), at(151)).finished;
         assert_eq!(finished[0].reason, Reason::Purged);
-        assert_eq!(ended(&finished[0]), DAY + at(50));
+        assert_eq!(ended(&finished[0]), DAY + secs(50));
     }
 }
 
@@ -83,12 +87,12 @@ fn a_relay_has_been_away_as_long_as_a_dispatcher_saw() {
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
     let mut call = registry.link_lost(a, at(20)).unwrap().calls.remove(0);
-    call.away = at(7200);
+    call.away = secs(7200);
     let mut next = noting();
     next.restore([call], at(10_000));
     assert!(next.tick(at(10_000 + 43_199 - 7200)).finished.is_empty());
     let finished = next.tick(at(10_000 + 43_200 - 7200)).finished;
-    assert_eq!(ended(&finished[0]), DAY + at(20));
+    assert_eq!(ended(&finished[0]), DAY + secs(20));
 }
 
 #[test]
@@ -96,13 +100,13 @@ fn a_calendar_that_is_set_makes_no_call_longer() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
-    registry.set_wall(Now {
-        mono: Moment::after_start(at(20)),
-        unix: UnixTime::since_epoch(DAY * 2),
+    registry.calls.set_wall(Now {
+        mono: at(20),
+        unix: DAY + secs(86_400),
     });
     registry.link_lost(a, at(50));
     let finished = registry.tick(at(50 + 43_200)).finished;
-    assert_eq!(ended(&finished[0]), DAY + at(50));
+    assert_eq!(ended(&finished[0]), DAY + secs(50));
 }
 
 #[test]
@@ -112,7 +116,7 @@ fn an_answer_that_came_late_is_noted() {
     registry.updated(a, &facts("one"));
     let late = registry.updated_late(a, &answered_at(12, "one"));
     assert!(!late.is_stray);
-    assert_eq!(late.noted.unwrap().known.started, Some(DAY + at(12)));
+    assert_eq!(late.noted.unwrap().known.started, Some(DAY + secs(12)));
     assert_eq!(
         registry.updated_late(a, &answered_at(12, "one")),
         Late::default()
@@ -137,14 +141,14 @@ fn what_is_told_again_ends_no_later_call_of_that_name() {
     registry.updated(a, &answered_at(10, "one"));
     let finished = registry.ended_before(a, Reason::Expired, told("one", ""), at(20));
     assert!(!finished.unwrap().end_dialog, "it is the live call's");
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
 }
 
 #[test]
 fn a_dialog_of_long_ago_is_not_ended() {
     for (duration, is_ended) in [(20, true), (19, false)] {
         let mut registry = noting();
-        registry.set_blind_before(DAY + at(1));
+        registry.calls.set_blind_before(DAY + secs(1));
         let a = up(&mut registry, ip(1), Some("a"));
         let statistics = told("one", &format!(r#","duration":{duration}"#));
         let finished = registry.expire(a, statistics, at(3620)).unwrap();

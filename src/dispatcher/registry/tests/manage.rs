@@ -15,7 +15,7 @@ fn relays_are_named_in_several_ways() {
     up(&mut registry, ip(1), Some("10.0.0.1:40000"));
     up(&mut registry, ip(1), Some("10.0.0.1:50000"));
     up(&mut registry, ip(2), None);
-    let named = |text: &str| registry.named(text).len();
+    let named = |text: &str| registry.relays.named(text).len();
     assert_eq!(named("10.0.0.1:40000"), 1, "the whole name");
     assert_eq!(named("10.0.0.1"), 2, "its part before the colon");
     assert_eq!((named("192.0.2.1"), named("192.0.2.2")), (2, 1));
@@ -23,7 +23,7 @@ fn relays_are_named_in_several_ways() {
         (named("10.0.0.2"), named(""), named("10.0.0.1:4")),
         (0, 0, 0)
     );
-    assert_eq!(registry.known().len(), 3);
+    assert_eq!(registry.relays.known().len(), 3);
 }
 
 #[test]
@@ -33,29 +33,33 @@ fn a_drained_relay_gets_no_calls_whatever_becomes_of_its_link() {
     let b = up(&mut registry, ip(2), Some("b"));
     registry.updated(a, &facts("one"));
     let drained = key(ip(1), Some("a"));
-    assert!(registry.drain(&drained) && !registry.drain(&drained));
-    assert_eq!(registry.calls_on(&drained), 1);
+    assert!(registry.relays.drain(&drained) && !registry.relays.drain(&drained));
+    assert_eq!(registry.relays.load(&drained).live, 1);
     assert_eq!(
         choose(&mut registry, Some(ip(1)), &[]),
         Some(b),
         "preferred or not"
     );
     assert_eq!(choose(&mut registry, None, &[b]), None);
-    assert!(!registry.has_other(&[b]));
-    assert!(matches!(registry.place(&call("one")), Place::On(id, _) if id == a));
+    assert!(!registry.relays.has_other(&[b]));
+    assert!(matches!(registry.place(&call("one")), CallLocation::On(id, _) if id == a));
     registry.link_lost(a, at(1));
     assert_eq!(
-        registry.away().into_iter().collect::<Vec<_>>(),
+        registry.relays.away().into_iter().collect::<Vec<_>>(),
         [(drained.clone(), 1)]
     );
     registry.link_lost(b, at(1));
-    assert_eq!(registry.away().len(), 1, "the other one has no calls");
+    assert_eq!(
+        registry.relays.away().len(),
+        1,
+        "the other one has no calls"
+    );
     let b = up(&mut registry, ip(2), Some("b"));
     let again = up(&mut registry, ip(1), Some("a"));
-    assert!(registry.away().is_empty());
+    assert!(registry.relays.away().is_empty());
     assert_eq!(choose(&mut registry, None, &[b]), None);
-    assert!(registry.held(&drained).0.drained);
-    assert!(registry.resume(&drained) && !registry.resume(&drained));
+    assert!(registry.relays.held(&drained).0.drained);
+    assert!(registry.relays.resume(&drained) && !registry.relays.resume(&drained));
     assert_eq!(choose(&mut registry, None, &[b]), Some(again));
 }
 
@@ -64,12 +68,12 @@ fn an_older_relay_that_is_upgraded_stays_drained() {
     let mut registry = registry();
     let older = up(&mut registry, ip(1), None);
     registry.updated(older, &facts("one"));
-    registry.drain(&key(ip(1), None));
+    registry.relays.drain(&key(ip(1), None));
     registry.link_lost(older, at(1));
     let ours = up(&mut registry, ip(1), Some("a"));
     assert_eq!(choose(&mut registry, None, &[]), None);
-    assert!(registry.held(&key(ip(1), Some("a"))).0.drained);
-    assert!(registry.resume(&key(ip(1), Some("a"))));
+    assert!(registry.relays.held(&key(ip(1), Some("a"))).0.drained);
+    assert!(registry.relays.resume(&key(ip(1), Some("a"))));
     assert_eq!(choose(&mut registry, None, &[]), Some(ours));
 }
 
@@ -77,20 +81,20 @@ fn an_older_relay_that_is_upgraded_stays_drained() {
 fn one_without_calls_stays_drained_too_and_no_other_relay_is() {
     let mut registry = registry();
     // As after a restart: nothing else is known of it.
-    registry.drain(&key(ip(1), None));
+    registry.relays.drain(&key(ip(1), None));
     let elsewhere = up(&mut registry, ip(2), Some("b"));
     assert_eq!(choose(&mut registry, None, &[]), Some(elsewhere));
-    registry.attempt_over(elsewhere);
+    registry.relays.attempt_over(elsewhere);
     // While the older one is connected, it is the one that is drained.
     let older = up(&mut registry, ip(1), None);
     let beside = up(&mut registry, ip(1), Some("c"));
     assert_eq!(choose(&mut registry, None, &[elsewhere]), Some(beside));
-    assert!(registry.held(&key(ip(1), None)).0.drained);
+    assert!(registry.relays.held(&key(ip(1), None)).0.drained);
     registry.link_lost(beside, at(1));
     registry.link_lost(older, at(1));
     up(&mut registry, ip(1), Some("a"));
     assert_eq!(choose(&mut registry, None, &[elsewhere]), None);
-    let drained: Vec<RelayKey> = registry.drained().into_iter().collect();
+    let drained: Vec<RelayKey> = registry.relays.drained().into_iter().collect();
     assert_eq!(drained, [key(ip(1), Some("a"))]);
 }
 
@@ -100,14 +104,17 @@ fn the_end_of_the_last_call_is_told_once() {
     let a = up(&mut registry, ip(1), Some("a"));
     let drained = key(ip(1), Some("a"));
     registry.updated(a, &facts("one"));
-    registry.drain(&drained);
-    assert!(registry.drained_empty().is_empty(), "it has a call");
+    registry.relays.drain(&drained);
+    assert!(registry.relays.drained_empty().is_empty(), "it has a call");
     registry.removed(a, &call("one"), statistics("one", "closed"), at(1));
-    assert_eq!(registry.drained_empty().len(), 1);
-    assert!(registry.note_drained_empty(&drained));
-    assert!(registry.drained_empty().is_empty());
-    registry.resume(&drained);
-    assert!(!registry.note_drained_empty(&drained), "resumed meanwhile");
+    assert_eq!(registry.relays.drained_empty().len(), 1);
+    assert!(registry.relays.note_drained_empty(&drained));
+    assert!(registry.relays.drained_empty().is_empty());
+    registry.relays.resume(&drained);
+    assert!(
+        !registry.relays.note_drained_empty(&drained),
+        "resumed meanwhile"
+    );
 }
 
 #[test]
@@ -117,19 +124,19 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     for id in ["one", "two"] {
         registry.updated(a, &answered(id));
     }
-    let about = registry.about(&call("one")).remove(0);
+    let about = registry.calls.about(&call("one")).remove(0);
     assert!(about.answered && about.dialog_id.is_some());
-    registry.by_admin(&name("one"), Through::Relay);
+    registry.calls.by_admin(&name("one"), Through::Relay);
     let closed = statistics("one", "closed");
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
-    assert_eq!(registry.place(&call("one")), Place::Expired);
-    assert!(registry.about(&call("one")).is_empty());
-    assert!(registry.remove_expired(&answered("one").removal()));
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
+    assert!(registry.calls.about(&call("one")).is_empty());
+    assert!(registry.calls.remove_expired(&answered("one").removal()));
     // What did not come about is the proxy's again.
-    registry.by_admin(&name("two"), Through::Proxy);
-    registry.not_by_admin(&name("two"));
+    registry.calls.by_admin(&name("two"), Through::Proxy);
+    registry.calls.not_by_admin(&name("two"));
     let closed = statistics("two", "closed");
     let removed = registry.removed(a, &call("two"), closed, at(2)).unwrap();
     assert_eq!(removed.reason, Reason::Removed);
@@ -140,12 +147,12 @@ fn what_the_proxy_ended_for_the_administrator_is_removed_for_good() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &answered("one"));
-    registry.by_admin(&name("one"), Through::Proxy);
+    registry.calls.by_admin(&name("one"), Through::Proxy);
     let closed = statistics("one", "closed");
     let ended = registry.removed(a, &call("one"), closed, at(1)).unwrap();
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
-    assert_ne!(registry.place(&call("one")), Place::Expired);
+    assert_ne!(registry.place(&call("one")), CallLocation::Expired);
     // A later call of that name is nobody's but the phones'.
     registry.updated(a, &answered("one"));
     let closed = statistics("one", "closed");
@@ -163,13 +170,13 @@ fn a_call_id_that_is_no_text_is_meant_by_what_relays_call_it() {
         ..facts("x")
     };
     registry.updated(a, &facts);
-    assert_eq!(registry.meant("caf\u{fffd}"), odd);
-    assert_eq!(registry.meant("caf?"), odd);
-    assert_eq!(registry.meant("caf"), call("caf"));
+    assert_eq!(registry.calls.meant("caf\u{fffd}"), odd);
+    assert_eq!(registry.calls.meant("caf?"), odd);
+    assert_eq!(registry.calls.meant("caf"), call("caf"));
     // As it is shown: also one that is not known here, unless a call has just this name.
-    assert_eq!(registry.meant("caf\\xe9"), odd);
+    assert_eq!(registry.calls.meant("caf\\xe9"), odd);
     let other = CallId(b"th\xe9".as_slice().into());
-    assert_eq!(registry.meant("th\\xe9"), other);
+    assert_eq!(registry.calls.meant("th\\xe9"), other);
     registry.updated(a, &super::facts("th\\xe9"));
-    assert_eq!(registry.meant("th\\xe9"), call("th\\xe9"));
+    assert_eq!(registry.calls.meant("th\\xe9"), call("th\\xe9"));
 }

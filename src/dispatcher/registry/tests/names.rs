@@ -1,17 +1,17 @@
 //! Sessions that share a Call-ID, and branches of one session (rules S1..).
 
 use super::*;
-use crate::dispatcher::finished::Finished;
-use crate::moment::{Moment, UnixTime};
+use crate::dispatcher::ended_call::EndedCall;
+use crate::moment::UnixTime;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(DAY),
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
+        mono: at(0),
+        unix: DAY,
     });
     registry
 }
@@ -67,7 +67,7 @@ fn both(registry: &mut Links, first: LinkId, second: LinkId) -> [LiveCall; 2] {
     })
 }
 
-fn dialog(finished: &Finished) -> String {
+fn dialog(finished: &EndedCall) -> String {
     finished.dialog_id.as_ref().unwrap().to_string()
 }
 
@@ -76,15 +76,15 @@ fn s5_each_of_two_sessions_ends_by_itself_and_with_its_own_dialog() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     both(&mut registry, a, a);
-    assert_eq!(registry.counts(), (1, 2));
+    assert_eq!(registry.relays.counts(), (1, 2));
     let expired = registry.expire(a, told("fb", "tb"), at(9)).unwrap();
     assert!(expired.end_dialog && dialog(&expired) == "fb:1");
-    assert_eq!(registry.counts(), (1, 1));
+    assert_eq!(registry.relays.counts(), (1, 1));
     let first = removal("ta", "fa");
-    assert_eq!(registry.place_of(first.mention()), Place::On(a, a.0));
+    assert_eq!(registry.place_of(first.mention()), CallLocation::On(a, a.0));
     assert_eq!(
         registry.place_of(removal("fb", "tb").mention()),
-        Place::Expired
+        CallLocation::Expired
     );
     registry.owe(first, at(10));
     let removed = registry
@@ -95,12 +95,12 @@ fn s5_each_of_two_sessions_ends_by_itself_and_with_its_own_dialog() {
         (Reason::Removed, "fa:1")
     );
     assert!(
-        !registry.remove_expired(&removal("fa", "ta")),
+        !registry.calls.remove_expired(&removal("fa", "ta")),
         "that one is over"
     );
-    assert!(registry.remove_expired(&removal("fb", "tb")));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
-    assert_eq!(registry.counts(), (1, 0));
+    assert!(registry.calls.remove_expired(&removal("fb", "tb")));
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
+    assert_eq!(registry.relays.counts(), (1, 0));
 }
 
 #[test]
@@ -116,9 +116,9 @@ fn s5_both_expire_and_each_waits_for_its_own_removal() {
         let remove = removal(from_tag, to_tag);
         assert_eq!(
             registry.place_to_remove(remove.mention()),
-            Some(Place::Expired)
+            Some(CallLocation::Expired)
         );
-        assert!(registry.remove_expired(&remove) && !registry.remove_expired(&remove));
+        assert!(registry.calls.remove_expired(&remove) && !registry.calls.remove_expired(&remove));
     }
 }
 
@@ -136,7 +136,7 @@ fn s4_another_branch_than_the_one_that_answered_changes_and_ends_nothing() {
     };
     assert_eq!(registry.updated(a, &other), None);
     assert_eq!(registry.updated_late(a, &other), Late::default());
-    let about = registry.about(&call("one")).remove(0);
+    let about = registry.calls.about(&call("one")).remove(0);
     assert_eq!(
         (about.name.callee, about.dialog_id),
         (tag("t"), first.dialog_id)
@@ -149,12 +149,12 @@ fn s4_another_branch_than_the_one_that_answered_changes_and_ends_nothing() {
     // A CANCEL that has crossed the answer tells no tag.
     for (from_tag, to_tag) in [("f", ""), ("t", "f"), ("f", "t")] {
         let place = registry.place_to_remove(removal(from_tag, to_tag).mention());
-        assert_eq!(place, Some(Place::On(a, a.0)), "{from_tag} {to_tag}");
+        assert_eq!(place, Some(CallLocation::On(a, a.0)), "{from_tag} {to_tag}");
     }
     registry.expire(a, told("f", "t"), at(9));
     assert_eq!(registry.place_to_remove(removal("f", "u").mention()), None);
-    assert!(!registry.remove_expired(&removal("f", "u")));
-    assert!(registry.remove_expired(&removal("f", "t")));
+    assert!(!registry.calls.remove_expired(&removal("f", "u")));
+    assert!(registry.calls.remove_expired(&removal("f", "t")));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
         };
         registry.updated(a, &other);
         assert!(
-            !registry.about(&call("one"))[0].answered,
+            !registry.calls.about(&call("one"))[0].answered,
             "{is_reply} {from_tag}"
         );
     }
@@ -183,8 +183,8 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
     let record = lost
         .record(
             Now {
-                mono: Moment::after_start(at(0)),
-                unix: UnixTime::since_epoch(DAY),
+                mono: at(0),
+                unix: DAY,
             },
             0,
         )
@@ -204,11 +204,11 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
     registry.updated(a, &again(message(2, false, "f", "")));
     registry.updated(a, &message(3, true, "f", "t"));
     assert!(
-        !registry.about(&call("one"))[0].answered,
+        !registry.calls.about(&call("one"))[0].answered,
         "the first was refused"
     );
     registry.updated(a, &again(message(3, true, "f", "t")));
-    assert!(registry.about(&call("one"))[0].answered);
+    assert!(registry.calls.about(&call("one"))[0].answered);
 }
 
 #[test]
@@ -228,9 +228,9 @@ fn s3_a_late_offer_is_answered_by_the_reply_that_opened_it() {
             ..prack
         },
     );
-    assert!(!registry.about(&call("one"))[0].answered);
+    assert!(!registry.calls.about(&call("one"))[0].answered);
     registry.updated(a, &message(5, true, "f", "t"));
-    assert!(registry.about(&call("one"))[0].answered);
+    assert!(registry.calls.about(&call("one"))[0].answered);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn one_that_rings_is_cancelled_beside_one_that_is_answered() {
         .removed(a, &call("one"), told("fb", ""), at(3))
         .unwrap();
     assert_eq!(removed.name.caller, tag("fb"));
-    let left = registry.about(&call("one"));
+    let left = registry.calls.about(&call("one"));
     assert!(left.len() == 1 && left[0].answered && left[0].name.caller == tag("fa"));
 }
 
@@ -258,14 +258,20 @@ fn s6_a_new_session_goes_where_another_of_its_call_id_is() {
     let second = message(1, false, "fb", "");
     assert_eq!(
         registry.place_of(second.mention()),
-        Place::Unknown,
+        CallLocation::Unknown,
         "a new one"
     );
-    assert_eq!(registry.choose_beside(&call("one"), &[]).unwrap().0, a);
-    registry.attempt_over(a);
-    assert_eq!(registry.choose_beside(&call("one"), &[a]), None);
-    registry.halting(a);
-    assert_eq!(registry.choose_beside(&call("one"), &[]), None);
+    // Without a preference, and although the other one has no call.
+    let beside = |registry: &mut Links, preferred, tried: &[LinkId]| {
+        let (id, _) = registry.choose(&call("one"), preferred, tried, 0)?;
+        registry.relays.attempt_over(id);
+        Some(id)
+    };
+    assert_eq!(beside(&mut registry, None, &[]), Some(a));
+    assert_eq!(beside(&mut registry, Some(ip(2)), &[]), Some(b));
+    assert_eq!(beside(&mut registry, None, &[a]), Some(b));
+    registry.relays.halting(a);
+    assert_eq!(beside(&mut registry, None, &[]), Some(b));
     // Two relays, of which one is lost and one answers.
     registry.updated(b, &second);
     registry.updated(b, &message(2, true, "fb", "tb"));
@@ -273,18 +279,18 @@ fn s6_a_new_session_goes_where_another_of_its_call_id_is() {
     registry.link_lost(a, at(5));
     assert!(matches!(
         registry.place_of(removal("fa", "ta").mention()),
-        Place::Away(_)
+        CallLocation::Away(_)
     ));
     assert_eq!(
         registry.place_of(removal("tb", "fb").mention()),
-        Place::On(b, b.0)
+        CallLocation::On(b, b.0)
     );
     // What nobody knows may be where the other one is.
     let unknown = registry.place_to_remove(removal("x", "y").mention());
-    assert_eq!(unknown, Some(Place::On(b, b.0)));
+    assert_eq!(unknown, Some(CallLocation::On(b, b.0)));
     let lost = registry.tick(at(100_000)).finished;
     assert_eq!((lost.len(), dialog(&lost[0]).as_str()), (1, "fa:1"));
-    assert_eq!(registry.counts(), (1, 1));
+    assert_eq!(registry.relays.counts(), (1, 1));
 }
 
 #[test]
@@ -304,11 +310,11 @@ fn a_relay_that_comes_back_with_one_of_two_has_lost_the_other() {
     // A third one is another dispatcher's.
     assert_eq!(
         registry.place_of(removal("fc", "").mention()),
-        Place::On(a, a.0)
+        CallLocation::On(a, a.0)
     );
     assert_eq!(
         registry.place_of(removal("fa", "ta").mention()),
-        Place::Expired
+        CallLocation::Expired
     );
 }
 
@@ -319,7 +325,7 @@ fn two_dialogs_outlive_a_restart() {
     let left = both(&mut registry, a, a);
     let mut next = noting();
     next.restore(left, at(0));
-    assert_eq!(next.counts(), (0, 2));
+    assert_eq!(next.relays.counts(), (0, 2));
     let a = up(&mut next, ip(1), Some("a"));
     assert!(
         next.tells(a, &listed(&["fa", "fb"]), at(1))
@@ -330,7 +336,7 @@ fn two_dialogs_outlive_a_restart() {
     assert!(expired.end_dialog && dialog(&expired) == "fa:1");
     assert_eq!(
         next.place_of(removal("tb", "fb").mention()),
-        Place::On(a, a.0)
+        CallLocation::On(a, a.0)
     );
 }
 
@@ -362,12 +368,12 @@ fn the_same_caller_twice_one_after_the_other() {
     let first = removal("f", "t");
     assert_eq!(
         registry.place_to_remove(first.mention()),
-        Some(Place::Expired)
+        Some(CallLocation::Expired)
     );
-    assert!(registry.remove_expired(&first));
+    assert!(registry.calls.remove_expired(&first));
     registry.updated(a, &message(7, true, "f", "u"));
     let place = registry.place_to_remove(removal("f", "u").mention());
-    assert_eq!(place, Some(Place::On(a, a.0)));
+    assert_eq!(place, Some(CallLocation::On(a, a.0)));
 }
 
 #[test]
@@ -375,8 +381,8 @@ fn the_administrators_end_of_one_is_not_that_of_the_other() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), None);
     both(&mut registry, a, a);
-    let about = registry.about(&call("one"));
-    registry.by_admin(&about[0].name, Through::Proxy);
+    let about = registry.calls.about(&call("one"));
+    registry.calls.by_admin(&about[0].name, Through::Proxy);
     let other = registry
         .removed(a, &call("one"), told("fb", "tb"), at(5))
         .unwrap();

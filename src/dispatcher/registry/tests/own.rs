@@ -1,14 +1,14 @@
 //! A relay speaks for the calls that it was given (R1 to R3).
 
 use super::*;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
-const START: Duration = Duration::from_secs(1_000_000);
+const START: UnixTime = UnixTime::from_secs(1_000_000);
 
 /// As a relay tells it of an answered call that began so many seconds before this dispatcher.
 fn told(id: &str, from_tag: &str, dialog_id: &str, before: u64) -> Statistics {
     let json = serde_json::json!({"call_id": id, "from_tag": from_tag, "to_tag": "t", "dialog_id": dialog_id,
-        "start_time": (START - at(before)).as_secs(), "duration": before, "streams": [{"status": "conntrack timeout"}]});
+        "start_time": START.saturating_sub(secs(before)).as_secs(), "duration": before, "streams": [{"status": "conntrack timeout"}]});
     Statistics::parse(json.to_string().as_bytes()).unwrap()
 }
 
@@ -24,11 +24,11 @@ fn listed(id: &str, dialog_id: &str) -> ListedCall {
 /// Two relays, and a call on the first; nothing is known of what was before.
 fn two() -> (Links, LinkId, LinkId) {
     let mut registry = registry();
-    registry.set_wall(Now {
-        mono: Moment::after_start(at(0)),
-        unix: UnixTime::since_epoch(START),
+    registry.calls.set_wall(Now {
+        mono: at(0),
+        unix: START,
     });
-    registry.set_blind_before(START);
+    registry.calls.set_blind_before(START);
     let a = up(&mut registry, ip(1), Some("a"));
     let b = up(&mut registry, ip(2), Some("b"));
     registry.updated(a, &answered("one"));
@@ -39,7 +39,7 @@ fn two() -> (Links, LinkId, LinkId) {
 fn r1_what_a_relay_says_of_anothers_call_changes_nothing() {
     let (mut registry, a, b) = two();
     let word = || told("one", "f", "1:2", 60);
-    let key = registry.relay_of(a).cloned();
+    let key = registry.relays.relay_of(a).cloned();
     assert_eq!(registry.owner_elsewhere(b, &word()), key.as_ref());
     assert!(!registry.is_given(b, &word()) && registry.is_given(a, &word()));
     assert!(registry.expire(b, word(), at(1)).is_none());
@@ -54,14 +54,14 @@ fn r1_what_a_relay_says_of_anothers_call_changes_nothing() {
     registry.listed(b, vec![listed("one", "1:2")], &mut listed_by);
     assert_eq!(listed_by.first_foreign, key.zip(Some(call("one"))));
     registry.listed_all(b, listed_by, at(2));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     assert_eq!(registry.links_of(&call("one")), [a]);
     let finished = registry.expire(a, word(), at(3)).unwrap();
     assert!(finished.end_dialog && finished.known.is_some());
     // What the other relay had of it may be told now: it was a call of that name before.
     let late = registry.expire(b, word(), at(4)).unwrap();
     assert!(late.known.is_none() && !late.end_dialog);
-    assert!(registry.remove_expired(&answered("one").removal()));
+    assert!(registry.calls.remove_expired(&answered("one").removal()));
 }
 
 #[test]
@@ -73,7 +73,10 @@ fn r1_it_holds_while_the_relay_is_away() {
             .expire(b, told("one", "f", "1:2", 60), at(2))
             .is_none()
     );
-    assert!(matches!(registry.place(&call("one")), Place::Away(_)));
+    assert!(matches!(
+        registry.place(&call("one")),
+        CallLocation::Away(_)
+    ));
     // Another session of that Call-ID is another's.
     assert!(
         registry

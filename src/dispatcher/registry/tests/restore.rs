@@ -1,16 +1,16 @@
 //! Calls that a dispatcher has left to the one after it.
 
 use super::*;
-use crate::moment::{Moment, UnixTime};
+use crate::moment::UnixTime;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.note_calls();
-    registry.set_wall(Now {
-        mono: Moment::after_start(at(5)),
-        unix: UnixTime::since_epoch(DAY + at(5)),
+    registry.calls.note_calls();
+    registry.calls.set_wall(Now {
+        mono: at(5),
+        unix: DAY + secs(5),
     });
     registry
 }
@@ -49,7 +49,7 @@ fn an_answered_call_is_noted_when_there_is_news_of_it() {
         ..reply("one")
     };
     let call = registry.updated(a, &facts_at(10, early)).unwrap();
-    assert_eq!(call.known.started, Some(DAY + at(10)));
+    assert_eq!(call.known.started, Some(DAY + secs(10)));
     assert_eq!(call.known.callee_ua, Some("other phone".into()));
     assert_eq!(call.relay.name.as_deref(), Some("a"));
     assert!(call.name.callee.is_none() && call.owed.is_none());
@@ -59,7 +59,7 @@ fn an_answered_call_is_noted_when_there_is_news_of_it() {
 
     assert_eq!(registry.updated(a, &facts_at(13, reply("one"))), None);
     let removed = registry.owe(answered("one").removal(), at(20)).unwrap();
-    assert_eq!(removed.known.ended, Some(DAY + at(20)));
+    assert_eq!(removed.known.ended, Some(DAY + secs(20)));
     assert_eq!(removed.owed, Some(answered("one").removal()));
     assert_eq!(
         registry.owe(answered("one").removal(), at(21)),
@@ -79,26 +79,29 @@ fn nothing_is_noted_where_nobody_keeps_it() {
 #[test]
 fn a_call_waits_for_its_relay_and_is_lost_with_it() {
     let mut call = left("one");
-    call.known.ended = Some(DAY + at(40));
+    call.known.ended = Some(DAY + secs(40));
     let mut registry = noting();
     registry.restore([call.clone()], at(0));
-    assert!(matches!(registry.place(&call.name.call_id), Place::Away(_)));
+    assert!(matches!(
+        registry.place(&call.name.call_id),
+        CallLocation::Away(_)
+    ));
     assert_eq!(registry.tick(at(43_199)).finished.len(), 0);
     let finished = registry.tick(at(43_200)).finished;
     assert_eq!(finished.len(), 1);
     assert_eq!(finished[0].reason, Reason::LostRelay);
     assert_eq!(
         finished[0].known.as_ref().unwrap().ended,
-        Some(DAY + at(40)),
+        Some(DAY + secs(40)),
         "when it was last seen"
     );
-    assert_eq!(registry.place(&call.name.call_id), Place::Expired);
+    assert_eq!(registry.place(&call.name.call_id), CallLocation::Expired);
 }
 
 #[test]
 fn a_call_goes_on_where_its_relay_comes_back_with_it() {
     let mut call = left("one");
-    call.known.ended = Some(DAY + at(40));
+    call.known.ended = Some(DAY + secs(40));
     let mut registry = noting();
     registry.restore([call], at(0));
     let other = up(&mut registry, ip(1), Some("b"));
@@ -106,11 +109,14 @@ fn a_call_goes_on_where_its_relay_comes_back_with_it() {
     let a = up(&mut registry, ip(1), Some("a"));
     let purge = registry.tells(a, &list(&["one"]), at(1));
     assert!(purge.finished.is_empty() && purge.owed.is_empty());
-    assert_eq!(registry.place(&super::call("one")), Place::On(a, a.0));
+    assert_eq!(
+        registry.place(&super::call("one")),
+        CallLocation::On(a, a.0)
+    );
     registry.link_lost(a, at(100));
     let finished = registry.tick(at(100 + 43_200)).finished;
     let ended = finished[0].known.as_ref().unwrap().ended;
-    assert_eq!(ended, Some(DAY + at(100)), "it was seen until then");
+    assert_eq!(ended, Some(DAY + secs(100)), "it was seen until then");
 }
 
 #[test]
@@ -157,7 +163,7 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
     let listed = ListedCall {
         call_id: "one".to_owned(),
         session_id: Some(id),
-        started: Some(DAY - at(20)),
+        started: Some(DAY.saturating_sub(secs(20))),
         ..ListedCall::default()
     };
     registry.tells(a, &[listed], at(1));
@@ -165,7 +171,7 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
     assert_eq!(call.known.session_id, id);
     assert_eq!(
         call.known.started,
-        Some(DAY - at(20)),
+        Some(DAY.saturating_sub(secs(20))),
         "it was answered before"
     );
 }
@@ -180,9 +186,9 @@ fn the_early_answer_of_a_call_that_was_found_is_its_start() {
         ..reply("one")
     };
     let call = registry.updated(a, &facts_at(3, early)).unwrap();
-    assert_eq!(call.known.started, Some(DAY + at(3)));
+    assert_eq!(call.known.started, Some(DAY + secs(3)));
     let call = registry.updated(a, &facts_at(9, reply("one"))).unwrap();
-    assert_eq!(call.known.started, Some(DAY + at(3)));
+    assert_eq!(call.known.started, Some(DAY + secs(3)));
 }
 
 #[test]
@@ -191,8 +197,8 @@ fn of_two_calls_with_one_call_id_the_later_is_kept() {
     late.relay.name = Some("b".into());
     let mut registry = noting();
     registry.restore([early, late], at(0));
-    assert_eq!(registry.counts(), (0, 1));
-    let Place::Away(relay) = registry.place(&call("one")) else {
+    assert_eq!(registry.relays.counts(), (0, 1));
+    let CallLocation::Away(relay) = registry.place(&call("one")) else {
         panic!("it is known");
     };
     assert_eq!(relay.name.as_deref(), Some("b"));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::finished::{Finished, Reason};
+use super::ended_call::{EndedCall, Reason};
+use crate::moment::Moment;
 use crate::objects::objects_only;
 use crate::proto::name::Name;
 use crate::proto::{CallId, SessionId};
@@ -46,7 +47,7 @@ impl Fate {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Past {
+pub struct RecentCalls {
     /// A Call-ID may have several.
     calls: HashMap<CallId, Vec<Over>>,
     /// By their numbers, so that the oldest is the first: as many as there are calls.
@@ -62,16 +63,16 @@ const UNTOLD: usize = 2000;
 #[derive(Debug)]
 struct Over {
     name: Name,
-    at: Duration,
+    at: Moment,
     number: u64,
     /// What ended, where that is known.
     session: Option<SessionId>,
     fate: Fate,
 }
 
-impl Past {
+impl RecentCalls {
     /// A session is over. One that is told again ended when it was told first.
-    pub fn end(&mut self, finished: &Finished, now: Duration) {
+    pub fn end(&mut self, finished: &EndedCall, now: Moment) {
         let session = finished.session_id();
         let mut known = self.calls.get(&finished.name.call_id).into_iter().flatten();
         if known.any(|over| session.is_some() && over.session == session) {
@@ -89,11 +90,11 @@ impl Past {
     }
 
     /// A relay could not be found for it, or the one that has it refused.
-    pub fn refuse(&mut self, name: Name, why: &str, now: Duration) {
+    pub fn refuse(&mut self, name: Name, why: &str, now: Moment) {
         self.note(name, None, Fate::Refused(why.into()), now);
     }
 
-    fn note(&mut self, name: Name, session: Option<SessionId>, fate: Fate, now: Duration) {
+    fn note(&mut self, name: Name, session: Option<SessionId>, fate: Fate, now: Moment) {
         self.noted += 1;
         let number = self.noted;
         let call_id = name.call_id.clone();
@@ -117,10 +118,10 @@ impl Past {
     pub fn of(
         &self,
         call_id: &CallId,
-        now: Duration,
+        now: Moment,
     ) -> impl Iterator<Item = (&Name, &Fate, Duration)> + use<'_> {
         let calls = self.calls.get(call_id).into_iter().flatten();
-        let calls = calls.map(move |over| (&over.name, &over.fate, now.saturating_sub(over.at)));
+        let calls = calls.map(move |over| (&over.name, &over.fate, now.since(over.at)));
         calls.filter(|(_, _, ago)| *ago < KEPT)
     }
 
@@ -132,8 +133,8 @@ impl Past {
     }
 
     /// Forgets what is too old.
-    pub fn tick(&mut self, now: Duration) {
-        let first_is_old = |past: &Past| {
+    pub fn tick(&mut self, now: Moment) {
+        let first_is_old = |past: &RecentCalls| {
             let Some((number, call_id)) = past.order.first_key_value() else {
                 return false;
             };
@@ -198,7 +199,7 @@ struct ToldStream {
 objects_only!(ToldStream);
 
 /// How a session ended, in a sentence.
-fn how(finished: &Finished) -> String {
+fn how(finished: &EndedCall) -> String {
     let who = match finished.reason {
         Reason::Removed => "the SIP proxy removed it (BYE or CANCEL)",
         Reason::Expired => "its relay ended it",
@@ -266,8 +267,12 @@ mod tests {
     use crate::dispatcher::statistics::Statistics;
     use crate::proto::Tag;
 
-    fn at(seconds: u64) -> Duration {
+    fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     fn call(name: &str) -> CallId {
@@ -283,7 +288,7 @@ mod tests {
     }
 
     /// Of the only session of that Call-ID.
-    fn of<'a>(past: &'a Past, id: &str, now: Duration) -> Option<(&'a Fate, Duration)> {
+    fn of<'a>(past: &'a RecentCalls, id: &str, now: Moment) -> Option<(&'a Fate, Duration)> {
         let call_id = call(id);
         let mut found = past.of(&call_id, now).map(|(_, fate, ago)| (fate, ago));
         let only = found.next();
@@ -291,8 +296,8 @@ mod tests {
         only
     }
 
-    fn finished(json: Option<&str>, reason: Reason) -> Finished {
-        Finished {
+    fn finished(json: Option<&str>, reason: Reason) -> EndedCall {
+        EndedCall {
             name: named("a"),
             dialog_id: None,
             statistics: json.map(|json| Statistics::parse(json.as_bytes()).unwrap()),
@@ -314,7 +319,7 @@ mod tests {
 
     #[test]
     fn how_a_call_ended_is_told_with_its_media() {
-        let mut past = Past::default();
+        let mut past = RecentCalls::default();
         past.end(&finished(Some(TOLD), Reason::Expired), at(100));
         let (fate, ago) = of(&past, "a", at(112)).unwrap();
         assert_eq!(
@@ -325,7 +330,7 @@ mod tests {
         );
         // Its relay tells it again, since it could not be recorded.
         past.end(&finished(Some(TOLD), Reason::Expired), at(200));
-        assert_eq!(of(&past, "a", at(200)).unwrap().1, at(100));
+        assert_eq!(of(&past, "a", at(200)).unwrap().1, secs(100));
         past.end(&finished(None, Reason::Purged), at(300));
         let (fate, _) = of(&past, "a", at(300)).unwrap();
         assert!(fate.text().contains("came back without it"), "{fate:?}");
@@ -334,8 +339,8 @@ mod tests {
     #[test]
     fn a_call_whose_removal_came_late_is_as_long_as_accounting_has_it() {
         let told = TOLD.replace("\"timeout_wait\"", "\"end_time\": 95, \"timeout_wait\"");
-        let late = Finished {
-            length: Some(at(60)),
+        let late = EndedCall {
+            length: Some(secs(60)),
             ..finished(Some(&told), Reason::Removed)
         };
         let how = how(&late);
@@ -347,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_call_that_is_noted_again_and_again_is_held_once() {
-        let mut past = Past::default();
+        let mut past = RecentCalls::default();
         for n in 0..1000 {
             past.refuse(named("first"), "no ports left", at(n));
             past.refuse(named("second"), "no ports left", at(n));
@@ -365,12 +370,12 @@ mod tests {
 
     #[test]
     fn refusals_and_ends_are_forgotten_after_a_quarter_of_an_hour() {
-        let mut past = Past::default();
+        let mut past = RecentCalls::default();
         past.refuse(named("first"), "no relay is connected", at(0));
         past.refuse(named("second"), "no ports left", at(10));
         // The first is wanted once more.
         past.refuse(named("first"), "no ports left", at(20));
-        let told = |past: &Past, name: &str, now: u64| {
+        let told = |past: &RecentCalls, name: &str, now: u64| {
             let (fate, ago) = of(past, name, at(now))?;
             Some(fate.told(ago))
         };
@@ -393,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_oldest_give_way_where_there_are_too_many() {
-        let mut past = Past::default();
+        let mut past = RecentCalls::default();
         let why = "x".repeat(100_000);
         (0..400).for_each(|n| past.refuse(named(&n.to_string()), &why, at(n)));
         assert!(past.bytes <= MOST);
@@ -408,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_prefix_finds_them() {
-        let mut past = Past::default();
+        let mut past = RecentCalls::default();
         for name in ["call-1", "call-2", "other"] {
             past.refuse(named(name), "", at(0));
         }

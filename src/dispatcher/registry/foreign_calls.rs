@@ -2,39 +2,49 @@
 //! dispatcher's. They tell where to ask, and nothing is accounted for want of them.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use super::LinkId;
-use super::dialogs::Dialogs;
+use super::dialog_counts::DialogCounts;
+use crate::dispatcher::relay_id::LinkId;
 use crate::dispatcher::statistics::ListedCall;
-use crate::proto::name::{Fit, Name};
+use crate::moment::UnixTime;
+use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, DialogId, SessionId};
 
 /// One of them.
 #[derive(Debug)]
-pub struct Found {
+pub struct ForeignCall {
     pub link: LinkId,
     pub name: Name,
     pub session_id: Option<SessionId>,
-    /// The first answer, since 1970-01-01 UTC by the relay's calendar.
-    pub started: Option<Duration>,
+    /// The first answer, by the relay's calendar.
+    pub started: Option<UnixTime>,
     dialog_id: Option<DialogId>,
 }
 
 /// So many of one Call-ID are kept for one relay.
-const OF_ONE: usize = 32;
+const MAX_PER_CALL_ID: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct FoundCalls {
-    calls: HashMap<CallId, Vec<Found>>,
-    dialogs: Dialogs,
+pub struct ForeignCalls {
+    calls: HashMap<CallId, Vec<ForeignCall>>,
+    dialogs: DialogCounts,
 }
 
-impl FoundCalls {
+impl ForeignCalls {
     /// Those of a Call-ID.
-    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = &Found> {
+    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = &ForeignCall> {
         self.calls.get(call_id).into_iter().flatten()
+    }
+
+    /// The one that a message fits best, of one link where that is told.
+    pub fn best(&self, mention: Mention<'_>, link: Option<LinkId>) -> Option<&ForeignCall> {
+        let found = self.of(mention.call_id);
+        let found = found.filter(|found| link.is_none_or(|link| found.link == link));
+        let found = found.map(|found| (found.name.fit(mention), found));
+        let found = found.filter(|(fit, _)| *fit != Fit::Not);
+        let found = found.max_by_key(|(fit, found)| (*fit, found.link));
+        found.map(|(_, found)| found)
     }
 
     pub fn call_ids(&self) -> impl Iterator<Item = &CallId> {
@@ -56,11 +66,11 @@ impl FoundCalls {
             one.link == link && one.name.is_of(&name)
         });
         let found = self.calls.entry(name.call_id.clone()).or_default();
-        if found.iter().filter(|one| one.link == link).count() >= OF_ONE {
+        if found.iter().filter(|one| one.link == link).count() >= MAX_PER_CALL_ID {
             return;
         }
         self.dialogs.add(call.dialog_id.as_ref());
-        found.push(Found {
+        found.push(ForeignCall {
             link,
             name,
             session_id: call.session_id,
@@ -70,7 +80,7 @@ impl FoundCalls {
     }
 
     /// Forgets some of a Call-ID.
-    pub fn take(&mut self, call_id: &CallId, is_it: impl Fn(&Found) -> bool) {
+    pub fn take(&mut self, call_id: &CallId, is_it: impl Fn(&ForeignCall) -> bool) {
         let Some(found) = self.calls.get_mut(call_id) else {
             return;
         };
@@ -99,7 +109,11 @@ impl FoundCalls {
     }
 }
 
-fn forget(found: &mut Vec<Found>, dialogs: &mut Dialogs, is_it: impl Fn(&Found) -> bool) {
+fn forget(
+    found: &mut Vec<ForeignCall>,
+    dialogs: &mut DialogCounts,
+    is_it: impl Fn(&ForeignCall) -> bool,
+) {
     found.retain(|one| {
         let is_it = is_it(one);
         if is_it {

@@ -7,16 +7,20 @@ mod manage;
 mod names;
 mod own;
 mod restore;
-mod ringing;
+mod unanswered;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::dispatcher::finished::Reason;
+use crate::dispatcher::ended_call::Reason;
 use crate::dispatcher::statistics::{ListedCall, Statistics};
+use crate::moment::{Moment, Now, UnixTime};
+use crate::proto::name::Name;
+use crate::proto::{CSeq, DialogId, SessionId, Tag};
 
-const PATIENCE: Patience = Patience {
+const PATIENCE: Timeouts = Timeouts {
     relay_recover_interval: Duration::from_secs(60),
     cleanup_dead_relays_after: Duration::from_secs(43_200),
     cleanup_expired_sessions_after: Duration::from_secs(86_400),
@@ -26,8 +30,16 @@ fn ip(last: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, last])
 }
 
-fn at(seconds: u64) -> Duration {
+fn at(seconds: u64) -> Moment {
+    Moment::after_start(Duration::from_secs(seconds))
+}
+
+fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+fn unix(seconds: u64) -> UnixTime {
+    UnixTime::from_secs(seconds)
 }
 
 fn call(id: &str) -> CallId {
@@ -84,7 +96,7 @@ fn list(ids: &[&str]) -> Vec<ListedCall> {
 
 impl Links {
     /// A relay tells all its sessions.
-    fn tells(&mut self, id: LinkId, calls: &[ListedCall], now: Duration) -> Purge {
+    fn tells(&mut self, id: LinkId, calls: &[ListedCall], now: Moment) -> Purge {
         let mut listed = Listed::default();
         for call in calls {
             self.listed(id, vec![call.clone()], &mut listed);
@@ -104,15 +116,15 @@ fn up(registry: &mut Links, address: IpAddr, name: Option<&str>) -> LinkId {
     up_at(registry, address, name, at(0))
 }
 
-fn up_at(registry: &mut Links, address: IpAddr, name: Option<&str>, now: Duration) -> LinkId {
+fn up_at(registry: &mut Links, address: IpAddr, name: Option<&str>, now: Moment) -> LinkId {
     let id = LinkId(registry.link_up(address, |id| id.0));
     registry.identify(id, name, now);
     id
 }
 
 fn choose(registry: &mut Links, preferred: Option<IpAddr>, tried: &[LinkId]) -> Option<LinkId> {
-    let (id, _) = registry.choose(preferred, tried, 0)?;
-    registry.attempt_over(id);
+    let (id, _) = registry.choose(&call("a new one"), preferred, tried, 0)?;
+    registry.relays.attempt_over(id);
     Some(id)
 }
 
@@ -121,10 +133,10 @@ fn a_link_takes_calls_once_it_is_known() {
     let mut registry = registry();
     let id = LinkId(registry.link_up(ip(1), |id| id.0));
     assert_eq!(choose(&mut registry, None, &[]), None);
-    assert!(registry.connected().is_empty());
+    assert!(registry.relays.connected().is_empty());
     registry.identify(id, None, at(0));
     assert_eq!(choose(&mut registry, None, &[]), Some(id));
-    assert_eq!(registry.connected().len(), 1);
+    assert_eq!(registry.relays.connected().len(), 1);
 }
 
 #[test]
@@ -137,8 +149,8 @@ fn the_preferred_relay_if_usable_else_the_least_loaded() {
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(a));
     assert_eq!(choose(&mut registry, Some(ip(9)), &[]), Some(b));
     assert_eq!(choose(&mut registry, Some(ip(1)), &[a]), Some(b));
-    assert!(registry.halting(a));
-    assert!(!registry.halting(a), "no news");
+    assert!(registry.relays.halting(a));
+    assert!(!registry.relays.halting(a), "no news");
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(b));
     assert_eq!(choose(&mut registry, None, &[b]), None);
 }
@@ -148,12 +160,26 @@ fn calls_under_way_count_as_load_and_ties_are_spread() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    assert_eq!(registry.choose(None, &[], 6).unwrap().0, a);
-    assert_eq!(registry.choose(None, &[], 6).unwrap().0, b, "a has one");
-    assert_eq!(registry.choose(None, &[], 7).unwrap().0, b, "a tie");
-    registry.attempt_over(b);
-    registry.attempt_over(b);
-    assert_eq!(registry.choose(None, &[], 0).unwrap().0, b);
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 6).unwrap().0,
+        a
+    );
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 6).unwrap().0,
+        b,
+        "a has one"
+    );
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 7).unwrap().0,
+        b,
+        "a tie"
+    );
+    registry.relays.attempt_over(b);
+    registry.relays.attempt_over(b);
+    assert_eq!(
+        registry.choose(&call("a new one"), None, &[], 0).unwrap().0,
+        b
+    );
 }
 
 #[test]
@@ -161,15 +187,18 @@ fn a_call_stays_on_its_relay() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &facts("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
-    assert_eq!(registry.counts(), (1, 1));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
+    assert_eq!(registry.relays.counts(), (1, 1));
     let key = registry.link_lost(a, at(1)).unwrap();
-    assert_eq!(registry.place(&call("one")), Place::Away(key.relay));
-    assert_eq!(registry.counts(), (0, 1));
+    assert_eq!(registry.place(&call("one")), CallLocation::Away(key.relay));
+    assert_eq!(registry.relays.counts(), (0, 1));
     up(&mut registry, ip(2), None);
     let again = up(&mut registry, ip(1), None);
-    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
-    assert_eq!(registry.place(&call("two")), Place::Unknown);
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(again, again.0)
+    );
+    assert_eq!(registry.place(&call("two")), CallLocation::Unknown);
 }
 
 #[test]
@@ -179,7 +208,7 @@ fn an_update_without_media_makes_no_session() {
     let mut none = facts("one");
     none.has_media = false;
     registry.updated(a, &none);
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
     registry.updated(a, &facts("one"));
     none.to_tag = Some(Tag("t".into()));
     none.is_reply = true;
@@ -199,12 +228,12 @@ fn an_expired_session_waits_for_its_removal() {
     assert!(finished.end_dialog && finished.timed_out);
     assert_eq!(finished.relay_ip, ip(1));
     assert_eq!(finished.dialog_id, Some(DialogId("1:2".into())));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     let again = registry.expire(a, stats, at(1)).unwrap();
     assert!(!again.end_dialog, "told twice");
-    assert!(registry.remove_expired(&answered("one").removal()));
-    assert!(!registry.remove_expired(&answered("one").removal()));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert!(registry.calls.remove_expired(&answered("one").removal()));
+    assert!(!registry.calls.remove_expired(&answered("one").removal()));
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 /// Its relay has it from before this dispatcher's start; or its relay is lost, and the proxy hears of it later.
@@ -213,19 +242,23 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.expire(a, statistics("unknown", "closed"), at(1));
-    assert!(registry.remove_expired(&answered("unknown").removal()));
+    assert!(
+        registry
+            .calls
+            .remove_expired(&answered("unknown").removal())
+    );
     registry.updated(a, &answered("lost"));
     registry.link_lost(a, at(2));
     assert_eq!(registry.tick(at(100_000)).finished.len(), 1);
-    assert!(registry.remove_expired(&answered("lost").removal()));
+    assert!(registry.calls.remove_expired(&answered("lost").removal()));
     // What is said of an earlier call of that name does not hide the one that is.
     let b = up(&mut registry, ip(2), None);
     registry.updated(b, &facts("one"));
     registry.removed_before(b, statistics("one", "closed"), at(3));
     registry.expire(b, statistics("one", "closed"), at(3));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     registry.updated(b, &facts("one"));
-    assert!(!registry.remove_expired(&answered("one").removal()));
+    assert!(!registry.calls.remove_expired(&answered("one").removal()));
 }
 
 #[test]
@@ -235,9 +268,9 @@ fn an_expired_session_without_removal_is_forgotten_in_time() {
     registry.updated(a, &facts("one"));
     registry.expire(a, statistics("one", "closed"), at(10));
     registry.tick(at(86_409));
-    assert_eq!(registry.place(&call("one")), Place::Expired);
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
     registry.tick(at(86_410));
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 #[test]
@@ -248,11 +281,15 @@ fn an_update_for_an_expired_call_is_a_new_call() {
     registry.updated(a, &answered("one"));
     registry.expire(a, statistics("one", "closed"), at(10));
     registry.updated(b, &facts("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(b, b.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(b, b.0));
     assert_eq!(choose(&mut registry, None, &[]), Some(a), "a has none left");
     registry.tick(at(90_000));
     let place = registry.place(&call("one"));
-    assert_eq!(place, Place::On(b, b.0), "the old end is not the new one's");
+    assert_eq!(
+        place,
+        CallLocation::On(b, b.0),
+        "the old end is not the new one's"
+    );
     let finished = registry.expire(b, statistics("one", "closed"), at(90_000));
     assert!(
         !finished.unwrap().end_dialog,
@@ -288,7 +325,7 @@ fn a_removal_ends_a_session() {
     let finished = registry.removed(a, &call("one"), stats, at(1)).unwrap();
     assert_eq!(finished.reason, Reason::Removed);
     assert!(!finished.end_dialog && !finished.timed_out);
-    assert_eq!(registry.place(&call("one")), Place::Unknown);
+    assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
 }
 
 #[test]
@@ -307,13 +344,13 @@ fn a_removal_that_the_relay_missed_is_owed() {
         .expire(again, statistics("three", "closed"), at(2))
         .unwrap();
     assert_eq!(ended.reason, Reason::Removed, "the proxy has long ended it");
-    assert_eq!(registry.place(&call("three")), Place::Unknown);
+    assert_eq!(registry.place(&call("three")), CallLocation::Unknown);
     let purge = registry.tells(again, &list(&["one", "other dispatcher's"]), at(2));
     assert_eq!(purge.owed, [answered("one").removal()]);
     assert_eq!(purge.finished.len(), 1);
     assert_eq!(purge.finished[0].reason, Reason::Removed);
     assert!(!purge.finished[0].end_dialog);
-    assert_eq!(registry.place(&call("two")), Place::Unknown);
+    assert_eq!(registry.place(&call("two")), CallLocation::Unknown);
 }
 
 #[test]
@@ -336,9 +373,13 @@ fn a_purge_drops_only_what_was_known_when_it_was_asked_for() {
     assert_eq!(finished.name.call_id, call("lost"));
     assert_eq!(finished.reason, Reason::Purged);
     assert!(finished.end_dialog);
-    assert_eq!(registry.place(&call("lost")), Place::Expired);
+    assert_eq!(registry.place(&call("lost")), CallLocation::Expired);
     for (id, link) in [("kept", again), ("later", again), ("elsewhere", b)] {
-        assert_eq!(registry.place(&call(id)), Place::On(link, link.0), "{id}");
+        assert_eq!(
+            registry.place(&call(id)),
+            CallLocation::On(link, link.0),
+            "{id}"
+        );
     }
 }
 
@@ -349,12 +390,12 @@ fn a_call_from_before_this_dispatchers_start_is_asked_for_where_it_is() {
     let b = up(&mut registry, ip(2), None);
     registry.tells(a, &list(&["old", "older"]), at(1));
     registry.tells(b, &list(&[]), at(1));
-    assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("old")), CallLocation::On(a, a.0));
     registry.updated(a, &answered("old"));
-    assert_eq!(registry.counts(), (2, 1), "from here on it is ours");
+    assert_eq!(registry.relays.counts(), (2, 1), "from here on it is ours");
     let finished = registry.removed(a, &call("older"), statistics("older", "closed"), at(2));
     assert_eq!(finished.unwrap().reason, Reason::Removed);
-    assert_eq!(registry.place(&call("older")), Place::Unknown);
+    assert_eq!(registry.place(&call("older")), CallLocation::Unknown);
 }
 
 #[test]
@@ -367,7 +408,7 @@ fn what_one_relay_says_of_a_call_forgets_none_that_another_has() {
     assert!(registry.expire(b, stray.clone(), at(2)).is_some());
     let removed = registry.removed(b, &call("old"), stray, at(2));
     assert_eq!(removed.unwrap().reason, Reason::Removed);
-    assert_eq!(registry.place(&call("old")), Place::On(a, a.0));
+    assert_eq!(registry.place(&call("old")), CallLocation::On(a, a.0));
 }
 
 #[test]
@@ -376,13 +417,13 @@ fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
     let a = up(&mut registry, ip(1), None);
     registry.tells(a, &list(&["theirs"]), at(1));
     registry.link_lost(a, at(1));
-    assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+    assert_eq!(registry.place(&call("theirs")), CallLocation::Unknown);
     let again = up(&mut registry, ip(1), None);
     let purge = registry.tells(again, &list(&[]), at(2));
     assert!(purge.finished.is_empty(), "another dispatcher's call");
     registry.tells(again, &list(&["theirs"]), at(3));
     registry.link_lost(again, at(4));
-    assert_eq!(registry.place(&call("theirs")), Place::Unknown);
+    assert_eq!(registry.place(&call("theirs")), CallLocation::Unknown);
 }
 
 #[test]
@@ -408,11 +449,14 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
             .expire(a, statistics(spelling, "closed"), at(1))
             .unwrap();
         assert_eq!(ended.name.call_id, odd);
-        assert!(registry.remove_expired(&update.removal()));
+        assert!(registry.calls.remove_expired(&update.removal()));
         registry.link_lost(a, at(1));
     }
-    assert!(registry.aliases.is_empty());
-    assert!(registry.relays.is_empty(), "gone and without sessions");
+    assert!(!registry.calls.has_spellings());
+    assert!(
+        registry.relays.table.is_empty(),
+        "gone and without sessions"
+    );
 }
 
 #[test]
@@ -420,7 +464,7 @@ fn l1_a_second_link_replaces_the_first_of_the_same_instance() {
     let mut registry = registry();
     let link = |registry: &mut Links| {
         let id = LinkId(registry.link_up(ip(1), |id| id.0));
-        registry.set_instance(id, Some("x-0"));
+        registry.relays.set_instance(id, Some("x-0"));
         (id, registry.identify(id, Some("a"), at(7)))
     };
     let (first, identified) = link(&mut registry);
@@ -430,14 +474,20 @@ fn l1_a_second_link_replaces_the_first_of_the_same_instance() {
     };
     assert_eq!(identified, Some(Identified::Up(key.clone(), None)));
     registry.updated(first, &facts("one"));
-    assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(first, first.0)
+    );
     let (second, identified) = link(&mut registry);
     assert_eq!(identified, Some(Identified::Up(key, Some(first.0))));
     assert!(
         registry.link_lost(first, at(1)).is_none(),
         "already replaced"
     );
-    assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(second, second.0)
+    );
 }
 
 #[test]
@@ -453,7 +503,7 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let mut registry = registry();
         let link = |registry: &mut Links, instance| {
             let id = LinkId(registry.link_up(ip(1), |id| id.0));
-            registry.set_instance(id, instance);
+            registry.relays.set_instance(id, instance);
             registry.identify(id, name, at(1));
             id
         };
@@ -462,18 +512,24 @@ fn l2_no_other_link_replaces_one_that_stands() {
         let second = link(&mut registry, instances[1]);
         let listed = registry.tells(second, &list(&[]), at(2));
         assert!(listed.finished.is_empty(), "it is nobody's link");
-        assert_eq!(registry.place(&call("one")), Place::On(first, first.0));
+        assert_eq!(
+            registry.place(&call("one")),
+            CallLocation::On(first, first.0)
+        );
         let again = registry.identify(second, name, at(3)).unwrap();
         assert!(matches!(again, Identified::Contested(_, old) if old == first.0));
         assert_eq!(
-            registry.is_same_process(second, first),
+            registry.relays.is_same_process(second, first),
             instances == [Some("x-0"), Some("x-1")]
         );
         // The first says nothing.
         assert!(registry.link_lost(first, at(4)).is_some());
         let up = registry.identify(second, name, at(5)).unwrap();
         assert!(matches!(up, Identified::Up(_, None)));
-        assert_eq!(registry.place(&call("one")), Place::On(second, second.0));
+        assert_eq!(
+            registry.place(&call("one")),
+            CallLocation::On(second, second.0)
+        );
         assert_eq!(registry.tells(second, &list(&[]), at(6)).finished.len(), 1);
     }
 }
@@ -484,14 +540,17 @@ fn relays_behind_one_address_are_told_apart_by_name() {
     let a = up(&mut registry, ip(1), Some("a"));
     let b = up(&mut registry, ip(1), Some("b"));
     let old = up(&mut registry, ip(1), None);
-    assert_eq!(registry.connected().len(), 3);
+    assert_eq!(registry.relays.connected().len(), 3);
     registry.updated(a, &facts("one"));
     registry.updated(b, &facts("two"));
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(old));
     registry.link_lost(a, at(1));
     let again = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
-    assert_eq!(registry.place(&call("two")), Place::On(b, b.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(again, again.0)
+    );
+    assert_eq!(registry.place(&call("two")), CallLocation::On(b, b.0));
 }
 
 #[test]
@@ -501,12 +560,12 @@ fn a_relay_that_replaces_an_older_one_takes_over_its_sessions() {
     registry.updated(old, &answered("one"));
     registry.link_lost(old, at(1));
     let new = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.place(&call("one")), Place::On(new, new.0));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(new, new.0));
     let purge = registry.tells(new, &list(&[]), at(2));
     assert_eq!(purge.finished.len(), 1);
     assert!(purge.finished[0].end_dialog);
     let other = up(&mut registry, ip(1), Some("b"));
-    assert_eq!(registry.counts().0, 2, "names tell relays apart");
+    assert_eq!(registry.relays.counts().0, 2, "names tell relays apart");
     assert_ne!(new, other);
 }
 
@@ -515,14 +574,14 @@ fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &facts("one"));
-    assert!(registry.timed_out(a, at(10)));
-    assert!(!registry.timed_out(a, at(11)), "no news");
+    assert!(registry.relays.timed_out(a, at(10)));
+    assert!(!registry.relays.timed_out(a, at(11)), "no news");
     assert_eq!(choose(&mut registry, None, &[]), None);
-    assert_eq!(registry.place(&call("one")), Place::On(a, a.0));
-    assert!(registry.ping(a));
-    assert!(!registry.ping(a));
+    assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
+    assert!(registry.relays.ping(a));
+    assert!(!registry.relays.ping(a));
     assert_eq!(choose(&mut registry, None, &[]), Some(a));
-    registry.timed_out(a, at(20));
+    registry.relays.timed_out(a, at(20));
     assert!(registry.tick(at(79)).dead.is_empty());
     assert_eq!(registry.tick(at(80)).dead, [(a, a.0)]);
 }
@@ -531,7 +590,7 @@ fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
 fn a_relay_that_says_hello_again_drains_no_more() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), Some("a"));
-    registry.halting(a);
+    registry.relays.halting(a);
     assert_eq!(choose(&mut registry, None, &[]), None);
     let identified = registry.identify(a, Some("a"), at(0)).unwrap();
     assert!(matches!(identified, Identified::Up(_, None)));
@@ -551,8 +610,8 @@ fn sessions_of_a_relay_that_stays_away_are_given_up() {
     assert_eq!(finished.len(), 1, "the expired one has been told");
     assert_eq!(finished[0].reason, Reason::LostRelay);
     assert!(!finished[0].end_dialog, "its media may well flow");
-    assert_eq!(registry.place(&call("one")), Place::Expired);
-    assert!(registry.relays.is_empty());
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
+    assert!(registry.relays.table.is_empty());
 }
 
 #[test]
@@ -563,7 +622,10 @@ fn a_relay_that_comes_back_in_time_keeps_its_sessions() {
     registry.link_lost(a, at(10));
     let again = up(&mut registry, ip(1), None);
     assert!(registry.tick(at(50_000)).finished.is_empty());
-    assert_eq!(registry.place(&call("one")), Place::On(again, again.0));
+    assert_eq!(
+        registry.place(&call("one")),
+        CallLocation::On(again, again.0)
+    );
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Dialogs that are ended at stand-ins for SIP proxies.
+//! DialogCounts that are ended at stand-ins for SIP proxies.
 
 use serde_json::{Value, json};
 
 use super::answers::Credible;
 use super::*;
 use crate::metrics::Counter;
+use crate::moment::Moment;
 use crate::proto::name::Name;
 use crate::support::opensips;
 use crate::sys::datagram::Sender as From;
@@ -125,10 +126,10 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
         1,
     );
     let socket = bind(&dir.join("own.sock"), 0o600, None).unwrap();
-    let counts = Arc::new(Dialogs::default());
+    let counts = Arc::new(DialogCounts::default());
     let paths = vec![dir.join("proxy.sock")];
     let mut ender = Ender::new(Proxy::OpenSips, paths, socket, none(), counts);
-    let at = |seconds: u64| Duration::from_secs(10_000 + seconds);
+    let at = |seconds: u64| Moment::after_start(Duration::from_secs(10_000 + seconds));
     let pending = Arc::new(());
     let dialog = Dialog {
         call_id: due.name.call_id.clone(),

@@ -2,19 +2,19 @@
 //! which comes later, is answered as it expects (docs/protocol.md section 2); those that it removed and that were not known.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
+use crate::moment::Moment;
 use crate::proto::CallId;
 
 /// So many are kept, and so many bytes of names; beyond this the oldest are forgotten.
-pub const MOST: usize = 20_000;
-const BYTES: usize = 16 << 20;
+pub const MAX_CALLS: usize = 20_000;
+const MAX_BYTES: usize = 16 << 20;
 
 /// A part of that for what relays alone tell.
-const PART: usize = 8;
+const RELAYS_PART: usize = 8;
 
 /// What one takes beside its name, bytes, about.
-const EACH: usize = 200;
+const CALL_OVERHEAD: usize = 200;
 
 /// Whose word it is: a relay that tells of calls which nobody knows makes no other one's be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Remembered<T> {
 /// When each ended, oldest first, with its bytes. Those that were taken are no more among the calls.
 #[derive(Debug, Default)]
 struct Order {
-    queue: VecDeque<(Duration, CallId, u64, usize)>,
+    queue: VecDeque<(Moment, CallId, u64, usize)>,
     bytes: usize,
 }
 
@@ -52,10 +52,10 @@ impl<T> Default for Remembered<T> {
 
 impl<T> Remembered<T> {
     /// A session has ended; its tags take so many bytes.
-    pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Duration) {
+    pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Moment) {
         self.ended += 1;
         let ended = (self.ended, what);
-        let size = call_id.0.as_bytes().len() + tags + EACH;
+        let size = call_id.0.as_bytes().len() + tags + CALL_OVERHEAD;
         self.calls.entry(call_id.clone()).or_default().push(ended);
         let order = &mut self.orders[word as usize];
         order.queue.push_back((now, call_id, self.ended, size));
@@ -69,9 +69,9 @@ impl<T> Remembered<T> {
         let order = &self.orders[word as usize];
         let part = match word {
             Word::Own => 1,
-            Word::Relays => PART,
+            Word::Relays => RELAYS_PART,
         };
-        order.queue.len() > MOST / part || order.bytes > BYTES / part
+        order.queue.len() > MAX_CALLS / part || order.bytes > MAX_BYTES / part
     }
 
     /// Those of a Call-ID.
@@ -92,7 +92,7 @@ impl<T> Remembered<T> {
     }
 
     /// Forgets those that ended at this time or before.
-    pub fn forget_until(&mut self, time: Duration) {
+    pub fn forget_until(&mut self, time: Moment) {
         for word in [Word::Own, Word::Relays] {
             let first = |all: &Self| all.orders[word as usize].queue.front().map(|first| first.0);
             while first(self).is_some_and(|ended| ended <= time) {
@@ -120,16 +120,17 @@ impl<T> Remembered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn call(number: usize) -> CallId {
         CallId(number.to_string().as_str().into())
     }
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
-    fn add(expired: &mut Remembered<u32>, number: usize, what: u32, now: Duration) {
+    fn add(expired: &mut Remembered<u32>, number: usize, what: u32, now: Moment) {
         expired.add(call(number), what, 0, Word::Own, now);
     }
 
@@ -166,9 +167,9 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let mut expired = Remembered::default();
-        (0..=MOST).for_each(|number| add(&mut expired, number, 0, at(0)));
+        (0..=MAX_CALLS).for_each(|number| add(&mut expired, number, 0, at(0)));
         assert!(of(&expired, 0).is_empty() && !of(&expired, 1).is_empty());
-        assert_eq!(expired.calls.len(), MOST);
+        assert_eq!(expired.calls.len(), MAX_CALLS);
     }
 
     #[test]

@@ -73,22 +73,22 @@ impl fmt::Display for TooMany {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Ringing {
+pub struct UnansweredCalls {
     limits: Limits,
     counts: HashMap<Source, u32>,
     /// Calls that were let in and are no sessions yet.
     placing: HashSet<SessionId>,
 }
 
-impl Ringing {
-    pub fn new(limits: Limits) -> Ringing {
-        Ringing {
+impl UnansweredCalls {
+    pub fn new(limits: Limits) -> UnansweredCalls {
+        UnansweredCalls {
             limits,
-            ..Ringing::default()
+            ..UnansweredCalls::default()
         }
     }
 
-    /// A call wants to be placed. It counts from now on, until [`Ringing::placed`] takes it out.
+    /// A call wants to be placed. It counts from now on, until [`UnansweredCalls::placed`] takes it out.
     ///
     /// # Errors
     /// Its source has too many.
@@ -158,8 +158,8 @@ impl Ringing {
 mod tests {
     use super::*;
 
-    fn ringing(per_address: u32, per_user: u32) -> Ringing {
-        Ringing::new(Limits {
+    fn ringing(per_address: u32, per_user: u32) -> UnansweredCalls {
+        UnansweredCalls::new(Limits {
             max_unanswered_per_address: per_address,
             max_unanswered_per_user: per_user,
         })

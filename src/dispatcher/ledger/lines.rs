@@ -7,8 +7,10 @@ use log::warn;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Due;
-use crate::dispatcher::finished::Known;
-use crate::dispatcher::registry::{LiveCall, RelayKey};
+use crate::dispatcher::call::Known;
+use crate::dispatcher::call::LiveCall;
+use crate::dispatcher::relay_id::RelayKey;
+use crate::moment::UnixTime;
 use crate::objects::objects_only;
 use crate::proto::control::Remove;
 use crate::proto::name::Name;
@@ -100,8 +102,8 @@ impl Note {
             caller_ua: known.caller_ua.as_ref().map(text),
             callee_ua: known.callee_ua.as_ref().map(text),
             username: known.username.as_ref().map(text),
-            started: micros(known.started?),
-            ended: known.ended.map(micros),
+            started: micros(known.started?.elapsed()),
+            ended: known.ended.map(|ended| micros(ended.elapsed())),
             dialog_id: call.dialog_id.as_ref().map(|id| text(&id.0)),
             answered: call.name.callee.is_some(),
             opening: call.opening.map(|cseq| cseq.0),
@@ -154,8 +156,10 @@ impl Note {
                 caller_ua: self.caller_ua.map(text),
                 callee_ua: self.callee_ua.map(text),
                 username: self.username.map(text),
-                started: Some(started),
-                ended: Some(ended.unwrap_or_else(|| seen.max(started))),
+                started: Some(UnixTime::since_epoch(started)),
+                ended: Some(UnixTime::since_epoch(
+                    ended.unwrap_or_else(|| seen.max(started)),
+                )),
             },
             owed,
             away,

@@ -1,16 +1,23 @@
 //! Connections that came to nothing: counted by cause, and said once a minute for each, with an example. Strangers cause
 //! them at will. Pure: the time is passed in.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
-use super::waiting::lock;
 use crate::door::Turned;
-use crate::metrics::Counter;
+use crate::moment::Moment;
 use crate::tls::{Error, Reason};
 
 /// How often one cause is said.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// A port that strangers reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    Relays,
+    Management,
+}
+
+pub const PORTS: [(Port, &str); 2] = [(Port::Relays, "relays"), (Port::Management, "management")];
 
 /// What was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,33 +101,32 @@ impl From<Turned> for Cause {
 
 /// Those of one port.
 #[derive(Debug, Default)]
-pub struct Failures {
-    counters: [Counter; CAUSES.len()],
-    untold: Mutex<[Untold; CAUSES.len()]>,
+pub struct FailedConnections {
+    counts: [u64; CAUSES.len()],
+    untold: [Untold; CAUSES.len()],
 }
 
 /// What was not said yet of one cause.
 #[derive(Debug, Default)]
 struct Untold {
     /// When it was last said.
-    said: Option<Duration>,
+    said: Option<Moment>,
     count: u64,
     example: String,
 }
 
-impl Failures {
+impl FailedConnections {
     /// Counts one; what to say of it now, where nothing was said of that cause in the last minute.
     pub fn note(
-        &self,
+        &mut self,
         cause: Cause,
-        now: Duration,
+        now: Moment,
         example: impl FnOnce() -> String,
     ) -> Option<String> {
-        if let Some(counter) = self.counters.get(cause as usize) {
-            counter.add(1);
+        if let Some(count) = self.counts.get_mut(cause as usize) {
+            *count += 1;
         }
-        let mut untold = lock(&self.untold);
-        let untold = untold.get_mut(cause as usize)?;
+        let untold = self.untold.get_mut(cause as usize)?;
         if untold.said.is_none() {
             untold.said = Some(now);
             return Some(example());
@@ -133,22 +139,20 @@ impl Failures {
     }
 
     /// What is to be said now, a minute after the last line of its cause.
-    pub fn due(&self, now: Duration) -> Vec<(Cause, String)> {
-        let mut untold = lock(&self.untold);
-        let each = CAUSES.iter().zip(untold.iter_mut());
+    pub fn due(&mut self, now: Moment) -> Vec<(Cause, String)> {
+        let each = CAUSES.iter().zip(&mut self.untold);
         each.filter_map(|((cause, _), untold)| Some((*cause, untold.due(now)?)))
             .collect()
     }
 
     /// How many there were of each.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let counters = self.counters.iter().map(Counter::get);
-        CAUSES.iter().map(|(_, name)| *name).zip(counters)
+        CAUSES.iter().map(|(_, name)| *name).zip(self.counts)
     }
 }
 
 impl Untold {
-    fn due(&mut self, now: Duration) -> Option<String> {
+    fn due(&mut self, now: Moment) -> Option<String> {
         if self.said.is_none_or(|said| now < said + INTERVAL) {
             return None;
         }
@@ -167,8 +171,8 @@ impl Untold {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     #[test]
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_one_line_a_minute_with_its_number() {
-        let failures = Failures::default();
+        let mut failures = FailedConnections::default();
         let mut lines = Vec::new();
         for second in 0..180 {
             for n in 0..5_000 {
@@ -200,18 +204,22 @@ mod tests {
 
     #[test]
     fn the_last_ones_are_said_and_the_first_after_a_quiet_minute_at_once() {
-        let failures = Failures::default();
-        let note =
-            |cause, now, text: &str| failures.note(cause, at(now), || text.to_owned()).is_some();
-        assert!(note(Cause::Tls, 0, "a"));
-        assert!(note(Cause::Revoked, 1, "b"), "each cause by itself");
-        assert!(!note(Cause::Tls, 2, "c"));
+        let failures = &mut FailedConnections::default();
+        let note = |failures: &mut FailedConnections, cause, now, text: &str| {
+            failures.note(cause, at(now), || text.to_owned()).is_some()
+        };
+        assert!(note(failures, Cause::Tls, 0, "a"));
+        assert!(
+            note(failures, Cause::Revoked, 1, "b"),
+            "each cause by itself"
+        );
+        assert!(!note(failures, Cause::Tls, 2, "c"));
         assert_eq!(failures.due(at(59)), []);
         assert_eq!(failures.due(at(60)), [(Cause::Tls, "c".to_owned())]);
-        assert!(!note(Cause::Tls, 61, "d"));
+        assert!(!note(failures, Cause::Tls, 61, "d"));
         assert_eq!(failures.due(at(119)), [], "that of b has nothing to add");
         assert_eq!(failures.due(at(120)), [(Cause::Tls, "d".to_owned())]);
         assert_eq!(failures.due(at(180)), []);
-        assert!(note(Cause::Tls, 181, "e"));
+        assert!(note(failures, Cause::Tls, 181, "e"));
     }
 }

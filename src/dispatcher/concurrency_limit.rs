@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use super::waiting::lock;
+use crate::sys::sync::lock;
 
 /// A limit that is shared by those who pass it.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ConcurrencyLimit {
     total: usize,
     each: usize,
     inside: Mutex<Inside>,
@@ -23,15 +23,15 @@ struct Inside {
 /// The right to be inside, until it is dropped.
 #[derive(Debug)]
 pub struct Pass {
-    gate: Arc<Gate>,
+    gate: Arc<ConcurrencyLimit>,
     address: Option<IpAddr>,
 }
 
-impl Gate {
+impl ConcurrencyLimit {
     /// Lets in `total`, and `each` from one address (or from where there are no addresses).
-    pub fn new(total: usize, each: usize) -> Arc<Gate> {
+    pub fn new(total: usize, each: usize) -> Arc<ConcurrencyLimit> {
         let inside = Mutex::default();
-        Arc::new(Gate {
+        Arc::new(ConcurrencyLimit {
             total,
             each,
             inside,
@@ -39,7 +39,7 @@ impl Gate {
     }
 
     /// A pass, or none when there is no room.
-    pub fn enter(self: &Arc<Gate>, address: Option<IpAddr>) -> Option<Pass> {
+    pub fn enter(self: &Arc<ConcurrencyLimit>, address: Option<IpAddr>) -> Option<Pass> {
         let mut inside = lock(&self.inside);
         let from_there = inside.by_address.get(&address).copied().unwrap_or(0);
         if inside.total >= self.total || from_there >= self.each {
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn room_is_given_back() {
-        let gate = Gate::new(3, 2);
+        let gate = ConcurrencyLimit::new(3, 2);
         let from = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
         let first = gate.enter(from(1)).unwrap();
         let _second = gate.enter(from(1)).unwrap();

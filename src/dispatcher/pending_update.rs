@@ -1,100 +1,46 @@
-//! Where a thread waits for a relay's answer; the thread that reads from the relay wakes it.
+//! An `update` that relays were asked for: its thread waits here, the threads that read from relays wake it.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex};
 
-use super::registry::{Facts, LinkId};
+use super::call::Facts;
+use super::relay_id::LinkId;
+use crate::moment::Moment;
 use crate::sys::clock;
-
-/// Takes a lock; a thread that panicked while it held it has left plain data behind.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for a notice or the deadline; spurious wake-ups are the caller's to tell.
-pub fn wait_until<'a, T>(
-    ready: &Condvar,
-    guard: MutexGuard<'a, T>,
-    deadline: Duration,
-) -> MutexGuard<'a, T> {
-    let left = deadline.saturating_sub(clock::mono());
-    let (guard, _) = ready
-        .wait_timeout(guard, left)
-        .unwrap_or_else(PoisonError::into_inner);
-    guard
-}
-
-/// One value that one thread puts and another waits for.
-#[derive(Debug)]
-pub struct Slot<T> {
-    value: Mutex<Option<T>>,
-    ready: Condvar,
-}
-
-impl<T> Slot<T> {
-    pub fn new() -> Self {
-        Slot {
-            value: Mutex::new(None),
-            ready: Condvar::new(),
-        }
-    }
-
-    pub fn put(&self, value: T) {
-        *lock(&self.value) = Some(value);
-        self.ready.notify_one();
-    }
-
-    /// The value, or none when the deadline came first.
-    pub fn take_until(&self, deadline: Duration) -> Option<T> {
-        let mut value = lock(&self.value);
-        loop {
-            if value.is_some() || clock::mono() >= deadline {
-                return value.take();
-            }
-            value = wait_until(&self.ready, value, deadline);
-        }
-    }
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Slot::new()
-    }
-}
+use crate::sys::sync::{lock, wait_until};
 
 /// Why a relay did not take a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum UpdateFailure {
     /// And why, where it has told.
     Error(Box<str>),
     Halting,
     LinkLost,
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for UpdateFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Failure::Error(why) if why.is_empty() => f.write_str("answered error"),
-            Failure::Error(why) => write!(f, "answered error: {why}"),
-            Failure::Halting => f.write_str("is halting"),
-            Failure::LinkLost => f.write_str("lost its link"),
+            UpdateFailure::Error(why) if why.is_empty() => f.write_str("answered error"),
+            UpdateFailure::Error(why) => write!(f, "answered error: {why}"),
+            UpdateFailure::Halting => f.write_str("is halting"),
+            UpdateFailure::LinkLost => f.write_str("lost its link"),
         }
     }
 }
 
 /// What became of an `update` that one or more relays were asked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum News {
+pub enum UpdateNews {
     /// The line for the proxy, without its end.
     Answer(LinkId, String),
-    Failed(LinkId, Failure),
+    Failed(LinkId, UpdateFailure),
     /// The deadline came first.
     Silence,
 }
 
 /// An `update` under way. The first relay that gives ports decides it; what comes after that is late.
 #[derive(Debug)]
-pub struct Updating {
+pub struct PendingUpdate {
     pub facts: Facts,
     /// The call has no relay yet.
     pub is_new: bool,
@@ -108,12 +54,12 @@ pub struct Updating {
 struct State {
     decided: bool,
     answer: Option<(LinkId, String)>,
-    failures: Vec<(LinkId, Failure)>,
+    failures: Vec<(LinkId, UpdateFailure)>,
 }
 
-impl Updating {
+impl PendingUpdate {
     pub fn new(facts: Facts, is_new: bool) -> Self {
-        Updating {
+        PendingUpdate {
             facts,
             is_new,
             troubles: Mutex::default(),
@@ -148,7 +94,7 @@ impl Updating {
     }
 
     /// A relay will not give ports.
-    pub fn fail(&self, link: LinkId, failure: Failure) {
+    pub fn fail(&self, link: LinkId, failure: UpdateFailure) {
         let mut state = lock(&self.state);
         if !state.decided {
             state.failures.push((link, failure));
@@ -158,17 +104,17 @@ impl Updating {
     }
 
     /// Waits for what comes next.
-    pub fn next(&self, deadline: Duration) -> News {
+    pub fn next(&self, deadline: Moment) -> UpdateNews {
         let mut state = lock(&self.state);
         loop {
             if let Some((link, answer)) = state.answer.take() {
-                return News::Answer(link, answer);
+                return UpdateNews::Answer(link, answer);
             }
             if let Some((link, failure)) = state.failures.pop() {
-                return News::Failed(link, failure);
+                return UpdateNews::Failed(link, failure);
             }
-            if clock::mono() >= deadline {
-                return News::Silence;
+            if clock::moment() >= deadline {
+                return UpdateNews::Silence;
             }
             state = wait_until(&self.ready, state, deadline);
         }
@@ -187,7 +133,7 @@ mod tests {
     use super::*;
     use crate::proto::{CallId, SessionId, Tag};
 
-    fn updating() -> Updating {
+    fn updating() -> PendingUpdate {
         let facts = Facts {
             call_id: CallId("a".into()),
             dialog_id: None,
@@ -202,27 +148,27 @@ mod tests {
             user_agent: "phone".into(),
             username: None,
             signaling: None,
-            at: Duration::ZERO,
+            at: Moment::START,
         };
-        Updating::new(facts, true)
+        PendingUpdate::new(facts, true)
     }
 
     #[test]
     fn the_first_success_decides() {
         let updating = updating();
         let mut commits = 0;
-        updating.fail(LinkId(1), Failure::Error("".into()));
+        updating.fail(LinkId(1), UpdateFailure::Error("".into()));
         assert!(updating.succeed(LinkId(2), "two".into(), || commits += 1));
         assert!(!updating.succeed(LinkId(3), "three".into(), || commits += 1));
         assert_eq!(commits, 1);
-        let news = updating.next(Duration::ZERO);
-        assert_eq!(news, News::Answer(LinkId(2), "two".into()));
+        let news = updating.next(Moment::START);
+        assert_eq!(news, UpdateNews::Answer(LinkId(2), "two".into()));
     }
 
     #[test]
     fn a_success_after_giving_up_is_late() {
         let late = updating();
-        assert_eq!(late.next(Duration::ZERO), News::Silence);
+        assert_eq!(late.next(Moment::START), UpdateNews::Silence);
         assert_eq!(late.give_up(), None);
         assert!(!late.succeed(LinkId(1), "one".into(), || panic!("late")));
         let just_in_time = updating();

@@ -3,31 +3,31 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use super::waiting::{Slot, lock};
+use crate::moment::Moment;
 use crate::proto::CallId;
+use crate::sys::sync::{Slot, lock};
 
 type Waiters = VecDeque<Arc<Slot<()>>>;
 
 /// The calls that have a request under way, with those who wait for it to end.
 #[derive(Debug, Default)]
-pub struct Turns {
+pub struct CallQueues {
     calls: Mutex<HashMap<CallId, Waiters>>,
 }
 
 /// The right to work on a call, until it is dropped.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a Turns,
+pub struct CallTurn<'a> {
+    turns: &'a CallQueues,
     call_id: CallId,
     /// It had to be waited for.
     pub waited: bool,
 }
 
-impl Turns {
+impl CallQueues {
     /// Waits for this call's turn; none when the deadline comes first.
-    pub fn enter(&self, call_id: &CallId, deadline: Duration) -> Option<Turn<'_>> {
+    pub fn enter(&self, call_id: &CallId, deadline: Moment) -> Option<CallTurn<'_>> {
         let slot = {
             let mut calls = lock(&self.calls);
             match calls.get_mut(call_id) {
@@ -42,7 +42,7 @@ impl Turns {
                 }
             }
         };
-        let turn = |waited| Turn {
+        let turn = |waited| CallTurn {
             turns: self,
             call_id: call_id.clone(),
             waited,
@@ -73,7 +73,7 @@ impl Turns {
     }
 }
 
-impl Turn<'_> {
+impl CallTurn<'_> {
     /// Whether somebody waits for this turn to end.
     pub fn is_waited_for(&self) -> bool {
         let calls = lock(&self.turns.calls);
@@ -81,7 +81,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for CallTurn<'_> {
     fn drop(&mut self) {
         let mut calls = lock(&self.turns.calls);
         let next = calls.get_mut(&self.call_id).and_then(Waiters::pop_front);
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Moment = Moment::NEVER;
 
     fn call(id: &str) -> CallId {
         CallId(id.into())
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn requests_of_a_call_follow_one_another_in_order() {
-        let turns = Turns::default();
+        let turns = CallQueues::default();
         let first = turns.enter(&call("a"), LONG).unwrap();
         assert!(!first.waited && !first.is_waited_for());
         assert!(turns.enter(&call("b"), LONG).is_some(), "another call");
@@ -132,11 +132,11 @@ mod tests {
 
     #[test]
     fn a_deadline_leaves_the_queue() {
-        let turns = Turns::default();
+        let turns = CallQueues::default();
         let first = turns.enter(&call("a"), LONG).unwrap();
-        assert!(turns.enter(&call("a"), Duration::ZERO).is_none());
+        assert!(turns.enter(&call("a"), Moment::START).is_none());
         assert!(!first.is_waited_for());
         drop(first);
-        assert!(turns.enter(&call("a"), Duration::ZERO).is_some());
+        assert!(turns.enter(&call("a"), Moment::START).is_some());
     }
 }

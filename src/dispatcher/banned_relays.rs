@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::limits::{Excess, Records};
+use crate::moment::Moment;
 
 /// How long the first one stays away; each further one twice as long.
 const FIRST: Duration = Duration::from_secs(10);
@@ -23,33 +24,33 @@ const NAMES: usize = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Outcasts(HashMap<IpAddr, Place>);
+pub struct BannedRelays(HashMap<IpAddr, Ban>);
 
 #[derive(Debug)]
-struct Place {
+struct Ban {
     records: Records,
     /// How often one was cut off.
     strikes: u32,
-    until: Duration,
+    until: Moment,
     /// Those that were cut off since the last forgiveness.
     names: Vec<Option<Arc<str>>>,
     /// When there was last something to remember.
-    last: Duration,
+    last: Moment,
 }
 
-impl Outcasts {
+impl BannedRelays {
     /// A session's end that is not known, of so many bytes. False where it is to be left out.
     ///
     /// # Errors
     /// As of [`Records::take`].
-    pub fn record(&mut self, address: IpAddr, bytes: usize, now: Duration) -> Result<bool, Excess> {
+    pub fn record(&mut self, address: IpAddr, bytes: usize, now: Moment) -> Result<bool, Excess> {
         let place = self.place(address, now);
         place.last = now;
         place.records.take(bytes, now)
     }
 
     /// A relay was cut off. Returns for how long.
-    pub fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Duration) -> Duration {
+    pub fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Moment) -> Duration {
         let place = self.place(address, now);
         let doubled = FIRST.saturating_mul(1 << place.strikes.min(10));
         let away = doubled.min(LONGEST);
@@ -69,20 +70,18 @@ impl Outcasts {
         address: IpAddr,
         name: Option<&str>,
         is_known: bool,
-        now: Duration,
+        now: Moment,
     ) -> Option<Duration> {
         let place = self.0.get(&prefix(address))?;
         let is_it = |cut: &Option<Arc<str>>| cut.as_deref() == name;
         let is_meant = !is_known || place.names.len() == NAMES || place.names.iter().any(is_it);
-        place
-            .until
-            .checked_sub(now)
-            .filter(|left| is_meant && !left.is_zero())
+        let left = place.until.since(now);
+        (is_meant && !left.is_zero()).then_some(left)
     }
 
-    fn place(&mut self, address: IpAddr, now: Duration) -> &mut Place {
+    fn place(&mut self, address: IpAddr, now: Moment) -> &mut Ban {
         let key = prefix(address);
-        let is_old = |place: &Place| place.last + FORGIVEN <= now;
+        let is_old = |place: &Ban| place.last + FORGIVEN <= now;
         if self.0.get(&key).is_some_and(is_old) {
             self.0.remove(&key);
         }
@@ -91,10 +90,10 @@ impl Outcasts {
             let quiet = quiet.map(|(key, _)| *key);
             quiet.map(|key| self.0.remove(&key));
         }
-        self.0.entry(key).or_insert_with(|| Place {
+        self.0.entry(key).or_insert_with(|| Ban {
             records: Records::new(now),
             strikes: 0,
-            until: Duration::ZERO,
+            until: Moment::START,
             names: Vec::new(),
             last: now,
         })
@@ -113,8 +112,12 @@ fn prefix(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
+    fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -123,26 +126,29 @@ mod tests {
 
     #[test]
     fn r6_who_was_cut_off_stays_away_longer_each_time() {
-        let (mut outcasts, here) = (Outcasts::default(), ip("192.0.2.1"));
+        let (mut outcasts, here) = (BannedRelays::default(), ip("192.0.2.1"));
         assert_eq!(outcasts.wait(here, Some("a"), false, at(0)), None);
         let times: Vec<u64> = (0..9)
             .map(|_| outcasts.cut(here, Some("a"), at(100)).as_secs())
             .collect();
         assert_eq!(times, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
-        assert_eq!(outcasts.wait(here, Some("a"), true, at(150)), Some(at(550)));
+        assert_eq!(
+            outcasts.wait(here, Some("a"), true, at(150)),
+            Some(secs(550))
+        );
         assert_eq!(outcasts.wait(here, Some("a"), true, at(700)), None);
         // After an hour without another it is the first again.
-        assert_eq!(outcasts.cut(here, Some("a"), at(100 + 3600)), at(10));
+        assert_eq!(outcasts.cut(here, Some("a"), at(100 + 3600)), secs(10));
     }
 
     #[test]
     fn r6_another_name_of_that_address_is_let_in_where_it_is_known() {
-        let (mut outcasts, here) = (Outcasts::default(), ip("2001:db8:1:2:3::4"));
+        let (mut outcasts, here) = (BannedRelays::default(), ip("2001:db8:1:2:3::4"));
         outcasts.cut(here, Some("rogue"), at(0));
         let wait = |name, is_known| outcasts.wait(ip("2001:db8:1:2::9"), name, is_known, at(1));
         assert_eq!(wait(Some("honest"), true), None);
-        assert_eq!(wait(Some("invented"), false), Some(at(9)));
-        assert_eq!(wait(None, false), Some(at(9)), "an older one");
+        assert_eq!(wait(Some("invented"), false), Some(secs(9)));
+        assert_eq!(wait(None, false), Some(secs(9)), "an older one");
         assert_eq!(
             outcasts.wait(ip("2001:db8:1:3::9"), None, false, at(1)),
             None
@@ -151,7 +157,7 @@ mod tests {
 
     #[test]
     fn records_count_over_all_links_and_names_and_addresses_are_bounded() {
-        let mut outcasts = Outcasts::default();
+        let mut outcasts = BannedRelays::default();
         for number in 0..=u32::try_from(MOST).unwrap() {
             let there = IpAddr::from(number.to_be_bytes());
             assert_eq!(outcasts.record(there, 1, at(u64::from(number))), Ok(true));

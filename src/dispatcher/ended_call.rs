@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::ledger::{Due, Earlier};
-use super::registry::LiveCall;
+use super::call::Known;
 use super::statistics::Statistics;
-use crate::metrics::Exposition;
 use crate::moment::Now;
 use crate::proto::name::Name;
 use crate::proto::{CallId, DialogId, SessionId, Tag, Text, Visible};
@@ -46,7 +44,7 @@ impl fmt::Display for Reason {
 
 /// A session that is over.
 #[derive(Clone, Debug)]
-pub struct Finished {
+pub struct EndedCall {
     pub name: Name,
     pub dialog_id: Option<DialogId>,
     /// None where the relay had none to give, or was not there to give them.
@@ -65,67 +63,6 @@ pub struct Finished {
     pub is_kept: bool,
     /// How long it was, where its relay heard so late that the proxy had removed it that the relay's own time is wrong.
     pub length: Option<Duration>,
-}
-
-/// What the SIP proxy's requests tell of a session: enough to account it when its relay is lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
-    pub session_id: SessionId,
-    pub from_uri: Text,
-    pub to_uri: Text,
-    pub caller_ua: Option<Text>,
-    pub callee_ua: Option<Text>,
-    pub username: Option<Text>,
-    /// The first answer, since 1970-01-01 UTC.
-    pub started: Option<Duration>,
-    /// When it ended, as far as can be told, since 1970-01-01 UTC.
-    pub ended: Option<Duration>,
-}
-
-/// Takes ended sessions. Called by the threads that read from relays, so it may write to a file but must wait for
-/// nobody.
-pub trait Finisher: Send + Sync {
-    /// Sessions are over. For each: false when it could not be recorded now and is to be told again.
-    fn finish(&self, ended: Vec<Finished>) -> Vec<bool>;
-
-    /// An answered call is under way, or there is news of it: whoever records sessions notes it for the case that this
-    /// process is killed, and forgets it with [`Finisher::finish`].
-    fn note(&self, _call: &LiveCall) {}
-
-    /// What a dispatcher before this one has noted: calls that are in no record, dialogs that are to be ended.
-    fn earlier(&self) -> Earlier {
-        Earlier::default()
-    }
-
-    /// Has those dialogs ended. The proxy's requests that come of it are served by now.
-    fn end_earlier(&self, _dialogs: Vec<Due>) {}
-
-    /// Whether sessions are recorded at all. Where not, relays need keep none for that.
-    fn records(&self) -> bool;
-
-    /// Whether the session of this id has been recorded.
-    fn has(&self, session_id: &str) -> bool;
-
-    /// Whether it has ended before and could not be recorded then.
-    fn is_refused(&self, _session_id: &str) -> bool {
-        false
-    }
-
-    /// The disk has what has been recorded until now when [`Finisher::on_disk`] has come to this.
-    fn mark(&self) -> u64 {
-        0
-    }
-
-    /// See [`Finisher::mark`].
-    fn on_disk(&self) -> u64 {
-        0
-    }
-
-    /// Brings what has been recorded to the disk, where it is not there yet.
-    fn sync(&self) {}
-
-    /// Writes the metrics of what becomes of them.
-    fn write_metrics(&self, _text: &mut Exposition) {}
 }
 
 /// What the dispatcher adds to a relay's statistics.
@@ -175,7 +112,7 @@ impl Serialize for Agent<'_> {
     }
 }
 
-impl Finished {
+impl EndedCall {
     /// What is to be accounted, one JSON object; none for a call that was never answered. `random` names a session
     /// that has no name yet.
     pub fn record(&self, now: Now, random: u128) -> Option<String> {
@@ -225,7 +162,7 @@ impl Finished {
     fn lost(&self, now: Now) -> Option<String> {
         let known = self.known.as_ref()?;
         let started = known.started?;
-        let ended = known.ended.unwrap_or(now.unix.elapsed());
+        let ended = known.ended.unwrap_or(now.unix);
         let lost = Lost {
             session_id: known.session_id,
             call_id: &self.name.call_id,
@@ -233,8 +170,8 @@ impl Finished {
             to_tag: self.name.callee.as_ref(),
             from_uri: &known.from_uri,
             to_uri: &known.to_uri,
-            start_time: started.as_micros() as f64 / 1e6,
-            duration: ended.saturating_sub(started).as_secs(),
+            start_time: started.elapsed().as_micros() as f64 / 1e6,
+            duration: ended.since(started).as_secs(),
             caller_ua: Agent(&known.caller_ua),
             callee_ua: Agent(&known.callee_ua),
             username: known.username.as_ref(),
@@ -249,10 +186,10 @@ impl Finished {
     }
 }
 
-impl fmt::Display for Finished {
+impl fmt::Display for EndedCall {
     /// The one line that a log keeps of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finished {
+        let EndedCall {
             name,
             reason,
             relay_ip,
@@ -293,8 +230,8 @@ mod tests {
 
     const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
-    fn finished(statistics: Option<&str>) -> Finished {
-        Finished {
+    fn finished(statistics: Option<&str>) -> EndedCall {
+        EndedCall {
             name: Name {
                 call_id: CallId("a".into()),
                 caller: Some(Tag("f".into())),
@@ -309,8 +246,8 @@ mod tests {
                 caller_ua: Some("phone".into()),
                 callee_ua: None,
                 username: None,
-                started: Some(Duration::from_secs(999_960)),
-                ended: Some(Duration::from_secs(999_990)),
+                started: Some(UnixTime::from_secs(999_960)),
+                ended: Some(UnixTime::from_secs(999_990)),
             }),
             reason: Reason::Removed,
             end_dialog: false,
@@ -329,7 +266,7 @@ mod tests {
         }
     }
 
-    fn record(finished: &Finished) -> serde_json::Value {
+    fn record(finished: &EndedCall) -> serde_json::Value {
         let text = finished.record(now(), 0).unwrap();
         serde_json::from_str(&text).unwrap()
     }
@@ -361,7 +298,7 @@ mod tests {
     #[test]
     fn what_a_relay_heard_late_adds_packets_and_no_time() {
         let json = r#"{"call_id":"a","start_time":1.5,"duration":16,"streams":[{"end_time":16,"caller_packets":5}]}"#;
-        let late = Finished {
+        let late = EndedCall {
             length: Some(Duration::from_millis(8900)),
             ..finished(Some(json))
         };

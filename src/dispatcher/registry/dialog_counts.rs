@@ -6,9 +6,9 @@ use crate::proto::DialogId;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Dialogs(HashMap<DialogId, u32>);
+pub struct DialogCounts(HashMap<DialogId, u32>);
 
-impl Dialogs {
+impl DialogCounts {
     pub fn has(&self, dialog_id: &DialogId) -> bool {
         self.0.contains_key(dialog_id)
     }

@@ -8,7 +8,7 @@ const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 
 /// One call of each source may ring.
 fn limited() -> (Links, LinkId) {
     let mut registry = registry();
-    registry.limit_ringing(Limits {
+    registry.calls.limit_unanswered(Limits {
         max_unanswered_per_address: 1,
         max_unanswered_per_user: 1,
     });
@@ -25,16 +25,21 @@ fn dialled(number: u128) -> Facts {
 }
 
 fn unanswered(registry: &Links) -> usize {
-    registry.standings().iter().map(|one| one.unanswered).sum()
+    registry
+        .relays
+        .statuses()
+        .iter()
+        .map(|one| one.unanswered)
+        .sum()
 }
 
 /// A call that its relay has taken.
 fn rings(registry: &mut Links, link: LinkId, facts: &Facts) {
-    assert_eq!(registry.admit(facts), Ok(()));
+    assert_eq!(registry.calls.admit(facts), Ok(()));
     registry.updated(link, facts);
-    registry.placed(facts);
+    registry.calls.placed(facts);
     assert_eq!(unanswered(registry), 1);
-    let further = registry.admit(&dialled(1000)).unwrap_err();
+    let further = registry.calls.admit(&dialled(1000)).unwrap_err();
     assert_eq!(further.source, Source::Address(HERE.unwrap()));
 }
 
@@ -42,8 +47,8 @@ fn rings(registry: &mut Links, link: LinkId, facts: &Facts) {
 fn nothing_rings(registry: &mut Links, why: &str) {
     assert_eq!(unanswered(registry), 0, "{why}");
     let next = dialled(2000);
-    assert_eq!(registry.admit(&next), Ok(()), "{why}");
-    registry.placed(&next);
+    assert_eq!(registry.calls.admit(&next), Ok(()), "{why}");
+    registry.calls.placed(&next);
 }
 
 fn removal(facts: &Facts) -> Remove {
@@ -57,12 +62,12 @@ fn removal(facts: &Facts) -> Remove {
 fn s7_a_call_counts_from_its_placing_to_its_final_answer() {
     let (mut registry, link) = limited();
     let call = dialled(1);
-    registry.admit(&call).unwrap();
+    registry.calls.admit(&call).unwrap();
     assert!(
-        registry.admit(&dialled(2)).is_err(),
+        registry.calls.admit(&dialled(2)).is_err(),
         "while a relay is asked"
     );
-    registry.placed(&call);
+    registry.calls.placed(&call);
     nothing_rings(&mut registry, "no relay has taken it");
     rings(&mut registry, link, &call);
     // A 183, a PRACK and the reply to that answer nothing.
@@ -84,7 +89,7 @@ fn s7_a_call_counts_from_its_placing_to_its_final_answer() {
     };
     registry.updated(link, &answer);
     nothing_rings(&mut registry, "answered");
-    assert_eq!(registry.counts(), (1, 1), "and the call goes on");
+    assert_eq!(registry.relays.counts(), (1, 1), "and the call goes on");
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn s7_what_is_of_a_dialog_or_makes_no_session_is_let_through() {
         ..dialled(3)
     };
     for facts in [in_dialog, without_media] {
-        assert_eq!(registry.admit(&facts), Ok(()));
+        assert_eq!(registry.calls.admit(&facts), Ok(()));
     }
     assert_eq!(unanswered(&registry), 1);
 }
@@ -157,14 +162,14 @@ fn s7_a_call_whose_relay_is_back_counts_again_and_so_does_one_that_it_did_not_re
     let again = up(&mut registry, ip(1), None);
     registry.tells(again, &list(&["1"]), at(2));
     assert_eq!(unanswered(&registry), 1);
-    assert!(registry.admit(&dialled(2)).is_err());
+    assert!(registry.calls.admit(&dialled(2)).is_err());
     registry.owe(removal(&call), at(3));
     registry.refused(again, &removal(&call));
     nothing_rings(&mut registry, "removed");
     let doubts = registry.doubts(again, false, at(3)).remove(0);
     registry.checked(again, doubts, &list(&["1"]), at(3));
     assert_eq!(unanswered(&registry), 1, "the relay has it still");
-    assert!(registry.admit(&dialled(2)).is_err());
+    assert!(registry.calls.admit(&dialled(2)).is_err());
 }
 
 #[test]
