@@ -1,20 +1,18 @@
 //! What a link says first on each connection: hello, and the ended calls that its dispatcher has not confirmed.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use log::{debug, info};
 
 use super::link::Link;
-use super::spool::{Place, Spool};
-use crate::proto::SessionId;
+use super::spool::Spool;
 use crate::words::counted;
 
 /// How long the list of kept records may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of kept records in one write.
-const GREETING: usize = 64 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 
 /// Says it. Answers come after it: without the list of what was not confirmed the connection has to end.
 ///
@@ -30,45 +28,24 @@ pub fn greet(
     let Some(spool) = spool else {
         return Ok(());
     };
-    let unconfirmed = spool.unconfirmed(link.address, PATIENCE)?;
+    let unconfirmed = spool.unconfirmed(link.address, LIST_TIMEOUT)?;
     if !unconfirmed.is_empty() {
         let calls = counted(unconfirmed.len(), "ended call");
         info!("{link}: {calls} not confirmed by it yet: reported once more");
     }
-    let missing = say_all(spool, unconfirmed.into_iter(), &mut write)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    // Confirmed meanwhile, or written again somewhere else.
-    let again = spool.unconfirmed(link.address, PATIENCE)?.into_iter();
-    let missing = say_all(spool, again.filter(|(id, _)| missing.contains(id)), write)?;
-    for id in missing {
-        // Damaged, which the spool says when it finds it.
-        debug!("{link}: session {id} is not on disk any more");
-    }
-    Ok(())
-}
-
-/// Says the lines of these records; which of them are not where they should be.
-fn say_all(
-    spool: &Spool,
-    records: impl Iterator<Item = (SessionId, Place)>,
-    mut write: impl FnMut(&[u8]) -> Result<(), String>,
-) -> Result<HashSet<SessionId>, String> {
     let mut together = Vec::new();
-    let mut missing = HashSet::new();
-    for (id, at) in records {
-        match spool.line(&at) {
+    for id in unconfirmed {
+        match spool.line(id) {
             Some(line) => together.extend_from_slice(&line),
-            None => drop(missing.insert(id)),
+            // Confirmed meanwhile, or damaged, which the spool says when it finds it.
+            None => debug!("{link}: session {id} is not on disk any more"),
         }
-        if together.len() > GREETING {
+        if together.len() > WRITE_SIZE {
             write(&together)?;
             together.clear();
         }
     }
-    write(&together)?;
-    Ok(missing)
+    write(&together)
 }
 
 #[cfg(test)]

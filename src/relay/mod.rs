@@ -127,7 +127,7 @@ pub fn start(
     let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
     let (shared, parts) = assemble(settings, store, relay_ip, opened, Some(lock))?;
     if let Some(spool) = parts.spool {
-        spool.start(&shared)?;
+        spool.start(Arc::clone(&shared))?;
     }
     for worker in workers(&shared, parts.mailboxes)? {
         start_thread("worker", move || worker.run())?;

@@ -75,7 +75,7 @@ impl Rehearsal {
             asked,
         } = parts;
         if let Some(spool) = spool {
-            spool.start(&shared)?;
+            spool.start(Arc::clone(&shared))?;
         }
         let workers = workers(&shared, mailboxes)?;
         let numbered = (0..).zip(dispatchers);

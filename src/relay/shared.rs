@@ -17,7 +17,7 @@ use super::meter::{Meter, Requests};
 use super::outbox::owner_of;
 use super::rounds::Rounds;
 use super::settings::Settings;
-use super::spool::{How, Spool};
+use super::spool::{Dispatchers, How, Spool};
 use super::worker::Message;
 use super::{checks, name, start_thread};
 use crate::daemon::Pulse;
@@ -73,15 +73,32 @@ pub struct Shared {
     pub stopping: (Mutex<bool>, Condvar),
 }
 
-impl Shared {
+impl Dispatchers for Arc<Shared> {
     /// Those that there are links to, or should be. None as long as a name has not been found that stands for some.
-    pub fn dispatchers(&self) -> Option<Vec<SocketAddr>> {
+    fn known(&self) -> Option<Vec<SocketAddr>> {
         let links = self.all_links();
         let wanted = links.iter().filter(|link| !link.outbox.is_finishing());
         let wanted = wanted.map(|link| link.address).collect();
         self.all_found.load(Ordering::Relaxed).then_some(wanted)
     }
 
+    fn confirming(&self) -> Vec<SocketAddr> {
+        let links = self.all_links();
+        let confirming = links
+            .iter()
+            .filter(|link| link.outbox.confirms() && link.outbox.is_connected());
+        confirming.map(|link| link.address).collect()
+    }
+
+    fn say(&self, dispatcher: SocketAddr, line: &[u8]) {
+        let links = self.all_links();
+        if let Some(link) = links.iter().find(|link| link.address == dispatcher) {
+            link.outbox.say(line);
+        }
+    }
+}
+
+impl Shared {
     pub fn all_links(&self) -> Vec<Arc<Link>> {
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         links.clone()

@@ -9,8 +9,8 @@ use std::io::Write;
 /// The checksum and a blank.
 const HEAD: usize = 9;
 
-/// Longest text, bytes: the largest statistics that a relay may send, with what the dispatcher adds.
-pub const LONGEST: usize = 5 << 20;
+/// Bytes of the longest text: the largest statistics that a relay may send, with what the dispatcher adds.
+pub const MAX_RECORD: usize = 5 << 20;
 
 /// Why a record cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl fmt::Display for Unfit {
 /// # Errors
 /// What no journal can hold; `out` is as before.
 pub fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
-    if text.len() > LONGEST {
+    if text.len() > MAX_RECORD {
         return Err(Unfit::TooLong);
     }
     if text.contains(&b'\n') {
@@ -89,7 +89,7 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(write(&mut out, b"a\nb"), Err(Unfit::LineFeed));
         assert_eq!(
-            write(&mut out, &vec![b'x'; LONGEST + 1]),
+            write(&mut out, &vec![b'x'; MAX_RECORD + 1]),
             Err(Unfit::TooLong)
         );
         assert!(out.is_empty());
