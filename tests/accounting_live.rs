@@ -137,7 +137,7 @@ const CALLEE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4002);
 
 /// Since 1970-01-01 UTC.
 fn now() -> f64 {
-    clock::now().unix.as_secs_f64()
+    clock::now().unix.elapsed().as_secs_f64()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Whatever happens, a packet goes to the other party of its own call, from the port that this party was told,
 //! and once both have shown where they are nothing is dropped. Each seed is a run of its own and repeats.
 
+use mediaproxy::moment::{Moment, UnixTime};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -141,8 +142,8 @@ impl World {
 
     fn moment(&self) -> Now {
         Now {
-            mono: self.now,
-            unix: self.now,
+            mono: Moment::after_start(self.now),
+            unix: UnixTime::since_epoch(self.now),
         }
     }
 

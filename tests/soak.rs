@@ -160,18 +160,12 @@ fn everything_at_once() {
     thread::sleep(Duration::from_secs(1));
     let figures = load.finish();
     let seen = seen.unwrap();
-    let calls = [&warm, &first, &quiet, &figures]
-        .iter()
-        .map(|figures| figures.calls)
-        .sum();
-    let (ours, invented) = trial::records(&target.records, calls);
+    let (recorded, invented) = trial::records(&target.records, &[&warm, &first, &quiet, &figures]);
     let limits = Limits {
         length,
         times: 20,
         in_any_case: Duration::from_millis(400),
         lost: 1000,
-        // When all attacks begin at once, one run in several refused 21 calls; the cause is not known yet.
-        errors: 60,
         // One for each end that was taken for that of a call of before; and those of calls that rang or were a dispatcher's.
         lines: (2000 + invented, 60),
         kept: UNKNOWN_KEPT + REMEMBERED * figures.calls,
@@ -190,10 +184,7 @@ fn everything_at_once() {
         invented,
     };
     let mut complaints = row.complaints(&limits);
-    // One call in ten minutes was recorded twice, and the cause is not known yet; each attack alone allows none.
-    if ours < calls || ours > calls + 1 {
-        complaints.push(format!("{calls} calls were answered and {ours} recorded"));
-    }
+    complaints.extend(recorded);
     let asked = trial::asked_to_end(&target).split_off(asked_before);
     if !asked.is_empty() {
         complaints.push(format!("calls that go on were to be ended: {asked:?}"));

@@ -6,6 +6,7 @@
 //! - each session is reported once, after the kernel's last word, with every packet that was relayed;
 //! - after `end_all` nothing is left.
 
+use mediaproxy::moment::{Moment, UnixTime};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -170,8 +171,8 @@ impl Lab {
 
     fn moment(&self) -> Now {
         Now {
-            mono: self.now,
-            unix: Duration::from_secs(1_700_000_000) + self.now,
+            mono: Moment::after_start(self.now),
+            unix: UnixTime::since_epoch(Duration::from_secs(1_700_000_000) + self.now),
         }
     }
 

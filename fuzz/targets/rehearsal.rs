@@ -8,6 +8,7 @@
 //! - the dispatcher has no more calls than the proxy has asked for, knows no more sessions from lists than one relay can
 //!   have, no queue is without bound, and nothing is left once all calls are over.
 
+use mediaproxy::moment::{Moment, UnixTime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -28,8 +29,8 @@ const ROGUE: usize = 2;
 /// So much may wait for one relay: what is in the queue, and one more request or list of confirmations.
 const LONGEST_QUEUE: usize = (1 << 20) + (64 << 10);
 const NOW: Now = Now {
-    mono: Duration::ZERO,
-    unix: Duration::from_secs(1_000_000),
+    mono: Moment::after_start(Duration::ZERO),
+    unix: UnixTime::since_epoch(Duration::from_secs(1_000_000)),
 };
 /// Sessions of which three relays may have told in lists.
 const FOUND: usize = 3 * 32_768;

@@ -101,7 +101,7 @@ impl Accounting {
             return None;
         }
         let record = self.journal.read_at(progress.position())?;
-        age(&record, clock::now().unix)
+        age(&record, clock::now().unix.elapsed())
     }
 }
 

@@ -225,7 +225,7 @@ impl Finished {
     fn lost(&self, now: Now) -> Option<String> {
         let known = self.known.as_ref()?;
         let started = known.started?;
-        let ended = known.ended.unwrap_or(now.unix);
+        let ended = known.ended.unwrap_or(now.unix.elapsed());
         let lost = Lost {
             session_id: known.session_id,
             call_id: &self.name.call_id,
@@ -289,6 +289,7 @@ impl fmt::Display for Finished {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::moment::{Moment, UnixTime};
 
     const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
@@ -323,8 +324,8 @@ mod tests {
 
     fn now() -> Now {
         Now {
-            mono: Duration::from_secs(50),
-            unix: Duration::from_secs(1_000_000),
+            mono: Moment::after_start(Duration::from_secs(50)),
+            unix: UnixTime::since_epoch(Duration::from_secs(1_000_000)),
         }
     }
 

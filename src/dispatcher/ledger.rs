@@ -219,7 +219,7 @@ impl Ledger {
         super::spawn("ledger", move || {
             run_tenaciously("ledger", || {
                 while let Some(ledger) = ledger.upgrade() {
-                    ledger.tend(clock::now().unix, &is_recorded);
+                    ledger.tend(clock::now().unix.elapsed(), &is_recorded);
                     drop(ledger);
                     thread::sleep(TEND_INTERVAL);
                 }

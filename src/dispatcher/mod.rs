@@ -331,14 +331,14 @@ fn registry(
     let now = clock::now();
     registry.set_wall(now);
     if !earlier.is_known {
-        registry.set_blind_before(now.unix);
+        registry.set_blind_before(now.unix.elapsed());
     }
     if is_noting {
         registry.note_calls();
     }
-    registry.restore(earlier.calls.iter().cloned(), now.mono);
+    registry.restore(earlier.calls.iter().cloned(), now.mono.since_start());
     let dialogs = earlier.dialogs.iter();
-    registry.restore_ended(dialogs.map(|due| due.name.clone()), now.mono);
+    registry.restore_ended(dialogs.map(|due| due.name.clone()), now.mono.since_start());
     registry
 }
 

@@ -41,7 +41,8 @@ impl Books {
         let recorded = Arc::clone(&accounting);
         let is_recorded = move |id: SessionId| recorded.has(&id.to_string());
         let directory = state_dir.join("accounting").join("calls");
-        let (ledger, earlier) = Ledger::open(&directory, clock::now().unix, &is_recorded)?;
+        let (ledger, earlier) =
+            Ledger::open(&directory, clock::now().unix.elapsed(), &is_recorded)?;
         let (calls, dialogs) = (earlier.calls.len(), earlier.dialogs.len());
         if calls > 0 {
             info!(
@@ -67,7 +68,7 @@ impl Books {
 
     /// Notes that a dialog is to be ended.
     fn due(&self, name: &Name, dialog_id: &DialogId) -> Told {
-        let now = clock::now().unix;
+        let now = clock::now().unix.elapsed();
         let due = self.ledger.due(name, dialog_id, now, random::bits());
         Told::Ledger(Arc::clone(&self.ledger), due)
     }
@@ -216,7 +217,7 @@ impl Finisher for Recorder {
 
     fn note(&self, call: &LiveCall) {
         if let Some(books) = &self.books {
-            books.ledger.note(call, clock::now().unix);
+            books.ledger.note(call, clock::now().unix.elapsed());
         }
     }
 

@@ -312,7 +312,7 @@ impl<L: Clone> Registry<L> {
 
     /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.
     pub fn set_wall(&mut self, now: Now) {
-        self.wall = now.unix.saturating_sub(now.mono);
+        self.wall = now.unix.elapsed().saturating_sub(now.mono.since_start());
     }
 
     /// Nobody has told which calls there were before this time since 1970-01-01 UTC (R3).

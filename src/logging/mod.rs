@@ -256,7 +256,7 @@ impl Output {
         if self.lost > 0 {
             let entry = Entry {
                 level: Level::Warn,
-                at: clock::now().unix,
+                at: clock::now().unix.elapsed(),
                 text: format!(
                     "{} log lines were lost: the log did not take them in time",
                     self.lost

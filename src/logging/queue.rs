@@ -40,7 +40,7 @@ struct State {
 
 impl State {
     fn append(&mut self, level: Level, text: String) {
-        let at = clock::now().unix;
+        let at = clock::now().unix.elapsed();
         let size = text.len() + OVERHEAD;
         // Once a line is lost the next ones are, too, so that the number stands where they were.
         if self.lost > 0 || self.bytes + size > ROOM {

@@ -136,7 +136,7 @@ mod tests {
 
     fn write(output: &mut Output, level: Level, text: &str) {
         let text = text.to_owned();
-        let at = clock::now().unix;
+        let at = clock::now().unix.elapsed();
         output.write(&Entry { level, at, text });
     }
 

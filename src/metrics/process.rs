@@ -11,7 +11,7 @@ use crate::sys::{clock, limits, usage};
 /// When this process began, as far as it knows: since 1970.
 fn started() -> Duration {
     static STARTED: OnceLock<Duration> = OnceLock::new();
-    *STARTED.get_or_init(|| clock::now().unix)
+    *STARTED.get_or_init(|| clock::now().unix.elapsed())
 }
 
 /// To be called at the start: it is the start.

@@ -159,7 +159,7 @@ impl Worker {
             let now = clock::now();
             let read = self.turn(&events, now);
             let has_time = self.time_left() != Some(Duration::ZERO);
-            if self.pace.rests(read, now.mono) && has_time {
+            if self.pace.rests(read, now.mono.since_start()) && has_time {
                 thread::sleep(REST);
             }
         }
@@ -196,7 +196,7 @@ impl Worker {
         }
         self.take_messages(now);
         let due = self.engine.next_deadline();
-        if due.is_some_and(|due| due <= now.mono) {
+        if due.is_some_and(|due| due <= now.mono.since_start()) {
             self.engine.tick(now);
             self.act();
         }
@@ -253,19 +253,19 @@ impl Worker {
         let Some(datagram) = self.datagrams.get(0) else {
             return;
         };
-        let verdict = self
-            .engine
-            .packet(place, datagram.from, datagram.data, now.mono);
+        let verdict =
+            self.engine
+                .packet(place, datagram.from, datagram.data, now.mono.since_start());
         if let Verdict::Forward { from_port, to } = verdict {
-            let Some(marks) = pair.onward(port, datagram.marks, now.mono) else {
+            let Some(marks) = pair.onward(port, datagram.marks, now.mono.since_start()) else {
                 let length = datagram.data.len();
-                return self.went_round(port, to, length, now.mono);
+                return self.went_round(port, to, length, now.mono.since_start());
             };
             let sent = self.machine.send(from_port, to, datagram.data, marks);
             if let Err(error) = sent {
                 let errno = error.raw_os_error().unwrap_or_default();
                 self.engine
-                    .unsent(place, datagram.data.len(), errno, now.mono);
+                    .unsent(place, datagram.data.len(), errno, now.mono.since_start());
                 self.note_unsent(from_port, 1, &error);
             }
         }
@@ -282,26 +282,27 @@ impl Worker {
             let Some(datagram) = self.datagrams.get(index) else {
                 break;
             };
-            let verdict = self
-                .engine
-                .packet(place, datagram.from, datagram.data, now.mono);
+            let verdict =
+                self.engine
+                    .packet(place, datagram.from, datagram.data, now.mono.since_start());
             let Verdict::Forward { from_port, to } = verdict else {
                 continue;
             };
             let pair = self.machine.pair(port);
-            let marks = pair.and_then(|pair| pair.onward(port, datagram.marks, now.mono));
+            let marks =
+                pair.and_then(|pair| pair.onward(port, datagram.marks, now.mono.since_start()));
             let Some(marks) = marks else {
                 let length = datagram.data.len();
-                self.went_round(port, to, length, now.mono);
+                self.went_round(port, to, length, now.mono.since_start());
                 continue;
             };
             if way != Some((from_port, marks)) {
-                self.send_group(place, way, now.mono);
+                self.send_group(place, way, now.mono.since_start());
                 way = Some((from_port, marks));
             }
             self.group.push((index, to));
         }
-        self.send_group(place, way, now.mono);
+        self.send_group(place, way, now.mono.since_start());
     }
 
     fn send_group(&mut self, arrived: Place, way: Option<(u16, Marks)>, now: Duration) {
@@ -440,8 +441,10 @@ impl Worker {
                     self.take_news(news, now);
                 }
             }
-            Message::Round(round) if round.asker == self.index => self.tell_round(&round, now.mono),
-            Message::Round(round) => self.find_round(*round, now.mono),
+            Message::Round(round) if round.asker == self.index => {
+                self.tell_round(&round, now.mono.since_start())
+            }
+            Message::Round(round) => self.find_round(*round, now.mono.since_start()),
             Message::Nudge => {}
             Message::Drain => {
                 self.engine.drain();
@@ -502,12 +505,16 @@ impl Worker {
         let engine = &mut self.engine;
         self.meter.flows.count(&news);
         match news {
-            News::Installed(flow, answer) => engine.flow_installed(flow, answer, now.mono),
-            News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono),
-            News::Lost(flow, loss, last) => engine.flow_lost(flow, loss, last, now.mono),
+            News::Installed(flow, answer) => {
+                engine.flow_installed(flow, answer, now.mono.since_start())
+            }
+            News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono.since_start()),
+            News::Lost(flow, loss, last) => {
+                engine.flow_lost(flow, loss, last, now.mono.since_start())
+            }
             News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
             News::Heard(until) => engine.flows_heard(until),
-            News::Mended => engine.forwarding_mended(now.mono),
+            News::Mended => engine.forwarding_mended(now.mono.since_start()),
         }
     }
 

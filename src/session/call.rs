@@ -80,7 +80,7 @@ impl Session {
             signaling: update.signaling.source,
             dialog_id: None,
             owner,
-            created: context.now.mono,
+            created: context.now.mono.since_start(),
             started: None,
             locals: local_addresses(update, context.host),
             streams: Vec::new(),
@@ -270,7 +270,7 @@ impl Session {
             self.started.get_or_insert(context.now);
             self.offers.establish(tag, update.media.as_deref());
             let agreed = self.streams.iter_mut().filter(|s| s.answered.is_some());
-            agreed.for_each(|stream| stream.watch_from(context.now.mono));
+            agreed.for_each(|stream| stream.watch_from(context.now.mono.since_start()));
             self.close_unused(context);
             self.settle_declined(context);
         } else if self.is_finally_answered() {
@@ -426,7 +426,11 @@ impl Session {
     /// call that has started, and must find one.
     pub fn listed_since(&self, stream: &Stream) -> Option<Duration> {
         let is_untold = || self.streams.iter().all(|stream| stream.answered.is_none());
-        let of_session = || self.started.filter(|_| is_untold()).map(|start| start.mono);
+        let of_session = || {
+            self.started
+                .filter(|_| is_untold())
+                .map(|start| start.mono.since_start())
+        };
         stream.answered.or_else(of_session)
     }
 
@@ -437,7 +441,7 @@ impl Session {
 
     /// Since the first answer; zero before it.
     pub fn duration(&self, now: Duration) -> Duration {
-        let started = self.started.map_or(now, |start| start.mono);
+        let started = self.started.map_or(now, |start| start.mono.since_start());
         now.saturating_sub(started)
     }
 }

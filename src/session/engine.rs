@@ -165,12 +165,12 @@ impl Engine {
                 asker,
                 reply,
             };
-            self.answers.hold(answer, now.mono);
+            self.answers.hold(answer, now.mono.since_start());
         } else {
             self.actions.push_back(Action::Updated { asker, reply });
         }
-        self.schedule(key, now.mono);
-        self.release_held(key, now.mono);
+        self.schedule(key, now.mono.since_start());
+        self.release_held(key, now.mono.since_start());
     }
 
     /// Media that came before its sender's SDP (E10).
@@ -228,7 +228,7 @@ impl Engine {
         let reply = report::reply(&session, update, result, &self.settings);
         if accepted {
             self.insert(session);
-            self.schedule(key, now.mono);
+            self.schedule(key, now.mono.since_start());
         }
         reply
     }
@@ -389,10 +389,10 @@ impl Engine {
 
     /// Ends what has been silent too long, and answers what has waited too long.
     pub fn tick(&mut self, now: Now) {
-        self.answer_late(now.mono);
-        self.strangers.tick(now.mono);
+        self.answer_late(now.mono.since_start());
+        self.strangers.tick(now.mono.since_start());
         while let Some(&(due, key)) = self.timers.first() {
-            if due > now.mono {
+            if due > now.mono.since_start() {
                 break;
             }
             self.timers.pop_first();
@@ -400,13 +400,15 @@ impl Engine {
                 continue;
             };
             entry.due = None;
-            if entry
-                .session
-                .expire(&self.settings, self.heard, &mut self.actions, now.mono)
-            {
+            if entry.session.expire(
+                &self.settings,
+                self.heard,
+                &mut self.actions,
+                now.mono.since_start(),
+            ) {
                 self.finish(key, Ending::Expired, now);
             } else {
-                self.schedule(key, now.mono + SOONEST);
+                self.schedule(key, now.mono.since_start() + SOONEST);
             }
         }
     }
@@ -609,7 +611,13 @@ impl Engine {
             } else {
                 Status::Closed
             };
-            session.end_stream(index, status, Duration::ZERO, &mut self.actions, now.mono);
+            session.end_stream(
+                index,
+                status,
+                Duration::ZERO,
+                &mut self.actions,
+                now.mono.since_start(),
+            );
         }
         entry.ending = Some(ending);
         if let Some(due) = entry.due.take() {

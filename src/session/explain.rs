@@ -146,20 +146,20 @@ impl Engine {
 }
 
 fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained<'a> {
-    let duration = session.duration(now.mono);
+    let duration = session.duration(now.mono.since_start());
     let streams = session.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_report(session, stream, duration),
         timeout: stream
             .is_live()
-            .then(|| limit(session, stream, settings, now.mono)),
+            .then(|| limit(session, stream, settings, now.mono.since_start())),
         since_answer: stream
             .answered
-            .map(|at| seconds(now.mono.saturating_sub(at))),
-        caller: leg(stream.leg(Party::Caller), settings, now.mono),
-        callee: leg(stream.leg(Party::Callee), settings, now.mono),
-        rtp: component(stream, Component::Rtp, settings, now.mono),
-        rtcp: component(stream, Component::Rtcp, settings, now.mono),
+            .map(|at| seconds(now.mono.since_start().saturating_sub(at))),
+        caller: leg(stream.leg(Party::Caller), settings, now.mono.since_start()),
+        callee: leg(stream.leg(Party::Callee), settings, now.mono.since_start()),
+        rtp: component(stream, Component::Rtp, settings, now.mono.since_start()),
+        rtcp: component(stream, Component::Rtcp, settings, now.mono.since_start()),
     });
     let mut report = session_report(session, now);
     // All of them are listed here.

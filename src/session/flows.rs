@@ -67,12 +67,12 @@ impl Engine {
 
     /// A flow that was to be withdrawn is gone; `last` is what it relayed since it was last asked.
     pub fn flow_withdrawn(&mut self, flow: FlowId, last: [Counters; 2], now: Now) {
-        self.flow_traffic(flow, last, now.mono);
+        self.flow_traffic(flow, last, now.mono.since_start());
         let rules = self.settings().learning;
         if let Some(stream) = self.stream_mut(flow.session, flow.stream) {
             stream.withdrawing = stream.withdrawing.saturating_sub(1);
             for leg in &mut stream.legs {
-                leg.beliefs[flow.component as usize].on_withdrawn(&rules, now.mono);
+                leg.beliefs[flow.component as usize].on_withdrawn(&rules, now.mono.since_start());
             }
             self.let_go(flow.session, now);
         }

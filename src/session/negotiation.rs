@@ -86,8 +86,9 @@ impl Session {
                 Some(proposed?)
             };
             let off = match stream {
-                None => disabled[line]
-                    .or_else(|| self.never_on(line, offerer, description, context.now.mono)),
+                None => disabled[line].or_else(|| {
+                    self.never_on(line, offerer, description, context.now.mono.since_start())
+                }),
                 Some(_) => None,
             };
             slots.push(Slot {
@@ -164,7 +165,12 @@ impl Session {
             });
             return Err("no ports left");
         };
-        let mut stream = Stream::new(media.media_type.clone(), context.now.mono, caller, callee);
+        let mut stream = Stream::new(
+            media.media_type.clone(),
+            context.now.mono.since_start(),
+            caller,
+            callee,
+        );
         describe(&mut stream, offerer, media, self.is_own(media, context));
         apply(&mut stream, offerer, Said::of(media));
         self.streams.push(stream);
@@ -173,7 +179,7 @@ impl Session {
 
     /// Ends a stream by what was agreed, not by silence.
     fn close_stream(&mut self, index: usize, status: Status, context: &mut Context<'_>) {
-        let now = context.now.mono;
+        let now = context.now.mono.since_start();
         self.end_stream(index, status, Duration::ZERO, context.actions, now);
     }
 
@@ -211,14 +217,16 @@ impl Session {
         self.offers.agree(index, message);
         for (line, slot) in slots.iter().enumerate() {
             if let Some(off) = slot.off {
-                self.streams[off].answered.get_or_insert(context.now.mono);
+                self.streams[off]
+                    .answered
+                    .get_or_insert(context.now.mono.since_start());
             }
             let Some(index) = slot.stream else { continue };
             match media.get(line).filter(|answer| answer.port != 0) {
                 Some(answer) => {
                     self.accept(index, (offerer, slot), (answerer, answer, why), context);
                 }
-                None => self.decline(index, context.now.mono),
+                None => self.decline(index, context.now.mono.since_start()),
             }
         }
         self.close_unused(context);
@@ -233,7 +241,7 @@ impl Session {
         (answerer, answer, why): (Party, &MediaDescription, Move),
         context: &mut Context<'_>,
     ) {
-        let now = context.now.mono;
+        let now = context.now.mono.since_start();
         let is_own = self.is_own(answer, context);
         // While it rings nobody's silence counts.
         let is_up = self.is_finally_answered();

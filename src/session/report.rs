@@ -255,7 +255,7 @@ pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
 }
 
 pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
-    let duration = session.duration(now.mono);
+    let duration = session.duration(now.mono.since_start());
     let mut listed: Vec<&Stream> = session
         .streams
         .iter()
@@ -272,7 +272,7 @@ pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
         to_tag: session.callee_tag(),
         from_uri: &session.from_uri,
         to_uri: &session.to_uri,
-        start_time: session.started.map(|start| seconds(start.unix)),
+        start_time: session.started.map(|start| seconds(start.unix.elapsed())),
         duration: duration.as_secs(),
         caller_ua: OrUnknown(session.user_agents[Party::Caller as usize].as_ref()),
         callee_ua: OrUnknown(session.user_agents[Party::Callee as usize].as_ref()),
@@ -294,7 +294,11 @@ pub fn stream_report<'a>(
     duration: Duration,
 ) -> StreamReport<'a> {
     let [caller, callee] = &stream.legs;
-    let since_start = |time: Duration| session.started.map(|start| time.saturating_sub(start.mono));
+    let since_start = |time: Duration| {
+        session
+            .started
+            .map(|start| time.saturating_sub(start.mono.since_start()))
+    };
     let start_time = session.listed_since(stream).and_then(since_start);
     let end_time = match (stream.status, stream.ended) {
         (Status::Rejected, _) => start_time,
@@ -408,7 +412,7 @@ pub fn log_end(session: &Session, how: &str, statistics: &[u8], now: Now) {
     };
     info!(
         "[session {call_id}] {how} ({why}) after {} s: {} packets relayed from the caller, {} from the callee",
-        session.duration(now.mono).as_secs(),
+        session.duration(now.mono.since_start()).as_secs(),
         sum(Party::Caller),
         sum(Party::Callee)
     );

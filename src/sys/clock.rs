@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use crate::moment::Now;
+use crate::moment::{Moment, UnixTime};
 
 /// Time since the process first asked, on the monotonic clock.
 #[expect(
@@ -17,6 +18,11 @@ pub fn mono() -> Duration {
     Instant::now().saturating_duration_since(start)
 }
 
+/// Now, on the monotonic clock.
+pub fn moment() -> Moment {
+    Moment::after_start(mono())
+}
+
 /// Both clocks.
 #[expect(
     clippy::disallowed_methods,
@@ -26,7 +32,10 @@ pub fn now() -> Now {
     let unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Now { mono: mono(), unix }
+    Now {
+        mono: Moment::after_start(mono()),
+        unix: UnixTime::since_epoch(unix),
+    }
 }
 
 /// Processor time of this thread, in the kernel and outside, since it began. Zero where it cannot be told.

@@ -12,7 +12,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::advice;
-use super::date;
+use super::crypto::provider;
+use super::date::{self, now};
 use super::error::Reason;
 use super::files::{LoadError, load_pair, load_trust};
 use super::passport::Passport;
@@ -20,7 +21,6 @@ use super::subject::{Attribute, Subject};
 use super::trust::{Due, Trust};
 use super::verify::Verifier;
 use super::x509::Certificate;
-use crate::sys::clock;
 use crate::words::counted;
 
 /// The paths of a daemon's TLS files.
@@ -237,17 +237,4 @@ impl PeerCertificates {
             _ => Ok(()),
         }
     }
-}
-
-/// The cryptography, chosen in this one place.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
-    PROVIDER
-        .get_or_init(|| Arc::new(rustls::crypto::ring::default_provider()))
-        .clone()
-}
-
-/// Seconds since 1970.
-pub(super) fn now() -> i64 {
-    i64::try_from(clock::now().unix.as_secs()).unwrap_or(i64::MAX)
 }

@@ -3,6 +3,7 @@
 //! Gives the issuer, the dates and the revoked serial numbers. Leaves out what would need more than one
 //! list to understand, and says so: delta lists and entries of another issuer than the list's own.
 
+use super::date;
 use super::der::{self, Der, Malformed, tag};
 use super::x509::{Signed, critical_extensions};
 
@@ -60,9 +61,9 @@ impl Crl {
         body.optional(tag::INTEGER, "the version")?;
         body.expect(tag::SEQUENCE, "the algorithm")?;
         let issuer = body.expect(tag::SEQUENCE, "the issuer")?;
-        let this_update = body.time("the date of this list")?;
+        let this_update = date::read(&mut body, "the date of this list")?;
         let next_update = if body.at_time() {
-            Some(body.time("the date of the next list")?)
+            Some(date::read(&mut body, "the date of the next list")?)
         } else {
             None
         };
@@ -126,7 +127,7 @@ fn entries(list: &[u8]) -> Result<Vec<Box<[u8]>>, CrlError> {
     while !list.is_empty() {
         let mut entry = Der::new(list.expect(tag::SEQUENCE, what)?.content);
         let serial = entry.expect(tag::INTEGER, what)?;
-        entry.time(what)?;
+        date::read(&mut entry, what)?;
         if let Some(extensions) = entry.optional(tag::SEQUENCE, what)? {
             // The one critical entry extension is certificateIssuer: the entry is about another CA.
             if let Some(oid) = critical_extensions(extensions.content)?.first() {

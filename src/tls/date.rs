@@ -2,11 +2,23 @@
 //!
 //! UTCTime and GeneralizedTime in the one form that RFC 5280 section 4.1.2.5 allows: seconds given, zone `Z`.
 
-use super::der::tag;
+use super::der::{Der, Malformed, tag};
+use crate::sys::clock;
 
 /// Days before 1970-01-01 in the proleptic Gregorian calendar, from year 0 March 1.
 const DAYS_TO_1970: i64 = 719_468;
 const DAYS_IN_400_YEARS: i64 = 146_097;
+
+/// Now, in seconds since 1970, as certificates count.
+pub fn now() -> i64 {
+    i64::try_from(clock::now().unix.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Reads the next element, a UTCTime or GeneralizedTime, as seconds since 1970; `what` names it in the error.
+pub fn read(der: &mut Der<'_>, what: &'static str) -> Result<i64, Malformed> {
+    let tlv = der.any(what)?;
+    parse(tlv.tag, tlv.content).ok_or(Malformed(what))
+}
 
 /// The content of a time element, seconds since 1970; `None` if it is not a date.
 pub fn parse(kind: u8, content: &[u8]) -> Option<i64> {

@@ -1,4 +1,4 @@
-//! Reads DER (X.690): tag, length, value, and the times and strings of certificates.
+//! Reads DER (X.690): tag, length, value, and the strings of certificates.
 //!
 //! Only what certificates and CRLs need (RFC 5280): no indefinite lengths, no tags of several bytes.
 //! Nothing here panics on any input; what does not fit is [`Malformed`].
@@ -86,12 +86,6 @@ impl<'a> Der<'a> {
         } else {
             Ok(None)
         }
-    }
-
-    /// A UTCTime or GeneralizedTime, seconds since 1970.
-    pub fn time(&mut self, what: &'static str) -> Result<i64, Malformed> {
-        let tlv = self.any(what)?;
-        super::date::parse(tlv.tag, tlv.content).ok_or(Malformed(what))
     }
 
     /// Whether a time comes next.

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::sign::CertifiedKey;
 
 use super::advice;
-use super::context::{now, provider};
-use super::date;
+use super::crypto::provider;
+use super::date::{self, now};
 use super::trust::{Due, Trust};
 use super::x509::{Certificate, key_bits};
 use crate::sys::files::open_given;

@@ -7,6 +7,7 @@
 //!  Passport   what the peer's subject must be            passport, subject
 //!  Trust      who is let in                              trust, verify, crl
 //!             certificates, lists and dates in DER       x509, der, date
+//!  provider   the algorithms                             crypto
 //! ```
 //!
 //! Both sides show certificates. There is no host name, no session resumption and no SNI.
@@ -15,6 +16,7 @@
 pub mod advice;
 mod context;
 mod crl;
+mod crypto;
 mod date;
 mod der;
 mod error;
@@ -31,9 +33,10 @@ mod x509;
 #[cfg(test)]
 mod tests;
 
-pub use context::{Context, Paths, PeerCertificates, Validity, provider};
+pub use context::{Context, Paths, PeerCertificates, Validity};
 #[doc(hidden)]
 pub use crl::Crl;
+pub use crypto::provider;
 pub use error::{Error, Reason};
 pub use files::LoadError;
 pub use handshake::{HANDSHAKE_LIMIT, accept, connect};

@@ -13,8 +13,10 @@ use rustls::{
 };
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::context::{Context, now, provider};
+use super::context::Context;
 use super::crl::Crl;
+use super::crypto::provider;
+use super::date::now;
 use super::error::Reason;
 use super::reload::{Reload, Store};
 use super::subject::Subject;

@@ -6,6 +6,7 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
+use super::date;
 use super::der::{self, Der, Malformed, tag};
 
 const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
@@ -135,8 +136,8 @@ impl<'a> Certificate<'a> {
         let issuer = body.expect(tag::SEQUENCE, "the issuer")?;
         let validity = body.expect(tag::SEQUENCE, "the dates")?;
         let mut dates = Der::new(validity.content);
-        let not_before = dates.time("the date from which it is valid")?;
-        let not_after = dates.time("the date until which it is valid")?;
+        let not_before = date::read(&mut dates, "the date from which it is valid")?;
+        let not_after = date::read(&mut dates, "the date until which it is valid")?;
         dates.end("the dates")?;
         let subject = body.expect(tag::SEQUENCE, "the subject")?;
         let key = body.expect(tag::SEQUENCE, "the public key")?;

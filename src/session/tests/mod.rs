@@ -12,6 +12,7 @@ mod reading;
 mod statistics;
 mod timers;
 
+use crate::moment::{Moment, UnixTime};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -120,8 +121,8 @@ impl Lab {
 
     pub fn moment(&self) -> Now {
         Now {
-            mono: self.now,
-            unix: Duration::from_secs(1_700_000_000) + self.now,
+            mono: Moment::after_start(self.now),
+            unix: UnixTime::since_epoch(Duration::from_secs(1_700_000_000) + self.now),
         }
     }
 

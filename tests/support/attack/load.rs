@@ -210,6 +210,10 @@ impl Sum {
 pub struct Figures {
     /// Calls that were answered and are over.
     pub calls: u64,
+    /// Their Call-IDs: each is to be recorded once. And those of calls whose answer was refused or came too late: it may have
+    /// been served all the same.
+    pub answered: Vec<String>,
+    pub doubtful: Vec<String>,
     /// Of each `update`, how long its answer took.
     pub setups: Vec<Duration>,
     /// Of each `remove`.
@@ -402,6 +406,8 @@ struct Call {
     phones: Arc<Mutex<Phones>>,
     /// The relay's ports for caller and callee.
     ports: [u16; 2],
+    /// Its answer had an answer.
+    is_answered: bool,
 }
 
 impl Call {
@@ -568,6 +574,7 @@ impl Worker {
             is_standing: index.is_some(),
             phones: Arc::new(Mutex::new(phones)),
             ports: [0, 0],
+            is_answered: false,
         };
         let (from, request) = match call.is_late_offer() {
             true => (1, call.update("reply", 1, "to", 1)),
@@ -624,6 +631,7 @@ impl Worker {
             return (Some(Step::Remove), Duration::ZERO);
         };
         call.ports[1 - from] = port;
+        call.is_answered = true;
         lock(&call.phones).talk_to(call.ports);
         lock(&self.shared.talking).push(call.phones.clone());
         match call.is_standing {
@@ -674,7 +682,12 @@ impl Worker {
         );
         self.ask("remove", &call.id, &request);
         let mut figures = lock(&self.shared.figures);
-        figures.calls += u64::from(sum.sent > 0);
+        figures.calls += u64::from(call.is_answered);
+        if call.is_answered {
+            figures.answered.push(call.id.clone());
+        } else {
+            figures.doubtful.push(call.id.clone());
+        }
         figures.packets.add(sum);
     }
 }

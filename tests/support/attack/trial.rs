@@ -1,5 +1,6 @@
 //! One attack, or several at once: calls before it, with it and after it, and what must be the same.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -318,25 +319,65 @@ pub fn settled(field: &Field, before: [Taken; 2], kept: u64) -> [Taken; 2] {
     }
 }
 
-/// Records of normal calls and of others, once all of the former are there.
-pub fn records(path: &Path, normal: u64) -> (u64, u64) {
+/// What is wrong with the records of these calls, once all are there or have had the time for it, and how many others there
+/// are.
+pub fn records(path: &Path, all: &[&Figures]) -> (Vec<String>, u64) {
+    let mut answered: BTreeMap<&str, usize> = BTreeMap::new();
+    for call_id in all.iter().flat_map(|figures| &figures.answered) {
+        *answered.entry(call_id).or_default() += 1;
+    }
+    let doubtful = all.iter().flat_map(|figures| &figures.doubtful);
+    let doubtful: Vec<&str> = doubtful.map(String::as_str).collect();
     let end = clock::mono() + PATIENCE;
     loop {
-        let (mut ours, mut others) = (0, 0);
-        if let Ok(file) = fs::File::open(path) {
-            for line in BufReader::new(file).lines().map_while(Result::ok) {
-                match line.contains(&format!("\"call_id\":\"{NORMAL}")) || line.contains(NORMAL) {
-                    true => ours += 1,
-                    false if line.contains("\"probed\"") => {}
-                    false => others += 1,
-                }
+        let (recorded, others) = recorded(path);
+        let missing = answered
+            .iter()
+            .filter(|(call_id, count)| recorded.get(**call_id).map_or(0, Vec::len) < **count);
+        let missing: Vec<String> = missing
+            .map(|(call_id, count)| {
+                format!("{call_id} was answered {count} times, not all recorded")
+            })
+            .collect();
+        if !missing.is_empty() && clock::mono() < end {
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        }
+        let mut found = missing;
+        for (call_id, lines) in &recorded {
+            let expected = answered.get(call_id.as_str()).copied().unwrap_or_default();
+            let doubts = doubtful.iter().filter(|one| *one == call_id).count();
+            if lines.len() > expected + doubts {
+                let told = lines.join("\n      ");
+                found.push(format!(
+                    "{call_id} was answered {expected} times, and recorded:\n      {told}"
+                ));
             }
         }
-        if ours >= normal || clock::mono() > end {
-            return (ours, others);
-        }
-        thread::sleep(Duration::from_millis(100));
+        return (found, others);
     }
+}
+
+/// The records of normal calls by Call-ID, and how many others there are.
+fn recorded(path: &Path) -> (BTreeMap<String, Vec<String>>, u64) {
+    let (mut ours, mut others): (BTreeMap<String, Vec<String>>, u64) = (BTreeMap::new(), 0);
+    let Ok(file) = fs::File::open(path) else {
+        return (ours, others);
+    };
+    for line in BufReader::new(file).lines().map_while(Result::ok) {
+        // A line that is being written is no record yet.
+        let Ok(record) = serde_json::from_str::<serde_json::Value>(&line) else {
+            continue;
+        };
+        match record["call_id"].as_str() {
+            Some(call_id) if call_id.starts_with(NORMAL) => {
+                ours.entry(call_id.to_owned()).or_default().push(line);
+            }
+            _ if line.contains("\"probed\"") => {}
+            _ => others += 1,
+        }
+    }
+    (ours, others)
 }
 
 /// Requests to OpenSIPS about a call of a normal pair of phones: none of these is to be ended.
@@ -400,8 +441,7 @@ pub fn trial(
     let figures = load.finish();
     let seen = attacked.unwrap();
     let after = settled(&field, before, limits.kept);
-    let calls = warm.calls + quiet.calls + figures.calls;
-    let (ours, invented) = records(&target.records, calls);
+    let (recorded, invented) = records(&target.records, &[&warm, &quiet, &figures]);
     let row = Row {
         name: name.to_owned(),
         quiet,
@@ -413,9 +453,7 @@ pub fn trial(
         invented,
     };
     complaints.extend(row.complaints(&limits));
-    if ours != calls {
-        complaints.push(format!("{calls} calls were answered and {ours} recorded"));
-    }
+    complaints.extend(recorded);
     let asked = asked_to_end(&target);
     if !asked.is_empty() {
         complaints.push(format!("calls that go on were to be ended: {asked:?}"));

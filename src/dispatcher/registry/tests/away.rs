@@ -1,6 +1,7 @@
 //! A relay that is away with several calls: each of them is waited for and recorded, whichever ends first.
 
 use super::*;
+use crate::moment::{Moment, UnixTime};
 
 fn on_a_relay_that_went(ids: &[&str]) -> (Links, LinkId) {
     let mut registry = registry();
@@ -65,8 +66,8 @@ fn it_is_forgotten_with_its_last_call_and_not_while_it_is_connected() {
 fn when_a_call_ended_is_told_however_it_ended() {
     let mut registry = registry();
     registry.set_wall(crate::moment::Now {
-        mono: at(0),
-        unix: at(1_000_000),
+        mono: Moment::after_start(at(0)),
+        unix: UnixTime::since_epoch(at(1_000_000)),
     });
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered("one"));

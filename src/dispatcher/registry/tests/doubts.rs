@@ -2,6 +2,7 @@
 //! has removed ended then.
 
 use super::*;
+use crate::moment::{Moment, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -9,8 +10,8 @@ fn noting() -> Links {
     let mut registry = registry();
     registry.note_calls();
     registry.set_wall(Now {
-        mono: at(0),
-        unix: DAY,
+        mono: Moment::after_start(at(0)),
+        unix: UnixTime::since_epoch(DAY),
     });
     registry
 }
@@ -328,8 +329,8 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
         assert_eq!(ended.length, Some(at(8)));
         assert_eq!((ended.reason, ended.timed_out), (Reason::Removed, false));
         let now = Now {
-            mono: at(26),
-            unix: DAY + at(26),
+            mono: Moment::after_start(at(26)),
+            unix: UnixTime::since_epoch(DAY + at(26)),
         };
         let record: serde_json::Value =
             serde_json::from_str(&ended.record(now, 0).unwrap()).unwrap();
@@ -432,8 +433,8 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let mut next = noting();
     // Its clock begins anew.
     next.set_wall(Now {
-        mono: at(1),
-        unix: DAY + at(40),
+        mono: Moment::after_start(at(1)),
+        unix: UnixTime::since_epoch(DAY + at(40)),
     });
     next.restore([removed], at(1));
     let a = up_at(&mut next, ip(1), Some("a"), at(2));

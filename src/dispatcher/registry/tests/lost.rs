@@ -1,6 +1,7 @@
 //! When calls ended whose relays were lost, and what is told of them twice.
 
 use super::*;
+use crate::moment::{Moment, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -8,8 +9,8 @@ fn noting() -> Links {
     let mut registry = registry();
     registry.note_calls();
     registry.set_wall(Now {
-        mono: at(0),
-        unix: DAY,
+        mono: Moment::after_start(at(0)),
+        unix: UnixTime::since_epoch(DAY),
     });
     registry
 }
@@ -96,8 +97,8 @@ fn a_calendar_that_is_set_makes_no_call_longer() {
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
     registry.set_wall(Now {
-        mono: at(20),
-        unix: DAY * 2,
+        mono: Moment::after_start(at(20)),
+        unix: UnixTime::since_epoch(DAY * 2),
     });
     registry.link_lost(a, at(50));
     let finished = registry.tick(at(50 + 43_200)).finished;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dispatcher::finished::Finished;
+use crate::moment::{Moment, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -9,8 +10,8 @@ fn noting() -> Links {
     let mut registry = registry();
     registry.note_calls();
     registry.set_wall(Now {
-        mono: at(0),
-        unix: DAY,
+        mono: Moment::after_start(at(0)),
+        unix: UnixTime::since_epoch(DAY),
     });
     registry
 }
@@ -182,8 +183,8 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
     let record = lost
         .record(
             Now {
-                mono: at(0),
-                unix: DAY,
+                mono: Moment::after_start(at(0)),
+                unix: UnixTime::since_epoch(DAY),
             },
             0,
         )

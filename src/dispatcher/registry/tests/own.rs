@@ -1,6 +1,7 @@
 //! A relay speaks for the calls that it was given (R1 to R3).
 
 use super::*;
+use crate::moment::{Moment, UnixTime};
 
 const START: Duration = Duration::from_secs(1_000_000);
 
@@ -24,8 +25,8 @@ fn listed(id: &str, dialog_id: &str) -> ListedCall {
 fn two() -> (Links, LinkId, LinkId) {
     let mut registry = registry();
     registry.set_wall(Now {
-        mono: at(0),
-        unix: START,
+        mono: Moment::after_start(at(0)),
+        unix: UnixTime::since_epoch(START),
     });
     registry.set_blind_before(START);
     let a = up(&mut registry, ip(1), Some("a"));

@@ -1,6 +1,7 @@
 //! Calls that a dispatcher has left to the one after it.
 
 use super::*;
+use crate::moment::{Moment, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -8,8 +9,8 @@ fn noting() -> Links {
     let mut registry = registry();
     registry.note_calls();
     registry.set_wall(Now {
-        mono: at(5),
-        unix: DAY + at(5),
+        mono: Moment::after_start(at(5)),
+        unix: UnixTime::since_epoch(DAY + at(5)),
     });
     registry
 }
