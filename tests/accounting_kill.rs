@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mediaproxy::accounting::{
-    self, Accounting, Backend, Keeper, Outcome, Record, Unavailable, Verdict,
+    self, Accounting, Backend, Ended, Keeper, Outcome, Record, Unavailable, Verdict,
 };
 use mediaproxy::config;
 use mediaproxy::sys::clock;
@@ -139,7 +139,8 @@ fn process() {
             die();
         }
         let infos: Vec<String> = group.iter().map(|number| info(*number)).collect();
-        let records: Vec<_> = infos.iter().map(|info| (&**info, Keeper::Relay)).collect();
+        let records = infos.iter().map(|info| Ended::read(info, Keeper::Relay));
+        let records: Vec<Ended<'_>> = records.collect();
         let outcomes = accounting.take_all(&records);
         assert!(!outcomes.contains(&Outcome::Refused), "{outcomes:?}");
         if is_here && step.starts_with("after") {

@@ -12,11 +12,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::warn;
-use serde::Deserialize;
 
 use super::{Backend, Record, Unavailable, Verdict};
 use crate::config::FileSection;
-use crate::objects::objects_only;
+use crate::proto::record::session_id;
 use crate::sys::files::{check_target, open_given};
 
 /// So much of an old file is read, in bytes: more than what can have been delivered without being known to be.
@@ -141,9 +140,8 @@ impl Open {
         let mut ended = true;
         while reader.read_until(b'\n', &mut line)? > 0 {
             ended = line.last() == Some(&b'\n');
-            let record = serde_json::from_slice(&line).ok();
-            match record {
-                Some(Written { session_id }) => drop(self.recent.insert(session_id)),
+            match session_id(&line) {
+                Some(session_id) => drop(self.recent.insert(session_id.into_owned())),
                 None if line.contains(&0) => return Ok(Some(at)),
                 // A line that is not ours is left alone.
                 None if !ended && line.first() == Some(&b'{') => return Ok(Some(at)),
@@ -171,9 +169,8 @@ impl Open {
             return;
         }
         let lines = BufReader::new(rotated).split(b'\n').map_while(Result::ok);
-        let written = lines.filter_map(|line| serde_json::from_slice::<Written>(&line).ok());
-        self.recent
-            .extend(written.map(|Written { session_id }| session_id));
+        let written = lines.filter_map(|line| Some(session_id(&line)?.into_owned()));
+        self.recent.extend(written);
     }
 
     /// All of them in one write, or nothing.
@@ -223,13 +220,6 @@ fn newest_rotated(path: &Path) -> Option<PathBuf> {
     let dated = rotated.filter_map(|entry| Some((modified(&entry)?, entry.path())));
     dated.max().map(|(_, path)| path)
 }
-
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Written {
-    session_id: String,
-}
-objects_only!(Written);
 
 #[cfg(test)]
 mod tests {

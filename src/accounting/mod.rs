@@ -29,6 +29,7 @@ mod rejected;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ use recorded::{Recorded, SessionKey, SessionKeys};
 
 use crate::journal::{Backlog, Journal, Limits, Position, Refused};
 use crate::logging::{self, sparse::Sparse};
+use crate::proto::record::session_id;
 use crate::sys::dir_lock::{self, DirLock};
 use crate::sys::thread::run_tenaciously;
 
@@ -87,6 +89,27 @@ pub enum Outcome {
 pub enum Keeper {
     Relay,
     Nobody,
+}
+
+/// A session that is over, for the journal.
+#[derive(Clone, Debug)]
+pub struct Ended<'a> {
+    /// As its record tells it. One without cannot be recognised when it comes again.
+    pub session_id: Option<Cow<'a, str>>,
+    /// The record: a JSON object on one line.
+    pub info: &'a str,
+    pub keeper: Keeper,
+}
+
+impl<'a> Ended<'a> {
+    /// One of which nothing but the record is known.
+    pub fn read(info: &'a str, keeper: Keeper) -> Ended<'a> {
+        Ended {
+            session_id: session_id(info.as_bytes()),
+            info,
+            keeper,
+        }
+    }
 }
 
 /// See the module.
@@ -204,13 +227,13 @@ impl Accounting {
 
     /// Puts a finished session into the journal. Writes to the disk's cache, waits for nobody.
     pub fn take(&self, info: &str, keeper: Keeper) -> Outcome {
-        let outcomes = self.take_all(&[(info, keeper)]);
+        let outcomes = self.take_all(&[Ended::read(info, keeper)]);
         outcomes.first().copied().unwrap_or(Outcome::Refused)
     }
 
     /// The same for several of them, which are written together.
-    pub fn take_all(&self, records: &[(&str, Keeper)]) -> Vec<Outcome> {
-        let key_of = |(info, _): &(&str, Keeper)| self.keys.of_record(info.as_bytes());
+    pub fn take_all(&self, records: &[Ended<'_>]) -> Vec<Outcome> {
+        let key_of = |one: &Ended<'_>| one.session_id.as_deref().map(|id| self.keys.of(id));
         let keys: Vec<Option<SessionKey>> = records.iter().map(key_of).collect();
         let mut state = self.lock();
         let is_one = records.len() == 1;
@@ -220,10 +243,11 @@ impl Accounting {
         let is_known = |key: &Option<SessionKey>| key.is_some_and(&mut is_known);
         let known: Vec<bool> = keys.iter().map(is_known).collect();
         let new = records.iter().zip(&known).filter(|(_, known)| !**known);
-        let new: Vec<&[u8]> = new.map(|((info, _), _)| info.as_bytes()).collect();
+        let new: Vec<&[u8]> = new.map(|(one, _)| one.info.as_bytes()).collect();
         let mut results = self.journal.append_all(&new).into_iter();
         let mut outcomes = Vec::with_capacity(records.len());
-        for (((info, keeper), key), is_known) in records.iter().zip(keys).zip(known) {
+        for ((one, key), is_known) in records.iter().zip(keys).zip(known) {
+            let info = one.info;
             let result = (!is_known).then(|| results.next()).flatten();
             outcomes.push(match result {
                 None if key.is_some_and(|key| state.recorded.has(key)) => Outcome::Known,
@@ -241,7 +265,7 @@ impl Accounting {
                     Outcome::Stored
                 }
                 Some(Err(why)) => {
-                    state.refuse(&why, info, key, *keeper);
+                    state.refuse(&why, info, key, one.keeper);
                     Outcome::Refused
                 }
             });

@@ -4,10 +4,8 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use serde::Deserialize;
-
-use crate::objects::objects_only;
 use crate::proto::SessionId;
+use crate::proto::record::session_id;
 
 /// What tells a session from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,19 +17,10 @@ pub struct SessionKeys {
     hashes: [RandomState; 2],
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Seen<'a> {
-    #[serde(borrow)]
-    session_id: std::borrow::Cow<'a, str>,
-}
-objects_only!(Seen<'a>);
-
 impl SessionKeys {
     /// The key of the session that a record is of. What has no session id cannot come a second time.
     pub fn of_record(&self, info: &[u8]) -> Option<SessionKey> {
-        let seen: Seen = serde_json::from_slice(info).ok()?;
-        Some(self.of(&seen.session_id))
+        Some(self.of(&session_id(info)?))
     }
 
     /// The key of the session with this id. A UUID is its own; anything else has a hash for one.

@@ -382,7 +382,7 @@ fn of_records_that_come_together_each_is_taken_once() {
     let records = [1, 0, 2, 1].map(info);
     let together = records
         .each_ref()
-        .map(|record| (record.as_str(), Keeper::Relay));
+        .map(|record| Ended::read(record, Keeper::Relay));
     let expected = [
         Outcome::Stored,
         Outcome::Known,
@@ -438,7 +438,7 @@ fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
         Outcome::Refused
     );
     let padded = padded(count);
-    let twice = [(padded.as_str(), Keeper::Relay); 2];
+    let twice = [(); 2].map(|()| Ended::read(&padded, Keeper::Relay));
     let refused = [Outcome::Refused; 2];
     assert_eq!(accounting.take_all(&twice), refused, "neither is on disk");
     assert_eq!(accounting.held(), 1);

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use super::registry::{Doubts, LinkId};
 use super::waiting::{Slot, Updating, lock};
-use super::wire::{write_plain, write_remove};
+use super::wire::write_plain;
 use crate::proto::control::Remove;
-use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
+use crate::proto::link::{Compatibility, EXPLAIN, Sequence, write_remove};
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;

@@ -2,7 +2,7 @@
 //!
 //! Read `docs/protocol.md` for the wire forms. `line` bounds what a peer can make us hold, `control` turns
 //! lines into requests and back, `media` reads one m= line, `demux` tells packets apart, `link` is what a
-//! relay and a dispatcher say to each other.
+//! relay and a dispatcher say to each other, `record` what a call was like.
 
 pub mod control;
 pub mod demux;
@@ -11,9 +11,11 @@ pub mod line;
 pub mod link;
 pub mod media;
 pub mod name;
+pub mod record;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,6 +55,11 @@ impl Text {
 
     pub fn is_utf8(&self) -> bool {
         std::str::from_utf8(&self.0).is_ok()
+    }
+
+    /// As a text: U+FFFD for what is not UTF-8.
+    pub fn lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
     }
 
     /// As a text: bytes that are not UTF-8 as `\xe9`, everything else as it is.
@@ -111,7 +118,7 @@ impl fmt::Debug for Text {
 
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&String::from_utf8_lossy(&self.0))
+        serializer.serialize_str(&self.lossy())
     }
 }
 

@@ -18,7 +18,7 @@ use log::{error, info, warn};
 use super::start_thread;
 use crate::journal::{self, Change, KeyedLog, Kind, Line, News, Options};
 use crate::logging;
-use crate::objects::objects_only;
+use crate::proto::record::session_id;
 use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
 use crate::sys::dir_lock::{self, DirLock};
@@ -486,12 +486,6 @@ fn read(text: &[u8]) -> Line<EndedCalls> {
 
 /// Whose record this is, and which session's.
 fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
-    #[derive(serde::Deserialize)]
-    #[serde(remote = "Self")]
-    struct Seen {
-        session_id: String,
-    }
-    objects_only!(Seen);
     let (dispatcher, rest) = split(text)?;
     let (word, statistics) = split(rest)?;
     let is_one = |how: How| how.word().as_bytes() == word;
@@ -499,8 +493,7 @@ fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
         return None;
     }
     let dispatcher = std::str::from_utf8(dispatcher).ok()?.parse().ok()?;
-    let seen: Seen = serde_json::from_slice(statistics).ok()?;
-    Some((dispatcher, seen.session_id.parse().ok()?))
+    Some((dispatcher, session_id(statistics)?.parse().ok()?))
 }
 
 /// At the first blank.

@@ -121,7 +121,8 @@ impl Engine {
             Some(key) => return self.update_session(key, update, asker, host, now),
             None if update.media.is_none() => {
                 let address = host.local_address(None);
-                UpdateReply::Ports(self.settings.advertised_ip.unwrap_or(address), Vec::new())
+                let address = self.settings.advertised_ip.unwrap_or(address);
+                UpdateReply::Ports(address.into(), Vec::new())
             }
             None if self.draining => UpdateReply::Halting,
             None if self.held() >= self.room.sessions => {

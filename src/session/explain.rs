@@ -13,17 +13,18 @@ use super::drops::Dropped;
 use super::engine::Engine;
 use super::evidence::Rank;
 use super::handover::Path;
-use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
+use super::report::{call_record, seconds, stream_record};
 use super::stream::{Leg, Stream};
 use crate::moment::Now;
 use crate::proto::media::Direction;
+use crate::proto::record::{CallRecord, StreamRecord};
 use crate::proto::{CallId, Component, Party};
 
 /// A session. All its streams are listed, answered or not.
 #[derive(Serialize)]
 struct Explained<'a> {
     #[serde(flatten)]
-    report: SessionReport<'a>,
+    report: CallRecord<'a>,
     /// The callee has finally answered.
     answered: bool,
     streams: Vec<ExplainedStream<'a>>,
@@ -32,7 +33,7 @@ struct Explained<'a> {
 #[derive(Serialize)]
 struct ExplainedStream<'a> {
     #[serde(flatten)]
-    report: StreamReport<'a>,
+    report: StreamRecord<'a>,
     /// None where it has ended.
     timeout: Option<Limit>,
     /// Seconds since its first answer.
@@ -149,7 +150,7 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     let duration = session.duration(now.mono.since_start());
     let streams = session.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
-        report: stream_report(session, stream, duration),
+        report: stream_record(session, stream, duration),
         timeout: stream
             .is_live()
             .then(|| limit(session, stream, settings, now.mono.since_start())),
@@ -161,7 +162,7 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
         rtp: component(stream, Component::Rtp, settings, now.mono.since_start()),
         rtcp: component(stream, Component::Rtcp, settings, now.mono.since_start()),
     });
-    let mut report = session_report(session, now);
+    let mut report = call_record(session, now);
     // All of them are listed here.
     report.streams = None;
     Explained {

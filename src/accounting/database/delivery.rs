@@ -1,13 +1,13 @@
 //! What all kinds of databases have in common: batches, one by one where a batch fails, and what a duplicate is.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use log::warn;
-use serde::Deserialize;
 
 use super::table::{Row, Shape};
 use crate::accounting::{Backend, Record, Unavailable, Verdict};
-use crate::objects::objects_only;
+use crate::proto::record;
 use crate::sys::clock;
 
 /// Nothing new is begun in a delivery that takes longer; what is under way has [`STATEMENT_LIMIT`] each.
@@ -267,21 +267,10 @@ fn unavailable(failure: Failure) -> Unavailable {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Stored {
-    session_id: String,
-}
-objects_only!(Stored);
-
 /// What it means that these statistics are in the table under the same key; none where there are none.
 fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {
-    let stored = |info: &Vec<u8>| {
-        serde_json::from_slice(info)
-            .ok()
-            .map(|Stored { session_id }| session_id)
-    };
-    let sessions: Vec<Option<String>> = there.iter().map(stored).collect();
+    let stored = there.iter().map(|info| record::session_id(info));
+    let sessions: Vec<Option<Cow<'_, str>>> = stored.collect();
     let other = match sessions.first()? {
         _ if sessions.iter().flatten().any(|other| other == session_id) => {
             return Some(Verdict::Known);

@@ -2,7 +2,6 @@
 //!
 //! A relay that has not said that it can explain calls is asked for its sessions, and shows what that has.
 
-use std::borrow::Cow;
 use std::io;
 
 use serde_json::{Map, Value};
@@ -16,8 +15,8 @@ use crate::dispatcher::registry::{About, Place, RelayKey};
 use crate::dispatcher::statistics::each;
 use crate::dispatcher::waiting::lock;
 use crate::dispatcher::wire::{write_explain, write_plain};
-use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name, spelled};
+use crate::proto::record::RecordHead;
 use crate::proto::{CallId, Excerpt, Text, Visible};
 
 /// A session that a relay has, and what it says of it.
@@ -231,7 +230,7 @@ fn sessions_of(
     let exact = call_id.0.escaped();
     let mut found = Vec::new();
     each(list, |element| {
-        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
+        let seen = RecordHead::parse(element.get())?;
         let is_it = match &seen.exact {
             Some(told) => told.call_id == exact,
             None => spellings.iter().any(|text| *text == seen.call_id),
@@ -248,35 +247,16 @@ fn sessions_of(
 pub fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
     let mut found = Vec::new();
     let _ = each(list, |element| {
-        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
-        let exact = seen.exact.map_or(seen.call_id, |told| told.call_id);
+        let seen = RecordHead::parse(element.get())?;
+        let exact = seen.exact_call_id();
         if exact.starts_with(prefix) {
-            let bytes = Text::from_shown(&exact);
-            found.push(CallId(bytes.unwrap_or_else(|| (&*exact).into())));
+            let bytes = Text::from_shown(exact);
+            found.push(CallId(bytes.unwrap_or_else(|| exact.into())));
         }
         Ok::<(), serde_json::Error>(())
     });
     found
 }
-
-#[derive(serde::Deserialize)]
-#[serde(remote = "Self")]
-struct SeenCall<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    exact: Option<SeenExact<'a>>,
-}
-objects_only!(SeenCall<'a>);
-
-/// What is not UTF-8 as it is shown.
-#[derive(serde::Deserialize)]
-#[serde(remote = "Self")]
-struct SeenExact<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-}
-objects_only!(SeenExact<'a>);
 
 #[cfg(test)]
 mod tests {
