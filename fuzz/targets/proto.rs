@@ -76,8 +76,7 @@ fn request(frame: &Frame) -> String {
         assert!(again.headers().all(|(n, v)| is_text(n) && is_text(v)));
     });
     assert_eq!(same, older);
-    let dialog = control::dialog_id(frame);
-    format!("{frame:?} {update:?} {remove:?} {preferred:?} {dialog:?}")
+    format!("{frame:?} {update:?} {remove:?} {preferred:?}")
 }
 
 /// Writes a request as the command for a relay and reads it as the relay does. False where it is too long.

@@ -19,7 +19,7 @@ use crate::proto::record::session_id;
 use crate::sys::files::{check_target, open_given};
 
 /// So much of an old file is read, in bytes: more than what can have been delivered without being known to be.
-const TAIL: u64 = 4 << 20;
+const TAIL_SIZE: u64 = 4 << 20;
 
 /// See the module.
 pub struct File {
@@ -133,7 +133,7 @@ impl Open {
     /// Reads the end of the file, and ends its last line where it is whole. Returns where it must be cut: where
     /// half a record is, or what a crashed file system made of one. Nothing after it was ever reported as delivered.
     fn read_tail(&mut self, length: u64) -> io::Result<Option<u64>> {
-        let mut at = length.saturating_sub(TAIL);
+        let mut at = length.saturating_sub(TAIL_SIZE);
         self.handle.seek(SeekFrom::Start(at))?;
         let mut reader = BufReader::new(&self.handle);
         let mut line = Vec::new();
@@ -164,7 +164,7 @@ impl Open {
             return;
         };
         let length = rotated.metadata().map_or(0, |found| found.len());
-        let start = SeekFrom::Start(length.saturating_sub(TAIL));
+        let start = SeekFrom::Start(length.saturating_sub(TAIL_SIZE));
         if rotated.seek(start).is_err() {
             return;
         }

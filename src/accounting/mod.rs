@@ -68,7 +68,7 @@ const HISTORY_SIZE: u64 = 64 << 20;
 const MAX_HELD: usize = 32 << 20;
 
 /// So many of those are tried again at a time.
-const RETRIED: usize = 100;
+const RETRY_BATCH: usize = 100;
 
 /// Threads of backends need room for their libraries.
 const STACK_SIZE: usize = 1 << 20;
@@ -368,7 +368,7 @@ impl Accounting {
         let mut guard = self.lock();
         let state = &mut *guard;
         let (recorded, held_keys) = (&mut state.recorded, &mut state.held_keys);
-        let tried = state.held.retry(RETRIED, |one| {
+        let tried = state.held.retry(RETRY_BATCH, |one| {
             // Its relay may have told of the same session meanwhile.
             if !one.key.is_some_and(|key| recorded.has(key)) {
                 let at = self.journal.append(one.info.as_bytes())?;

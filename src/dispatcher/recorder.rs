@@ -151,9 +151,10 @@ impl Recorder {
         let books = self.books.as_ref();
         let is_told_again = books.is_some_and(|b| lock(&b.refused).recall(finished));
         // A relay repeats what is not recorded, for as long as that takes.
-        let level = match is_told_again {
-            true => Level::Debug,
-            false => Level::Info,
+        let level = if is_told_again {
+            Level::Debug
+        } else {
+            Level::Info
         };
         log!(level, "{finished}");
         match (dialog_to_end(finished), books) {

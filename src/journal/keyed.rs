@@ -28,13 +28,13 @@ use super::{Backlog, Journal, Limits, Position, Refused, Unfit};
 use crate::logging::sparse::{Skipped, Sparse};
 
 /// So many records that the disk has refused are tried again while the lock is held.
-const RETRIED: usize = 100;
+const RETRY_BATCH: usize = 100;
 
 /// Bytes that a removal takes while it waits in memory.
-const REMOVAL: usize = 64;
+const REMOVAL_SIZE: usize = 64;
 
 /// A log that is larger than so many times what counts of it, and than so many segments, is made smaller.
-const SPRAWL: u64 = 4;
+const SPRAWL_FACTOR: u64 = 4;
 
 /// What a log holds: how it is written, and what is said when something is wrong with it.
 pub trait Kind {
@@ -343,7 +343,7 @@ impl<K: Kind> KeyedLog<K> {
     fn retry_some(&self) -> bool {
         let mut state = self.lock();
         let mut backlog = std::mem::take(&mut state.backlog);
-        let tried = backlog.retry(RETRIED, |line| {
+        let tried = backlog.retry(RETRY_BATCH, |line| {
             if line.1.is_some() && !state.waits(line) {
                 return Ok(()); // There is news of it.
             }
@@ -385,7 +385,7 @@ impl<K: Kind> KeyedLog<K> {
                 ..start
             },
         );
-        let sprawl = SPRAWL * state.counting.max(self.options.segment);
+        let sprawl = SPRAWL_FACTOR * state.counting.max(self.options.segment);
         let most = if self.journal.size() < sprawl {
             self.options.moved
         } else {
@@ -536,7 +536,7 @@ impl<K: Kind> State<K> {
         let bytes = match &text {
             Some(text) if self.waits(&line) => text.len(),
             Some(_) => return, // There is news of it.
-            None => REMOVAL,
+            None => REMOVAL_SIZE,
         };
         if self.backlog.push(line.clone(), bytes, limit) {
             return;

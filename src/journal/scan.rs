@@ -8,7 +8,7 @@ use super::position::Position;
 use super::record::{self, MAX_RECORD};
 
 /// Bytes read at once.
-const CHUNK: usize = 64 * 1024;
+const READ_SIZE: usize = 64 * 1024;
 
 /// What stands at a position.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Lines {
                 return Ok(Some(self.take(searched + length, 1)));
             }
             searched = pending.len();
-            if searched > MAX_RECORD + CHUNK {
+            if searched > MAX_RECORD + READ_SIZE {
                 return Ok(Some(self.take(searched, 0)));
             }
             if !self.fill(file, limit)? {
@@ -80,8 +80,8 @@ impl Lines {
         self.taken = 0;
         let length = self.buffer.len();
         let offset = self.position.offset + length as u64;
-        let room = usize::try_from(limit.saturating_sub(offset)).unwrap_or(CHUNK);
-        self.buffer.resize(length + room.min(CHUNK), 0);
+        let room = usize::try_from(limit.saturating_sub(offset)).unwrap_or(READ_SIZE);
+        self.buffer.resize(length + room.min(READ_SIZE), 0);
         let part = self.buffer.get_mut(length..).unwrap_or_default();
         let read = read_at(file, part, offset);
         self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));

@@ -15,7 +15,7 @@ use crate::sys::files::open_own;
 const SUFFIX: &str = ".journal";
 
 /// Bytes in which a first record that tells the format is found.
-const FIRST_RECORD: u64 = 4096;
+const FIRST_RECORD_SIZE: u64 = 4096;
 
 /// Segments by number.
 #[derive(Debug, Default)]
@@ -173,7 +173,7 @@ pub fn set_aside(dir: &Path, is_foreign: impl Fn(&[u8]) -> bool) -> io::Result<V
     for number in Segments::list(dir)?.numbers() {
         let path = path(dir, number);
         let file = open_own(OpenOptions::new().read(true), &path)?;
-        let length = file.metadata()?.len().min(FIRST_RECORD);
+        let length = file.metadata()?.len().min(FIRST_RECORD_SIZE);
         let first = Lines::new(Position::default()).next(&file, length)?;
         if matches!(first, Some(Found::Record(_, text)) if is_foreign(&text)) {
             let aside = (0..)

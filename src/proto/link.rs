@@ -25,21 +25,21 @@ pub const OLD_DISPATCHER_LINE: usize = 4 << 20;
 pub const RELAY_LINE: usize = 64 << 20;
 
 /// Sessions that any relay can have: there are 65,536 ports, and each session has two at least.
-const SESSIONS: usize = 32_768;
+const MAX_SESSIONS: usize = 32_768;
 
 /// Sessions that a relay can have which has room for so many streams: twice that, for those that hold no port. One that
 /// does not say it may have as many as there are ports for.
 pub fn most_sessions(capacity: Option<usize>) -> usize {
     let twice = capacity.map(|streams| streams.saturating_mul(2).max(1000));
-    twice.map_or(SESSIONS, |most| most.min(SESSIONS))
+    twice.map_or(MAX_SESSIONS, |most| most.min(MAX_SESSIONS))
 }
 
 /// Bytes that a session takes in a list, on the average.
-const LISTED: usize = 4 * 1024;
+const LISTED_SIZE: usize = 4 * 1024;
 
 /// Bytes of a list of so many sessions: beyond that a relay answers `error`.
 pub fn longest_list(sessions: usize) -> usize {
-    (sessions * LISTED).clamp(OLD_DISPATCHER_LINE, RELAY_LINE)
+    (sessions * LISTED_SIZE).clamp(OLD_DISPATCHER_LINE, RELAY_LINE)
 }
 
 /// Longest command or header line towards a relay, bytes.

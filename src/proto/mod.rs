@@ -138,17 +138,21 @@ pub fn escaped(bytes: &[u8]) -> String {
 pub struct Excerpt<'a>(pub &'a [u8]);
 
 /// Bytes of it that are shown.
-const SHOWN: usize = 200;
+const EXCERPT_SIZE: usize = 200;
 
 impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(beginning) = self.0.get(..SHOWN).filter(|_| self.0.len() > SHOWN) else {
+        let Some(beginning) = self
+            .0
+            .get(..EXCERPT_SIZE)
+            .filter(|_| self.0.len() > EXCERPT_SIZE)
+        else {
             return write_visible(self.0, f);
         };
         // Not within a character.
         let end = match std::str::from_utf8(beginning) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => SHOWN,
+            _ => EXCERPT_SIZE,
         };
         write_visible(beginning.get(..end).unwrap_or(beginning), f)?;
         write!(f, "... ({} bytes)", self.0.len())

@@ -18,9 +18,9 @@ pub const STATEMENT_LIMIT: Duration = Duration::from_secs(6);
 pub const LOCK_LIMIT: Duration = Duration::from_secs(4);
 
 /// In one statement or transaction.
-const MOST_ROWS: usize = 100;
+const MAX_ROWS: usize = 100;
 /// Less than the smallest packet that servers are set to take.
-const MOST_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 /// Why a statement failed, in the database's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,14 +126,15 @@ impl Backend for Database {
         let is_whole = settle(&mut *link, records, verdicts, end)?;
         self.link = Some(link);
         self.used = clock::mono();
-        match is_whole {
-            true => Ok(()),
-            false => Err(Unavailable(format!(
+        if is_whole {
+            Ok(())
+        } else {
+            Err(Unavailable(format!(
                 "it answers too slowly: {} of {} records in {} s",
                 verdicts.len(),
                 records.len(),
                 DELIVERY_LIMIT.as_secs()
-            ))),
+            )))
         }
     }
 }
@@ -153,8 +154,7 @@ fn settle(
         // One that must be looked for, or does not fit, is a batch of its own.
         let single = loop {
             let Some(record) = records.next_if(|record| {
-                batch.is_empty()
-                    || batch.len() < MOST_ROWS && bytes + record.info.len() < MOST_BYTES
+                batch.is_empty() || batch.len() < MAX_ROWS && bytes + record.info.len() < MAX_BYTES
             }) else {
                 break None;
             };
@@ -207,9 +207,10 @@ fn add(
         if is_past(end) {
             return Ok(false);
         }
-        let there = match looking {
-            true => compare(&link.find(row).map_err(unavailable)?, row.session_id),
-            false => None,
+        let there = if looking {
+            compare(&link.find(row).map_err(unavailable)?, row.session_id)
+        } else {
+            None
         };
         verdicts.push(match there {
             Some(verdict) => verdict,
@@ -284,5 +285,4 @@ fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {
 }
 
 #[cfg(test)]
-#[path = "delivery_tests.rs"]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dictionary::{Attribute, Dictionary};
-use super::packet::{LONGEST_VALUE, push};
+use super::packet::{MAX_VALUE, push};
 use crate::accounting::Record;
 use crate::proto::record::{CallRecord, Scalar, StreamRecord, UNKNOWN};
 
@@ -156,8 +156,8 @@ impl List<'_> {
 
     /// Cut between characters; an empty one is left out (RFC 2865 section 5).
     fn string(&mut self, attribute: Attribute, text: &str) {
-        let cut = (0..=LONGEST_VALUE).rev().find_map(|end| text.get(..end));
-        let value = if text.len() > LONGEST_VALUE {
+        let cut = (0..=MAX_VALUE).rev().find_map(|end| text.get(..end));
+        let value = if text.len() > MAX_VALUE {
             cut.unwrap_or_default()
         } else {
             text
@@ -242,12 +242,13 @@ mod tests {
             let (attribute, after) = rest.split_at(usize::from(length));
             let value = &attribute[2..];
             let is_text = matches!(number, 1 | 44 | 104 | 105 | 233..=236);
-            all.push(match is_text {
-                true => format!("{number} {}", std::str::from_utf8(value).unwrap()),
-                false => format!(
+            all.push(if is_text {
+                format!("{number} {}", std::str::from_utf8(value).unwrap())
+            } else {
+                format!(
                     "{number} {}",
                     value.iter().map(|b| format!("{b:02x}")).collect::<String>()
-                ),
+                )
             });
             rest = after;
         }

@@ -17,7 +17,7 @@ pub const WINDOW: usize = 16;
 
 /// How far requests may run ahead of one that gets no answer. What is behind that comes with a later delivery, and
 /// tells then whether the server answers others still.
-const LEAD: usize = 32;
+const MAX_LEAD: usize = 32;
 
 /// A session to be accounted.
 #[derive(Clone, Debug)]
@@ -200,7 +200,7 @@ impl<'a> Exchange<'a> {
         let passed_over = self.passed_over.iter().map(|(place, _)| *place);
         open.chain(passed_over)
             .min()
-            .map_or(usize::MAX, |oldest| oldest + LEAD)
+            .map_or(usize::MAX, |oldest| oldest + MAX_LEAD)
     }
 
     fn begin(
@@ -252,5 +252,4 @@ impl<'a> Exchange<'a> {
 }
 
 #[cfg(test)]
-#[path = "exchange_tests.rs"]
 mod tests;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::client::{Address, Secret};
 use super::exchange::{Exchange, Ledger, Pace, Request, Step};
 use super::lookup::Lookup;
-use super::packet::{LONGEST, Wrong};
+use super::packet::{MAX_PACKET, Wrong};
 use crate::accounting::Verdict;
 use crate::config::Host;
 use crate::sys::clock;
@@ -19,7 +19,7 @@ const FIRST_REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(900);
 
 /// Datagrams taken at once that came since the last delivery.
-const MOST_LATE: usize = 1_000;
+const MAX_LATE: usize = 1_000;
 
 /// What is known of sessions that got no verdict yet.
 pub type Settled = HashMap<String, Verdict>;
@@ -131,9 +131,10 @@ impl Server {
         loop {
             let now = clock::mono();
             if now >= deadline {
-                return match exchange.heard() {
-                    true => Ok(exchange.passed_over()),
-                    false => Err(self.silence(pace)),
+                return if exchange.heard() {
+                    Ok(exchange.passed_over())
+                } else {
+                    Err(self.silence(pace))
                 };
             }
             match exchange.next(&mut self.ledger, &self.secret, now) {
@@ -220,8 +221,8 @@ impl Server {
             return Ok(());
         };
         socket.set_nonblocking(true)?;
-        let mut buffer = [0; LONGEST + 1];
-        for _ in 0..MOST_LATE {
+        let mut buffer = [0; MAX_PACKET + 1];
+        for _ in 0..MAX_LATE {
             match socket.recv(&mut buffer) {
                 Ok(length) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
@@ -254,7 +255,7 @@ impl Server {
         };
         // Zero would be for ever.
         socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
-        let mut buffer = [0; LONGEST + 1];
+        let mut buffer = [0; MAX_PACKET + 1];
         match socket.recv(&mut buffer) {
             Ok(length) => match self
                 .ledger

@@ -142,7 +142,7 @@ fn a_session_that_no_server_wants_is_rejected_at_last() {
         .open()
         .unwrap();
     let passed_over = ["a".to_owned()];
-    for time in 1..CHANCES {
+    for time in 1..MAX_UNANSWERED {
         let mut failures = Vec::new();
         assert!(!radius.give_up(&passed_over, &mut failures));
         assert_eq!(

@@ -277,7 +277,7 @@ fn a_log_stays_small_however_much_goes_through_it() {
         }
         log.tend();
         // More than are moved whatever is behind them: only when most of the log is of no use.
-        let most = (SPRAWL + 3) * OPTIONS.segment;
+        let most = (SPRAWL_FACTOR + 3) * OPTIONS.segment;
         assert!(log.size() < most, "{lasting}: {}", log.size());
     }
     assert!(log.journal.start().segment > 1);
