@@ -191,7 +191,7 @@ fn everything_at_once() {
     }
     complaints.extend(field.stop().err());
     let causes = causes(&row.attacked);
-    trial::keep(&row, &causes);
+    trial::keep(&row, &causes, &target.logs);
     println!(
         "{HEAD}\n{row}\n{}\n{}",
         row.did.join("\n"),

@@ -3,7 +3,8 @@
 //! Lives as long as the dispatcher is known, over any number of connections. Answers go to the connection
 //! that asked, or nowhere. Notices of ended sessions wait for the dispatcher in the order in which they
 //! came, go back to the front when they could not be written, and leave before anything that was asked
-//! later. All of it is bounded; nobody but the writing thread ever waits.
+//! later. Lists of sessions, which may be megabytes each, leave one at a time when nothing else waits, so that the
+//! answer to a call's request waits for one of them at most. All of it is bounded; nobody but the writing thread ever waits.
 
 mod state;
 
@@ -19,7 +20,8 @@ use crate::session::{Owner, ReplyTo};
 use crate::sys::clock;
 use crate::tls::{Closer, PeerCertificates};
 
-/// Bytes of answers that a dispatcher may leave unread before it asks more; one answer beyond that still fits.
+/// Bytes of answers that a dispatcher may leave unread before it asks more, and as many of lists; one answer beyond that still
+/// fits.
 const BACKLOG: usize = 8 << 20;
 
 /// Answers are put together up to this size, bytes.
@@ -99,6 +101,9 @@ impl Outbox {
         let mut state = self.lock();
         state.connection = None;
         state.queue.retain(is_notice);
+        state.lists.clear();
+        state.listed = 0;
+        state.list_in_hand = 0;
         state.queued = state.notices;
         state.in_hand = 0;
         state.notices_in_hand = 0;
@@ -176,8 +181,8 @@ impl Outbox {
         }
     }
 
-    /// Answers a command by a line in many pieces, or by `error` where there are none, where they are more than the
-    /// dispatcher can read, or where what was answered before is not read.
+    /// Answers a command by a list in many pieces, or by `error` where there are none, where they are more than the
+    /// dispatcher can read, or where the lists before it are not read.
     pub fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
         let mut state = self.lock();
         if !state.is_at(to.link) {
@@ -188,14 +193,14 @@ impl Outbox {
         }
         let sequence = format!("{} ", to.sequence);
         let length = pieces.iter().map(Vec::len).sum::<usize>();
-        let fits = sequence.len() + length <= state.line_limit() && state.unread() <= BACKLOG;
-        state.push_text(sequence.as_bytes());
+        let fits = sequence.len() + length <= state.line_limit() && state.listed <= BACKLOG;
         if fits && length > 0 {
-            state.queued += length;
-            state.queue.extend(pieces.into_iter().map(Piece::Text));
-            state.push_text(b"\r\n");
+            let mut line = vec![sequence.into_bytes()];
+            line.extend(pieces);
+            line.push(b"\r\n".to_vec());
+            state.push_list(line);
         } else {
-            state.push_text(b"error\r\n");
+            state.push_text(format!("{sequence}error\r\n").as_bytes());
         }
         self.wake(&mut state);
     }
@@ -243,9 +248,7 @@ impl Outbox {
     /// Waits for something to write, and moves it to `batch`; says a ping when it is time.
     pub fn next_task(&self, number: u64, keepalive: Duration, batch: &mut VecDeque<Piece>) -> Task {
         let mut state = self.lock();
-        state.queued = state.queued.saturating_sub(state.in_hand);
-        state.in_hand = 0;
-        state.notices_in_hand = 0;
+        state.written();
         self.tell_progress(&state);
         while state.is_at(number) {
             let now = clock::mono();
@@ -257,6 +260,9 @@ impl Outbox {
                 std::mem::swap(&mut state.queue, batch);
                 state.in_hand = state.queued;
                 state.notices_in_hand = std::mem::take(&mut state.notices);
+                return Task::Write;
+            }
+            if state.take_list(batch) {
                 return Task::Write;
             }
             if state.finishing {
@@ -350,7 +356,7 @@ impl Outbox {
 
     /// Waits until everything is written, or until `deadline`. Returns the notices that are left.
     pub fn wait_written(&self, deadline: Duration) -> usize {
-        let state = self.wait_until(deadline, |state| state.queued > 0);
+        let state = self.wait_until(deadline, |state| state.queued + state.listed > 0);
         state.queue.iter().filter(|piece| is_notice(piece)).count()
     }
 

@@ -56,8 +56,8 @@ fn notices_wait_for_the_dispatcher_and_come_before_answers() {
     assert_eq!(outbox.kept(), 3);
     let number = open(&outbox);
     assert_eq!(outbox.kept(), 0, "on their way");
-    outbox.reply_in_pieces(to(number, 1), vec![b"[]".to_vec()]);
-    let expected = "expired 1\r\nexpired 2\r\nexpired 3\r\n1 []\r\n";
+    outbox.reply(to(number, 1), b"{}");
+    let expected = "expired 1\r\nexpired 2\r\nexpired 3\r\n1 {}\r\n";
     assert_eq!(written(&outbox, number), [expected]);
 }
 
@@ -173,9 +173,40 @@ fn notices_that_were_kept_do_not_make_it_one_that_does_not_read() {
     outbox.reply(to(number, 2), b"192.0.2.1 40000");
     outbox.reply_in_pieces(to(number, 3), vec![b"[]".to_vec()]);
     assert_eq!(outbox.lock().reason, None);
-    let answers = "2 192.0.2.1 40000\r\n3 []\r\n";
     batch.clear();
-    assert_eq!(written(&outbox, number), [answers]);
+    assert_eq!(written(&outbox, number), ["2 192.0.2.1 40000\r\n"]);
+    assert_eq!(written(&outbox, number), ["3 []\r\n"]);
+}
+
+/// Lists that are as long as they may be, asked for faster than they are read, while calls go on.
+#[test]
+fn lists_delay_no_answer_by_more_than_one_of_them_and_end_no_link() {
+    let outbox = outbox();
+    let number = open(&outbox);
+    outbox.set_ours(true, crate::proto::link::RELAY_LINE);
+    let list = || vec![b"[".to_vec(), vec![b'x'; 3 << 20], b"]".to_vec()];
+    for sequence in 1..=5 {
+        outbox.reply_in_pieces(to(number, sequence), list());
+    }
+    // Three fill what may be unread; of the others it is told.
+    assert_eq!(written(&outbox, number), ["4 error\r\n5 error\r\n"]);
+    for sequence in 6..=8 {
+        let first = written(&outbox, number).concat();
+        assert!(first.starts_with(&format!("{} [", sequence - 5)) && first.len() > 3 << 20);
+        outbox.reply(to(number, sequence), b"192.0.2.1 40000");
+        let answer = format!("{sequence} 192.0.2.1 40000\r\n");
+        assert_eq!(written(&outbox, number), [answer]);
+    }
+    assert_eq!(
+        (
+            outbox.lock().reason.take(),
+            outbox.wait_written(Duration::ZERO)
+        ),
+        (None, 0)
+    );
+    // All is read: there is room again.
+    outbox.reply_in_pieces(to(number, 9), list());
+    assert!(written(&outbox, number).concat().starts_with("9 ["));
 }
 
 #[test]

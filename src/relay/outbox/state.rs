@@ -46,6 +46,11 @@ pub struct State {
     /// Bytes in the queue and in the writing thread's hands; the latter alone.
     pub queued: usize,
     pub in_hand: usize,
+    /// Answers that are lists, each a line in pieces; they leave when the queue is empty.
+    pub lists: VecDeque<Vec<Vec<u8>>>,
+    /// Bytes of lists, the one in the writing thread's hands included; that one alone.
+    pub listed: usize,
+    pub list_in_hand: usize,
     /// Bytes of notices in the queue; in the writing thread's hands.
     pub notices: usize,
     pub notices_in_hand: usize,
@@ -77,10 +82,34 @@ impl State {
     }
 
     /// Bytes that were asked for and are not written yet. Notices do not count: what was kept for a dispatcher while
-    /// it was away says nothing of how it reads.
+    /// it was away says nothing of how it reads. Lists do not: they are refused where they are too many, and end no link.
     pub fn unread(&self) -> usize {
         self.queued
             .saturating_sub(self.notices + self.notices_in_hand)
+    }
+
+    /// What the writing thread had in its hands is written.
+    pub fn written(&mut self) {
+        self.queued = self.queued.saturating_sub(self.in_hand);
+        self.listed = self.listed.saturating_sub(self.list_in_hand);
+        self.in_hand = 0;
+        self.notices_in_hand = 0;
+        self.list_in_hand = 0;
+    }
+
+    pub fn push_list(&mut self, line: Vec<Vec<u8>>) {
+        self.listed += size(&line);
+        self.lists.push_back(line);
+    }
+
+    /// Hands the oldest list to the writing thread. False where there is none.
+    pub fn take_list(&mut self, batch: &mut VecDeque<Piece>) -> bool {
+        let Some(line) = self.lists.pop_front() else {
+            return false;
+        };
+        self.list_in_hand = size(&line);
+        batch.extend(line.into_iter().map(Piece::Text));
+        true
     }
 
     pub fn line_limit(&self) -> usize {
@@ -130,6 +159,10 @@ impl State {
         }
         dropped
     }
+}
+
+fn size(line: &[Vec<u8>]) -> usize {
+    line.iter().map(Vec::len).sum()
 }
 
 pub fn is_notice(piece: &Piece) -> bool {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::field::{Field, Setting, Target};
 use super::load::{Figures, Load, standing};
 use super::pace::Going;
 use super::probes::{self, Probe};
-use super::watch::{Book, NORMAL, Taken};
+use super::watch::{Book, Log, NORMAL, Taken};
 
 /// What somebody does, and says of it afterwards.
 pub type Attack = (&'static str, fn(&Target, &Going) -> String);
@@ -459,7 +459,7 @@ pub fn trial(
         complaints.push(format!("calls that go on were to be ended: {asked:?}"));
     }
     complaints.extend(field.stop().err());
-    keep(&row, &[]);
+    keep(&row, &[], &target.logs);
     let asked = target.dialogs.asked().len();
     println!(
         "{HEAD}\n{row}\n{}\nOpenSIPS was asked {asked} times",
@@ -472,8 +472,8 @@ pub fn trial(
     );
 }
 
-/// Leaves the row, and what else is known, where whoever wants the figures of a run finds them.
-pub fn keep(row: &Row, more: &[String]) {
+/// Leaves the row, what else is known and the ends of both logs where whoever wants the figures of a run finds them.
+pub fn keep(row: &Row, more: &[String], logs: &[Arc<Log>; 2]) {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attacks");
     let text = format!(
         "{HEAD}\n{row}\n\n{}\n{}\n",
@@ -481,7 +481,11 @@ pub fn keep(row: &Row, more: &[String]) {
         more.join("\n")
     );
     let file = directory.join(format!("{}.md", row.name.replace(' ', "-")));
-    let kept = fs::create_dir_all(&directory).and_then(|()| fs::write(&file, text));
+    let mut kept = fs::create_dir_all(&directory).and_then(|()| fs::write(&file, text));
+    for (log, daemon) in logs.iter().zip(["dispatcher", "relay"]) {
+        let path = file.with_extension(format!("{daemon}.log"));
+        kept = kept.and_then(|()| fs::write(path, log.kept()));
+    }
     if let Err(error) = kept {
         println!("{}: {error}", file.display());
     }

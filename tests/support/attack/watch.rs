@@ -15,7 +15,7 @@ pub const NORMAL: &str = "load-";
 const HONEST: [&str; 4] = ["(honest)", "127.0.0.77", "127.0.0.78", "[session probed]"];
 
 /// Lines that are kept to tell why something went wrong.
-const KEPT: usize = 2000;
+const KEPT: usize = 20_000;
 /// Kinds of lines that are told apart.
 const KINDS: usize = 500;
 
@@ -77,6 +77,13 @@ impl Log {
         let lines = book.last.iter().filter(|line| line.contains(part));
         let lines: Vec<String> = lines.cloned().collect();
         lines[lines.len().saturating_sub(4)..].to_vec()
+    }
+
+    /// All lines that are kept.
+    pub fn kept(&self) -> String {
+        let book = self.lock();
+        let lines: Vec<&str> = book.last.iter().map(String::as_str).collect();
+        lines.join("\n") + "\n"
     }
 
     /// The end of it.
