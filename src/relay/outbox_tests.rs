@@ -197,13 +197,7 @@ fn lists_delay_no_answer_by_more_than_one_of_them_and_end_no_link() {
         let answer = format!("{sequence} 192.0.2.1 40000\r\n");
         assert_eq!(written(&outbox, number), [answer]);
     }
-    assert_eq!(
-        (
-            outbox.lock().reason.take(),
-            outbox.wait_written(Duration::ZERO)
-        ),
-        (None, 0)
-    );
+    assert_eq!(outbox.lock().reason, None);
     // All is read: there is room again.
     outbox.reply_in_pieces(to(number, 9), list());
     assert!(written(&outbox, number).concat().starts_with("9 ["));
