@@ -155,7 +155,7 @@ fn process() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    accounting.stop(clock::mono() + Duration::from_secs(20));
+    accounting.stop(clock::moment() + Duration::from_secs(20));
     let waiting = accounting.progress().iter().map(|p| p.waiting());
     assert_eq!(waiting.max(), Some(0));
 }

@@ -297,6 +297,6 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
         ratio.median <= 1.1,
     );
     bed.running.stop();
-    bed.accounting.stop(clock::mono() + PATIENCE);
+    bed.accounting.stop(clock::moment() + PATIENCE);
     bed.relay.stop()
 }

@@ -14,6 +14,7 @@ use super::rejected::Rejected;
 use super::{Backend, Record, Verdict};
 use crate::journal::{Found, Journal, Position, Reader};
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::words::counted;
 
@@ -87,8 +88,8 @@ pub struct Delivery {
 
 /// A backend that cannot be reached.
 struct Down {
-    since: Duration,
-    told: Duration,
+    since: Moment,
+    told: Moment,
 }
 
 /// Records, and what is too damaged to be one.
@@ -132,8 +133,8 @@ impl Shared {
     }
 
     /// Waits until so many have ended, or until the deadline.
-    pub fn wait_ended(&self, count: usize, deadline: Duration) {
-        let limit = deadline.saturating_sub(clock::mono());
+    pub fn wait_ended(&self, count: usize, deadline: Moment) {
+        let limit = deadline.since(clock::moment());
         let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .changed
@@ -468,7 +469,7 @@ impl Delivery {
         self.retry = FIRST_RETRY_DELAY;
         self.progress.is_down.store(false, Ordering::Relaxed);
         if let Some(down) = self.down.take() {
-            let seconds = (clock::mono() - down.since).as_secs();
+            let seconds = (clock::moment() - down.since).as_secs();
             info!(
                 "accounting: {} takes records again after {seconds} s; {} queued",
                 self.name(),
@@ -481,7 +482,7 @@ impl Delivery {
     fn failed(&mut self, why: &str) {
         self.progress.failures.fetch_add(1, Ordering::Relaxed);
         self.progress.is_down.store(true, Ordering::Relaxed);
-        let now = clock::mono();
+        let now = clock::moment();
         let told = self.down.as_ref().map(|down| down.told);
         if told.is_some_and(|told| now < told + REMINDER_INTERVAL) {
             debug!("accounting: {}: {why}", self.name());

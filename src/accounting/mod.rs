@@ -49,6 +49,7 @@ use recorded::{Recorded, SessionKey, SessionKeys};
 
 use crate::journal::{Backlog, Journal, Limits, Position, Refused};
 use crate::logging::{self, sparse::Sparse};
+use crate::moment::Moment;
 use crate::proto::record::session_id;
 use crate::sys::dir_lock::{self, DirLock};
 use crate::sys::thread::run_tenaciously;
@@ -296,7 +297,7 @@ impl Accounting {
 
     /// Delivers what can be delivered until the deadline, then stops. What is left is delivered after the next
     /// start.
-    pub fn stop(&self, deadline: Duration) {
+    pub fn stop(&self, deadline: Moment) {
         self.retry_held();
         self.shared.stop();
         self.journal.wake();

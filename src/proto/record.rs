@@ -227,6 +227,8 @@ pub struct RecordHead<'a> {
     #[serde(borrow, default)]
     pub start_time: Scalar<'a>,
     #[serde(borrow, default)]
+    pub duration: Scalar<'a>,
+    #[serde(borrow, default)]
     pub dialog_id: Scalar<'a>,
     #[serde(borrow, default)]
     pub exact: Option<ExactNames<'a>>,

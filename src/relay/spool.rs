@@ -18,6 +18,7 @@ use log::{error, info, warn};
 use super::start_thread;
 use crate::journal::{self, Change, KeyedLog, Kind, Line, News, Options};
 use crate::logging;
+use crate::moment::Moment;
 use crate::proto::record::session_id;
 use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
@@ -87,7 +88,7 @@ struct EndedCalls;
 struct Kept {
     dispatcher: SocketAddr,
     /// When it was last sent.
-    sent: Duration,
+    sent: Moment,
 }
 
 impl Kept {
@@ -202,7 +203,7 @@ impl Opened {
     /// The lines of all that is open.
     pub fn lines(&self) -> Vec<Vec<u8>> {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        let open = self.spool.open_for(nobody, Some(&[]), Duration::ZERO);
+        let open = self.spool.open_for(nobody, Some(&[]), Moment::START);
         open.iter().filter_map(|id| self.spool.line(*id)).collect()
     }
 
@@ -297,21 +298,21 @@ struct Keeper<D> {
 impl<D: Dispatchers> Keeper<D> {
     fn run(&mut self) {
         let mut sync_at = None;
-        let mut tend_at = clock::mono() + TEND_INTERVAL;
+        let mut tend_at = clock::moment() + TEND_INTERVAL;
         loop {
             let next = sync_at.unwrap_or(tend_at).min(tend_at);
-            let wait = next.saturating_sub(clock::mono());
+            let wait = next.since(clock::moment());
             match self.messages.recv_timeout(wait) {
                 Ok(first) => {
                     if self.take_all(first) {
                         return;
                     }
-                    sync_at.get_or_insert_with(|| clock::mono() + SYNC_INTERVAL);
+                    sync_at.get_or_insert_with(|| clock::moment() + SYNC_INTERVAL);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let now = clock::mono();
+            let now = clock::moment();
             if sync_at.is_some_and(|at| now >= at) {
                 self.spool.log.sync();
                 sync_at = None;
@@ -330,10 +331,10 @@ impl<D: Dispatchers> Keeper<D> {
         messages.extend(self.messages.try_iter().take(MESSAGES_AT_ONCE));
         let mut is_over = false;
         let known = self.dispatchers.known();
-        for question in self.spool.take(messages, known.as_deref(), clock::mono()) {
+        for question in self.spool.take(messages, known.as_deref(), clock::moment()) {
             match question {
                 Message::Open(dispatcher, answer) => {
-                    let now = clock::mono();
+                    let now = clock::moment();
                     let open = self.spool.open_for(dispatcher, known.as_deref(), now);
                     let _ = answer.send(open);
                 }
@@ -351,7 +352,7 @@ impl<D: Dispatchers> Keeper<D> {
     }
 
     /// Sends again what was not confirmed in time.
-    fn resend(&self, now: Duration) {
+    fn resend(&self, now: Moment) {
         let known = self.dispatchers.known();
         for dispatcher in self.dispatchers.confirming() {
             let say = |line: &[u8]| self.dispatchers.say(dispatcher, line);
@@ -368,7 +369,7 @@ impl Spool {
         &self,
         messages: Vec<Message>,
         known: Option<&[SocketAddr]>,
-        now: Duration,
+        now: Moment,
     ) -> Vec<Message> {
         let (mut questions, mut changes) = (Vec::new(), Vec::new());
         let mut new = HashMap::new();
@@ -414,7 +415,7 @@ impl Spool {
         &self,
         dispatcher: SocketAddr,
         known: Option<&[SocketAddr]>,
-        now: Duration,
+        now: Moment,
     ) -> Vec<SessionId> {
         let mut open = Vec::new();
         self.log.each(|id, kept| {
@@ -431,7 +432,7 @@ impl Spool {
         &self,
         dispatcher: SocketAddr,
         known: Option<&[SocketAddr]>,
-        now: Duration,
+        now: Moment,
     ) -> Vec<SessionId> {
         let mut overdue = Vec::new();
         self.log.each(|id, kept| {
@@ -448,7 +449,7 @@ impl Spool {
         &self,
         dispatcher: SocketAddr,
         known: Option<&[SocketAddr]>,
-        now: Duration,
+        now: Moment,
         mut say: impl FnMut(&[u8]),
     ) {
         let overdue = self.overdue(dispatcher, known, now);
@@ -478,7 +479,7 @@ fn read(text: &[u8]) -> Line<EndedCalls> {
     };
     let keep = || {
         let (dispatcher, id) = kept(text.strip_prefix(b"keep ")?)?;
-        let sent = Duration::ZERO;
+        let sent = Moment::START;
         Some(Line::Put(id, Kept { dispatcher, sent }))
     };
     stored(text).or_else(keep).unwrap_or(Line::Other)

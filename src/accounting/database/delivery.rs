@@ -7,6 +7,7 @@ use log::warn;
 
 use super::table::{Row, Shape};
 use crate::accounting::{Backend, Record, Unavailable, Verdict};
+use crate::moment::Moment;
 use crate::proto::record;
 use crate::sys::clock;
 
@@ -69,7 +70,7 @@ pub struct Database {
     driver: Box<dyn Driver>,
     link: Option<Box<dyn Link>>,
     /// When the connection was last used.
-    used: Duration,
+    used: Moment,
     /// Of a table that knows no duplicates.
     warned: bool,
 }
@@ -80,7 +81,7 @@ impl Database {
             name,
             driver,
             link: None,
-            used: Duration::ZERO,
+            used: Moment::START,
             warned: false,
         }
     }
@@ -88,7 +89,7 @@ impl Database {
     /// The connection, a new one where there is none or it was lost while nobody looked.
     fn connected(&mut self) -> Result<Box<dyn Link>, Unavailable> {
         if let Some(mut link) = self.link.take() {
-            if link.is_alive(clock::mono().saturating_sub(self.used)) {
+            if link.is_alive(clock::moment().since(self.used)) {
                 return Ok(link);
             }
         }
@@ -112,7 +113,7 @@ impl Backend for Database {
 
     fn prepare(&mut self) -> Result<(), Unavailable> {
         self.link = Some(self.connected()?);
-        self.used = clock::mono();
+        self.used = clock::moment();
         Ok(())
     }
 
@@ -122,10 +123,10 @@ impl Backend for Database {
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Unavailable> {
         let mut link = self.connected()?;
-        let end = clock::mono() + DELIVERY_LIMIT;
+        let end = clock::moment() + DELIVERY_LIMIT;
         let is_whole = settle(&mut *link, records, verdicts, end)?;
         self.link = Some(link);
-        self.used = clock::mono();
+        self.used = clock::moment();
         if is_whole {
             Ok(())
         } else {
@@ -144,7 +145,7 @@ fn settle(
     link: &mut dyn Link,
     records: &[Record],
     verdicts: &mut Vec<Verdict>,
-    end: Duration,
+    end: Moment,
 ) -> Result<bool, Unavailable> {
     let shape = link.shape().clone();
     let mut records = records.iter().peekable();
@@ -179,8 +180,8 @@ fn settle(
     Ok(true)
 }
 
-fn is_past(end: Duration) -> bool {
-    clock::mono() >= end
+fn is_past(end: Moment) -> bool {
+    clock::moment() >= end
 }
 
 /// All at once, else one by one. Where one of them is there already, so may be others: they are looked for first then,
@@ -189,7 +190,7 @@ fn add(
     link: &mut dyn Link,
     rows: &[Row],
     verdicts: &mut Vec<Verdict>,
-    end: Duration,
+    end: Moment,
 ) -> Result<bool, Unavailable> {
     let mut looking = false;
     if rows.len() > 1 {

@@ -35,6 +35,7 @@ use server::{Server, Settled};
 
 use super::{Backend, Record, Unavailable, Verdict};
 use crate::config::RadiusSection;
+use crate::moment::Moment;
 use crate::proto::Visible;
 use crate::sys::clock;
 
@@ -144,15 +145,15 @@ impl Radius {
     fn ask_all(
         &mut self,
         mut requests: Vec<Request>,
-        deadline: Duration,
+        deadline: Moment,
         failures: &mut Vec<String>,
     ) -> Vec<String> {
         let mut passed_over = Vec::new();
-        let order = self.order(clock::mono());
+        let order = self.order(clock::moment());
         let mut left = u32::try_from(order.len()).unwrap_or(u32::MAX);
         for index in order {
             requests.retain(|request| !self.settled.contains_key(&request.session_id));
-            let time = deadline.saturating_sub(clock::mono());
+            let time = deadline.since(clock::moment());
             let Some(server) = self.servers.get_mut(index) else {
                 break;
             };
@@ -175,8 +176,8 @@ impl Radius {
             match result {
                 Ok(mut silent_on) => passed_over.append(&mut silent_on),
                 Err(why) => {
-                    let now = clock::mono();
-                    if left > 0 && server.rests_until(now).is_zero() {
+                    let now = clock::moment();
+                    if left > 0 && server.rests_until(now).is_none() {
                         warn!("RADIUS server {why}; the next one is asked");
                     }
                     server.failed(now);
@@ -188,7 +189,7 @@ impl Radius {
     }
 
     /// In the order of the configuration; those that rest come last, the longest-rested first.
-    fn order(&self, now: Duration) -> Vec<usize> {
+    fn order(&self, now: Moment) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.servers.len()).collect();
         let rest = |&index: &usize| {
             self.servers
@@ -257,7 +258,7 @@ impl Backend for Radius {
         records: &[Record],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Unavailable> {
-        let deadline = clock::mono() + DELIVERY_LIMIT;
+        let deadline = clock::moment() + DELIVERY_LIMIT;
         let mut failures = Vec::new();
         loop {
             let requests = self.encode(records);

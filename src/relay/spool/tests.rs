@@ -11,6 +11,10 @@ fn id(number: u128) -> SessionId {
     SessionId::from_random(number)
 }
 
+fn at(seconds: u64) -> Moment {
+    Moment::after_start(Duration::from_secs(seconds))
+}
+
 fn address(port: u16) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], port))
 }
@@ -25,7 +29,7 @@ fn statistics(number: u128) -> String {
 fn open_for(opened: &Opened, port: u16, known: &[u16]) -> Vec<String> {
     let known: Vec<SocketAddr> = known.iter().map(|port| address(*port)).collect();
     let spool = &opened.spool;
-    let open = spool.open_for(address(port), Some(&known), Duration::ZERO);
+    let open = spool.open_for(address(port), Some(&known), Moment::START);
     let line = |id: SessionId| spool.line(id).unwrap();
     let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
     open.into_iter().map(line).map(text).collect()
@@ -36,14 +40,14 @@ fn keep(opened: &Opened, number: u128, port: u16, seconds: u64) {
     let line = format!("keep {} removed {}", address(port), statistics(number));
     let kept = Kept {
         dispatcher: address(port),
-        sent: Duration::from_secs(seconds),
+        sent: at(seconds),
     };
     opened.spool.log.put(id(number), kept, line.into_bytes());
 }
 
 fn take(opened: &Opened, known: Option<&[SocketAddr]>) -> usize {
     let messages = opened.messages.try_iter().collect();
-    let questions = opened.spool.take(messages, known, Duration::ZERO);
+    let questions = opened.spool.take(messages, known, Moment::START);
     assert!(questions.is_empty());
     opened.spool.open()
 }
@@ -154,13 +158,13 @@ fn what_is_not_confirmed_in_time_is_sent_again() {
     keep(&opened, 2, 1, 130);
     keep(&opened, 3, 2, 100);
     let log = &opened.spool.log;
-    let overdue = |at| {
-        let (known, now) = ([address(1), address(2)], Duration::from_secs(at));
+    let overdue = |seconds| {
+        let (known, now) = ([address(1), address(2)], at(seconds));
         opened.spool.overdue(address(1), Some(&known), now)
     };
     assert!(overdue(159).is_empty());
     assert_eq!(overdue(160), [id(1)]);
-    log.with(id(1), |kept| kept.sent = Duration::from_secs(160));
+    log.with(id(1), |kept| kept.sent = at(160));
     assert_eq!(overdue(190), [id(2)]);
     log.remove(id(2));
     assert!(overdue(219).is_empty());
@@ -172,11 +176,11 @@ fn nobody_hears_of_anothers_records_before_all_are_known() {
     let opened = open(scratch.path(), 40_000, LIMIT).unwrap();
     keep(&opened, 1, 1, 0);
     keep(&opened, 2, 3, 0);
-    let minute = Duration::from_secs(60);
+    let minute = at(60);
     let overdue = |known: Option<&[SocketAddr]>| opened.spool.overdue(address(1), known, minute);
     assert_eq!(overdue(None), [id(1)]);
     assert_eq!(overdue(Some(&[address(1)])), [id(1), id(2)]);
-    let open = opened.spool.open_for(address(1), None, Duration::ZERO);
+    let open = opened.spool.open_for(address(1), None, Moment::START);
     assert_eq!(open, [id(1)]);
 }
 
@@ -188,7 +192,7 @@ fn what_a_dispatcher_that_is_gone_left_is_sent_to_one_of_the_others() {
     keep(&opened, 1, 1, 0);
     keep(&opened, 2, 3, 0);
     let said = |port, seconds| {
-        let (known, now) = ([address(1), address(2)], Duration::from_secs(seconds));
+        let (known, now) = ([address(1), address(2)], at(seconds));
         let mut said = Vec::new();
         opened
             .spool
