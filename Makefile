@@ -52,7 +52,7 @@ test:
 
 # Two minutes of it are in `make test`.
 soak:
-	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test soak -- --nocapture
+	SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --test alone attacks::soak -- --nocapture
 
 test-deps:
 	tests/deps.sh

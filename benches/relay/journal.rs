@@ -19,12 +19,14 @@ use mediaproxy::tls::Store;
 
 use crate::aside::Aside;
 use crate::callers::{Callers, Pace};
-use crate::daemons::{self, Daemon, PortRange, Scratch};
-use crate::management;
 use crate::neighbours::watch;
-use crate::proxy::Proxy;
 use crate::setup::percentile;
 use crate::sides::Caller;
+use crate::support::daemons::{self, Daemon};
+use crate::support::management;
+use crate::support::ports::PortRange;
+use crate::support::proxy::Proxy;
+use crate::support::scratch::Scratch;
 use crate::{Spread, Verdicts};
 
 const CONNECTIONS: usize = 8;

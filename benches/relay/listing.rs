@@ -5,8 +5,8 @@ use std::path::Path;
 
 use mediaproxy::sys::clock;
 
-use crate::management::Management;
 use crate::sides::{Ours, Side};
+use crate::support::management::Management;
 use crate::{Spread, Verdicts, processes};
 
 const SESSIONS: usize = 2000;

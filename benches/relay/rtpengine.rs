@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::daemons::{PortRange, signal};
+use crate::support::daemons::signal;
+use crate::support::ports::PortRange;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -4,10 +4,12 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::daemons::{self, Daemons, PortRange, Scratch};
 use crate::processes;
-use crate::proxy::Proxy;
 use crate::rtpengine::{Client, Rtpengine};
+use crate::support::daemons::{self, Daemons};
+use crate::support::ports::PortRange;
+use crate::support::proxy::Proxy;
+use crate::support::scratch::Scratch;
 
 /// Places calls over one connection, as one process of a SIP proxy does.
 pub trait Caller: Send {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mediaproxy::proto::Component;
 
 use crate::phones::{AUDIO, Leg, Phones, Sum, Talk, VIDEO};
-use crate::proxy::{Media, Message, Proxy};
+use crate::support::proxy::{Media, Message, Proxy};
 
 /// Longer than a packet is under way on one host.
 const UNDER_WAY: Duration = Duration::from_millis(80);

@@ -6,24 +6,26 @@
 //! - each session is reported once, after the kernel's last word, with every packet that was relayed;
 //! - after `end_all` nothing is left.
 
-use mediaproxy::moment::{Moment, UnixTime};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mediaproxy::moment::Now;
+use mediaproxy::moment::{Moment, Now, UnixTime};
 use mediaproxy::proto::control::Update;
 use mediaproxy::proto::link::{Sequence, UpdateReply};
-use mediaproxy::proto::{Component, Party, SessionId};
+use mediaproxy::proto::{Component, Party, PerParty, SessionId};
 use mediaproxy::session::{
-    Action, Asker, Counters, Ended, Engine, FlowId, Host, Installed, Loss, Owner, Place, ReplyTo,
-    SessionKey, Settings, Verdict,
+    Action, Asker, Counters, Ended, Engine, Environment, FlowId, FlowNews, Installed, Loss, Owner,
+    PacketVerdict, PortKey, ReplyTo, SessionKey, Settings,
 };
 
 use super::{Choices, words};
 
 const SECONDS: [u64; 9] = [0, 1, 5, 10, 60, 90, 300, 3600, 7200];
-const RELAYS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 88, 1, 1), Ipv4Addr::new(192, 88, 2, 1)];
+const RELAYS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 88, 1, 1)),
+    IpAddr::V4(Ipv4Addr::new(192, 88, 2, 1)),
+];
 /// Pairs are never used twice in one run, so that a port names its stream.
 const FIRST_PORT: u16 = 20_000;
 
@@ -61,11 +63,11 @@ pub fn run(data: &[u8]) {
 /// What the model knows of one stream.
 #[derive(Debug, Default)]
 struct Tally {
-    /// RTP ports by party.
-    ports: [u16; 2],
+    /// RTP ports.
+    ports: PerParty<u16>,
     /// Packets relayed, by sending party.
-    user_space: [u64; 2],
-    kernel: [u64; 2],
+    user_space: PerParty<u64>,
+    kernel: PerParty<u64>,
 }
 
 struct Machine {
@@ -73,7 +75,7 @@ struct Machine {
     binds_left: usize,
     randoms: u128,
     /// RTP ports; the RTCP port is one above.
-    bound: BTreeMap<u16, Place>,
+    bound: BTreeMap<u16, PortKey>,
     streams: HashMap<(SessionKey, u16), Tally>,
     /// A refused session's key goes to the next one.
     sessions: HashMap<SessionKey, SessionId>,
@@ -81,8 +83,8 @@ struct Machine {
     is_new: bool,
 }
 
-impl Host for Machine {
-    fn bind(&mut self, address: Ipv4Addr, place: Place) -> Option<u16> {
+impl Environment for Machine {
+    fn bind(&mut self, address: IpAddr, place: PortKey) -> Option<u16> {
         assert!(RELAYS.contains(&address));
         assert_eq!(place.component, Component::Rtp);
         self.binds_left = self.binds_left.checked_sub(1)?;
@@ -90,7 +92,7 @@ impl Host for Machine {
         self.next_port = port.checked_add(2)?;
         self.bound.insert(port, place);
         let stream = self.streams.entry((place.session, place.stream));
-        stream.or_default().ports[place.party as usize] = port;
+        stream.or_default().ports[place.party] = port;
         if std::mem::take(&mut self.is_new) {
             let id = SessionId::from_random(self.randoms);
             self.sessions.insert(place.session, id);
@@ -98,9 +100,9 @@ impl Host for Machine {
         Some(port)
     }
 
-    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
+    fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
         match towards {
-            Some(ip) if ip.octets()[0] == 10 => RELAYS[1],
+            Some(IpAddr::V4(ip)) if ip.octets()[0] == 10 => RELAYS[1],
             _ => RELAYS[0],
         }
     }
@@ -120,7 +122,7 @@ enum KernelCommand {
 struct Lab {
     engine: Engine,
     machine: Machine,
-    now: Duration,
+    now: Moment,
     kernel: bool,
     commands: VecDeque<KernelCommand>,
     /// What the kernel forwards.
@@ -142,7 +144,7 @@ impl Lab {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
-            learning: mediaproxy::session::Rules::default(),
+            learning: mediaproxy::session::LearningRules::default(),
             advertised_ip: None,
             routable_private_ranges: ranges.iter().flat_map(|range| range.parse()).collect(),
             kernel: if kernel { Ok(()) } else { Err("".into()) },
@@ -158,7 +160,7 @@ impl Lab {
                 sessions: HashMap::new(),
                 is_new: false,
             },
-            now: Duration::from_secs(1000),
+            now: Moment::after_start(Duration::from_secs(1000)),
             kernel,
             commands: VecDeque::new(),
             installed: Vec::new(),
@@ -171,8 +173,10 @@ impl Lab {
 
     fn moment(&self) -> Now {
         Now {
-            mono: Moment::after_start(self.now),
-            unix: UnixTime::since_epoch(Duration::from_secs(1_700_000_000) + self.now),
+            mono: self.now,
+            unix: UnixTime::since_epoch(
+                Duration::from_secs(1_700_000_000) + self.now.since_start(),
+            ),
         }
     }
 
@@ -180,14 +184,14 @@ impl Lab {
     fn update(&mut self, choices: &mut Choices<'_>) {
         let update = words::update(choices);
         let before = self.machine.bound.clone();
-        let sessions = self.engine.session_count();
+        let sessions = self.engine.sessions().live_count();
         let reply = self.ask(&update);
         if !matches!(reply, UpdateReply::Ports(..)) {
             assert_eq!(self.machine.bound, before, "a failed update kept something");
-            assert_eq!(self.engine.session_count(), sessions);
+            assert_eq!(self.engine.sessions().live_count(), sessions);
             return;
         }
-        self.accepted += self.engine.session_count() - sessions;
+        self.accepted += self.engine.sessions().live_count() - sessions;
         let after = self.machine.bound.clone();
         let again = self.ask(&update);
         assert_eq!(again, reply, "the same request again");
@@ -214,7 +218,7 @@ impl Lab {
         let reply = self.replies.pop().expect("an answer");
         assert!(self.replies.is_empty(), "answered twice");
         if let UpdateReply::Ports(address, ports) = &reply {
-            assert!(matches!(address, IpAddr::V4(address) if RELAYS.contains(address)));
+            assert!(RELAYS.contains(address));
             let lines = update.media.as_ref().map_or(0, Vec::len);
             assert_eq!(ports.len(), lines, "a port for each line");
             assert!(ports.iter().all(|port| port % 2 == 0));
@@ -239,31 +243,31 @@ impl Lab {
             return;
         };
         let component = [Component::Rtp, Component::Rtcp][index % 2];
-        let place = Place { component, ..place };
-        let from = SocketAddrV4::new([198, 41, 0, 4].into(), 4000 + choices.below(4) as u16);
+        let place = PortKey { component, ..place };
+        let from = SocketAddr::new([198, 41, 0, 4].into(), 4000 + choices.below(4) as u16);
         let data = words::datagram(choices);
         let verdict = self.engine.packet(place, from, &data, self.now);
-        if let Verdict::Forward { from_port, to } = verdict {
+        if let PacketVerdict::Forward { from_port, to } = verdict {
             assert!(to.port() != 0 && !to.ip().is_unspecified());
             let (out, stream) = self.leg(from_port);
-            let want = Place {
+            let want = PortKey {
                 party: place.party.other(),
                 ..place
             };
             assert_eq!(out, want, "in on {port}, out on {from_port}");
-            stream.user_space[place.party as usize] += 1;
+            stream.user_space[place.party] += 1;
         }
         self.act();
     }
 
     /// Which leg a bound port is, and its stream.
-    fn leg(&mut self, port: u16) -> (Place, &mut Tally) {
+    fn leg(&mut self, port: u16) -> (PortKey, &mut Tally) {
         let place = self.machine.bound.get(&(port & !1));
         let place = *place.unwrap_or_else(|| panic!("{port} is not bound"));
         let component = [Component::Rtp, Component::Rtcp][usize::from(port % 2)];
         let stream = self.machine.streams.get_mut(&(place.session, place.stream));
         let stream = stream.unwrap_or_else(|| panic!("{place:?} is no stream"));
-        (Place { component, ..place }, stream)
+        (PortKey { component, ..place }, stream)
     }
 
     /// The engine's timers fire when they are due.
@@ -271,7 +275,8 @@ impl Lab {
         let end = self.now + Duration::from_secs(seconds);
         while let Some(due) = self.engine.next_deadline().filter(|&due| due <= end) {
             self.now = self.now.max(due);
-            self.engine.flows_heard(self.now);
+            self.engine
+                .on_flow_news(FlowNews::Heard(self.now), self.moment());
             self.engine.tick(self.moment());
             self.act();
             assert!(
@@ -296,7 +301,7 @@ impl Lab {
                 } => {
                     assert!(data.len() <= 1500);
                     let (out, stream) = self.leg(from_port);
-                    stream.user_space[out.party.other() as usize] += 1;
+                    stream.user_space[out.party.other()] += 1;
                 }
                 Action::Install { flow, .. } => {
                     assert!(self.kernel);
@@ -333,16 +338,18 @@ impl Lab {
                     (false, 0) => Installed::Never,
                     (false, _) => Installed::NotNow,
                 };
-                self.engine.flow_installed(flow, answer, self.now);
+                self.engine
+                    .on_flow_news(FlowNews::Installed(flow, answer), self.moment());
             }
             Some(KernelCommand::Withdraw(flow)) => {
                 let index = self.installed.iter().position(|f| *f == flow);
                 let last = match index {
                     Some(index) => self.counted(self.installed[index], packets),
-                    None => [Counters::default(); 2],
+                    None => PerParty::default(),
                 };
                 index.map(|index| self.installed.swap_remove(index));
-                self.engine.flow_withdrawn(flow, last, self.moment());
+                self.engine
+                    .on_flow_news(FlowNews::Withdrawn(flow, last), self.moment());
             }
             None => {}
         }
@@ -354,7 +361,8 @@ impl Lab {
         let packets = choices.below(3) as u64;
         if let Some(&flow) = self.installed.get(index) {
             let more = self.counted(flow, packets);
-            self.engine.flow_traffic(flow, more, self.now);
+            self.engine
+                .on_flow_news(FlowNews::Traffic(flow, more), self.moment());
             self.act();
         }
     }
@@ -366,17 +374,21 @@ impl Lab {
             let losses = [Loss::Deleted, Loss::Stuck, Loss::Suspended];
             let loss = losses[choices.below(3)];
             let last = self.counted(flow, choices.below(3) as u64);
-            self.engine.flow_lost(flow, loss, last, self.now);
+            self.engine
+                .on_flow_news(FlowNews::Lost(flow, loss, last), self.moment());
             self.act();
         }
     }
 
     /// So many packets from the caller through the kernel, one less from the callee.
-    fn counted(&mut self, flow: FlowId, packets: u64) -> [Counters; 2] {
-        let relayed = [packets, packets.saturating_sub(1)];
+    fn counted(&mut self, flow: FlowId, packets: u64) -> PerParty<Counters> {
+        let relayed = PerParty {
+            caller: packets,
+            callee: packets.saturating_sub(1),
+        };
         if let Some(stream) = self.machine.streams.get_mut(&(flow.session, flow.stream)) {
-            stream.kernel[0] += relayed[0];
-            stream.kernel[1] += relayed[1];
+            stream.kernel.caller += relayed.caller;
+            stream.kernel.callee += relayed.callee;
         }
         relayed.map(|packets| Counters {
             packets,
@@ -408,12 +420,15 @@ impl Lab {
         }
         for stream in json["streams"].as_array().expect("streams are a list") {
             let port = |name: &str| -> u16 {
-                let local: SocketAddrV4 = stream[name].as_str().unwrap().parse().unwrap();
+                let local: SocketAddr = stream[name].as_str().unwrap().parse().unwrap();
                 local.port()
             };
-            let ports = [port("caller_local"), port("callee_local")];
+            let ports = PerParty {
+                caller: port("caller_local"),
+                callee: port("callee_local"),
+            };
             // A line that was off in its offer never had ports.
-            if ports == [0, 0] {
+            if ports == PerParty::default() {
                 assert_eq!(stream["status"], "closed");
                 continue;
             }
@@ -421,10 +436,7 @@ impl Lab {
             let found = streams.find(|((session, _), t)| *session == key && t.ports == ports);
             let (_, tally) = found.unwrap_or_else(|| panic!("no stream has {ports:?}"));
             for (party, name) in [(Party::Caller, "caller"), (Party::Callee, "callee")] {
-                let (user, kernel) = (
-                    tally.user_space[party as usize],
-                    tally.kernel[party as usize],
-                );
+                let (user, kernel) = (tally.user_space[party], tally.kernel[party]);
                 assert_eq!(stream[format!("{name}_packets_user_space")], user);
                 assert_eq!(stream[format!("{name}_packets_kernel")], kernel);
                 assert_eq!(stream[format!("{name}_packets")], user + kernel);
@@ -433,13 +445,13 @@ impl Lab {
     }
 
     fn check(&self) {
-        let live: usize = self.engine.stream_counts().values().sum();
+        let live: usize = self.engine.sessions().stream_counts().values().sum();
         assert_eq!(
             self.machine.bound.len(),
             2 * live,
             "two pairs a live stream"
         );
-        let sessions = self.engine.session_count();
+        let sessions = self.engine.sessions().live_count();
         assert_eq!(self.engine.next_deadline().is_some(), sessions > 0);
     }
 
@@ -451,7 +463,7 @@ impl Lab {
             self.kernel_step(&mut Choices::new(b"02"));
         }
         assert!(self.installed.is_empty(), "entries left in the kernel");
-        assert_eq!(self.engine.session_count(), 0);
+        assert_eq!(self.engine.sessions().live_count(), 0);
         assert_eq!(self.engine.next_deadline(), None);
         assert_eq!(self.removes, 0, "removes not answered");
         assert_eq!(self.reported.len(), self.accepted, "sessions reported");

@@ -3,11 +3,11 @@
 
 use std::fs;
 
-use mediaproxy::netlink::wire::Messages;
+use mediaproxy::netlink::message::Messages;
 use mediaproxy::netlink::{conntrack, nftables};
 use mediaproxy::proto::link::FromRelay;
-use mediaproxy::relay::discovery::parse_srv;
 use mediaproxy::relay::rehearsal;
+use mediaproxy::resolver::parse_srv;
 
 use super::journal::{directory, segment};
 

@@ -1,6 +1,6 @@
 //! `doctor`: looks at this host and names what is wrong, with the command or file that mends it. Changes nothing.
 //!
-//! What a relay needs is looked at as `media-relay --check` does (relay::checks); here is what goes beyond it.
+//! What a relay needs is looked at as `media-relay --check` does (crate::diagnosis); here is what goes beyond it.
 
 mod access;
 mod common;
@@ -19,7 +19,7 @@ use super::options::{Command, Options};
 use super::units::{clean, colour, width, wrap};
 use super::{Outcome, print};
 use crate::config::{self, ConfigError, FILE_NAME, Roles};
-use crate::relay::checks::{self, Verdict};
+use crate::diagnosis::{self, Verdict};
 use crate::sys::remedy;
 use crate::words::counted;
 
@@ -33,8 +33,8 @@ pub struct Finding {
     pub text: String,
 }
 
-impl From<checks::Finding> for Finding {
-    fn from(found: checks::Finding) -> Finding {
+impl From<diagnosis::Finding> for Finding {
+    fn from(found: diagnosis::Finding) -> Finding {
         match found.verdict {
             Verdict::Warning => told(&found.subject, &found.text),
             verdict => Finding::new(verdict, &found.subject, found.text),

@@ -166,7 +166,7 @@ pub fn exposed_metrics(
 /// Returns true if others than this host and its private networks may reach a port on that address.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => address.is_unspecified() || is_routable(address, &[]),
+        IpAddr::V4(address) => address.is_unspecified() || is_routable(address.into(), &[]),
         IpAddr::V6(address) => {
             !address.is_loopback() && !address.is_unique_local() && !address.is_unicast_link_local()
         }

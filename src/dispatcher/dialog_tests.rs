@@ -2,13 +2,11 @@
 
 use serde_json::{Value, json};
 
-#[path = "../../tests/support/opensips.rs"]
-mod opensips;
-
 use super::answers::Credible;
 use super::*;
 use crate::metrics::Counter;
 use crate::proto::name::Name;
+use crate::support::opensips;
 use crate::sys::datagram::Sender as From;
 use crate::sys::users;
 use std::os::unix::fs::PermissionsExt;
@@ -343,7 +341,7 @@ fn a_proxy_that_does_not_answer_is_asked_once_more_and_holds_up_no_other_dialog(
 /// Each version ends what is asked for in its own form, which is learned.
 #[test]
 fn d1_each_opensips_is_asked_in_the_form_that_it_takes() {
-    use opensips::Version;
+    use crate::support::opensips::Version;
     for (version, sent_as_halves, first, later) in [
         (Version::V2_2, true, 3, 1),
         (Version::V2_4, true, 2, 1),
@@ -378,7 +376,7 @@ fn d1_each_opensips_is_asked_in_the_form_that_it_takes() {
 /// OpenSIPS is upgraded, and downgraded.
 #[test]
 fn d2_another_version_is_learned_anew() {
-    use opensips::Version;
+    use crate::support::opensips::Version;
     let site = Site::new("upgrade", Version::V3_0);
     for (n, version) in [Version::V3_0, Version::V3_1, Version::V3_0, Version::V3_1]
         .into_iter()

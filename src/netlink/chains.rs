@@ -1,8 +1,8 @@
 //! Reads the chains and rules of other programs' nftables tables, those of iptables-nft among them
 //! (linux/netfilter/nf_tables.h): which chain at a hook drops what nobody accepts. Pure.
 
+use super::message::{self, Attributes, Builder, Message, Truncated, be32, find, text};
 use super::passage::{self, Step};
-use super::wire::{self, Attributes, Builder, Message, Truncated, be32, find, text};
 
 const SUBSYSTEM: u16 = 10;
 const NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
@@ -94,13 +94,13 @@ pub struct Rule {
 
 /// Asks for the chains of all families.
 pub fn dump_chains(builder: &mut Builder, sequence: u32) {
-    let flags = wire::REQUEST | wire::DUMP;
+    let flags = message::REQUEST | message::DUMP;
     builder.message(GETCHAIN, flags, sequence, NFPROTO_UNSPEC, 0);
 }
 
 /// Asks for the rules of a family's tables, each chain's in their order.
 pub fn dump_rules(builder: &mut Builder, sequence: u32, family: Family) {
-    let flags = wire::REQUEST | wire::DUMP;
+    let flags = message::REQUEST | message::DUMP;
     builder.message(GETRULE, flags, sequence, family.number(), 0);
 }
 

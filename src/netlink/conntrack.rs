@@ -14,7 +14,8 @@
 
 use std::net::SocketAddrV4;
 
-use super::wire::{self, Attributes, Builder, Message, Truncated, be16, be32, be64};
+use super::message::{self, Attributes, Builder, Message, Truncated, be16, be32, be64};
+use crate::counters::Counters;
 
 /// NFNL_SUBSYS_CTNETLINK.
 const SUBSYSTEM: u16 = 1;
@@ -69,7 +70,8 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    fn inverse(self) -> Tuple {
+    /// A datagram the other way.
+    pub fn inverse(self) -> Tuple {
         Tuple {
             source: self.destination,
             destination: self.source,
@@ -77,43 +79,25 @@ impl Tuple {
     }
 }
 
-/// One end of a component: the party, and the relay's address that it sends to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    pub remote: SocketAddrV4,
-    pub local: SocketAddrV4,
-}
-
-/// One component's forwarding, both ways.
+/// An entry that forwards both ways: what its datagrams are like as they enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatEntry {
-    pub caller: End,
-    pub callee: End,
+    /// The caller's; names the entry.
+    pub original: Tuple,
+    /// The callee's.
+    pub reply: Tuple,
 }
 
 impl NatEntry {
-    /// The caller's datagrams as they enter; names the entry.
-    pub fn original(&self) -> Tuple {
-        Tuple {
-            source: self.caller.remote,
-            destination: self.caller.local,
-        }
+    /// Datagrams as they enter, the caller's first.
+    pub fn entering(&self) -> [Tuple; 2] {
+        [self.original, self.reply]
     }
 
-    /// The callee's datagrams as they enter.
-    pub fn reply(&self) -> Tuple {
-        Tuple {
-            source: self.callee.remote,
-            destination: self.callee.local,
-        }
+    /// The same datagrams as they leave.
+    pub fn leaving(&self) -> [Tuple; 2] {
+        [self.reply.inverse(), self.original.inverse()]
     }
-}
-
-/// What an entry relayed one way; bytes with their IP headers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub packets: u64,
-    pub bytes: u64,
 }
 
 /// An entry as the kernel tells of it, in a dump, an answer or an event.
@@ -134,27 +118,27 @@ pub struct Entry {
 
 /// Asks for an entry; EEXIST when one of its tuples is in use.
 pub fn create(builder: &mut Builder, sequence: u32, entry: &NatEntry, mark: u32, timeout: u32) {
-    let flags = wire::REQUEST | wire::ACK | wire::CREATE | wire::EXCL;
+    let flags = message::REQUEST | message::ACK | message::CREATE | message::EXCL;
     builder.message(NEW, flags, sequence, AF_INET, 0);
-    put_tuple(builder, CTA_TUPLE_ORIG, entry.original());
-    put_tuple(builder, CTA_TUPLE_REPLY, entry.original().inverse());
+    put_tuple(builder, CTA_TUPLE_ORIG, entry.original);
+    put_tuple(builder, CTA_TUPLE_REPLY, entry.original.inverse());
     builder.put_be32(CTA_STATUS, STATUS);
     builder.put_be32(CTA_TIMEOUT, timeout);
     builder.put_be32(CTA_MARK, mark);
-    put_nat(builder, CTA_NAT_SRC, entry.callee.local);
-    put_nat(builder, CTA_NAT_DST, entry.callee.remote);
+    put_nat(builder, CTA_NAT_SRC, entry.reply.destination);
+    put_nat(builder, CTA_NAT_DST, entry.reply.source);
 }
 
 /// Asks for one entry, by either of its tuples as datagrams enter.
 pub fn get(builder: &mut Builder, sequence: u32, tuple: Tuple) {
-    builder.message(GET, wire::REQUEST | wire::ACK, sequence, AF_INET, 0);
+    builder.message(GET, message::REQUEST | message::ACK, sequence, AF_INET, 0);
     put_tuple(builder, CTA_TUPLE_ORIG, tuple);
 }
 
 /// Deletes an entry by the tuple that names it. The answer repeats it with its last counters, but, with
 /// `nf_conntrack_events` = 2, only if somebody in this network namespace listened to events when it was made.
 pub fn delete(builder: &mut Builder, sequence: u32, tuple: Tuple, id: Option<u32>) {
-    let flags = wire::REQUEST | wire::ACK | wire::ECHO;
+    let flags = message::REQUEST | message::ACK | message::ECHO;
     builder.message(DELETE, flags, sequence, AF_INET, 0);
     put_tuple(builder, CTA_TUPLE_ORIG, tuple);
     if let Some(id) = id {
@@ -164,7 +148,7 @@ pub fn delete(builder: &mut Builder, sequence: u32, tuple: Tuple, id: Option<u32
 
 /// Asks for all entries whose mark, masked, is `mark`.
 pub fn dump(builder: &mut Builder, sequence: u32, mark: u32, mask: u32) {
-    builder.message(GET, wire::REQUEST | wire::DUMP, sequence, AF_INET, 0);
+    builder.message(GET, message::REQUEST | message::DUMP, sequence, AF_INET, 0);
     builder.put_be32(CTA_MARK, mark);
     builder.put_be32(CTA_MARK_MASK, mask);
 }
@@ -236,8 +220,8 @@ fn parse_tuple(value: &[u8]) -> Result<Option<Tuple>, Truncated> {
         for attribute in Attributes::nested(value) {
             let (inner, value) = attribute?;
             match (kind, inner) {
-                (CTA_TUPLE_IP, CTA_IP_V4_SRC) => source = Some(wire::ip(value)?),
-                (CTA_TUPLE_IP, CTA_IP_V4_DST) => destination = Some(wire::ip(value)?),
+                (CTA_TUPLE_IP, CTA_IP_V4_SRC) => source = Some(message::ip(value)?),
+                (CTA_TUPLE_IP, CTA_IP_V4_DST) => destination = Some(message::ip(value)?),
                 (CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT) => source_port = Some(be16(value)?),
                 (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => destination_port = Some(be16(value)?),
                 _ => {}
@@ -270,17 +254,17 @@ fn parse_counters(value: &[u8]) -> Result<Counters, Truncated> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::message::Messages;
     use crate::netlink::vectors::bytes;
-    use crate::netlink::wire::Messages;
 
     fn entry() -> NatEntry {
-        let end = |remote: &str, local: &str| End {
-            remote: remote.parse().unwrap(),
-            local: local.parse().unwrap(),
+        let tuple = |source: &str, destination: &str| Tuple {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
         };
         NatEntry {
-            caller: end("192.0.2.1:30000", "10.0.0.1:40000"),
-            callee: end("192.0.2.2:31000", "10.0.0.1:40002"),
+            original: tuple("192.0.2.1:30000", "10.0.0.1:40000"),
+            reply: tuple("192.0.2.2:31000", "10.0.0.1:40002"),
         }
     }
 
@@ -325,8 +309,8 @@ mod tests {
     fn what_the_kernel_tells_of_an_entry() {
         let mut builder = Builder::default();
         builder.message(NEW, 0, 1, AF_INET, 0);
-        put_tuple(&mut builder, CTA_TUPLE_ORIG, entry().original());
-        put_tuple(&mut builder, CTA_TUPLE_REPLY, entry().reply());
+        put_tuple(&mut builder, CTA_TUPLE_ORIG, entry().original);
+        put_tuple(&mut builder, CTA_TUPLE_REPLY, entry().reply);
         let counters = builder.begin(CTA_COUNTERS_ORIG);
         builder.put_be64(CTA_COUNTERS_PACKETS, 1 << 33);
         builder.put_be64(CTA_COUNTERS_BYTES, 1 << 40);
@@ -338,7 +322,7 @@ mod tests {
         let read = parse(&message).unwrap().unwrap();
         assert_eq!(
             (read.original, read.reply),
-            (entry().original(), entry().reply())
+            (entry().original, entry().reply)
         );
         assert_eq!((read.mark, read.id, read.timeout), (77, 9, Some(59)));
         let sent = Counters {

@@ -4,16 +4,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::conntrack::{self, Entry};
+use super::message::{Message, Messages, Truncated};
 use super::nftables;
-use super::wire::{Message, Messages, Truncated};
 use crate::sys::netlink::NetlinkSocket;
 
 /// What waits until it is read: some ten thousand events.
-const BUFFERS: i32 = 8 << 20;
+const BUFFER_SIZE: i32 = 8 << 20;
 /// More than the kernel puts in one datagram of events.
-const DATAGRAM: usize = 64 * 1024;
+const MOST_DATAGRAM_BYTES: usize = 64 * 1024;
 /// Datagrams at once; the rest wait for the next call, so that a storm holds up nobody.
-const AT_ONCE: usize = 256;
+const DATAGRAMS_AT_ONCE: usize = 256;
 
 /// Something that was not our own doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,11 @@ impl Events {
 
     fn open(group: u32, own: u32, of: Of) -> io::Result<Events> {
         let socket = NetlinkSocket::open_nonblocking()?;
-        socket.set_buffers(BUFFERS)?;
+        socket.set_buffers(BUFFER_SIZE)?;
         socket.join(group)?;
         Ok(Events {
             socket,
-            buffer: vec![0; DATAGRAM],
+            buffer: vec![0; MOST_DATAGRAM_BYTES],
             own,
             of,
         })
@@ -70,7 +70,7 @@ impl Events {
 
     /// Reads what is there, a bounded part of it at once: wait with level-triggered epoll.
     pub fn read(&mut self, mut each: impl FnMut(Event)) -> io::Result<()> {
-        for _ in 0..AT_ONCE {
+        for _ in 0..DATAGRAMS_AT_ONCE {
             let length = match self.socket.receive(&mut self.buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -105,9 +105,12 @@ impl AsFd for Events {
 /// The events of a datagram. One that cannot be read is as one that was lost.
 fn tell(datagram: &[u8], own: u32, of: &Of, each: &mut impl FnMut(Event)) {
     for message in Messages::new(datagram) {
-        let event = message.and_then(|message| match message.port == own {
-            true => Ok(None),
-            false => of.event(&message),
+        let event = message.and_then(|message| {
+            if message.port == own {
+                Ok(None)
+            } else {
+                of.event(&message)
+            }
         });
         match event {
             Ok(event) => event.into_iter().for_each(&mut *each),

@@ -11,23 +11,19 @@
 //!  +-----+------+-------+-----+-----+ +--------+---+------+ +-----+------+-------+ +---
 //! ```
 //!
-//! Headers are in the host's byte order, the values of netfilter attributes in the network's. `wire` builds and
+//! Headers are in the host's byte order, the values of netfilter attributes in the network's. `message` builds and
 //! iterates; `conntrack`, `nftables` and `chains` (what others' tables hold) know the messages, `rule` what rules are
-//! made of, `passage` what others' rules let in, `gate` the relay's table; all of them are pure. `socket` asks and waits, `events` hears. Tested byte for
-//! byte against what `conntrack` and `nft` send; the command stands beside each vector.
+//! made of, `passage` what others' rules let in; all of them are pure. `socket` asks and waits, `events` hears. What the
+//! relay says with it is `relay/kernel/conntrack`. Tested byte for byte against what `conntrack` and `nft` send; the command
+//! stands beside each vector.
 
 pub mod chains;
 pub mod conntrack;
 pub mod events;
-pub mod gate;
-#[cfg(test)]
-mod kernel_tests;
+pub mod message;
 pub mod nftables;
 pub mod passage;
 pub mod rule;
 pub mod socket;
 #[cfg(test)]
-mod table_tests;
-#[cfg(test)]
-mod vectors;
-pub mod wire;
+pub(crate) mod vectors;

@@ -6,9 +6,9 @@
 //!  BATCH_BEGIN   NEWTABLE   NEWCHAIN..   NEWSET..   NEWSETELEM..   NEWRULE..   BATCH_END
 //! ```
 
-use super::conntrack::Counters;
+use super::message::{self, Attributes, Builder, Message, Truncated, be64};
 use super::rule::{Step, put_counter, put_data, put_step};
-use super::wire::{self, Attributes, Builder, Message, Truncated, be64};
+use crate::counters::Counters;
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -140,7 +140,7 @@ impl<'a> Batch<'a> {
         let number = batch.number();
         batch.builder.message(
             BATCH_BEGIN,
-            wire::REQUEST,
+            message::REQUEST,
             number,
             NFPROTO_UNSPEC,
             SUBSYSTEM,
@@ -152,16 +152,21 @@ impl<'a> Batch<'a> {
     /// acknowledge: its answer comes after all others. None where nothing was added.
     pub fn end_acknowledged(mut self) -> Option<(Vec<u8>, u32)> {
         let last = self.last?;
-        self.builder.add_flags(wire::ACK);
+        self.builder.add_flags(message::ACK);
         let number = self.number();
-        self.builder
-            .message(BATCH_END, wire::REQUEST, number, NFPROTO_UNSPEC, SUBSYSTEM);
+        self.builder.message(
+            BATCH_END,
+            message::REQUEST,
+            number,
+            NFPROTO_UNSPEC,
+            SUBSYSTEM,
+        );
         Some((self.builder.into_bytes(), last))
     }
 
     /// The table; `flags` are [`OWNER`] and [`PERSIST`].
     pub fn table(&mut self, flags: u32) {
-        self.message(NEWTABLE, wire::CREATE);
+        self.message(NEWTABLE, message::CREATE);
         self.builder.put_name(NFTA_TABLE_NAME, self.table);
         self.builder.put_be32(NFTA_TABLE_FLAGS, flags);
     }
@@ -174,7 +179,7 @@ impl<'a> Batch<'a> {
 
     /// A chain that a hook calls; the lower the priority, the earlier.
     pub fn chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
-        self.message(NEWCHAIN, wire::CREATE);
+        self.message(NEWCHAIN, message::CREATE);
         self.builder.put_name(NFTA_CHAIN_TABLE, self.table);
         self.builder.put_name(NFTA_CHAIN_NAME, name);
         let kind = match kind {
@@ -197,7 +202,7 @@ impl<'a> Batch<'a> {
     }
 
     pub fn set(&mut self, set: &Set<'_>) {
-        self.message(NEWSET, wire::CREATE);
+        self.message(NEWSET, message::CREATE);
         let builder = &mut self.builder;
         builder.put_name(NFTA_SET_TABLE, self.table);
         builder.put_name(NFTA_SET_NAME, set.name);
@@ -217,7 +222,7 @@ impl<'a> Batch<'a> {
 
     /// A rule at a chain's end.
     pub fn rule(&mut self, chain: &str, steps: &[Step<'_>]) {
-        self.message(NEWRULE, wire::CREATE | wire::APPEND);
+        self.message(NEWRULE, message::CREATE | message::APPEND);
         self.builder.put_name(NFTA_RULE_TABLE, self.table);
         self.builder.put_name(NFTA_RULE_CHAIN, chain);
         let nest = self.builder.begin(NFTA_RULE_EXPRESSIONS);
@@ -229,7 +234,7 @@ impl<'a> Batch<'a> {
 
     /// Elements for a set; one that is there already is fine.
     pub fn add(&mut self, set: &str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
-        self.elements(NEWSETELEM, wire::CREATE, set, keys);
+        self.elements(NEWSETELEM, message::CREATE, set, keys);
     }
 
     /// Takes elements out; one that is not there fails the whole batch (ENOENT).
@@ -239,7 +244,7 @@ impl<'a> Batch<'a> {
 
     /// Takes elements out as [`Batch::remove`] does; the answer repeats them with their last counters.
     pub fn remove_echoed(&mut self, set: &str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
-        self.elements(DELSETELEM, wire::ECHO, set, keys);
+        self.elements(DELSETELEM, message::ECHO, set, keys);
     }
 
     /// As many messages as the keys need: none without keys, since DELSETELEM with none empties the set.
@@ -269,7 +274,7 @@ impl<'a> Batch<'a> {
     fn message(&mut self, kind: u16, flags: u16) {
         let number = self.number();
         self.last = Some(number);
-        let flags = flags | wire::REQUEST;
+        let flags = flags | message::REQUEST;
         self.builder.message(kind, flags, number, NFPROTO_IPV4, 0);
     }
 
@@ -282,14 +287,14 @@ impl<'a> Batch<'a> {
 
 /// Asks for a table, with an acknowledgement after it; ENOENT where there is none.
 pub fn get_table(builder: &mut Builder, sequence: u32, table: &str) {
-    let flags = wire::REQUEST | wire::ACK;
+    let flags = message::REQUEST | message::ACK;
     builder.message(GETTABLE, flags, sequence, NFPROTO_IPV4, 0);
     builder.put_name(NFTA_TABLE_NAME, table);
 }
 
 /// Asks for all elements of a set; ENOENT where there is no such table or set.
 pub fn dump_elements(builder: &mut Builder, sequence: u32, table: &str, set: &str) {
-    let flags = wire::REQUEST | wire::DUMP;
+    let flags = message::REQUEST | message::DUMP;
     builder.message(GETSETELEM, flags, sequence, NFPROTO_IPV4, 0);
     builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
     builder.put_name(NFTA_SET_ELEM_LIST_TABLE, table);
@@ -297,7 +302,7 @@ pub fn dump_elements(builder: &mut Builder, sequence: u32, table: &str, set: &st
 
 /// Asks for all rules of a chain; none come where there is no such table or chain.
 pub fn dump_rules(builder: &mut Builder, sequence: u32, table: &str, chain: &str) {
-    let flags = wire::REQUEST | wire::DUMP;
+    let flags = message::REQUEST | message::DUMP;
     builder.message(GETRULE, flags, sequence, NFPROTO_IPV4, 0);
     builder.put_name(NFTA_RULE_TABLE, table);
     builder.put_name(NFTA_RULE_CHAIN, chain);
@@ -388,5 +393,4 @@ fn parse_counter(expression: &[u8]) -> Result<Option<Counters>, Truncated> {
 }
 
 #[cfg(test)]
-#[path = "nftables_tests.rs"]
 mod tests;

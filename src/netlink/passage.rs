@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::wire::{self, Attributes, Truncated, be16, be32};
+use super::message::{self, Attributes, Truncated, be16, be32};
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -105,9 +105,10 @@ impl When {
         if self.is_never || self.protocol.is_some_and(|own| own != protocol) || states == 0 {
             return Fit::Never;
         }
-        match self.is_sure && states == needed {
-            true => Fit::Sure,
-            false => Fit::Maybe,
+        if self.is_sure && states == needed {
+            Fit::Sure
+        } else {
+            Fit::Maybe
         }
     }
 
@@ -148,11 +149,11 @@ pub fn read(expressions: &[u8]) -> Result<Step, Truncated> {
         if kind != NFTA_LIST_ELEM {
             continue;
         }
-        let name = wire::find(expression, NFTA_EXPR_NAME)?.map(wire::text);
-        let data = wire::find(expression, NFTA_EXPR_DATA)?.unwrap_or_default();
+        let name = message::find(expression, NFTA_EXPR_NAME)?.map(message::text);
+        let data = message::find(expression, NFTA_EXPR_DATA)?.unwrap_or_default();
         let when = &mut step.when;
         match name.as_deref().unwrap_or_default() {
-            "meta" | "ct" | "payload" if wire::find(data, NFTA_DREG)?.is_none() => {}
+            "meta" | "ct" | "payload" if message::find(data, NFTA_DREG)?.is_none() => {}
             "meta" => loaded = meta(data)?,
             "ct" => loaded = key(data, &[(NFT_CT_STATE, Loaded::State)])?,
             "payload" => loaded = payload(data)?,
@@ -167,7 +168,10 @@ pub fn read(expressions: &[u8]) -> Result<Step, Truncated> {
             "immediate" => step.then = immediate(data)?.unwrap_or(step.then),
             "reject" => step.then = Then::Refuse,
             "target" => {
-                step.then = match wire::find(data, NFTA_XT_NAME)?.map(wire::text).as_deref() {
+                step.then = match message::find(data, NFTA_XT_NAME)?
+                    .map(message::text)
+                    .as_deref()
+                {
                     Some("REJECT" | "DROP") => Then::Refuse,
                     Some("LOG" | "NFLOG" | "CT" | "NOTRACK" | "MARK") => Then::GoOn,
                     _ => Then::Other,
@@ -182,13 +186,13 @@ pub fn read(expressions: &[u8]) -> Result<Step, Truncated> {
 }
 
 fn number(data: &[u8], wanted: u16) -> Result<Option<u32>, Truncated> {
-    wire::find(data, wanted)?.map(be32).transpose()
+    message::find(data, wanted)?.map(be32).transpose()
 }
 
 /// The bytes that a value attribute holds.
 fn value(data: &[u8], wanted: u16) -> Result<Option<&[u8]>, Truncated> {
-    match wire::find(data, wanted)? {
-        Some(nested) => wire::find(nested, NFTA_DATA_VALUE),
+    match message::find(data, wanted)? {
+        Some(nested) => message::find(nested, NFTA_DATA_VALUE),
         None => Ok(None),
     }
 }
@@ -268,12 +272,13 @@ fn is_loopback(bytes: &[u8]) -> bool {
 }
 
 fn immediate(data: &[u8]) -> Result<Option<Then>, Truncated> {
-    let nested = wire::find(data, NFTA_IMMEDIATE_DATA)?.unwrap_or_default();
-    let Some(verdict) = wire::find(nested, NFTA_DATA_VERDICT)? else {
+    let nested = message::find(data, NFTA_IMMEDIATE_DATA)?.unwrap_or_default();
+    let Some(verdict) = message::find(nested, NFTA_DATA_VERDICT)? else {
         return Ok(None);
     };
     let chain = || {
-        wire::find(verdict, NFTA_VERDICT_CHAIN).map(|name| name.map(wire::text).unwrap_or_default())
+        message::find(verdict, NFTA_VERDICT_CHAIN)
+            .map(|name| name.map(message::text).unwrap_or_default())
     };
     // NF_* and NFT_* (linux/netfilter.h, linux/netfilter/nf_tables.h).
     Ok(
@@ -291,8 +296,8 @@ fn immediate(data: &[u8]) -> Result<Option<Then>, Truncated> {
 
 /// A match of iptables (linux/netfilter/xt_conntrack.h, xt_multiport.h, xt_tcpudp.h).
 fn extension(when: &mut When, data: &[u8]) -> Result<(), Truncated> {
-    let name = wire::find(data, NFTA_XT_NAME)?.map(wire::text);
-    let info = wire::find(data, NFTA_XT_INFO)?.unwrap_or_default();
+    let name = message::find(data, NFTA_XT_NAME)?.map(message::text);
+    let info = message::find(data, NFTA_XT_INFO)?.unwrap_or_default();
     let number = |at: usize| {
         info.get(at..at + 2)
             .and_then(|two| two.try_into().ok())

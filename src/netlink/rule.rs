@@ -2,7 +2,7 @@
 //!
 //! A rule is a list of expressions that work on registers; each here is a [`Step`].
 
-use super::wire::Builder;
+use super::message::Builder;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_DATA_VALUE: u16 = 1;

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use super::conntrack::{self, Counters, Entry};
+use super::conntrack::{self, Entry};
+use super::message::{self, Builder, Message, Messages, Truncated};
 use super::nftables::{self, Batch, Element};
-use super::wire::{self, Builder, Message, Messages, Truncated};
+use crate::counters::Counters;
 use crate::sys::netlink::NetlinkSocket;
 
 /// The kernel answers while it handles the request: what takes longer is lost.
@@ -106,7 +107,7 @@ impl Netfilter {
         while open > 0 {
             self.receive(|message| {
                 let index = index_of(message.sequence, first, items.len());
-                if message.kind != wire::ERROR {
+                if message.kind != message::ERROR {
                     // What is repeated comes right before the acknowledgement; an entry that goes, as an event
                     // without a number.
                     if index.is_some() || message.sequence == 0 {
@@ -193,13 +194,13 @@ impl Netfilter {
                 if message.sequence != number {
                     return Ok(());
                 }
-                done = matches!(message.kind, wire::DONE | wire::ERROR);
+                done = matches!(message.kind, message::DONE | message::ERROR);
                 let told = if done {
                     message.errno().map_err(invalid).and_then(outcome)
                 } else {
                     each(message).map_err(invalid)
                 };
-                let was_changed = message.flags & wire::DUMP_INTERRUPTED != 0;
+                let was_changed = message.flags & message::DUMP_INTERRUPTED != 0;
                 match (told, &mut result) {
                     (Err(error), Ok(_)) => result = Err(error),
                     (Ok(()), Ok(whole)) => *whole &= !was_changed,
@@ -237,7 +238,7 @@ impl Netfilter {
                     return nftables::parse_elements(message, &mut echoed).map_err(invalid);
                 }
                 let number = message.sequence.wrapping_sub(first);
-                if message.kind != wire::ERROR || number > last.wrapping_sub(first) {
+                if message.kind != message::ERROR || number > last.wrapping_sub(first) {
                     return Ok(());
                 }
                 let result = outcome(message.errno().map_err(invalid)?);

@@ -4,6 +4,7 @@
 //! lines into requests and back, `media` reads one m= line, `demux` tells packets apart, `link` is what a
 //! relay and a dispatcher say to each other, `record` what a call was like.
 
+mod component;
 pub mod control;
 pub mod demux;
 pub mod elements;
@@ -11,6 +12,7 @@ pub mod line;
 pub mod link;
 pub mod media;
 pub mod name;
+mod party;
 pub mod record;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,9 @@ mod tests;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+
+pub use self::component::{Component, PerComponent};
+pub use self::party::{Party, PerParty};
 
 /// Longest Call-ID, tag or dialog_id, bytes, wherever one is read. It is what a line of the SIP proxy's may have.
 pub const MAX_ID: usize = 8 * 1024;
@@ -220,48 +225,6 @@ impl fmt::Display for DialogId {
 /// CSeq number (RFC 3261 section 8.1.1.5); each party numbers its own requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CSeq(pub u32);
-
-/// One of the two who talk: the caller opened the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Party {
-    Caller,
-    Callee,
-}
-
-impl Party {
-    /// The one at the other end.
-    pub fn other(self) -> Party {
-        match self {
-            Party::Caller => Party::Callee,
-            Party::Callee => Party::Caller,
-        }
-    }
-}
-
-impl fmt::Display for Party {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Party::Caller => "caller",
-            Party::Callee => "callee",
-        })
-    }
-}
-
-/// RTP, or RTCP one port above it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Component {
-    Rtp,
-    Rtcp,
-}
-
-impl fmt::Display for Component {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Component::Rtp => "RTP",
-            Component::Rtcp => "RTCP",
-        })
-    }
-}
 
 /// Names one session wherever it goes: a random UUID (RFC 9562 section 5.4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

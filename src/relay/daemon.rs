@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use log::info;
 
-use super::kernel::Order;
-use super::worker::Message;
-use super::{Running, Settings, checks, start};
+use super::message::Message;
+use super::{Running, Settings, start};
 use crate::cli::{self, Program};
 use crate::config::{self, RelayConfig};
 use crate::daemon::{self, Daemon, StartError, Watchdog};
+use crate::diagnosis;
 use crate::metrics::{self, process};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
@@ -30,7 +30,7 @@ pub fn main(program: &Program) -> ExitCode {
         Err(status) => return status,
     };
     if options.check {
-        return checks::main(&options);
+        return diagnosis::main(&options);
     }
     let examine = |_: &RelayConfig| Ok(());
     let level = |config: &RelayConfig| config.log_level.filter();
@@ -94,19 +94,19 @@ impl Running {
     pub(super) fn examine(&self) -> Result<(), String> {
         let shared = &self.shared;
         let mut still = Vec::new();
-        for (index, (meter, worker)) in shared.meters.iter().zip(&shared.workers).enumerate() {
-            if !meter.pulse.feel(|| worker.nudge(Message::Nudge)) {
+        for (index, counts) in shared.workers.all_counts().enumerate() {
+            let nudge = || shared.workers.nudge(index, Message::Nudge);
+            if !counts.pulse.feel(nudge) {
                 still.push(format!("worker {index}"));
             }
         }
-        if let Some(kernel) = &shared.kernel {
-            if !shared.kernel_pulse.feel(|| kernel.nudge(Order::Nudge)) {
-                still.push("the kernel thread".to_owned());
-            }
+        if !shared.kernel.is_well() {
+            still.push("the kernel thread".to_owned());
         }
-        match still.is_empty() {
-            true => Ok(()),
-            false => Err(format!("no answer from {}", still.join(", "))),
+        if still.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("no answer from {}", still.join(", ")))
         }
     }
 }

@@ -8,24 +8,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use log::warn;
 use serde_json::{Map, Value};
 
-use super::Shared;
-use super::kernel::Order;
-use super::surroundings::Surroundings;
-use super::worker::Message;
+use super::message::Message;
+use super::question::Question;
+use super::shared::Shared;
+use crate::diagnosis::obstacles::Obstacles;
 use crate::logging::sparse::Sparse;
 use crate::moment::Now;
 use crate::proto::CallId;
 use crate::session::{Engine, ReplyTo};
 
-/// Questions that may wait.
-const WAITING: usize = 32;
-
 /// How long a worker is waited for: less than `relay_timeout`, for which the dispatcher waits unless that was made shorter.
-const PATIENCE: Duration = Duration::from_secs(4);
+const WORKER_LIMIT: Duration = Duration::from_secs(4);
 
 /// The answer where the worker has said that it has no such call, and nowhere else: the dispatcher may take the call for
 /// over by it.
@@ -33,18 +30,6 @@ const NONE: &[u8] = b"error";
 
 /// The answer where nobody could be asked.
 pub const BUSY: &[u8] = b"error: busy";
-
-/// Somebody wants to know about a call.
-pub struct Question {
-    worker: usize,
-    call_id: CallId,
-    pub reply_to: ReplyTo,
-}
-
-/// Where questions go, and where [`run`] gets them; none ends it.
-pub fn channel() -> (Sender<Option<Question>>, Receiver<Option<Question>>) {
-    bounded(WAITING)
-}
 
 /// Has it answered, once what the kernel has relayed is known. False where too many wait.
 pub fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -> bool {
@@ -63,7 +48,7 @@ pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
         let reply_to = question.reply_to;
         let told = told_by_worker(shared, question);
         let settings = &shared.settings;
-        let look = || Surroundings::look(settings.port_range, settings.mark);
+        let look = || Obstacles::look(settings.port_range, settings.mark);
         let (answer, is_whole) = answer_by(told, look);
         let is_due = (!is_whole).then(|| failures.due());
         if let Some(left_out) = is_due.flatten() {
@@ -72,12 +57,12 @@ pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
                  told without it{left_out}"
             );
         }
-        shared.reply(reply_to, &answer);
+        shared.dispatchers.reply(reply_to, &answer);
     }
 }
 
 /// What is answered where the worker has told this, or nothing; false where the look at the host has failed.
-fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> (Vec<u8>, bool) {
+fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Obstacles) -> (Vec<u8>, bool) {
     let told = match told {
         None => return (BUSY.to_vec(), true),
         Some(told) if told == NONE => return (told, true),
@@ -92,7 +77,7 @@ fn answer_by(told: Option<Vec<u8>>, look: impl FnOnce() -> Surroundings) -> (Vec
 
 fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
     let told = ask_worker(shared, question)?;
-    told.recv_timeout(PATIENCE).ok()
+    told.recv_timeout(WORKER_LIMIT).ok()
 }
 
 /// Has a worker tell. None where nobody can be asked.
@@ -101,29 +86,18 @@ pub fn ask_worker(shared: &Arc<Shared>, question: Question) -> Option<Receiver<V
         worker, call_id, ..
     } = question;
     let (answer, told) = bounded(1);
-    let message = Message::Explain(call_id, answer);
-    let pass_on = move |shared: &Shared| {
-        let postbox = shared.workers.get(worker);
-        postbox.is_some_and(|postbox| postbox.send(message).is_ok())
+    let sharing = Arc::clone(shared);
+    let pass_on = move || {
+        // One that has ended has no calls.
+        sharing
+            .workers
+            .send(worker, Message::Explain(call_id, answer));
     };
-    match &shared.kernel {
-        None => {
-            pass_on(shared);
-        }
-        Some(kernel) => {
-            let sharing = Arc::clone(shared);
-            let read = Order::Read(Box::new(move || {
-                // One that has ended has no calls.
-                pass_on(&sharing);
-            }));
-            kernel.send(read).ok()?;
-        }
-    }
-    Some(told)
+    shared.kernel.after_reading(pass_on).then_some(told)
 }
 
 /// A worker's array with what the host has to do with it.
-fn with_host(told: &[u8], look: impl FnOnce() -> Surroundings) -> Option<Vec<u8>> {
+fn with_host(told: &[u8], look: impl FnOnce() -> Obstacles) -> Option<Vec<u8>> {
     let mut sessions: Vec<Map<String, Value>> = serde_json::from_slice(told).ok()?;
     look().add_to(&mut sessions);
     serde_json::to_vec(&sessions).ok()
@@ -132,9 +106,10 @@ fn with_host(told: &[u8], look: impl FnOnce() -> Surroundings) -> Option<Vec<u8>
 /// An array of the sessions of that call-id, or `error` where there is none.
 pub fn answer(engine: &Engine, call_id: &CallId, now: Now) -> Vec<u8> {
     let mut answer = Vec::new();
-    match engine.write_explained(&mut answer, call_id, now) {
-        true => answer,
-        false => NONE.to_vec(),
+    if engine.write_explained(&mut answer, call_id, now) {
+        answer
+    } else {
+        NONE.to_vec()
     }
 }
 
@@ -144,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_host_is_looked_at_for_calls_that_are_there() {
-        let look = || Surroundings::look((40_000, 40_100), (1, 1));
+        let look = || Obstacles::look((40_000, 40_100), (1, 1));
         let told = br#"[{"call_id": "a", "streams": []}, {"call_id": "b"}]"#;
         let answer = with_host(told, look).unwrap();
         let sessions: Vec<Value> = serde_json::from_slice(&answer).unwrap();

@@ -7,17 +7,19 @@
 
 use std::time::Duration;
 
+use crate::moment::Moment;
+
 /// No packet passes more hosts than this.
-const MOST: u8 = 64;
+const MOST_HOPS: u8 = 64;
 
 /// With fewer left a packet may not reach everybody: few paths are longer.
-const FEW: u8 = 24;
+const FEW_HOPS: u8 = 24;
 
 /// Paths of one party do not differ by so many hosts.
-const MANY: u8 = 16;
+const SPREAD_OF_PATHS: u8 = 16;
 
 /// For how long it is known what came. A packet that goes round the world has used its hops up sooner.
-const KNOWN: Duration = Duration::from_secs(10);
+const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// What has come to one port.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,21 +27,21 @@ pub struct Hops {
     /// The most that a packet had left.
     most: u8,
     /// When it came.
-    at: Duration,
+    at: Moment,
 }
 
 impl Hops {
     /// The TTL that a packet goes on with which came with this one; none where it has come round and has none left.
-    pub fn onward(&mut self, ttl: u8, now: Duration) -> Option<u8> {
-        if ttl >= self.most || now >= self.at + KNOWN {
+    pub fn onward(&mut self, ttl: u8, now: Moment) -> Option<u8> {
+        if ttl >= self.most || now >= self.at + KNOWN_FOR {
             self.most = ttl;
             self.at = now;
         }
-        let is_from_far_away = ttl < FEW && self.most - ttl < MANY;
+        let is_from_far_away = ttl < FEW_HOPS && self.most - ttl < SPREAD_OF_PATHS;
         let left = if is_from_far_away {
-            MOST
+            MOST_HOPS
         } else {
-            ttl.min(MOST)
+            ttl.min(MOST_HOPS)
         };
         left.checked_sub(1).filter(|&left| left > 0)
     }
@@ -49,7 +51,7 @@ impl Hops {
 mod tests {
     use super::*;
 
-    const T: Duration = Duration::from_secs(1000);
+    const T: Moment = Moment::after_start(Duration::from_secs(1000));
 
     /// How often one packet passes relays that lie on a circle, each so many hosts behind the one before it.
     fn rounds(relays: &mut [Hops], distance: u8, first: u8) -> usize {
@@ -90,9 +92,9 @@ mod tests {
             let mut now = T;
             for _ in 0..1000 {
                 let left = hops.onward(ttl, now).unwrap();
-                assert!((FEW - 1..MOST).contains(&left), "{ttl}: {left}");
+                assert!((FEW_HOPS - 1..MOST_HOPS).contains(&left), "{ttl}: {left}");
                 // A route that changes a little changes nothing.
-                assert!(hops.onward(ttl.saturating_sub(3).max(1), now).unwrap() >= FEW - 4);
+                assert!(hops.onward(ttl.saturating_sub(3).max(1), now).unwrap() >= FEW_HOPS - 4);
                 now += Duration::from_millis(20);
             }
         }
@@ -105,7 +107,7 @@ mod tests {
             for _ in 0..4 {
                 ttl = Hops::default().onward(ttl - distance, T).unwrap();
             }
-            assert!(ttl >= FEW - 1, "{distance}: {ttl}");
+            assert!(ttl >= FEW_HOPS - 1, "{distance}: {ttl}");
         }
     }
 
@@ -114,7 +116,7 @@ mod tests {
         let mut hops = Hops::default();
         assert_eq!(hops.onward(60, T), Some(59));
         assert_eq!(hops.onward(5, T), Some(4));
-        assert_eq!(hops.onward(5, T + KNOWN), Some(63));
+        assert_eq!(hops.onward(5, T + KNOWN_FOR), Some(63));
         assert_eq!(hops.onward(1, T), Some(63), "the clock does not go back");
     }
 }

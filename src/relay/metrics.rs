@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::meter::{Answered, Asked, Meter};
-use super::worker::Message;
-use super::{Running, Shared};
+use super::Running;
+use super::message::Message;
+use super::request_counts::{Answered, Asked};
+use super::shared::Shared;
 use crate::config::Forwarding;
 use crate::metrics::{Counter, Exposition, Listener, process};
-use crate::session::Drop;
+use crate::session::DropReason;
 use crate::sys::clock;
 use crate::{logging, metrics};
 
 /// How long a worker may take to count its streams; one that is busier is left out.
-const PATIENCE: Duration = Duration::from_secs(1);
+const WORKER_LIMIT: Duration = Duration::from_secs(1);
 
 /// The types that have a name of their own: what else phones invent is counted together.
 const MEDIA_TYPES: [&str; 5] = ["audio", "video", "image", "text", "application"];
@@ -47,29 +48,23 @@ impl Shared {
         text.finish()
     }
 
-    fn sum(&self, of: impl Fn(&Meter) -> &Counter) -> u64 {
-        self.meters.iter().map(|meter| of(meter).get()).sum()
-    }
-
     fn write_sessions(&self, text: &mut Exposition) {
-        let meters = self.meters.iter();
-        let sessions: usize = meters.map(|m| m.sessions.load(Ordering::Relaxed)).sum();
         text.gauge(
             "mediaproxy_relay_sessions",
             "Calls on this relay that are not over and reported.",
         )
-        .is(sessions);
+        .is(self.workers.sessions());
         text.counter(
             "mediaproxy_relay_sessions_started_total",
             "Calls that began here.",
         )
-        .is(self.sum(|meter| &meter.started));
+        .is(self.workers.sum(|counts| &counts.started));
         text.counter(
             "mediaproxy_relay_sessions_ended_total",
             "Calls that ended: removed by the SIP proxy, or expired without it for want of media or by the relay's end.",
         )
-        .with(&[("how", "removed")], self.sum(|meter| &meter.removed))
-        .with(&[("how", "expired")], self.sum(|meter| &meter.expired));
+        .with(&[("how", "removed")], self.workers.sum(|counts| &counts.removed))
+        .with(&[("how", "expired")], self.workers.sum(|counts| &counts.expired));
         let mut family = text.gauge("mediaproxy_relay_streams", "Live streams by media type.");
         for (media_type, count) in self.streams() {
             family.with(&[("media_type", media_type)], count);
@@ -78,17 +73,17 @@ impl Shared {
 
     /// Each worker is asked, once.
     fn streams(&self) -> BTreeMap<&'static str, usize> {
-        let (answer, answers) = crossbeam_channel::bounded(self.workers.len());
-        let asked = self.workers.iter().filter(|worker| {
+        let (answer, answers) = crossbeam_channel::bounded(self.workers.count());
+        let asked = (0..self.workers.count()).filter(|worker| {
             // One that is gone has no streams.
-            worker.send(Message::Streams(answer.clone())).is_ok()
+            self.workers.send(*worker, Message::Streams(answer.clone()))
         });
         let asked = asked.count();
         let names = MEDIA_TYPES.iter().chain([&OTHER]);
         let mut streams: BTreeMap<&str, usize> = names.map(|name| (*name, 0)).collect();
-        let deadline = clock::mono() + PATIENCE;
+        let deadline = clock::moment() + WORKER_LIMIT;
         for _ in 0..asked {
-            let left = deadline.saturating_sub(clock::mono());
+            let left = deadline.since(clock::moment());
             let Ok(counts) = answers.recv_timeout(left) else {
                 break;
             };
@@ -107,11 +102,11 @@ impl Shared {
         )
         .with(
             &[("path", "user_space")],
-            self.sum(|meter| &meter.user_space.packets),
+            self.workers.sum(|counts| &counts.user_space.packets),
         )
         .with(
             &[("path", "kernel")],
-            self.sum(|meter| &meter.kernel.packets),
+            self.workers.sum(|counts| &counts.kernel.packets),
         );
         text.counter(
             "mediaproxy_relay_relayed_bytes_total",
@@ -119,15 +114,21 @@ impl Shared {
         )
         .with(
             &[("path", "user_space")],
-            self.sum(|meter| &meter.user_space.bytes),
+            self.workers.sum(|counts| &counts.user_space.bytes),
         )
-        .with(&[("path", "kernel")], self.sum(|meter| &meter.kernel.bytes));
+        .with(
+            &[("path", "kernel")],
+            self.workers.sum(|counts| &counts.kernel.bytes),
+        );
         let mut family = text.counter(
             "mediaproxy_relay_dropped_packets_total",
             "Packets that were not passed on, by reason.",
         );
-        for (at, why) in Drop::ALL.iter().enumerate() {
-            let counts = self.meters.iter().filter_map(|meter| meter.dropped.get(at));
+        for (at, why) in DropReason::ALL.iter().enumerate() {
+            let counts = self
+                .workers
+                .all_counts()
+                .filter_map(|counts| counts.dropped.get(at));
             let reason = why.as_str().replace(' ', "_");
             family.with(
                 &[("reason", &reason)],
@@ -138,7 +139,7 @@ impl Shared {
             "mediaproxy_relay_unsent_packets_total",
             "Packets that this host did not take: no route, a firewall, a full queue.",
         )
-        .is(self.sum(|meter| &meter.unsent));
+        .is(self.workers.sum(|counts| &counts.unsent));
     }
 
     fn write_kernel(&self, text: &mut Exposition) {
@@ -151,37 +152,37 @@ impl Shared {
             "mediaproxy_relay_kernel_forwarding_active",
             "1 where the kernel forwards media, 0 where the relay alone does.",
         )
-        .is(self.kernel.is_some());
+        .is(self.kernel.orders.is_some());
         text.gauge(
             "mediaproxy_relay_kernel_flows",
             "Flows that the kernel forwards: two for each stream with RTP and RTCP.",
         )
-        .is(self.kernel_flows.get());
+        .is(self.kernel.flows.get());
         text.counter(
             "mediaproxy_relay_kernel_flows_taken_total",
             "Flows that the kernel took over.",
         )
-        .is(self.sum(|meter| &meter.flows.taken));
+        .is(self.workers.sum(|counts| &counts.flows.taken));
         text.counter(
             "mediaproxy_relay_kernel_flows_refused_total",
             "Flows that stay in user space: for a while (not_now), while nothing leaves the kernel (suspended), or because a \
              party is on this host (never).",
         )
-        .with(&[("reason", "not_now")], self.sum(|meter| &meter.flows.not_now))
-        .with(&[("reason", "suspended")], self.sum(|meter| &meter.flows.suspended))
-        .with(&[("reason", "never")], self.sum(|meter| &meter.flows.never));
+        .with(&[("reason", "not_now")], self.workers.sum(|counts| &counts.flows.not_now))
+        .with(&[("reason", "suspended")], self.workers.sum(|counts| &counts.flows.suspended))
+        .with(&[("reason", "never")], self.workers.sum(|counts| &counts.flows.never));
         text.counter(
             "mediaproxy_relay_kernel_flows_lost_total",
             "Flows that came back to user space: others deleted them, packets did not leave the kernel (stuck), or did \
              not reach them (bypassed).",
         )
-        .with(&[("reason", "deleted")], self.sum(|meter| &meter.flows.deleted))
-        .with(&[("reason", "stuck")], self.sum(|meter| &meter.flows.stuck))
-        .with(&[("reason", "bypassed")], self.sum(|meter| &meter.flows.bypassed));
+        .with(&[("reason", "deleted")], self.workers.sum(|counts| &counts.flows.deleted))
+        .with(&[("reason", "stuck")], self.workers.sum(|counts| &counts.flows.stuck))
+        .with(&[("reason", "bypassed")], self.workers.sum(|counts| &counts.flows.bypassed));
     }
 
     fn write_ports(&self, text: &mut Exposition) {
-        let (census, available) = self.ports.census(clock::mono());
+        let (census, available) = self.ports.census(clock::moment());
         let unused = census.ready + census.resting + census.bad;
         text.gauge(
             "mediaproxy_relay_port_pairs",
@@ -199,32 +200,32 @@ impl Shared {
     }
 
     fn write_links(&self, text: &mut Exposition) {
-        let links = self.all_links();
-        let named: Vec<_> = links
+        let dispatchers = self.dispatchers.all();
+        let named: Vec<_> = dispatchers
             .iter()
-            .filter(|link| !link.outbox.is_finishing())
-            .map(|link| (link.address.to_string(), link))
+            .filter(|known| !known.queue.is_finishing())
+            .map(|known| (known.address.to_string(), known))
             .collect();
         let mut family = text.gauge(
             "mediaproxy_relay_link_up",
             "Whether the dispatcher is connected.",
         );
-        for (dispatcher, link) in &named {
-            family.with(&[("dispatcher", dispatcher)], link.outbox.is_connected());
+        for (dispatcher, known) in &named {
+            family.with(&[("dispatcher", dispatcher)], known.queue.is_connected());
         }
         let mut family = text.counter(
             "mediaproxy_relay_link_losses_total",
             "Connections to the dispatcher that were lost.",
         );
-        for (dispatcher, link) in &named {
-            family.with(&[("dispatcher", dispatcher)], link.losses.get());
+        for (dispatcher, known) in &named {
+            family.with(&[("dispatcher", dispatcher)], known.losses.get());
         }
         let mut family = text.counter(
             "mediaproxy_relay_link_failures_total",
             "Attempts to connect to the dispatcher that failed.",
         );
-        for (dispatcher, link) in &named {
-            family.with(&[("dispatcher", dispatcher)], link.failures.get());
+        for (dispatcher, known) in &named {
+            family.with(&[("dispatcher", dispatcher)], known.failures.get());
         }
     }
 
@@ -251,7 +252,7 @@ impl Shared {
     }
 
     fn write_spool(&self, text: &mut Exposition) {
-        let spool = self.spool.as_ref();
+        let spool = self.ended.spool.as_ref();
         text.gauge(
             "mediaproxy_relay_spool_active",
             "1 where ended calls are kept on disk until a dispatcher confirms them, 0 where state_dir cannot be written.",

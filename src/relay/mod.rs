@@ -1,87 +1,102 @@
 //! The relay: takes dispatchers' commands over TLS and relays the media of their calls.
 //!
 //! ```text
-//!  dispatcher --TLS--> link reader --mailbox--> worker   an engine, its sockets and timers    worker, machine, pace
-//!             <--TLS-- link writer <--outbox----/        answers, notices, pings              link, greeting, outbox
-//!                                     gather             lists and summaries of all workers
+//!  dispatcher --TLS--> link         --message--> worker   an engine, its sockets (media_sockets) and timers
+//!             <--TLS-- link_writer  <--queue-----/        answers, notices, pings (dispatcher, send_queue)
+//!                                       listing, summing  lists and summaries of all workers
 //!  discovery   one thread: names to addresses, links come and go
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
-//!  checks      what the host must have, before the start; diagnosis: why the kernel drops media, while it runs
-//!  explain     one thread: all that is known of a call; surroundings: what of the host stands in its way
+//!  explain     one thread: all that is known of a call
+//!  spool       one thread: ended calls that no dispatcher has confirmed (ended_calls)
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
+//!
+//! `shared` is what all of them have: data, each part with a type of its own that does what belongs to it.
 //!
 //! A worker never waits for anybody; a link's reader waits only for a worker. A thread that panics ends the
 //! process, so that the service manager starts it whole again: no half of a relay can lose calls silently.
 
 mod backoff;
-pub mod checks;
+mod coalescing;
 pub mod daemon;
-pub mod diagnosis;
-pub mod discovery;
+mod discovery;
+mod dispatcher;
+mod dispatchers;
+mod ended_calls;
+mod ending;
 mod explain;
-mod gather;
-mod greeting;
 mod hops;
+mod identity;
 mod kernel;
 mod link;
-mod machine;
-mod meter;
+mod link_writer;
+mod listing;
+mod loops;
+mod media_sockets;
+mod message;
 mod metrics;
-mod outbox;
-mod pace;
+mod question;
 pub mod rehearsal;
-mod rounds;
+mod request_counts;
+mod send_queue;
 mod settings;
 mod shared;
+mod shared_ports;
 mod spool;
-mod surroundings;
+mod summary;
+mod summing;
+mod threads;
 mod upkeep;
 mod worker;
+mod worker_counts;
+mod workers;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use log::{error, info, warn};
+use log::{info, warn};
 
-use self::discovery::Directory;
-use self::kernel::Order;
-use self::machine::{Addresses, FILES_PER_PAIR, SharedPorts};
-use self::meter::Requests;
+use self::dispatchers::Dispatchers;
+use self::ended_calls::EndedCalls;
+use self::ending::Ending;
+use self::identity::Identity;
+use self::kernel::handle::KernelHandle;
+use self::kernel::news::Deliver;
+use self::media_sockets::Addresses;
+use self::message::Message;
+use self::question::Question;
+use self::request_counts::RequestCounts;
 pub use self::settings::Settings;
 use self::shared::Shared;
-use self::worker::{Message, Worker};
-use crate::daemon::{Pulse, StartError};
-use crate::metrics::Gauge;
-use crate::proto::link::{EXPLAIN, Hello};
-use crate::session;
-use crate::sys::mailbox::{Mailbox, mailbox};
+use self::shared_ports::SharedPorts;
+use self::worker::Worker;
+use self::workers::Workers;
+use crate::daemon::StartError;
+use crate::diagnosis::requirements::{FILES_PER_PAIR, OTHER_FILES, relay_address};
+use crate::moment::Moment;
+use crate::resolver::{Directory, SystemResolver};
+use crate::sys::mailbox::{Mailbox, Postbox, mailbox};
 use crate::sys::range_lock::{self, Held, RangeLock, Refused};
-use crate::sys::udp::MediaSocket;
-use crate::sys::{clock, limits, random, route};
+use crate::sys::{clock, limits, random};
 use crate::tls::Store;
 
 /// Messages that may wait for one worker before those who send more wait themselves.
-const MAILBOX: usize = 1024;
-
-/// Open files beside media sockets.
-const OTHER_FILES: u64 = 128;
+const MAILBOX_SIZE: usize = 1024;
 
 /// How long ended sessions may take to be reported at the end.
-const GOODBYE: Duration = Duration::from_secs(5);
+const REPORTING_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a dispatcher may take to read the last of it: closing earlier could lose that.
-const LINGER: Duration = Duration::from_secs(1);
+const CLOSING_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the kernel thread may take to remove what the relay has in the kernel.
-const KERNEL: Duration = Duration::from_secs(3);
+const KERNEL_LIMIT: Duration = Duration::from_secs(3);
 
 /// A relay at work. Dropping it does not stop it; [`Running::stop`] does.
 pub struct Running {
@@ -123,25 +138,25 @@ pub fn start(
     store: Arc<Store>,
     lock: RangeLock,
 ) -> Result<Running, StartError> {
-    let relay_ip = relay_ip(&settings)?;
+    let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
     let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
-    let (shared, parts) = assemble(settings, store, relay_ip, opened, Some(lock))?;
+    let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, Some(lock))?;
     if let Some(spool) = parts.spool {
-        spool.start(Arc::clone(&shared))?;
+        spool.start(&shared.dispatchers)?;
     }
     for worker in workers(&shared, parts.mailboxes)? {
-        start_thread("worker", move || worker.run())?;
+        threads::start("worker", move || worker.run())?;
     }
     start_helpers(&shared)?;
     let (answering, asked) = (Arc::clone(&shared), parts.asked);
-    start_thread("explain", move || explain::run(&answering, &asked))?;
+    threads::start("explain", move || explain::run(&answering, &asked))?;
     let (start, end) = shared.settings.port_range;
-    let fit = shared.hello.capacity.unwrap_or_default();
+    let fit = shared.identity.capacity().unwrap_or_default();
     info!(
         "relaying on {relay_ip}, ports {start} to {}, {} workers: room for {fit} streams, which are {fit} calls with \
          sound alone or {} with video",
         end - 1,
-        shared.workers.len(),
+        shared.workers.count(),
         fit / 2
     );
     Ok(Running { shared })
@@ -151,67 +166,65 @@ pub fn start(
 struct Parts {
     mailboxes: Vec<Mailbox<Message>>,
     spool: Option<spool::Opened>,
-    asked: Receiver<Option<explain::Question>>,
+    asked: Receiver<Option<Question>>,
 }
 
 /// A relay without its threads, but for the kernel's.
 fn assemble(
-    settings: Settings,
+    mut settings: Settings,
     store: Arc<Store>,
-    relay_ip: Ipv4Addr,
+    relay_ip: IpAddr,
     opened: kernel::Opened,
     lock: Option<RangeLock>,
 ) -> Result<(Arc<Shared>, Parts), StartError> {
-    let (gate, in_kernel) = match opened {
-        kernel::Opened::Kernel(gate) => (Some(*gate), Ok(())),
-        kernel::Opened::UserSpace(why) => (None, Err(why)),
-    };
     let most_pairs = allow_files(&settings);
     let count = settings.workers.unwrap_or_else(default_workers).max(1);
     let no_mailbox = |error: io::Error| format!("cannot make a mailbox: {error}");
-    let mut workers = Vec::new();
+    let mut postboxes = Vec::new();
     let mut mailboxes = Vec::new();
     for _ in 0..count {
-        let (postbox, mailbox) = mailbox(MAILBOX).map_err(no_mailbox)?;
-        workers.push(postbox);
+        let (postbox, mailbox) = mailbox(MAILBOX_SIZE).map_err(no_mailbox)?;
+        postboxes.push(postbox);
         mailboxes.push(mailbox);
     }
-    let kernel_pulse = Arc::new(Pulse::default());
-    let kernel_flows = Arc::new(Gauge::default());
-    let start_kernel = |gate| {
-        let (pulse, flows) = (Arc::clone(&kernel_pulse), Arc::clone(&kernel_flows));
-        kernel::start(gate, workers.clone(), pulse, flows)
+    let mut kernel = KernelHandle::default();
+    let in_kernel = match opened {
+        kernel::Opened::Kernel(ready) => {
+            let deliver = deliver_to(postboxes.clone());
+            let (pulse, flows) = (Arc::clone(&kernel.pulse), Arc::clone(&kernel.flows));
+            let orders = kernel::start(*ready, count, deliver, pulse, flows);
+            kernel.orders = Some(orders.map_err(no_mailbox)?);
+            Ok(())
+        }
+        kernel::Opened::UserSpace(why) => Err(why),
     };
-    let kernel = gate.map(start_kernel).transpose().map_err(no_mailbox)?;
+    settings.session.kernel = in_kernel;
     let spool = open_spool(&settings);
     let ports = SharedPorts::new(settings.port_range, most_pairs);
-    let fit = ports.room(clock::mono()).all;
-    let (questions, asked) = explain::channel();
+    let started = clock::moment();
+    let fit = ports.room(started).all;
+    let (questions, asked) = question::channel();
+    let first_port = settings.port_range.0;
+    let dispatchers = Arc::new(Dispatchers::default());
+    let kept = spool.as_ref().map(spool::Opened::spool);
     let shared = Arc::new(Shared {
-        hello: hello(relay_ip, &settings, spool.is_some(), fit),
-        instance: random::bits(),
-        spool: spool.as_ref().map(spool::Opened::spool),
-        ports: Arc::new(ports),
-        meters: (0..count).map(|_| Arc::default()).collect(),
-        kernel_flows,
-        questions,
-        requests: Requests::default(),
+        identity: Identity::new(relay_ip, first_port, kept.is_some(), fit, random::bits()),
         settings,
         store,
-        relay_ip,
-        workers,
+        ports: Arc::new(ports),
+        workers: Workers::new(postboxes),
         kernel,
-        in_kernel,
+        ended: EndedCalls::new(Arc::clone(&dispatchers), kept),
+        dispatchers,
+        requests: RequestCounts::default(),
+        questions,
+        loops: Mutex::default(),
         lock: Mutex::new(lock),
-        kernel_pulse,
-        links: RwLock::default(),
-        started: clock::mono(),
+        started,
         bps: AtomicU64::new(0),
         draining: AtomicBool::new(false),
         has_warned: AtomicBool::new(false),
-        all_found: AtomicBool::new(false),
-        rounds: Mutex::default(),
-        stopping: (Mutex::new(false), Condvar::new()),
+        ending: Ending::default(),
     });
     let parts = Parts {
         mailboxes,
@@ -219,6 +232,16 @@ fn assemble(
         asked,
     };
     Ok((shared, parts))
+}
+
+/// Gets news of the kernel thread to the workers.
+fn deliver_to(workers: Vec<Postbox<Message>>) -> Deliver {
+    Box::new(move |worker, news| {
+        if let Some(worker) = workers.get(worker) {
+            // One that is gone has nothing to be told.
+            let _ = worker.send(Message::Kernel(news));
+        }
+    })
 }
 
 /// Ended calls are kept in `state_dir` until they are confirmed; a relay that cannot write there relays all the same.
@@ -239,15 +262,11 @@ fn open_spool(settings: &Settings) -> Option<spool::Opened> {
 /// The workers, not running yet.
 fn workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Result<Vec<Worker>, String> {
     let addresses = Addresses {
-        relay_ip: shared.relay_ip,
+        relay_ip: shared.identity.relay_ip,
         auto_detect: shared.settings.auto_detect_interfaces,
     };
     let worker = |(index, mailbox)| {
-        let session = session::Settings {
-            kernel: shared.in_kernel.clone(),
-            ..shared.settings.session.clone()
-        };
-        Worker::new(index, Arc::clone(shared), mailbox, session, addresses)
+        Worker::new(index, Arc::clone(shared), mailbox, addresses)
             .map_err(|error| format!("cannot set up a worker: {error}"))
     };
     mailboxes.into_iter().enumerate().map(worker).collect()
@@ -255,18 +274,17 @@ fn workers(shared: &Arc<Shared>, mailboxes: Vec<Mailbox<Message>>) -> Result<Vec
 
 fn start_helpers(shared: &Arc<Shared>) -> Result<(), String> {
     let upkeep = Arc::clone(shared);
-    start_thread("upkeep", move || upkeep::run(&upkeep))?;
+    threads::start("upkeep", move || upkeep::run(&upkeep))?;
     let directory = Directory::new(&shared.settings.dispatchers);
     for (address, name) in directory.dispatchers() {
-        shared.ensure_link(address, &name)?;
+        link::ensure(shared, address, &name)?;
     }
-    shared
-        .all_found
-        .store(directory.is_fixed(), Ordering::Relaxed);
-    if !directory.is_fixed() {
+    if directory.is_fixed() {
+        shared.dispatchers.set_found();
+    } else {
         let shared = Arc::clone(shared);
-        start_thread("discovery", move || {
-            discovery::run(&shared, directory, discovery::System);
+        threads::start("discovery", move || {
+            discovery::run(&shared, directory, SystemResolver);
         })?;
     }
     Ok(())
@@ -276,119 +294,76 @@ impl Running {
     /// Takes no new calls from now on; see [`Running::is_drained`].
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
-        for worker in &self.shared.workers {
-            // One that does not read its mailbox any more takes no calls either.
-            let _ = worker.send(Message::Drain);
+        // One that does not read its mailbox any more takes no calls either.
+        self.tell_workers(|| Message::Drain);
+    }
+
+    /// Each that there still is.
+    fn tell_workers(&self, message: impl Fn() -> Message) {
+        for worker in 0..self.shared.workers.count() {
+            self.shared.workers.send(worker, message());
         }
     }
 
     /// Whether no new call can come any more and the last one is over.
     pub fn is_drained(&self) -> bool {
-        let mut meters = self.shared.meters.iter();
-        meters.all(|meter| {
-            meter.drained.load(Ordering::Acquire) && meter.sessions.load(Ordering::Relaxed) == 0
-        })
+        self.shared.workers.are_drained()
     }
 
     /// Sessions that are not over and reported.
     pub fn sessions(&self) -> usize {
-        let meters = self.shared.meters.iter();
-        meters.map(|m| m.sessions.load(Ordering::Relaxed)).sum()
+        self.shared.workers.sessions()
     }
 
     /// Ends all sessions, waits until each is reported to its dispatcher, 5 s at most, then closes the links and
     /// ends the threads. Once is enough.
     pub fn stop(&self) {
-        if self.shared.pause(Duration::ZERO) {
+        if self.shared.ending.has_begun() {
             return;
         }
-        let deadline = clock::mono() + GOODBYE;
+        let deadline = clock::moment() + REPORTING_LIMIT;
         self.shared.draining.store(true, Ordering::Relaxed);
         self.end_sessions(deadline);
-        let links = self.shared.all_links();
-        for link in &links {
-            match link.outbox.wait_written(deadline) {
+        let dispatchers = self.shared.dispatchers.all();
+        for dispatcher in &dispatchers {
+            match dispatcher.queue.wait_written(deadline) {
                 0 => {}
-                left => warn!("{link}: {left} ended calls could not be reported to it"),
+                left => warn!("{dispatcher}: {left} ended calls could not be reported to it"),
             }
-            link.outbox.finish();
+            dispatcher.queue.finish();
         }
         // A dispatcher that has read everything closes its end, too.
-        let deadline = deadline.min(clock::mono() + LINGER);
-        for link in &links {
-            link.outbox.wait_closed(deadline);
+        let deadline = deadline.min(clock::moment() + CLOSING_LIMIT);
+        for dispatcher in &dispatchers {
+            dispatcher.queue.wait_closed(deadline);
         }
-        self.leave_kernel();
-        if let Some(spool) = &self.shared.spool {
-            spool.quit(LINGER);
+        // The kernel's part of the relay goes when the last session has gone.
+        if !self.shared.kernel.quit(KERNEL_LIMIT) {
+            warn!("the kernel thread did not end in time: its nftables table may stay behind");
         }
-        for worker in &self.shared.workers {
-            let _ = worker.send(Message::Quit);
+        if let Some(spool) = &self.shared.ended.spool {
+            spool.quit(CLOSING_LIMIT);
         }
-        let (stopping, wake) = &self.shared.stopping;
-        *stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        wake.notify_all();
+        self.tell_workers(|| Message::Quit);
+        self.shared.ending.begin();
         let mut lock = self.shared.lock.lock();
         drop(lock.as_deref_mut().map(Option::take));
         // Who asks now is not answered.
         let _ = self.shared.questions.try_send(None);
     }
 
-    /// The kernel's part of the relay goes when the last session has gone.
-    fn leave_kernel(&self) {
-        let Some(kernel) = &self.shared.kernel else {
-            return;
-        };
-        let (done, is_done) = crossbeam_channel::bounded(1);
-        let asked = kernel.send(Order::Quit(done));
-        if asked.is_err() || is_done.recv_timeout(KERNEL).is_err() {
-            warn!("the kernel thread did not end in time: its nftables table may stay behind");
-        }
-    }
-
-    fn end_sessions(&self, deadline: Duration) {
+    fn end_sessions(&self, deadline: Moment) {
         let (done, all_done) = crossbeam_channel::unbounded();
-        for worker in &self.shared.workers {
-            let _ = worker.send(Message::EndAll(done.clone()));
-        }
+        self.tell_workers(|| Message::EndAll(done.clone()));
         drop(done);
-        for _ in &self.shared.workers {
-            let left = deadline.saturating_sub(clock::mono());
+        for _ in 0..self.shared.workers.count() {
+            let left = deadline.since(clock::moment());
             if all_done.recv_timeout(left).is_err() {
                 warn!("a worker did not end its sessions in time");
                 return;
             }
         }
     }
-}
-
-fn relay_ip(settings: &Settings) -> Result<Ipv4Addr, String> {
-    let Some(address) = settings.relay_ip else {
-        return default_ip(settings.auto_detect_interfaces);
-    };
-    MediaSocket::bind(SocketAddrV4::new(address, 0))
-        .map_err(|error| format!("relay_ip = {address}: media cannot be bound there: {error}; ip -4 address shows this host's"))?;
-    Ok(address)
-}
-
-/// The address of the interface with the default route. A relay that takes each party's own can do without that
-/// route: any address will do where nothing is known of a party.
-fn default_ip(auto_detect: bool) -> Result<Ipv4Addr, String> {
-    let error = match route::default_address() {
-        Ok(address) => return Ok(address),
-        Err(error) => error,
-    };
-    if auto_detect {
-        if let Ok(Some(address)) = route::first_address() {
-            warn!(
-                "there is no default route: {address} is used where no route to a party is known"
-            );
-            return Ok(address);
-        }
-    }
-    Err(format!(
-        "there is no default route to take the relay's address from ({error}): set relay_ip"
-    ))
 }
 
 /// Raises the limit on open files to fit the port range, and says what fits where it may not. Returns how many pairs
@@ -412,46 +387,10 @@ fn allow_files(settings: &Settings) -> usize {
     usize::MAX
 }
 
-/// Tells relays behind one address apart, and stays the same over restarts.
-fn name(relay_ip: Ipv4Addr, settings: &Settings) -> String {
-    format!("{relay_ip}:{}", settings.port_range.0)
-}
-
-fn hello(relay_ip: Ipv4Addr, settings: &Settings, keeps: bool, fit: usize) -> Hello {
-    Hello {
-        name: Some(name(relay_ip, settings)),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        stored: keeps,
-        commands: vec![EXPLAIN.to_owned()],
-        capacity: Some(fit),
-        ..Hello::default()
-    }
-}
-
 /// A worker that has many calls to itself is woken once for several packets; the kernel needs the other processors to
 /// receive them.
 fn default_workers() -> usize {
     thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, 4))
-}
-
-fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let started = spawn(name, run);
-    started
-        .map(drop)
-        .map_err(|error| format!("cannot start the {name} thread: {error}"))
-}
-
-/// Starts a thread whose panic ends the process: see the module.
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    let builder = thread::Builder::new().name(name.to_owned());
-    let name = name.to_owned();
-    builder.spawn(move || {
-        if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            error!("the {name} thread has failed: the process ends, to be started again");
-            crate::logging::last_words();
-            std::process::abort();
-        }
-    })
 }
 
 #[cfg(test)]

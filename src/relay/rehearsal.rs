@@ -7,33 +7,35 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::explain::{self, Question};
-use super::greeting::greet;
+use super::dispatcher::Dispatcher;
+use super::explain;
 use super::kernel::Opened;
-use super::link::{Conversation, Link, broke_off};
-use super::outbox::{Task, write_batch};
+use super::link::Conversation;
+use super::link_writer::{broke_off, greet};
+use super::message::Message;
+use super::question::Question;
+use super::send_queue::{Task, write_batch};
 use super::shared::Shared;
-use super::worker::{Message, Worker};
+use super::worker::Worker;
 use super::{Parts, Settings, assemble, workers};
 use crate::config::Forwarding;
 use crate::daemon::StartError;
-use crate::moment::Now;
+use crate::moment::{Moment, Now};
 use crate::proto::control::{LINK_LIMITS, Requests};
 use crate::proto::link::ALONE;
-use crate::session::{self, Owner, Rules};
+use crate::session::{self, LearningRules};
 use crate::sys::clock;
 use crate::tls::Store;
 
 /// No ping is due in any rehearsal.
-const NEVER: Duration = Duration::from_secs(1 << 30);
+const NO_KEEPALIVE: Duration = Duration::from_secs(1 << 30);
 
 /// Bytes of ended calls on disk.
-const LIMIT: u64 = 16 << 20;
+const SPOOL_LIMIT: u64 = 16 << 20;
 
 /// Ends what is read, so that no writer waits.
 const MARK: &[u8] = b"rehearsed\r\n";
@@ -50,7 +52,7 @@ pub struct Rehearsal {
 
 /// A dispatcher, and what came over its connection and is not a whole request.
 struct Line {
-    link: Arc<Link>,
+    dispatcher: Arc<Dispatcher>,
     requests: Requests,
 }
 
@@ -67,7 +69,7 @@ impl Rehearsal {
     ) -> Result<Rehearsal, StartError> {
         let settings = settings(state_dir, port_range);
         let why = Opened::UserSpace("in user space only".into());
-        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST, why, None)?;
+        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST.into(), why, None)?;
         let (shared, parts) = assembled;
         let Parts {
             mailboxes,
@@ -75,27 +77,26 @@ impl Rehearsal {
             asked,
         } = parts;
         if let Some(spool) = spool {
-            spool.start(Arc::clone(&shared))?;
+            spool.start(&shared.dispatchers)?;
         }
         let workers = workers(&shared, mailboxes)?;
-        let numbered = (0..).zip(dispatchers);
-        let links = numbered.map(|(n, at)| Arc::new(Link::new(Owner(n), *at, "dispatcher")));
-        let lines = links.map(|link| Line {
-            link,
-            requests: Requests::new(LINK_LIMITS, ALONE),
-        });
+        let mut lines = Vec::new();
+        for address in dispatchers {
+            if let Some(added) = shared.dispatchers.add(*address, "dispatcher")? {
+                lines.push(Line {
+                    dispatcher: added.dispatcher,
+                    requests: Requests::new(LINK_LIMITS, ALONE),
+                });
+            }
+        }
+        shared.dispatchers.set_found();
         let rehearsal = Rehearsal {
             workers,
             asked,
-            lines: lines.collect(),
+            lines,
             later: Duration::ZERO,
             shared,
         };
-        let links = rehearsal.lines.iter().map(|line| Arc::clone(&line.link));
-        if let Ok(mut known) = rehearsal.shared.links.write() {
-            known.extend(links);
-        }
-        rehearsal.shared.all_found.store(true, Ordering::Relaxed);
         Ok(rehearsal)
     }
 
@@ -109,20 +110,25 @@ impl Rehearsal {
             return Err("no such dispatcher".into());
         };
         line.requests = Requests::new(LINK_LIMITS, ALONE);
-        line.link.outbox.open(None, None, NEVER);
-        let hello = self.shared.hello_line(line.link.owner);
+        line.dispatcher.queue.open(None, None, Moment::NEVER);
+        let hello = self.shared.identity.hello_line(line.dispatcher.owner);
         let mut said = Vec::new();
-        greet(&hello, self.shared.spool.as_ref(), &line.link, |bytes| {
-            said.extend_from_slice(bytes);
-            Ok(())
-        })?;
+        greet(
+            &hello,
+            self.shared.ended.spool.as_ref(),
+            &line.dispatcher,
+            |bytes| {
+                said.extend_from_slice(bytes);
+                Ok(())
+            },
+        )?;
         Ok(said)
     }
 
     /// The connection to a dispatcher stands.
     pub fn is_up(&self, dispatcher: usize) -> bool {
         let line = self.lines.get(dispatcher);
-        line.is_some_and(|line| line.link.outbox.standing().is_some())
+        line.is_some_and(|line| line.dispatcher.queue.standing().is_some())
     }
 
     /// A dispatcher says something.
@@ -130,11 +136,11 @@ impl Rehearsal {
         let Some(line) = self.lines.get_mut(dispatcher) else {
             return;
         };
-        if let Some(number) = line.link.outbox.standing() {
+        if let Some(number) = line.dispatcher.queue.standing() {
             line.requests.extend(bytes);
-            let mut conversation = Conversation::new(&self.shared, &line.link, number);
+            let mut conversation = Conversation::new(&self.shared, &line.dispatcher, number);
             if let Err(why) = conversation.take(&mut line.requests) {
-                line.link.outbox.close(&why);
+                line.dispatcher.queue.close(&why);
             }
         }
         self.settle();
@@ -168,11 +174,13 @@ impl Rehearsal {
                 .for_each(|worker| worker.settle(now));
             let answer = told.and_then(|told| told.try_recv().ok());
             let busy = || explain::BUSY.to_vec();
-            self.shared.reply(reply_to, &answer.unwrap_or_else(busy));
+            self.shared
+                .dispatchers
+                .reply(reply_to, &answer.unwrap_or_else(busy));
         }
         for line in &self.lines {
-            if line.link.outbox.standing().is_none() {
-                line.link.outbox.lost();
+            if line.dispatcher.queue.standing().is_none() {
+                line.dispatcher.queue.lost();
             }
         }
     }
@@ -180,7 +188,7 @@ impl Rehearsal {
     /// The connection to a dispatcher is lost.
     pub fn lose(&mut self, dispatcher: usize) {
         if let Some(line) = self.lines.get(dispatcher) {
-            line.link.outbox.lost();
+            line.dispatcher.queue.lost();
         }
     }
 
@@ -207,17 +215,17 @@ impl Rehearsal {
         let Some(line) = self.lines.get(dispatcher) else {
             return;
         };
-        let outbox = &line.link.outbox;
-        let Some(number) = outbox.standing() else {
+        let queue = &line.dispatcher.queue;
+        let Some(number) = queue.standing() else {
             return;
         };
         // The writer waits for nothing then.
-        outbox.say(MARK);
+        queue.say(MARK);
         let mut batch = VecDeque::new();
-        if outbox.next_task(number, NEVER, &mut batch) == Task::Write {
+        if queue.next_task(number, NO_KEEPALIVE, &mut batch) == Task::Write {
             let (mut unsent, mut buffer) = (Vec::new(), Vec::new());
             if let Err(error) = write_batch(&mut batch, &mut unsent, &mut buffer, write) {
-                broke_off(&line.link, batch, unsent, &error);
+                broke_off(&line.dispatcher, batch, unsent, &error);
             }
         }
     }
@@ -242,18 +250,17 @@ impl Rehearsal {
 
     /// Ended calls that are kept for dispatchers.
     pub fn kept(&self) -> usize {
-        let links = self.lines.iter().map(|line| &line.link);
-        let waiting = links.map(|link| link.outbox.kept());
-        let spool = self.shared.spool.as_ref();
+        let waiting = self.lines.iter().map(|line| line.dispatcher.queue.kept());
+        let spool = self.shared.ended.spool.as_ref();
         spool.map_or(0, super::spool::Spool::open) + waiting.sum::<usize>()
     }
 
     /// All sessions end, as when the daemon is stopped; [`Rehearsal::read`] has the last of it.
     pub fn end_sessions(&mut self) {
         let (done, _is_done) = crossbeam_channel::unbounded();
-        for worker in &self.shared.workers {
-            let _ = worker.send(Message::EndAll(done.clone()));
-        }
+        self.shared
+            .workers
+            .send_all(|| Message::EndAll(done.clone()));
         self.settle();
     }
 }
@@ -261,8 +268,8 @@ impl Rehearsal {
 impl Drop for Rehearsal {
     /// What was handed to the spool is on disk.
     fn drop(&mut self) {
-        if let Some(spool) = &self.shared.spool {
-            spool.quit(super::KERNEL);
+        if let Some(spool) = &self.shared.ended.spool {
+            spool.quit(super::KERNEL_LIMIT);
         }
     }
 }
@@ -276,7 +283,7 @@ fn settings(state_dir: &Path, port_range: (u16, u32)) -> Settings {
         auto_detect_interfaces: false,
         port_range,
         dns_check_interval: minute,
-        keepalive_interval: NEVER,
+        keepalive_interval: NO_KEEPALIVE,
         reconnect_delay: minute,
         traffic_sampling_period: Duration::ZERO,
         verify_interval: minute,
@@ -286,13 +293,13 @@ fn settings(state_dir: &Path, port_range: (u16, u32)) -> Settings {
             stream_timeout: minute,
             on_hold_timeout: minute,
             setup_timeout: minute,
-            learning: Rules::default(),
+            learning: LearningRules::default(),
             advertised_ip: None,
             routable_private_ranges: Vec::new(),
             kernel: Err("in user space only".into()),
         },
         state_dir: Some(state_dir.to_owned()),
-        journal_limit: LIMIT,
+        journal_limit: SPOOL_LIMIT,
         workers: Some(2),
     }
 }
@@ -302,5 +309,5 @@ fn settings(state_dir: &Path, port_range: (u16, u32)) -> Settings {
 /// # Errors
 /// What cannot be opened.
 pub fn spool(state_dir: &Path, first_port: u16) -> Result<Vec<Vec<u8>>, String> {
-    Ok(super::spool::open(state_dir, first_port, LIMIT)?.lines())
+    Ok(super::spool::open(state_dir, first_port, SPOOL_LIMIT)?.lines())
 }

@@ -1,11 +1,12 @@
 //! What the relay has to know, taken from its configuration.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{checks, kernel};
+use super::kernel;
 use crate::config::{DispatcherEntry, Forwarding, RelayConfig};
+use crate::diagnosis::requirements::Wanted;
 use crate::session;
 use crate::tls::Passport;
 
@@ -57,12 +58,12 @@ impl From<&RelayConfig> for Settings {
                 stream_timeout: config.stream_timeout,
                 on_hold_timeout: config.on_hold_timeout,
                 setup_timeout: config.setup_timeout,
-                learning: session::Rules {
+                learning: session::LearningRules {
                     learning: config.learning,
                     wait: config.learning_wait,
                     relearn: config.relearn.then_some(config.relearn_after),
                 },
-                advertised_ip: config.advertised_ip,
+                advertised_ip: config.advertised_ip.map(IpAddr::V4),
                 routable_private_ranges: config.routable_private_ranges.clone(),
                 kernel: Err("the relay has not started yet".into()),
             },
@@ -77,7 +78,7 @@ impl Settings {
     /// What the kernel's part has to know.
     pub fn kernel(&self, relay_ip: Ipv4Addr) -> kernel::Settings {
         kernel::Settings {
-            wanted: checks::Wanted {
+            wanted: Wanted {
                 relay_ip,
                 auto_detect: self.auto_detect_interfaces,
                 port_range: self.port_range,

@@ -15,7 +15,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use log::{error, info, warn};
 
-use super::start_thread;
+use super::dispatchers::Dispatchers;
+use super::threads;
 use crate::journal::{self, Change, KeyedLog, Kind, Line, News, Options};
 use crate::logging;
 use crate::moment::Moment;
@@ -67,18 +68,6 @@ impl How {
             How::Removed => "removed",
         }
     }
-}
-
-/// The dispatchers of this relay.
-pub trait Dispatchers: Send + 'static {
-    /// All of them; none as long as not all are known.
-    fn known(&self) -> Option<Vec<SocketAddr>>;
-
-    /// Those that are connected and confirm. One that is away would take the others' records and say them to nobody.
-    fn confirming(&self) -> Vec<SocketAddr>;
-
-    /// Says a line to one of them.
-    fn say(&self, dispatcher: SocketAddr, line: &[u8]);
 }
 
 /// What the log holds.
@@ -208,14 +197,14 @@ impl Opened {
     }
 
     /// Starts the thread.
-    pub fn start(self, dispatchers: impl Dispatchers) -> Result<(), String> {
+    pub fn start(self, dispatchers: &Arc<Dispatchers>) -> Result<(), String> {
         let mut keeper = Keeper {
-            dispatchers,
+            dispatchers: Arc::clone(dispatchers),
             messages: self.messages,
             spool: self.spool,
             lock: Some(self.lock),
         };
-        start_thread("spool", move || keeper.run())
+        threads::start("spool", move || keeper.run())
     }
 }
 
@@ -288,14 +277,14 @@ impl Spool {
 }
 
 /// The thread.
-struct Keeper<D> {
-    dispatchers: D,
+struct Keeper {
+    dispatchers: Arc<Dispatchers>,
     messages: Receiver<Message>,
     spool: Spool,
     lock: Option<DirLock>,
 }
 
-impl<D: Dispatchers> Keeper<D> {
+impl Keeper {
     fn run(&mut self) {
         let mut sync_at = None;
         let mut tend_at = clock::moment() + TEND_INTERVAL;
@@ -330,7 +319,7 @@ impl<D: Dispatchers> Keeper<D> {
         let mut messages = vec![first];
         messages.extend(self.messages.try_iter().take(MESSAGES_AT_ONCE));
         let mut is_over = false;
-        let known = self.dispatchers.known();
+        let known = self.dispatchers.wanted();
         for question in self.spool.take(messages, known.as_deref(), clock::moment()) {
             match question {
                 Message::Open(dispatcher, answer) => {
@@ -353,11 +342,15 @@ impl<D: Dispatchers> Keeper<D> {
 
     /// Sends again what was not confirmed in time.
     fn resend(&self, now: Moment) {
-        let known = self.dispatchers.known();
-        for dispatcher in self.dispatchers.confirming() {
-            let say = |line: &[u8]| self.dispatchers.say(dispatcher, line);
-            self.spool
-                .say_overdue(dispatcher, known.as_deref(), now, say);
+        let known = self.dispatchers.wanted();
+        for dispatcher in self.dispatchers.all() {
+            let queue = &dispatcher.queue;
+            // One that is away would take the others' records and say them to nobody.
+            if queue.confirms() && queue.is_connected() {
+                let say = |line: &[u8]| queue.say(line);
+                self.spool
+                    .say_overdue(dispatcher.address, known.as_deref(), now, say);
+            }
         }
     }
 }

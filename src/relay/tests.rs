@@ -1,21 +1,15 @@
 //! Tests of what no dispatcher sees: links that come and go with names.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use super::shared::LINKS;
+use super::dispatchers::MOST_DISPATCHERS;
 use super::*;
 use crate::config::Forwarding;
 use crate::proto::control::{self, LINK_LIMITS, Requests};
 use crate::proto::link::Sequence;
-use crate::session::{Owner, ReplyTo};
-
-#[allow(
-    clippy::duplicate_mod,
-    reason = "the tests of tls have it to themselves"
-)]
-#[path = "../../tests/support/certs.rs"]
-mod certs;
+use crate::session::{self, Owner, ReplyTo};
+use crate::support::certs::Certs;
 
 fn settings() -> Settings {
     Settings {
@@ -84,11 +78,11 @@ fn ask(running: &Running, word: &str) {
     let message = match word {
         "update" => {
             let update = control::Update::parse(frame).unwrap();
-            Message::Update(Box::new(update), reply_to, clock::mono())
+            Message::Update(Box::new(update), reply_to, clock::moment())
         }
         _ => Message::Remove(control::Remove::parse(frame).unwrap(), reply_to),
     };
-    running.shared.workers[0].send(message).unwrap();
+    assert!(running.shared.workers.send(0, message));
 }
 
 fn wait_for_sessions(running: &Running, count: usize) {
@@ -103,44 +97,44 @@ fn wait_for_sessions(running: &Running, count: usize) {
 
 #[test]
 fn a_dispatcher_named_no_more_keeps_its_link_until_its_sessions_are_over() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let running = run(settings(), store);
     let shared = &running.shared;
     let (old, new) = (nobody(), nobody());
     discovery::apply(shared, &named(&[old]));
     discovery::apply(shared, &named(&[old]));
-    assert_eq!(shared.all_links().len(), 1);
+    assert_eq!(shared.dispatchers.all().len(), 1);
     ask(&running, "update");
     wait_for_sessions(&running, 1);
 
     discovery::apply(shared, &named(&[new]));
-    let links = shared.all_links();
-    assert_eq!(links.len(), 2);
-    assert!(!links[0].outbox.is_finishing(), "it has a session");
+    let all = shared.dispatchers.all();
+    assert_eq!(all.len(), 2);
+    assert!(!all[0].queue.is_finishing(), "it has a session");
     ask(&running, "remove");
     wait_for_sessions(&running, 0);
     discovery::apply(shared, &named(&[new]));
-    assert!(links[0].outbox.is_finishing());
-    assert!(!links[1].outbox.is_finishing());
+    assert!(all[0].queue.is_finishing());
+    assert!(!all[1].queue.is_finishing());
 
     // Named again: the same link, the same owner, as soon as its thread is over.
     for _ in 0..1000 {
         discovery::apply(shared, &named(&[old, new]));
-        if !links[0].outbox.is_finishing() {
+        if !all[0].queue.is_finishing() {
             break;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    assert!(!links[0].outbox.is_finishing());
-    assert_eq!(shared.all_links().len(), 2);
+    assert!(!all[0].queue.is_finishing());
+    assert_eq!(shared.dispatchers.all().len(), 2);
     running.stop();
 }
 
 /// Knows a name from the third question on.
 struct Late(u32);
 
-impl discovery::Resolver for Late {
+impl crate::resolver::Resolver for Late {
     fn srv_targets(&mut self, _: &str) -> Result<Vec<String>, crate::sys::dns::Failure> {
         Ok(Vec::new())
     }
@@ -157,7 +151,7 @@ impl discovery::Resolver for Late {
 /// A host that starts: its network is there a little later than its relay.
 #[test]
 fn l4_a_name_that_is_not_found_is_looked_up_again_soon() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let mut settings = settings();
     settings.dns_check_interval = Duration::from_secs(3600);
@@ -169,29 +163,29 @@ fn l4_a_name_that_is_not_found_is_looked_up_again_soon() {
     let shared = Arc::clone(&running.shared);
     let thread = thread::spawn(move || discovery::run(&shared, directory, Late(0)));
     for _ in 0..2000 {
-        if !running.shared.all_links().is_empty() {
+        if !running.shared.dispatchers.all().is_empty() {
             break;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(running.shared.all_links().len(), 1);
+    assert_eq!(running.shared.dispatchers.all().len(), 1);
     running.stop();
     thread.join().unwrap();
 }
 
 #[test]
 fn there_is_an_end_to_links() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let mut settings = settings();
     settings.reconnect_delay = Duration::from_secs(60);
     let running = run(settings, store);
     let address = |n: usize| SocketAddr::from(([127, 0, 1 + (n >> 8) as u8, n as u8], 1));
-    let results: Vec<bool> = (0..LINKS + 2)
-        .map(|n| running.shared.ensure_link(address(n), "many").is_ok())
+    let results: Vec<bool> = (0..MOST_DISPATCHERS + 2)
+        .map(|n| link::ensure(&running.shared, address(n), "many").is_ok())
         .collect();
-    assert_eq!(results.iter().filter(|ok| **ok).count(), LINKS);
-    assert!(!results[LINKS]);
+    assert_eq!(results.iter().filter(|ok| **ok).count(), MOST_DISPATCHERS);
+    assert!(!results[MOST_DISPATCHERS]);
     running.stop();
 }
 
@@ -199,7 +193,7 @@ fn there_is_an_end_to_links() {
 fn a_thread_that_panics_ends_the_process() {
     const INNER: &str = "RELAY_TEST_PANIC";
     if std::env::var_os(INNER).is_some() {
-        spawn("doomed", || panic!("on purpose")).unwrap();
+        threads::spawn("doomed", || panic!("on purpose")).unwrap();
         thread::sleep(Duration::from_secs(60));
         return;
     }
@@ -216,7 +210,7 @@ fn a_thread_that_panics_ends_the_process() {
 /// A worker that hangs is seen, whatever the others do, and so is that it goes on.
 #[test]
 fn a_worker_that_stands_still_is_found() {
-    let certs = certs::Certs::new();
+    let certs = Certs::new();
     let store = Arc::new(Store::open(certs.path(), "relay").unwrap());
     let two = Settings {
         workers: Some(2),
@@ -237,7 +231,7 @@ fn a_worker_that_stands_still_is_found() {
     // It waits until its answer is taken.
     let (answer, taken) = crossbeam_channel::bounded(0);
     let held = Message::Owned(Owner(0), answer);
-    running.shared.workers[1].send(held).unwrap();
+    assert!(running.shared.workers.send(1, held));
     for _ in 0..3 {
         examined(Err("no answer from worker 1".to_owned()));
     }

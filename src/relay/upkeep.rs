@@ -4,28 +4,28 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Shared;
-use super::link::Link;
+use super::dispatcher::Dispatcher;
+use super::shared::Shared;
 use crate::sys::clock;
 use crate::tls;
 
 /// The upkeep thread.
 pub fn run(shared: &Shared) {
     let sampling = Some(shared.settings.traffic_sampling_period).filter(|period| !period.is_zero());
-    let start = clock::mono();
+    let start = clock::moment();
     let mut sample_at = sampling.map(|period| start + period);
-    let mut certificates = tls::Watch::new(shared.settings.verify_interval, start);
+    let mut certificates = tls::Watch::new(shared.settings.verify_interval, start.since_start());
     let mut look_at = start + tls::LOOK_INTERVAL;
-    let mut last = (start, shared.bytes());
+    let mut last = (start, shared.workers.bytes());
     loop {
         let next = sample_at.map_or(look_at, |at| at.min(look_at));
-        if shared.pause(next.saturating_sub(clock::mono())) {
+        if shared.ending.pause(next.since(clock::moment())) {
             return;
         }
-        let now = clock::mono();
+        let now = clock::moment();
         if let (Some(at), Some(period)) = (sample_at, sampling) {
             if now >= at {
-                let bytes = shared.bytes();
+                let bytes = shared.workers.bytes();
                 let rate = bits_per_second(bytes.saturating_sub(last.1), now - last.0);
                 shared.bps.store(rate, Ordering::Relaxed);
                 last = (now, bytes);
@@ -34,7 +34,7 @@ pub fn run(shared: &Shared) {
         }
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
-            if let Some(context) = certificates.look(&shared.store, now) {
+            if let Some(context) = certificates.look(&shared.store, now.since_start()) {
                 verify(shared, &context);
             }
             let lock = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,20 +53,20 @@ fn bits_per_second(bytes: u64, period: Duration) -> u64 {
 
 /// Closes the links of dispatchers whose certificate would not be accepted any more.
 fn verify(shared: &Shared, context: &tls::Context) {
-    for link in shared.all_links() {
-        judge(shared, context, &link);
+    for dispatcher in shared.dispatchers.all() {
+        judge(shared, context, &dispatcher);
     }
 }
 
 /// Closes a link whose dispatcher's certificate would not be accepted any more.
-pub fn judge(shared: &Shared, context: &tls::Context, link: &Link) {
-    let Some(certificates) = link.outbox.certificates() else {
+pub fn judge(shared: &Shared, context: &tls::Context, dispatcher: &Dispatcher) {
+    let Some(certificates) = dispatcher.queue.certificates() else {
         return;
     };
     let passport = shared.settings.passport.as_ref();
     if let Err(reason) = context.verify_again(&certificates, passport) {
         let why = format!("its certificate was refused: {reason}");
-        link.outbox.close(&why);
+        dispatcher.queue.close(&why);
     }
 }
 

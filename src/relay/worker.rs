@@ -4,9 +4,9 @@
 //! A turn of its loop reads at most one batch from each ready socket, handles at most a few dozen commands and
 //! writes at most one piece of a list, so that none of them holds up the others.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -15,22 +15,26 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use log::{error, warn};
 
-use super::Shared;
-use super::explain;
-use super::gather::{Listing, Share, Summing};
-use super::kernel::{self, News, Order};
-use super::machine::{Addresses, Machine, SharedPorts};
-use super::meter::{Answered, Asked, Meter};
-use super::outbox::owner_of;
-use super::pace::{Pace, REST};
-use super::rounds::Round;
+use super::coalescing::{Coalescing, REST};
+use super::kernel::flow::FlowKey;
+use super::kernel::order::Order;
+use super::listing::Listing;
+use super::loops::Loop;
+use super::media_sockets::{Addresses, MediaSockets};
+use super::message::Message;
+use super::request_counts::{Answered, Asked};
+use super::send_queue::owner_of;
+use super::shared::Shared;
+use super::shared_ports::SharedPorts;
+use super::summing::{Share, Summing};
+use super::worker_counts::WorkerCounts;
+use super::{explain, summary};
 use crate::logging::sparse::Sparse;
-use crate::moment::Now;
-use crate::proto::CallId;
-use crate::proto::control::{Remove, Update};
+use crate::moment::{Moment, Now};
+use crate::proto::control::Update;
 use crate::proto::link::{UpdateReply, most_sessions};
 use crate::session::{
-    Action, Asker, Engine, FlowId, Owner, Place, ReplyTo, Room, Settings, Verdict,
+    Action, Asker, Capacity, Engine, FlowId, FlowNews, PacketVerdict, PortKey, ReplyTo,
 };
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
@@ -38,51 +42,24 @@ use crate::sys::mailbox::Mailbox;
 use crate::sys::udp::{BATCH, Datagrams, Marks};
 
 /// Commands handled in one turn.
-const COMMANDS: usize = 64;
+const MOST_COMMANDS: usize = 64;
 
 /// Sessions written into a list in one turn, and bytes: a dispatcher's headers may be long, and a turn is what all calls wait.
-const LISTED: (usize, usize) = (64, 64 * 1024);
+const LISTED_AT_ONCE: (usize, usize) = (64, 64 * 1024);
 
 /// The mailbox among the watched descriptors; sockets have their ports.
 const MAILBOX: u64 = u64::MAX;
 
-/// What a worker is told.
-#[derive(Debug)]
-pub enum Message {
-    /// And when it was read.
-    Update(Box<Update>, ReplyTo, Duration),
-    Remove(Remove, ReplyTo),
-    Sessions(Arc<Listing>),
-    Summary(Arc<Summing>),
-    /// All that is known of a call.
-    Explain(CallId, Sender<Vec<u8>>),
-    /// How many live streams there are of each type.
-    Streams(Sender<BTreeMap<String, usize>>),
-    /// How many sessions are to be reported to a dispatcher.
-    Owned(Owner, Sender<usize>),
-    /// What the kernel thread tells of this worker's flows.
-    Kernel(Vec<News>),
-    /// Who has the port that packets of a call come round by: the question, or the answer for who has asked.
-    Round(Box<Round>),
-    /// Nothing but a round of the loop, for the watchdog.
-    Nudge,
-    /// No new sessions from now on.
-    Drain,
-    /// End all sessions, and tell when they are reported.
-    EndAll(Sender<()>),
-    Quit,
-}
-
 /// Streams that are kept for each session that there can be, ended ones included.
-const STREAMS: usize = 16;
+const STREAMS_PER_SESSION: usize = 16;
 
 /// What one of so many workers may hold: together no more than a dispatcher believes of this relay.
-fn room(ports: &SharedPorts, workers: usize) -> Room {
-    let capacity = ports.room(clock::mono()).all;
+fn capacity_of(ports: &SharedPorts, workers: usize) -> Capacity {
+    let capacity = ports.room(clock::moment()).all;
     let sessions = most_sessions(Some(capacity)) / workers.max(1);
-    Room {
+    Capacity {
         sessions,
-        streams: sessions * STREAMS,
+        streams: sessions * STREAMS_PER_SESSION,
     }
 }
 
@@ -92,16 +69,16 @@ pub struct Worker {
     shared: Arc<Shared>,
     mailbox: Mailbox<Message>,
     engine: Engine,
-    machine: Machine,
+    sockets: MediaSockets,
     epoll: Arc<Epoll>,
     datagrams: Datagrams,
     /// Of a flood, what goes out of one socket with the same marks: which of the datagrams, and where to.
-    group: Vec<(usize, SocketAddrV4)>,
+    group: Vec<(usize, SocketAddr)>,
     /// Lists in the making, and where each goes on.
     listings: VecDeque<(Arc<Listing>, usize)>,
     round: u64,
-    pace: Pace,
-    meter: Arc<Meter>,
+    coalescing: Coalescing,
+    counts: Arc<WorkerCounts>,
     unsent: u64,
     unreadable: Sparse,
     /// Who waits for all sessions to be reported.
@@ -118,26 +95,25 @@ impl Worker {
         index: usize,
         shared: Arc<Shared>,
         mailbox: Mailbox<Message>,
-        settings: Settings,
         addresses: Addresses,
     ) -> io::Result<Worker> {
         let epoll = Arc::new(Epoll::new()?);
         epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
         let ports = Arc::clone(&shared.ports);
-        let mut engine = Engine::new(settings);
-        engine.set_room(room(&ports, shared.workers.len()));
+        let mut engine = Engine::new(shared.settings.session.clone());
+        engine.set_capacity(capacity_of(&ports, shared.workers.count()));
         Ok(Worker {
             index,
             mailbox,
             engine,
-            machine: Machine::new(addresses, ports, Arc::clone(&epoll)),
+            sockets: MediaSockets::new(addresses, ports, Arc::clone(&epoll)),
             epoll,
             datagrams: Datagrams::new(),
             group: Vec::with_capacity(BATCH),
             listings: VecDeque::new(),
             round: 0,
-            pace: Pace::default(),
-            meter: shared.meters.get(index).map(Arc::clone).unwrap_or_default(),
+            coalescing: Coalescing::default(),
+            counts: shared.workers.counts(index).cloned().unwrap_or_default(),
             unsent: 0,
             unreadable: Sparse::default(),
             ending: None,
@@ -159,7 +135,7 @@ impl Worker {
             let now = clock::now();
             let read = self.turn(&events, now);
             let has_time = self.time_left() != Some(Duration::ZERO);
-            if self.pace.rests(read, now.mono.since_start()) && has_time {
+            if self.coalescing.rests(read, now.mono) && has_time {
                 thread::sleep(REST);
             }
         }
@@ -196,7 +172,7 @@ impl Worker {
         }
         self.take_messages(now);
         let due = self.engine.next_deadline();
-        if due.is_some_and(|due| due <= now.mono.since_start()) {
+        if due.is_some_and(|due| due <= now.mono) {
             self.engine.tick(now);
             self.act();
         }
@@ -211,17 +187,17 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let due = self.engine.next_deadline()?;
-        Some(due.saturating_sub(clock::mono()))
+        Some(due.since(clock::moment()))
     }
 
     fn publish(&self) {
-        self.meter.publish(&self.engine, self.unsent);
-        self.meter.pulse.beat();
+        self.counts.publish(&self.engine, self.unsent);
+        self.counts.pulse.beat();
     }
 
     fn read_socket(&mut self, port: u16, now: Now) {
         // It may have been closed in this very round.
-        let Some(pair) = self.machine.pair(port) else {
+        let Some(pair) = self.sockets.pair(port) else {
             return;
         };
         let flood = pair.is_flood(port, self.round);
@@ -246,26 +222,26 @@ impl Worker {
     }
 
     fn relay_one(&mut self, port: u16, now: Now) {
-        let Some(pair) = self.machine.pair(port) else {
+        let Some(pair) = self.sockets.pair(port) else {
             return;
         };
         let place = pair.place(port);
         let Some(datagram) = self.datagrams.get(0) else {
             return;
         };
-        let verdict =
-            self.engine
-                .packet(place, datagram.from, datagram.data, now.mono.since_start());
-        if let Verdict::Forward { from_port, to } = verdict {
-            let Some(marks) = pair.onward(port, datagram.marks, now.mono.since_start()) else {
+        let verdict = self
+            .engine
+            .packet(place, datagram.from, datagram.data, now.mono);
+        if let PacketVerdict::Forward { from_port, to } = verdict {
+            let Some(marks) = pair.onward(port, datagram.marks, now.mono) else {
                 let length = datagram.data.len();
-                return self.went_round(port, to, length, now.mono.since_start());
+                return self.went_round(port, to, length, now.mono);
             };
-            let sent = self.machine.send(from_port, to, datagram.data, marks);
+            let sent = self.sockets.send(from_port, to, datagram.data, marks);
             if let Err(error) = sent {
                 let errno = error.raw_os_error().unwrap_or_default();
                 self.engine
-                    .unsent(place, datagram.data.len(), errno, now.mono.since_start());
+                    .unsent(place, datagram.data.len(), errno, now.mono);
                 self.note_unsent(from_port, 1, &error);
             }
         }
@@ -273,7 +249,7 @@ impl Worker {
 
     /// As [`Worker::relay_one`] for each of a batch; what goes the same way goes in one system call.
     fn relay_many(&mut self, port: u16, now: Now) {
-        let Some(pair) = self.machine.pair(port) else {
+        let Some(pair) = self.sockets.pair(port) else {
             return;
         };
         let place = pair.place(port);
@@ -282,34 +258,33 @@ impl Worker {
             let Some(datagram) = self.datagrams.get(index) else {
                 break;
             };
-            let verdict =
-                self.engine
-                    .packet(place, datagram.from, datagram.data, now.mono.since_start());
-            let Verdict::Forward { from_port, to } = verdict else {
+            let verdict = self
+                .engine
+                .packet(place, datagram.from, datagram.data, now.mono);
+            let PacketVerdict::Forward { from_port, to } = verdict else {
                 continue;
             };
-            let pair = self.machine.pair(port);
-            let marks =
-                pair.and_then(|pair| pair.onward(port, datagram.marks, now.mono.since_start()));
+            let pair = self.sockets.pair(port);
+            let marks = pair.and_then(|pair| pair.onward(port, datagram.marks, now.mono));
             let Some(marks) = marks else {
                 let length = datagram.data.len();
-                self.went_round(port, to, length, now.mono.since_start());
+                self.went_round(port, to, length, now.mono);
                 continue;
             };
             if way != Some((from_port, marks)) {
-                self.send_group(place, way, now.mono.since_start());
+                self.send_group(place, way, now.mono);
                 way = Some((from_port, marks));
             }
             self.group.push((index, to));
         }
-        self.send_group(place, way, now.mono.since_start());
+        self.send_group(place, way, now.mono);
     }
 
-    fn send_group(&mut self, arrived: Place, way: Option<(u16, Marks)>, now: Duration) {
+    fn send_group(&mut self, arrived: PortKey, way: Option<(u16, Marks)>, now: Moment) {
         let Some((from_port, marks)) = way else {
             return;
         };
-        if let Some(pair) = self.machine.pair(from_port) {
+        if let Some(pair) = self.sockets.pair(from_port) {
             let socket = pair.socket(from_port);
             let unsent = socket.send_many(&self.datagrams, &self.group, marks);
             let lost = unsent.indices.iter().filter_map(|i| self.datagrams.get(*i));
@@ -327,64 +302,65 @@ impl Worker {
 
     /// A packet that came to `port` and was to go `to` has come round so often that it goes no further. Which calls they
     /// are that it goes round between is found out and said once a minute.
-    fn went_round(&mut self, port: u16, to: SocketAddrV4, length: usize, now: Duration) {
-        let Some(pair) = self.machine.pair(port) else {
+    fn went_round(&mut self, port: u16, to: SocketAddr, length: usize, now: Moment) {
+        let Some(pair) = self.sockets.pair(port) else {
             return;
         };
         let place = pair.place(port);
         self.engine.went_round(place, length);
-        if pair.is_round_due(now) {
-            if let Some(call_id) = self.engine.call_id(place.session) {
-                let round = Round::new(self.index, place, call_id.clone(), to);
-                self.find_round(round, now);
+        if pair.is_loop_due(now) {
+            if let Some(call_id) = self.engine.sessions().call_id(place.session) {
+                let found = Loop::new(self.index, place, call_id.clone(), to);
+                self.find_loop(found, now);
             }
         }
     }
 
-    /// Looks for who has the port of a round, or has the next worker look. Whoever knows, or is the last one, tells the
+    /// Looks for who has the port of a loop, or has the next worker look. Whoever knows, or is the last one, tells the
     /// worker that has asked. No worker waits for another: where a mailbox is full the line is left out.
-    fn find_round(&mut self, mut round: Round, now: Duration) {
-        let here = self.machine.pair(round.to.port());
-        let place = here.map(|pair| pair.place(round.to.port()));
-        let with = place.and_then(|place| self.engine.call_at(place, *round.to.ip()));
-        round.with = with.cloned();
-        round.asked += 1;
+    fn find_loop(&mut self, mut found: Loop, now: Moment) {
+        let here = self.sockets.pair(found.to.port());
+        let place = here.map(|pair| pair.place(found.to.port()));
+        let with = place.and_then(|place| self.engine.call_at(place, found.to.ip()));
+        found.with = with.cloned();
+        found.asked += 1;
         let workers = &self.shared.workers;
-        let is_answered = round.with.is_some() || round.asked >= workers.len();
-        let next = match is_answered {
-            true => round.asker,
-            false => (self.index + 1) % workers.len(),
+        let is_answered = found.with.is_some() || found.asked >= workers.count();
+        let next = if is_answered {
+            found.asker
+        } else {
+            (self.index + 1) % workers.count()
         };
         if next == self.index {
-            self.tell_round(&round, now);
-        } else if let Some(next) = workers.get(next) {
-            next.nudge(Message::Round(Box::new(round)));
+            self.tell_loop(&found, now);
+        } else {
+            workers.nudge(next, Message::Loop(Box::new(found)));
         }
     }
 
     /// Says which calls a packet goes round between.
-    fn tell_round(&mut self, round: &Round, now: Duration) {
-        if let Some(with) = &round.with {
-            self.engine.note_round(round.place, with.clone());
+    fn tell_loop(&mut self, found: &Loop, now: Moment) {
+        if let Some(with) = &found.with {
+            self.engine.note_round(found.place, with.clone());
         }
-        let rounds = self.shared.rounds.lock();
-        let mut rounds = rounds.unwrap_or_else(PoisonError::into_inner);
-        if let Some(left_out) = rounds.due(round, now) {
-            warn!("{round}{left_out}");
+        let loops = self.shared.loops.lock();
+        let mut loops = loops.unwrap_or_else(PoisonError::into_inner);
+        if let Some(left_out) = loops.due(found, now) {
+            warn!("{found}{left_out}");
         }
     }
 
     /// Counts what could not be sent, and says so once for each pair of ports.
     fn note_unsent(&mut self, from_port: u16, count: u64, error: &io::Error) {
         self.unsent += count;
-        let Some(pair) = self.machine.pair(from_port) else {
+        let Some(pair) = self.sockets.pair(from_port) else {
             return;
         };
         if std::mem::replace(&mut pair.has_failed, true) {
             return;
         }
         let place = pair.place(from_port);
-        if let Some(call_id) = self.engine.call_id(place.session) {
+        if let Some(call_id) = self.engine.sessions().call_id(place.session) {
             let (party, component) = (place.party, place.component);
             warn!(
                 "[session {call_id}] {component} to the {party} cannot be sent from port {from_port}: {error}"
@@ -393,14 +369,14 @@ impl Worker {
     }
 
     fn take_messages(&mut self, now: Now) {
-        for _ in 0..COMMANDS {
+        for _ in 0..MOST_COMMANDS {
             let Some(message) = self.mailbox.take() else {
                 break;
             };
             self.handle(message, now);
             self.act();
         }
-        if self.engine.held() == 0 {
+        if self.engine.sessions().held() == 0 {
             if let Some(done) = self.ending.take() {
                 let _ = done.send(());
             }
@@ -413,12 +389,11 @@ impl Worker {
                 self.update(&update, reply_to, read_at, now);
             }
             Message::Remove(remove, reply_to) => {
-                let answered = match self.engine.remove(&remove, reply_to, now) {
-                    true => Answered::Ok,
-                    false => {
-                        self.reply(reply_to, b"error");
-                        Answered::Error
-                    }
+                let answered = if self.engine.remove(&remove, reply_to, now) {
+                    Answered::Ok
+                } else {
+                    self.reply(reply_to, b"error");
+                    Answered::Error
                 };
                 self.shared.requests.count(Asked::Remove, answered);
             }
@@ -430,27 +405,25 @@ impl Worker {
             }
             Message::Streams(answer) => {
                 // Who asked may have given up waiting.
-                let _ = answer.send(self.engine.stream_counts());
+                let _ = answer.send(self.engine.sessions().stream_counts());
             }
             Message::Owned(owner, answer) => {
                 // Who asked may have given up waiting.
-                let _ = answer.send(self.engine.owned_by(owner));
+                let _ = answer.send(self.engine.sessions().owned_by(owner));
             }
             Message::Kernel(news) => {
                 for news in news {
                     self.take_news(news, now);
                 }
             }
-            Message::Round(round) if round.asker == self.index => {
-                self.tell_round(&round, now.mono.since_start())
-            }
-            Message::Round(round) => self.find_round(*round, now.mono.since_start()),
+            Message::Loop(found) if found.asker == self.index => self.tell_loop(&found, now.mono),
+            Message::Loop(found) => self.find_loop(*found, now.mono),
             Message::Nudge => {}
             Message::Drain => {
                 self.engine.drain();
                 // What was begun before is counted before.
                 self.publish();
-                self.meter.drained.store(true, Ordering::Release);
+                self.counts.drained.store(true, Ordering::Release);
             }
             Message::EndAll(done) => {
                 self.engine.drain();
@@ -462,65 +435,53 @@ impl Worker {
         }
     }
 
-    fn update(&mut self, update: &Update, reply_to: ReplyTo, read_at: Duration, now: Now) {
+    fn update(&mut self, update: &Update, reply_to: ReplyTo, read_at: Moment, now: Now) {
         let asker = Asker {
             reply_to,
             owner: owner_of(reply_to),
             since: read_at,
         };
-        let before = self.engine.held();
-        self.engine.update(update, asker, &mut self.machine, now);
-        if self.engine.held() > before {
-            self.meter.started.add(1);
+        let before = self.engine.sessions().held();
+        self.engine.update(update, asker, &mut self.sockets, now);
+        if self.engine.sessions().held() > before {
+            self.counts.started.add(1);
             // Before the answer: a relay that ends at the first moment without a call must know of this one.
-            self.meter.publish_sessions(&self.engine);
+            self.counts.publish_sessions(&self.engine);
         }
     }
 
     fn updated(&self, asker: Asker, reply: &UpdateReply) {
         match reply {
-            UpdateReply::Error(why) => self.shared.refuse(asker.reply_to, why),
+            UpdateReply::Error(why) => self.shared.dispatchers.refuse(asker.reply_to, why),
             reply => self.reply(asker.reply_to, reply.to_string().as_bytes()),
         }
         let requests = &self.shared.requests;
         requests.count(Asked::Update, Answered::from(reply));
-        let took = clock::mono().saturating_sub(asker.since);
+        let took = clock::moment().since(asker.since);
         requests.updates.observe(took);
     }
 
     fn add_share(&self, summing: &Summing) {
         let share = Share {
-            sessions: self.engine.session_count(),
-            streams: self.engine.stream_counts(),
+            sessions: self.engine.sessions().live_count(),
+            streams: self.engine.sessions().stream_counts(),
             unsent: self.unsent,
-            dropped: self.engine.dropped(),
+            dropped: self.engine.totals().dropped,
         };
         if let Some(sum) = summing.add(share) {
-            let summary = self.shared.summary(sum);
+            let summary = summary::write(&self.shared, sum);
             self.reply(summing.reply_to, &summary);
         }
     }
 
-    fn take_news(&mut self, news: News, now: Now) {
-        let engine = &mut self.engine;
-        self.meter.flows.count(&news);
-        match news {
-            News::Installed(flow, answer) => {
-                engine.flow_installed(flow, answer, now.mono.since_start())
-            }
-            News::Traffic(flow, more) => engine.flow_traffic(flow, more, now.mono.since_start()),
-            News::Lost(flow, loss, last) => {
-                engine.flow_lost(flow, loss, last, now.mono.since_start())
-            }
-            News::Withdrawn(flow, last) => engine.flow_withdrawn(flow, last, now),
-            News::Heard(until) => engine.flows_heard(until),
-            News::Mended => engine.forwarding_mended(now.mono.since_start()),
-        }
+    fn take_news(&mut self, news: FlowNews, now: Now) {
+        self.counts.flows.count(&news);
+        self.engine.on_flow_news(news, now);
     }
 
-    fn key(&self, flow: FlowId) -> kernel::Key {
+    fn key(&self, flow: FlowId) -> FlowKey {
         let worker = self.index;
-        kernel::Key { worker, flow }
+        FlowKey { worker, flow }
     }
 
     /// Writes the next piece of the first list.
@@ -529,13 +490,17 @@ impl Worker {
             return;
         };
         let mut piece = Vec::new();
-        let next = self.engine.write_sessions(&mut piece, cursor, LISTED, now);
+        let next = self
+            .engine
+            .write_sessions(&mut piece, cursor, LISTED_AT_ONCE, now);
         let is_wanted = listing.add(piece);
         if let Some(next) = next.filter(|_| is_wanted) {
             // Lists take turns, too.
             self.listings.push_back((listing, next));
         } else if let Some(pieces) = listing.finish_one() {
-            self.shared.reply_in_pieces(listing.reply_to, pieces);
+            self.shared
+                .dispatchers
+                .reply_in_pieces(listing.reply_to, pieces);
         }
     }
 
@@ -543,37 +508,41 @@ impl Worker {
     fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Close { port } => self.machine.close(port),
+                Action::Close { port } => self.sockets.close(port),
                 Action::Send {
                     from_port,
                     to,
                     data,
                 } => {
-                    if let Err(error) = self.machine.send(from_port, to, &data, Marks::FRESH) {
+                    if let Err(error) = self.sockets.send(from_port, to, &data, Marks::FRESH) {
                         self.note_unsent(from_port, 1, &error);
                     }
                 }
                 Action::Updated { asker, reply } => self.updated(asker, &reply),
                 Action::Removed { reply_to, ended } => {
-                    self.meter.removed.add(1);
-                    self.shared.removed(reply_to, &ended);
+                    self.counts.removed.add(1);
+                    self.shared.ended.removed(reply_to, &ended);
                 }
                 Action::Expired { owner, ended } => {
-                    self.meter.expired.add(1);
-                    self.shared.expired(owner, &ended);
+                    self.counts.expired.add(1);
+                    self.shared.ended.expired(owner, &ended);
                 }
                 Action::Install { flow, ends } => {
-                    self.shared.order(Order::Install(self.key(flow), ends));
+                    self.shared
+                        .kernel
+                        .order(Order::Install(self.key(flow), ends));
                 }
                 Action::Withdraw(flow, why) => {
-                    self.meter.flows.count_withdrawal(why);
-                    self.shared.order(Order::Withdraw(self.key(flow), why));
+                    self.counts.flows.count_withdrawal(why);
+                    self.shared
+                        .kernel
+                        .order(Order::Withdraw(self.key(flow), why));
                 }
             }
         }
     }
 
     fn reply(&self, to: ReplyTo, result: &[u8]) {
-        self.shared.reply(to, result);
+        self.shared.dispatchers.reply(to, result);
     }
 }

@@ -30,8 +30,11 @@ impl Range {
     }
 
     /// Returns true if the address lies in it.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u32::from(address) & self.mask == self.network
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => u32::from(address) & self.mask == self.network,
+            IpAddr::V6(_) => false,
+        }
     }
 }
 
@@ -91,8 +94,15 @@ const SPECIAL: [Range; 15] = [
 /// Returns true if media may be sent to an address only because an SDP names it. `allowed` are the private ranges
 /// that this relay reaches (`routable_private_ranges`). No range allows what is nobody's address: 0.0.0.0 is hold in an
 /// SDP, and the kernel sends it to this host.
-pub fn is_routable(address: Ipv4Addr, allowed: &[Range]) -> bool {
-    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+pub fn is_routable(address: IpAddr, allowed: &[Range]) -> bool {
+    let is_nobodys = match address {
+        IpAddr::V4(address) => {
+            address.is_unspecified() || address.is_multicast() || address.is_broadcast()
+        }
+        // Not relayed.
+        IpAddr::V6(_) => true,
+    };
+    if is_nobodys {
         return false;
     }
     let special = SPECIAL.iter().any(|range| range.contains(address));

@@ -2,65 +2,45 @@
 //! be it (rules E1 to E9 of docs/protocol.md). Does not forward, and does not know what SIP and SDP say but by
 //! [`Evidence`].
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::candidate::{Candidate, Candidates, Mark};
-use super::checks::Checks;
-use super::drops::Drop;
+use super::checks::{Checks, Transaction};
+use super::drops::DropReason;
 use super::evidence::{Evidence, Rank};
-use super::stream::Move;
+use super::settings::{Learning, LearningRules};
+use crate::moment::Moment;
 
 /// After a party has moved its old source is not believed for so long: stragglers of it are still under way. If it
 /// still sends then, it is the party after all (a NAT that kept its mapping).
 pub const STRAGGLERS: Duration = Duration::from_secs(5);
 /// A source that has sent nothing for so long gives way to a better one: a few packet times.
-const PAUSE: Duration = Duration::from_millis(100);
+const SILENT_AFTER: Duration = Duration::from_millis(100);
 /// A party that has got another address is followed once in this time, and a flow is taken back from the kernel for
 /// somebody else's sake once in this time.
-const SELDOM: Duration = Duration::from_secs(5);
+const FOLLOWED_EVERY: Duration = Duration::from_secs(5);
 /// A flow that was taken back for a claim is kept for this longer than the claim needs.
-const WATCHED: Duration = Duration::from_secs(1);
+const WATCHED_LONGER: Duration = Duration::from_secs(1);
 /// By how much sequence numbers may be ahead of the last ones seen, and behind.
-const AHEAD: u64 = 6000;
-const BEHIND: u64 = 100;
+const SEQUENCES_AHEAD: u64 = 6000;
+const SEQUENCES_BEHIND: u64 = 100;
 /// Remembered of each kind for one port.
-const KEPT: usize = 4;
+const ADDRESSES_KEPT: usize = 4;
 
-/// Who is believed without evidence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Learning {
-    /// The first who sends.
-    Open,
-    /// Who sends one stream for a while, where nobody better does.
-    #[default]
-    Guarded,
-    Strict,
-}
-
-/// What the administrator decides of learning.
+/// Why a party is somewhere else than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    pub learning: Learning,
-    /// From `learning_wait`.
-    pub wait: Duration,
-    /// Whether a party whose NAT gives it another address is followed, and after how long a silence of the old one.
-    pub relearn: Option<Duration>,
+pub enum Move {
+    /// Another offer was agreed on: the party itself has moved.
+    Agreed,
+    /// The INVITE that opens the session was answered once more, from somewhere else: this may be another branch of a
+    /// fork, and the party that was heard so far a stranger.
+    OtherBranch,
 }
 
-impl Default for Rules {
-    fn default() -> Rules {
-        Rules {
-            learning: Learning::default(),
-            wait: Duration::from_millis(300),
-            relearn: Some(Duration::from_secs(2)),
-        }
-    }
-}
-
-/// How an address was learned.
+/// How an address was latched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum LatchedBy {
     /// Checks of a source that nothing speaks for: only checks are sent there (E5).
     Trial,
     /// A connectivity check: the party may yet choose another path (M3).
@@ -69,11 +49,11 @@ pub enum By {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Learned {
-    address: SocketAddrV4,
-    by: By,
+struct LatchedSource {
+    address: SocketAddr,
+    by: LatchedBy,
     /// When it sent last, as far as user space knows.
-    heard: Duration,
+    heard: Moment,
     /// Its last packet of media here, and how many the kernel has relayed since.
     mark: Option<Mark>,
     uncounted: u64,
@@ -85,21 +65,21 @@ struct Learned {
 #[derive(Clone, Debug, Default)]
 struct Doubts {
     candidates: Candidates,
-    proven: Vec<SocketAddrV4>,
+    proven: Vec<SocketAddr>,
     /// Not believed until then; without a time as long as the SDP names another (M5).
-    refused: Vec<(SocketAddrV4, Option<Duration>)>,
+    refused: Vec<(SocketAddr, Option<Moment>)>,
     checks: Checks,
 }
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Belief {
-    learned: Option<Learned>,
+    latched: Option<LatchedSource>,
     /// When the party was last followed to another address, and when its flow was last taken back.
-    followed: Option<Duration>,
-    taken_back: Option<Duration>,
+    followed: Option<Moment>,
+    taken_back: Option<Moment>,
     /// Until when user space is to see this component, because somebody claims to be the party.
-    watched: Option<Duration>,
+    watched: Option<Moment>,
     doubts: Option<Box<Doubts>>,
 }
 
@@ -126,116 +106,121 @@ impl Signal {
 /// What is known besides the packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    pub rules: Rules,
+    pub rules: LearningRules,
     pub evidence: Evidence,
-    /// The kernel forwards: whether the learned source is silent cannot be seen.
+    /// The kernel forwards: whether the latched source is silent cannot be seen.
     pub blind: bool,
     /// Since when media is expected; none before an answer.
-    pub expected: Option<Duration>,
-    pub now: Duration,
+    pub expected: Option<Moment>,
+    pub now: Moment,
 }
 
 /// How a packet taught an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum HowLatched {
     First,
     /// Better evidence than that of the old address (E4).
-    Better(SocketAddrV4),
+    Better(SocketAddr),
     /// The same stream from another address (E8).
-    Followed(SocketAddrV4),
+    Followed(SocketAddr),
 }
 
 /// Whether a packet is the party's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Judgement {
     /// The known source.
     Known,
     /// This packet taught the address.
-    Learned(How),
+    Latched(HowLatched),
     /// The party's, and teaches nothing.
     Passing,
-    Refused(Drop),
+    Refused(DropReason),
     /// The same, and user space should see what the kernel forwards, to find out who is who.
-    Claimed(Drop),
+    Claimed(DropReason),
 }
 
 impl Belief {
-    /// Whether a packet of media is the known source's, which nearly all are.
-    pub fn is_known(&mut self, from: SocketAddrV4, signal: Signal, now: Duration) -> bool {
-        let Some(learned) = &mut self.learned else {
+    /// Returns true if a packet of media is the known source's, which nearly all are.
+    pub fn is_known(&mut self, from: SocketAddr, signal: Signal, now: Moment) -> bool {
+        let Some(latched) = &mut self.latched else {
             return false;
         };
-        let known = learned.address == from && learned.by == By::Media;
+        let known = latched.address == from && latched.by == LatchedBy::Media;
         if known {
-            learned.heard = now;
+            latched.heard = now;
             if let Signal::Media(Some(mark)) = signal {
-                learned.mark = Some(mark);
-                learned.uncounted = 0;
+                latched.mark = Some(mark);
+                latched.uncounted = 0;
             }
         }
         known
     }
 
     /// Judges a packet by its source and by what it is.
-    pub fn judge(&mut self, from: SocketAddrV4, signal: Signal, look: &Look) -> Verdict {
+    pub fn judge(&mut self, from: SocketAddr, signal: Signal, look: &Look) -> Judgement {
         if self.is_known(from, signal, look.now) {
-            return Verdict::Known;
+            return Judgement::Known;
         }
         let rank = self.rank(from, &look.evidence);
         let is_open = look.rules.learning == Learning::Open;
-        let by_media = self.learned.filter(|learned| learned.by == By::Media);
+        let by_media = self
+            .latched
+            .filter(|latched| latched.by == LatchedBy::Media);
         if self.is_refused(from, rank, look.now) {
             if let Some(mark) = signal.mark() {
                 self.hear(from, mark, look.now);
             }
             let why = match by_media {
-                Some(_) => Drop::WrongSource,
-                None => Drop::Straggler,
+                Some(_) => DropReason::WrongSource,
+                None => DropReason::Straggler,
             };
-            return Verdict::Refused(why);
+            return Judgement::Refused(why);
         }
-        if let Some(learned) = by_media {
-            return self.challenge(learned, from, (signal, rank), look);
+        if let Some(latched) = by_media {
+            return self.challenge(latched, from, (signal, rank), look);
         }
-        let known = self.learned.filter(|learned| learned.address == from);
+        let known = self.latched.filter(|latched| latched.address == from);
         let is_trusted =
-            is_open || rank >= Rank::Near || known.is_some_and(|known| known.by == By::Stun);
+            is_open || rank >= Rank::Near || known.is_some_and(|known| known.by == LatchedBy::Stun);
         match signal {
-            Signal::Check if known.is_some() => Verdict::Known,
+            Signal::Check if known.is_some() => Judgement::Known,
             Signal::Check if is_trusted => {
-                let old = self.learned.filter(|_| !is_open);
+                let old = self.latched.filter(|_| !is_open);
                 let best = old.map(|old| self.rank(old.address, &look.evidence));
-                match best.is_none_or(|best| rank >= best) {
-                    true => self.learn(from, By::Stun, None, look.now),
-                    false => Verdict::Passing,
+                if best.is_none_or(|best| rank >= best) {
+                    self.latch(from, LatchedBy::Stun, None, look.now)
+                } else {
+                    Judgement::Passing
                 }
             }
-            Signal::Media(mark) if is_trusted => self.learn(from, By::Media, mark, look.now),
-            Signal::Noise if is_open => self.learn(from, By::Media, None, look.now),
-            Signal::Noise if is_trusted => Verdict::Passing,
+            Signal::Media(mark) if is_trusted => self.latch(from, LatchedBy::Media, mark, look.now),
+            Signal::Noise if is_open => self.latch(from, LatchedBy::Media, None, look.now),
+            Signal::Noise if is_trusted => Judgement::Passing,
             _ => self.consider(from, signal, look),
         }
     }
 
     /// A source that nothing speaks for, while nobody is known by media (E3).
-    fn consider(&mut self, from: SocketAddrV4, signal: Signal, look: &Look) -> Verdict {
-        let refused = Verdict::Refused(Drop::Unproven);
+    fn consider(&mut self, from: SocketAddr, signal: Signal, look: &Look) -> Judgement {
+        let refused = Judgement::Refused(DropReason::Unproven);
         let (mark, by) = match signal {
-            Signal::Check => (Mark::Check, By::Trial),
-            Signal::Media(Some(mark)) => (mark, By::Media),
+            Signal::Check => (Mark::Check, LatchedBy::Trial),
+            Signal::Media(Some(mark)) => (mark, LatchedBy::Media),
             Signal::Media(None) | Signal::Noise => return refused,
         };
         let candidate = self.hear(from, mark, look.now);
-        let is_best = match self.learned {
+        let is_best = match self.latched {
             None => true,
-            Some(old) => by == By::Media && self.rank(old.address, &look.evidence) == Rank::Other,
+            Some(old) => {
+                by == LatchedBy::Media && self.rank(old.address, &look.evidence) == Rank::Other
+            }
         };
         let wait = look.rules.wait;
         let is_time = look.expected.is_some_and(|since| look.now >= since + wait);
         let may = look.rules.learning != Learning::Strict && is_best && is_time;
         if may && candidate.is_stream(wait, look.now) {
-            let mark = (by == By::Media).then_some(mark);
-            return self.learn(from, by, mark, look.now);
+            let mark = (by == LatchedBy::Media).then_some(mark);
+            return self.latch(from, by, mark, look.now);
         }
         refused
     }
@@ -243,28 +228,28 @@ impl Belief {
     /// Somebody else than the source that media came from (E4, E8).
     fn challenge(
         &mut self,
-        learned: Learned,
-        from: SocketAddrV4,
+        latched: LatchedSource,
+        from: SocketAddr,
         (signal, rank): (Signal, Rank),
         look: &Look,
-    ) -> Verdict {
+    ) -> Judgement {
         let now = look.now;
-        if let (true, Some(learned)) = (look.blind, &mut self.learned) {
-            learned.heard = now;
+        if let (true, Some(latched)) = (look.blind, &mut self.latched) {
+            latched.heard = now;
         }
         let mark = signal.mark();
         if let Some(mark) = mark {
             self.hear(from, mark, now);
         }
         let why = match rank {
-            Rank::Other => Drop::WrongSource,
-            Rank::Near => Drop::OtherPort,
-            Rank::Proven | Rank::Exact => Drop::Waiting,
+            Rank::Other => DropReason::WrongSource,
+            Rank::Near => DropReason::OtherPort,
+            Rank::Proven | Rank::Exact => DropReason::Waiting,
         };
-        let old_rank = self.rank(learned.address, &look.evidence);
+        let old_rank = self.rank(latched.address, &look.evidence);
         let is_open = look.rules.learning == Learning::Open;
         let replaces =
-            rank.replaces(old_rank) || learned.doubtful && rank >= old_rank.max(Rank::Near);
+            rank.replaces(old_rank) || latched.doubtful && rank >= old_rank.max(Rank::Near);
         let speaks = match signal {
             Signal::Check => old_rank == Rank::Other,
             Signal::Media(_) => true,
@@ -274,69 +259,82 @@ impl Belief {
         let patience = look
             .rules
             .relearn
-            .filter(|_| learned.goes_on(from, mark, look.blind));
+            .filter(|_| latched.goes_on(from, mark, look.blind));
         if !is_better && patience.is_none() {
-            return Verdict::Refused(why);
+            return Judgement::Refused(why);
         }
         if look.blind {
-            return match self.taken_back.is_none_or(|at| now >= at + SELDOM) {
-                true => Verdict::Claimed(why),
-                false => Verdict::Refused(why),
+            return if self.taken_back.is_none_or(|at| now >= at + FOLLOWED_EVERY) {
+                Judgement::Claimed(why)
+            } else {
+                Judgement::Refused(why)
             };
         }
-        let silent = now.saturating_sub(learned.heard);
+        let silent = now.since(latched.heard);
         // Against who was believed for want of better, evidence needs no pause.
-        if is_better && (old_rank == Rank::Other || silent >= PAUSE) {
-            if learned.doubtful {
-                self.refuse(learned.address, None);
+        if is_better && (old_rank == Rank::Other || silent >= SILENT_AFTER) {
+            if latched.doubtful {
+                self.refuse(latched.address, None);
             }
             let by = match signal {
-                Signal::Check => By::Stun,
-                _ => By::Media,
+                Signal::Check => LatchedBy::Stun,
+                _ => LatchedBy::Media,
             };
-            return self.replace(learned, from, by, mark.filter(|_| by == By::Media), now);
+            return self.replace(
+                latched,
+                from,
+                by,
+                mark.filter(|_| by == LatchedBy::Media),
+                now,
+            );
         }
         if let Some(patience) = patience {
-            let is_time = self.followed.is_none_or(|at| now >= at + SELDOM);
+            let is_time = self.followed.is_none_or(|at| now >= at + FOLLOWED_EVERY);
             if silent >= patience && is_time {
                 self.followed = Some(now);
-                self.set(from, By::Media, mark, now);
-                return Verdict::Learned(How::Followed(learned.address));
+                self.set(from, LatchedBy::Media, mark, now);
+                return Judgement::Latched(HowLatched::Followed(latched.address));
             }
-            if silent >= PAUSE {
-                self.watched = Some(now + WATCHED);
+            if silent >= SILENT_AFTER {
+                self.watched = Some(now + WATCHED_LONGER);
             }
         }
-        Verdict::Refused(why)
+        Judgement::Refused(why)
     }
 
     fn replace(
         &mut self,
-        learned: Learned,
-        from: SocketAddrV4,
-        by: By,
+        latched: LatchedSource,
+        from: SocketAddr,
+        by: LatchedBy,
         mark: Option<Mark>,
-        now: Duration,
-    ) -> Verdict {
+        now: Moment,
+    ) -> Judgement {
         self.set(from, by, mark, now);
-        Verdict::Learned(How::Better(learned.address))
+        Judgement::Latched(HowLatched::Better(latched.address))
     }
 
-    fn learn(&mut self, from: SocketAddrV4, by: By, mark: Option<Mark>, now: Duration) -> Verdict {
+    fn latch(
+        &mut self,
+        from: SocketAddr,
+        by: LatchedBy,
+        mark: Option<Mark>,
+        now: Moment,
+    ) -> Judgement {
         self.set(from, by, mark, now);
-        Verdict::Learned(How::First)
+        Judgement::Latched(HowLatched::First)
     }
 
-    fn set(&mut self, address: SocketAddrV4, by: By, mark: Option<Mark>, now: Duration) {
+    fn set(&mut self, address: SocketAddr, by: LatchedBy, mark: Option<Mark>, now: Moment) {
         self.watched = None;
         if let Some(doubts) = &mut self.doubts {
             doubts.candidates.forget(address);
-            if by == By::Media {
+            if by == LatchedBy::Media {
                 // From now on it is one wrong source among others.
                 doubts.refused.retain(|(_, until)| until.is_none());
             }
         }
-        self.learned = Some(Learned {
+        self.latched = Some(LatchedSource {
             address,
             by,
             heard: now,
@@ -346,7 +344,7 @@ impl Belief {
         });
     }
 
-    fn hear(&mut self, from: SocketAddrV4, mark: Mark, now: Duration) -> Candidate {
+    fn hear(&mut self, from: SocketAddr, mark: Mark, now: Moment) -> Candidate {
         self.doubts().candidates.hear(from, mark, now)
     }
 
@@ -355,94 +353,100 @@ impl Belief {
     }
 
     /// What speaks for a source.
-    pub fn rank(&self, from: SocketAddrV4, evidence: &Evidence) -> Rank {
+    pub fn rank(&self, from: SocketAddr, evidence: &Evidence) -> Rank {
         let is_proven = self
             .doubts
             .as_ref()
             .is_some_and(|doubts| doubts.proven.contains(&from));
-        match is_proven {
-            true => evidence.rank(from).max(Rank::Proven),
-            false => evidence.rank(from),
+        let rank = evidence.rank(from);
+        if is_proven {
+            rank.max(Rank::Proven)
+        } else {
+            rank
         }
     }
 
     /// M5, E9. Returns true for a former source that is not believed at the moment; one that the SDP names is, at once.
-    pub fn is_refused(&self, from: SocketAddrV4, rank: Rank, now: Duration) -> bool {
+    pub fn is_refused(&self, from: SocketAddr, rank: Rank, now: Moment) -> bool {
         let refused = self.doubts.iter().flat_map(|doubts| &doubts.refused);
         let mut found = refused.filter(|(address, _)| *address == from);
         rank != Rank::Exact && found.any(|(_, until)| until.is_none_or(|until| now < until))
     }
 
-    fn refuse(&mut self, address: SocketAddrV4, until: Option<Duration>) {
+    fn refuse(&mut self, address: SocketAddr, until: Option<Moment>) {
         let refused = &mut self.doubts().refused;
         refused.retain(|(other, _)| *other != address);
-        if refused.len() == KEPT {
+        if refused.len() == ADDRESSES_KEPT {
             refused.remove(0);
         }
         refused.push((address, until));
     }
 
     /// Where the party is, as far as it has shown: media may go there.
-    pub fn address(&self) -> Option<SocketAddrV4> {
-        let learned = self.learned.filter(|learned| learned.by != By::Trial)?;
-        Some(learned.address)
+    pub fn address(&self) -> Option<SocketAddr> {
+        let latched = self
+            .latched
+            .filter(|latched| latched.by != LatchedBy::Trial)?;
+        Some(latched.address)
     }
 
     /// The same for connectivity checks.
-    pub fn check_address(&self) -> Option<SocketAddrV4> {
-        self.learned.map(|learned| learned.address)
+    pub fn check_address(&self) -> Option<SocketAddr> {
+        self.latched.map(|latched| latched.address)
     }
 
     /// The address from which media came; none while only STUN did.
-    pub fn media_address(&self) -> Option<SocketAddrV4> {
-        let learned = self.learned.filter(|learned| learned.by == By::Media)?;
-        Some(learned.address)
+    pub fn media_address(&self) -> Option<SocketAddr> {
+        let latched = self
+            .latched
+            .filter(|latched| latched.by == LatchedBy::Media)?;
+        Some(latched.address)
     }
 
-    /// Whether the kernel may have it: nobody else claims to be the party at the moment.
-    pub fn is_settled(&self, now: Duration) -> bool {
+    /// Returns true if the kernel may have it: nobody else claims to be the party at the moment.
+    pub fn is_settled(&self, now: Moment) -> bool {
         self.watched.is_none_or(|until| until <= now)
     }
 
-    /// Somebody has claimed to be the party since its address was learned. Until the kernel has given its flow up, it
+    /// Somebody has claimed to be the party since its address was latched. Until the kernel has given its flow up, it
     /// cannot be judged who is.
     pub fn is_claimed(&self) -> bool {
         self.watched.is_some()
     }
 
-    /// The kernel has relayed this much more from the learned source.
-    pub fn on_kernel_traffic(&mut self, packets: u64, now: Duration) {
-        if let Some(learned) = &mut self.learned {
-            learned.heard = now;
-            learned.uncounted += packets;
+    /// The kernel has relayed this much more from the latched source.
+    pub fn on_kernel_traffic(&mut self, packets: u64, now: Moment) {
+        if let Some(latched) = &mut self.latched {
+            latched.heard = now;
+            latched.uncounted += packets;
         }
     }
 
     /// The flow is taken back from the kernel because of a claim.
-    pub fn on_taken_back(&mut self, rules: &Rules, now: Duration) {
+    pub fn on_taken_back(&mut self, rules: &LearningRules, now: Moment) {
         self.taken_back = Some(now);
         self.watch(rules, now);
     }
 
     /// The kernel has given the flow up. A claim can be judged from now on, however long that took.
-    pub fn on_withdrawn(&mut self, rules: &Rules, now: Duration) {
+    pub fn on_withdrawn(&mut self, rules: &LearningRules, now: Moment) {
         if self.is_claimed() {
             self.watch(rules, now);
         }
     }
 
-    fn watch(&mut self, rules: &Rules, now: Duration) {
-        let patience = rules.relearn.unwrap_or(PAUSE);
-        self.watched = Some(now + patience + WATCHED);
+    fn watch(&mut self, rules: &LearningRules, now: Moment) {
+        let patience = rules.relearn.unwrap_or(SILENT_AFTER);
+        self.watched = Some(now + patience + WATCHED_LONGER);
     }
 
     /// The party's SDP names another address than `superseded` (M5).
     pub fn moved(
         &mut self,
         why: Move,
-        superseded: Option<SocketAddrV4>,
+        superseded: Option<SocketAddr>,
         evidence: &Evidence,
-        now: Duration,
+        now: Moment,
     ) {
         if let Some(doubts) = &mut self.doubts {
             doubts.proven.clear();
@@ -452,7 +456,7 @@ impl Belief {
             }
         }
         self.watched = None;
-        let former = self.learned.map(|learned| learned.address);
+        let former = self.latched.map(|latched| latched.address);
         if evidence.named.is_some() && former == evidence.named {
             return;
         }
@@ -465,9 +469,9 @@ impl Belief {
                 self.refuse(old, until);
             }
             let rank = former.map(|former| evidence.rank(former));
-            if let (Some(Rank::Near), Some(learned)) = (rank, &mut self.learned) {
-                if superseded != Some(learned.address) {
-                    learned.doubtful = true;
+            if let (Some(Rank::Near), Some(latched)) = (rank, &mut self.latched) {
+                if superseded != Some(latched.address) {
+                    latched.doubtful = true;
                     return;
                 }
             }
@@ -475,12 +479,12 @@ impl Belief {
         if let Some(former) = former {
             self.refuse(former, until);
         }
-        self.learned = None;
+        self.latched = None;
     }
 
-    /// The party fell silent: it is learned anew.
+    /// The party fell silent: it is latched anew.
     pub fn forget(&mut self) {
-        self.learned = None;
+        self.latched = None;
         self.watched = None;
     }
 
@@ -490,23 +494,19 @@ impl Belief {
     }
 
     /// Who asked for what this answers; none where nothing was asked.
-    pub fn asker(
-        &self,
-        transaction: super::checks::Transaction,
-        now: Duration,
-    ) -> Option<SocketAddrV4> {
+    pub fn asker(&self, transaction: Transaction, now: Moment) -> Option<SocketAddr> {
         self.doubts.as_ref()?.checks.asker(transaction, now)
     }
 
     /// The other party has answered a check of this source with success (E5). True where this taught the address.
-    pub fn prove(&mut self, asker: SocketAddrV4, evidence: &Evidence, now: Duration) -> bool {
+    pub fn prove(&mut self, asker: SocketAddr, evidence: &Evidence, now: Moment) -> bool {
         let rank = self.rank(asker, evidence);
         if self.is_refused(asker, rank, now) {
             return false;
         }
         let proven = &mut self.doubts().proven;
         if !proven.contains(&asker) {
-            if proven.len() == KEPT {
+            if proven.len() == ADDRESSES_KEPT {
                 proven.remove(0);
             }
             proven.push(asker);
@@ -515,17 +515,17 @@ impl Belief {
     }
 
     /// The same where the other party is on trial itself: media may go there, as to any source that nothing speaks for.
-    pub fn trust(&mut self, asker: SocketAddrV4, evidence: &Evidence, now: Duration) -> bool {
-        let is_new = match self.learned {
+    pub fn trust(&mut self, asker: SocketAddr, evidence: &Evidence, now: Moment) -> bool {
+        let is_new = match self.latched {
             None => true,
-            Some(old) if old.address == asker => old.by == By::Trial,
+            Some(old) if old.address == asker => old.by == LatchedBy::Trial,
             Some(old) => {
                 let rank = self.rank(asker, evidence);
-                old.by != By::Media && rank > self.rank(old.address, evidence)
+                old.by != LatchedBy::Media && rank > self.rank(old.address, evidence)
             }
         };
         if is_new {
-            self.set(asker, By::Stun, None, now);
+            self.set(asker, LatchedBy::Stun, None, now);
         }
         is_new
     }
@@ -538,9 +538,9 @@ impl Belief {
     }
 }
 
-impl Learned {
-    /// Whether a packet from elsewhere may be the same stream's (E8).
-    fn goes_on(&self, from: SocketAddrV4, mark: Option<Mark>, blind: bool) -> bool {
+impl LatchedSource {
+    /// Returns true if a packet from elsewhere may be the same stream's (E8).
+    fn goes_on(&self, from: SocketAddr, mark: Option<Mark>, blind: bool) -> bool {
         let (Some(last), Some(next)) = (self.mark, mark) else {
             return false;
         };
@@ -550,8 +550,8 @@ impl Learned {
         }
         // What the kernel relayed was counted; what was lost on the way was not, nor what it relayed since.
         let loss = self.uncounted / 8;
-        let ahead = AHEAD + loss + if blind { AHEAD } else { 0 };
-        let behind = BEHIND + loss;
+        let ahead = SEQUENCES_AHEAD + loss + if blind { SEQUENCES_AHEAD } else { 0 };
+        let behind = SEQUENCES_BEHIND + loss;
         let expected = self.uncounted as u16;
         last.ahead(next).is_some_and(|ahead_of_last| {
             let beyond = (ahead_of_last as u16).wrapping_sub(expected);

@@ -1,19 +1,21 @@
 //! Sources that nothing speaks for but the way they send: the last few of one port, and whether one of them behaves
 //! like a stream (E3). Decides nothing.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::moment::Moment;
+
 /// Remembered for one port.
-const KEPT: usize = 8;
+const CANDIDATES_KEPT: usize = 8;
 /// A stream has no longer gaps. Who sends to all ports of a range in turn is not at each that often.
-const GAP: Duration = Duration::from_millis(150);
+const STREAM_GAP: Duration = Duration::from_millis(150);
 /// A stream has so many packets.
-const PACKETS: u32 = 5;
+const STREAM_PACKETS: u32 = 5;
 /// Sequence numbers advance by so much at most.
-const STEP: i16 = 10;
+const SEQUENCE_STEP: i16 = 10;
 /// So many connectivity checks are as good, with longer gaps (RFC 8445 section 14.3 sends them again after 500 ms).
-const CHECKS: u32 = 3;
+const ENOUGH_CHECKS: u32 = 3;
 const CHECK_GAP: Duration = Duration::from_millis(1200);
 
 /// What one packet shows of the stream that it is of.
@@ -38,7 +40,7 @@ impl Mark {
     fn gap(self) -> Duration {
         match self {
             Mark::Check => CHECK_GAP,
-            _ => GAP,
+            _ => STREAM_GAP,
         }
     }
 
@@ -64,18 +66,18 @@ impl Mark {
 /// One source.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
     /// All its packets.
     pub packets: u64,
     mark: Mark,
-    pub last: Duration,
+    pub last: Moment,
     /// Since when it has been one stream, and its packets since.
-    since: Duration,
+    since: Moment,
     run: u32,
 }
 
 impl Candidate {
-    fn new(address: SocketAddrV4, mark: Mark, now: Duration) -> Candidate {
+    fn new(address: SocketAddr, mark: Mark, now: Moment) -> Candidate {
         Candidate {
             address,
             packets: 1,
@@ -86,20 +88,20 @@ impl Candidate {
         }
     }
 
-    fn hear(&mut self, mark: Mark, now: Duration) {
+    fn hear(&mut self, mark: Mark, now: Moment) {
         self.packets += 1;
         match self
             .mark
             .ahead(mark)
             .filter(|_| now < self.last + mark.gap())
         {
-            Some(1..=STEP) => {
+            Some(1..=SEQUENCE_STEP) => {
                 self.run += 1;
                 self.mark = mark;
                 self.last = now;
             }
             // Twice the same, or late by a little.
-            Some(ahead) if (-STEP..=0).contains(&ahead) => {}
+            Some(ahead) if (-SEQUENCE_STEP..=0).contains(&ahead) => {}
             _ => {
                 let packets = self.packets;
                 *self = Candidate::new(self.address, mark, now);
@@ -108,11 +110,11 @@ impl Candidate {
         }
     }
 
-    /// Whether it has been one stream for so long.
-    pub fn is_stream(&self, wait: Duration, now: Duration) -> bool {
+    /// Returns true if it has been one stream for so long.
+    pub fn is_stream(&self, wait: Duration, now: Moment) -> bool {
         let least = match self.mark {
-            Mark::Check => CHECKS,
-            _ => PACKETS,
+            Mark::Check => ENOUGH_CHECKS,
+            _ => STREAM_PACKETS,
         };
         self.run >= least && now >= self.since + wait
     }
@@ -121,15 +123,15 @@ impl Candidate {
     pub fn why(&self) -> String {
         match (self.mark, self.run) {
             (Mark::Check, _) => "only STUN has come from it".to_owned(),
-            (_, run) if run < PACKETS => {
-                format!("{run} of the {PACKETS} packets in a row that make a stream")
+            (_, run) if run < STREAM_PACKETS => {
+                format!("{run} of the {STREAM_PACKETS} packets in a row that make a stream")
             }
             (_, run) => format!("a stream of {run} packets that nothing speaks for"),
         }
     }
 
-    /// Whether it may still become a stream.
-    fn is_running(&self, now: Duration) -> bool {
+    /// Returns true if it may still become a stream.
+    fn is_running(&self, now: Moment) -> bool {
         self.run > 1 && now < self.last + self.mark.gap()
     }
 }
@@ -140,14 +142,14 @@ pub struct Candidates(Vec<Candidate>);
 
 impl Candidates {
     /// A packet of a source that is not believed; what it has shown so far.
-    pub fn hear(&mut self, from: SocketAddrV4, mark: Mark, now: Duration) -> Candidate {
+    pub fn hear(&mut self, from: SocketAddr, mark: Mark, now: Moment) -> Candidate {
         let known = self.0.iter_mut().find(|one| one.address == from);
         if let Some(candidate) = known {
             candidate.hear(mark, now);
             return *candidate;
         }
         let new = Candidate::new(from, mark, now);
-        if self.0.len() < KEPT {
+        if self.0.len() < CANDIDATES_KEPT {
             self.0.push(new);
             return new;
         }
@@ -170,7 +172,7 @@ impl Candidates {
         self.0.clear();
     }
 
-    pub fn forget(&mut self, address: SocketAddrV4) {
+    pub fn forget(&mut self, address: SocketAddr) {
         self.0.retain(|one| one.address != address);
     }
 }
@@ -179,11 +181,11 @@ impl Candidates {
 mod tests {
     use super::*;
 
-    const T: Duration = Duration::from_secs(100);
+    const T: Moment = Moment::after_start(Duration::from_secs(100));
     const WAIT: Duration = Duration::from_millis(300);
 
-    fn at(port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new([192, 0, 2, 1].into(), port)
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::new([192, 0, 2, 1].into(), port)
     }
 
     fn millis(count: u64) -> Duration {
@@ -194,7 +196,7 @@ mod tests {
         Mark::Rtp { ssrc, sequence }
     }
 
-    /// Whether a source becomes a stream within 100 packets, and after how many.
+    /// Returns true if a source becomes a stream within 100 packets, and after how many.
     fn qualifies(every: Duration, mark: impl Fn(u16) -> Mark) -> Option<u16> {
         let mut candidates = Candidates::default();
         (0..100).find(|&n| {
@@ -252,6 +254,6 @@ mod tests {
             }
         }
         assert!(found);
-        assert_eq!(candidates.iter().count(), KEPT);
+        assert_eq!(candidates.iter().count(), CANDIDATES_KEPT);
     }
 }

@@ -1,23 +1,25 @@
 //! ICE connectivity checks on their way through a port: who asked, so that the answer goes back there and nowhere else
 //! (E5). Does not know whom to believe.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::moment::Moment;
+
 /// Checks that wait for their answers.
-const OPEN: usize = 8;
+const OPEN_CHECKS: usize = 8;
 /// One that was not answered for so long never is (RFC 8489 section 6.2.1: 39.5 s at most, phones give up sooner).
-const EXPIRY: Duration = Duration::from_secs(10);
+const CHECK_EXPIRY: Duration = Duration::from_secs(10);
 /// From sources that nothing speaks for, so many checks are passed on at once, and then so many a second.
-const BURST: u32 = 16;
-const EVERY: Duration = Duration::from_millis(20);
+const STRANGE_BURST: u32 = 16;
+const STRANGE_EVERY: Duration = Duration::from_millis(20);
 
 /// A STUN message's 96 bits of transaction.
 pub type Transaction = [u8; 12];
 
 /// What a STUN message is in ICE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum StunMessage {
     Request(Transaction),
     /// True for success.
     Response(Transaction, bool),
@@ -26,22 +28,22 @@ pub enum Message {
 }
 
 /// Reads the head of what is STUN.
-pub fn message(data: &[u8]) -> Message {
+pub fn message(data: &[u8]) -> StunMessage {
     let transaction = data.get(8..20).and_then(|id| id.try_into().ok());
     match (data.get(..2), transaction) {
-        (Some([0, 1]), Some(id)) => Message::Request(id),
-        (Some([1, 1]), Some(id)) => Message::Response(id, true),
-        (Some([1, 0x11]), Some(id)) => Message::Response(id, false),
-        _ => Message::Other,
+        (Some([0, 1]), Some(id)) => StunMessage::Request(id),
+        (Some([1, 1]), Some(id)) => StunMessage::Response(id, true),
+        (Some([1, 0x11]), Some(id)) => StunMessage::Response(id, false),
+        _ => StunMessage::Other,
     }
 }
 
 /// A check that may be answered.
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenCheck {
     id: Transaction,
-    from: SocketAddrV4,
-    at: Duration,
+    from: SocketAddr,
+    at: Moment,
     /// Nothing speaks for who asked.
     is_strange: bool,
 }
@@ -49,28 +51,28 @@ struct Open {
 /// The open checks of one port.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
-    open: Vec<Open>,
+    open: Vec<OpenCheck>,
     /// Until when the checks of strangers that were passed on are paid for.
-    paid: Duration,
+    paid: Moment,
 }
 
 impl Checks {
     /// A request goes on to the other party. A stranger's takes the place of no check that something speaks for.
-    pub fn note(&mut self, id: Transaction, from: SocketAddrV4, is_strange: bool, now: Duration) {
-        let is_kept = |open: &Open| is_strange && !open.is_strange;
+    pub fn note(&mut self, id: Transaction, from: SocketAddr, is_strange: bool, now: Moment) {
+        let is_kept = |open: &OpenCheck| is_strange && !open.is_strange;
         self.open
-            .retain(|open| now < open.at + EXPIRY && (open.id != id || is_kept(open)));
+            .retain(|open| now < open.at + CHECK_EXPIRY && (open.id != id || is_kept(open)));
         if self.open.iter().any(|open| open.id == id) {
             return;
         }
-        if self.open.len() == OPEN {
+        if self.open.len() == OPEN_CHECKS {
             let strange = self.open.iter().position(|open| open.is_strange);
             match strange.or((!is_strange).then_some(0)) {
                 Some(oldest) => drop(self.open.remove(oldest)),
                 None => return,
             }
         }
-        self.open.push(Open {
+        self.open.push(OpenCheck {
             id,
             from,
             at: now,
@@ -79,16 +81,16 @@ impl Checks {
     }
 
     /// Who asked. An answer may come twice, as the request may.
-    pub fn asker(&self, transaction: Transaction, now: Duration) -> Option<SocketAddrV4> {
-        let open = self.open.iter().filter(|open| now < open.at + EXPIRY);
+    pub fn asker(&self, transaction: Transaction, now: Moment) -> Option<SocketAddr> {
+        let open = self.open.iter().filter(|open| now < open.at + CHECK_EXPIRY);
         let mut found = open.filter(|open| open.id == transaction);
         found.next().map(|open| open.from)
     }
 
-    /// Whether one more check of a stranger may be passed on: the other party must not be flooded.
-    pub fn may_pass(&mut self, now: Duration) -> bool {
-        let paid = self.paid.max(now) + EVERY;
-        let may = paid <= now + EVERY * BURST;
+    /// Returns true if one more check of a stranger may be passed on: the other party must not be flooded.
+    pub fn may_pass(&mut self, now: Moment) -> bool {
+        let paid = self.paid.max(now) + STRANGE_EVERY;
+        let may = paid <= now + STRANGE_EVERY * STRANGE_BURST;
         if may {
             self.paid = paid;
         }
@@ -100,10 +102,10 @@ impl Checks {
 mod tests {
     use super::*;
 
-    const T: Duration = Duration::from_secs(100);
+    const T: Moment = Moment::after_start(Duration::from_secs(100));
 
-    fn at(port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new([192, 0, 2, 1].into(), port)
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::new([192, 0, 2, 1].into(), port)
     }
 
     #[test]
@@ -114,7 +116,7 @@ mod tests {
         }
         assert_eq!(checks.asker([0; 12], T), None, "the oldest went");
         assert_eq!(checks.asker([1; 12], T), Some(at(1)));
-        assert_eq!(checks.asker([1; 12], T + EXPIRY), None);
+        assert_eq!(checks.asker([1; 12], T + CHECK_EXPIRY), None);
         checks.note([1; 12], at(99), false, T);
         assert_eq!(checks.asker([1; 12], T), Some(at(99)), "asked again");
         assert_eq!(checks.asker([2; 12], T), Some(at(2)));
@@ -157,10 +159,10 @@ mod tests {
             data[..2].copy_from_slice(&kind);
             message(&data)
         };
-        assert_eq!(stun([0, 1]), Message::Request([7; 12]));
-        assert_eq!(stun([1, 1]), Message::Response([7; 12], true));
-        assert_eq!(stun([1, 0x11]), Message::Response([7; 12], false));
-        assert_eq!(stun([0, 0x11]), Message::Other);
-        assert_eq!(message(&[0, 1, 0]), Message::Other);
+        assert_eq!(stun([0, 1]), StunMessage::Request([7; 12]));
+        assert_eq!(stun([1, 1]), StunMessage::Response([7; 12], true));
+        assert_eq!(stun([1, 0x11]), StunMessage::Response([7; 12], false));
+        assert_eq!(stun([0, 0x11]), StunMessage::Other);
+        assert_eq!(message(&[0, 1, 0]), StunMessage::Other);
     }
 }

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 
 /// Why a packet was not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drop {
+pub enum DropReason {
     /// Not from where the party is known to be, and nothing speaks for it (M2).
     WrongSource,
     /// The same before the party is known: nothing speaks for this source (E3).
@@ -28,50 +28,50 @@ pub enum Drop {
     Closed,
 }
 
-impl Drop {
+impl DropReason {
     /// All there are, by their numbers.
-    pub const ALL: [Drop; 10] = [
-        Drop::WrongSource,
-        Drop::Unproven,
-        Drop::OtherPort,
-        Drop::Waiting,
-        Drop::Straggler,
-        Drop::NotLearned,
-        Drop::NotRoutable,
-        Drop::OwnPort,
-        Drop::WentRound,
-        Drop::Closed,
+    pub const ALL: [DropReason; 10] = [
+        DropReason::WrongSource,
+        DropReason::Unproven,
+        DropReason::OtherPort,
+        DropReason::Waiting,
+        DropReason::Straggler,
+        DropReason::NotLearned,
+        DropReason::NotRoutable,
+        DropReason::OwnPort,
+        DropReason::WentRound,
+        DropReason::Closed,
     ];
 
     /// A word or two for people.
     pub fn as_str(self) -> &'static str {
         match self {
-            Drop::WrongSource => "wrong source",
-            Drop::Unproven => "unproven source",
-            Drop::OtherPort => "other port",
-            Drop::Waiting => "named source not in use",
-            Drop::Straggler => "old source",
-            Drop::NotLearned => "receiver not known yet",
-            Drop::NotRoutable => "receiver not routable",
-            Drop::OwnPort => "receiver is this relay",
-            Drop::WentRound => "goes round",
-            Drop::Closed => "stream closed",
+            DropReason::WrongSource => "wrong source",
+            DropReason::Unproven => "unproven source",
+            DropReason::OtherPort => "other port",
+            DropReason::Waiting => "named source not in use",
+            DropReason::Straggler => "old source",
+            DropReason::NotLearned => "receiver not known yet",
+            DropReason::NotRoutable => "receiver not routable",
+            DropReason::OwnPort => "receiver is this relay",
+            DropReason::WentRound => "goes round",
+            DropReason::Closed => "stream closed",
         }
     }
 }
 
 /// Packets that were not passed on, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped([u64; Drop::ALL.len()]);
+pub struct Dropped([u64; DropReason::ALL.len()]);
 
 impl Dropped {
-    pub fn add(&mut self, why: Drop) {
+    pub fn add(&mut self, why: DropReason) {
         self.0[why as usize] += 1;
     }
 
     /// Every reason with its count.
-    pub fn counts(&self) -> impl Iterator<Item = (Drop, u64)> {
-        Drop::ALL.into_iter().zip(self.0)
+    pub fn counts(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.0)
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn each_reason_has_its_own_count() {
         let mut dropped = Dropped::default();
-        for (times, why) in Drop::ALL.into_iter().enumerate() {
+        for (times, why) in DropReason::ALL.into_iter().enumerate() {
             (0..times).for_each(|_| dropped.add(why));
         }
         let counts: Vec<u64> = dropped.counts().map(|(_, count)| count).collect();

@@ -1,7 +1,7 @@
 //! What speaks for a source of packets: whether the party's SDP, its SIP messages or an ICE check say that this is
 //! where it is (E1). Does not look at the packets.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 /// How much speaks for a source, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ impl Rank {
         }
     }
 
-    /// Whether a learned source that has fallen silent gives way to one of this rank. A phone with ICE chooses among
+    /// Returns true if a learned source that has fallen silent gives way to one of this rank. A phone with ICE chooses among
     /// the paths that it has proven, and its SDP names one of them.
     pub fn replaces(self, learned: Rank) -> bool {
         self > learned || self == Rank::Proven && learned >= Rank::Proven
@@ -38,16 +38,16 @@ impl Rank {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence {
     /// What its SDP names; for RTCP the port above. None where that is the relay itself.
-    pub named: Option<SocketAddrV4>,
+    pub named: Option<SocketAddr>,
     /// Where its SIP came from, the latest first.
-    pub signaling: [Option<Ipv4Addr>; 2],
+    pub signaling: [Option<IpAddr>; 2],
     /// For RTCP: where RTP is heard from, and what speaks for that (E7).
-    pub rtp: Option<(SocketAddrV4, Rank)>,
+    pub rtp: Option<(SocketAddr, Rank)>,
 }
 
 impl Evidence {
     /// What speaks for a source, ICE apart.
-    pub fn rank(&self, from: SocketAddrV4) -> Rank {
+    pub fn rank(&self, from: SocketAddr) -> Rank {
         if self.named == Some(from) {
             return Rank::Exact;
         }
@@ -56,14 +56,14 @@ impl Evidence {
             Some(_) => false,
             None => {
                 self.named.is_some_and(|named| named.ip() == from.ip())
-                    || self.signaling.contains(&Some(*from.ip()))
+                    || self.signaling.contains(&Some(from.ip()))
             }
         };
         if near { Rank::Near } else { Rank::Other }
     }
 
     /// Why a source has its rank, in words for people.
-    pub fn why(&self, from: SocketAddrV4) -> &'static str {
+    pub fn why(&self, from: SocketAddr) -> &'static str {
         match self.rank(from) {
             Rank::Exact if self.named == Some(from) => "its SDP names it",
             Rank::Other => "neither its SDP nor its SIP comes from there",
@@ -80,7 +80,7 @@ impl Evidence {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> SocketAddrV4 {
+    fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 

@@ -1,21 +1,22 @@
 //! All that is known of a call, for who wants to know why somebody hears nothing: the statistics object
 //! (`report`) and beside it each stream's time-out, addresses, paths and dropped packets. docs/protocol.md section 9.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::Settings;
 use super::call::Session;
 use super::candidate::Candidate;
 use super::drops::Dropped;
-use super::engine::Engine;
 use super::evidence::Rank;
-use super::handover::Path;
+use super::handover::MediaPath;
+use super::leg::Leg;
 use super::report::{call_record, seconds, stream_record};
-use super::stream::{Leg, Stream};
-use crate::moment::Now;
+use super::settings::Settings;
+use super::silence::Silence;
+use super::stream::Stream;
+use super::table::SessionTable;
+use crate::moment::{Moment, Now};
 use crate::proto::media::Direction;
 use crate::proto::record::{CallRecord, StreamRecord};
 use crate::proto::{CallId, Component, Party};
@@ -62,9 +63,9 @@ struct ExplainedLeg {
     direction: &'static str,
     ice: bool,
     /// Where its SIP came from, the latest first; not the relay's own addresses.
-    signaling: Vec<Ipv4Addr>,
+    signaling: Vec<IpAddr>,
     /// Where its media is to go: what the relay has put into the SDP that it got.
-    told: SocketAddrV4,
+    told: SocketAddr,
     /// Seconds since its last media, and its last RTCP.
     last_media: Option<f64>,
     last_rtcp: Option<f64>,
@@ -93,7 +94,7 @@ struct Failure {
 /// A source that is not the party's.
 #[derive(Serialize)]
 struct Stranger {
-    address: SocketAddrV4,
+    address: SocketAddr,
     /// Seconds since.
     ago: f64,
 }
@@ -125,7 +126,7 @@ struct Learned {
 /// A source that is not believed to be a party.
 #[derive(Serialize)]
 struct Claim {
-    address: SocketAddrV4,
+    address: SocketAddr,
     packets: u64,
     rank: &'static str,
     /// Seconds since its last.
@@ -133,81 +134,87 @@ struct Claim {
     why: String,
 }
 
-impl Engine {
-    /// Appends an array of the sessions of a call-id. False where there are none.
-    pub fn write_explained(&self, out: &mut Vec<u8>, call_id: &CallId, now: Now) -> bool {
-        let sessions = self.sessions_of(call_id);
-        let explained: Vec<Explained<'_>> = sessions
-            .map(|session| explain(session, self.settings(), now))
-            .collect();
-        // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
-        let _ = serde_json::to_writer(out, &explained);
-        !explained.is_empty()
-    }
+/// Appends an array of the sessions of a call-id. False where there are none.
+pub fn write(
+    out: &mut Vec<u8>,
+    sessions: &SessionTable,
+    call_id: &CallId,
+    settings: &Settings,
+    now: Now,
+) -> bool {
+    let explained: Vec<Explained<'_>> = sessions
+        .of_call(call_id)
+        .map(|session| explain(session, settings, now))
+        .collect();
+    // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
+    let _ = serde_json::to_writer(out, &explained);
+    !explained.is_empty()
 }
 
 fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained<'a> {
-    let duration = session.duration(now.mono.since_start());
-    let streams = session.streams.iter();
+    let duration = session.media.duration(now.mono);
+    let streams = session.media.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
         report: stream_record(session, stream, duration),
         timeout: stream
             .is_live()
-            .then(|| limit(session, stream, settings, now.mono.since_start())),
-        since_answer: stream
-            .answered
-            .map(|at| seconds(now.mono.since_start().saturating_sub(at))),
-        caller: leg(stream.leg(Party::Caller), settings, now.mono.since_start()),
-        callee: leg(stream.leg(Party::Callee), settings, now.mono.since_start()),
-        rtp: component(stream, Component::Rtp, settings, now.mono.since_start()),
-        rtcp: component(stream, Component::Rtcp, settings, now.mono.since_start()),
+            .then(|| limit(session, stream, settings, now.mono)),
+        since_answer: stream.answered.map(|at| seconds(now.mono.since(at))),
+        caller: leg(&stream.legs.caller, settings, now.mono),
+        callee: leg(&stream.legs.callee, settings, now.mono),
+        rtp: component(stream, Component::Rtp, settings, now.mono),
+        rtcp: component(stream, Component::Rtcp, settings, now.mono),
     });
     let mut report = call_record(session, now);
     // All of them are listed here.
     report.streams = None;
     Explained {
         report,
-        answered: session.is_finally_answered(),
+        answered: session.media.is_finally_answered(),
         streams: streams.collect(),
     }
 }
 
-fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Duration) -> Limit {
-    let limit = session.limit(stream, settings);
+fn limit(session: &Session, stream: &Stream, settings: &Settings, now: Moment) -> Limit {
+    let limit = Silence::of(&session.media, settings).limit(stream);
     Limit {
         name: limit.name,
         limit: limit.limit.as_secs(),
-        left: seconds(limit.at.saturating_sub(now)),
+        left: seconds(limit.at.since(now)),
     }
 }
 
-fn leg(leg: &Leg, settings: &Settings, now: Duration) -> ExplainedLeg {
-    let since = |time: Option<Duration>| Some(seconds(now.saturating_sub(time?)));
+fn leg(leg: &Leg, settings: &Settings, now: Moment) -> ExplainedLeg {
+    let incidents = leg.incidents();
+    let last_unsent = incidents.and_then(|told| told.last_unsent);
+    let stranger = incidents.and_then(|told| told.stranger);
+    let round_with = incidents.and_then(|told| told.round_with.as_ref());
+    let since = |time: Option<Moment>| Some(seconds(now.since(time?)));
     ExplainedLeg {
         sdp_usable: leg.described_address(Component::Rtp, settings).is_some(),
-        direction: match leg.direction {
-            _ if leg.zero_address => "hold (0.0.0.0)",
+        direction: match leg.said.direction {
+            _ if leg.said.zero_address => "hold (0.0.0.0)",
             Direction::SendRecv => "sendrecv",
             Direction::SendOnly => "sendonly",
             Direction::RecvOnly => "recvonly",
             Direction::Inactive => "inactive",
         },
-        ice: leg.ice,
+        ice: leg.said.ice,
         signaling: leg.signaling.into_iter().flatten().collect(),
-        told: SocketAddrV4::new(settings.advertised_ip.unwrap_or(leg.local), leg.port),
+        told: SocketAddr::new(settings.advertised_ip.unwrap_or(leg.local), leg.port),
         last_media: since(leg.last_media),
         last_rtcp: since(leg.last_rtcp),
         dropped: leg.dropped,
         unsent: leg.unsent,
-        last_unsent: leg.last_unsent.map(|(at, errno)| Failure {
-            ago: seconds(now.saturating_sub(at)),
+        last_unsent: last_unsent.map(|(at, errno)| Failure {
+            ago: seconds(now.since(at)),
             errno,
         }),
-        stranger: leg.stranger.map(|(address, at)| Stranger {
+        stranger: stranger.map(|(address, at)| Stranger {
             address,
-            ago: seconds(now.saturating_sub(at)),
+            ago: seconds(now.since(at)),
         }),
-        round_with: leg.round_with.as_ref().map(ToString::to_string),
+        round_with: round_with.map(|call_id| call_id.to_string()),
         longest: leg.longest,
     }
 }
@@ -216,15 +223,15 @@ fn component(
     stream: &Stream,
     component: Component,
     settings: &Settings,
-    now: Duration,
+    now: Moment,
 ) -> ExplainedComponent {
     let learned = |party| {
-        let belief = &stream.leg(party).beliefs[component as usize];
+        let belief = &stream.legs[party].beliefs[component];
         let by = match belief.media_address() {
             Some(_) => "media",
             None => "stun",
         };
-        let evidence = stream.leg(party).evidence(component);
+        let evidence = stream.legs[party].evidence(component);
         let address = belief.check_address()?;
         let rank = belief.rank(address, &evidence);
         Some(Learned {
@@ -238,8 +245,8 @@ fn component(
         })
     };
     let candidates = |party| {
-        let leg = stream.leg(party);
-        let belief = &leg.beliefs[component as usize];
+        let leg = &stream.legs[party];
+        let belief = &leg.beliefs[component];
         let evidence = leg.evidence(component);
         let claim = |one: &Candidate| {
             let rank = belief.rank(one.address, &evidence);
@@ -248,7 +255,7 @@ fn component(
                 address: one.address,
                 packets: one.packets,
                 rank: rank.as_str(),
-                ago: seconds(now.saturating_sub(one.last)),
+                ago: seconds(now.since(one.last)),
                 why: match belief.media_address() {
                     _ if is_former => format!("the {party} was there before its SDP changed"),
                     Some(known) => format!("the {party} is known at {known}"),
@@ -274,7 +281,7 @@ fn path(
     stream: &Stream,
     component: Component,
     settings: &Settings,
-    now: Duration,
+    now: Moment,
 ) -> (&'static str, String) {
     const USER_SPACE: &str = "user space";
     if !stream.is_live() {
@@ -283,27 +290,27 @@ fn path(
     if let Err(why) = &settings.kernel {
         return (USER_SPACE, why.to_string());
     }
-    let why = match stream.handovers[component as usize].path {
-        Path::Kernel(since) => {
-            let ago = now.saturating_sub(since).as_secs();
+    let why = match stream.handovers[component].path {
+        MediaPath::Kernel(since) => {
+            let ago = now.since(since).as_secs();
             return ("kernel", format!("since {ago} s"));
         }
-        Path::Installing => "the kernel is being asked".to_owned(),
-        Path::Refused(obstacle, None) => obstacle.as_str().to_owned(),
-        Path::Refused(obstacle, Some(again)) => {
-            let left = again.saturating_sub(now).as_secs();
+        MediaPath::Installing => "the kernel is being asked".to_owned(),
+        MediaPath::Refused(obstacle, None) => obstacle.as_str().to_owned(),
+        MediaPath::Refused(obstacle, Some(again)) => {
+            let left = again.since(now).as_secs();
             format!("{}; tried again in {left} s", obstacle.as_str())
         }
-        Path::UserSpace => missing(stream, component),
+        MediaPath::UserSpace => missing(stream, component),
     };
     (USER_SPACE, why)
 }
 
 /// What the kernel path waits for (M4).
 fn missing(stream: &Stream, component: Component) -> String {
-    let parties = [Party::Caller, Party::Callee].into_iter();
+    let parties = Party::BOTH.into_iter();
     let lacking = parties.filter_map(|party| {
-        let belief = &stream.leg(party).beliefs[component as usize];
+        let belief = &stream.legs[party].beliefs[component];
         match (belief.media_address(), belief.check_address()) {
             (Some(_), _) => None,
             (None, Some(_)) => Some(format!("only STUN has come from the {party}")),
@@ -311,8 +318,9 @@ fn missing(stream: &Stream, component: Component) -> String {
         }
     });
     let lacking: Vec<String> = lacking.collect();
-    match lacking.is_empty() {
-        true => "handed over with the next packet".to_owned(),
-        false => lacking.join(", "),
+    if lacking.is_empty() {
+        "handed over with the next packet".to_owned()
+    } else {
+        lacking.join(", ")
     }
 }

@@ -3,28 +3,29 @@
 
 use std::time::Duration;
 
-use super::{Installed, Loss};
+use super::forwarding::{Installed, Loss};
+use crate::moment::Moment;
 
 /// A flow that the kernel could not take is offered again after this time, then after twice as long, and so on.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+const FIRST_REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// The longest of these times.
-const LONGEST_WAIT: Duration = Duration::from_secs(64);
+const LONGEST_REFUSAL_WAIT: Duration = Duration::from_secs(64);
 /// The longest where one flow tries for all: an offer costs next to nothing then.
-const LONGEST_SUSPENDED: Duration = Duration::from_secs(8);
+const LONGEST_SUSPENDED_WAIT: Duration = Duration::from_secs(8);
 
 /// The same for a flow whose own packets did not leave: each new try may lose some.
-const FIRST_LEAVE: Duration = Duration::from_secs(15);
-const LONGEST_LEAVE: Duration = Duration::from_secs(600);
+const FIRST_TROUBLE_WAIT: Duration = Duration::from_secs(15);
+const LONGEST_TROUBLE_WAIT: Duration = Duration::from_secs(600);
 /// A flow that was well for so long begins with the first of these times again.
-const STEADY: Duration = Duration::from_secs(300);
+const STEADY_AFTER: Duration = Duration::from_secs(300);
 
 /// Datagrams that were queued when the kernel took over are read within this time.
-const QUEUED: Duration = Duration::from_secs(1);
+const QUEUED_FOR: Duration = Duration::from_secs(1);
 /// Packets that come for so long and so many although the kernel has the flow: it never sees them.
 const BYPASSED_FOR: Duration = Duration::from_secs(2);
-const BYPASSED: u32 = 10;
+const BYPASSED_PACKETS: u32 = 10;
 /// After a gap of this length they are counted anew.
-const GAP: Duration = Duration::from_secs(1);
+const BYPASS_GAP: Duration = Duration::from_secs(1);
 
 /// Why the kernel does not forward a component that both parties use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,154 +59,154 @@ impl Obstacle {
 
 /// Who forwards a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum MediaPath {
     UserSpace,
     /// The kernel was asked to; packets may come here still.
     Installing,
     /// The kernel does, from this time on.
-    Kernel(Duration),
+    Kernel(Moment),
     /// The kernel could not; it is asked again at this time, or where that is none, when a party has moved.
-    Refused(Obstacle, Option<Duration>),
+    Refused(Obstacle, Option<Moment>),
 }
 
-impl Path {
+impl MediaPath {
     /// What a kernel that forwards again may have mended, other than for a flow of its own trouble.
     fn is_waiting(self) -> bool {
         use Obstacle::{Bypassed, Refused, Suspended};
-        matches!(self, Path::Refused(Refused | Suspended | Bypassed, _))
+        matches!(self, MediaPath::Refused(Refused | Suspended | Bypassed, _))
     }
 }
 
 /// One component's way to the kernel and back.
 #[derive(Debug)]
 pub struct Handover {
-    pub path: Path,
+    pub path: MediaPath,
     /// How often it was offered.
     pub turn: u32,
     /// How often it was refused in a row, and since when it is.
     refusals: u32,
-    refused: Duration,
+    refused: Moment,
     /// How often it was lost by trouble of its own, with no long good time in between.
     troubles: u32,
     /// Packets that came here although the kernel has the flow: first, last, how many.
-    bypassing: Option<(Duration, Duration, u32)>,
+    bypassing: Option<(Moment, Moment, u32)>,
 }
 
 impl Handover {
     pub fn new() -> Handover {
         Handover {
-            path: Path::UserSpace,
+            path: MediaPath::UserSpace,
             turn: 0,
             refusals: 0,
-            refused: Duration::ZERO,
+            refused: Moment::START,
             troubles: 0,
             bypassing: None,
         }
     }
 
-    /// Whether the kernel may be asked now. From `welcome` on it forwards again what it could not before.
-    pub fn may_offer(&self, now: Duration, welcome: Duration) -> bool {
+    /// Returns true if the kernel may be asked now. From `welcome` on it forwards again what it could not before.
+    pub fn may_offer(&self, now: Moment, welcome: Moment) -> bool {
         let is_welcome = self.path.is_waiting() && self.refused < welcome && welcome <= now;
         match self.path {
-            Path::UserSpace => true,
-            Path::Refused(_, again) => is_welcome || again.is_some_and(|again| again <= now),
-            Path::Installing | Path::Kernel(_) => false,
+            MediaPath::UserSpace => true,
+            MediaPath::Refused(_, again) => is_welcome || again.is_some_and(|again| again <= now),
+            MediaPath::Installing | MediaPath::Kernel(_) => false,
         }
     }
 
     /// It is offered to the kernel; the number of this turn.
     pub fn offer(&mut self) -> u32 {
-        self.path = Path::Installing;
+        self.path = MediaPath::Installing;
         self.turn = self.turn.wrapping_add(1);
         self.turn
     }
 
     /// The kernel's answer to the offer.
-    pub fn on_answer(&mut self, answer: Installed, now: Duration) {
-        if self.path != Path::Installing {
+    pub fn on_answer(&mut self, answer: Installed, now: Moment) {
+        if self.path != MediaPath::Installing {
             return;
         }
         self.bypassing = None;
         self.path = match answer {
             Installed::Taken => {
                 self.refusals = 0;
-                Path::Kernel(now)
+                MediaPath::Kernel(now)
             }
             Installed::NotNow => self.refused(Obstacle::Refused, now),
             Installed::Suspended => self.refused(Obstacle::Suspended, now),
-            Installed::Never => Path::Refused(Obstacle::OwnHost, None),
+            Installed::Never => MediaPath::Refused(Obstacle::OwnHost, None),
         };
     }
 
-    fn refused(&mut self, why: Obstacle, now: Duration) -> Path {
+    fn refused(&mut self, why: Obstacle, now: Moment) -> MediaPath {
         let longest = match why {
-            Obstacle::Suspended => LONGEST_SUSPENDED,
-            _ => LONGEST_WAIT,
+            Obstacle::Suspended => LONGEST_SUSPENDED_WAIT,
+            _ => LONGEST_REFUSAL_WAIT,
         };
-        let wait = doubled(FIRST_WAIT, self.refusals).min(longest);
+        let wait = doubled(FIRST_REFUSAL_WAIT, self.refusals).min(longest);
         self.refusals += 1;
         self.refused = now;
-        Path::Refused(why, Some(now + wait))
+        MediaPath::Refused(why, Some(now + wait))
     }
 
     /// Trouble of its own.
-    fn troubled(&mut self, why: Obstacle, now: Duration) -> Path {
-        if matches!(self.path, Path::Kernel(since) if now >= since + STEADY) {
+    fn troubled(&mut self, why: Obstacle, now: Moment) -> MediaPath {
+        if matches!(self.path, MediaPath::Kernel(since) if now >= since + STEADY_AFTER) {
             self.troubles = 0;
         }
-        let wait = doubled(FIRST_LEAVE, self.troubles).min(LONGEST_LEAVE);
+        let wait = doubled(FIRST_TROUBLE_WAIT, self.troubles).min(LONGEST_TROUBLE_WAIT);
         self.troubles += 1;
         self.refused = now;
-        Path::Refused(why, Some(now + wait))
+        MediaPath::Refused(why, Some(now + wait))
     }
 
     /// A party's packet came to user space. True when the kernel has this flow and nevertheless does not see it.
-    pub fn is_bypassed(&mut self, now: Duration) -> bool {
-        let Path::Kernel(since) = self.path else {
+    pub fn is_bypassed(&mut self, now: Moment) -> bool {
+        let MediaPath::Kernel(since) = self.path else {
             return false;
         };
-        if now < since + QUEUED {
+        if now < since + QUEUED_FOR {
             return false;
         }
         let (first, count) = match self.bypassing {
-            Some((first, last, count)) if now < last + GAP => (first, count + 1),
+            Some((first, last, count)) if now < last + BYPASS_GAP => (first, count + 1),
             _ => (now, 1),
         };
         self.bypassing = Some((first, now, count));
-        count >= BYPASSED && now >= first + BYPASSED_FOR
+        count >= BYPASSED_PACKETS && now >= first + BYPASSED_FOR
     }
 
     /// The kernel has lost it: it is offered again at once, or where something is in the way, later.
-    pub fn lose(&mut self, loss: Loss, now: Duration) {
+    pub fn lose(&mut self, loss: Loss, now: Moment) {
         self.path = match loss {
-            Loss::Deleted => Path::UserSpace,
+            Loss::Deleted => MediaPath::UserSpace,
             Loss::Suspended => self.refused(Obstacle::Suspended, now),
             Loss::Stuck => self.troubled(Obstacle::Stuck, now),
         };
     }
 
     /// The kernel has it and does not see its packets: it is taken back, and offered again later.
-    pub fn give_up(&mut self, now: Duration) {
+    pub fn give_up(&mut self, now: Moment) {
         self.path = self.troubled(Obstacle::Bypassed, now);
     }
 
     /// User space has it again, whoever had it; true when it has to be withdrawn from the kernel. What hindered
     /// the kernel is forgotten.
     pub fn take_back(&mut self) -> bool {
-        let path = std::mem::replace(&mut self.path, Path::UserSpace);
+        let path = std::mem::replace(&mut self.path, MediaPath::UserSpace);
         self.refusals = 0;
         self.troubles = 0;
-        matches!(path, Path::Installing | Path::Kernel(_))
+        matches!(path, MediaPath::Installing | MediaPath::Kernel(_))
     }
 
-    /// Whether packets may go by the kernel, unseen here.
+    /// Returns true if packets may go by the kernel, unseen here.
     pub fn may_bypass(&self) -> bool {
-        matches!(self.path, Path::Installing | Path::Kernel(_))
+        matches!(self.path, MediaPath::Installing | MediaPath::Kernel(_))
     }
 
     /// What it relays is known from the kernel's counters only.
     pub fn is_in_kernel(&self) -> bool {
-        matches!(self.path, Path::Kernel(_))
+        matches!(self.path, MediaPath::Kernel(_))
     }
 }
 
@@ -218,8 +219,8 @@ fn doubled(first: Duration, times: u32) -> Duration {
 mod tests {
     use super::*;
 
-    const T: Duration = Duration::from_secs(100);
-    const LONG_AGO: Duration = Duration::ZERO;
+    const T: Moment = Moment::after_start(Duration::from_secs(100));
+    const LONG_AGO: Moment = Moment::START;
 
     fn millis(count: u64) -> Duration {
         Duration::from_millis(count)
@@ -241,11 +242,14 @@ mod tests {
             handover.offer();
             handover.on_answer(Installed::NotNow, now);
             now += Duration::from_secs(wait);
-            assert!(!handover.may_offer(now - millis(1), LONG_AGO), "{wait}");
+            assert!(
+                !handover.may_offer(now.saturating_sub(millis(1)), LONG_AGO),
+                "{wait}"
+            );
         }
         handover.offer();
         handover.on_answer(Installed::Never, now);
-        assert!(!handover.may_offer(now * 2, now), "it is no trouble");
+        assert!(!handover.may_offer(Moment::NEVER, now), "it is no trouble");
         assert!(!handover.take_back(), "nothing to withdraw");
         assert!(handover.may_offer(now, LONG_AGO));
     }
@@ -257,7 +261,10 @@ mod tests {
         handover.lose(Loss::Suspended, now);
         for wait in [1, 2, 4, 8, 8, 8] {
             now += Duration::from_secs(wait);
-            assert!(!handover.may_offer(now - millis(1), LONG_AGO), "{wait}");
+            assert!(
+                !handover.may_offer(now.saturating_sub(millis(1)), LONG_AGO),
+                "{wait}"
+            );
             assert!(handover.may_offer(now, LONG_AGO), "{wait}");
             handover.offer();
             handover.on_answer(Installed::Suspended, now);
@@ -272,15 +279,21 @@ mod tests {
             handover.lose(Loss::Stuck, now);
             assert!(!handover.may_offer(now + millis(5000), now + millis(1)));
             now += Duration::from_secs(wait);
-            assert!(!handover.may_offer(now - millis(1), LONG_AGO), "{wait}");
+            assert!(
+                !handover.may_offer(now.saturating_sub(millis(1)), LONG_AGO),
+                "{wait}"
+            );
             assert!(handover.may_offer(now, LONG_AGO), "{wait}");
             handover.offer();
             handover.on_answer(Installed::Taken, now);
-            now += STEADY - millis(1);
+            now += STEADY_AFTER - millis(1);
         }
         now += millis(1);
         handover.lose(Loss::Stuck, now);
-        assert!(handover.may_offer(now + FIRST_LEAVE, LONG_AGO), "long well");
+        assert!(
+            handover.may_offer(now + FIRST_TROUBLE_WAIT, LONG_AGO),
+            "long well"
+        );
     }
 
     #[test]
@@ -298,7 +311,7 @@ mod tests {
             let mut handover = taken();
             wait(&mut handover);
             let welcome = T + millis(300);
-            assert!(!handover.may_offer(welcome - millis(1), welcome));
+            assert!(!handover.may_offer(welcome.saturating_sub(millis(1)), welcome));
             assert!(handover.may_offer(welcome, welcome));
             handover.offer();
             handover.on_answer(Installed::Suspended, welcome);
@@ -312,7 +325,7 @@ mod tests {
         handover.offer();
         assert!(handover.take_back());
         handover.on_answer(Installed::Taken, T);
-        assert_eq!(handover.path, Path::UserSpace);
+        assert_eq!(handover.path, MediaPath::UserSpace);
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Matching<'_> {
         };
         let says_nothing = |&line: &usize| {
             let stream = self.goes_on(line, media);
-            let untold = |stream: &Stream| stream.leg(self.offerer).described.is_none();
+            let untold = |stream: &Stream| stream.legs[self.offerer].described.is_none();
             stream.is_some_and(|stream| media.address.is_zero() || untold(stream))
         };
         let found = match how {
@@ -97,9 +97,9 @@ impl Matching<'_> {
         (!self.taken[line]).then(|| &self.streams[index])
     }
 
-    /// Whether the offerer of a stream is where a line says, as far as it says so.
+    /// Returns true if the offerer of a stream is where a line says, as far as it says so.
     fn is_at(&self, stream: &Stream, media: &MediaDescription) -> bool {
-        let leg = stream.leg(self.offerer);
+        let leg = &stream.legs[self.offerer];
         let described = leg.described.as_ref();
         leg.is_same(media)
             || described.is_some_and(|d| media.address.is_zero() && d.port == media.port)

@@ -12,10 +12,10 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::stream::Described;
+use super::description::{Described, Said};
 use crate::proto::control::MessageKind;
-use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
-use crate::proto::{CSeq, Party, Tag};
+use crate::proto::media::{MediaAddress, MediaDescription, MediaType};
+use crate::proto::{CSeq, Party, PerParty, Tag};
 
 /// Offers whose ports are still known when a late retransmission asks for them.
 const OFFERS_KEPT: usize = 16;
@@ -71,11 +71,11 @@ pub enum Meaning {
 
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum OfferState {
     /// It waits for its answer, and changes nothing yet.
-    Proposed,
+    Offered,
     /// It is what the session goes by; one at a time.
-    Agreed,
+    Current,
     /// Refused, given up, or agreed on before another one was.
     Replaced,
 }
@@ -86,10 +86,10 @@ pub struct Offer {
     number: Number,
     kind: MessageKind,
     pub offerer: Party,
-    pub slots: Vec<Slot>,
-    state: State,
+    pub lines: Vec<MediaLine>,
+    state: OfferState,
     /// Where the offerer is: tells two branches' offers in replies to one request apart.
-    place: Place,
+    place: MediaAddresses,
     /// The request that brought the answer, where the offer came in a reply.
     answered_by: Option<Number>,
     /// Each with another place; the latest last.
@@ -106,18 +106,18 @@ struct Answer {
 impl Answer {
     /// Returns true if an SDP has this one's addresses and ports.
     fn is_at(&self, media: &[MediaDescription]) -> bool {
-        places(&self.media).eq(places(media))
+        media_addresses(&self.media).eq(media_addresses(media))
     }
 }
 
 /// The address and port of each line of an SDP.
-fn places(media: &[MediaDescription]) -> impl Iterator<Item = (&MediaAddress, u16)> {
+fn media_addresses(media: &[MediaDescription]) -> impl Iterator<Item = (&MediaAddress, u16)> {
     media.iter().map(|line| (&line.address, line.port))
 }
 
-/// One m= line of an offer.
+/// One media line of an offer.
 #[derive(Clone, Debug)]
-pub struct Slot {
+pub struct MediaLine {
     pub media_type: MediaType,
     /// None where the line had port 0.
     pub stream: Option<usize>,
@@ -129,33 +129,14 @@ pub struct Slot {
     pub described: Option<Described>,
 }
 
-/// What a party says of its side besides where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Said {
-    pub direction: Direction,
-    pub zero_address: bool,
-    pub ice: bool,
-}
-
-impl Said {
-    pub fn of(media: &MediaDescription) -> Said {
-        Said {
-            direction: media.direction,
-            // With trickle ICE (RFC 8840) 0.0.0.0 says that candidates follow.
-            zero_address: media.address.is_zero() && !media.ice,
-            ice: media.ice,
-        }
-    }
-}
-
 /// The addresses and ports of an SDP's lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place(Vec<(MediaAddress, u16)>);
+struct MediaAddresses(Vec<(MediaAddress, u16)>);
 
-impl Place {
-    fn of(media: &[MediaDescription]) -> Place {
-        let lines = places(media).map(|(address, port)| (address.clone(), port));
-        Place(lines.collect())
+impl MediaAddresses {
+    fn of(media: &[MediaDescription]) -> MediaAddresses {
+        let lines = media_addresses(media).map(|(address, port)| (address.clone(), port));
+        MediaAddresses(lines.collect())
     }
 }
 
@@ -165,7 +146,7 @@ pub struct Offers {
     /// By the time they came, the latest last.
     kept: VecDeque<Offer>,
     /// The highest number of each party that came with an SDP.
-    highest: [Option<Number>; 2],
+    highest: PerParty<Option<Number>>,
     /// The INVITE that opens the session. A caller who is challenged or sent elsewhere sends another one.
     opening: Option<Number>,
     /// The callee's tag of the first final answer to it: from then on other branches change nothing.
@@ -222,15 +203,15 @@ impl Offers {
     /// SDP that it came with: an offer, where the INVITE had none.
     pub fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
         let established = self.established.get_or_insert_with(|| tag.clone());
-        let place = media.map(Place::of);
+        let place = media.map(MediaAddresses::of);
         for offer in &mut self.kept {
             let is_foreign = match &offer.number.tag {
                 Some(tag) => tag != established,
                 // In a 1xx reply, which tells no branch.
                 None => offer.kind == MessageKind::Reply && place.as_ref() != Some(&offer.place),
             };
-            if is_foreign && offer.state == State::Proposed {
-                offer.state = State::Replaced;
+            if is_foreign && offer.state == OfferState::Offered {
+                offer.state = OfferState::Replaced;
             }
         }
     }
@@ -269,7 +250,7 @@ impl Offers {
         let is_it =
             |offer: &Offer| offer.number.party == number.party && offer.number.cseq == number.cseq;
         let own = self.kept.iter().rposition(is_it);
-        own.or_else(|| self.agreed_index())
+        own.or_else(|| self.current_index())
             .or_else(|| self.kept.len().checked_sub(1))
             .map_or(Meaning::Forgotten, Meaning::Known)
     }
@@ -281,12 +262,12 @@ impl Offers {
         }
         let brought = |o: &Offer| o.answered_by.as_ref().is_some_and(|by| by.fits(number));
         if let Some(index) = self.find(brought) {
-            return self.if_agreed(index);
+            return self.if_current(index);
         }
         // Who owes an answer sends no offer before it (RFC 3264 section 4).
         let owed = |o: &Offer| {
             o.kind == MessageKind::Reply
-                && o.state == State::Proposed
+                && o.state == OfferState::Offered
                 && o.number.party == message.sender
                 && o.number.is_in_dialog_of(number)
                 && o.number.cseq <= number.cseq
@@ -304,18 +285,19 @@ impl Offers {
         let same = |o: &Offer| o.is_of(MessageKind::Reply, number);
         if self.find(same).is_none() {
             if let Some(index) = self.find(brought) {
-                return self.if_agreed(index);
+                return self.if_current(index);
             }
             return Meaning::Offer;
         }
-        let place = Place::of(message.media);
+        let place = MediaAddresses::of(message.media);
         let again = self.find(|o| same(o) && o.place == place);
         match again {
             // The branch that answers finally offered before another one did.
-            Some(index) if self.kept[index].state == State::Replaced => {
-                match self.is_final(message.kind, number) {
-                    true => Meaning::Offer,
-                    false => Meaning::Known(index),
+            Some(index) if self.kept[index].state == OfferState::Replaced => {
+                if self.is_final(message.kind, number) {
+                    Meaning::Offer
+                } else {
+                    Meaning::Known(index)
                 }
             }
             Some(index) => Meaning::Known(index),
@@ -328,33 +310,34 @@ impl Offers {
         let offer = &self.kept[index];
         let is_final = self.is_final(message.kind, &message.number);
         match offer.state {
-            State::Proposed => Meaning::Answer(index),
-            State::Agreed if is_final => Meaning::Answer(index),
-            State::Agreed => {
+            OfferState::Offered => Meaning::Answer(index),
+            OfferState::Current if is_final => Meaning::Answer(index),
+            OfferState::Current => {
                 // A branch's 183 once more, after another branch's.
                 let mut before = offer.answers.iter().rev().skip(1);
-                match message.number.tag.is_none() && before.any(|a| a.is_at(message.media)) {
-                    true => Meaning::Known(index),
-                    false => Meaning::Answer(index),
+                if message.number.tag.is_none() && before.any(|a| a.is_at(message.media)) {
+                    Meaning::Known(index)
+                } else {
+                    Meaning::Answer(index)
                 }
             }
             // One branch has agreed on a later offer (UPDATE), and another one answers.
-            State::Replaced if is_final && !self.is_agreed_with(&message.number) => {
+            OfferState::Replaced if is_final && !self.is_current_with(&message.number) => {
                 Meaning::Answer(index)
             }
-            State::Replaced => Meaning::Known(index),
+            OfferState::Replaced => Meaning::Known(index),
         }
     }
 
-    fn is_agreed_with(&self, number: &Number) -> bool {
-        let agreed = self.agreed_index().map(|index| &self.kept[index].number);
+    fn is_current_with(&self, number: &Number) -> bool {
+        let agreed = self.current_index().map(|index| &self.kept[index].number);
         agreed.is_none_or(|agreed| agreed.is_in_dialog_of(number))
     }
 
-    fn if_agreed(&self, index: usize) -> Meaning {
+    fn if_current(&self, index: usize) -> Meaning {
         match self.kept[index].state {
-            State::Agreed => Meaning::Answer(index),
-            State::Proposed | State::Replaced => Meaning::Known(index),
+            OfferState::Current => Meaning::Answer(index),
+            OfferState::Offered | OfferState::Replaced => Meaning::Known(index),
         }
     }
 
@@ -374,7 +357,7 @@ impl Offers {
     }
 
     fn is_old(&self, number: &Number) -> bool {
-        let highest = self.highest[number.party as usize].as_ref();
+        let highest = self.highest[number.party].as_ref();
         highest.is_some_and(|highest| {
             highest.is_in_dialog_of(number)
                 && number.cseq <= highest.cseq
@@ -385,17 +368,17 @@ impl Offers {
 
     /// An offer that was not known. It waits for its answer; what its sender offered before with another number is
     /// given up: a party has one offer at a time, so that one was refused.
-    pub fn propose(&mut self, message: &Message<'_>, slots: Vec<Slot>) -> usize {
+    pub fn propose(&mut self, message: &Message<'_>, lines: Vec<MediaLine>) -> usize {
         let opening = self.opening.as_ref();
         let is_opening = |number: &Number| opening.is_some_and(|o| o.fits(number));
         for offer in &mut self.kept {
-            let is_refused = offer.state == State::Proposed
+            let is_refused = offer.state == OfferState::Offered
                 && offer.offerer == message.sender
                 && !offer.number.fits(&message.number)
                 // An INVITE may still be answered by another branch.
                 && (!is_opening(&offer.number) || is_opening(&message.number));
             if is_refused {
-                offer.state = State::Replaced;
+                offer.state = OfferState::Replaced;
             }
         }
         self.raise(&message.number);
@@ -403,9 +386,9 @@ impl Offers {
             number: message.number.clone(),
             kind: message.kind,
             offerer: message.sender,
-            slots,
-            state: State::Proposed,
-            place: Place::of(message.media),
+            lines,
+            state: OfferState::Offered,
+            place: MediaAddresses::of(message.media),
             answered_by: None,
             answers: Vec::new(),
         });
@@ -417,8 +400,8 @@ impl Offers {
 
     /// Makes room: the oldest that is over, else the oldest that waits and is not the opening one.
     fn forget_one(&mut self) {
-        let is_over = |o: &Offer| o.state == State::Replaced && !self.is_kept_for_branches(o);
-        let waits = |o: &Offer| o.state == State::Proposed && !self.is_kept_for_branches(o);
+        let is_over = |o: &Offer| o.state == OfferState::Replaced && !self.is_kept_for_branches(o);
+        let waits = |o: &Offer| o.state == OfferState::Offered && !self.is_kept_for_branches(o);
         let oldest = self.kept.iter().position(is_over);
         if let Some(index) = oldest.or_else(|| self.kept.iter().position(waits)) {
             self.kept.remove(index);
@@ -434,16 +417,16 @@ impl Offers {
     /// its sender may have sent it after this answer, which it has overtaken. The answer to what is agreed on already,
     /// once more, gives up nothing.
     pub fn agree(&mut self, index: usize, message: &Message<'_>) {
-        if self.kept[index].state != State::Agreed {
+        if self.kept[index].state != OfferState::Current {
             for (other, offer) in self.kept.iter_mut().enumerate() {
-                if other < index || offer.state == State::Agreed {
-                    offer.state = State::Replaced;
+                if other < index || offer.state == OfferState::Current {
+                    offer.state = OfferState::Replaced;
                 }
             }
         }
         self.raise(&message.number);
         let offer = &mut self.kept[index];
-        offer.state = State::Agreed;
+        offer.state = OfferState::Current;
         if message.kind == MessageKind::Request {
             offer.answered_by = Some(message.number.clone());
         }
@@ -471,7 +454,7 @@ impl Offers {
         number: &Number,
         source: Option<IpAddr>,
     ) -> Option<(usize, &[MediaDescription])> {
-        let agreed = &self.kept[self.agreed_index()?];
+        let agreed = &self.kept[self.current_index()?];
         let is_in_dialog = agreed.number.tag.is_some() || agreed.number.party == Party::Callee;
         if is_in_dialog && agreed.number.is_in_dialog_of(number) {
             return None;
@@ -479,17 +462,17 @@ impl Offers {
         let index = self.find(|o| o.is_of(MessageKind::Request, number))?;
         let offer = &self.kept[index];
         let own = offer.answers.iter().rposition(|a| a.source == source)?;
-        let is_latest = own + 1 == offer.answers.len() && offer.state == State::Agreed;
+        let is_latest = own + 1 == offer.answers.len() && offer.state == OfferState::Current;
         (!is_latest).then(|| (index, &offer.answers[own].media[..]))
     }
 
     /// Returns true if an offer that waits for its answer would go on with a stream.
     pub fn proposes(&self, stream: usize) -> bool {
-        self.goes_on(stream, |o| o.state == State::Proposed)
+        self.goes_on(stream, |o| o.state == OfferState::Offered)
     }
 
     fn raise(&mut self, number: &Number) {
-        let highest = &mut self.highest[number.party as usize];
+        let highest = &mut self.highest[number.party];
         let is_higher =
             |before: &Number| !before.is_in_dialog_of(number) || before.cseq < number.cseq;
         if highest.as_ref().is_none_or(is_higher) {
@@ -506,33 +489,35 @@ impl Offers {
         self.opens(&self.kept[index].number)
     }
 
-    fn agreed_index(&self) -> Option<usize> {
-        self.kept.iter().position(|o| o.state == State::Agreed)
+    fn current_index(&self) -> Option<usize> {
+        self.kept
+            .iter()
+            .position(|o| o.state == OfferState::Current)
     }
 
-    /// The m= lines that are agreed on; none before the first answer.
-    pub fn agreed(&self) -> &[Slot] {
-        self.agreed_index()
-            .map_or(&[], |index| &self.kept[index].slots)
+    /// The media lines that are agreed on; none before the first answer.
+    pub fn current(&self) -> &[MediaLine] {
+        self.current_index()
+            .map_or(&[], |index| &self.kept[index].lines)
     }
 
-    /// The m= lines of the latest offer.
-    pub fn latest(&self) -> &[Slot] {
-        self.kept.back().map_or(&[], |offer| &offer.slots)
+    /// The media lines of the latest offer.
+    pub fn latest(&self) -> &[MediaLine] {
+        self.kept.back().map_or(&[], |offer| &offer.lines)
     }
 
     /// Returns true if a stream belongs to what is agreed on or to what may still be.
     pub fn uses(&self, stream: usize) -> bool {
         self.goes_on(stream, |o| {
-            o.state != State::Replaced || self.is_kept_for_branches(o)
+            o.state != OfferState::Replaced || self.is_kept_for_branches(o)
         })
     }
 
     /// Returns true if one of these offers has a line with this stream.
     fn goes_on(&self, stream: usize, is_meant: impl Fn(&Offer) -> bool) -> bool {
         let offers = self.kept.iter().filter(|offer| is_meant(offer));
-        let mut slots = offers.flat_map(|offer| &offer.slots);
-        slots.any(|slot| slot.stream == Some(stream))
+        let mut lines = offers.flat_map(|offer| &offer.lines);
+        lines.any(|line| line.stream == Some(stream))
     }
 }
 
@@ -558,249 +543,4 @@ impl Offer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A message: whose SDP, `Q` in a request or `P` in a reply, the request's number, the callee's tag or `-`, and
-    /// where its sender is. `caller P 1 B x`: the caller's reply to the callee's request 1.
-    fn take(offers: &mut Offers, text: &str) -> String {
-        let words: Vec<&str> = text.split(' ').collect();
-        let [who, how, cseq, tag, place] = words[..] else {
-            panic!("{text}");
-        };
-        let sender = match who {
-            "caller" => Party::Caller,
-            _ => Party::Callee,
-        };
-        let (kind, party) = match how {
-            "Q" => (MessageKind::Request, sender),
-            _ => (MessageKind::Reply, sender.other()),
-        };
-        let media = format!("audio:{place}.example:4000:sendrecv");
-        let media = crate::proto::media::parse_list(media.as_bytes()).unwrap();
-        let message = Message {
-            kind,
-            number: offers.number(
-                party,
-                CSeq(cseq.parse().unwrap()),
-                (tag != "-").then(|| Tag(tag.into())).as_ref(),
-            ),
-            sender,
-            source: None,
-            media: &media,
-        };
-        if !offers.is_foreign(message.number.tag.as_ref()) {
-            offers.note_opening(kind, &message.number);
-        }
-        let meaning = offers.meaning(&message);
-        match meaning {
-            Meaning::Offer => drop(offers.propose(&message, Vec::new())),
-            Meaning::Answer(index) => offers.agree(index, &message),
-            Meaning::Known(_) | Meaning::Forgotten => {}
-        }
-        if offers.is_final(kind, &message.number) {
-            offers.establish(message.number.tag.as_ref().unwrap(), Some(&media));
-        }
-        match meaning {
-            Meaning::Offer => "offer".to_owned(),
-            Meaning::Answer(index) => format!("answer {index}"),
-            Meaning::Known(index) => format!("known {index}"),
-            Meaning::Forgotten => "forgotten".to_owned(),
-        }
-    }
-
-    /// Each state, by the messages that lead there.
-    const STATES: [(&str, &[&str]); 10] = [
-        ("nothing yet", &[]),
-        ("invited", &["caller Q 1 - a"]),
-        ("offered in a 183", &["callee P 1 - b"]),
-        ("early answer", &["caller Q 1 - a", "callee P 1 - b"]),
-        ("answered", &["caller Q 1 - a", "callee P 1 B b"]),
-        ("offered in a 200", &["callee P 1 B b"]),
-        ("acknowledged", &["callee P 1 B b", "caller Q 1 B a"]),
-        (
-            "re-invited by the caller",
-            &["caller Q 1 - a", "callee P 1 B b", "caller Q 2 B aa"],
-        ),
-        (
-            "re-invited by the callee",
-            &["caller Q 1 - a", "callee P 1 B b", "callee Q 1 B bb"],
-        ),
-        (
-            "glare",
-            &[
-                "caller Q 1 - a",
-                "callee P 1 B b",
-                "caller Q 2 B aa",
-                "callee Q 1 B bb",
-            ],
-        ),
-    ];
-
-    /// And what each message is there, in the order of the states.
-    const TABLE: [(&str, [&str; 10]); 13] = [
-        // The INVITE, again.
-        (
-            "caller Q 1 - a",
-            [
-                "offer", "known 0", "answer 0", "known 0", "known 0", "answer 0", "answer 0",
-                "known 0", "known 0", "known 0",
-            ],
-        ),
-        // A challenged caller's, after which nobody is in a dialog; within a call it is within none and old.
-        (
-            "caller Q 2 - a",
-            [
-                "offer", "offer", "answer 0", "offer", "offer", "answer 0", "offer", "known 1",
-                "offer", "known 1",
-            ],
-        ),
-        // PRACK, UPDATE or a re-INVITE of the caller.
-        (
-            "caller Q 3 B a",
-            [
-                "offer", "offer", "answer 0", "offer", "offer", "answer 0", "offer", "offer",
-                "offer", "offer",
-            ],
-        ),
-        // UPDATE or a re-INVITE of the callee.
-        (
-            "callee Q 2 B b",
-            [
-                "offer", "offer", "offer", "offer", "offer", "offer", "offer", "offer", "offer",
-                "offer",
-            ],
-        ),
-        // 183 of the INVITE, of the one branch and another; after the final answer too late.
-        (
-            "callee P 1 - b",
-            [
-                "offer", "answer 0", "known 0", "answer 0", "known 0", "known 0", "known 0",
-                "known 0", "known 0", "known 0",
-            ],
-        ),
-        (
-            "callee P 1 - c",
-            [
-                "offer", "answer 0", "offer", "answer 0", "known 0", "known 0", "known 0",
-                "known 0", "known 0", "known 0",
-            ],
-        ),
-        // 200, the one that stands again, and another branch's.
-        (
-            "callee P 1 B b",
-            [
-                "offer", "answer 0", "known 0", "answer 0", "answer 0", "known 0", "known 0",
-                "answer 0", "answer 0", "answer 0",
-            ],
-        ),
-        (
-            "callee P 1 C c",
-            [
-                "offer", "answer 0", "offer", "answer 0", "known 0", "known 0", "known 0",
-                "known 0", "known 0", "known 0",
-            ],
-        ),
-        // 200 to the caller's later request, which may have had no SDP.
-        (
-            "callee P 2 B b",
-            [
-                "offer", "offer", "offer", "offer", "offer", "offer", "offer", "answer 1", "offer",
-                "answer 1",
-            ],
-        ),
-        // The caller's reply to the callee's request.
-        (
-            "caller P 1 B a",
-            [
-                "offer", "offer", "offer", "offer", "offer", "offer", "offer", "offer", "answer 1",
-                "answer 2",
-            ],
-        ),
-        // ACK with SDP.
-        (
-            "caller Q 1 B a",
-            [
-                "offer", "known 0", "answer 0", "known 0", "known 0", "answer 0", "answer 0",
-                "known 0", "known 0", "known 0",
-            ],
-        ),
-        // Another branch's own request.
-        (
-            "callee Q 9 C c",
-            [
-                "offer", "offer", "offer", "offer", "known 0", "known 0", "known 0", "known 0",
-                "known 0", "known 0",
-            ],
-        ),
-        // Numbers below what was seen.
-        (
-            "caller Q 0 B a",
-            [
-                "offer",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-                "forgotten",
-            ],
-        ),
-    ];
-
-    #[test]
-    fn c2_every_message_in_every_state() {
-        for (message, meanings) in TABLE {
-            for ((state, steps), meaning) in STATES.iter().zip(meanings) {
-                let mut offers = Offers::default();
-                for step in *steps {
-                    take(&mut offers, step);
-                }
-                assert_eq!(take(&mut offers, message), meaning, "{message}: {state}");
-            }
-        }
-    }
-
-    /// No two messages in a row, from any state, leave more than one offer agreed or more offers than are kept.
-    #[test]
-    fn c2_every_pair_of_messages_in_every_state() {
-        for (_, steps) in STATES {
-            for (first, _) in TABLE {
-                for (second, _) in TABLE {
-                    let mut offers = Offers::default();
-                    steps.iter().for_each(|step| drop(take(&mut offers, step)));
-                    take(&mut offers, first);
-                    let one = take(&mut offers, second);
-                    let agreed = offers.kept.iter().filter(|o| o.state == State::Agreed);
-                    assert!(agreed.count() <= 1, "{steps:?} {first} {second}");
-                    // Once more: nothing new comes of it.
-                    let before = offers.kept.len();
-                    let again = take(&mut offers, second);
-                    assert_eq!(offers.kept.len(), before, "{steps:?} {first} {second}");
-                    assert!(one != again || one != "offer", "{steps:?} {first} {second}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn offers_are_forgotten_and_never_the_one_that_counts() {
-        let mut offers = Offers::default();
-        take(&mut offers, "caller Q 1 - a");
-        take(&mut offers, "callee P 1 B b");
-        for cseq in 2..200 {
-            take(&mut offers, &format!("caller Q {cseq} B a{cseq}"));
-            take(&mut offers, &format!("callee Q {cseq} B b{cseq}"));
-        }
-        assert_eq!(offers.kept.len(), OFFERS_KEPT);
-        assert_eq!(offers.agreed_index(), Some(0));
-        assert_eq!(take(&mut offers, "caller Q 20 B a20"), "forgotten");
-        for place in 0..100 {
-            take(&mut offers, &format!("callee P 1 B c{place}"));
-        }
-        assert_eq!(offers.kept[0].answers.len(), ANSWERS_KEPT);
-    }
-}
+mod tests;

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::moment::Moment;
+
 /// A freed pair rests so long before it is used again, where there are enough: a stray stream of an ended
 /// call must not reach a new one.
-pub const REST: Duration = Duration::from_secs(60);
+pub const PAIR_REST: Duration = Duration::from_secs(60);
 
 /// Even RTP ports; each stands for itself and the RTCP port above it.
 #[derive(Debug)]
 pub struct PortPool {
     ready: Vec<u16>,
     /// Freed pairs and when, the longest-rested first.
-    resting: VecDeque<(Duration, u16)>,
+    resting: VecDeque<(Moment, u16)>,
     /// Pairs that could not be bound: some other program has them.
     bad: Vec<u16>,
 }
@@ -21,7 +23,7 @@ pub struct PortPool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     pub ready: usize,
-    /// Freed less than [`REST`] ago.
+    /// Freed less than [`PAIR_REST`] ago.
     pub resting: usize,
     pub bad: usize,
 }
@@ -38,7 +40,7 @@ impl PortPool {
     }
 
     /// A pair to try; none when all are in use. `random` picks it: any value, from a good source.
-    pub fn take(&mut self, random: u64, now: Duration) -> Option<u16> {
+    pub fn take(&mut self, random: u64, now: Moment) -> Option<u16> {
         self.wake(now);
         self.retry_bad();
         if self.ready.is_empty() {
@@ -49,7 +51,7 @@ impl PortPool {
     }
 
     /// A stream is over: the pair rests.
-    pub fn give_back(&mut self, port: u16, now: Duration) {
+    pub fn give_back(&mut self, port: u16, now: Moment) {
         self.resting.push_back((now, port));
     }
 
@@ -64,8 +66,8 @@ impl PortPool {
     }
 
     /// Pairs by what they are, without a change to any.
-    pub fn census(&self, now: Duration) -> Census {
-        let has_rested = |(since, _): &(Duration, u16)| now.saturating_sub(*since) >= REST;
+    pub fn census(&self, now: Moment) -> Census {
+        let has_rested = |(since, _): &(Moment, u16)| now.since(*since) >= PAIR_REST;
         let rested = self.resting.partition_point(has_rested);
         Census {
             ready: self.ready.len() + rested,
@@ -74,9 +76,9 @@ impl PortPool {
         }
     }
 
-    fn wake(&mut self, now: Duration) {
+    fn wake(&mut self, now: Moment) {
         while let Some(&(since, port)) = self.resting.front() {
-            if now.saturating_sub(since) < REST {
+            if now.since(since) < PAIR_REST {
                 break;
             }
             self.resting.pop_front();
@@ -97,7 +99,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const T: Duration = Duration::from_secs(1000);
+    const T: Moment = Moment::after_start(Duration::from_secs(1000));
 
     #[test]
     fn c9_every_pair_once_then_none() {
@@ -133,10 +135,10 @@ mod tests {
         let second = pool.take(0, T + Duration::from_secs(1)).unwrap();
         assert_ne!(first, second);
         pool.give_back(second, T + Duration::from_secs(2));
-        let third = pool.take(0, T + REST).unwrap();
+        let third = pool.take(0, T + PAIR_REST).unwrap();
         assert_eq!(third, first, "rested");
         assert_eq!(
-            pool.take(0, T + REST),
+            pool.take(0, T + PAIR_REST),
             Some(second),
             "too few: the longest-rested one"
         );
@@ -147,7 +149,7 @@ mod tests {
         let mut pool = PortPool::new(40000, 40010);
         let taken: Vec<u16> = (0..4).filter_map(|_| pool.take(0, T)).collect();
         pool.give_back(taken[0], T);
-        pool.give_back(taken[1], T + REST);
+        pool.give_back(taken[1], T + PAIR_REST);
         pool.put_aside(taken[2]);
         let census = |ready, resting, bad| Census {
             ready,
@@ -155,11 +157,11 @@ mod tests {
             bad,
         };
         assert_eq!(
-            pool.census(T + REST - Duration::from_millis(1)),
+            pool.census(T + (PAIR_REST - Duration::from_millis(1))),
             census(1, 2, 1)
         );
-        assert_eq!(pool.census(T + REST), census(2, 1, 1));
-        assert_eq!(pool.census(T + 2 * REST), census(3, 0, 1));
+        assert_eq!(pool.census(T + PAIR_REST), census(2, 1, 1));
+        assert_eq!(pool.census(T + 2 * PAIR_REST), census(3, 0, 1));
     }
 
     #[test]

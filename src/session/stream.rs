@@ -1,92 +1,69 @@
-//! One m= line: two legs, what each has learned, what was counted, when it has been silent too long. Knows
-//! nothing of offers, answers or other streams.
+//! One media line: two legs, what passes between them, when it has been silent too long. Knows nothing of offers, answers
+//! or other streams.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::address::is_routable;
-use super::belief::{Belief, How, Look, Signal, Verdict};
+use super::actions::Action;
+use super::belief::{Belief, HowLatched, Judgement, Look, Move, Signal};
 use super::candidate::Mark;
-use super::checks::{self, Message};
-use super::drops::{Drop, Dropped};
-use super::evidence::{Evidence, Rank};
+use super::checks::{self, StunMessage};
+use super::codec::Codec;
+use super::drops::DropReason;
+use super::evidence::Rank;
+use super::forwarding::FlowEnd;
 use super::handover::Handover;
-use super::report::{Codec, Counters};
-use super::{FlowEnd, Settings};
+use super::leg::Leg;
+use super::settings::{Learning, Settings};
+use super::status::Status;
+use super::verdict::PacketVerdict;
+use crate::counters::Counters;
+use crate::moment::Moment;
 use crate::proto::demux::Kind;
-use crate::proto::media::{Direction, MediaAddress, MediaDescription, MediaType};
-use crate::proto::{CallId, Component, Party};
+use crate::proto::media::MediaType;
+use crate::proto::{Component, Party, PerComponent, PerParty};
 
-/// STUN packets kept for a party whose address is not known yet.
-const WAITING: usize = 4;
-/// Longest STUN packet that is kept, bytes.
-const WAITING_BYTES: usize = 1500;
-/// IPv4 and UDP headers without options: bytes are counted as on the wire, as the kernel counts them.
-pub const HEADERS: u64 = 28;
-
-/// What became of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Live,
-    Closed,
-    Rejected,
-    NoTraffic,
-    OnHoldTimeout,
-    ConntrackTimeout,
-    UnselectedIce,
-}
-
-/// What to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relay {
-    To(SocketAddrV4),
-    /// Kept until the other party's address is known.
-    Queued,
-    Drop(Drop),
-}
-
-/// Media kept for a party whose SDP has not come by yet, and for how long: phones send with their answer, which is on its
-/// way through the SIP proxy.
-const HELD: usize = 8;
-const HELD_FOR: Duration = Duration::from_secs(1);
-
-/// A packet of a source that nothing speaks for yet (E10).
-#[derive(Clone, Debug)]
-pub struct Held {
+/// A datagram at one of a stream's ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Whose port it came to.
+    pub party: Party,
     pub component: Component,
-    pub from: SocketAddrV4,
-    pub data: Vec<u8>,
-    at: Duration,
+    pub from: SocketAddr,
+    pub data: &'a [u8],
+    pub kind: Kind,
 }
 
 /// What became of a packet, and what it taught.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    pub relay: Relay,
-    pub learned: Option<Learned>,
+    pub verdict: PacketVerdict,
+    pub latched: Option<Latched>,
     /// The kernel has this component, and user space should see for itself who is who.
     pub is_claimed: bool,
     /// It was refused, and nothing speaks for who sent it.
     pub is_strange: bool,
 }
 
-impl From<Relay> for Outcome {
-    fn from(relay: Relay) -> Outcome {
+impl From<PacketVerdict> for Outcome {
+    fn from(verdict: PacketVerdict) -> Outcome {
         Outcome {
-            relay,
-            learned: None,
+            verdict,
+            latched: None,
             is_claimed: false,
             is_strange: false,
         }
     }
 }
 
-/// A party was found at an address.
+/// A party was found at an address (RFC 7362).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Learned {
+pub struct Latched {
     pub party: Party,
-    pub address: SocketAddrV4,
-    pub how: How,
+    pub address: SocketAddr,
+    pub how: HowLatched,
 }
 
 /// What packets of a stream have in common (E6).
@@ -108,16 +85,6 @@ impl Carries {
     }
 }
 
-/// Why a party is somewhere else than before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
-    /// Another offer was agreed on: the party itself has moved.
-    Agreed,
-    /// The INVITE that opens the session was answered once more, from somewhere else: this may be another branch of a
-    /// fork, and the party that was heard so far a stranger.
-    OtherBranch,
-}
-
 /// What ends a stream if nothing more comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -125,281 +92,55 @@ pub struct Limit {
     pub name: &'static str,
     pub limit: Duration,
     /// When it is reached.
-    pub at: Duration,
+    pub at: Moment,
 }
 
-/// What one party's SDP said of this stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
-    pub address: MediaAddress,
-    pub port: u16,
-    /// It names one of this very session's ports: media sent there would come back for ever.
-    pub is_own: bool,
-}
-
-/// One party's side: the relay's ports that it sends to and what is known of it.
-#[derive(Debug)]
-pub struct Leg {
-    /// The relay's address on this side.
-    pub local: Ipv4Addr,
-    /// The relay's RTP port; RTCP is one above.
-    pub port: u16,
-    pub described: Option<Described>,
-    pub direction: Direction,
-    /// The SDP gave 0.0.0.0: hold as of RFC 2543.
-    pub zero_address: bool,
-    pub ice: bool,
-    pub beliefs: [Belief; 2],
-    /// Where this party's SIP comes from, the latest first (E1).
-    pub(super) signaling: [Option<Ipv4Addr>; 2],
-    /// What its SDP named when it was last looked at.
-    noted: Option<SocketAddrV4>,
-    pub codec: Option<Codec>,
-    /// Relayed from this party.
-    pub user_space: Counters,
-    pub kernel: Counters,
-    /// Not relayed from this party.
-    pub dropped: Dropped,
-    /// Packets from this party that the host did not take.
-    pub unsent: u64,
-    /// When that was last, and the kernel's number for why.
-    pub(super) last_unsent: Option<(Duration, i32)>,
-    /// Who was last taken for a stranger here, and when (M2).
-    pub(super) stranger: Option<(SocketAddrV4, Duration)>,
-    /// The call by which its packets come round, where they do (M11).
-    pub(super) round_with: Option<CallId>,
-    /// The longest packet of this party that user space has seen, bytes with headers.
-    pub(super) longest: u64,
-    pub(super) last_media: Option<Duration>,
-    pub(super) last_rtcp: Option<Duration>,
-    /// Anything on the RTCP port, STUN as well.
-    rtcp_port_used: Option<Duration>,
-    /// STUN for this party, by component.
-    waiting: [Vec<Vec<u8>>; 2],
-    /// Media from this party's port that waits for its SDP, the oldest first.
-    held: Vec<Held>,
-}
-
-impl Leg {
-    fn new(local: Ipv4Addr, port: u16) -> Leg {
-        Leg {
-            local,
-            port,
-            described: None,
-            direction: Direction::SendRecv,
-            zero_address: false,
-            ice: false,
-            beliefs: [Belief::default(), Belief::default()],
-            signaling: [None; 2],
-            noted: None,
-            codec: None,
-            user_space: Counters::default(),
-            kernel: Counters::default(),
-            dropped: Dropped::default(),
-            unsent: 0,
-            last_unsent: None,
-            stranger: None,
-            round_with: None,
-            longest: 0,
-            last_media: None,
-            last_rtcp: None,
-            rtcp_port_used: None,
-            waiting: [Vec::new(), Vec::new()],
-            held: Vec::new(),
-        }
-    }
-
-    /// The relay's port of a component.
-    pub fn port_of(&self, component: Component) -> u16 {
-        self.port + component as u16
-    }
-
-    /// Whether an SDP names the address that this leg already has.
-    pub fn is_same(&self, media: &MediaDescription) -> bool {
-        self.described
-            .as_ref()
-            .is_some_and(|d| d.address == media.address && d.port == media.port)
-    }
-
-    /// Where to send to: learned, or before that what the SDP says if it can be reached (M1).
-    fn destination(
-        &self,
-        component: Component,
-        kind: Kind,
-        settings: &Settings,
-    ) -> Option<SocketAddrV4> {
-        let belief = &self.beliefs[component as usize];
-        let learned = match kind {
-            Kind::Stun => belief.check_address(),
-            _ => belief.address(),
-        };
-        learned.or_else(|| self.described_address(component, settings))
-    }
-
-    pub fn described_address(
-        &self,
-        component: Component,
-        settings: &Settings,
-    ) -> Option<SocketAddrV4> {
-        let is_own = self.described.as_ref()?.is_own;
-        let named = self.named_address(component)?;
-        let routable = is_routable(*named.ip(), &settings.routable_private_ranges);
-        (routable && !is_own).then_some(named)
-    }
-
-    /// What speaks for a source that sends to a port of this party (E1, E7).
-    pub fn evidence(&self, component: Component) -> Evidence {
-        let is_own = self.described.as_ref().is_some_and(|d| d.is_own);
-        let mut evidence = Evidence {
-            named: self.named_address(component).filter(|_| !is_own),
-            signaling: self.signaling,
-            rtp: None,
-        };
-        if component == Component::Rtcp {
-            let of_rtp = &self.beliefs[Component::Rtp as usize];
-            let rank = |at| of_rtp.rank(at, &self.evidence(Component::Rtp));
-            evidence.rtp = of_rtp.media_address().map(|at| (at, rank(at)));
-        }
-        evidence
-    }
-
-    /// What the SDP names now is what a later one replaces.
-    pub fn note_sdp(&mut self) {
-        self.noted = self.named_address(Component::Rtp);
-    }
-
-    /// What the SDP says, whether it can be reached or not.
-    pub fn named_address(&self, component: Component) -> Option<SocketAddrV4> {
-        let described = self.described.as_ref()?;
-        let MediaAddress::Ip(std::net::IpAddr::V4(ip)) = described.address else {
-            return None;
-        };
-        let port = described.port.checked_add(component as u16)?;
-        Some(SocketAddrV4::new(ip, port))
-    }
-
-    /// What the SDP says, as text: `address:port`.
-    pub fn sdp(&self) -> Option<String> {
-        let described = self.described.as_ref()?;
-        Some(format!("{}:{}", described.address, described.port))
-    }
-
-    /// Why nothing can be sent there as long as the party is not learned.
-    fn why_not_sent_to(&self, component: Component) -> Drop {
-        match &self.described {
-            Some(described) if described.is_own => Drop::OwnPort,
-            _ if self.named_address(component).is_some() => Drop::NotRoutable,
-            _ => Drop::NotLearned,
-        }
-    }
-
-    /// Keeps a packet that came before the party's SDP; false where that is known.
-    fn hold(
-        &mut self,
-        component: Component,
-        from: SocketAddrV4,
-        data: &[u8],
-        at: Duration,
-    ) -> bool {
-        if self.described.is_some() || data.len() > WAITING_BYTES {
-            return false;
-        }
-        if self.held.len() == HELD {
-            self.held.remove(0);
-            self.dropped.add(Drop::Unproven);
-        }
-        self.held.push(Held {
-            component,
-            from,
-            data: data.to_vec(),
-            at,
-        });
-        true
-    }
-
-    /// What was kept, once the party's SDP is there: it is judged anew. What is too old is not sent any more.
-    pub fn take_held(&mut self, now: Duration) -> Vec<Held> {
-        if self.held.is_empty() || self.described.is_none() {
-            return Vec::new();
-        }
-        let mut held = std::mem::take(&mut self.held);
-        let before = held.len();
-        held.retain(|packet| now <= packet.at + HELD_FOR);
-        (held.len()..before).for_each(|_| self.dropped.add(Drop::Unproven));
-        held
-    }
-
-    fn drop_packet(&mut self, why: Drop) -> Relay {
-        self.dropped.add(why);
-        Relay::Drop(why)
-    }
-
-    /// Everything that was relayed from this party, by either path.
-    pub fn relayed(&self) -> Counters {
-        self.user_space + self.kernel
-    }
-}
-
-/// One m= line of a session.
+/// One media line of a session.
 #[derive(Debug)]
 pub struct Stream {
     pub media_type: MediaType,
     carries: Carries,
-    pub created: Duration,
-    /// By party.
-    pub legs: [Leg; 2],
+    pub created: Moment,
+    pub legs: PerParty<Leg>,
     /// First answer.
-    pub answered: Option<Duration>,
+    pub answered: Option<Moment>,
     /// The answerer gave port 0 in a reply that is not final; another branch may yet take it.
     pub declined: bool,
     pub status: Status,
     /// When it ended, and the limit that ended it.
-    pub ended: Option<(Duration, Duration)>,
-    pub first_media: Option<Duration>,
-    /// By component.
-    pub handovers: [Handover; 2],
+    pub ended: Option<(Moment, Duration)>,
+    pub first_media: Option<Moment>,
+    pub handovers: PerComponent<Handover>,
     /// Flows that are to be withdrawn, and are not yet.
     pub withdrawing: usize,
     /// Both parties' media has flowed at some time.
-    pub flowed: bool,
+    flowed: bool,
     /// Silence counts from here at the earliest: final answer, hold, resume.
-    pub watched_since: Option<Duration>,
+    watched_since: Option<Moment>,
 }
 
 impl Stream {
-    /// A proposed stream on freshly bound pairs: the relay's address and RTP port for caller and callee.
-    pub fn new(
-        media_type: MediaType,
-        now: Duration,
-        caller: SocketAddrV4,
-        callee: SocketAddrV4,
-    ) -> Stream {
+    /// A proposed stream on freshly bound pairs: the relay's address and RTP port for each party.
+    pub fn new(media_type: MediaType, now: Moment, bound: PerParty<SocketAddr>) -> Stream {
         Stream {
             carries: Carries::of(&media_type),
             media_type,
             created: now,
-            legs: [
-                Leg::new(*caller.ip(), caller.port()),
-                Leg::new(*callee.ip(), callee.port()),
-            ],
+            legs: bound.map(Leg::new),
             answered: None,
             declined: false,
             status: Status::Live,
             ended: None,
             first_media: None,
-            handovers: [Handover::new(), Handover::new()],
+            handovers: PerComponent::of(|_| Handover::new()),
             withdrawing: 0,
             flowed: false,
             watched_since: None,
         }
     }
 
-    pub fn leg(&self, party: Party) -> &Leg {
-        &self.legs[party as usize]
-    }
-
-    pub fn leg_mut(&mut self, party: Party) -> &mut Leg {
-        &mut self.legs[party as usize]
+    fn belief_mut(&mut self, party: Party, component: Component) -> &mut Belief {
+        &mut self.legs[party].beliefs[component]
     }
 
     /// It still has its ports.
@@ -409,201 +150,194 @@ impl Stream {
 
     /// Either side sends nothing by its own word (C6).
     pub fn on_hold(&self) -> bool {
-        self.legs.iter().any(|leg| {
-            leg.zero_address || matches!(leg.direction, Direction::SendOnly | Direction::Inactive)
-        })
+        self.legs.iter().any(|leg| leg.said.is_hold())
     }
 
-    /// A packet from `from` on `party`'s port. Counts it, learns from it, says where it goes (M1, M2, M3).
+    /// Counts a packet, learns from it, says where it goes (M1, M2, M3).
     pub fn on_packet(
         &mut self,
-        at: (Party, Component),
-        from: SocketAddrV4,
-        data: &[u8],
-        kind: Kind,
-        (settings, now): (&Settings, Duration),
+        packet: &Datagram<'_>,
+        settings: &Settings,
+        now: Moment,
     ) -> Outcome {
-        let (party, component) = at;
+        let &Datagram {
+            party,
+            component,
+            from,
+            kind,
+            ..
+        } = packet;
         if !self.is_live() {
-            return Outcome::from(self.leg_mut(party).drop_packet(Drop::Closed));
+            return Outcome::from(self.legs[party].drop_packet(DropReason::Closed));
         }
-        if kind == Kind::Stun && self.leg(party).ice {
-            return self.on_check(at, from, data, (settings, now));
+        if kind == Kind::Stun && self.legs[party].said.ice {
+            return self.on_check(packet, settings, now);
         }
-        let signal = self.signal(component, kind, data);
-        let belief = &mut self.legs[party as usize].beliefs[component as usize];
+        let signal = self.signal(packet);
+        let belief = self.belief_mut(party, component);
         if kind != Kind::Stun && belief.is_known(from, signal, now) {
-            return Outcome::from(self.pass(at, data, kind, (settings, now)));
+            return Outcome::from(self.pass(packet, settings, now));
         }
-        let look = self.look(at, settings, now);
-        let belief = &mut self.legs[party as usize].beliefs[component as usize];
-        let verdict = belief.judge(from, signal, &look);
-        self.follow_verdict(at, from, data, kind, verdict, (settings, now))
+        let look = self.look(party, component, settings, now);
+        let belief = self.belief_mut(party, component);
+        let judgement = belief.judge(from, signal, &look);
+        self.follow(packet, judgement, settings, now)
     }
 
-    fn follow_verdict(
+    fn follow(
         &mut self,
-        at: (Party, Component),
-        from: SocketAddrV4,
-        data: &[u8],
-        kind: Kind,
-        verdict: Verdict,
-        (settings, now): (&Settings, Duration),
+        packet: &Datagram<'_>,
+        judgement: Judgement,
+        settings: &Settings,
+        now: Moment,
     ) -> Outcome {
-        let (party, component) = at;
-        match verdict {
-            Verdict::Known => Outcome::from(self.pass(at, data, kind, (settings, now))),
-            Verdict::Passing => Outcome::from(self.send_on(at, data, kind, settings)),
-            Verdict::Learned(how) => Outcome {
-                relay: self.pass(at, data, kind, (settings, now)),
-                learned: Some(Learned {
+        let &Datagram {
+            party,
+            component,
+            from,
+            data,
+            kind,
+        } = packet;
+        match judgement {
+            Judgement::Known => Outcome::from(self.pass(packet, settings, now)),
+            Judgement::Passing => Outcome::from(self.send_on(packet, settings)),
+            Judgement::Latched(how) => Outcome {
+                latched: Some(Latched {
                     party,
                     address: from,
                     how,
                 }),
-                ..Outcome::from(Relay::Queued)
+                ..Outcome::from(self.pass(packet, settings, now))
             },
-            Verdict::Refused(why) | Verdict::Claimed(why) => {
-                let is_claimed = matches!(verdict, Verdict::Claimed(_));
-                let leg = &mut self.legs[party as usize];
+            Judgement::Refused(why) | Judgement::Claimed(why) => {
+                let is_claimed = matches!(judgement, Judgement::Claimed(_));
+                let leg = &mut self.legs[party];
                 if is_claimed {
-                    leg.beliefs[component as usize].on_taken_back(&settings.learning, now);
+                    leg.beliefs[component].on_taken_back(&settings.learning, now);
                 }
-                if why == Drop::Unproven
+                if why == DropReason::Unproven
                     && kind != Kind::Stun
                     && leg.hold(component, from, data, now)
                 {
-                    return Outcome::from(Relay::Queued);
+                    return Outcome::from(PacketVerdict::Queued);
                 }
-                let is_strange = matches!(why, Drop::WrongSource | Drop::Unproven);
-                if why != Drop::Straggler {
-                    leg.stranger = Some((from, now));
+                if why != DropReason::Straggler {
+                    leg.incidents_mut().stranger = Some((from, now));
                 }
                 Outcome {
-                    relay: leg.drop_packet(why),
                     is_claimed,
-                    is_strange,
-                    ..Outcome::from(Relay::Queued)
+                    is_strange: matches!(why, DropReason::WrongSource | DropReason::Unproven),
+                    ..Outcome::from(leg.drop_packet(why))
                 }
             }
         }
     }
 
     /// ICE (E5): a check goes to the other party whoever sends it, and its answer to exactly who asked.
-    fn on_check(
-        &mut self,
-        at: (Party, Component),
-        from: SocketAddrV4,
-        data: &[u8],
-        (settings, now): (&Settings, Duration),
-    ) -> Outcome {
-        let (party, component) = at;
-        let message = checks::message(data);
-        if let Message::Response(id, success) = message {
-            let asking = &self.legs[party.other() as usize].beliefs[component as usize];
+    fn on_check(&mut self, packet: &Datagram<'_>, settings: &Settings, now: Moment) -> Outcome {
+        let &Datagram {
+            party,
+            component,
+            from,
+            ..
+        } = packet;
+        let message = checks::message(packet.data);
+        if let StunMessage::Response(id, success) = message {
+            let asking = &self.legs[party.other()].beliefs[component];
             if let Some(asker) = asking.asker(id, now) {
-                return self.on_answer(at, from, data, (asker, success), (settings, now));
+                return self.on_answer(packet, (asker, success), settings, now);
             }
         }
-        let look = self.look(at, settings, now);
-        let belief = &mut self.legs[party as usize].beliefs[component as usize];
-        let mut verdict = belief.judge(from, Signal::Check, &look);
-        if let Message::Request(id) = message {
-            let is_strange = matches!(verdict, Verdict::Refused(_) | Verdict::Claimed(_));
+        let look = self.look(party, component, settings, now);
+        let belief = self.belief_mut(party, component);
+        let mut judgement = belief.judge(from, Signal::Check, &look);
+        if let StunMessage::Request(id) = message {
+            let is_strange = matches!(judgement, Judgement::Refused(_) | Judgement::Claimed(_));
             if is_strange && belief.checks().may_pass(now) {
-                verdict = Verdict::Passing;
+                judgement = Judgement::Passing;
             }
-            if !matches!(verdict, Verdict::Refused(_)) {
+            if !matches!(judgement, Judgement::Refused(_)) {
                 belief.checks().note(id, from, is_strange, now);
             }
         }
-        self.follow_verdict(at, from, data, Kind::Stun, verdict, (settings, now))
+        self.follow(packet, judgement, settings, now)
     }
 
     /// The answer to a check of the other party.
     fn on_answer(
         &mut self,
-        at: (Party, Component),
-        from: SocketAddrV4,
-        data: &[u8],
-        (asker, success): (SocketAddrV4, bool),
-        (settings, now): (&Settings, Duration),
+        packet: &Datagram<'_>,
+        (asker, success): (SocketAddr, bool),
+        settings: &Settings,
+        now: Moment,
     ) -> Outcome {
-        let (party, component) = at;
-        let look = self.look(at, settings, now);
-        let of_asker = self
-            .look((party.other(), component), settings, now)
-            .evidence;
-        let [responder, asking] = match party {
-            Party::Caller => {
-                let [caller, callee] = &mut self.legs;
-                [caller, callee]
-            }
-            Party::Callee => {
-                let [caller, callee] = &mut self.legs;
-                [callee, caller]
-            }
-        };
-        let belief = &mut responder.beliefs[component as usize];
+        let &Datagram {
+            party,
+            component,
+            from,
+            ..
+        } = packet;
+        let look = self.look(party, component, settings, now);
+        let of_asker = self.legs[party.other()].evidence(component);
+        let (responder, asking) = self.legs.pair_mut(party);
+        let belief = &mut responder.beliefs[component];
         let is_ranked = belief.rank(from, &look.evidence) >= Rank::Near;
         let is_known = belief.address() == Some(from);
         let is_on_trial = belief.check_address() == Some(from);
         if !(is_ranked || is_on_trial) {
-            responder.stranger = Some((from, now));
+            responder.incidents_mut().stranger = Some((from, now));
             return Outcome {
-                relay: responder.drop_packet(Drop::Unproven),
                 is_strange: true,
-                ..Outcome::from(Relay::Queued)
+                ..Outcome::from(responder.drop_packet(DropReason::Unproven))
             };
         }
         let taught = match belief.judge(from, Signal::Check, &look) {
-            Verdict::Learned(how) => Some(Learned {
+            Judgement::Latched(how) => Some(Latched {
                 party,
                 address: from,
                 how,
             }),
             _ => None,
         };
-        responder.user_space.add(1, data.len() as u64 + HEADERS);
-        let belief = &mut asking.beliefs[component as usize];
+        responder.user_space += responder.datagram(packet.data.len());
+        let belief = &mut asking.beliefs[component];
         let is_proof = success
-            && match is_ranked || is_known {
-                true => belief.prove(asker, &of_asker, now),
-                false => {
-                    settings.learning.learning != super::Learning::Strict
-                        && belief.trust(asker, &of_asker, now)
-                }
+            && if is_ranked || is_known {
+                belief.prove(asker, &of_asker, now)
+            } else {
+                settings.learning.learning != Learning::Strict
+                    && belief.trust(asker, &of_asker, now)
             };
-        let proof = Learned {
+        let proof = Latched {
             party: party.other(),
             address: asker,
-            how: How::First,
+            how: HowLatched::First,
+        };
+        let verdict = PacketVerdict::Forward {
+            from_port: asking.port_of(component),
+            to: asker,
         };
         Outcome {
-            relay: Relay::To(asker),
-            learned: is_proof.then_some(proof).or(taught),
-            ..Outcome::from(Relay::Queued)
+            latched: is_proof.then_some(proof).or(taught),
+            ..Outcome::from(verdict)
         }
     }
 
-    fn look(
-        &self,
-        (party, component): (Party, Component),
-        settings: &Settings,
-        now: Duration,
-    ) -> Look {
-        let handover = &self.handovers[component as usize];
+    fn look(&self, party: Party, component: Component, settings: &Settings, now: Moment) -> Look {
         Look {
             rules: settings.learning,
-            evidence: self.leg(party).evidence(component),
-            blind: self.withdrawing > 0 || handover.may_bypass(),
+            evidence: self.legs[party].evidence(component),
+            blind: self.withdrawing > 0 || self.handovers[component].may_bypass(),
             expected: self.answered,
             now,
         }
     }
 
     /// What a packet is to who decides whom to believe (E6).
-    fn signal(&self, component: Component, kind: Kind, data: &[u8]) -> Signal {
+    fn signal(&self, packet: &Datagram<'_>) -> Signal {
+        let &Datagram {
+            component, kind, ..
+        } = packet;
         if kind == Kind::Stun {
             return Signal::Check;
         }
@@ -615,7 +349,7 @@ impl Stream {
                 }))
             }
             (Carries::Rtp, Kind::Other) => Signal::Noise,
-            (Carries::Udptl, _) => match data {
+            (Carries::Udptl, _) => match packet.data {
                 [high, low, ..] => Signal::Media(Some(Mark::Udptl {
                     sequence: u16::from_be_bytes([*high, *low]),
                 })),
@@ -627,40 +361,37 @@ impl Stream {
     }
 
     /// From the party: it is alive, and this goes on.
-    fn pass(
-        &mut self,
-        (party, component): (Party, Component),
-        data: &[u8],
-        kind: Kind,
-        (settings, now): (&Settings, Duration),
-    ) -> Relay {
-        let leg = &mut self.legs[party as usize];
-        leg.longest = leg.longest.max(data.len() as u64 + HEADERS);
-        self.note_life(party, component, kind, now);
-        self.send_on((party, component), data, kind, settings)
+    fn pass(&mut self, packet: &Datagram<'_>, settings: &Settings, now: Moment) -> PacketVerdict {
+        let leg = &mut self.legs[packet.party];
+        leg.longest = leg.longest.max(leg.datagram(packet.data.len()).bytes);
+        self.note_life(packet.party, packet.component, packet.kind, now);
+        self.send_on(packet, settings)
     }
 
-    fn send_on(
-        &mut self,
-        (party, component): (Party, Component),
-        data: &[u8],
-        kind: Kind,
-        settings: &Settings,
-    ) -> Relay {
-        let other = &self.legs[party.other() as usize];
-        match other.destination(component, kind, settings) {
-            Some(to) => {
-                let leg = &mut self.legs[party as usize];
-                leg.user_space.add(1, data.len() as u64 + HEADERS);
-                Relay::To(to)
-            }
-            None => self.cannot_send(party, component, data, kind),
+    fn send_on(&mut self, packet: &Datagram<'_>, settings: &Settings) -> PacketVerdict {
+        let &Datagram {
+            component,
+            data,
+            kind,
+            ..
+        } = packet;
+        let (leg, other) = self.legs.pair_mut(packet.party);
+        if let Some(to) = other.destination(component, kind, settings) {
+            leg.user_space += leg.datagram(data.len());
+            return PacketVerdict::Forward {
+                from_port: other.port_of(component),
+                to,
+            };
+        }
+        match other.keep_waiting(component, kind, data) {
+            Ok(()) => PacketVerdict::Queued,
+            Err(why) => leg.drop_packet(why),
         }
     }
 
     /// Media and RTCP are life; STUN never is (M3, M6, M7).
-    fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Duration) {
-        let leg = &mut self.legs[party as usize];
+    fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Moment) {
+        let leg = &mut self.legs[party];
         if component == Component::Rtcp {
             leg.rtcp_port_used = Some(now);
         }
@@ -679,66 +410,56 @@ impl Stream {
         }
     }
 
-    fn cannot_send(
+    /// Sends the STUN that waited for a party, once it can be reached. It counts as relayed from the other.
+    pub fn send_waiting(
         &mut self,
         party: Party,
-        component: Component,
-        data: &[u8],
-        kind: Kind,
-    ) -> Relay {
-        let receiver = &mut self.legs[party.other() as usize];
-        let waiting = &mut receiver.waiting[component as usize];
-        if kind == Kind::Stun && waiting.len() < WAITING && data.len() <= WAITING_BYTES {
-            waiting.push(data.to_vec());
-            return Relay::Queued;
-        }
-        let why = receiver.why_not_sent_to(component);
-        self.legs[party as usize].drop_packet(why)
-    }
-
-    /// STUN that waited for this party's address, once there is one. It counts as relayed from the other.
-    pub fn take_waiting(
-        &mut self,
-        party: Party,
-        component: Component,
         settings: &Settings,
-    ) -> Option<(SocketAddrV4, Vec<Vec<u8>>)> {
-        let leg = &mut self.legs[party as usize];
-        if leg.waiting[component as usize].is_empty() {
-            return None;
+        actions: &mut VecDeque<Action>,
+    ) {
+        let (leg, sender) = self.legs.pair_mut(party);
+        for component in Component::BOTH {
+            let Some((to, packets)) = leg.take_waiting(component, settings) else {
+                continue;
+            };
+            let from_port = leg.port_of(component);
+            for data in packets {
+                sender.user_space += sender.datagram(data.len());
+                actions.push_back(Action::Send {
+                    from_port,
+                    to,
+                    data,
+                });
+            }
         }
-        let to = leg.destination(component, Kind::Stun, settings)?;
-        let packets = std::mem::take(&mut leg.waiting[component as usize]);
-        let sender = &mut self.legs[party.other() as usize].user_space;
-        for packet in &packets {
-            sender.add(1, packet.len() as u64 + HEADERS);
-        }
-        Some((to, packets))
     }
 
     /// Both ends of a component, once both have sent media from there and the kernel may be asked (M4).
     pub fn ready_for_kernel(
         &self,
         component: Component,
-        (now, welcome): (Duration, Duration),
-    ) -> Option<[FlowEnd; 2]> {
-        if !self.is_live() || !self.handovers[component as usize].may_offer(now, welcome) {
+        (now, welcome): (Moment, Moment),
+    ) -> Option<PerParty<FlowEnd>> {
+        if !self.is_live() || !self.handovers[component].may_offer(now, welcome) {
             return None;
         }
         let end = |leg: &Leg| {
-            let belief = &leg.beliefs[component as usize];
+            let belief = &leg.beliefs[component];
             let is_settled = match self.withdrawing {
                 0 => belief.is_settled(now),
                 _ => !belief.is_claimed(),
             };
             let remote = belief.media_address().filter(|_| is_settled)?;
-            let local = SocketAddrV4::new(leg.local, leg.port_of(component));
+            let local = SocketAddr::new(leg.local, leg.port_of(component));
             Some(FlowEnd { remote, local })
         };
-        Some([end(&self.legs[0])?, end(&self.legs[1])?])
+        Some(PerParty {
+            caller: end(&self.legs.caller)?,
+            callee: end(&self.legs.callee)?,
+        })
     }
 
-    /// Whether user space does not see all of it.
+    /// Returns true if user space does not see all of it.
     pub fn is_in_kernel(&self) -> bool {
         self.handovers.iter().any(Handover::is_in_kernel)
     }
@@ -749,14 +470,14 @@ impl Stream {
         party: Party,
         component: Component,
         more: Counters,
-        now: Duration,
+        now: Moment,
     ) {
         if more.packets == 0 {
             return;
         }
-        let leg = &mut self.legs[party as usize];
+        let leg = &mut self.legs[party];
         leg.kernel += more;
-        leg.beliefs[component as usize].on_kernel_traffic(more.packets, now);
+        leg.beliefs[component].on_kernel_traffic(more.packets, now);
         let kind = match component {
             Component::Rtp => Kind::Other,
             Component::Rtcp => Kind::Rtcp,
@@ -766,36 +487,31 @@ impl Stream {
 
     /// A party gives another address: nothing learned of it holds (C4, M5), unless that is where it was seen all the
     /// time: its media are no stragglers then.
-    pub fn move_party(&mut self, party: Party, why: Move, now: Duration) {
-        let leg = self.leg_mut(party);
-        for component in [Component::Rtp, Component::Rtcp] {
+    pub fn move_party(&mut self, party: Party, why: Move, now: Moment) {
+        let leg = &mut self.legs[party];
+        for component in Component::BOTH {
             let evidence = leg.evidence(component);
-            let above = |at: SocketAddrV4| {
-                let port = at.port().checked_add(component as u16)?;
-                Some(SocketAddrV4::new(*at.ip(), port))
-            };
-            let superseded = leg.noted.and_then(above);
-            leg.beliefs[component as usize].moved(why, superseded, &evidence, now);
+            let superseded = leg.superseded_address(component);
+            leg.beliefs[component].moved(why, superseded, &evidence, now);
         }
     }
 
     /// A party's RTP comes from elsewhere now: so will its RTCP (E7).
     pub fn rtp_has_moved(&mut self, party: Party) {
-        let leg = self.leg_mut(party);
-        let rtcp = &mut leg.beliefs[Component::Rtcp as usize];
-        rtcp.forget();
+        self.legs[party].beliefs.rtcp.forget();
     }
 
     /// Silence that was excused until now counts from here.
-    pub fn watch_from(&mut self, now: Duration) {
+    pub fn watch_from(&mut self, now: Moment) {
         self.watched_since = Some(now);
     }
 
     /// The limit in force and when it is reached if nothing more comes (C6, C7, M7).
     pub fn silence(&self, settings: &Settings, is_ringing: bool) -> Limit {
-        let (name, limit) = match self.on_hold() && !is_ringing {
-            true => ("on_hold_timeout", settings.on_hold_timeout),
-            false => ("stream_timeout", settings.stream_timeout),
+        let (name, limit) = if self.on_hold() && !is_ringing {
+            ("on_hold_timeout", settings.on_hold_timeout)
+        } else {
+            ("stream_timeout", settings.stream_timeout)
         };
         let setup = self.setup_limit(settings);
         match self.quiet_since() {
@@ -818,7 +534,7 @@ impl Stream {
     }
 
     /// Since when nothing has come that counts as life; none before it was answered or heard (C7).
-    fn quiet_since(&self) -> Option<Duration> {
+    fn quiet_since(&self) -> Option<Moment> {
         let lives = self
             .legs
             .iter()
@@ -828,7 +544,7 @@ impl Stream {
 
     /// How a stream that fell silent has ended (M7, M8).
     pub fn silence_status(&self) -> Status {
-        if self.legs.iter().all(|leg| leg.ice) {
+        if self.legs.iter().all(|leg| leg.said.ice) {
             Status::UnselectedIce
         } else if self.on_hold() {
             Status::OnHoldTimeout
@@ -841,13 +557,9 @@ impl Stream {
 
     /// When silent RTCP is to be forgotten; none where nothing was learned of it. ICE checks keep its addresses:
     /// they go on while there is nothing to report (RFC 7675).
-    pub fn rtcp_deadline(&self, settings: &Settings) -> Option<Duration> {
-        let learned = |leg: &Leg| {
-            leg.beliefs[Component::Rtcp as usize]
-                .check_address()
-                .is_some()
-        };
-        if !self.legs.iter().any(learned) {
+    pub fn rtcp_deadline(&self, settings: &Settings) -> Option<Moment> {
+        let is_latched = |leg: &Leg| leg.beliefs.rtcp.check_address().is_some();
+        if !self.legs.iter().any(is_latched) {
             return None;
         }
         let last = self.legs.iter().filter_map(|leg| leg.rtcp_port_used).max();
@@ -856,18 +568,24 @@ impl Stream {
 
     /// RTCP fell silent: its addresses are learned anew when it comes back (M7).
     pub fn forget_rtcp(&mut self) {
-        for leg in &mut self.legs {
-            leg.beliefs[Component::Rtcp as usize].forget();
+        for leg in self.legs.iter_mut() {
+            leg.beliefs.rtcp.forget();
         }
     }
 
     /// The end; `waited` is the limit that was reached, zero for any other end.
-    pub fn end(&mut self, status: Status, waited: Duration, now: Duration) {
+    pub fn end(&mut self, status: Status, waited: Duration, now: Moment) {
         self.status = status;
         self.ended = Some((now, waited));
-        for leg in &mut self.legs {
-            leg.waiting = [Vec::new(), Vec::new()];
-            leg.held = Vec::new();
-        }
+        self.legs.iter_mut().for_each(Leg::forget_packets);
+    }
+}
+
+/// A stream in a log line: its place among the session's streams and its type.
+pub struct StreamLine<'a>(pub &'a Stream, pub usize);
+
+impl fmt::Display for StreamLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {} ({})", self.1 + 1, self.0.media_type)
     }
 }

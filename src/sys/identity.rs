@@ -87,8 +87,8 @@ fn parse(status: &str) -> Option<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::skip::skip;
     use crate::sys::scratch::Scratch;
-    use crate::sys::skip::skip;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

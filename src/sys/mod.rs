@@ -29,9 +29,6 @@ pub mod route;
 #[cfg(test)]
 pub mod scratch;
 pub mod signals;
-#[cfg(test)]
-#[path = "../../tests/support/skip.rs"]
-pub mod skip;
 pub mod stderr;
 pub mod terminal;
 pub mod thread;

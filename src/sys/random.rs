@@ -15,7 +15,7 @@ pub fn bits() -> u128 {
     }
     // Interrupted before the kernel's pool was ready, or forbidden by a sandbox: a keyed hash of the time,
     // whose key the standard library got from the system by other ways.
-    let keyed = || u128::from(RandomState::new().hash_one(clock::mono()));
+    let keyed = || u128::from(RandomState::new().hash_one(clock::moment()));
     keyed() << 64 | keyed()
 }
 

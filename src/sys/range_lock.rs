@@ -21,7 +21,7 @@ const NAME: &str = "mediaproxy-relay-";
 const LOOKING: &str = "mediaproxy-relay-looks";
 
 /// How long another one may look.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -119,10 +119,10 @@ pub fn lock((first, end): (u16, u32)) -> Result<RangeLock, Refused> {
 
 /// Waits until nobody else looks.
 fn look() -> io::Result<UnixListener> {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + RELEASE_LIMIT;
     loop {
         match bind(LOOKING) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::mono() < end => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::moment() < end => {
                 thread::sleep(PAUSE);
             }
             result => return result,

@@ -72,11 +72,12 @@ pub fn first_address() -> io::Result<Option<Ipv4Addr>> {
 ///
 /// # Errors
 /// When the interfaces cannot be listed.
-pub fn addresses() -> io::Result<Vec<Ipv4Addr>> {
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
     let interfaces = interfaces::list()?;
-    let mut found: Vec<Ipv4Addr> = interfaces
+    let mut found: Vec<IpAddr> = interfaces
         .into_iter()
         .flat_map(|one| one.addresses)
+        .map(IpAddr::V4)
         .collect();
     found.sort_unstable();
     found.dedup();
@@ -92,7 +93,7 @@ mod tests {
         if let Some(address) = first_address().unwrap() {
             assert!(!address.is_loopback());
             UdpSocket::bind((address, 0)).unwrap();
-            assert!(addresses().unwrap().contains(&address));
+            assert!(addresses().unwrap().contains(&address.into()));
         }
     }
 

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::time::Duration;
 
-use super::clock::mono;
+use super::clock::moment;
 
 /// What an administrator or the service manager may want of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +82,9 @@ impl SignalWaiter {
 
     /// The next signal, if one comes within the time.
     pub fn wait_for(&self, limit: Duration) -> Option<Signal> {
-        let deadline = mono().saturating_add(limit);
+        let deadline = moment().saturating_add(limit);
         loop {
-            let left = deadline.saturating_sub(mono());
+            let left = deadline.since(moment());
             let timeout = libc::timespec {
                 tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
                 // Less than a thousand million: fits everywhere.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
@@ -53,7 +53,7 @@ pub struct MediaSocket {
 /// A datagram that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     pub marks: Marks,
     pub data: &'a [u8],
 }
@@ -85,7 +85,7 @@ impl MediaSocket {
     ///
     /// # Errors
     /// `AddrInUse` where another one has it, else as of socket(7).
-    pub fn bind(address: SocketAddrV4) -> io::Result<MediaSocket> {
+    pub fn bind(address: SocketAddr) -> io::Result<MediaSocket> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: takes no pointers.
         let fd = owned(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
@@ -94,7 +94,7 @@ impl MediaSocket {
         let _ = set_option(&fd, libc::IP_RECVTTL, 1);
         // A relay passes on what is too long in fragments, as a router would; it is no end of the path.
         set_option(&fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
-        let name = to_name(address);
+        let name = to_name(address)?;
         // SAFETY: the kernel reads one sockaddr_in.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), NAME_LENGTH) })?;
         Ok(MediaSocket {
@@ -108,9 +108,9 @@ impl MediaSocket {
     ///
     /// # Errors
     /// As of udp(7): no route, forbidden by a packet filter, the interface's queue full. None of them lasts.
-    pub fn send(&mut self, data: &[u8], to: SocketAddrV4, marks: Marks) -> io::Result<()> {
+    pub fn send(&mut self, data: &[u8], to: SocketAddr, marks: Marks) -> io::Result<()> {
         self.mark(marks);
-        let name = to_name(to);
+        let name = to_name(to)?;
         loop {
             // SAFETY: the kernel reads the data and one sockaddr_in.
             let sent = count(unsafe {
@@ -135,7 +135,7 @@ impl MediaSocket {
     pub fn send_many(
         &mut self,
         received: &Datagrams,
-        which: &[(usize, SocketAddrV4)],
+        which: &[(usize, SocketAddr)],
         marks: Marks,
     ) -> Unsent {
         self.mark(marks);
@@ -149,7 +149,7 @@ impl MediaSocket {
     fn send_batch(
         &mut self,
         received: &Datagrams,
-        which: &[(usize, SocketAddrV4)],
+        which: &[(usize, SocketAddr)],
         unsent: &mut Unsent,
     ) {
         let mut names = [NO_NAME; BATCH];
@@ -160,7 +160,8 @@ impl MediaSocket {
             let data = received
                 .get(index)
                 .map_or(&[][..], |datagram| datagram.data);
-            *name = to_name(to);
+            // Where there is none the kernel refuses it.
+            *name = to_name(to).unwrap_or(NO_NAME);
             *piece = iovec {
                 // The kernel only reads from it.
                 iov_base: data.as_ptr().cast_mut().cast(),
@@ -234,7 +235,7 @@ impl Datagrams {
     pub fn get(&self, index: usize) -> Option<Datagram<'_>> {
         let length = *self.lengths.get(index)?;
         Some(Datagram {
-            from: *self.sources.get(index)?,
+            from: SocketAddr::V4(*self.sources.get(index)?),
             marks: *self.marks.get(index)?,
             data: self.data.get(index * SLOT..)?.get(..length)?,
         })
@@ -390,14 +391,18 @@ fn read_marks(header: &msghdr) -> Marks {
     marks
 }
 
-fn to_name(address: SocketAddrV4) -> sockaddr_in {
-    sockaddr_in {
+/// An address as the kernel reads it: of IPv4, as the sockets are.
+fn to_name(address: SocketAddr) -> io::Result<sockaddr_in> {
+    let SocketAddr::V4(address) = address else {
+        return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    };
+    Ok(sockaddr_in {
         sin_port: address.port().to_be(),
         sin_addr: libc::in_addr {
             s_addr: u32::from_ne_bytes(address.ip().octets()),
         },
         ..NO_NAME
-    }
+    })
 }
 
 fn from_name(name: sockaddr_in) -> SocketAddrV4 {
@@ -421,5 +426,4 @@ fn set_option(fd: &OwnedFd, option: c_int, value: c_int) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "udp_tests.rs"]
 mod tests;

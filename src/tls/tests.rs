@@ -23,11 +23,10 @@ use super::subject::Subject;
 use super::trust::Trust;
 use super::x509::Certificate;
 
-#[path = "../../tests/support/certs.rs"]
-mod certs;
-#[path = "../../tests/support/forge.rs"]
+use crate::support::certs::Certs;
+use crate::support::forge::certificate_of_version_1;
+
 mod forge;
-use certs::Certs;
 
 const DAY: i64 = 86_400;
 
@@ -312,7 +311,7 @@ fn intermediates_count_and_can_be_revoked() {
 fn version_1_certificates_of_old_deployments() {
     let certs = Certs::new();
     let key = certs.file("ca/ca.key");
-    let version_1 = |name: &str| forge::certificate_of_version_1(&cert(&certs, name), &key);
+    let version_1 = |name: &str| certificate_of_version_1(&cert(&certs, name), &key);
     let leaf = CertificateDer::from(version_1("relay.crt"));
     assert_eq!(Certificate::parse(&leaf).unwrap().version, 1);
     assert_eq!(X509Certificate::from_der(&leaf).unwrap().1.version().0, 0);

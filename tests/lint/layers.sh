@@ -32,12 +32,13 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 
 # shellcheck disable=SC2046 # file names here have no blanks
 {
-	pure="$(sources src/proto src/session) src/moment.rs"
-	pure="$pure src/netlink/rule.rs src/netlink/gate.rs"
+	pure="$(sources src/proto src/session) src/moment.rs src/counters.rs"
+	pure="$pure src/netlink/rule.rs $(for part in table index; do echo src/relay/kernel/conntrack/$part.rs; done)"
+	pure="$pure $(for part in flow flows health paths reading removals trust; do echo src/relay/kernel/$part.rs; done)"
 	pure="$pure src/dispatcher/registry.rs $(sources src/dispatcher/registry) src/dispatcher/finished.rs src/dispatcher/statistics.rs"
 	pure="$pure src/dispatcher/past.rs src/dispatcher/management/verdict.rs src/dispatcher/management/text.rs src/words.rs"
 	pure="$pure src/metrics/count.rs src/metrics/text.rs src/metrics/http.rs"
-	pure="$pure src/netlink/wire.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
+	pure="$pure src/netlink/message.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
 	pure="$pure src/netlink/passage.rs src/dispatcher/room.rs src/dispatcher/failures.rs src/door/admission.rs src/door/budget.rs"
 	pure="$pure $(for part in attributes client exchange lines packet; do echo src/accounting/radius/$part.rs; done)"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
@@ -45,7 +46,17 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	forbid 'session imports from above' 'crate::(sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/session)
 	forbid 'sys imports from above' 'crate::(proto|session|netlink|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/sys)
 	forbid 'netlink imports from above' 'crate::(proto|session|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/netlink)
+	forbid 'netfilter known outside its mechanism and diagnosis' 'crate::netlink\b' \
+		$(sources src | grep -Ev '^src/(netlink|diagnosis|relay/kernel/conntrack)/')
+	forbid 'the mechanism known outside the kernel thread' 'kernel::conntrack\b' \
+		$(sources src | grep -v '^src/relay/kernel/conntrack/')
+	forbid 'an error number of the kernel above the seam' 'libc::E' \
+		$(sources src/relay/kernel | grep -v '^src/relay/kernel/conntrack/')
+	forbid 'resolver imports from above' 'crate::(diagnosis|accounting|relay|dispatcher)\b' src/resolver.rs
 	for shared in tls config cli logging metrics door daemon; do
+		forbid "$shared imports diagnosis" 'crate::diagnosis\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
+	done
+	for shared in tls config cli logging metrics door daemon diagnosis; do
 		forbid "$shared imports a daemon" 'crate::(relay|dispatcher)\b' $(find src/$shared src/$shared.rs -name '*.rs' 2>/dev/null)
 	done
 	forbid 'relay imports dispatcher' 'crate::dispatcher\b' $(sources src/relay)

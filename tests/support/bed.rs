@@ -1,7 +1,5 @@
 //! A dispatcher in this process for tests, with scripted relays over TLS and a proxy's connections.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -18,7 +16,7 @@ use mediaproxy::dispatcher::{Dispatcher, Limits, Running, Settings};
 use mediaproxy::proto::line::Lines;
 use mediaproxy::tls::{Context, Error, HANDSHAKE_LIMIT, Reader, Store, Writer, connect};
 
-use crate::certs::Certs;
+use super::certs::Certs;
 
 /// Longer than anything here takes; only a failing test waits for it.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -94,7 +92,7 @@ impl Bed {
 
     /// With other settings than the defaults.
     pub fn with(change: impl FnOnce(&mut Settings)) -> Bed {
-        let certs = Certs::new();
+        let certs = Certs::usual();
         let mut settings = settings(certs.path());
         change(&mut settings);
         let store = Arc::new(Store::open(certs.path(), "dispatcher").unwrap());
@@ -420,7 +418,7 @@ pub fn statistics(call_id: &str, status: &str) -> String {
     format!("{{\"call_id\": \"{call_id}\", \"streams\": [{{\"status\": \"{status}\"}}]}}")
 }
 
-/// A socket directory that goes with the test.
+/// A socket directory that goes with the test, which has the name to itself.
 pub fn fresh_directory(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("dispatcher-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&path);

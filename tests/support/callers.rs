@@ -10,7 +10,7 @@ use std::time::Duration;
 use mediaproxy::sys::clock;
 use mediaproxy::sys::datagram::undisturbed;
 
-use crate::proxy::{Media, Message, Proxy};
+use super::proxy::{Media, Message, Proxy};
 
 /// Longest wait for a dispatcher that is away.
 const PATIENCE: Duration = Duration::from_secs(90);

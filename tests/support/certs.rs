@@ -1,10 +1,10 @@
 //! Certificates for tests, made in a directory of their own by `tls/make-certs.sh` and the openssl program.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A directory with `ca.pem`, `crl.pem`, `dispatcher.crt`, `dispatcher.key`, `relay.crt` and `relay.key` (elliptic
@@ -18,6 +18,30 @@ impl Certs {
     pub fn new() -> Certs {
         let certs = Certs::empty();
         certs.script(&["--key", "ec", "--org", "Example"], &["all"]);
+        certs
+    }
+
+    /// The same, for a test that is about something else: made once in this program and copied, since a dozen runs of openssl
+    /// take longer than most tests. All have the same CA; what is revoked in one copy is so in that one alone.
+    pub fn usual() -> Certs {
+        static MADE: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
+        let certs = Certs::empty();
+        let files = MADE.get_or_init(|| {
+            let made = Certs::new();
+            let mut files = Vec::new();
+            read_all(&made.directory, Path::new(""), &mut files);
+            // The only one that names its directory; the script writes it anew.
+            files.retain(|(name, _)| !name.ends_with("openssl.cnf"));
+            files
+        });
+        for (name, bytes) in files {
+            let file = certs.directory.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, bytes).unwrap();
+            let is_key = file.extension().is_some_and(|end| end == "key");
+            let mode = if is_key { 0o600 } else { 0o644 };
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        }
         certs
     }
 
@@ -98,6 +122,19 @@ impl Certs {
 impl Drop for Certs {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// All files below a directory, by their names from there.
+fn read_all(directory: &Path, name: &Path, files: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in fs::read_dir(directory.join(name)).unwrap() {
+        let entry = entry.unwrap();
+        let name = name.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            read_all(directory, &name, files);
+        } else {
+            files.push((name, fs::read(entry.path()).unwrap()));
+        }
     }
 }
 

@@ -1,57 +1,21 @@
 //! Both daemons as an administrator starts them: certificates, config.ini, own directories and free ports in a
 //! scratch directory, everything on loopback and without root. Shared by the demo, its test and the bench.
 
-#![allow(dead_code, reason = "every user needs its own part of this")]
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use mediaproxy::sys::range_lock;
-
-use crate::management;
+use super::management;
+use super::ports::{PortRange, free_tcp_port};
 
 /// Longest wait for a daemon to start or to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const STEP: Duration = Duration::from_millis(20);
-
-/// A directory that goes away with its owner.
-pub struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// An empty directory of this process's own, readable by nobody else.
-    pub fn new(name: &str) -> Result<Scratch, String> {
-        let made = Command::new("mktemp")
-            .args(["-d", "--tmpdir", &format!("{name}-XXXXXXXX")])
-            .output()
-            .map_err(|error| format!("mktemp: {error}"))?;
-        let path = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        if path.is_empty() {
-            let why = String::from_utf8_lossy(&made.stderr).trim().to_owned();
-            return Err(format!("no scratch directory: {why}"));
-        }
-        Ok(Scratch { path: path.into() })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
 
 /// Makes a CA, a revocation list and both certificates in `DIRECTORY/tls`.
 pub fn make_certificates(directory: &Path) -> Result<(), String> {
@@ -67,59 +31,6 @@ pub fn make_certificates(directory: &Path) -> Result<(), String> {
         return Err(format!("{} failed: {why}", script.display()));
     }
     Ok(())
-}
-
-/// What the relay may use: RTP ports from a free stretch of the range below the ephemeral ports.
-#[derive(Clone, Copy, Debug)]
-pub struct PortRange {
-    pub start: u16,
-    pub end: u16,
-}
-
-impl PortRange {
-    /// A stretch of `length` ports of which every 50th can be bound now; the relay passes over single ones that
-    /// cannot. Runs and tests at the same time begin to look at different places.
-    pub fn find(length: u16) -> Result<PortRange, String> {
-        static FOUND: AtomicU16 = AtomicU16::new(0);
-        let (lowest, highest) = (10_000u16, 32_000u16);
-        let places = (highest - lowest) / length;
-        if places == 0 {
-            return Err(format!("{length} ports are too many"));
-        }
-        let first = std::process::id().wrapping_mul(61);
-        let first = first.wrapping_add(u32::from(FOUND.fetch_add(1, Ordering::Relaxed)));
-        let first = (first % u32::from(places)) as u16;
-        for place in (0..places).map(|i| (i + first) % places) {
-            let start = lowest + place * length;
-            let end = start + length;
-            let is_free = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
-            // A relay without calls has bound none of its ports.
-            let is_anothers = range_lock::overlapping((start, end.into())).is_some();
-            if !is_anothers && (start..end).step_by(50).all(is_free) {
-                return Ok(PortRange { start, end });
-            }
-        }
-        Err(format!(
-            "no {length} free UDP ports from {lowest} to {highest}"
-        ))
-    }
-}
-
-/// A TCP port that was free a moment ago, never the same twice. Of those below the ephemeral ports: nobody gets it
-/// for a connection meanwhile.
-pub fn free_tcp_port() -> Result<u16, String> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let (lowest, highest) = (10_000u16, 32_000u16);
-    // Runs at the same time begin at different places.
-    let first = std::process::id().wrapping_mul(61) as u16;
-    for _ in lowest..highest {
-        let place = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = lowest + place % (highest - lowest);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(format!("no free TCP port from {lowest} to {highest}"))
 }
 
 /// The configuration of both daemons for calls on this host.

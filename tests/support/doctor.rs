@@ -1,15 +1,14 @@
 //! `media-admin doctor`, and what it finds: nothing that is not fine without a remedy.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::site::ADMIN;
+use super::programs::is_root;
+use super::site::ADMIN;
 
 /// What begins a remedy: a command, or what to set or write.
 const REMEDIES: [&str; 29] = [
@@ -47,10 +46,6 @@ const REMEDIES: [&str; 29] = [
 /// What `doctor` finds, an object a line, and its exit status; on a host that has no user for the daemons.
 pub fn doctor(directory: &Path) -> (Vec<Value>, Option<i32>) {
     run(&mut program_on_host(directory, ""), directory)
-}
-
-pub fn is_root() -> bool {
-    fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 pub fn chmod(path: &Path, mode: u32) {

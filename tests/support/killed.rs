@@ -1,5 +1,5 @@
 //! A process that delivers from a journal and is killed (-9) there, and the next one that goes on: each is the test's own
-//! binary, of which it runs the test `killed::process` alone. What they say to their server may pass through the test, which
+//! program, of which it runs the test [`process`] alone. What they say to their server may pass through the test, which
 //! kills at any place of the conversation.
 //!
 //! ```text
@@ -7,8 +7,6 @@
 //!  journal.case(more)                                      a copy of it, for one kill
 //!  killed_by_itself(&case, step)  killed_at(&case, &between, stop, what)
 //! ```
-
-#![allow(dead_code, reason = "every test uses its own part of this")]
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -23,11 +21,11 @@ use mediaproxy::accounting::{
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
-#[path = "copy.rs"]
-mod copy;
-
-use self::copy::copy;
-use crate::servers::{self, Between, Scratch, Stop};
+use super::between::{Between, Stop};
+use super::copy::copy;
+use super::inner::this_program;
+use super::scratch::Scratch;
+use super::skip::{missing, skip};
 
 const DIRECTORY: &str = "MEDIAPROXY_TEST_DIRECTORY";
 const STEP: &str = "MEDIAPROXY_TEST_KILL_AT";
@@ -139,7 +137,7 @@ pub struct Journal(Scratch);
 impl Journal {
     /// `configuration` is without the section `[Dispatcher]`.
     pub fn new(configuration: &str, accounting: &str, records: &[Record]) -> Journal {
-        let scratch = Scratch::new("kill-journal");
+        let scratch = Scratch::new("mediaproxy-kill-journal").unwrap();
         let directory = scratch.path();
         let text = format!("[Dispatcher]\naccounting = {accounting}\n{configuration}\n");
         fs::write(directory.join("config.ini"), text).unwrap();
@@ -161,7 +159,7 @@ impl Journal {
 
     /// A copy of it, with more lines of configuration.
     pub fn case(&self, more: &str) -> Scratch {
-        let case = Scratch::new("kill");
+        let case = Scratch::new("mediaproxy-kill").unwrap();
         copy(self.0.path(), case.path());
         let path = case.path().join("config.ini");
         let text = fs::read_to_string(&path).unwrap();
@@ -172,11 +170,11 @@ impl Journal {
 
 /// Starts the process with the directory of a case.
 pub fn start(case: &Scratch, step: &str) -> Child {
-    let program = std::env::current_exe().unwrap();
-    command(case, step, &mut Command::new(program))
+    let (program, arguments) = this_program(module_path!(), "process");
+    command(case, step, Command::new(program).args(arguments))
 }
 
-/// `runner` is the program, or what runs it.
+/// `runner` is the program, or what runs it, with what it is to do.
 fn command(case: &Scratch, step: &str, runner: &mut Command) -> Child {
     let output = fs::File::options()
         .create(true)
@@ -184,7 +182,6 @@ fn command(case: &Scratch, step: &str, runner: &mut Command) -> Child {
         .open(case.path().join("output"))
         .unwrap();
     runner
-        .args(["killed::process", "--exact", "--nocapture"])
         .env(STEP, step)
         .env(DIRECTORY, case.path())
         .stdin(Stdio::null())
@@ -224,8 +221,8 @@ pub const POSITION_CALLS: [&str; 4] = ["openat", "write", "fdatasync", "/^rename
 /// Killed at this system call, when the position behind the second delivery is written; then gone on with. False, and
 /// the reason to skip, where there is no strace.
 pub fn killed_at_position(case: &Scratch, call: &str) -> bool {
-    if Command::new("strace").arg("-V").output().is_err() {
-        servers::skip("killed while the position is written: no strace");
+    if missing(&["strace"]).is_some() {
+        skip("killed while the position is written: no strace");
         return false;
     }
     let accounting = case.path().join("state/accounting");
@@ -243,7 +240,8 @@ pub fn killed_at_position(case: &Scratch, call: &str) -> bool {
     let trace = format!("trace={call}");
     let inject = format!("inject={call}:signal=KILL:when=2");
     strace.args(["-e", &trace, "-e", &inject]);
-    strace.arg(std::env::current_exe().unwrap());
+    let (program, arguments) = this_program(module_path!(), "process");
+    strace.arg(program).args(arguments);
     let status = command(case, "never", &mut strace).wait().unwrap();
     assert_eq!(status.signal(), Some(9), "{call}: it ended before");
     go_on(case, call);

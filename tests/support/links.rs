@@ -1,7 +1,5 @@
 //! Pairs of TLS connections over loopback for tests.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 
@@ -9,7 +7,7 @@ use mediaproxy::tls::{
     Context, Error, HANDSHAKE_LIMIT, Passport, Peer, Reader, Reason, Writer, accept, connect,
 };
 
-use crate::certs::Certs;
+use super::certs::Certs;
 
 pub type Outcome = Result<(Reader, Writer, Peer), Error>;
 

@@ -1,7 +1,5 @@
 //! A client of the dispatcher's management socket: one command, the lines of its answer.
 
-#![allow(dead_code, reason = "every user needs its own part of this")]
-
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! What OpenSIPS does when it is told to end a dialog, version by version, as its sources have it (modules dialog and
 //! mi_datagram), and as 2.4.11, 3.0.0, 3.0.5, 3.1.0 and 3.6.8 were seen to do.
 
-#![allow(dead_code, reason = "every user needs its own part of this")]
-
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

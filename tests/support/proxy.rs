@@ -1,7 +1,5 @@
 //! What a SIP proxy does for a call: asks the dispatcher over the UNIX socket, one request at a time.
 
-#![allow(dead_code, reason = "every user needs its own part of this")]
-
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};

@@ -1,7 +1,5 @@
 //! Records for the tests of backends, and how a dispatcher delivers them.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::path::Path;
 use std::thread;
 use std::time::Duration;

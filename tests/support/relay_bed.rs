@@ -1,10 +1,8 @@
 //! A relay in this process for tests, with scripted dispatchers over TLS and parties that send media.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mediaproxy::config::{DispatcherEntry, Forwarding, Host};
@@ -12,10 +10,11 @@ use mediaproxy::proto::line::Lines;
 use mediaproxy::relay::{self, Running, Settings};
 use mediaproxy::session;
 use mediaproxy::sys::datagram::undisturbed;
-use mediaproxy::sys::range_lock;
 use mediaproxy::tls::{Context, HANDSHAKE_LIMIT, Reader, Store, Writer, accept};
 
-use crate::certs::Certs;
+use super::certs::Certs;
+use super::ports::PortRange;
+use super::shape;
 
 /// Longer than anything here takes; only a failing test waits for it.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -44,7 +43,7 @@ impl Bed {
 
     /// A relay with so many dispatchers and other settings than the usual ones.
     pub fn with(dispatchers: usize, change: impl FnOnce(&mut Settings)) -> Bed {
-        let certs = Certs::new();
+        let certs = Certs::usual();
         let dispatchers: Vec<FakeDispatcher> = (0..dispatchers)
             .map(|_| FakeDispatcher::new(certs.path()))
             .collect();
@@ -107,7 +106,7 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
             stream_timeout: Duration::from_secs(90),
             on_hold_timeout: Duration::from_secs(7200),
             setup_timeout: Duration::from_secs(300),
-            learning: mediaproxy::session::Rules::default(),
+            learning: mediaproxy::session::LearningRules::default(),
             advertised_ip: None,
             routable_private_ranges: vec!["127.0.0.0/8".parse().unwrap()],
             kernel: Err("forwarding = userspace".into()),
@@ -131,29 +130,11 @@ pub fn run(mut settings: Settings, store: Arc<Store>) -> Running {
     }
 }
 
-/// Ports for so many pairs that no other test of this process uses, and nobody else at the moment. Runs at the same time
-/// begin at different places.
+/// Ports for so many pairs that no other test of this process uses, and no other relay at the moment. On this process's
+/// own address all of them are free.
 pub fn range(pairs: u16) -> (u16, u32) {
-    const ALL: u16 = 22_000;
-    static TAKEN: Mutex<u16> = Mutex::new(0);
-    let own = 2 * (std::process::id().wrapping_mul(61) % u32::from(ALL / 2)) as u16;
-    loop {
-        let mut taken = TAKEN.lock().unwrap();
-        let place = (own + *taken) % ALL;
-        // What is cut off at the end is not used.
-        let (place, skipped) = match place + 2 * pairs {
-            end if end > ALL => (0, ALL - place),
-            _ => (place, 0),
-        };
-        *taken += skipped + 2 * pairs;
-        assert!(*taken <= ALL, "no ports are left for tests");
-        drop(taken);
-        let start = 10_000 + place;
-        let range = (start, u32::from(start + 2 * pairs));
-        if range_lock::overlapping(range).is_none() {
-            return range;
-        }
-    }
+    let range = PortRange::unlocked(2 * pairs, |_| true).unwrap();
+    (range.start, range.end.into())
 }
 
 /// A listening dispatcher.
@@ -292,7 +273,9 @@ impl FakeLink {
         loop {
             if let Some(index) = self.unasked.iter().position(|l| l.starts_with("expired ")) {
                 let line = self.unasked.remove(index);
-                return serde_json::from_str(&line["expired ".len()..]).unwrap();
+                let statistics = serde_json::from_str(&line["expired ".len()..]).unwrap();
+                shape::ended(&statistics);
+                return statistics;
             }
             let line = self.next_line().expect("the link ended");
             self.note(line);

@@ -1,7 +1,5 @@
 //! What Prometheus would read, and what a test wants to know of it.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -2,8 +2,6 @@
 //! (docs/protocol.md section 5), and those that are ours beside them. CDRTool prints each key of a stream as a string,
 //! and MediaProxy's dispatcher takes the relay's address from the first stream of each call that has started.
 
-#![allow(dead_code, reason = "every user needs its own part of this")]
-
 use serde_json::{Map, Value};
 
 /// A key and what it holds; the key may be missing where the type begins with `?`.

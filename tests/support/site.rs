@@ -1,7 +1,5 @@
 //! A host with both daemons on loopback and `media-admin`, and a call that talks.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::net::{SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,8 +8,10 @@ use std::time::Duration;
 
 use mediaproxy::sys::datagram::undisturbed;
 
-use crate::daemons::{Daemons, PortRange, Scratch, make_certificates, write_config};
-use crate::proxy::{Media, Proxy};
+use super::daemons::{Daemons, make_certificates, write_config};
+use super::ports::PortRange;
+use super::proxy::{Media, Proxy};
+use super::scratch::Scratch;
 
 /// Longer than anything here takes; only a failing test waits for it.
 pub const LONG: Duration = Duration::from_secs(30);

@@ -1,7 +1,5 @@
 //! Says that a test is skipped, past the harness, which keeps the output of tests that pass. `tests/run.sh` lists these.
 
-#![allow(dead_code, reason = "not every test needs all of it")]
-
 use std::io::Write as _;
 
 /// By the name of the test, which is that of its thread: `cargo test NAME` is that test.

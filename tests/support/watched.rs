@@ -1,16 +1,16 @@
 //! Both daemons with their metrics ports, and calls through them, for the tests of metrics.
 
-#![allow(dead_code, reason = "every test uses its own part of this")]
-
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use mediaproxy::sys::datagram::undisturbed;
 
-use crate::daemons::{self, Daemons, PortRange, Scratch};
-use crate::proxy::{Media, Message, Proxy};
-use crate::scrape::{LONG, scrape_until};
+use super::daemons::{self, Daemons};
+use super::ports::{PortRange, free_tcp_port};
+use super::proxy::{Media, Message, Proxy};
+use super::scrape::{LONG, scrape_until};
+use super::scratch::Scratch;
 
 /// Ports for the relay.
 const PORTS: u16 = 200;
@@ -33,7 +33,7 @@ impl Watched {
         let directory = scratch.path();
         daemons::make_certificates(directory).unwrap();
         daemons::write_config(directory, PortRange::find(PORTS).unwrap()).unwrap();
-        let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, daemons::free_tcp_port().unwrap()));
+        let port = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_tcp_port().unwrap()));
         let (dispatcher, relay) = (port(), port());
         let lines = format!(
             "[Dispatcher]\nlisten_metrics = {dispatcher}\n[Relay]\nlisten_metrics = {relay}\n{more}"

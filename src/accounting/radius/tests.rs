@@ -1,5 +1,5 @@
-//! Reading the configuration, and what becomes of verdicts. Deliveries to servers are in tests/radius_failures.rs
-//! and tests/radius.rs.
+//! Reading the configuration, and what becomes of verdicts. Deliveries to servers are in tests/accounting/radius_failures.rs
+//! and tests/accounting/radius.rs.
 
 use std::fs;
 

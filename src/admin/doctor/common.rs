@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Daemon, Finding, fine, problem, sockets, warning};
-use crate::relay::checks::{self, Barrier, Protocol};
+use crate::diagnosis::{self, Barrier, Protocol};
 use crate::sys::{host, remedy};
 
 /// Less room than that is worth a warning, and then a problem; bytes.
@@ -156,7 +156,7 @@ fn has(daemon: &Daemon, port: u16) -> bool {
 /// Chains of this host that refuse packets to these ports. Only who may use netfilter sees them.
 pub fn firewall(protocol: Protocol, first: u16, last: u16, what: &str) -> Vec<Finding> {
     let subject = "firewall";
-    let Some(barriers) = checks::barriers(protocol, (first, last)) else {
+    let Some(barriers) = diagnosis::barriers(protocol, (first, last)) else {
         return Vec::new();
     };
     if barriers.is_empty() {
@@ -200,8 +200,8 @@ pub fn reach(host: &str, port: u16) -> Result<(SocketAddr, TcpStream), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::Verdict;
-    use crate::relay::checks::testing::{in_namespace, shell};
+    use crate::diagnosis::Verdict;
+    use crate::diagnosis::testing::{in_namespace, shell};
 
     #[test]
     fn ports_are_free_taken_or_our_own() {

@@ -14,7 +14,7 @@ use crate::admin::view::Relay;
 use crate::config::{
     self, Backend, DatabaseUri, DispatcherConfig, Loaded, ProxySocket, RadiusSection, ServerKind,
 };
-use crate::relay::checks::{self, Protocol};
+use crate::diagnosis::{self, Protocol};
 use crate::sys::datagram::{first_there, is_there, listens};
 use crate::sys::files::check_target;
 use crate::sys::peer::credentials;
@@ -99,7 +99,7 @@ fn files(loaded: &Loaded<DispatcherConfig>, runtime_dir: &Path) -> Vec<Finding> 
     if findings.is_empty() {
         findings.push(fine(subject, loaded.path.display().to_string()));
     }
-    let certificates = checks::certificates(&config.tls.certs_path, "dispatcher");
+    let certificates = diagnosis::certificates(&config.tls.certs_path, "dispatcher");
     findings.extend(certificates.into_iter().map(Finding::from));
     let socket = runtime_dir.join(&config.socket_path);
     let mut places = vec![runtime_dir, socket.parent().unwrap_or(runtime_dir)];
@@ -447,7 +447,7 @@ fn read_radius(_: &RadiusSection) -> Result<Option<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::Verdict;
+    use crate::diagnosis::Verdict;
 
     fn with(relays: &[Relay]) -> Found {
         Found::Running(Running {

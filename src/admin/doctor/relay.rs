@@ -12,8 +12,8 @@ use super::links::{self, Link};
 use super::user::User;
 use super::{Daemon, Finding, fine, problem, process, sockets, unusable, warning};
 use crate::config::{self, Loaded, RelayConfig};
-use crate::relay::checks::{self, Protocol, Streams, Verdict};
-use crate::relay::discovery::{Directory, System};
+use crate::diagnosis::{self, Protocol, Streams, Verdict};
+use crate::resolver::{Directory, SystemResolver};
 use crate::sys::range_lock;
 use crate::tls::{self, Context};
 
@@ -67,11 +67,11 @@ pub fn look(config_dir: &Path) -> Vec<Finding> {
 
 fn look_at(loaded: &Loaded<RelayConfig>, holder: &Holder, user: &User) -> Vec<Finding> {
     let config = &loaded.config;
-    let files = user.run(|| checks::files(loaded)).into_iter();
+    let files = user.run(|| diagnosis::files(loaded)).into_iter();
     let mut findings: Vec<Finding> = files.map(Finding::from).collect();
     let mut ports = ports(config, holder);
-    for found in checks::host(config) {
-        let as_found = |found: checks::Finding| Finding {
+    for found in diagnosis::host(config) {
+        let as_found = |found: diagnosis::Finding| Finding {
             verdict: found.weight(config.forwarding),
             ..Finding::from(found)
         };
@@ -121,7 +121,7 @@ fn all_unreachable(findings: &mut [Finding]) {
 fn room(config: &RelayConfig, daemon: &Daemon) -> Option<Finding> {
     let own = daemon.pid.and_then(sockets::of);
     let files = daemon.pid.and_then(process::open_files);
-    let streams = checks::streams(config, own.as_ref(), files)?;
+    let streams = diagnosis::streams(config, own.as_ref(), files)?;
     let Streams { left, all } = streams;
     let range = &config.port_range;
     let more = format!(
@@ -177,7 +177,7 @@ fn ports(config: &RelayConfig, holder: &Holder) -> Option<Finding> {
         }
         Holder::Relay(daemon) => daemon,
     };
-    let others = checks::ports_beside(config, || sockets::of(daemon.pid?));
+    let others = diagnosis::ports_beside(config, || sockets::of(daemon.pid?));
     Some(others.map_or_else(
         || fine("ports", "in use by the media-relay that runs here"),
         Finding::from,
@@ -220,7 +220,7 @@ fn runs(first_port: u16, holder: &Holder) -> Finding {
 /// The dispatchers' addresses as the relay finds them. One that is not known has been named already.
 fn dispatchers(config: &RelayConfig) -> Vec<SocketAddr> {
     let mut directory = Directory::new(&config.dispatchers);
-    directory.refresh(&mut System);
+    directory.refresh(&mut SystemResolver);
     directory.dispatchers().into_keys().collect()
 }
 

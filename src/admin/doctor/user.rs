@@ -144,8 +144,8 @@ fn shown(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::checks::Verdict;
-    use crate::sys::skip::skip;
+    use crate::diagnosis::Verdict;
+    use crate::support::skip::skip;
     use std::process::Command;
 
     fn daemon(pid: u32) -> Daemon {

@@ -199,7 +199,7 @@ impl Party<'_> {
 
     /// Its SDP names an address that is not reached from the Internet.
     fn is_private(&self) -> bool {
-        address(self.sdp).is_some_and(|ip| !is_routable(ip, &[]))
+        address(self.sdp).is_some_and(|ip| !is_routable(ip.into(), &[]))
     }
 }
 
@@ -487,7 +487,7 @@ impl Way<'_> {
             causes.push(format!("{nothing}; {}", barriers.join(" and ")));
         }
         let told = address(self.from.told);
-        let is_told_private = told.is_some_and(|ip| !is_routable(ip, &[]));
+        let is_told_private = told.is_some_and(|ip| !is_routable(ip.into(), &[]));
         if is_told_private && !self.from.is_private() && !self.from.sdp.is_empty() {
             causes.push(format!(
                 "{nothing}; it was told to send to {}, a private address, and is itself at {}: set advertised_ip on the \

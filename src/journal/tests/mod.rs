@@ -6,8 +6,8 @@ use std::fs;
 use std::io::Write;
 
 use super::*;
+use crate::support::skip::skip_test;
 use crate::sys::scratch::Scratch;
-use crate::sys::skip::skip_test;
 
 const LIMITS: Limits = Limits {
     size: 1 << 20,

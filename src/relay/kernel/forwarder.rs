@@ -1,422 +1,401 @@
-//! What is asked of the kernel, in which order, and what happens when it refuses. Does not know how it is asked
-//! (`requests`) nor what a call is.
+//! What becomes of workers' orders: which flows the mechanism is given and when they are taken from it again. Does not
+//! know how it forwards (`mechanism`) nor what a call is.
 //!
-//! Whatever fails, the call goes on in user space: a flow that cannot be installed whole is undone, and what cannot be
-//! undone is found and removed by a later reading.
+//! Whatever fails, the call goes on in user space.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use log::warn;
+use log::{info, warn};
 
-use super::book::{Book, Flow};
-use super::health::Health;
-use super::paths::Paths;
-use super::reading::Watch;
-use super::requests::{Change, Element, Requests, Set};
-use super::{Key, News};
+use super::flow::{Ends, Flow, FlowKey};
+use super::flows::Flows;
+use super::mechanism::{Heard, Mechanism, Refusal, Removal, Repaired, Unread};
+use super::news::NewsQueue;
+use super::reading::{self, Takeover};
+use super::removals::Removals;
+use super::trust::Trust;
+use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
-use crate::netlink::conntrack::{End, NatEntry, Tuple};
-use crate::proto::{Component, Party};
-use crate::session::{Counters, FlowEnd, Installed, Loss, Withdrawal};
+use crate::moment::Moment;
+use crate::proto::{Component, Party, PerParty};
+use crate::session::{FlowNews, Installed, Loss, Withdrawal};
 
-/// How long an entry lives without this relay, seconds.
-pub const LIFETIME: u32 = 3600;
+/// How long flows are left alone that cannot be read.
+const BLIND: Duration = Duration::from_secs(10);
 
-/// Flows in one request; the answers to more would not fit into a socket's buffer.
-pub const TOGETHER: usize = 64;
+/// How long a stuck flow shows how far its packets come: one of a usual stream or two, which are lost.
+pub const WATCHED: Duration = Duration::from_millis(30);
 
-/// A flow that is to be installed.
+/// A stuck flow of which it is found out how far its packets come.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    pub key: Key,
-    pub ends: [FlowEnd; 2],
+struct Watch {
+    key: FlowKey,
+    ends: Ends,
+    party: Party,
+    /// How many flows were stuck.
+    count: usize,
+    loss: Loss,
+    until: Moment,
 }
 
 /// See the module.
-pub struct Forwarder<R> {
-    pub requests: R,
-    pub(super) book: Book,
-    pub(super) health: Health,
-    pub(super) paths: Paths,
+pub struct Forwarder<M: ?Sized> {
+    flows: Flows,
+    removals: Removals,
+    trust: Trust,
     /// All addresses of this host.
-    locals: HashSet<Ipv4Addr>,
-    pub(super) workers: usize,
-    /// What workers are to be told, in order.
-    pub(super) news: Vec<(usize, News)>,
-    /// Something could not be taken back: the sets have to be gone through.
-    pub(super) has_debris: bool,
-    /// The table is gone and could not be made again: it is tried with each reading.
-    pub(super) table_is_gone: bool,
+    locals: HashSet<IpAddr>,
+    news: NewsQueue,
     /// The flow that is kept a little longer, to find out why it is stuck.
-    pub(super) watch: Option<Watch>,
-    refused: Sparse,
-    /// When all entries were listed last.
-    pub(super) listed: Duration,
+    watch: Option<Watch>,
     /// Since when nothing could be read.
-    pub(super) unread_since: Option<Duration>,
-    pub(super) unread: Sparse,
-    pub(super) deleted: Sparse,
-    pub(super) bypassed: Sparse,
+    unread_since: Option<Moment>,
+    refused: Sparse,
+    unread: Sparse,
+    deleted: Sparse,
+    bypassed: Sparse,
+    pub mechanism: Box<M>,
 }
 
-impl<R: Requests> Forwarder<R> {
-    pub fn new(requests: R, workers: usize, locals: Vec<Ipv4Addr>) -> Forwarder<R> {
+impl<M: Mechanism + ?Sized> Forwarder<M> {
+    pub fn new(mechanism: Box<M>, workers: usize, locals: Vec<IpAddr>) -> Forwarder<M> {
         Forwarder {
-            requests,
-            book: Book::default(),
-            health: Health::default(),
-            paths: Paths::default(),
+            flows: Flows::default(),
+            removals: Removals::default(),
+            trust: Trust::default(),
             locals: locals.into_iter().collect(),
-            workers,
-            news: Vec::new(),
-            has_debris: false,
-            table_is_gone: false,
+            news: NewsQueue::new(workers),
             watch: None,
-            refused: Sparse::default(),
-            listed: Duration::ZERO,
             unread_since: None,
+            refused: Sparse::default(),
             unread: Sparse::default(),
             deleted: Sparse::default(),
             bypassed: Sparse::default(),
+            mechanism,
         }
     }
 
-    /// What workers are to be told since this was asked last.
-    pub fn take_news(&mut self) -> Vec<(usize, News)> {
-        std::mem::take(&mut self.news)
+    /// What workers are to be told since this was asked last, each by its number.
+    pub fn take_news(&mut self) -> Vec<Vec<FlowNews>> {
+        self.news.take()
     }
 
     /// Flows that the kernel has.
     pub fn flows(&self) -> usize {
-        self.book.len()
+        self.flows.len()
     }
 
-    /// Whether there is anything in the kernel that readings could tell of.
+    /// Returns true if there is anything in the kernel that readings could tell of.
     pub fn has_work(&self) -> bool {
-        self.book.len() > 0 || self.has_debris || self.table_is_gone
+        self.flows.len() > 0 || self.mechanism.has_debris() || !self.mechanism.is_able()
     }
 
-    /// Whether an entry of this name is one of the flows'.
-    pub fn has_entry(&self, original: &Tuple) -> bool {
-        self.book.has_entry(original)
+    /// When [`Forwarder::tick`] has something to do.
+    pub fn due(&self) -> Option<Moment> {
+        let watched = self.watch.as_ref().map(|watch| watch.until);
+        let due = [watched, self.mechanism.removed_at()];
+        due.into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Moment) {
+        self.end_watch(now);
+        if self.mechanism.removed_at().is_some_and(|at| now >= at) {
+            self.complete_removals(now);
+        }
     }
 
     /// This host has other addresses than before.
-    pub fn set_addresses(&mut self, locals: Vec<Ipv4Addr>) {
-        if let Err(error) = self.requests.set_addresses(&locals) {
-            warn!("the addresses of this host cannot be given to the relay's table: {error}");
-        }
+    pub fn set_addresses(&mut self, locals: Vec<IpAddr>) {
+        self.mechanism.set_addresses(&locals);
         self.locals = locals.into_iter().collect();
     }
 
     /// Hands flows over.
-    pub fn install(&mut self, wanted: &[Wanted], now: Duration) {
+    pub fn install(&mut self, wanted: &[Flow], now: Moment) {
         let mut able = Vec::new();
-        for Wanted { key, ends } in wanted {
-            let flow = Flow::new(NatEntry {
-                caller: end(ends[0]),
-                callee: end(ends[1]),
-            });
-            match self.objection(key, &flow, now) {
-                Some(answer) => self.tell(key, News::Installed(key.flow, answer)),
-                None => able.push((*key, flow)),
+        for flow in wanted {
+            match self.objection(flow, now) {
+                Some(answer) => self.answer(flow, answer),
+                None => able.push(*flow),
             }
         }
-        for some in able.chunks(TOGETHER) {
-            self.install_some(some);
+        let results = self.mechanism.install(&able);
+        for (flow, result) in able.iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    self.flows.insert(flow);
+                    self.answer(flow, Installed::Taken);
+                }
+                Err(Refusal::Never) => self.answer(flow, Installed::Never),
+                Err(Refusal::InUse) => self.answer(flow, Installed::NotNow),
+                Err(Refusal::Failed(error)) => {
+                    self.say_refused(&error);
+                    self.answer(flow, Installed::NotNow);
+                }
+            }
         }
+    }
+
+    fn answer(&mut self, flow: &Flow, answer: Installed) {
+        let FlowKey { worker, flow } = flow.key;
+        self.news.tell(worker, FlowNews::Installed(flow, answer));
     }
 
     /// Why a flow is not handed over.
-    fn objection(&mut self, key: &Key, flow: &Flow, now: Duration) -> Option<Installed> {
-        let NatEntry { caller, callee } = flow.entry;
-        let is_here =
-            |end: End| end.remote.ip().is_loopback() || self.locals.contains(end.remote.ip());
-        // Such packets take another way through the kernel, where no entry of ours turns them round.
-        if is_here(caller) || is_here(callee) {
+    fn objection(&mut self, flow: &Flow, now: Moment) -> Option<Installed> {
+        let is_here = |ip: IpAddr| ip.is_loopback() || self.locals.contains(&ip);
+        // Such packets take another way through the kernel, where nothing of ours turns them round.
+        if flow.ends.iter().any(|end| is_here(end.remote.ip())) {
             return Some(Installed::Never);
         }
-        if self.table_is_gone {
+        if !self.mechanism.is_able() {
             return Some(Installed::NotNow);
         }
-        let Forwarder {
-            health,
-            paths,
-            requests,
-            ..
-        } = self;
         // RTCP would show for seconds neither that media leaves nor that it does not.
-        let has_much = key.flow.component == Component::Rtp;
-        let is_admitted = paths.admit(&flow.entry, now, has_much)
-            && health.admits(now, has_much, || requests.outlook());
-        if !is_admitted {
+        let has_much = flow.key.flow.component == Component::Rtp;
+        let look = || self.mechanism.outlook();
+        if !self.trust.admits(&flow.ends, now, has_much, look) {
             return Some(Installed::Suspended);
         }
-        (!self.book.has_room_for(key, flow)).then_some(Installed::NotNow)
+        self.flows.contains(&flow.key).then_some(Installed::NotNow)
     }
 
-    /// The entries first: as long as the sets do not name them, packets come to user space.
-    fn install_some(&mut self, flows: &[(Key, Flow)]) {
-        let entries: Vec<NatEntry> = flows.iter().map(|(_, flow)| flow.entry).collect();
-        let made = self.make_entries(&entries);
-        let (good, bad): (Vec<_>, Vec<_>) =
-            flows.iter().zip(made).partition(|(_, made)| made.is_ok());
-        let groups: Vec<Vec<Change>> = good.iter().map(|((_, flow), _)| add(flow)).collect();
-        let (counted, _) = self.alter_each(&groups);
-        let mut undone: Vec<&Flow> = Vec::new();
-        for (((key, flow), _), result) in good.into_iter().zip(counted) {
-            match result {
-                Ok(()) => {
-                    self.book.insert(*key, flow.clone());
-                    self.tell(key, News::Installed(key.flow, Installed::Taken));
-                }
-                Err(error) => {
-                    self.say_refused(&error);
-                    undone.push(flow);
-                    self.tell(key, News::Installed(key.flow, Installed::NotNow));
-                }
-            }
-        }
-        for ((key, flow), error) in bad {
-            let error = error.err().unwrap_or_else(|| io::ErrorKind::Other.into());
-            // Where the answer was lost the entry may be there.
-            if error.raw_os_error() != Some(libc::EEXIST) {
-                undone.push(flow);
-            }
-            self.say_refused(&error);
-            self.tell(key, News::Installed(key.flow, Installed::NotNow));
-        }
-        if !undone.is_empty() {
-            self.take_out(&undone);
-        }
-    }
-
-    /// One result for each entry. What is in the way and the relay's own is removed.
-    fn make_entries(&mut self, entries: &[NatEntry]) -> Vec<io::Result<()>> {
-        let mut results = each(self.requests.create(entries, LIFETIME), entries.len());
-        let is_taken = |result: &io::Result<()>| matches!(result, Err(error) if error.raw_os_error() == Some(libc::EEXIST));
-        let taken: Vec<usize> = (0..results.len())
-            .filter(|&i| is_taken(&results[i]))
-            .collect();
-        if taken.is_empty() {
-            return results;
-        }
-        let again: Vec<NatEntry> = taken.iter().map(|&index| entries[index]).collect();
-        let ways: Vec<Tuple> = again
-            .iter()
-            .flat_map(|e| [e.original(), e.reply()])
-            .collect();
-        self.clear(&ways);
-        let made = each(self.requests.create(&again, LIFETIME), again.len());
-        for (index, result) in taken.into_iter().zip(made) {
-            results[index] = result;
-        }
-        results
-    }
-
-    /// Deletes entries of the relay's that are found under these tuples.
-    fn clear(&mut self, tuples: &[Tuple]) {
-        for some in tuples.chunks(TOGETHER) {
-            let Ok(found) = self.requests.get(some) else {
-                continue;
-            };
-            let found = found.into_iter().filter_map(Result::ok);
-            let ours: Vec<_> = found
-                .filter(|entry| self.requests.is_ours(entry))
-                .map(|entry| (entry.original, Some(entry.id)))
-                .collect();
-            self.delete(&ours);
+    fn say_refused(&mut self, error: &io::Error) {
+        if let Some(left_out) = self.refused.due() {
+            let why = self.mechanism.explain_refusal(error);
+            warn!("a flow stays in user space: {why}{left_out}");
         }
     }
 
     /// Takes flows back, as workers want it.
-    pub fn withdraw(&mut self, keys: &[(Key, Withdrawal)], now: Duration) {
-        let mut flows = Vec::new();
+    pub fn withdraw(&mut self, keys: &[(FlowKey, Withdrawal)], now: Moment) {
+        let mut going = Vec::new();
         let mut is_bypassed = false;
         for (key, why) in keys {
-            match self.book.remove(key) {
-                Some(flow) => {
-                    flows.push((*key, flow));
-                    // Where it was lost meanwhile, its packets had to come to user space.
-                    is_bypassed |= *why == Withdrawal::Bypassed;
-                }
-                None => self.tell(key, News::Withdrawn(key.flow, [Counters::default(); 2])),
+            if let Some(flow) = self.flows.remove(key) {
+                self.removals.withdraw(*key, flow);
+                going.push(*key);
+                // Where it was lost meanwhile, its packets had to come to user space.
+                is_bypassed |= *why == Withdrawal::Bypassed && self.mechanism.is_bypassed(key);
+            } else if !self.removals.is_going(key) {
+                let nothing = PerParty::<Counters>::default();
+                self.news
+                    .tell(key.worker, FlowNews::Withdrawn(key.flow, nothing));
             }
         }
         if is_bypassed {
             self.on_bypass(now);
         }
-        for some in flows.chunks(TOGETHER) {
-            let last = self.take_out(&some.iter().map(|(_, flow)| flow).collect::<Vec<_>>());
-            for ((key, _), last) in some.iter().zip(last) {
-                self.tell(key, News::Withdrawn(key.flow, last));
-            }
-        }
-    }
-
-    /// Takes flows out of the kernel; what each relayed since it was read last.
-    fn take_out(&mut self, flows: &[&Flow]) -> Vec<[Counters; 2]> {
-        let remove =
-            |set, tuples: [Tuple; 2]| tuples.map(|tuple| Change::Remove(set, tuple)).to_vec();
-        // From here on packets come to user space.
-        let barred: Vec<_> = flows
-            .iter()
-            .map(|f| remove(Set::Forwarded, f.enters()))
-            .collect();
-        let (results, _) = self.alter_each(&barred);
-        self.has_debris |= results.iter().any(Result::is_err);
-        let entries: Vec<_> = flows.iter().map(|f| (f.entry.original(), None)).collect();
-        self.delete(&entries);
-        let counted: Vec<_> = flows
-            .iter()
-            .map(|f| remove(Set::Leaving, f.leaves()))
-            .collect();
-        let (results, told) = self.alter_each(&counted);
-        self.has_debris |= results.iter().any(Result::is_err);
-        let told: HashMap<Tuple, Counters> =
-            told.into_iter().map(|e| (e.tuple, e.counters)).collect();
-        let last = |flow: &&Flow| {
-            let leaves = flow.leaves();
-            [Party::Caller, Party::Callee].map(|party| {
-                let left = told.get(&leaves[party as usize]);
-                left.map_or(Counters::default(), |left| flow.more(party, *left))
-            })
-        };
-        flows.iter().map(last).collect()
-    }
-
-    pub(super) fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) {
-        if entries.is_empty() {
-            return;
-        }
-        for result in each(self.requests.delete(entries), entries.len()) {
-            match result {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => self.has_debris = true,
-                _ => {}
-            }
-        }
-    }
-
-    /// Makes groups of changes, each whole or not at all: all at once where that goes, else group by group. What
-    /// removed elements had counted comes with it.
-    fn alter_each(&mut self, groups: &[Vec<Change>]) -> (Vec<io::Result<()>>, Vec<Element>) {
-        if groups.is_empty() || self.table_is_gone {
-            // Nothing is handed over then, and there is nothing to take out.
-            return (groups.iter().map(|_| Ok(())).collect(), Vec::new());
-        }
-        if let Ok(told) = self.requests.alter(&groups.concat()) {
-            return (groups.iter().map(|_| Ok(())).collect(), told);
-        }
-        let mut told = Vec::new();
-        let mut results = Vec::new();
-        for group in groups {
-            results.push(self.alter_one(group, &mut told));
-        }
-        (results, told)
-    }
-
-    /// What is not there needs no removing.
-    fn alter_one(&mut self, group: &[Change], told: &mut Vec<Element>) -> io::Result<()> {
-        let mut result = Ok(());
-        match self.requests.alter(group) {
-            Ok(elements) => told.extend(elements),
-            Err(error) if group.iter().any(|change| matches!(change, Change::Add(..))) => {
-                return Err(error);
-            }
-            Err(_) => {
-                for change in group {
-                    match self.requests.alter(std::slice::from_ref(change)) {
-                        Ok(elements) => told.extend(elements),
-                        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                        Err(error) => result = Err(error),
-                    }
-                }
-            }
-        }
-        result
+        self.remove(&going, Removal::Wanted, now);
     }
 
     /// Takes flows out that are no good any more, and tells their workers.
-    pub(super) fn lose(&mut self, keys: &[Key], loss: Loss) {
-        for some in keys.chunks(TOGETHER) {
-            let flows: Vec<(Key, Flow)> = some
-                .iter()
-                .filter_map(|key| Some((*key, self.book.remove(key)?)))
-                .collect();
-            let last = self.take_out(&flows.iter().map(|(_, flow)| flow).collect::<Vec<_>>());
-            // Packets that came after the entry was gone have made others in its place.
-            let ways: Vec<Tuple> = flows.iter().flat_map(|(_, flow)| flow.enters()).collect();
-            self.clear(&ways);
-            // And what was under way then does.
-            self.has_debris = true;
-            for ((key, _), last) in flows.iter().zip(last) {
-                self.tell(key, News::Lost(key.flow, loss, last));
+    fn lose(&mut self, keys: &[FlowKey], loss: Loss, now: Moment) {
+        let mut going = Vec::new();
+        for key in keys {
+            if let Some(flow) = self.flows.remove(key) {
+                self.removals.lose(*key, flow, loss);
+                going.push(*key);
+            }
+        }
+        self.remove(&going, Removal::Failed, now);
+    }
+
+    fn remove(&mut self, keys: &[FlowKey], why: Removal, now: Moment) {
+        if !keys.is_empty() {
+            self.mechanism.remove(keys, why, now);
+            self.complete_removals(now);
+        }
+    }
+
+    fn complete_removals(&mut self, now: Moment) {
+        for (key, totals) in self.mechanism.take_removed(now) {
+            self.removals.complete(&key, totals, &mut self.news);
+        }
+    }
+
+    /// Packets that should be the kernel's come to user space.
+    fn on_bypass(&mut self, now: Moment) {
+        let entered = self.flows.entered();
+        let is_news = entered == 0 && self.trust.health.on_trouble(now);
+        let left_out = self.bypassed.due();
+        if let Some(left_out) = left_out.filter(|_| entered > 0 || is_news) {
+            let why = self.mechanism.words().bypassed;
+            warn!("{why}; user space relays them{left_out}");
+        }
+    }
+
+    /// Hears what others have done, and has it put right.
+    ///
+    /// # Errors
+    /// Where nothing more can be heard.
+    pub fn hear(&mut self, now: Moment) -> io::Result<Heard> {
+        let heard = self.mechanism.hear()?;
+        if heard.is_changed {
+            self.repair(now);
+        }
+        Ok(heard)
+    }
+
+    /// Has the mechanism repaired. Where it cannot be, user space takes over.
+    fn repair(&mut self, now: Moment) {
+        match self.mechanism.repair() {
+            Repaired::Kept => {}
+            Repaired::Anew { was_out } => {
+                self.flows.restart_counting();
+                if was_out {
+                    self.news.tell_all(FlowNews::Mended);
+                }
+            }
+            Repaired::Out => {
+                self.flows.restart_counting();
+                self.lose_all(now);
             }
         }
     }
 
+    fn lose_all(&mut self, now: Moment) {
+        let keys = self.flows.keys();
+        self.lose(&keys, Loss::Deleted, now);
+    }
+
+    /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
+    pub fn read(&mut self, now: Moment) {
+        if !self.mechanism.is_able() {
+            self.repair(now);
+        }
+        match self.mechanism.read(&mut self.flows, now) {
+            Ok(()) => {}
+            Err(Unread::Broken) => return self.repair(now),
+            Err(Unread::Failed(error)) => return self.on_unread(&error, now),
+        }
+        self.unread_since = None;
+        self.act_on_reading(now);
+        self.repair(now);
+        self.news.tell_all(FlowNews::Heard(now));
+    }
+
+    /// Without readings no silence is ever noticed: after a while user space takes over.
+    fn on_unread(&mut self, error: &io::Error, now: Moment) {
+        if let Some(left_out) = self.unread.due() {
+            warn!("the kernel's counters cannot be read: {error}{left_out}");
+        }
+        let since = *self.unread_since.get_or_insert(now);
+        if now >= since + BLIND {
+            warn!("user space takes over what cannot be watched");
+            self.trust.health.on_trouble(now);
+            self.lose_all(now);
+        }
+    }
+
+    fn act_on_reading(&mut self, now: Moment) {
+        let findings = self.flows.conclude();
+        let watched = self.watch.as_ref().map(|watch| watch.key);
+        let judged = reading::judge(&findings, &self.flows, &mut self.trust, watched, now);
+        for (key, more) in judged.traffic {
+            self.news
+                .tell(key.worker, FlowNews::Traffic(key.flow, more));
+        }
+        if judged.is_mended {
+            self.news.tell_all(FlowNews::Mended);
+        }
+        for takeover in judged.takeovers {
+            self.take_over(takeover, now);
+        }
+        self.lose(&judged.gone, Loss::Deleted, now);
+        if !judged.gone.is_empty() {
+            if let Some(left_out) = self.deleted.due() {
+                let (count, place) = (judged.gone.len(), self.mechanism.words().place);
+                info!(
+                    "{count} flows are not {place} any more: media comes by user space until they are installed again{left_out}"
+                );
+            }
+        }
+    }
+
+    /// Takes flows over; one of those that are stuck is watched for a moment and then said to be stuck.
+    fn take_over(&mut self, takeover: Takeover, now: Moment) {
+        let Takeover {
+            mut keys,
+            first,
+            loss,
+        } = takeover;
+        let first = first.and_then(|first| {
+            Some(Watch {
+                key: first.key,
+                ends: self.flows.get(&first.key)?.ends,
+                party: first.party,
+                count: first.count,
+                loss,
+                until: now + WATCHED,
+            })
+        });
+        let unwatched = first.filter(|watch| !self.begin_watch(watch));
+        keys.retain(|key| self.watch.is_none_or(|watch| watch.key != *key));
+        self.lose(&keys, loss, now);
+        if let Some(watch) = unwatched {
+            self.say_stuck(&watch, None);
+        }
+    }
+
+    /// False where it cannot be.
+    fn begin_watch(&mut self, watch: &Watch) -> bool {
+        if self.watch.is_some() {
+            return false;
+        }
+        if self.mechanism.watch(&watch.key, watch.party).is_err() {
+            self.mechanism.end_watch();
+            return false;
+        }
+        self.watch = Some(*watch);
+        true
+    }
+
+    /// Takes the flow over that was watched, once it was for long enough, and says why it is stuck.
+    fn end_watch(&mut self, now: Moment) {
+        if let Some(watch) = self.watch.take_if(|watch| now >= watch.until) {
+            let reached_forward = self.mechanism.end_watch();
+            self.lose(&[watch.key], watch.loss, now);
+            self.say_stuck(&watch, reached_forward);
+        }
+    }
+
+    fn say_stuck(&mut self, watch: &Watch, reached_forward: Option<bool>) {
+        let Watch {
+            ends, party, count, ..
+        } = watch;
+        let why = self.mechanism.explain_stuck(ends, *party, reached_forward);
+        warn!(
+            "{count} flows enter the kernel and do not leave it, user space takes them over: {why}"
+        );
+    }
+
     /// Takes everything back and leaves nothing behind.
-    pub fn quit(&mut self) {
+    pub fn quit(&mut self, now: Moment) {
         let keys: Vec<_> = self
-            .book
+            .flows
             .keys()
             .into_iter()
             .map(|key| (key, Withdrawal::Over))
             .collect();
-        self.withdraw(&keys, Duration::ZERO);
-        if let Err(error) = self.requests.remove_all() {
-            warn!("the relay's nftables table stays behind: {error}");
-        }
-    }
-
-    fn say_refused(&mut self, error: &io::Error) {
-        if let Some(left_out) = self.refused.due() {
-            let why = self.requests.explain_refusal(error);
-            warn!("a flow stays in user space: {why}{left_out}");
-        }
-    }
-
-    /// Flows that wait may be offered again.
-    pub(super) fn tell_mended(&mut self) {
-        let workers = 0..self.workers;
-        self.news
-            .extend(workers.map(|worker| (worker, News::Mended)));
-    }
-
-    pub(super) fn tell(&mut self, key: &Key, news: News) {
-        self.news.push((key.worker, news));
+        self.withdraw(&keys, now);
+        self.mechanism.close();
+        // What it knew only later is known by now.
+        self.complete_removals(now);
     }
 }
 
-/// What hands a flow's packets over.
-pub fn add(flow: &Flow) -> Vec<Change> {
-    let counted = flow.leaves().map(|tuple| Change::Add(Set::Leaving, tuple));
-    let forwarded = flow
-        .enters()
-        .map(|tuple| Change::Add(Set::Forwarded, tuple));
-    counted.into_iter().chain(forwarded).collect()
-}
-
-/// One result each, where a request may have failed as a whole.
-fn each<T>(results: io::Result<Vec<io::Result<T>>>, count: usize) -> Vec<io::Result<T>> {
-    match results {
-        Ok(results) => results,
-        Err(error) => (0..count).map(|_| Err(copy(&error))).collect(),
+#[cfg(test)]
+impl<M: ?Sized> Forwarder<M> {
+    pub fn trust(&mut self) -> &mut Trust {
+        &mut self.trust
     }
-}
 
-/// An error cannot be cloned.
-fn copy(error: &io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::new(error.kind(), error.to_string()),
+    pub fn watch_ends(&self) -> Option<Moment> {
+        Some(self.watch.as_ref()?.until)
     }
-}
-
-fn end(end: FlowEnd) -> End {
-    let FlowEnd { remote, local } = end;
-    End { remote, local }
 }

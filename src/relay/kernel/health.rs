@@ -3,16 +3,19 @@
 
 use std::time::Duration;
 
+use crate::moment::Moment;
+
+/// How long flows wait after the first trouble, and at most.
 const FIRST_WAIT: Duration = Duration::from_secs(15);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A trial that has brought neither media nor trouble by then was of a call that ended.
-const TRIAL: Duration = Duration::from_secs(10);
+const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 /// Trouble that comes back sooner than this is the same trouble.
 const STEADY: Duration = Duration::from_secs(300);
 /// After so many of these it is not tried before its time, whatever the host looks like.
-const RELAPSES: u32 = 2;
+const MOST_RELAPSES: u32 = 2;
 /// How often the host is looked at while flows wait.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the host's settings let expect of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,30 +28,30 @@ pub enum Outlook {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Phase {
     /// Since this time.
-    Good(Duration),
+    Good(Moment),
     /// Until this time.
-    Suspended(Duration),
+    Suspended(Moment),
     /// Since this time one flow tries.
-    Trial(Duration),
+    Trial(Moment),
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Health {
-    state: State,
+    phase: Phase,
     wait: Duration,
     /// How often trouble came back soon.
     relapses: u32,
     /// When the host was looked at last, while flows wait, and what there was to see.
-    seen: Option<(Duration, Outlook)>,
+    seen: Option<(Moment, Outlook)>,
 }
 
 impl Default for Health {
     fn default() -> Health {
         Health {
-            state: State::Good(Duration::ZERO),
+            phase: Phase::Good(Moment::START),
             wait: FIRST_WAIT,
             relapses: 0,
             seen: None,
@@ -59,34 +62,29 @@ impl Default for Health {
 impl Health {
     /// Whether a flow may be handed over now. Where flows wait, one that has much to send may try; `look` tells whether
     /// that is worth it.
-    pub fn admits(
-        &mut self,
-        now: Duration,
-        has_much: bool,
-        look: impl FnOnce() -> Outlook,
-    ) -> bool {
-        let is_due = match self.state {
-            State::Good(_) => return true,
-            State::Suspended(until) => now >= until,
-            State::Trial(since) if now < since + TRIAL => return false,
-            State::Trial(_) => true,
+    pub fn admits(&mut self, now: Moment, has_much: bool, look: impl FnOnce() -> Outlook) -> bool {
+        let is_due = match self.phase {
+            Phase::Good(_) => return true,
+            Phase::Suspended(until) => now >= until,
+            Phase::Trial(since) if now < since + TRIAL_LIMIT => return false,
+            Phase::Trial(_) => true,
         };
         if !has_much {
             return false;
         }
         let (outlook, is_better) = self.look(now, look);
         let may_try =
-            outlook != Outlook::Closed && (is_due || (is_better && self.relapses < RELAPSES));
+            outlook != Outlook::Closed && (is_due || (is_better && self.relapses < MOST_RELAPSES));
         if may_try {
-            self.state = State::Trial(now);
+            self.phase = Phase::Trial(now);
         }
         may_try
     }
 
     /// What the host lets expect, and whether that is more than when it was looked at before.
-    fn look(&mut self, now: Duration, look: impl FnOnce() -> Outlook) -> (Outlook, bool) {
+    fn look(&mut self, now: Moment, look: impl FnOnce() -> Outlook) -> (Outlook, bool) {
         match self.seen {
-            Some((at, outlook)) if now < at + LOOK => (outlook, false),
+            Some((at, outlook)) if now < at + LOOK_INTERVAL => (outlook, false),
             before => {
                 let outlook = look();
                 self.seen = Some((now, outlook));
@@ -96,37 +94,37 @@ impl Health {
     }
 
     /// Media enters, and none leaves. True where that is news.
-    pub fn on_trouble(&mut self, now: Duration) -> bool {
-        let good_since = match self.state {
-            State::Good(since) => Some(since),
-            State::Suspended(_) => return false,
-            State::Trial(_) => None,
+    pub fn on_trouble(&mut self, now: Moment) -> bool {
+        let good_since = match self.phase {
+            Phase::Good(since) => Some(since),
+            Phase::Suspended(_) => return false,
+            Phase::Trial(_) => None,
         };
         match good_since {
             Some(since) if now < since + STEADY => self.relapses += 1,
             Some(_) => (self.wait, self.relapses) = (FIRST_WAIT, 0),
             None => {}
         }
-        self.state = State::Suspended(now + self.wait);
+        self.phase = Phase::Suspended(now + self.wait);
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
         good_since.is_some()
     }
 
     /// Media has left by the kernel. True where that is news.
-    pub fn on_media(&mut self, now: Duration) -> bool {
-        let was_trial = matches!(self.state, State::Trial(_));
+    pub fn on_media(&mut self, now: Moment) -> bool {
+        let was_trial = matches!(self.phase, Phase::Trial(_));
         if was_trial {
-            self.state = State::Good(now);
+            self.phase = Phase::Good(now);
             self.seen = None;
         }
         was_trial
     }
 
     /// Whether it is long ago: all is well, or nobody has tried for long.
-    pub fn is_past(&self, now: Duration) -> bool {
-        match self.state {
-            State::Good(since) => now >= since + STEADY,
-            State::Suspended(at) | State::Trial(at) => now >= at + LONGEST_WAIT,
+    pub fn is_past(&self, now: Moment) -> bool {
+        match self.phase {
+            Phase::Good(since) => now >= since + STEADY,
+            Phase::Suspended(at) | Phase::Trial(at) => now >= at + LONGEST_WAIT,
         }
     }
 }
@@ -135,8 +133,8 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(1000 + seconds)
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(1000 + seconds))
     }
 
     fn tries(health: &mut Health, now: u64) -> bool {

@@ -2,22 +2,22 @@
 //! address, say. One flow tries for all of a pair. Pure.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::net::IpAddr;
 
+use super::flow::Ends;
 use super::health::{Health, Outlook};
-use crate::netlink::conntrack::NatEntry;
-use crate::proto::Party;
+use crate::moment::Moment;
+use crate::proto::{Party, PerParty};
 
 /// Pairs that are kept; what is beyond waits flow by flow.
-const MOST: usize = 1024;
+const MOST_PAIRS: usize = 1024;
 
 /// Who sends, and who is sent to.
-pub type Way = (Ipv4Addr, Ipv4Addr);
+pub type Way = (IpAddr, IpAddr);
 
 /// The way of a party's media.
-pub fn way(entry: &NatEntry, party: Party) -> Way {
-    let (caller, callee) = (*entry.caller.remote.ip(), *entry.callee.remote.ip());
+pub fn way(ends: &Ends, party: Party) -> Way {
+    let PerParty { caller, callee } = ends.map(|end| end.remote.ip());
     match party {
         Party::Caller => (caller, callee),
         Party::Callee => (callee, caller),
@@ -32,17 +32,17 @@ pub struct Paths {
 
 impl Paths {
     /// Whether a flow may be handed over now, as far as its ways are concerned.
-    pub fn admit(&mut self, entry: &NatEntry, now: Duration, has_much: bool) -> bool {
+    pub fn admit(&mut self, ends: &Ends, now: Moment, has_much: bool) -> bool {
         self.troubled.is_empty()
-            || [Party::Caller, Party::Callee].into_iter().all(|party| {
-                let health = self.troubled.get_mut(&way(entry, party));
+            || Party::BOTH.into_iter().all(|party| {
+                let health = self.troubled.get_mut(&way(ends, party));
                 health.is_none_or(|health| health.admits(now, has_much, || Outlook::Open))
             })
     }
 
     /// Media of this way enters, and none leaves. None where there is no room for it, else whether that is news.
-    pub fn on_trouble(&mut self, way: Way, now: Duration) -> Option<bool> {
-        if self.troubled.len() >= MOST && !self.troubled.contains_key(&way) {
+    pub fn on_trouble(&mut self, way: Way, now: Moment) -> Option<bool> {
+        if self.troubled.len() >= MOST_PAIRS && !self.troubled.contains_key(&way) {
             return None;
         }
         let health = self.troubled.entry(way).or_default();
@@ -50,13 +50,13 @@ impl Paths {
     }
 
     /// Media of this way has left. True where that is news.
-    pub fn on_media(&mut self, way: Way, now: Duration) -> bool {
+    pub fn on_media(&mut self, way: Way, now: Moment) -> bool {
         let health = self.troubled.get_mut(&way);
         health.is_some_and(|health| health.on_media(now))
     }
 
     /// Forgets what is long ago.
-    pub fn tidy(&mut self, now: Duration) {
+    pub fn tidy(&mut self, now: Moment) {
         self.troubled.retain(|_, health| !health.is_past(now));
     }
 
@@ -67,27 +67,38 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lab::entry;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
     use super::*;
+    use crate::session::FlowEnd;
 
     #[test]
     fn pairs_are_bounded_and_forgotten() {
-        let now = Duration::from_secs(1000);
+        let now = Moment::after_start(Duration::from_secs(1000));
         let mut paths = Paths::default();
-        let between = |number: u32| (Ipv4Addr::from(number), Ipv4Addr::from(7));
-        for number in 0..MOST as u32 {
+        let between = |number: u32| {
+            let [one, other] = [number, 7].map(|bits| IpAddr::from(Ipv4Addr::from(bits)));
+            (one, other)
+        };
+        let ends = ["192.0.2.1:30000", "192.0.2.2:31000"].map(|remote| FlowEnd {
+            remote: remote.parse().unwrap(),
+            local: "10.0.0.1:40000".parse().unwrap(),
+        });
+        let ends = Ends::from(ends);
+        for number in 0..MOST_PAIRS as u32 {
             assert_eq!(paths.on_trouble(between(number), now), Some(true));
         }
         assert_eq!(paths.on_trouble(between(0), now), Some(false), "no news");
-        let way = way(&entry(1), Party::Callee);
+        let way = way(&ends, Party::Callee);
         assert_eq!(paths.on_trouble(way, now), None, "no room");
-        assert!(paths.admit(&entry(1), now, true));
+        assert!(paths.admit(&ends, now, true));
         paths.tidy(now + Duration::from_secs(600));
         assert!(!paths.is_empty());
         let later = now + Duration::from_secs(615);
         paths.tidy(later);
         assert!(paths.is_empty(), "nobody has tried for ten minutes");
         assert_eq!(paths.on_trouble(way, later), Some(true));
-        assert!(!paths.admit(&entry(1), later, true), "in either direction");
+        assert!(!paths.admit(&ends, later, true), "in either direction");
     }
 }

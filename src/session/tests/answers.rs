@@ -18,7 +18,7 @@ fn in_kernel() -> (Lab, [FlowId; 2]) {
     lab.packet("198.18.0.2:5001", callee_side + 1, &rtcp());
     let flows = installs(&mut lab);
     for (flow, _) in &flows {
-        lab.engine.flow_installed(*flow, Installed::Taken, lab.now);
+        lab.flow_installed(*flow, Installed::Taken);
     }
     (lab, [flows[0].0, flows[1].0])
 }
@@ -29,8 +29,7 @@ fn ask(lab: &mut Lab, kind: &str, cseq: u32, media: &str) {
 }
 
 fn withdrawn(lab: &mut Lab, flow: FlowId) {
-    let now = lab.moment();
-    lab.engine.flow_withdrawn(flow, NONE, now);
+    lab.flow_withdrawn(flow, NONE);
     while let Some(action) = lab.engine.poll_action() {
         lab.actions.push(action);
     }
@@ -85,8 +84,8 @@ fn m10_nothing_waits_where_nothing_is_taken_out() {
         assert_eq!(lab.answers().len(), 2, "{media}");
     }
     // In user space nothing is waited for at all.
-    lab.engine.flow_lost(rtp, Loss::Deleted, NONE, lab.now);
-    lab.engine.flow_lost(rtcp, Loss::Deleted, NONE, lab.now);
+    lab.flow_lost(rtp, Loss::Deleted, NONE);
+    lab.flow_lost(rtcp, Loss::Deleted, NONE);
     ask(&mut lab, "reply", 3, &audio(ELSEWHERE));
     assert_eq!((lab.answers().len(), withdrawals(&lab)), (1, 0));
 }

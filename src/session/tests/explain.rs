@@ -72,7 +72,13 @@ fn addresses_drops_and_time_outs() {
     assert_eq!(rtp["callee"]["address"], "8.8.8.8:5000");
     assert_eq!(rtp["path"], "user space");
     assert_eq!(stream["rtcp"]["caller"], Value::Null);
-    let counts: u64 = lab.engine.dropped().counts().map(|(_, count)| count).sum();
+    let counts: u64 = lab
+        .engine
+        .totals()
+        .dropped
+        .counts()
+        .map(|(_, count)| count)
+        .sum();
     assert_eq!(counts, 3);
 }
 
@@ -115,19 +121,18 @@ fn why_a_stream_is_or_is_not_in_the_kernel() {
     lab.rtp(CALLER, caller_side);
     assert_eq!(why(&lab).1, "the kernel is being asked");
     let flow = installs(&mut lab)[0].0;
-    lab.engine
-        .flow_installed(flow, Installed::Suspended, lab.now);
+    lab.flow_installed(flow, Installed::Suspended);
     let suspended = why(&lab);
     assert_eq!(suspended.0, "user space");
     assert!(suspended.1.contains("does not leave") && suspended.1.ends_with("again in 1 s"));
     lab.now += Duration::from_secs(1);
     lab.rtp(CALLER, caller_side);
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.flow_installed(flow, Installed::Taken);
     lab.now += Duration::from_secs(5);
     assert_eq!(why(&lab), ("kernel".to_owned(), "since 5 s".to_owned()));
     let none = [Counters::default(); 2];
-    lab.engine.flow_lost(flow, Loss::Stuck, none, lab.now);
+    lab.flow_lost(flow, Loss::Stuck, none);
     assert!(why(&lab).1.contains("entered the kernel and did not leave"));
 }
 
@@ -136,7 +141,7 @@ fn what_the_kernel_never_takes_is_named() {
     let mut lab = kernel_lab();
     lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Never, lab.now);
+    lab.flow_installed(flow, Installed::Never);
     assert_eq!(why(&lab).1, "a party is on the relay's own host");
 }
 

@@ -13,7 +13,7 @@ fn in_kernel() -> (Lab, (u16, u16), FlowId) {
     let mut lab = kernel_lab();
     let sides = lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.flow_installed(flow, Installed::Taken);
     (lab, sides, flow)
 }
 
@@ -26,24 +26,24 @@ fn is_offered(lab: &mut Lab, (caller_side, callee_side): (u16, u16)) -> Option<F
 #[test]
 fn m4_a_lost_flow_comes_back_and_one_whose_packets_got_stuck_later() {
     let (mut lab, sides, flow) = in_kernel();
-    lab.engine.flow_lost(flow, Loss::Deleted, LAST, lab.now);
+    lab.flow_lost(flow, Loss::Deleted, LAST);
     assert_eq!(lab.statistics()["streams"][0]["caller_packets_kernel"], 5);
     let mut again = is_offered(&mut lab, sides).unwrap();
     // Each try may lose some packets, so they become rare.
     for wait in [15, 30, 60, 120, 240, 480, 600, 600] {
-        lab.engine.flow_installed(again, Installed::Taken, lab.now);
-        lab.engine.flow_lost(again, Loss::Stuck, LAST, lab.now);
+        lab.flow_installed(again, Installed::Taken);
+        lab.flow_lost(again, Loss::Stuck, LAST);
         // Others' trouble that is over is not its own.
-        lab.engine.forwarding_mended(lab.now);
+        lab.forwarding_mended();
         lab.now += Duration::from_millis(wait * 1000 - 1);
         assert_eq!(is_offered(&mut lab, sides), None, "{wait} s");
         lab.now += Duration::from_millis(1);
         again = is_offered(&mut lab, sides).unwrap();
     }
     // It was well for long: that was another trouble.
-    lab.engine.flow_installed(again, Installed::Taken, lab.now);
+    lab.flow_installed(again, Installed::Taken);
     lab.now += Duration::from_secs(300);
-    lab.engine.flow_lost(again, Loss::Stuck, LAST, lab.now);
+    lab.flow_lost(again, Loss::Stuck, LAST);
     lab.now += Duration::from_secs(15);
     assert!(is_offered(&mut lab, sides).is_some());
 }
@@ -63,8 +63,8 @@ fn m4_calls_go_back_to_a_kernel_that_forwards_again_a_few_at_a_time() {
         lab.rtp(&caller, to_caller);
         lab.rtp(&callee, to_callee);
         let flow = installs(&mut lab)[0].0;
-        lab.engine.flow_installed(flow, Installed::Taken, lab.now);
-        lab.engine.flow_lost(flow, Loss::Suspended, LAST, lab.now);
+        lab.flow_installed(flow, Installed::Taken);
+        lab.flow_lost(flow, Loss::Suspended, LAST);
         calls.push((caller, to_caller));
     }
     let talk = |lab: &mut Lab| {
@@ -79,17 +79,16 @@ fn m4_calls_go_back_to_a_kernel_that_forwards_again_a_few_at_a_time() {
         let asked = talk(&mut lab);
         assert_eq!(asked.len(), 200, "an offer costs nothing");
         for (flow, _) in asked {
-            lab.engine
-                .flow_installed(flow, Installed::Suspended, lab.now);
+            lab.flow_installed(flow, Installed::Suspended);
         }
     }
-    lab.engine.forwarding_mended(lab.now);
+    lab.forwarding_mended();
     let mut back = Vec::new();
     for _ in 0..80 {
         lab.now += Duration::from_millis(50);
         let some = talk(&mut lab);
         for (flow, _) in &some {
-            lab.engine.flow_installed(*flow, Installed::Taken, lab.now);
+            lab.flow_installed(*flow, Installed::Taken);
         }
         back.push(some.len());
     }
@@ -117,12 +116,10 @@ fn m4_packets_that_do_not_reach_the_kernels_entry_are_relayed_and_it_is_given_up
     lab.now += Duration::from_secs(15);
     lab.rtp(CALLER, caller_side);
     let again = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(again, Installed::NotNow, lab.now);
+    lab.flow_installed(again, Installed::NotNow);
     assert!(lab.remove("A", "B"));
     assert_eq!(lab.removed(), None, "its last counters are waited for");
-    let now = lab.moment();
-    lab.engine
-        .flow_withdrawn(flow, [Counters::default(); 2], now);
+    lab.flow_withdrawn(flow, [Counters::default(); 2]);
     lab.drain_actions();
     assert!(lab.removed().is_some());
 }

@@ -9,7 +9,7 @@ const NAT: &str = "192.0.0.77:999";
 const STRANGER: &str = "203.0.113.66:6";
 
 /// Where the parties' addresses can be reached.
-fn with(rules: Rules) -> Lab {
+fn with(rules: LearningRules) -> Lab {
     Lab::with(Settings {
         routable_private_ranges: vec!["198.18.0.0/15".parse().unwrap()],
         learning: rules,
@@ -18,7 +18,7 @@ fn with(rules: Rules) -> Lab {
 }
 
 fn reachable() -> Lab {
-    with(Rules::default())
+    with(LearningRules::default())
 }
 
 /// A packet of one stream.
@@ -35,7 +35,7 @@ fn stream(lab: &mut Lab, from: &str, port: u16, ssrc: u32, first: u16, count: u1
         .filter(|n| {
             lab.now += Duration::from_millis(20);
             let data = packet(ssrc, first.wrapping_add(*n));
-            matches!(lab.packet(from, port, &data), Verdict::Forward { .. })
+            matches!(lab.packet(from, port, &data), PacketVerdict::Forward { .. })
         })
         .count()
 }
@@ -47,7 +47,7 @@ fn forwarded() -> (Lab, FlowId, u16, u16) {
     stream(&mut lab, CALLER, caller_side, 7, 0, 1);
     stream(&mut lab, CALLEE, callee_side, 8, 0, 1);
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.flow_installed(flow, Installed::Taken);
     (lab, flow, caller_side, callee_side)
 }
 
@@ -60,7 +60,7 @@ fn e3_a_spray_over_the_range_is_never_believed_and_the_party_is_at_once() {
             lab.now += Duration::from_millis(every);
             for port in [caller_side, callee_side, caller_side + 1] {
                 let refused = lab.packet(STRANGER, port, &packet(7, n));
-                assert_eq!(refused, Verdict::Drop(Drop::Unproven));
+                assert_eq!(refused, PacketVerdict::Drop(DropReason::Unproven));
             }
         }
         assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
@@ -75,9 +75,9 @@ fn e3_who_nothing_speaks_for_is_believed_as_a_stream_unless_strict() {
         (Learning::Strict, 0),
         (Learning::Open, 50),
     ] {
-        let mut lab = with(Rules {
+        let mut lab = with(LearningRules {
             learning,
-            ..Rules::default()
+            ..LearningRules::default()
         });
         let (caller_side, callee_side) = lab.call();
         lab.rtp(CALLEE, callee_side);
@@ -115,12 +115,12 @@ fn e4_better_evidence_waits_for_a_pause_and_the_worse_never_comes_back() {
     let near = "198.18.0.1:7777";
     stream(&mut lab, near, caller_side, 7, 0, 5);
     let waits = lab.packet(CALLER, caller_side, &packet(8, 0));
-    assert_eq!(waits, Verdict::Drop(Drop::Waiting));
+    assert_eq!(waits, PacketVerdict::Drop(DropReason::Waiting));
     lab.now += Duration::from_millis(100);
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     lab.now += Duration::from_secs(60);
     let back = lab.packet(near, caller_side, &packet(9, 0));
-    assert_eq!(back, Verdict::Drop(Drop::OtherPort));
+    assert_eq!(back, PacketVerdict::Drop(DropReason::OtherPort));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn e6_noise_teaches_nothing_and_udptl_is_known_by_its_numbers() {
     let passed = (0..20_u8).filter(|n| {
         lab.now += Duration::from_millis(30);
         let verdict = lab.packet(NAT, caller_side, &[0, *n, 1, 2, 3]);
-        matches!(verdict, Verdict::Forward { .. })
+        matches!(verdict, PacketVerdict::Forward { .. })
     });
     assert_eq!(passed.count(), 10);
 }
@@ -148,12 +148,12 @@ fn e7_rtcp_follows_rtp() {
     let mut lab = reachable();
     let (caller_side, _) = lab.call();
     let unknown = lab.packet("192.0.0.77:1000", caller_side + 1, &rtcp());
-    assert_eq!(unknown, Verdict::Drop(Drop::Unproven));
+    assert_eq!(unknown, PacketVerdict::Drop(DropReason::Unproven));
     stream(&mut lab, NAT, caller_side, 7, 0, 20);
     let known = lab.packet("192.0.0.77:1000", caller_side + 1, &rtcp());
-    assert!(matches!(known, Verdict::Forward { .. }), "{known:?}");
+    assert!(matches!(known, PacketVerdict::Forward { .. }), "{known:?}");
     let stranger = lab.packet(STRANGER, caller_side + 1, &rtcp());
-    assert_eq!(stranger, Verdict::Drop(Drop::WrongSource));
+    assert_eq!(stranger, PacketVerdict::Drop(DropReason::WrongSource));
 }
 
 #[test]
@@ -167,9 +167,9 @@ fn e8_a_nat_that_gives_another_port_is_followed() {
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, NAT));
     let found = stream(&mut lab, "192.0.0.77:1001", caller_side, 7, 600, 200);
     assert_eq!(found, 101, "after 2 s of silence");
-    let mut lab = with(Rules {
+    let mut lab = with(LearningRules {
         relearn: None,
-        ..Rules::default()
+        ..LearningRules::default()
     });
     let (caller_side, _) = lab.call();
     stream(&mut lab, CALLER, caller_side, 7, 0, 100);
@@ -183,16 +183,14 @@ fn e8_a_flow_in_the_kernel_is_taken_back_to_follow_a_party() {
         packets: 70_000,
         bytes: 14_000_000,
     };
-    lab.engine.flow_traffic(flow, [more; 2], lab.now);
+    lab.flow_traffic(flow, [more; 2]);
     lab.packet(NAT, caller_side, &packet(7, 40_000));
     lab.packet(STRANGER, caller_side, &packet(9, 70_010_u32 as u16));
     let withdrawal = Action::Withdraw(flow, Withdrawal::Over);
     assert!(!lab.actions.contains(&withdrawal), "nobody's stream");
     lab.packet(NAT, caller_side, &packet(7, 70_010_u32 as u16));
     assert!(lab.actions.contains(&withdrawal));
-    let now = lab.moment();
-    lab.engine
-        .flow_withdrawn(flow, [Counters::default(), more], now);
+    lab.flow_withdrawn(flow, [Counters::default(), more]);
     lab.drain_actions();
     let found = stream(&mut lab, NAT, caller_side, 7, 70_011_u32 as u16, 150);
     assert_eq!(found, 51, "2 s later");
@@ -249,7 +247,11 @@ fn e5_an_answered_check_proves_its_source_and_a_stranger_gets_no_media() {
     assert_eq!(refusal, to(caller_side, STRANGER), "to who asked");
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, CALLER));
     let forged = lab.packet(STRANGER, callee_side, &check([1, 1], 1));
-    assert_eq!(forged, Verdict::Drop(Drop::Unproven), "two strangers");
+    assert_eq!(
+        forged,
+        PacketVerdict::Drop(DropReason::Unproven),
+        "two strangers"
+    );
     let success = lab.packet(CALLEE, callee_side, &check([1, 1], 2));
     assert_eq!(success, to(caller_side, NAT));
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, NAT));
@@ -261,9 +263,9 @@ fn e5_an_answered_check_proves_its_source_and_a_stranger_gets_no_media() {
 fn e5_two_parties_that_nothing_speaks_for_find_each_other_by_their_checks() {
     let other_nat = "192.0.0.88:888";
     for learning in [Learning::Guarded, Learning::Strict] {
-        let mut lab = with(Rules {
+        let mut lab = with(LearningRules {
             learning,
-            ..Rules::default()
+            ..LearningRules::default()
         });
         let ice = |address: &str| format!("audio:{address}:sendrecv:ice=yes");
         let callee_side = ports(&lab.update("request", 1, A, &ice("192.168.1.1:4000")))[0];
@@ -284,23 +286,31 @@ fn e5_two_parties_that_nothing_speaks_for_find_each_other_by_their_checks() {
         let reached = lab.packet(NAT, caller_side, &check(0, 50));
         if learning == Learning::Strict {
             assert!(
-                !matches!(reached, Verdict::Forward { .. }),
+                !matches!(reached, PacketVerdict::Forward { .. }),
                 "strict: {reached:?}"
             );
             continue;
         }
         assert_eq!(reached, to(callee_side, other_nat));
         let media = lab.rtp(NAT, caller_side);
-        assert_eq!(media, Verdict::Drop(Drop::Unproven), "a trial is no proof");
+        assert_eq!(
+            media,
+            PacketVerdict::Drop(DropReason::Unproven),
+            "a trial is no proof"
+        );
         let forged = lab.packet(STRANGER, callee_side, &check(1, 50));
-        assert_eq!(forged, Verdict::Drop(Drop::Unproven));
+        assert_eq!(forged, PacketVerdict::Drop(DropReason::Unproven));
         let media = lab.rtp(NAT, caller_side);
-        assert_eq!(media, Verdict::Drop(Drop::Unproven), "a forged answer");
+        assert_eq!(
+            media,
+            PacketVerdict::Drop(DropReason::Unproven),
+            "a forged answer"
+        );
         let answer = lab.packet(other_nat, callee_side, &check(1, 50));
         assert_eq!(answer, to(caller_side, NAT));
         assert_eq!(
             lab.rtp(NAT, caller_side),
-            Verdict::Drop(Drop::NotRoutable),
+            PacketVerdict::Drop(DropReason::NotRoutable),
             "no check of the callee was answered yet"
         );
         assert_eq!(
@@ -351,7 +361,7 @@ fn e9_a_former_branch_that_may_be_the_party_stays_until_another_is_heard() {
     let waits = lab.packet(answered, callee_side, &packet(8, 0));
     assert_eq!(
         waits,
-        Verdict::Drop(Drop::OtherPort),
+        PacketVerdict::Drop(DropReason::OtherPort),
         "the former one is heard"
     );
     lab.now += Duration::from_millis(100);
@@ -400,15 +410,13 @@ fn e8_a_kernel_that_fails_costs_the_followed_party_nothing() {
     lab.actions.clear();
     stream(&mut lab, NAT, caller_side, 7, 2, 500);
     assert!(!lab.actions.contains(&withdrawal), "asked again");
-    let now = lab.moment();
-    lab.engine
-        .flow_withdrawn(flow, [Counters::default(); 2], now);
+    lab.flow_withdrawn(flow, [Counters::default(); 2]);
     lab.drain_actions();
     let found = stream(&mut lab, NAT, caller_side, 7, 502, 400);
     assert_eq!(found, 301, "followed after 2 s of silence");
     stream(&mut lab, CALLEE, callee_side, 8, 1, 1);
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::NotNow, lab.now);
+    lab.flow_installed(flow, Installed::NotNow);
     assert_eq!(
         stream(&mut lab, NAT, caller_side, 7, 902, 100),
         100,
@@ -430,10 +438,13 @@ fn e10_media_that_comes_before_its_senders_sdp_is_not_lost() {
         data
     };
     for n in 0..3 {
-        assert_eq!(lab.packet(CALLEE, callee_side, &packet(n)), Verdict::Queued);
+        assert_eq!(
+            lab.packet(CALLEE, callee_side, &packet(n)),
+            PacketVerdict::Queued
+        );
         assert_eq!(
             lab.packet("198.18.0.66:9", callee_side, &packet(n)),
-            Verdict::Queued
+            PacketVerdict::Queued
         );
     }
     lab.now += Duration::from_millis(30);
@@ -452,9 +463,15 @@ fn e10_media_that_comes_before_its_senders_sdp_is_not_lost() {
         want,
         "and nothing of the stranger"
     );
-    assert_eq!(lab.engine.relayed().packets, 3);
+    assert_eq!(lab.engine.totals().relayed.packets, 3);
     assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 3);
-    let dropped: u64 = lab.engine.dropped().counts().map(|(_, count)| count).sum();
+    let dropped: u64 = lab
+        .engine
+        .totals()
+        .dropped
+        .counts()
+        .map(|(_, count)| count)
+        .sum();
     assert_eq!(dropped, 3);
 }
 
@@ -472,5 +489,5 @@ fn e10_what_is_kept_is_little_and_not_for_long() {
             .iter()
             .any(|action| matches!(action, Action::Send { .. }))
     );
-    assert_eq!(lab.engine.relayed().packets, 0);
+    assert_eq!(lab.engine.totals().relayed.packets, 0);
 }

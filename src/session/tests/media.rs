@@ -12,7 +12,7 @@ fn m1_to_the_learned_address_or_the_one_in_the_sdp_if_it_can_be_reached() {
     let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio("9.9.9.9:4000")))[0];
     let caller_side = ports(&lab.update("reply", 1, AB, &audio("192.168.1.2:5000")))[0];
-    let none = Verdict::Drop(Drop::NotRoutable);
+    let none = PacketVerdict::Drop(DropReason::NotRoutable);
     assert_eq!(
         lab.rtp(CALLER, caller_side),
         none,
@@ -37,7 +37,10 @@ fn m1_private_ranges_that_are_allowed_and_names_that_are_not_looked_up() {
     let mut lab = Lab::with(allowing_private());
     let callee_side = ports(&lab.update("request", 1, A, &audio("phone.example.org:4000")))[0];
     let caller_side = ports(&lab.update("reply", 1, AB, &audio("192.168.1.2:5000")))[0];
-    assert_eq!(lab.rtp(NAT, callee_side), Verdict::Drop(Drop::NotLearned));
+    assert_eq!(
+        lab.rtp(NAT, callee_side),
+        PacketVerdict::Drop(DropReason::NotLearned)
+    );
     assert_eq!(
         lab.rtp(CALLER, caller_side),
         to(callee_side, NAT),
@@ -63,15 +66,15 @@ fn allowing_private() -> Settings {
 fn m1_stun_waits_for_an_address_and_is_sent_then() {
     let mut lab = Lab::with(open());
     let callee_side = ports(&lab.update("request", 1, A, &audio("192.168.1.1:4000")))[0];
-    let is_callers = |place: &Place| place.party == Party::Caller;
+    let is_callers = |place: &PortKey| place.party == Party::Caller;
     let bound = lab.host.bound.iter().filter(|(_, place)| is_callers(place));
     let caller_side = bound.map(|(&port, _)| port).min().unwrap();
     for _ in 0..4 {
-        assert_eq!(lab.packet(NAT, caller_side, &stun()), Verdict::Queued);
+        assert_eq!(lab.packet(NAT, caller_side, &stun()), PacketVerdict::Queued);
     }
     assert_eq!(
         lab.packet(NAT, caller_side, &stun()),
-        Verdict::Drop(Drop::NotLearned),
+        PacketVerdict::Drop(DropReason::NotLearned),
         "a few"
     );
     lab.update("reply", 1, AB, &audio("9.9.9.9:5000"));
@@ -96,11 +99,11 @@ fn m2_other_sources_are_dropped() {
     let (caller_side, callee_side) = lab.talking();
     assert_eq!(
         lab.rtp("203.0.113.66:6", callee_side),
-        Verdict::Drop(Drop::WrongSource)
+        PacketVerdict::Drop(DropReason::WrongSource)
     );
     assert_eq!(
         lab.rtp("198.18.0.2:5001", callee_side),
-        Verdict::Drop(Drop::OtherPort)
+        PacketVerdict::Drop(DropReason::OtherPort)
     );
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 1);
@@ -133,7 +136,7 @@ pub fn kernel_lab() -> Lab {
     })
 }
 
-pub fn installs(lab: &mut Lab) -> Vec<(FlowId, [FlowEnd; 2])> {
+pub fn installs(lab: &mut Lab) -> Vec<(FlowId, PerParty<FlowEnd>)> {
     let actions = std::mem::take(&mut lab.actions);
     let install = |action| match action {
         Action::Install { flow, ends } => Some((flow, ends)),
@@ -155,8 +158,11 @@ fn m4_a_component_goes_to_the_kernel_when_both_have_sent_media() {
         panic!("{found:?}")
     };
     assert_eq!(flow.component, Component::Rtp);
-    assert_eq!(ends[0].remote, addr(CALLER));
-    assert_eq!(ends[1].local, SocketAddrV4::new(RELAY, callee_side));
+    assert_eq!(ends.caller.remote, addr(CALLER));
+    assert_eq!(
+        ends.callee.local,
+        SocketAddr::new(RELAY.into(), callee_side)
+    );
     // Packets that were already queued are relayed; nobody asks twice.
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     assert_eq!(installs(&mut lab), []);
@@ -170,12 +176,12 @@ fn m4_both_paths_add_up_and_the_last_counters_come_before_the_report() {
     let mut lab = kernel_lab();
     lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.flow_installed(flow, Installed::Taken);
     let more = |packets| Counters {
         packets,
         bytes: packets * 200,
     };
-    lab.engine.flow_traffic(flow, [more(10), more(20)], lab.now);
+    lab.flow_traffic(flow, [more(10), more(20)]);
     assert_eq!(lab.statistics()["streams"][0]["callee_packets"], 21);
     assert!(lab.remove("A", "B"));
     assert_eq!(lab.removed(), None, "the kernel has not answered yet");
@@ -183,9 +189,12 @@ fn m4_both_paths_add_up_and_the_last_counters_come_before_the_report() {
         lab.actions
             .contains(&Action::Withdraw(flow, Withdrawal::Over))
     );
-    assert_eq!(lab.engine.session_count(), 0, "but the call is over");
-    let now = lab.moment();
-    lab.engine.flow_withdrawn(flow, [more(1), more(2)], now);
+    assert_eq!(
+        lab.engine.sessions().live_count(),
+        0,
+        "but the call is over"
+    );
+    lab.flow_withdrawn(flow, [more(1), more(2)]);
     lab.drain_actions();
     let statistics = lab.removed().unwrap();
     let stream = &statistics["streams"][0];
@@ -193,7 +202,7 @@ fn m4_both_paths_add_up_and_the_last_counters_come_before_the_report() {
     assert_eq!(stream["callee_bytes"], 200 + 22 * 200);
     assert_eq!(stream["callee_packets_kernel"], 22);
     assert_eq!(stream["callee_packets_user_space"], 1);
-    lab.engine.flow_withdrawn(flow, [more(1), more(2)], now);
+    lab.flow_withdrawn(flow, [more(1), more(2)]);
     lab.drain_actions();
     assert_eq!(
         lab.removed(),
@@ -207,14 +216,14 @@ fn m4_a_refused_flow_stays_in_user_space_and_is_offered_again_later() {
     let mut lab = kernel_lab();
     let (caller_side, callee_side) = lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::NotNow, lab.now);
+    lab.flow_installed(flow, Installed::NotNow);
     assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
     assert_eq!(installs(&mut lab), []);
     lab.now += Duration::from_secs(1);
     lab.rtp(CALLER, caller_side);
     let again = installs(&mut lab)[0].0;
     assert_ne!(again, flow);
-    lab.engine.flow_installed(again, Installed::Never, lab.now);
+    lab.flow_installed(again, Installed::Never);
     lab.now += Duration::from_secs(1000);
     lab.rtp(CALLER, caller_side);
     assert_eq!(installs(&mut lab), []);
@@ -231,13 +240,16 @@ fn m5_a_moved_party_is_taken_back_from_the_kernel_and_learned_anew() {
     let mut lab = kernel_lab();
     let (caller_side, callee_side) = lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.flow_installed(flow, Installed::Taken);
     lab.ask(moved().as_bytes());
     assert!(
         lab.actions
             .contains(&Action::Withdraw(flow, Withdrawal::Over))
     );
-    assert_eq!(lab.rtp(CALLEE, callee_side), Verdict::Drop(Drop::Straggler));
+    assert_eq!(
+        lab.rtp(CALLEE, callee_side),
+        PacketVerdict::Drop(DropReason::Straggler)
+    );
     assert_eq!(
         lab.rtp("198.18.0.9:9000", callee_side),
         to(caller_side, CALLER)
@@ -251,27 +263,25 @@ fn m4_a_flow_withdrawn_for_a_move_is_waited_for_as_well() {
     let mut lab = kernel_lab();
     let (caller_side, callee_side) = lab.talking();
     let first = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(first, Installed::Taken, lab.now);
+    lab.flow_installed(first, Installed::Taken);
     lab.ask(moved().as_bytes());
     lab.rtp("198.18.0.9:9000", callee_side);
     lab.rtp(CALLER, caller_side);
     let second = installs(&mut lab)[0].0;
     assert_ne!(first, second);
-    lab.engine.flow_installed(first, Installed::NotNow, lab.now);
-    lab.engine
-        .flow_lost(first, Loss::Deleted, [Counters::default(); 2], lab.now);
+    lab.flow_installed(first, Installed::NotNow);
+    lab.flow_lost(first, Loss::Deleted, [Counters::default(); 2]);
     lab.rtp(CALLER, caller_side);
     assert_eq!(installs(&mut lab), [], "old news of the first hand-over");
     assert!(lab.remove("A", "B"));
-    let now = lab.moment();
     let last = [Counters {
         packets: 5,
         bytes: 1000,
     }; 2];
-    lab.engine.flow_withdrawn(first, last, now);
+    lab.flow_withdrawn(first, last);
     lab.drain_actions();
     assert_eq!(lab.removed(), None, "the second has not answered yet");
-    lab.engine.flow_withdrawn(second, last, now);
+    lab.flow_withdrawn(second, last);
     lab.drain_actions();
     let stream = &lab.removed().unwrap()["streams"][0];
     assert_eq!(stream["caller_packets_kernel"], 10);
@@ -360,7 +370,7 @@ fn every_relayed_packet_counts_rtp_and_rtcp() {
     );
     assert_eq!(stream["caller_bytes"], 10 * 200 + 80);
     assert_eq!(stream["callee_packets"], 1, "its RTCP had nowhere to go");
-    assert_eq!(lab.engine.relayed().packets, 12);
+    assert_eq!(lab.engine.totals().relayed.packets, 12);
     assert_eq!(stream["caller_local"], format!("10.9.9.9:{caller_side}"));
     assert_eq!(stream["callee_remote"], CALLEE);
     assert_eq!(stream["caller_codec"], "G711a");
@@ -379,7 +389,7 @@ fn what_could_not_be_sent_was_not_relayed() {
     let statistics = lab.statistics();
     assert_eq!(statistics["streams"][0]["caller_packets"], 1);
     assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
-    assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
+    assert_eq!(lab.engine.totals().relayed.packets, 2, "one of each party");
 }
 
 #[test]
@@ -390,9 +400,9 @@ fn m11_what_has_come_round_was_not_relayed() {
     lab.rtp(CALLER, caller_side);
     let place = lab.host.bound[&caller_side];
     lab.engine.went_round(place, rtp(8).len());
-    let counts: Vec<(Drop, u64)> = lab.engine.dropped().counts().collect();
-    assert!(counts.contains(&(Drop::WentRound, 1)), "{counts:?}");
-    assert_eq!(lab.engine.relayed().packets, 2, "one of each party");
+    let counts: Vec<(DropReason, u64)> = lab.engine.totals().dropped.counts().collect();
+    assert!(counts.contains(&(DropReason::WentRound, 1)), "{counts:?}");
+    assert_eq!(lab.engine.totals().relayed.packets, 2, "one of each party");
     let statistics = lab.statistics();
     assert_eq!(statistics["streams"][0]["caller_packets"], 1);
     assert_eq!(statistics["streams"][0]["caller_bytes"], 200);
@@ -400,14 +410,18 @@ fn m11_what_has_come_round_was_not_relayed() {
 
 #[test]
 fn m11_the_call_that_a_packet_goes_round_by_is_known_by_its_port() {
-    let public = Ipv4Addr::new(8, 8, 8, 8);
+    let public = IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8));
     let mut lab = Lab::with(Settings {
         advertised_ip: Some(public),
         ..settings()
     });
     let (caller_side, _) = lab.talking();
     let place = lab.host.bound[&caller_side];
-    for (address, is_it) in [(RELAY, true), (public, true), (Ipv4Addr::LOCALHOST, false)] {
+    for (address, is_it) in [
+        (RELAY.into(), true),
+        (public, true),
+        (Ipv4Addr::LOCALHOST.into(), false),
+    ] {
         assert_eq!(
             lab.engine.call_at(place, address).is_some(),
             is_it,
@@ -427,7 +441,7 @@ fn c4_a_party_that_names_the_relays_own_ports_makes_no_loop() {
         let callee_side = ports(&lab.update("request", 1, A, &audio(CALLER)))[0];
         let own = format!("{RELAY}:{}", callee_side + offset);
         let caller_side = ports(&lab.update("reply", 1, AB, &audio(&own)))[0];
-        let none = Verdict::Drop(Drop::OwnPort);
+        let none = PacketVerdict::Drop(DropReason::OwnPort);
         assert_eq!(lab.rtp(CALLER, caller_side), none, "{own}");
     }
     let mut lab = Lab::with(settings());

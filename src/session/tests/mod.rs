@@ -12,39 +12,39 @@ mod reading;
 mod statistics;
 mod timers;
 
-use crate::moment::{Moment, UnixTime};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::ports::PortPool;
 use super::*;
-use crate::moment::Now;
-use crate::proto::Tag;
+use crate::moment::{Moment, Now, UnixTime};
 use crate::proto::control::{Limits, Remove, Requests, Update};
+use crate::proto::link::Sequence;
 use crate::proto::link::UpdateReply;
+use crate::proto::{CallId, Component, Party, PerParty, Tag};
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 pub const CALLER: &str = "198.18.0.1:4000";
 pub const CALLEE: &str = "198.18.0.2:5000";
 
 /// The machine as a test wants it.
-pub struct FakeHost {
+pub struct FakeMachine {
     pool: PortPool,
     random: u128,
-    pub bound: HashMap<u16, Place>,
+    pub bound: HashMap<u16, PortKey>,
     /// Bind so many pairs more, then fail.
     pub binds_left: usize,
 }
 
-impl Host for FakeHost {
-    fn bind(&mut self, _: Ipv4Addr, place: Place) -> Option<u16> {
+impl Environment for FakeMachine {
+    fn bind(&mut self, _: IpAddr, place: PortKey) -> Option<u16> {
         self.binds_left = self.binds_left.checked_sub(1)?;
-        let port = self.pool.take(0, Duration::ZERO)?;
+        let port = self.pool.take(0, Moment::START)?;
         self.bound.insert(port, place);
-        let rtcp = Place {
+        let rtcp = PortKey {
             component: Component::Rtcp,
             ..place
         };
@@ -52,10 +52,10 @@ impl Host for FakeHost {
         Some(port)
     }
 
-    fn local_address(&mut self, towards: Option<Ipv4Addr>) -> Ipv4Addr {
+    fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
         match towards {
-            Some(ip) if ip.octets()[0] == 172 => Ipv4Addr::new(172, 16, 9, 9),
-            _ => RELAY,
+            Some(IpAddr::V4(ip)) if ip.octets()[0] == 172 => [172, 16, 9, 9].into(),
+            _ => RELAY.into(),
         }
     }
 
@@ -68,8 +68,8 @@ impl Host for FakeHost {
 /// An engine, its machine and its clock.
 pub struct Lab {
     pub engine: Engine,
-    pub host: FakeHost,
-    pub now: Duration,
+    pub host: FakeMachine,
+    pub now: Moment,
     /// All that came out and was not asked for yet.
     pub actions: Vec<Action>,
     /// How many updates there were.
@@ -83,7 +83,7 @@ pub fn settings() -> Settings {
         setup_timeout: Duration::from_secs(300),
         advertised_ip: None,
         routable_private_ranges: Vec::new(),
-        learning: Rules::default(),
+        learning: LearningRules::default(),
         kernel: Err("forwarding = userspace".into()),
     }
 }
@@ -91,9 +91,9 @@ pub fn settings() -> Settings {
 /// Where it is of no matter who is believed: the first who sends.
 pub fn open() -> Settings {
     Settings {
-        learning: Rules {
+        learning: LearningRules {
             learning: Learning::Open,
-            ..Rules::default()
+            ..LearningRules::default()
         },
         ..settings()
     }
@@ -107,13 +107,13 @@ impl Lab {
     pub fn with(settings: Settings) -> Lab {
         Lab {
             engine: Engine::new(settings),
-            host: FakeHost {
+            host: FakeMachine {
                 pool: PortPool::new(40000, 41000),
                 random: 0,
                 bound: HashMap::new(),
                 binds_left: usize::MAX,
             },
-            now: Duration::from_secs(1000),
+            now: Moment::after_start(Duration::from_secs(1000)),
             actions: Vec::new(),
             asked: 0,
         }
@@ -121,8 +121,10 @@ impl Lab {
 
     pub fn moment(&self) -> Now {
         Now {
-            mono: Moment::after_start(self.now),
-            unix: UnixTime::since_epoch(Duration::from_secs(1_700_000_000) + self.now),
+            mono: self.now,
+            unix: UnixTime::since_epoch(
+                Duration::from_secs(1_700_000_000) + self.now.since_start(),
+            ),
         }
     }
 
@@ -135,6 +137,35 @@ impl Lab {
             self.drain_actions();
         }
         self.now = end;
+    }
+
+    pub fn flow_installed(&mut self, flow: FlowId, answer: Installed) {
+        self.flow_news(FlowNews::Installed(flow, answer));
+    }
+
+    pub fn flow_traffic(&mut self, flow: FlowId, more: [Counters; 2]) {
+        self.flow_news(FlowNews::Traffic(flow, more.into()));
+    }
+
+    pub fn flow_lost(&mut self, flow: FlowId, loss: Loss, last: [Counters; 2]) {
+        self.flow_news(FlowNews::Lost(flow, loss, last.into()));
+    }
+
+    pub fn flow_withdrawn(&mut self, flow: FlowId, last: [Counters; 2]) {
+        self.flow_news(FlowNews::Withdrawn(flow, last.into()));
+    }
+
+    pub fn flows_heard(&mut self, until: Moment) {
+        self.flow_news(FlowNews::Heard(until));
+    }
+
+    pub fn forwarding_mended(&mut self) {
+        self.flow_news(FlowNews::Mended);
+    }
+
+    fn flow_news(&mut self, news: FlowNews) {
+        let now = self.moment();
+        self.engine.on_flow_news(news, now);
     }
 
     fn drain_actions(&mut self) {
@@ -223,16 +254,16 @@ impl Lab {
     }
 
     /// A datagram from `from` to a relay port.
-    pub fn packet(&mut self, from: &str, port: u16, data: &[u8]) -> Verdict {
+    pub fn packet(&mut self, from: &str, port: u16, data: &[u8]) -> PacketVerdict {
         let Some(&place) = self.host.bound.get(&port) else {
-            return Verdict::Drop(Drop::Closed);
+            return PacketVerdict::Drop(DropReason::Closed);
         };
         let verdict = self.engine.packet(place, addr(from), data, self.now);
         self.drain_actions();
         verdict
     }
 
-    pub fn rtp(&mut self, from: &str, port: u16) -> Verdict {
+    pub fn rtp(&mut self, from: &str, port: u16) -> PacketVerdict {
         self.packet(from, port, &rtp(8))
     }
 
@@ -301,7 +332,7 @@ pub fn request(kind: &str, cseq: u32, tags: (&str, &str), more: &str) -> String 
 
 const LIMITS: Limits = crate::proto::control::PROXY_LIMITS;
 
-pub fn addr(text: &str) -> SocketAddrV4 {
+pub fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
@@ -342,8 +373,8 @@ pub fn stun() -> Vec<u8> {
 }
 
 /// A packet that goes on.
-pub fn to(from_port: u16, address: &str) -> Verdict {
-    Verdict::Forward {
+pub fn to(from_port: u16, address: &str) -> PacketVerdict {
+    PacketVerdict::Forward {
         from_port,
         to: addr(address),
     }

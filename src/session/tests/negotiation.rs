@@ -31,7 +31,7 @@ fn c1_found_by_either_tag_and_not_by_another() {
     lab.call();
     lab.update("request", 1, ("C", "D"), &audio("198.18.0.3:6000"));
     assert_eq!(
-        lab.engine.session_count(),
+        lab.engine.sessions().live_count(),
         2,
         "other tags, another session of the call-id"
     );
@@ -40,7 +40,7 @@ fn c1_found_by_either_tag_and_not_by_another() {
         lab.remove("B", "A"),
         "the callee hangs up: the tags come swapped"
     );
-    assert_eq!(lab.engine.session_count(), 1);
+    assert_eq!(lab.engine.sessions().live_count(), 1);
     assert!(
         lab.remove("D", ""),
         "the callee's tag alone never was an answer's"
@@ -148,7 +148,7 @@ fn c3_an_address_that_follows_a_hold_from_the_start_is_sent_to() {
     let again = lab.update("request", 2, AB, &audio(public));
     assert_eq!(again, first, "the stream is kept");
     let callee_side = ports(&first)[0];
-    let dropped = Verdict::Drop(Drop::NotLearned);
+    let dropped = PacketVerdict::Drop(DropReason::NotLearned);
     assert_eq!(lab.rtp(CALLEE, callee_side), dropped, "not answered yet");
     lab.update("reply", 2, AB, &audio(CALLEE));
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, public));
@@ -319,7 +319,10 @@ fn c3_a_moved_stream_leaves_the_old_one_until_the_answer() {
         "the old one flows"
     );
     let fresh_caller_side = ports(&lab.update("reply", 2, AB, &audio(CALLEE)))[0];
-    assert_eq!(lab.rtp(CALLER, caller_side), Verdict::Drop(Drop::Closed));
+    assert_eq!(
+        lab.rtp(CALLER, caller_side),
+        PacketVerdict::Drop(DropReason::Closed)
+    );
     lab.rtp(CALLEE, fresh);
     assert_eq!(lab.rtp(moved, fresh_caller_side), to(fresh, CALLEE));
     assert_eq!(lab.host.bound.len(), 4);
@@ -372,9 +375,12 @@ fn c3_port_zero_closes_with_the_answer_and_opens_anew() {
         ports(&lab.update("reply", 2, AB, &audio("198.18.0.2:0"))),
         [0]
     );
-    assert_eq!(lab.rtp(CALLER, caller_side), Verdict::Drop(Drop::Closed));
+    assert_eq!(
+        lab.rtp(CALLER, caller_side),
+        PacketVerdict::Drop(DropReason::Closed)
+    );
     assert_eq!(lab.statistics()["streams"][0]["status"], "closed");
-    assert_eq!(lab.engine.session_count(), 1, "the call goes on");
+    assert_eq!(lab.engine.sessions().live_count(), 1, "the call goes on");
     let again = ports(&lab.update("request", 3, AB, &audio(CALLER)))[0];
     assert!(again != 0 && again != callee_side);
 }
@@ -479,11 +485,11 @@ fn c4_a_second_answer_moves_the_party_on_the_same_ports() {
     assert_eq!(lab.update("reply", 1, ("A", "C"), &audio(other)), early);
     assert_eq!(
         lab.rtp(CALLER, caller_side),
-        Verdict::Drop(Drop::NotRoutable)
+        PacketVerdict::Drop(DropReason::NotRoutable)
     );
     assert_eq!(
         lab.rtp(CALLEE, callee_side),
-        Verdict::Drop(Drop::Straggler),
+        PacketVerdict::Drop(DropReason::Straggler),
         "M5"
     );
     assert_eq!(lab.rtp(other, callee_side), to(caller_side, CALLER));
@@ -552,7 +558,7 @@ fn c8_a_late_offer_comes_from_the_callee() {
         UpdateReply::Ports(RELAY.into(), vec![])
     );
     assert_eq!(
-        lab.engine.session_count(),
+        lab.engine.sessions().live_count(),
         0,
         "without media nothing is created"
     );
@@ -577,7 +583,7 @@ fn c9_no_ports_is_an_error_and_nothing_is_kept() {
             lab.update("request", 1, A, &audio(CALLER)),
             UpdateReply::Error("no ports left".into())
         );
-        assert_eq!(lab.engine.session_count(), 0);
+        assert_eq!(lab.engine.sessions().live_count(), 0);
         assert!(lab.host.bound.is_empty(), "after {binds} binds");
     }
 }
@@ -613,13 +619,13 @@ fn ipv6_is_refused_while_it_is_not_relayed() {
     let v6 = "audio:2001:db8::2:6000:sendrecv:ice=no";
     let refused = UpdateReply::Error("IPv6 media is not relayed".into());
     assert_eq!(lab.update("request", 1, A, v6), refused);
-    assert_eq!(lab.engine.session_count(), 0);
+    assert_eq!(lab.engine.sessions().live_count(), 0);
 }
 
 #[test]
 fn the_address_that_goes_into_sdp() {
     let mut lab = Lab::with(Settings {
-        advertised_ip: Some(Ipv4Addr::new(203, 0, 113, 7)),
+        advertised_ip: Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7))),
         ..settings()
     });
     let reply = lab.update("request", 1, A, &audio(CALLER));

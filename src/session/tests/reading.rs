@@ -9,8 +9,8 @@ fn m7_nothing_is_taken_out_of_the_kernel_before_its_counters_were_read() {
     let mut lab = kernel_lab();
     lab.talking();
     let flow = installs(&mut lab)[0].0;
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
-    lab.engine.flows_heard(lab.now);
+    lab.flow_installed(flow, Installed::Taken);
+    lab.flows_heard(lab.now);
     let is_taken_out = |lab: &mut Lab| {
         lab.drain_actions();
         let mut actions = lab.actions.iter();
@@ -22,11 +22,11 @@ fn m7_nothing_is_taken_out_of_the_kernel_before_its_counters_were_read() {
         packets: 1,
         bytes: 200,
     }; 2];
-    lab.engine.flow_traffic(flow, more, lab.now);
-    lab.engine.flows_heard(lab.now);
+    lab.flow_traffic(flow, more);
+    lab.flows_heard(lab.now);
     lab.pass(89);
     assert!(!is_taken_out(&mut lab), "it was talking a moment ago");
-    lab.engine.flows_heard(lab.now + Duration::from_secs(1));
+    lab.flows_heard(lab.now + Duration::from_secs(1));
     lab.pass(2);
     assert!(is_taken_out(&mut lab), "silent for long, and seen to be");
 }

@@ -2,8 +2,7 @@
 
 use super::*;
 
-#[path = "../../../tests/support/shape.rs"]
-mod shape;
+use crate::support::shape;
 
 const A: (&str, &str) = ("A", "");
 const AB: (&str, &str) = ("A", "B");

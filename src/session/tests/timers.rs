@@ -18,7 +18,7 @@ fn m7_silence_ends_a_stream_and_the_session() {
     assert_eq!(statistics["streams"][0]["status"], "conntrack timeout");
     assert_eq!(statistics["streams"][0]["timeout_wait"], 90);
     assert_eq!(statistics["duration"], 150);
-    assert_eq!(lab.engine.session_count(), 0);
+    assert_eq!(lab.engine.sessions().live_count(), 0);
     assert!(lab.host.bound.is_empty());
     assert_eq!(lab.engine.next_deadline(), None);
 }
@@ -111,7 +111,7 @@ fn m7_silent_rtcp_is_forgotten_and_learned_anew() {
     let elsewhere = "198.18.0.1:4777";
     assert_eq!(
         lab.packet(elsewhere, caller_side + 1, &rtcp()),
-        Verdict::Drop(Drop::NotRoutable)
+        PacketVerdict::Drop(DropReason::NotRoutable)
     );
     let back = to(caller_side + 1, elsewhere);
     assert_eq!(
@@ -140,7 +140,11 @@ fn m7_ice_checks_keep_what_is_learned_of_rtcp() {
         lab.rtp(CALLER, caller_side);
     }
     let lost = lab.packet(caller, caller_side + 1, &rtcp());
-    assert_eq!(lost, Verdict::Drop(Drop::NotRoutable), "silent at last");
+    assert_eq!(
+        lost,
+        PacketVerdict::Drop(DropReason::NotRoutable),
+        "silent at last"
+    );
 }
 
 /// Two lines, both from one host.
@@ -345,25 +349,23 @@ fn m7_what_the_kernel_has_is_silent_only_when_a_reading_says_so() {
         _ => None,
     });
     let flow = flow.unwrap();
-    lab.engine.flow_installed(flow, Installed::Taken, lab.now);
+    lab.flow_installed(flow, Installed::Taken);
     let more = [Counters {
         packets: 1,
         bytes: 200,
     }; 2];
     lab.pass(50);
-    lab.engine.flow_traffic(flow, more, lab.now);
-    lab.engine.flows_heard(lab.now);
+    lab.flow_traffic(flow, more);
+    lab.flows_heard(lab.now);
     lab.pass(200);
     assert_eq!(lab.expired(), None, "nobody has looked for long");
-    lab.engine.flow_traffic(flow, more, lab.now);
-    lab.engine.flows_heard(lab.now);
+    lab.flow_traffic(flow, more);
+    lab.flows_heard(lab.now);
     lab.pass(89);
     assert_eq!(lab.expired(), None);
-    lab.engine.flows_heard(lab.now + Duration::from_secs(1));
+    lab.flows_heard(lab.now + Duration::from_secs(1));
     lab.pass(2);
-    let now = lab.moment();
-    lab.engine
-        .flow_withdrawn(flow, [Counters::default(); 2], now);
+    lab.flow_withdrawn(flow, [Counters::default(); 2]);
     lab.drain_actions();
     let expired = lab.expired().unwrap();
     assert_eq!(expired["streams"][0]["status"], "conntrack timeout");
@@ -418,7 +420,7 @@ fn an_ending_relay_reports_every_session() {
     lab.engine.end_all(now);
     lab.drain_actions();
     assert_eq!(lab.expired().unwrap()["streams"][0]["status"], "closed");
-    assert_eq!(lab.engine.session_count(), 0);
+    assert_eq!(lab.engine.sessions().live_count(), 0);
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! Certificates for a database server: `ca.pem`, and `server.crt` with `server.key` for 127.0.0.1; `other.pem` is a CA
 //! that has nothing to do with it.
 
-use super::{Scratch, run};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+
+use crate::support::programs::run;
+use crate::support::scratch::Scratch;
 
 pub struct Certificates(Scratch);
 
 impl Certificates {
     pub fn new() -> Certificates {
-        let made = Certificates(Scratch::new("database-certs"));
+        let made = Certificates(Scratch::new("mediaproxy-database-certs").unwrap());
         for name in ["ca", "other"] {
             let (key, cert) = (format!("{name}.key"), format!("{name}.pem"));
             made.openssl(&[
@@ -69,10 +71,6 @@ impl Certificates {
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
     }
 
     fn openssl(&self, arguments: &[&str]) {

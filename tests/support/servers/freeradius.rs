@@ -1,13 +1,17 @@
 //! Debian's FreeRADIUS on a port and in a directory of the test's own, with a writer of detail files. Nothing of the
 //! system's configuration is read but the standard dictionaries, and the queries of its own for a database.
 
-use super::{Process, Scratch, Server, free_port, skip};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use super::{Process, Server};
+use crate::support::ports::free_tcp_port;
+use crate::support::scratch::Scratch;
+use crate::support::skip::skip;
 
 /// What the server and its clients share.
 pub const RADIUS_SECRET: &str = "correct horse battery";
@@ -66,8 +70,8 @@ impl FreeRadius {
             return None;
         }
         let is_free = |port: &u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-        let port = std::iter::repeat_with(free_port).find(is_free)?;
-        let directory = Scratch::new("freeradius");
+        let port = std::iter::repeat_with(|| free_tcp_port().unwrap()).find(is_free)?;
+        let directory = Scratch::new("mediaproxy-freeradius").unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("-f").arg("-d").arg(directory.path());
         let process = Process::new(command, directory.path().join("output"));

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{
-    Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, find, free_port, is_root, run, tried,
-    until,
-};
+use super::{Held, PASSWORD, Process, Server, URI_PASSWORD, find, until};
+use crate::support::ports::free_tcp_port;
+use crate::support::programs::{is_root, run, tried};
+use crate::support::scratch::Scratch;
 
 /// See the module above.
 pub struct MariaDb {
@@ -36,7 +36,7 @@ impl MariaDb {
     pub fn start_with(options: &[&str]) -> Option<MariaDb> {
         let server = find(&["mariadbd", "mysqld"])?;
         let install = find(&["mariadb-install-db", "mysql_install_db"])?;
-        let directory = Scratch::new("mariadb");
+        let directory = Scratch::new("mediaproxy-mariadb").unwrap();
         let data = format!("--datadir={}", directory.path().join("data").display());
         // A server that starts removes what others keep in a temporary directory that they share.
         let temporary = directory.path().join("tmp");
@@ -50,7 +50,7 @@ impl MariaDb {
             .args(small)
             .args(user)
             .args([&data, &temporary]));
-        let port = free_port();
+        let port = free_tcp_port().unwrap();
         let socket = directory.path().join("socket");
         let mut command = Command::new(server);
         command

@@ -8,28 +8,20 @@
 //!  server.stop() kill() freeze() thaw() restart()
 //! ```
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "every test uses its own part of this"
-)]
-
-mod between;
 mod certificates;
 mod freeradius;
 mod mariadb;
 mod postgres;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-pub use between::{Between, Side, Stop, Turn};
+use super::skip::skip;
+
 pub use certificates::Certificates;
 pub use freeradius::{Detail, FreeRadius, RADIUS_SECRET};
 pub use mariadb::MariaDb;
@@ -43,91 +35,6 @@ pub const URI_PASSWORD: &str = "s%40cret%20pw";
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(30);
 
-/// A directory that goes away with its owner.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    pub fn new(name: &str) -> Scratch {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("mediaproxy-{name}-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).expect("a temporary directory");
-        Scratch(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A disk of 128 KiB. Gone with its owner.
-pub struct SmallDisk(Scratch);
-
-impl SmallDisk {
-    /// None, and the reason to skip, where that is not allowed.
-    pub fn mount() -> Option<SmallDisk> {
-        let scratch = Scratch::new("disk");
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=128k", "none"])
-            .arg(scratch.path());
-        match tried(&mut mount) {
-            Ok(_) => Some(SmallDisk(scratch)),
-            Err(_) => {
-                skip("a full disk: needs root, to mount a small one");
-                None
-            }
-        }
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// There is room again.
-    pub fn enlarge(&self) {
-        let remount = ["-o", "remount,size=64m"];
-        run(Command::new("mount").args(remount).arg(self.path()));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Once nobody has anything open in it.
-        let _ = tried(Command::new("umount").arg("-l").arg(self.path()));
-    }
-}
-
-pub fn is_root() -> bool {
-    run(Command::new("id").arg("-u")).trim() == "0"
-}
-
-/// What the program printed.
-fn run(command: &mut Command) -> String {
-    tried(command).unwrap_or_else(|why| panic!("{command:?}: {why}"))
-}
-
-fn tried(command: &mut Command) -> Result<String, String> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|error| error.to_string())?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
-}
-
-#[path = "../skip.rs"]
-mod skip;
-pub use skip::skip;
-
 /// The first of these programs that is there; the reason to skip where none is.
 fn find(names: &[&str]) -> Option<PathBuf> {
     let directories = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
@@ -139,18 +46,6 @@ fn find(names: &[&str]) -> Option<PathBuf> {
         skip(&format!("{}: not installed", names[0]));
     }
     found
-}
-
-/// A TCP port below those that the system gives away, so that it is free again after a restart.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = 12_000 + (std::process::id() % 900) as u16 * 16;
-    loop {
-        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 5_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// Waits until it is so.

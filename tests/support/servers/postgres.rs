@@ -5,13 +5,16 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Held, PASSWORD, Process, Scratch, Server, URI_PASSWORD, is_root, run, tried, until};
+use super::{Held, PASSWORD, Process, Server, URI_PASSWORD, until};
+use crate::support::ports::free_tcp_port;
+use crate::support::programs::{is_root, run, tried};
+use crate::support::scratch::Scratch;
+use crate::support::skip::skip;
 
 /// See the module above.
 pub struct Postgres {
     process: Process,
     directory: Scratch,
-    user: Option<String>,
     port: u16,
 }
 
@@ -33,7 +36,7 @@ impl Postgres {
     /// With more settings (`name=value`), and files that are copied into its directory, for it alone to read.
     pub fn start_with(settings: &[&str], files: &[&Path]) -> Option<Postgres> {
         let programs = programs()?;
-        let directory = Scratch::new("postgres");
+        let directory = Scratch::new("mediaproxy-postgres").unwrap();
         let user = if is_root() {
             Some(unprivileged())
         } else {
@@ -67,7 +70,7 @@ impl Postgres {
                 run(Command::new("chown").arg(name).arg(&copy));
             }
         }
-        let port = super::free_port();
+        let port = free_tcp_port().unwrap();
         let mut command = as_user(&user, &programs.join("postgres"));
         command
             .arg("-D")
@@ -84,7 +87,6 @@ impl Postgres {
         let mut server = Postgres {
             process,
             directory,
-            user,
             port,
         };
         server.restart();
@@ -202,7 +204,7 @@ fn programs() -> Option<PathBuf> {
     };
     versions.sort_by_key(number);
     if versions.is_empty() {
-        super::skip("postgresql: not installed");
+        skip("postgresql: not installed");
     }
     versions.pop()
 }

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use self::phones::{Agreed, Chance, Half, Line, Side};
 use self::proxy::{Coverage, TAGS, World, tag};
-use super::Verdict;
+use super::PacketVerdict;
 use crate::session::Action;
 
 const STEPS: usize = 60;
@@ -39,7 +39,7 @@ impl World<'_> {
         if self.ended || self.cut {
             return Ok(());
         }
-        if self.begun && self.lab.engine.session_count() != 1 {
+        if self.begun && self.lab.engine.sessions().live_count() != 1 {
             return Err("the call is gone".into());
         }
         let Some(branch) = self.counting() else {
@@ -89,7 +89,7 @@ impl World<'_> {
         let data = packet(line.kind);
         let verdict = self.lab.packet(&line.at.to_string(), port, &data);
         let name = tag(branch, side);
-        let hears = Verdict::Forward {
+        let hears = PacketVerdict::Forward {
             from_port: back,
             to: other.at,
         };
@@ -110,7 +110,7 @@ impl World<'_> {
                     continue;
                 };
                 let verdict = self.lab.packet(&at.to_string(), port, &data);
-                if matches!(verdict, Verdict::Forward { .. }) {
+                if matches!(verdict, PacketVerdict::Forward { .. }) {
                     let name = TAGS[other];
                     return Err(format!("{name} at {at} is heard: {verdict:?}"));
                 }
@@ -127,7 +127,10 @@ impl World<'_> {
         } else if !self.ended {
             return Err("the model's call does not end".into());
         }
-        let (sessions, bound) = (self.lab.engine.session_count(), self.lab.host.bound.len());
+        let (sessions, bound) = (
+            self.lab.engine.sessions().live_count(),
+            self.lab.host.bound.len(),
+        );
         if (sessions, bound) != (0, 0) {
             return Err(format!("{sessions} sessions and {bound} ports are left"));
         }

@@ -1,7 +1,7 @@
 //! What phones do: one party's half of one dialog, written from the RFCs alone (3261 for dialogs and glare, 3262 for PRACK, 3264
 //! and 6337 for offers and answers, 3311 for UPDATE, 6141 for re-INVITEs). Knows nothing of a relay: it is told ports.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 /// Numbers by chance, the same for the same seed (splitmix64).
 #[derive(Clone)]
@@ -76,7 +76,7 @@ pub struct Line {
     pub stream: u32,
     pub kind: &'static str,
     /// Where its writer sends from and receives; stays when it is off.
-    pub at: SocketAddrV4,
+    pub at: SocketAddr,
     pub direction: Direction,
     /// The address is hidden, as a hold of RFC 2543 does.
     pub hidden: bool,
@@ -195,10 +195,10 @@ impl Supply {
     }
 
     /// An address of a phone that it never had before.
-    fn address(&mut self, phone: u8, chance: &mut Chance) -> SocketAddrV4 {
+    fn address(&mut self, phone: u8, chance: &mut Chance) -> SocketAddr {
         self.ports += 2;
         let host = 1 + u8::from(chance.one_in(3));
-        SocketAddrV4::new([198, 18, phone, host].into(), self.ports)
+        SocketAddr::new([198, 18, phone, host].into(), self.ports)
     }
 }
 

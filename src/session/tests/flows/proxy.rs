@@ -455,7 +455,7 @@ impl<'a> World<'a> {
             Act::RingLong => {
                 self.note(|| "(100 s pass, no media)".into());
                 self.lab.pass(100);
-                let alive = self.lab.engine.session_count() > 0;
+                let alive = self.lab.engine.sessions().live_count() > 0;
                 return match self.begun && !self.cut && !alive {
                     true => Err("the call ended while it rang".into()),
                     false => Ok(()),

@@ -1,0 +1,9 @@
+//! Tests of forwarding by conntrack, from workers' orders down.
+
+mod bypass;
+mod fake;
+mod forwarding;
+mod lab;
+mod messages;
+mod real;
+mod table;

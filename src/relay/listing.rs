@@ -1,0 +1,119 @@
+//! The list of sessions, which every worker contributes to; the last one sends it.
+
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::session::ReplyTo;
+
+/// The answer to `sessions`: a JSON array, made in pieces between other work.
+#[derive(Debug)]
+pub struct Listing {
+    pub reply_to: ReplyTo,
+    /// Longest answer of use, bytes; nothing is kept beyond it.
+    limit: usize,
+    state: Mutex<Pieces>,
+}
+
+#[derive(Debug)]
+struct Pieces {
+    /// Each with a comma after every session.
+    list: Vec<Vec<u8>>,
+    size: usize,
+    workers: usize,
+}
+
+impl Listing {
+    /// A list that this many workers contribute to.
+    pub fn new(reply_to: ReplyTo, workers: usize, limit: usize) -> Listing {
+        let pieces = Pieces {
+            list: vec![b"[".to_vec()],
+            size: 0,
+            workers,
+        };
+        Listing {
+            reply_to,
+            limit,
+            state: Mutex::new(pieces),
+        }
+    }
+
+    /// Adds sessions, each with a comma after it. False where the list has become too long for anybody.
+    pub fn add(&self, piece: Vec<u8>) -> bool {
+        let mut state = lock(&self.state);
+        state.size += piece.len();
+        if state.size > self.limit {
+            state.list.clear();
+            return false;
+        }
+        if !piece.is_empty() {
+            state.list.push(piece);
+        }
+        true
+    }
+
+    /// One worker has added all that it has. The last one gets the whole array, or no piece of it where it is too
+    /// long for anybody.
+    pub fn finish_one(&self) -> Option<Vec<Vec<u8>>> {
+        let mut state = lock(&self.state);
+        state.workers = state.workers.saturating_sub(1);
+        if state.workers > 0 {
+            return None;
+        }
+        let mut list = mem::take(&mut state.list);
+        if state.size > self.limit {
+            return Some(Vec::new());
+        }
+        if list.len() > 1 {
+            if let Some(last) = list.last_mut() {
+                last.pop();
+            }
+        }
+        list.push(b"]".to_vec());
+        Some(list)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::link::Sequence;
+
+    const TO: ReplyTo = ReplyTo {
+        link: 1,
+        sequence: Sequence(1),
+    };
+
+    fn array(listing: &Listing) -> Option<String> {
+        let pieces = listing.finish_one()?;
+        Some(String::from_utf8(pieces.concat()).unwrap())
+    }
+
+    #[test]
+    fn pieces_become_one_array() {
+        let listing = Listing::new(TO, 2, 100);
+        assert!(listing.add(b"{},{},".to_vec()));
+        assert_eq!(array(&listing), None);
+        assert!(listing.add(b"{\"a\":1},".to_vec()));
+        assert!(listing.add(Vec::new()));
+        assert_eq!(array(&listing).unwrap(), "[{},{},{\"a\":1}]");
+    }
+
+    #[test]
+    fn nothing_is_an_empty_array() {
+        let listing = Listing::new(TO, 1, 100);
+        assert_eq!(array(&listing).unwrap(), "[]");
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_kept() {
+        let listing = Listing::new(TO, 1, 10);
+        assert!(listing.add(vec![b'x'; 10]));
+        assert!(!listing.add(vec![b'x'; 1]));
+        assert!(!listing.add(vec![b'x'; 1]));
+        assert_eq!(listing.finish_one(), Some(Vec::new()));
+    }
+}

@@ -1,0 +1,289 @@
+//! One worker's sockets and what its engine asks of the host: ports, addresses, random bits.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use log::{error, warn};
+
+use super::hops::Hops;
+use super::loops::SAY_AGAIN_AFTER;
+use super::shared_ports::SharedPorts;
+use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
+use crate::proto::Component;
+use crate::session::{Environment, PortKey};
+use crate::sys::epoll::{Epoll, Trigger};
+use crate::sys::udp::{Marks, MediaSocket};
+use crate::sys::{clock, random, route};
+
+/// Where media is bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub relay_ip: IpAddr,
+    /// Whether each party gets the address that the route to it leaves from.
+    pub auto_detect: bool,
+}
+
+/// An RTP socket and its RTCP socket.
+#[derive(Debug)]
+pub struct Pair {
+    /// Of the RTP socket.
+    place: PortKey,
+    sockets: [MediaSocket; 2],
+    /// The worker's round in which each was read last.
+    rounds: [u64; 2],
+    /// Something could not be sent; said once.
+    pub has_failed: bool,
+    /// What has come to each, and how far.
+    hops: [Hops; 2],
+    /// Since when it is known that packets come round here.
+    loop_said: Option<Moment>,
+}
+
+/// See the module.
+pub struct MediaSockets {
+    addresses: Addresses,
+    ports: Arc<SharedPorts>,
+    epoll: Arc<Epoll>,
+    /// By port: half of its distance from the first.
+    pairs: Vec<Option<Box<Pair>>>,
+    refused: Sparse,
+    exhausted: Sparse,
+    unrouted: Sparse,
+}
+
+impl MediaSockets {
+    pub fn new(addresses: Addresses, ports: Arc<SharedPorts>, epoll: Arc<Epoll>) -> MediaSockets {
+        let (start, end) = ports.range;
+        let count = end.saturating_sub(u32::from(start)) / 2;
+        MediaSockets {
+            addresses,
+            ports,
+            epoll,
+            pairs: (0..count).map(|_| None).collect(),
+            refused: Sparse::default(),
+            exhausted: Sparse::default(),
+            unrouted: Sparse::default(),
+        }
+    }
+
+    /// The pair that a port belongs to, if it is bound by this worker.
+    pub fn pair(&mut self, port: u16) -> Option<&mut Pair> {
+        let offset = port.checked_sub(self.ports.range.0)?;
+        self.pairs.get_mut(usize::from(offset / 2))?.as_deref_mut()
+    }
+
+    /// Closes a pair, by its RTP port.
+    pub fn close(&mut self, port: u16) {
+        let Some(offset) = port.checked_sub(self.ports.range.0) else {
+            return;
+        };
+        let slot = self.pairs.get_mut(usize::from(offset / 2));
+        if slot.and_then(Option::take).is_some() {
+            self.ports
+                .with(|pool| pool.give_back(port, clock::moment()));
+            self.ports.leave();
+        }
+    }
+
+    /// Sends from one of the bound ports.
+    ///
+    /// # Errors
+    /// As of [`MediaSocket::send`].
+    pub fn send(
+        &mut self,
+        from_port: u16,
+        to: SocketAddr,
+        data: &[u8],
+        marks: Marks,
+    ) -> io::Result<()> {
+        match self.pair(from_port) {
+            Some(pair) => pair.socket(from_port).send(data, to, marks),
+            None => Ok(()),
+        }
+    }
+
+    /// Tries pairs until one can be bound; those that some other program has are added to `bad`.
+    fn bind_any(&mut self, address: IpAddr, place: PortKey, bad: &mut Vec<u16>) -> Option<u16> {
+        let now = clock::moment();
+        loop {
+            let random = random::bits() as u64;
+            let Some(port) = self.ports.with(|pool| pool.take(random, now)) else {
+                self.ports.note_refused();
+                self.say_exhausted();
+                return None;
+            };
+            match self.bind_and_watch(address, port) {
+                Ok(sockets) => {
+                    self.keep(port, place, sockets);
+                    return Some(port);
+                }
+                Err(error) if is_bad_port(&error) => bad.push(port),
+                Err(error) => {
+                    self.ports.with(|pool| pool.give_back(port, now));
+                    self.say_refused(address, &error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn bind_and_watch(&self, address: IpAddr, port: u16) -> io::Result<[MediaSocket; 2]> {
+        let bind = |port: u16| {
+            let socket = MediaSocket::bind(SocketAddr::new(address, port))?;
+            self.epoll.add(&socket, u64::from(port), Trigger::Level)?;
+            Ok::<MediaSocket, io::Error>(socket)
+        };
+        Ok([bind(port)?, bind(port | 1)?])
+    }
+
+    fn keep(&mut self, port: u16, place: PortKey, sockets: [MediaSocket; 2]) {
+        let offset = usize::from(port.saturating_sub(self.ports.range.0) / 2);
+        if let Some(slot) = self.pairs.get_mut(offset) {
+            *slot = Some(Box::new(Pair {
+                place,
+                sockets,
+                rounds: [0; 2],
+                has_failed: false,
+                hops: [Hops::default(); 2],
+                loop_said: None,
+            }));
+        }
+    }
+
+    fn say_exhausted(&mut self) {
+        if let Some(left_out) = self.exhausted.due() {
+            let (start, end) = self.ports.range;
+            warn!("no port pair is left: all of port_range = {start}:{end} are in use{left_out}");
+        }
+    }
+
+    fn say_refused(&mut self, address: IpAddr, error: &io::Error) {
+        let Some(left_out) = self.refused.due() else {
+            return;
+        };
+        let hint = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                "; raise the limit on open files (LimitNOFILE), or calls beyond it are refused"
+            }
+            Some(libc::EADDRNOTAVAIL) => "; this host does not have that address",
+            _ => "",
+        };
+        error!("no media sockets on {address}: {error}{hint}{left_out}");
+    }
+}
+
+impl Pair {
+    /// What a port of this pair belongs to.
+    pub fn place(&self, port: u16) -> PortKey {
+        let component = component_of(port);
+        PortKey {
+            component,
+            ..self.place
+        }
+    }
+
+    /// The socket of a port of this pair.
+    pub fn socket(&mut self, port: u16) -> &mut MediaSocket {
+        let [rtp, rtcp] = &mut self.sockets;
+        match component_of(port) {
+            Component::Rtp => rtp,
+            Component::Rtcp => rtcp,
+        }
+    }
+
+    /// What a packet that came to a port with these marks goes on with; none where it has come round and may pass nobody
+    /// any more.
+    pub fn onward(&mut self, port: u16, came: Marks, now: Moment) -> Option<Marks> {
+        let ttl = self.hops[component_of(port) as usize].onward(came.ttl, now)?;
+        Some(Marks { ttl, ..came })
+    }
+
+    /// Returns true if it is time to say that packets come round here.
+    pub fn is_loop_due(&mut self, now: Moment) -> bool {
+        let is_due = self
+            .loop_said
+            .is_none_or(|said| now >= said + SAY_AGAIN_AFTER);
+        if is_due {
+            self.loop_said = Some(now);
+        }
+        is_due
+    }
+
+    /// Notes that a port is read in this round; whether it was in the round before, too: a flood.
+    pub fn is_flood(&mut self, port: u16, round: u64) -> bool {
+        let [rtp, rtcp] = &mut self.rounds;
+        let last = match component_of(port) {
+            Component::Rtp => rtp,
+            Component::Rtcp => rtcp,
+        };
+        let before = std::mem::replace(last, round);
+        before + 1 == round
+    }
+}
+
+/// RTP ports are even, each RTCP port is one above (RFC 3550 section 11).
+fn component_of(port: u16) -> Component {
+    if port.is_multiple_of(2) {
+        Component::Rtp
+    } else {
+        Component::Rtcp
+    }
+}
+
+/// Whether a pair cannot be bound because of the ports themselves: some other program has them, or they are
+/// reserved. Anything else would be the same with every other pair.
+fn is_bad_port(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
+}
+
+impl Environment for MediaSockets {
+    fn bind(&mut self, address: IpAddr, place: PortKey) -> Option<u16> {
+        if !self.ports.enter() {
+            self.ports.note_refused();
+            self.say_refused(address, &io::Error::from_raw_os_error(libc::EMFILE));
+            return None;
+        }
+        let mut bad = Vec::new();
+        let bound = self.bind_any(address, place, &mut bad);
+        // Not earlier, so that none of them was tried twice before all were tried.
+        if !bad.is_empty() {
+            self.ports
+                .with(|pool| bad.into_iter().for_each(|port| pool.put_aside(port)));
+        }
+        if bound.is_none() {
+            self.ports.leave();
+        }
+        bound
+    }
+
+    fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
+        let usual = self.addresses.relay_ip;
+        // A dispatcher that does not know yet that we are new says 0.0.0.0 for what the proxy left out.
+        let known =
+            towards.filter(|towards| self.addresses.auto_detect && !towards.is_unspecified());
+        let Some(IpAddr::V4(towards)) = known else {
+            return usual;
+        };
+        match route::source_towards(towards) {
+            Ok(address) => address.into(),
+            Err(error) => {
+                if let Some(left_out) = self.unrouted.due() {
+                    warn!("no route to {towards}: {error}; {usual} is used for it{left_out}");
+                }
+                usual
+            }
+        }
+    }
+
+    fn random(&mut self) -> u128 {
+        random::bits()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! What the kernel has told: of itself, and of flows for their sessions.
+
+use std::time::Duration;
+
+use super::forwarding::{FlowId, FlowNews};
+use super::keys::SessionKey;
+use super::settings::LearningRules;
+use super::stream::Stream;
+use super::table::SessionTable;
+use crate::counters::Counters;
+use crate::moment::Moment;
+use crate::proto::{Party, PerParty};
+
+/// Within this time all calls are back in a kernel that forwards again.
+const RETURN_WITHIN: Duration = Duration::from_secs(4);
+
+/// What is known of it as a whole.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    /// When it was last found to forward again.
+    mended: Moment,
+    /// When its counters were last read: what it relayed until then is known.
+    heard: Moment,
+}
+
+impl Kernel {
+    pub fn heard(&self) -> Moment {
+        self.heard
+    }
+
+    /// When a call may go back to a kernel that forwards again: not all in one moment, so that trouble that
+    /// returns at once meets few of them.
+    pub fn welcomes(&self, session: SessionKey) -> Moment {
+        // Neighbours are far apart (Knuth's multiplicative hash).
+        let spread = session.slot.wrapping_mul(2_654_435_769) >> 20;
+        self.mended + RETURN_WITHIN / 4096 * (spread + 1)
+    }
+
+    /// Takes news in. Returns what the kernel has relayed by them.
+    pub fn take_news(
+        &mut self,
+        news: FlowNews,
+        sessions: &mut SessionTable,
+        rules: &LearningRules,
+        now: Moment,
+    ) -> Counters {
+        match news {
+            FlowNews::Installed(flow, answer) => {
+                if let Some(stream) = handed_over(sessions, flow) {
+                    stream.handovers[flow.component].on_answer(answer, now);
+                }
+            }
+            FlowNews::Traffic(flow, more) => return note_traffic(sessions, flow, more, now),
+            FlowNews::Lost(flow, loss, last) => {
+                let relayed = note_traffic(sessions, flow, last, now);
+                if let Some(stream) = handed_over(sessions, flow) {
+                    let handover = &mut stream.handovers[flow.component];
+                    if handover.is_in_kernel() {
+                        handover.lose(loss, now);
+                    }
+                }
+                return relayed;
+            }
+            FlowNews::Withdrawn(flow, last) => {
+                let relayed = note_traffic(sessions, flow, last, now);
+                if let Some(stream) = sessions.stream_mut(flow.session, flow.stream) {
+                    stream.withdrawing = stream.withdrawing.saturating_sub(1);
+                    for leg in stream.legs.iter_mut() {
+                        leg.beliefs[flow.component].on_withdrawn(rules, now);
+                    }
+                }
+                return relayed;
+            }
+            FlowNews::Heard(until) => self.heard = self.heard.max(until),
+            FlowNews::Mended => self.mended = now,
+        }
+        Counters::default()
+    }
+}
+
+/// The kernel has relayed this much more of a flow. Returns the sum, as far as there is such a stream.
+fn note_traffic(
+    sessions: &mut SessionTable,
+    flow: FlowId,
+    more: PerParty<Counters>,
+    now: Moment,
+) -> Counters {
+    let Some(stream) = sessions.stream_mut(flow.session, flow.stream) else {
+        return Counters::default();
+    };
+    for party in Party::BOTH {
+        stream.on_kernel_traffic(party, flow.component, more[party], now);
+    }
+    more.caller + more.callee
+}
+
+/// The stream of a flow, unless this is late news of an earlier hand-over.
+fn handed_over(sessions: &mut SessionTable, flow: FlowId) -> Option<&mut Stream> {
+    let stream = sessions.stream_mut(flow.session, flow.stream)?;
+    (stream.handovers[flow.component].turn == flow.turn).then_some(stream)
+}

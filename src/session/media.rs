@@ -1,0 +1,101 @@
+//! The media of one session: its streams, what was offered and answered of them, since when it is answered.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use log::debug;
+
+use super::actions::Action;
+use super::flows::withdraw;
+use super::keys::SessionKey;
+use super::offers::Offers;
+use super::status::Status;
+use super::stream::{Stream, StreamLine};
+use crate::moment::{Moment, Now};
+use crate::proto::{CallId, PerParty};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Media {
+    /// The session, and how its log lines name it.
+    pub key: SessionKey,
+    pub call_id: CallId,
+    pub created: Moment,
+    /// The first answer (C5).
+    pub started: Option<Now>,
+    /// The relay's address on each party's side.
+    pub locals: PerParty<IpAddr>,
+    /// All there ever were, in the order in which they were proposed.
+    pub streams: Vec<Stream>,
+    pub offers: Offers,
+}
+
+impl Media {
+    /// None yet.
+    pub fn new(key: SessionKey, call_id: CallId, locals: PerParty<IpAddr>, now: Moment) -> Media {
+        Media {
+            key,
+            call_id,
+            created: now,
+            started: None,
+            locals,
+            streams: Vec::new(),
+            offers: Offers::default(),
+        }
+    }
+
+    /// The callee has finally answered (C5).
+    pub fn is_finally_answered(&self) -> bool {
+        self.offers.established().is_some()
+    }
+
+    /// Ends a live stream and gives up its ports and kernel entries.
+    pub fn end_stream(
+        &mut self,
+        index: usize,
+        status: Status,
+        waited: Duration,
+        actions: &mut VecDeque<Action>,
+        now: Moment,
+    ) {
+        let stream = &mut self.streams[index];
+        if !stream.is_live() {
+            return;
+        }
+        debug!(
+            "[session {}] {} ends: {}",
+            self.call_id,
+            StreamLine(stream, index),
+            status.as_str()
+        );
+        withdraw(stream, (self.key, index), actions);
+        let legs = stream.legs.iter();
+        actions.extend(legs.map(|leg| Action::Close { port: leg.port }));
+        stream.end(status, waited, now);
+    }
+
+    pub fn has_live_stream(&self) -> bool {
+        self.streams.iter().any(Stream::is_live)
+    }
+
+    /// When a stream was answered, which is when the statistics begin to list it. An answer without any SDP, before
+    /// which no other came, answers all: MediaProxy's dispatcher takes the relay's address from the first stream of each
+    /// call that has started, and must find one.
+    pub fn listed_since(&self, stream: &Stream) -> Option<Moment> {
+        let is_untold = || self.streams.iter().all(|stream| stream.answered.is_none());
+        let of_session = || self.started.filter(|_| is_untold()).map(|start| start.mono);
+        stream.answered.or_else(of_session)
+    }
+
+    /// Returns true if the kernel still has flows that are to be withdrawn.
+    pub fn is_withdrawing(&self) -> bool {
+        self.streams.iter().any(|stream| stream.withdrawing > 0)
+    }
+
+    /// Since the first answer; zero before it.
+    pub fn duration(&self, now: Moment) -> Duration {
+        let started = self.started.map_or(now, |start| start.mono);
+        now.since(started)
+    }
+}

@@ -1,0 +1,28 @@
+//! What became of a stream, and the field's words for it.
+
+/// What became of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Live,
+    Closed,
+    Rejected,
+    NoTraffic,
+    OnHoldTimeout,
+    ConntrackTimeout,
+    UnselectedIce,
+}
+
+impl Status {
+    /// The word in the statistics and in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Live => "active",
+            Status::Closed => "closed",
+            Status::Rejected => "rejected",
+            Status::NoTraffic => "no-traffic timeout",
+            Status::OnHoldTimeout => "on hold timeout",
+            Status::ConntrackTimeout => "conntrack timeout",
+            Status::UnselectedIce => "unselected ICE candidate",
+        }
+    }
+}
