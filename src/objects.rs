@@ -48,10 +48,10 @@ macro_rules! objects_only {
         }
     };
     // Written as derived.
-    ($name:ident, both ways) => {
-        $crate::objects::objects_only!($name);
+    ($name:ident $(<$life:lifetime>)?, both ways) => {
+        $crate::objects::objects_only!($name $(<$life>)?);
 
-        impl serde::Serialize for $name {
+        impl $(<$life>)? serde::Serialize for $name $(<$life>)? {
             fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
                 Self::serialize(self, out)
             }

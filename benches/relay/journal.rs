@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use mediaproxy::accounting::{self, Accounting, Keeper, Outcome};
+use mediaproxy::accounting::{self, Accounting, Ended, Keeper, Outcome};
 use mediaproxy::config;
 use mediaproxy::dispatcher::{Dispatcher, Enders, Recorder, Running, Settings};
 use mediaproxy::sys::{clock, random};
@@ -220,7 +220,7 @@ fn feed(accounting: &Arc<Accounting>) -> Aside<u64> {
             }
             thread::sleep(due.saturating_sub(clock::mono()));
             records.iter_mut().for_each(Made::renew);
-            let given = records.iter().map(|one| (one.0.as_str(), Keeper::Relay));
+            let given = records.iter().map(|one| Ended::read(&one.0, Keeper::Relay));
             let outcomes = accounting.take_all(&given.collect::<Vec<_>>()).into_iter();
             let stored = outcomes.filter(|outcome| *outcome == Outcome::Stored);
             taken += stored.count() as u64;
@@ -299,6 +299,6 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
         ratio.median <= 1.1,
     );
     bed.running.stop();
-    bed.accounting.stop(clock::mono() + PATIENCE);
+    bed.accounting.stop(clock::moment() + PATIENCE);
     bed.relay.stop()
 }

@@ -56,7 +56,7 @@ fn one(json: &[u8]) {
     let Ok(statistics) = Statistics::parse(json) else {
         return;
     };
-    assert_eq!(statistics.json.get().as_bytes(), json.trim_ascii());
+    assert_eq!(statistics.json.as_bytes(), json.trim_ascii());
     let listed = ListedCall::parse(json).expect("a session of a list");
     assert_eq!(listed.call_id, statistics.call_id);
 }

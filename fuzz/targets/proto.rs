@@ -7,7 +7,7 @@ use mediaproxy::proto::control::{
 use mediaproxy::proto::demux::{Kind, classify};
 use mediaproxy::proto::line::{Lines, TooLong};
 use mediaproxy::proto::link::{
-    ALONE, Compatibility, FromDispatcher, FromRelay, Hello, OLD_RELAY_LINE, Sequence, UpdateReply,
+    ALONE, Compatibility, FromDispatcher, FromRelay, Hello, OLD_RELAY_LINE, Sequence, UpdateResult,
     write_command,
 };
 use mediaproxy::proto::media::parse_list;
@@ -76,8 +76,7 @@ fn request(frame: &Frame) -> String {
         assert!(again.headers().all(|(n, v)| is_text(n) && is_text(v)));
     });
     assert_eq!(same, older);
-    let dialog = control::dialog_id(frame);
-    format!("{frame:?} {update:?} {remove:?} {preferred:?} {dialog:?}")
+    format!("{frame:?} {update:?} {remove:?} {preferred:?}")
 }
 
 /// Writes a request as the command for a relay and reads it as the relay does. False where it is too long.
@@ -149,9 +148,9 @@ pub fn from_relay(data: &[u8]) {
                 }
             }
             FromRelay::Reply(_, result) => {
-                let reply = UpdateReply::parse(result);
-                let again = UpdateReply::parse(reply.to_string().as_bytes());
-                assert_eq!(again, reply);
+                if let UpdateResult::Ports(ports) = UpdateResult::parse(result) {
+                    assert_eq!(ports.as_bytes(), result);
+                }
             }
             FromRelay::Ping
             | FromRelay::Expired(_)

@@ -21,7 +21,7 @@ pub fn answer(data: &[u8]) {
         assert_eq!(data[..2], [5, 0x5c]);
         assert_eq!(packet::identifier(data), Some(0x5c));
     }
-    let attributes = &data[..data.len().min(packet::LONGEST - 20)];
+    let attributes = &data[..data.len().min(packet::MAX_PACKET - 20)];
     let mut answer = vec![5, 0x5c];
     answer.extend((20 + attributes.len() as u16).to_be_bytes());
     answer.extend_from_slice(&request[4..20]);

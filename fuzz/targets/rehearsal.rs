@@ -112,7 +112,7 @@ impl Finisher for Books {
                 results.push(true);
                 continue;
             };
-            let record: serde_json::Value = serde_json::from_str(&record).expect("a record");
+            let record: serde_json::Value = serde_json::from_str(&record.text).expect("a record");
             let id = record["session_id"].as_str().expect("its id").to_owned();
             if pages.records.contains_key(&id) {
                 results.push(true);

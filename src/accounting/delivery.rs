@@ -14,29 +14,30 @@ use super::rejected::Rejected;
 use super::{Backend, Record, Verdict};
 use crate::journal::{Found, Journal, Position, Reader};
 use crate::logging::sparse::Sparse;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::words::counted;
 
 /// Records in one batch.
-const BATCH: usize = 256;
+const BATCH_RECORDS: usize = 256;
 
 /// Bytes in one batch; one record more still fits.
 const BATCH_BYTES: usize = 512 * 1024;
 
 /// A record at which a backend panics so often, one of them in company, is rejected; and where no other record has got
 /// through since the last one that was.
-const PANICS: u32 = 4;
-const MANY_PANICS: u32 = 30;
+const PANICS_PER_RECORD: u32 = 4;
+const PANICS_WITHOUT_DELIVERY: u32 = 30;
 
 /// Before a delivery that failed is tried again; doubled each time.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const FIRST_RETRY_DELAY: Duration = Duration::from_millis(500);
+const LAST_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// A thread with nothing to do looks around now and then.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_WAIT: Duration = Duration::from_secs(60);
 
 /// A backend that is down is in the log again after this time.
-const REMINDER: Duration = Duration::from_secs(300);
+const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What all deliveries have in common.
 #[derive(Debug, Default)]
@@ -87,8 +88,8 @@ pub struct Delivery {
 
 /// A backend that cannot be reached.
 struct Down {
-    since: Duration,
-    told: Duration,
+    since: Moment,
+    told: Moment,
 }
 
 /// Records, and what is too damaged to be one.
@@ -132,8 +133,8 @@ impl Shared {
     }
 
     /// Waits until so many have ended, or until the deadline.
-    pub fn wait_ended(&self, count: usize, deadline: Duration) {
-        let limit = deadline.saturating_sub(clock::mono());
+    pub fn wait_ended(&self, count: usize, deadline: Moment) {
+        let limit = deadline.since(clock::moment());
         let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .changed
@@ -219,10 +220,10 @@ impl Delivery {
             is_saved: true,
             file,
             shared,
-            retry: FIRST_RETRY,
+            retry: FIRST_RETRY_DELAY,
             alone: 0,
             panics: 0,
-            most_panics: PANICS,
+            most_panics: PANICS_PER_RECORD,
             down: None,
             alarms: Sparse::default(),
         })
@@ -260,11 +261,11 @@ impl Delivery {
                     self.failed(&why);
                     // A slow one is not down: it would only be slower if it were left alone for longer.
                     if self.progress.settled.load(Ordering::Relaxed) > settled {
-                        self.retry = FIRST_RETRY;
+                        self.retry = FIRST_RETRY_DELAY;
                         self.progress.is_down.store(false, Ordering::Relaxed);
                     }
                     self.shared.pause(self.retry);
-                    self.retry = (self.retry * 2).min(LAST_RETRY);
+                    self.retry = (self.retry * 2).min(LAST_RETRY_DELAY);
                 }
             }
         }
@@ -279,19 +280,19 @@ impl Delivery {
         let attempt = catch_unwind(AssertUnwindSafe(|| self.deliver()));
         if self.progress.delivered() > before {
             self.panics = 0;
-            self.most_panics = PANICS;
+            self.most_panics = PANICS_PER_RECORD;
         }
         if let Ok(delivered) = attempt {
             self.alone = self.alone.saturating_sub(1);
             return delivered;
         }
-        self.alone = BATCH;
+        self.alone = BATCH_RECORDS;
         self.panics += 1;
         if self.panics < self.most_panics {
             return Err("internal error: a panic; the records come one by one now".to_owned());
         }
         self.panics = 0;
-        self.most_panics = MANY_PANICS;
+        self.most_panics = PANICS_WITHOUT_DELIVERY;
         self.reject_next()
     }
 
@@ -306,7 +307,7 @@ impl Delivery {
     /// True when there is a record to deliver.
     fn wait(&self) -> bool {
         let is_over = || self.shared.is_stopping();
-        self.journal.wait_past(self.position, IDLE, is_over)
+        self.journal.wait_past(self.position, IDLE_WAIT, is_over)
     }
 
     /// One batch; what is settled of it is so when this returns, whatever comes of the rest.
@@ -315,9 +316,10 @@ impl Delivery {
         self.save()?;
         let batch = self.read().map_err(in_journal)?;
         let mut verdicts = Vec::with_capacity(batch.records.len());
-        let delivered = match batch.records.is_empty() {
-            true => Ok(()),
-            false => self.backend.deliver(&batch.records, &mut verdicts),
+        let delivered = if batch.records.is_empty() {
+            Ok(())
+        } else {
+            self.backend.deliver(&batch.records, &mut verdicts)
         };
         verdicts.truncate(batch.records.len());
         let is_whole = verdicts.len() == batch.records.len();
@@ -340,7 +342,7 @@ impl Delivery {
             end: self.position,
         };
         let mut bytes = 0;
-        let most = if self.alone > 0 { 1 } else { BATCH };
+        let most = if self.alone > 0 { 1 } else { BATCH_RECORDS };
         while batch.records.len() < most && bytes < BATCH_BYTES {
             let Some(found) = reader.next_record()? else {
                 // It may have gone on to a segment without a record in it: there is nothing more to wait for before.
@@ -464,10 +466,10 @@ impl Delivery {
     }
 
     fn succeeded(&mut self) {
-        self.retry = FIRST_RETRY;
+        self.retry = FIRST_RETRY_DELAY;
         self.progress.is_down.store(false, Ordering::Relaxed);
         if let Some(down) = self.down.take() {
-            let seconds = (clock::mono() - down.since).as_secs();
+            let seconds = (clock::moment() - down.since).as_secs();
             info!(
                 "accounting: {} takes records again after {seconds} s; {} queued",
                 self.name(),
@@ -480,9 +482,9 @@ impl Delivery {
     fn failed(&mut self, why: &str) {
         self.progress.failures.fetch_add(1, Ordering::Relaxed);
         self.progress.is_down.store(true, Ordering::Relaxed);
-        let now = clock::mono();
+        let now = clock::moment();
         let told = self.down.as_ref().map(|down| down.told);
-        if told.is_some_and(|told| now < told + REMINDER) {
+        if told.is_some_and(|told| now < told + REMINDER_INTERVAL) {
             debug!("accounting: {}: {why}", self.name());
             return;
         }
@@ -492,7 +494,7 @@ impl Delivery {
             "accounting: {}: {why}; {} queued; retrying, at most every {} s",
             self.name(),
             counted(self.progress.waiting(), "record"),
-            LAST_RETRY.as_secs()
+            LAST_RETRY_DELAY.as_secs()
         );
     }
 }

@@ -12,15 +12,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use log::warn;
-use serde::Deserialize;
 
 use super::{Backend, Record, Unavailable, Verdict};
 use crate::config::FileSection;
-use crate::objects::objects_only;
+use crate::proto::record::session_id;
 use crate::sys::files::{check_target, open_given};
 
 /// So much of an old file is read, in bytes: more than what can have been delivered without being known to be.
-const TAIL: u64 = 4 << 20;
+const TAIL_SIZE: u64 = 4 << 20;
 
 /// See the module.
 pub struct File {
@@ -134,16 +133,15 @@ impl Open {
     /// Reads the end of the file, and ends its last line where it is whole. Returns where it must be cut: where
     /// half a record is, or what a crashed file system made of one. Nothing after it was ever reported as delivered.
     fn read_tail(&mut self, length: u64) -> io::Result<Option<u64>> {
-        let mut at = length.saturating_sub(TAIL);
+        let mut at = length.saturating_sub(TAIL_SIZE);
         self.handle.seek(SeekFrom::Start(at))?;
         let mut reader = BufReader::new(&self.handle);
         let mut line = Vec::new();
         let mut ended = true;
         while reader.read_until(b'\n', &mut line)? > 0 {
             ended = line.last() == Some(&b'\n');
-            let record = serde_json::from_slice(&line).ok();
-            match record {
-                Some(Written { session_id }) => drop(self.recent.insert(session_id)),
+            match session_id(&line) {
+                Some(session_id) => drop(self.recent.insert(session_id.into_owned())),
                 None if line.contains(&0) => return Ok(Some(at)),
                 // A line that is not ours is left alone.
                 None if !ended && line.first() == Some(&b'{') => return Ok(Some(at)),
@@ -166,14 +164,13 @@ impl Open {
             return;
         };
         let length = rotated.metadata().map_or(0, |found| found.len());
-        let start = SeekFrom::Start(length.saturating_sub(TAIL));
+        let start = SeekFrom::Start(length.saturating_sub(TAIL_SIZE));
         if rotated.seek(start).is_err() {
             return;
         }
         let lines = BufReader::new(rotated).split(b'\n').map_while(Result::ok);
-        let written = lines.filter_map(|line| serde_json::from_slice::<Written>(&line).ok());
-        self.recent
-            .extend(written.map(|Written { session_id }| session_id));
+        let written = lines.filter_map(|line| Some(session_id(&line)?.into_owned()));
+        self.recent.extend(written);
     }
 
     /// All of them in one write, or nothing.
@@ -223,13 +220,6 @@ fn newest_rotated(path: &Path) -> Option<PathBuf> {
     let dated = rotated.filter_map(|entry| Some((modified(&entry)?, entry.path())));
     dated.max().map(|(_, path)| path)
 }
-
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Written {
-    session_id: String,
-}
-objects_only!(Written);
 
 #[cfg(test)]
 mod tests {

@@ -1,23 +1,10 @@
 //! What accounting tells Prometheus (docs/metrics.md).
 
-use std::time::Duration;
-
-use serde::Deserialize;
-
 use super::{Accounting, Progress};
 use crate::metrics::Exposition;
-use crate::objects::objects_only;
+use crate::moment::UnixTime;
+use crate::proto::record::RecordHead;
 use crate::sys::clock;
-
-/// When a recorded session ended.
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Times {
-    start_time: Option<f64>,
-    #[serde(default)]
-    duration: f64,
-}
-objects_only!(Times);
 
 /// Writes the families of accounting; without samples where nothing is accounted.
 pub fn write(text: &mut Exposition, accounting: Option<&Accounting>) {
@@ -101,14 +88,14 @@ impl Accounting {
             return None;
         }
         let record = self.journal.read_at(progress.position())?;
-        age(&record, clock::now().unix.elapsed())
+        age(&record, clock::now().unix)
     }
 }
 
-fn age(record: &[u8], now: Duration) -> Option<f64> {
-    let times: Times = serde_json::from_slice(record).ok()?;
-    let end = times.start_time? + times.duration;
-    Some((now.as_secs_f64() - end).max(0.0))
+fn age(record: &[u8], now: UnixTime) -> Option<f64> {
+    let head = RecordHead::parse(std::str::from_utf8(record).ok()?).ok()?;
+    let end = head.start_time.number()? + head.duration.number().unwrap_or_default();
+    Some((now.elapsed().as_secs_f64() - end).max(0.0))
 }
 
 #[cfg(test)]
@@ -117,8 +104,11 @@ mod tests {
 
     #[test]
     fn a_record_is_as_old_as_its_calls_end() {
-        let now = Duration::from_secs(1000);
-        let of = |record: &str| age(record.as_bytes(), now);
+        let now = UnixTime::from_secs(1000);
+        let of = |times: &str| {
+            let record = times.replace('{', r#"{"call_id": "a", "#);
+            age(record.as_bytes(), now)
+        };
         assert_eq!(of(r#"{"start_time": 900.5, "duration": 60}"#), Some(39.5));
         assert_eq!(of(r#"{"start_time": 900.5}"#), Some(99.5));
         assert_eq!(of(r#"{"start_time": 2000, "duration": 1}"#), Some(0.0));

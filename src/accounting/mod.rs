@@ -23,12 +23,14 @@ pub mod position;
 #[cfg(feature = "radius")]
 pub mod radius;
 pub mod record;
+mod recorded;
 mod rejected;
-mod taken;
+
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,32 +45,34 @@ pub use delivery::Progress;
 use delivery::{Delivery, Shared};
 pub use open::backends;
 pub use record::Record;
-use taken::{Key, Keys, Taken};
+use recorded::{Recorded, SessionKey, SessionKeys};
 
-use crate::journal::{Journal, Limits, Position, Refused};
+use crate::journal::{Backlog, Journal, Limits, Position, Refused};
 use crate::logging::{self, sparse::Sparse};
+use crate::moment::Moment;
+use crate::proto::record::session_id;
 use crate::sys::dir_lock::{self, DirLock};
 use crate::sys::thread::run_tenaciously;
 
 /// How often the disk is made to have what was written, and what could not be written is tried again.
-const SYNC: Duration = Duration::from_millis(250);
+const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One segment of the journal, bytes.
-const SEGMENT: u64 = 16 << 20;
+const SEGMENT_SIZE: u64 = 16 << 20;
 
 /// What is kept of delivered records, bytes at most: a relay that did not hear that its record was taken sends it
 /// again, and is recognised.
-const HISTORY: u64 = 64 << 20;
+const HISTORY_SIZE: u64 = 64 << 20;
 
 /// Bytes of records that are kept in memory while the journal refuses them; those that their relays keep, too, because a
 /// relay may be killed before its own disk has them, up to half of that.
-const HELD: usize = 32 << 20;
+const MAX_HELD: usize = 32 << 20;
 
 /// So many of those are tried again at a time.
-const RETRIED: usize = 100;
+const RETRY_BATCH: usize = 100;
 
 /// Threads of backends need room for their libraries.
-const STACK: usize = 1 << 20;
+const STACK_SIZE: usize = 1 << 20;
 
 /// What became of a finished session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +92,32 @@ pub enum Keeper {
     Nobody,
 }
 
+/// A session that is over, for the journal.
+#[derive(Clone, Debug)]
+pub struct Ended<'a> {
+    /// As its record tells it. One without cannot be recognised when it comes again.
+    pub session_id: Option<Cow<'a, str>>,
+    /// The record: a JSON object on one line.
+    pub info: &'a str,
+    pub keeper: Keeper,
+}
+
+impl<'a> Ended<'a> {
+    /// One of which nothing but the record is known.
+    pub fn read(info: &'a str, keeper: Keeper) -> Ended<'a> {
+        Ended {
+            session_id: session_id(info.as_bytes()),
+            info,
+            keeper,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Accounting {
     journal: Arc<Journal>,
-    keys: Keys,
+    keys: SessionKeys,
     state: Mutex<State>,
     progress: Vec<Arc<Progress>>,
     shared: Arc<Shared>,
@@ -107,11 +132,10 @@ pub struct Accounting {
 
 #[derive(Debug, Default)]
 struct State {
-    taken: Taken,
-    /// Records that the journal refused, oldest first; their sessions; bytes of them.
-    held: VecDeque<Held>,
-    held_keys: HashSet<Key>,
-    held_bytes: usize,
+    recorded: Recorded,
+    /// Records that the journal refused, and their sessions.
+    held: Backlog<Held>,
+    held_keys: HashSet<SessionKey>,
     is_refusing: bool,
     refusals: Sparse,
     sync_failures: Sparse,
@@ -122,7 +146,7 @@ struct State {
 #[derive(Debug)]
 struct Held {
     info: String,
-    key: Option<Key>,
+    key: Option<SessionKey>,
     keeper: Keeper,
 }
 
@@ -148,14 +172,14 @@ impl Accounting {
         let lock = lock(&dir)?;
         let limits = Limits {
             size: settings.journal_limit,
-            segment: SEGMENT.min(settings.journal_limit / 8),
-            history: HISTORY.min(settings.journal_limit / 4),
+            segment: SEGMENT_SIZE.min(settings.journal_limit / 8),
+            history: HISTORY_SIZE.min(settings.journal_limit / 4),
         };
-        let (keys, mut taken) = (Keys::default(), Taken::default());
+        let (keys, mut recorded) = (SessionKeys::default(), Recorded::default());
         let mut unread = position::Unread::new(&dir, &backends)?;
         let each = |at: Position, text: &[u8]| {
             if let Some(key) = keys.of_record(text) {
-                taken.add(key, at.segment);
+                recorded.add(key, at.segment);
             }
             unread.count(at);
         };
@@ -180,7 +204,7 @@ impl Accounting {
             journal,
             keys,
             state: Mutex::new(State {
-                taken,
+                recorded,
                 ..State::default()
             }),
             progress,
@@ -204,33 +228,35 @@ impl Accounting {
 
     /// Puts a finished session into the journal. Writes to the disk's cache, waits for nobody.
     pub fn take(&self, info: &str, keeper: Keeper) -> Outcome {
-        let outcomes = self.take_all(&[(info, keeper)]);
+        let outcomes = self.take_all(&[Ended::read(info, keeper)]);
         outcomes.first().copied().unwrap_or(Outcome::Refused)
     }
 
     /// The same for several of them, which are written together.
-    pub fn take_all(&self, records: &[(&str, Keeper)]) -> Vec<Outcome> {
-        let key_of = |(info, _): &(&str, Keeper)| self.keys.of_record(info.as_bytes());
-        let keys: Vec<Option<Key>> = records.iter().map(key_of).collect();
+    pub fn take_all(&self, records: &[Ended<'_>]) -> Vec<Outcome> {
+        let key_of = |one: &Ended<'_>| one.session_id.as_deref().map(|id| self.keys.of(id));
+        let keys: Vec<Option<SessionKey>> = records.iter().map(key_of).collect();
         let mut state = self.lock();
         let is_one = records.len() == 1;
         let mut seen = HashSet::new();
-        let mut is_known = |key: Key| state.taken.has(key) || (!is_one && !seen.insert(key));
-        let is_known = |key: &Option<Key>| key.is_some_and(&mut is_known);
+        let mut is_known =
+            |key: SessionKey| state.recorded.has(key) || (!is_one && !seen.insert(key));
+        let is_known = |key: &Option<SessionKey>| key.is_some_and(&mut is_known);
         let known: Vec<bool> = keys.iter().map(is_known).collect();
         let new = records.iter().zip(&known).filter(|(_, known)| !**known);
-        let new: Vec<&[u8]> = new.map(|((info, _), _)| info.as_bytes()).collect();
+        let new: Vec<&[u8]> = new.map(|(one, _)| one.info.as_bytes()).collect();
         let mut results = self.journal.append_all(&new).into_iter();
         let mut outcomes = Vec::with_capacity(records.len());
-        for (((info, keeper), key), is_known) in records.iter().zip(keys).zip(known) {
+        for ((one, key), is_known) in records.iter().zip(keys).zip(known) {
+            let info = one.info;
             let result = (!is_known).then(|| results.next()).flatten();
             outcomes.push(match result {
-                None if key.is_some_and(|key| state.taken.has(key)) => Outcome::Known,
+                None if key.is_some_and(|key| state.recorded.has(key)) => Outcome::Known,
                 // It is twice among these, and the first one was.
                 None => Outcome::Refused,
                 Some(Ok(at)) => {
                     if let Some(key) = key {
-                        state.taken.add(key, at.segment);
+                        state.recorded.add(key, at.segment);
                     }
                     self.shared.count_appended();
                     Outcome::Stored
@@ -240,7 +266,7 @@ impl Accounting {
                     Outcome::Stored
                 }
                 Some(Err(why)) => {
-                    state.refuse(&why, info, key, *keeper);
+                    state.refuse(&why, info, key, one.keeper);
                     Outcome::Refused
                 }
             });
@@ -251,7 +277,7 @@ impl Accounting {
     /// Whether the session with this id has been taken.
     pub fn has(&self, session_id: &str) -> bool {
         let key = self.keys.of(session_id);
-        self.lock().taken.has(key)
+        self.lock().recorded.has(key)
     }
 
     /// How far each backend is.
@@ -271,7 +297,7 @@ impl Accounting {
 
     /// Delivers what can be delivered until the deadline, then stops. What is left is delivered after the next
     /// start.
-    pub fn stop(&self, deadline: Duration) {
+    pub fn stop(&self, deadline: Moment) {
         self.retry_held();
         self.shared.stop();
         self.journal.wake();
@@ -281,7 +307,7 @@ impl Accounting {
         *running.lock().unwrap_or_else(PoisonError::into_inner) = false;
         changed.notify_all();
         let held = std::mem::take(&mut self.lock().held);
-        let lost = held.into_iter().filter(|one| one.keeper == Keeper::Nobody);
+        let lost = held.iter().filter(|one| one.keeper == Keeper::Nobody);
         let lines = lost.map(|one| {
             format!(
                 "accounting: not recorded, the journal refuses it: {}",
@@ -295,7 +321,7 @@ impl Accounting {
         let (running, changed) = &self.syncing;
         loop {
             let guard = running.lock().unwrap_or_else(PoisonError::into_inner);
-            let waited = changed.wait_timeout_while(guard, SYNC, |running| *running);
+            let waited = changed.wait_timeout_while(guard, SYNC_INTERVAL, |running| *running);
             if !*waited.unwrap_or_else(PoisonError::into_inner).0 {
                 return;
             }
@@ -340,23 +366,25 @@ impl Accounting {
 
     /// A few of what is held, so that nobody waits for long who has a new one; whether there are more.
     fn retry_some(&self) -> bool {
-        let mut state = self.lock();
-        for _ in 0..RETRIED {
-            let Some(one) = state.held.pop_front() else {
-                break;
-            };
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let (recorded, held_keys) = (&mut state.recorded, &mut state.held_keys);
+        let tried = state.held.retry(RETRY_BATCH, |one| {
             // Its relay may have told of the same session meanwhile.
-            if !one.key.is_some_and(|key| state.taken.has(key)) {
-                let Ok(at) = self.journal.append(one.info.as_bytes()) else {
-                    state.held.push_front(one);
-                    return false;
-                };
+            if !one.key.is_some_and(|key| recorded.has(key)) {
+                let at = self.journal.append(one.info.as_bytes())?;
                 if let Some(key) = one.key {
-                    state.taken.add(key, at.segment);
+                    recorded.add(key, at.segment);
                 }
                 self.shared.count_appended();
             }
-            state.forget_held(&one);
+            if let Some(key) = &one.key {
+                held_keys.remove(key);
+            }
+            Ok::<(), Refused>(())
+        });
+        if tried.is_err() {
+            return false;
         }
         if state.is_refusing && state.held.is_empty() && self.journal.has_room() {
             state.is_refusing = false;
@@ -374,7 +402,7 @@ impl Accounting {
         }
         let start = self.journal.start().segment;
         let mut state = self.lock();
-        let forgotten = state.taken.forget_before(start);
+        let forgotten = state.recorded.forget_before(start);
         if self.journal.is_nearly_full() {
             if let Some(left_out) = state.near_limit.due() {
                 let size = self.journal.size() >> 20;
@@ -394,7 +422,7 @@ impl Accounting {
 }
 
 impl State {
-    fn refuse(&mut self, why: &Refused, info: &str, key: Option<Key>, keeper: Keeper) {
+    fn refuse(&mut self, why: &Refused, info: &str, key: Option<SessionKey>, keeper: Keeper) {
         self.is_refusing = true;
         if let Some(left_out) = self.refusals.due() {
             error!(
@@ -405,28 +433,18 @@ impl State {
             return;
         }
         let (limit, is_lost) = match keeper {
-            Keeper::Relay => (HELD / 2, false),
-            Keeper::Nobody => (HELD, true),
+            Keeper::Relay => (MAX_HELD / 2, false),
+            Keeper::Nobody => (MAX_HELD, true),
         };
-        if self.held_bytes + info.len() > limit {
-            if is_lost {
-                error!("accounting: not recorded, too much waits already: {info}");
-            }
-            return;
-        }
-        self.held_bytes += info.len();
-        self.held_keys.extend(key);
-        self.held.push_back(Held {
+        let held = Held {
             info: info.to_owned(),
             key,
             keeper,
-        });
-    }
-
-    fn forget_held(&mut self, one: &Held) {
-        self.held_bytes = self.held_bytes.saturating_sub(one.info.len());
-        if let Some(key) = &one.key {
-            self.held_keys.remove(key);
+        };
+        if self.held.push(held, info.len(), limit) {
+            self.held_keys.extend(key);
+        } else if is_lost {
+            error!("accounting: not recorded, too much waits already: {info}");
         }
     }
 }
@@ -445,7 +463,7 @@ fn lock(dir: &Path) -> Result<DirLock, String> {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let builder = thread::Builder::new().name(name.to_owned());
-    let spawned = builder.stack_size(STACK).spawn(run);
+    let spawned = builder.stack_size(STACK_SIZE).spawn(run);
     spawned
         .map(drop)
         .map_err(|error| format!("cannot start the thread {name}: {error}"))

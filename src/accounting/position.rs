@@ -1,20 +1,20 @@
 //! How far each backend is in the journal, over restarts: a file for each, replaced as a whole.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use log::{error, info, warn};
 
 use super::Backend;
 use crate::journal::Position;
-use crate::sys::files::{create_own, read_own};
+use crate::sys::files::{read_own, replace_own};
 use crate::words::counted;
 
 const SUFFIX: &str = ".position";
 
 /// Bytes of such a file that are read: it has two numbers.
-const LONGEST: u64 = 4096;
+const MAX_FILE: u64 = 4096;
 
 /// Records that a backend has not got yet, counted while the journal is opened.
 pub struct Unread {
@@ -152,7 +152,7 @@ pub fn path(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn read(path: &Path) -> io::Result<Option<Position>> {
-    let Some(text) = read_own(path, LONGEST)? else {
+    let Some(text) = read_own(path, MAX_FILE)? else {
         return Ok(None);
     };
     // One that cannot be read must neither lose what waits nor stop the dispatcher.
@@ -169,11 +169,7 @@ fn read(path: &Path) -> io::Result<Option<Position>> {
 
 /// Writes a position so that a crash leaves the old or the new one.
 pub fn write(path: &Path, position: Position) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = create_own(&new)?;
-    writeln!(file, "{position}")?;
-    file.sync_data()?;
-    fs::rename(&new, path)
+    replace_own(path, format!("{position}\n").as_bytes())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A finished session as backends get it: the statistics object of docs/protocol.md section 5 with what the
 //! dispatcher added, and the few of its values that every backend needs.
 
-use serde::Deserialize;
+use serde::de::Error;
 
-use crate::objects::objects_only;
+use crate::proto::record::{RecordHead, Scalar};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,29 +18,26 @@ pub struct Record {
     pub to_tag: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Seen {
-    session_id: String,
-    call_id: String,
-    from_tag: String,
-    to_tag: Option<String>,
-}
-objects_only!(Seen);
-
 impl Record {
     /// Reads what stands in a journal.
     ///
     /// # Errors
     /// What is no object, or lacks one of the values.
     pub fn parse(info: &str) -> Result<Record, serde_json::Error> {
-        let seen: Seen = serde_json::from_str(info)?;
+        let head = RecordHead::parse(info)?;
+        let text = |value: &Scalar<'_>| {
+            let text = value.required_as("a string", Scalar::text);
+            let owned = text.map(|text| text.map(str::to_owned));
+            owned.map_err(serde_json::Error::custom)
+        };
+        let missing =
+            |name: &str| serde_json::Error::custom(format_args!("missing field `{name}`"));
         Ok(Record {
             info: info.into(),
-            session_id: seen.session_id,
-            call_id: seen.call_id,
-            from_tag: seen.from_tag,
-            to_tag: seen.to_tag,
+            session_id: text(&head.session_id)?.ok_or_else(|| missing("session_id"))?,
+            from_tag: text(&head.from_tag)?.ok_or_else(|| missing("from_tag"))?,
+            to_tag: text(&head.to_tag)?,
+            call_id: head.call_id.into_owned(),
         })
     }
 }

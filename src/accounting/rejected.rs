@@ -12,7 +12,7 @@ use crate::sys::clock;
 use crate::sys::files::open_own;
 
 /// A larger file takes no more: then the backend waits, so that nothing is lost without anybody noticing.
-const LIMIT: u64 = 256 << 20;
+const MAX_FILE: u64 = 256 << 20;
 
 /// The file of one backend, made with the first record that is rejected.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Rejected {
     pub fn new(dir: &Path, backend: &str) -> Rejected {
         Rejected {
             path: dir.join(format!("rejected-{backend}.jsonl")),
-            limit: LIMIT,
+            limit: MAX_FILE,
         }
     }
 

@@ -134,7 +134,7 @@ fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn stop(accounting: &Arc<Accounting>) {
-    accounting.stop(clock::mono() + PATIENCE);
+    accounting.stop(clock::moment() + PATIENCE);
 }
 
 /// The lock goes with the last thread.
@@ -159,7 +159,7 @@ fn a_slow_backend_is_not_left_alone_for_longer_and_longer() {
     wait("all records", || slow.records().len() == 5);
     // Were it left alone for twice as long each time, it would be 15 s.
     assert!(clock::mono() < begin + Duration::from_secs(6));
-    accounting.stop(clock::mono() + PATIENCE);
+    accounting.stop(clock::moment() + PATIENCE);
 }
 
 /// Its deadline is for backends that hang: an upgrade waits for no longer than they need.
@@ -169,9 +169,9 @@ fn a_stop_is_over_when_the_backends_are() {
     let (one, two) = (Memory::new("one", &[]), Memory::new("two", &[]));
     let accounting = start(&scratch, &[&one, &two]);
     take(&accounting, 0..10);
-    let begin = clock::mono();
+    let begin = clock::moment();
     accounting.stop(begin + Duration::from_secs(30));
-    let took = clock::mono() - begin;
+    let took = clock::moment() - begin;
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!((one.records().len(), two.records().len()), (10, 10));
     dropped(accounting);
@@ -382,7 +382,7 @@ fn of_records_that_come_together_each_is_taken_once() {
     let records = [1, 0, 2, 1].map(info);
     let together = records
         .each_ref()
-        .map(|record| (record.as_str(), Keeper::Relay));
+        .map(|record| Ended::read(record, Keeper::Relay));
     let expected = [
         Outcome::Stored,
         Outcome::Known,
@@ -438,7 +438,7 @@ fn a_full_journal_refuses_and_what_nobody_else_keeps_waits_in_memory() {
         Outcome::Refused
     );
     let padded = padded(count);
-    let twice = [(padded.as_str(), Keeper::Relay); 2];
+    let twice = [(); 2].map(|()| Ended::read(&padded, Keeper::Relay));
     let refused = [Outcome::Refused; 2];
     assert_eq!(accounting.take_all(&twice), refused, "neither is on disk");
     assert_eq!(accounting.held(), 1);

@@ -24,7 +24,7 @@ use crate::moment::Moment;
 use crate::proto::control::Remove;
 use crate::proto::line::Lines;
 use crate::proto::link::{
-    FromRelay, Hello, RELAY_LINE, Sequence, UpdateReply, longest_list, most_sessions,
+    FromRelay, Hello, RELAY_LINE, Sequence, UpdateResult, longest_list, most_sessions,
 };
 use crate::proto::name::is_spelled;
 use crate::proto::{Excerpt, SessionId};
@@ -627,21 +627,20 @@ impl Listener<'_> {
         if updating.is_new {
             lock(registry).relays.attempt_over(link.id);
         }
-        let reply = UpdateReply::parse(result);
-        match reply {
-            UpdateReply::Ports(..) => {
+        match UpdateResult::parse(result) {
+            UpdateResult::Ports(ports) => {
                 let commit = || self.commit(&updating.facts);
-                if !updating.succeed(link.id, reply.to_string(), commit) {
+                if !updating.succeed(link.id, ports.to_owned(), commit) {
                     self.updated_late(updating);
                 }
             }
-            UpdateReply::Halting => {
+            UpdateResult::Halting => {
                 if lock(registry).relays.halting(link.id) {
                     log::info!("relay {link}: halting, it gets no new calls");
                 }
                 updating.fail(link.id, UpdateFailure::Halting);
             }
-            UpdateReply::Error(why) => {
+            UpdateResult::Error(why) => {
                 updating.fail(link.id, UpdateFailure::Error(why.into()));
                 if updating.facts.has_media {
                     self.ask_for_room();

@@ -194,7 +194,7 @@ impl Daemon for Local {
     fn stop(self) {
         self.running.stop();
         if let Some(accounting) = &self.accounting {
-            accounting.stop(clock::mono() + LAST_RECORDS);
+            accounting.stop(clock::moment() + LAST_RECORDS);
         }
         dialog::remove_sockets(&self.runtime_dir);
     }

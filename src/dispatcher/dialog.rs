@@ -73,7 +73,7 @@ impl fmt::Display for Proxy {
 }
 
 /// A dialog to be ended.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Dialog {
     call_id: CallId,
     dialog_id: DialogId,
@@ -85,7 +85,7 @@ struct Dialog {
 }
 
 /// Who hears what became of a dialog.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Told {
     Nobody,
     /// Somebody who waits for it.

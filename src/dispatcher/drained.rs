@@ -5,8 +5,8 @@
 //! could not be written is tried again every now and then.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use super::relay_id::RelayKey;
 use crate::journal::make_directory;
 use crate::proto::Visible;
-use crate::sys::files::{create_own, open_own};
+use crate::sys::files::{open_own, replace_own};
 use crate::sys::sync::lock;
 
 /// So many relays can be drained. More are no relays of today.
@@ -161,17 +161,15 @@ fn write(path: &Path, relays: &BTreeSet<RelayKey>) -> io::Result<()> {
     }
     let directory = path.parent().unwrap_or(Path::new("."));
     make_directory(directory)?;
-    let fresh = path.with_extension("new");
-    let mut file = create_own(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    replace_own(path, text.as_bytes())?;
     // The name, too, is to survive a power cut.
     File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::sys::scratch::Scratch;
 

@@ -4,13 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::call::Known;
 use super::statistics::Statistics;
 use crate::moment::Now;
 use crate::proto::name::Name;
-use crate::proto::{CallId, DialogId, SessionId, Tag, Text, Visible};
+use crate::proto::record::{Added, CallRecord, Scalar};
+use crate::proto::{DialogId, SessionId, Visible};
 
 /// A dialog whose call ended longer ago is not ended any more: its id may be another one's by then.
 pub const DIALOG_AGE: Duration = Duration::from_secs(3600);
@@ -65,57 +64,18 @@ pub struct EndedCall {
     pub length: Option<Duration>,
 }
 
-/// What the dispatcher adds to a relay's statistics.
-#[derive(Serialize)]
-struct Added<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session_id: Option<SessionId>,
-    /// Null where there is none; not told where the relay has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dialog_id: Option<Option<&'a DialogId>>,
-    timed_out: bool,
-    all_streams_ice: bool,
-    relay_ip: IpAddr,
-}
-
-/// A session whose relay has nothing to tell of it any more.
-#[derive(Serialize)]
-struct Lost<'a> {
-    session_id: SessionId,
-    call_id: &'a CallId,
-    from_tag: Option<&'a Tag>,
-    to_tag: Option<&'a Tag>,
-    from_uri: &'a Text,
-    to_uri: &'a Text,
-    start_time: f64,
-    duration: u64,
-    caller_ua: Agent<'a>,
-    callee_ua: Agent<'a>,
-    username: Option<&'a Text>,
-    streams: [(); 0],
-    relay_lost: bool,
-    dialog_id: Option<&'a DialogId>,
-    timed_out: bool,
-    all_streams_ice: bool,
-    relay_ip: IpAddr,
-}
-
-/// `Unknown` where none was told.
-struct Agent<'a>(&'a Option<Text>);
-
-impl Serialize for Agent<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(agent) => agent.serialize(serializer),
-            None => serializer.serialize_str("Unknown"),
-        }
-    }
+/// The record of a call as accounting takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRecord {
+    /// As it is named in the text.
+    pub session_id: String,
+    /// One JSON object.
+    pub text: String,
 }
 
 impl EndedCall {
-    /// What is to be accounted, one JSON object; none for a call that was never answered. `random` names a session
-    /// that has no name yet.
-    pub fn record(&self, now: Now, random: u128) -> Option<String> {
+    /// What is to be accounted; none for a call that was never answered. `random` names a session that has no name yet.
+    pub fn record(&self, now: Now, random: u128) -> Option<NewRecord> {
         match &self.statistics {
             Some(statistics) if !statistics.is_answered => None,
             Some(statistics) => self.completed(statistics, random),
@@ -131,58 +91,67 @@ impl EndedCall {
     }
 
     /// The relay's statistics with what only the dispatcher knows.
-    fn completed(&self, statistics: &Statistics, random: u128) -> Option<String> {
+    fn completed(&self, statistics: &Statistics, random: u128) -> Option<NewRecord> {
         let known_id = self.known.as_ref().map(|known| known.session_id);
         let fresh = || known_id.unwrap_or_else(|| SessionId::from_random(random));
-        let added = Added {
-            session_id: statistics.session_id.is_none().then(fresh),
-            dialog_id: match statistics.dialog_id {
-                None => Some(self.dialog_id.as_ref()),
-                Some(_) => None,
-            },
-            timed_out: self.timed_out,
-            all_streams_ice: self.all_streams_ice,
-            relay_ip: self.relay_ip,
+        let given = statistics.session_id.is_none().then(fresh);
+        let dialog_id = match statistics.dialog_id {
+            None => Some(self.dialog_id.as_ref()),
+            Some(_) => None,
         };
-        let added = serde_json::to_string(&added).ok()?;
+        let added = Added {
+            session_id: given,
+            dialog_id,
+            ..self.added()
+        };
         let shortened = self
             .length
             .and_then(|length| statistics.until(length.as_secs()));
-        let json = shortened.as_deref().unwrap_or(statistics.json.get());
-        let json = json.trim_end().strip_suffix('}')?;
-        let comma = if json.trim_end().ends_with('{') {
-            ""
-        } else {
-            ","
-        };
-        let more = added.strip_prefix('{')?;
-        Some(format!("{json}{comma}{more}"))
+        let given = given.map(|id| id.to_string());
+        Some(NewRecord {
+            session_id: given.or_else(|| statistics.session_id.clone())?,
+            text: added.append_to(shortened.as_deref().unwrap_or(&statistics.json))?,
+        })
     }
 
-    fn lost(&self, now: Now) -> Option<String> {
-        let known = self.known.as_ref()?;
-        let started = known.started?;
-        let ended = known.ended.unwrap_or(now.unix);
-        let lost = Lost {
-            session_id: known.session_id,
-            call_id: &self.name.call_id,
-            from_tag: self.name.caller.as_ref(),
-            to_tag: self.name.callee.as_ref(),
-            from_uri: &known.from_uri,
-            to_uri: &known.to_uri,
-            start_time: started.elapsed().as_micros() as f64 / 1e6,
-            duration: ended.since(started).as_secs(),
-            caller_ua: Agent(&known.caller_ua),
-            callee_ua: Agent(&known.callee_ua),
-            username: known.username.as_ref(),
-            streams: [],
-            relay_lost: true,
-            dialog_id: self.dialog_id.as_ref(),
+    fn added(&self) -> Added<'_> {
+        Added {
+            session_id: None,
+            relay_lost: false,
+            dialog_id: Some(self.dialog_id.as_ref()),
             timed_out: self.timed_out,
             all_streams_ice: self.all_streams_ice,
             relay_ip: self.relay_ip,
+        }
+    }
+
+    /// What is known of a session whose relay has nothing to tell of it any more.
+    fn lost(&self, now: Now) -> Option<NewRecord> {
+        let known = self.known.as_ref()?;
+        let started = known.started?;
+        let ended = known.ended.unwrap_or(now.unix);
+        let session_id = known.session_id.to_string();
+        let record = CallRecord {
+            session_id: session_id.as_str().into(),
+            call_id: self.name.call_id.0.lossy(),
+            from_tag: self.name.caller.as_ref().map(|tag| &tag.0).into(),
+            to_tag: self.name.callee.as_ref().map(|tag| &tag.0).into(),
+            from_uri: (&known.from_uri).into(),
+            to_uri: (&known.to_uri).into(),
+            start_time: (started.elapsed().as_micros() as f64 / 1e6).into(),
+            duration: ended.since(started).as_secs().into(),
+            caller_ua: Scalar::text_or_unknown(known.caller_ua.as_ref()),
+            callee_ua: Scalar::text_or_unknown(known.callee_ua.as_ref()),
+            username: known.username.as_ref().into(),
+            streams: Some(Vec::new()),
+            ..CallRecord::default()
         };
-        serde_json::to_string(&lost).ok()
+        let added = Added {
+            relay_lost: true,
+            ..self.added()
+        };
+        let text = added.append_to(&serde_json::to_string(&record).ok()?)?;
+        Some(NewRecord { session_id, text })
     }
 }
 
@@ -215,7 +184,7 @@ impl fmt::Display for EndedCall {
         }
         match &self.statistics {
             Some(statistics) => {
-                let json = Visible(statistics.json.get().as_bytes());
+                let json = Visible(statistics.json.as_bytes());
                 write!(f, ", statistics {json}")
             }
             None => f.write_str(", no statistics"),
@@ -227,6 +196,7 @@ impl fmt::Display for EndedCall {
 mod tests {
     use super::*;
     use crate::moment::{Moment, UnixTime};
+    use crate::proto::{CallId, Tag};
 
     const ID: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 
@@ -267,14 +237,16 @@ mod tests {
     }
 
     fn record(finished: &EndedCall) -> serde_json::Value {
-        let text = finished.record(now(), 0).unwrap();
-        serde_json::from_str(&text).unwrap()
+        let record = finished.record(now(), 0).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&record.text).unwrap();
+        assert_eq!(value["session_id"], record.session_id);
+        value
     }
 
     #[test]
     fn the_dispatcher_adds_what_the_relay_cannot_know() {
         let json = r#"{"call_id":"a", "start_time": 1.50, "streams":[] }"#;
-        let text = finished(Some(json)).record(now(), 0).unwrap();
+        let text = finished(Some(json)).record(now(), 0).unwrap().text;
         assert!(
             text.starts_with(r#"{"call_id":"a", "start_time": 1.50, "streams":[]"#),
             "{text}"
@@ -290,7 +262,7 @@ mod tests {
             (&"192.0.2.1".into(), &false.into())
         );
         let named = r#"{"call_id":"a","start_time":1.5,"session_id":"mine","dialog_id":"1:2"}"#;
-        let text = finished(Some(named)).record(now(), 0).unwrap();
+        let text = finished(Some(named)).record(now(), 0).unwrap().text;
         assert_eq!(text.matches("session_id").count(), 1, "{text}");
         assert_eq!(text.matches("dialog_id").count(), 1, "{text}");
     }

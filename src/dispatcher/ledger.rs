@@ -2,13 +2,13 @@
 //! knew of them, for the one after it. So a call is accounted even where its relay is lost while no dispatcher runs, a
 //! dialog is ended whose relay came back without the call, and none goes on because nobody asked the proxy again.
 //!
-//! In the journal stand `call NOTE` and `dialog ID NOTE` (see `lines`), `over ID`, with a call's session id or a dialog's
-//! own, and, as long as there are calls, `seen MICROSECONDS` every few seconds. A line is in the kernel's hands before
-//! the proxy is answered or asked, and on disk a second later.
+//! In its log (see [`KeyedLog`]) stand `call NOTE` and `dialog ID NOTE` (see `lines`), `over ID`, with a call's session id
+//! or a dialog's own, and, as long as there are calls, `seen MICROSECONDS` every few seconds. A line is in the kernel's
+//! hands before the proxy is answered or asked, and on disk a second later.
 
 mod lines;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
-use self::lines::{DialogNote, Note, micros};
+use self::lines::{CallNote, DialogNote, micros};
 use super::call::LiveCall;
 use super::ended_call::DIALOG_AGE;
-use crate::journal::{Journal, Limits, Position, Refused};
-use crate::logging::sparse::Sparse;
+use crate::journal::{Change, KeyedLog, Kind, Line, News, Options};
 use crate::proto::name::Name;
 use crate::proto::{DialogId, Excerpt, SessionId};
 use crate::sys::clock;
@@ -28,32 +27,26 @@ use crate::sys::sync::lock;
 use crate::sys::thread::run_tenaciously;
 use crate::words::counted;
 
-/// Bytes of all segments, and of one. A call needs some 500.
-const SIZE: u64 = 512 << 20;
-const SEGMENT: u64 = 1 << 20;
+/// A call needs some 500 bytes.
+const OPTIONS: Options = Options {
+    size: 512 << 20,
+    segment: 1 << 20,
+    memory: 8 << 20,
+    moved: 500,
+};
 
 /// How often the disk is made to have what was written, and room is given back.
-const TEND: Duration = Duration::from_secs(1);
+const TEND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is noted that this dispatcher lives: a call whose relay never comes back ended no earlier than that.
-const SEEN: Duration = Duration::from_secs(10);
-
-/// So many lines of live calls are moved at once from the oldest segment, so that it can go.
-const MOVED: usize = 500;
+const SEEN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// So many of those that are over are remembered: news of one may come late.
-const STRUCK: usize = 4096;
-
-/// So many lines that the disk refused are tried again at a time.
-const RETRIED: usize = 100;
-
-/// Bytes of lines that are kept in memory while the disk does not take them.
-const IN_MEMORY: usize = 8 << 20;
+const MAX_STRUCK: usize = 4096;
 
 /// See the module.
-#[derive(Debug)]
 pub struct Ledger {
-    journal: Journal,
+    log: KeyedLog<LiveCalls>,
     state: Mutex<State>,
 }
 
@@ -76,20 +69,60 @@ pub struct Due {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Where the last line of each live call or dialog is. None while the disk does not take it.
-    lines: HashMap<SessionId, Option<Position>>,
-    by_position: BTreeMap<Position, SessionId>,
-    /// Of the news that its line tells.
-    orders: HashMap<SessionId, u64>,
     /// What was over lately.
     struck: Struck,
-    /// What the disk did not take, oldest first: a line, or that it is over.
-    refused: VecDeque<(SessionId, Vec<u8>)>,
-    refused_bytes: usize,
     /// Over, and recorded nowhere yet.
     unrecorded: HashSet<SessionId>,
-    complaints: Sparse,
     seen: Duration,
+}
+
+/// What the log holds.
+struct LiveCalls;
+
+/// What is known of a line besides its text.
+#[derive(Default)]
+struct Noted {
+    /// Of the news that it tells.
+    order: u64,
+    /// What it says, until it has been taken.
+    left: Option<Left>,
+}
+
+/// A line of an earlier dispatcher.
+enum Left {
+    Call(Box<CallNote>),
+    Dialog(Box<DialogNote>),
+}
+
+impl Kind for LiveCalls {
+    type Key = SessionId;
+    type Value = Noted;
+    const NAME: &'static str = "live calls";
+    const REMOVED: &'static str = "over";
+
+    fn tell(news: News<'_, SessionId>) {
+        let (why, left_out) = match news {
+            News::Refused(why, left_out) => (why, left_out),
+            News::Unsynced(error, left_out) => (error.to_string(), left_out),
+            News::GivenUp(_, Some(left_out)) => ("too many wait in memory".to_owned(), left_out),
+            News::GivenUp(_, None) => return,
+            News::Unfit(why, line) => {
+                let line = Excerpt(line);
+                return error!("a live call cannot be noted on disk ({why}): {line}");
+            }
+            News::TakenAgain => return info!("live calls are noted on disk again"),
+            News::Damaged(id) => {
+                return error!("what was noted of session {id} is damaged on disk and given up");
+            }
+            News::NotRemoved(error) => {
+                return warn!("a segment of ended calls cannot be removed: {error}");
+            }
+        };
+        error!(
+            "live calls cannot be noted on disk: {why}; should this dispatcher be killed, they are accounted only if \
+             their relays tell them{left_out}"
+        );
+    }
 }
 
 /// The last ones that were over.
@@ -108,7 +141,7 @@ impl Struck {
         if self.ids.insert(id) {
             self.order.push_back(id);
         }
-        if self.order.len() > STRUCK {
+        if self.order.len() > MAX_STRUCK {
             if let Some(oldest) = self.order.pop_front() {
                 self.ids.remove(&oldest);
             }
@@ -127,35 +160,36 @@ impl Ledger {
         now: Duration,
         is_recorded: impl Fn(SessionId) -> bool,
     ) -> Result<(Ledger, Earlier), String> {
-        let limits = Limits {
-            size: SIZE,
-            segment: SEGMENT,
-            history: 0,
-        };
-        let mut found = Left::default();
-        let journal = Journal::open(dir, limits, |at, text| found.read(at, text))?;
-        if found.unreadable > 0 {
-            let (lines, shown) = (counted(found.unreadable, "line"), dir.display());
+        let (mut seen, mut unreadable) = (Duration::ZERO, 0);
+        let log = KeyedLog::open(dir, OPTIONS, |text| {
+            read(text, &mut seen).unwrap_or_else(|| {
+                unreadable += 1;
+                Line::Other
+            })
+        })?;
+        if unreadable > 0 {
+            let (lines, shown) = (counted(unreadable, "line"), dir.display());
             error!("{shown}: {lines} on live calls cannot be read and are left out");
         }
-        let is_known = found.seen > Duration::ZERO && found.unreadable == 0;
-        let (mut state, mut earlier) = (State::default(), Earlier::default());
-        earlier.is_known = is_known;
+        let mut earlier = Earlier {
+            is_known: seen > Duration::ZERO && unreadable == 0,
+            ..Earlier::default()
+        };
         // In the order in which they were noted, so that of two with one call-id the later one is the call.
-        let mut left: Vec<_> = found.entries.into_iter().collect();
-        left.sort_unstable_by_key(|(_, (at, _))| *at);
-        for (id, (at, entry)) in left {
-            let line = match entry {
+        let mut lines = Vec::new();
+        log.each(|id, noted| lines.extend(noted.left.take().map(|left| (id, left))));
+        let changes = lines.into_iter().map(|(id, left)| {
+            let line = match left {
                 // Accounting does not remember it for ever.
-                Entry::Call(_) if is_recorded(id) => None,
-                Entry::Call(note) => {
+                Left::Call(_) if is_recorded(id) => None,
+                Left::Call(note) => {
                     // What is known now of its end and its relay, the next start does not know better.
-                    let call = note.call(found.seen);
+                    let call = note.call(seen);
                     let line = call.as_ref().and_then(|call| call_line(call, now));
                     earlier.calls.extend(call);
                     line
                 }
-                Entry::Dialog(note) => {
+                Left::Dialog(note) => {
                     let due = note.due(id, now.saturating_sub(DIALOG_AGE));
                     let line = due.as_ref().and_then(|(due, at)| dialog_line(due, *at));
                     earlier.dialogs.extend(due.map(|(due, _)| due));
@@ -164,15 +198,13 @@ impl Ledger {
             };
             // Should the disk not take it: the old line says nearly the same.
             match line {
-                Some(line) => state.move_to(id, journal.append(&line).unwrap_or(at)),
-                None => drop(journal.append(format!("over {id}").as_bytes())),
+                Some(line) => Change::Put(id, Noted::default(), line),
+                None => Change::Remove(id),
             }
-        }
-        let ledger = Ledger {
-            journal,
-            state: Mutex::new(state),
-        };
-        Ok((ledger, earlier))
+        });
+        log.apply(changes);
+        let state = Mutex::default();
+        Ok((Ledger { log, state }, earlier))
     }
 
     /// Tends the ledger every second, in a thread of its own, as long as it is used.
@@ -189,7 +221,7 @@ impl Ledger {
                 while let Some(ledger) = ledger.upgrade() {
                     ledger.tend(clock::now().unix.elapsed(), &is_recorded);
                     drop(ledger);
-                    thread::sleep(TEND);
+                    thread::sleep(TEND_INTERVAL);
                 }
             });
         })
@@ -202,14 +234,18 @@ impl Ledger {
         let Some(line) = call_line(call, now) else {
             return;
         };
-        let mut state = lock(&self.state);
+        let state = lock(&self.state);
         // Two threads may have news of one call, and the older news may come last.
-        let last = state.orders.get(&id).copied();
+        let last = self.log.with(id, |noted| noted.order);
         if state.struck.contains(id) || last.is_some_and(|last| call.order < last) {
             return;
         }
-        self.enter(&mut state, id, line);
-        state.orders.insert(id, call.order);
+        let noted = Noted {
+            order: call.order,
+            left: None,
+        };
+        self.log.put(id, noted, line);
+        drop(state);
     }
 
     /// A dialog is to be ended: to be told before anybody is asked to. `random` becomes its name here.
@@ -220,7 +256,7 @@ impl Ledger {
             dialog_id: dialog_id.clone(),
         };
         if let Some(line) = dialog_line(&due, now) {
-            self.enter(&mut lock(&self.state), due.id, line);
+            self.log.put(due.id, Noted::default(), line);
         }
         due
     }
@@ -230,58 +266,26 @@ impl Ledger {
         self.strike(&mut lock(&self.state), [due.id]);
     }
 
-    /// Writes the line that counts from now on.
-    fn enter(&self, state: &mut State, id: SessionId, line: Vec<u8>) {
-        state.forget(id);
-        state.lines.insert(id, None);
-        self.write(state, vec![(id, line)]);
-    }
-
     /// Calls are over, each with whether it is recorded. One that is not stays until it is, whoever else keeps its
     /// record.
     pub fn over(&self, ended: &[(SessionId, bool)]) {
         let mut state = lock(&self.state);
         let mut recorded = Vec::new();
         for (id, is_recorded) in ended {
-            match is_recorded {
-                true => recorded.push(*id),
-                false if state.lines.contains_key(id) => drop(state.unrecorded.insert(*id)),
-                false => {}
+            if *is_recorded {
+                recorded.push(*id);
+            } else if self.log.with(*id, |_| ()).is_some() {
+                state.unrecorded.insert(*id);
             }
         }
         self.strike(&mut state, recorded);
     }
 
     fn strike(&self, state: &mut State, ids: impl IntoIterator<Item = SessionId>) {
-        let mut lines = Vec::new();
-        for id in ids {
+        self.log.apply(ids.into_iter().map(|id| {
             state.struck.add(id);
-            if state.forget(id) {
-                lines.push((id, format!("over {id}").into_bytes()));
-            }
-        }
-        self.write(state, lines);
-    }
-
-    /// Appends lines, or keeps them until the disk takes lines again: behind those that wait already.
-    fn write(&self, state: &mut State, lines: Vec<(SessionId, Vec<u8>)>) {
-        let texts = lines.iter().map(|(_, line)| line.as_slice());
-        let appended = match state.refused.is_empty() {
-            true => self.journal.append_all(&texts.collect::<Vec<_>>()),
-            false => texts.map(|_| Err(Refused::Full)).collect(),
-        };
-        for ((id, line), result) in lines.into_iter().zip(appended) {
-            match result {
-                Ok(at) => state.written(id, at),
-                Err(Refused::Unfit(why)) => {
-                    error!(
-                        "a live call cannot be noted on disk ({why}): {}",
-                        Excerpt(&line)
-                    );
-                }
-                Err(why) => state.keep(id, line, &why),
-            }
-        }
+            Change::Remove(id)
+        }));
     }
 
     /// What is due: the disk gets what was written and what it did not take before, and what is over is given back.
@@ -293,150 +297,22 @@ impl Ledger {
         let mut state = lock(&self.state);
         state.unrecorded.extend(left);
         self.strike(&mut state, recorded);
-        drop(state);
-        while self.retry_some() {
-            thread::yield_now();
-        }
-        self.move_stragglers();
-        let mut state = lock(&self.state);
-        if !state.lines.is_empty() && now.abs_diff(state.seen) >= SEEN {
+        let is_due = self.log.count() > 0 && now.abs_diff(state.seen) >= SEEN_INTERVAL;
+        if is_due {
             state.seen = now;
-            // Should it fail: the next one is soon.
-            let _ = self
-                .journal
-                .append(format!("seen {}", micros(now)).as_bytes());
         }
-        let oldest = state.by_position.keys().next().copied();
-        let oldest = oldest.unwrap_or_else(|| self.journal.end());
         drop(state);
-        let released = self.journal.release(oldest);
-        if let Err(error) = released {
-            warn!("a segment of ended calls cannot be removed: {error}");
+        if is_due {
+            self.log.remark(format!("seen {}", micros(now)).as_bytes());
         }
-        self.sync();
-    }
-
-    /// Makes sure that the disk has what was written.
-    pub fn sync(&self) {
-        if let Err(error) = self.journal.sync() {
-            lock(&self.state).complain(&error.to_string());
-        }
-    }
-
-    /// Tries a few refused lines again, so that nobody who answers the proxy waits for long; whether there are more.
-    fn retry_some(&self) -> bool {
-        let mut state = lock(&self.state);
-        if state.refused.is_empty() {
-            return false;
-        }
-        for _ in 0..RETRIED {
-            let Some((id, line)) = state.refused.pop_front() else {
-                break;
-            };
-            match self.journal.append(&line) {
-                Ok(at) => {
-                    state.refused_bytes = state.refused_bytes.saturating_sub(line.len());
-                    if !line.starts_with(b"over ") {
-                        state.written(id, at);
-                    }
-                }
-                Err(why) => {
-                    state.refused.push_front((id, line));
-                    state.complain(&why.to_string());
-                    return false;
-                }
-            }
-        }
-        let has_more = !state.refused.is_empty();
-        if !has_more {
-            info!("live calls are noted on disk again");
-        }
-        has_more
-    }
-
-    /// Writes live calls of the oldest segment again, at the end, where most of what is there is over.
-    fn move_stragglers(&self) {
-        let state = lock(&self.state);
-        let needed = state.by_position.iter().map(|(at, id)| (*at, *id));
-        let old = self.journal.stragglers(needed, MOVED);
-        drop(state);
-        for (at, id) in old {
-            let text = self.journal.read_at(at);
-            let mut state = lock(&self.state);
-            if state.lines.get(&id) != Some(&Some(at)) {
-                continue; // There is news of it.
-            }
-            let Some(text) = text else {
-                error!("what was noted of session {id} is damaged on disk and given up");
-                state.forget(id);
-                continue;
-            };
-            match self.journal.append(&text) {
-                Ok(position) => state.move_to(id, position),
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// Bytes on disk.
-    #[cfg(test)]
-    fn size(&self) -> u64 {
-        self.journal.size()
-    }
-}
-
-impl State {
-    /// The last line of a live call is here now.
-    fn move_to(&mut self, id: SessionId, at: Position) {
-        if let Some(Some(before)) = self.lines.insert(id, Some(at)) {
-            self.by_position.remove(&before);
-        }
-        self.by_position.insert(at, id);
-    }
-
-    /// A line has been written; that a call is over leaves nothing to find.
-    fn written(&mut self, id: SessionId, at: Position) {
-        if self.lines.contains_key(&id) {
-            self.move_to(id, at);
-        }
-    }
-
-    fn forget(&mut self, id: SessionId) -> bool {
-        let Some(at) = self.lines.remove(&id) else {
-            return false;
-        };
-        if let Some(at) = at {
-            self.by_position.remove(&at);
-        }
-        self.orders.remove(&id);
-        true
-    }
-
-    /// The disk did not take this line.
-    fn keep(&mut self, id: SessionId, line: Vec<u8>, why: &Refused) {
-        if self.refused.is_empty() {
-            self.complain(&why.to_string());
-        }
-        if self.refused_bytes + line.len() > IN_MEMORY {
-            return self.complain("too many wait in memory");
-        }
-        self.refused_bytes += line.len();
-        self.refused.push_back((id, line));
-    }
-
-    fn complain(&mut self, why: &str) {
-        if let Some(left_out) = self.complaints.due() {
-            error!(
-                "live calls cannot be noted on disk: {why}; should this dispatcher be killed, they are accounted only if \
-                 their relays tell them{left_out}"
-            );
-        }
+        self.log.tend();
+        self.log.sync();
     }
 }
 
 fn call_line(call: &LiveCall, now: Duration) -> Option<Vec<u8>> {
     let mut line = b"call ".to_vec();
-    serde_json::to_writer(&mut line, &Note::new(call, now)?).ok()?;
+    serde_json::to_writer(&mut line, &CallNote::new(call, now)?).ok()?;
     Some(line)
 }
 
@@ -446,53 +322,32 @@ fn dialog_line(due: &Due, at: Duration) -> Option<Vec<u8>> {
     Some(line)
 }
 
-/// What stands in a ledger that is opened.
-#[derive(Default)]
-struct Left {
-    entries: HashMap<SessionId, (Position, Entry)>,
-    /// Since 1970-01-01 UTC: until then a dispatcher lived.
-    seen: Duration,
-    unreadable: usize,
-}
-
-enum Entry {
-    Call(Box<Note>),
-    Dialog(DialogNote),
-}
-
-impl Left {
-    fn read(&mut self, at: Position, text: &[u8]) {
-        if self.take(at, text).is_none() {
-            self.unreadable += 1;
+/// What a line of the log says. `seen` is since 1970-01-01 UTC: until then a dispatcher lived.
+fn read(text: &[u8], seen: &mut Duration) -> Option<Line<LiveCalls>> {
+    let (word, rest) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    let put = |id, left| {
+        let left = Some(left);
+        Line::Put(id, Noted { order: 0, left })
+    };
+    Some(match word {
+        "call" => {
+            let note: Box<CallNote> = serde_json::from_str(rest).ok()?;
+            *seen = (*seen).max(Duration::from_micros(note.at));
+            put(note.session_id.parse().ok()?, Left::Call(note))
         }
-    }
-
-    fn take(&mut self, at: Position, text: &[u8]) -> Option<()> {
-        let (word, rest) = std::str::from_utf8(text).ok()?.split_once(' ')?;
-        match word {
-            "call" => {
-                let note: Box<Note> = serde_json::from_str(rest).ok()?;
-                self.seen = self.seen.max(Duration::from_micros(note.at));
-                let id = note.session_id.parse().ok()?;
-                self.entries.insert(id, (at, Entry::Call(note)));
-            }
-            "dialog" => {
-                let (id, json) = rest.split_once(' ')?;
-                let note = serde_json::from_str(json).ok()?;
-                self.entries
-                    .insert(id.parse().ok()?, (at, Entry::Dialog(note)));
-            }
-            "over" => {
-                self.entries.remove(&rest.parse().ok()?);
-            }
-            "seen" => {
-                // The last one counts, though the clock may have been set back before it.
-                self.seen = Duration::from_micros(rest.parse().ok()?);
-            }
-            _ => return None,
+        "dialog" => {
+            let (id, json) = rest.split_once(' ')?;
+            let note = serde_json::from_str(json).ok()?;
+            put(id.parse().ok()?, Left::Dialog(note))
         }
-        Some(())
-    }
+        "over" => Line::Remove(rest.parse().ok()?),
+        "seen" => {
+            // The last one counts, though the clock may have been set back before it.
+            *seen = Duration::from_micros(rest.parse().ok()?);
+            Line::Other
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use super::pending_update::PendingUpdate;
 use super::registry::Doubts;
-use super::relay_commands::{write_plain, write_remove};
+use super::relay_commands::write_plain;
 use super::relay_id::LinkId;
 use crate::moment::Moment;
 use crate::proto::control::Remove;
-use crate::proto::link::{Compatibility, EXPLAIN, Sequence};
+use crate::proto::link::{Compatibility, EXPLAIN, Sequence, write_remove};
 use crate::proto::name::{Fit, Mention, Name};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;

@@ -3,19 +3,18 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::ended_call::{EndedCall, Reason};
+use super::statistics::{EndedLeg, EndedStream};
 use crate::moment::Moment;
-use crate::objects::objects_only;
 use crate::proto::name::Name;
+use crate::proto::record::UNKNOWN;
 use crate::proto::{CallId, SessionId};
 
 /// How long a call is remembered.
-pub const KEPT: Duration = Duration::from_secs(15 * 60);
+pub const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
 /// Bytes that they may take together; beyond this the oldest are forgotten.
-const MOST: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 
 /// What a call takes beside its texts, bytes, about.
 const EACH: usize = 200;
@@ -111,7 +110,7 @@ impl RecentCalls {
             fate,
         });
         self.order.insert(number, call_id);
-        while self.bytes > MOST && self.forget_first() {}
+        while self.bytes > MAX_BYTES && self.forget_first() {}
     }
 
     /// What became of the sessions of a Call-ID, of each last, and how long ago.
@@ -122,7 +121,7 @@ impl RecentCalls {
     ) -> impl Iterator<Item = (&Name, &Fate, Duration)> + use<'_> {
         let calls = self.calls.get(call_id).into_iter().flatten();
         let calls = calls.map(move |over| (&over.name, &over.fate, now.since(over.at)));
-        calls.filter(|(_, _, ago)| *ago < KEPT)
+        calls.filter(|(_, _, ago)| *ago < REMEMBERED)
     }
 
     /// The calls whose Call-IDs begin so, as they are shown.
@@ -140,7 +139,7 @@ impl RecentCalls {
             };
             let calls = past.calls.get(call_id).into_iter().flatten();
             let mut first = calls.filter(|over| over.number == *number);
-            first.all(|over| over.at + KEPT <= now)
+            first.all(|over| over.at + REMEMBERED <= now)
         };
         while first_is_old(self) && self.forget_first() {}
     }
@@ -174,30 +173,6 @@ fn size(name: &Name, fate: &Fate) -> usize {
     2 * name.call_id.0.as_bytes().len() + name.tags() + fate.text().len() + EACH
 }
 
-/// What of statistics is told of a call that is over.
-#[derive(Default, Deserialize)]
-#[serde(remote = "Self", default)]
-struct Told {
-    duration: f64,
-    streams: Vec<ToldStream>,
-}
-objects_only!(Told);
-
-#[derive(Default, Deserialize)]
-#[serde(remote = "Self", default)]
-struct ToldStream {
-    media_type: String,
-    status: String,
-    timeout_wait: f64,
-    caller_packets: u64,
-    callee_packets: u64,
-    caller_remote: String,
-    callee_remote: String,
-    caller_sdp: String,
-    callee_sdp: String,
-}
-objects_only!(ToldStream);
-
 /// How a session ended, in a sentence.
 fn how(finished: &EndedCall) -> String {
     let who = match finished.reason {
@@ -212,52 +187,43 @@ fn how(finished: &EndedCall) -> String {
         return format!("{who}; relay {relay} told nothing of its media");
     };
     // As accounting has it: the relay's own time goes on until it hears of a removal that it missed.
-    let until = |length: Duration| statistics.until(length.as_secs());
-    let until_then = finished.length.and_then(until);
-    let json = until_then.as_deref().unwrap_or(statistics.json.get());
-    let told: Told = serde_json::from_str(json).unwrap_or_default();
-    let mut text = match statistics.is_answered {
-        true => format!("{who} after {:.0} s, relay {relay}", told.duration),
-        false => format!("{who} before it was answered, relay {relay}"),
+    let length = finished.length.map(|length| length.as_secs());
+    let length = length.filter(|length| *length < statistics.duration);
+    let mut text = if statistics.is_answered {
+        let duration = length.unwrap_or(statistics.duration);
+        format!("{who} after {duration} s, relay {relay}")
+    } else {
+        format!("{who} before it was answered, relay {relay}")
     };
-    for stream in &told.streams {
-        text.push_str(&format!("; {}", of_stream(stream)));
+    for stream in &statistics.streams {
+        text.push_str(&format!("; {}", of_stream(stream, length)));
     }
     text
 }
 
-fn of_stream(stream: &ToldStream) -> String {
-    let party = |count: u64, name: &str, remote: &str, sdp: &str| {
-        let unknown = |text: &str| text.is_empty() || text == "Unknown";
-        let at = match (unknown(remote), unknown(sdp)) {
-            (false, _) => remote.to_owned(),
-            (true, false) => format!("SDP {sdp}, nothing came"),
+/// `length` is the call's, where its relay tells of a longer one.
+fn of_stream(stream: &EndedStream, length: Option<u64>) -> String {
+    let party = |leg: &EndedLeg, name: &str| {
+        let unknown = |text: &str| text.is_empty() || text == UNKNOWN;
+        let at = match (unknown(&leg.remote), unknown(&leg.sdp)) {
+            (false, _) => leg.remote.clone(),
+            (true, false) => format!("SDP {}, nothing came", leg.sdp),
             (true, true) => "nothing came".to_owned(),
         };
-        format!("{count} from the {name} ({at})")
+        format!("{} from the {name} ({at})", leg.packets)
     };
-    let status = match stream.status.as_str() {
-        "no-traffic timeout" | "conntrack timeout" | "on hold timeout" => format!(
-            "{}: neither side sent RTP for {:.0} s",
-            stream.status, stream.timeout_wait
-        ),
+    let status = match stream.status_until(length) {
+        status @ ("no-traffic timeout" | "conntrack timeout" | "on hold timeout") => {
+            let seconds = stream.timeout_wait;
+            format!("{status}: neither side sent RTP for {seconds} s")
+        }
         status => status.to_owned(),
     };
     format!(
         "{}: {status}, packets: {}, {}",
         stream.media_type,
-        party(
-            stream.caller_packets,
-            "caller",
-            &stream.caller_remote,
-            &stream.caller_sdp
-        ),
-        party(
-            stream.callee_packets,
-            "callee",
-            &stream.callee_remote,
-            &stream.callee_sdp
-        ),
+        party(&stream.caller, "caller"),
+        party(&stream.callee, "callee"),
     )
 }
 
@@ -401,7 +367,7 @@ mod tests {
         let mut past = RecentCalls::default();
         let why = "x".repeat(100_000);
         (0..400).for_each(|n| past.refuse(named(&n.to_string()), &why, at(n)));
-        assert!(past.bytes <= MOST);
+        assert!(past.bytes <= MAX_BYTES);
         assert!(of(&past, "0", at(400)).is_none());
         assert!(of(&past, "399", at(400)).is_some());
         assert!(

@@ -12,7 +12,7 @@ use log::{Level, info, log};
 use super::call::Known;
 use super::call::LiveCall;
 use super::dialog::{Enders, Told};
-use super::ended_call::{EndedCall, Reason};
+use super::ended_call::{EndedCall, NewRecord, Reason};
 use super::finisher::Finisher;
 use super::ledger::{Due, Earlier, Ledger};
 use crate::accounting::{self, Accounting, Keeper, Outcome};
@@ -153,9 +153,10 @@ impl Recorder {
         let books = self.books.as_ref();
         let is_told_again = books.is_some_and(|b| lock(&b.refused).recall(finished));
         // A relay repeats what is not recorded, for as long as that takes.
-        let level = match is_told_again {
-            true => Level::Debug,
-            false => Level::Info,
+        let level = if is_told_again {
+            Level::Debug
+        } else {
+            Level::Info
         };
         log!(level, "{finished}");
         match (dialog_to_end(finished), books) {
@@ -170,17 +171,21 @@ impl Recorder {
             return vec![true; ended.len()];
         };
         let record = |one: &EndedCall| one.record(clock::now(), random::bits());
-        let records: Vec<Option<String>> = ended.iter().map(record).collect();
-        let keeper = |one: &EndedCall| match one.is_kept {
-            true => Keeper::Relay,
-            false => Keeper::Nobody,
-        };
-        let mut answered: Vec<(&str, Keeper)> = Vec::with_capacity(ended.len());
+        let records: Vec<Option<NewRecord>> = ended.iter().map(record).collect();
+        let mut answered = Vec::with_capacity(ended.len());
         for (record, one) in records.iter().zip(ended) {
-            answered.extend(record.as_deref().map(|record| (record, keeper(one))));
+            answered.extend(record.as_ref().map(|record| accounting::Ended {
+                session_id: Some(record.session_id.as_str().into()),
+                info: &record.text,
+                keeper: if one.is_kept {
+                    Keeper::Relay
+                } else {
+                    Keeper::Nobody
+                },
+            }));
         }
         let mut outcomes = books.accounting.take_all(&answered).into_iter();
-        let is_recorded = |record: &Option<String>| match record {
+        let is_recorded = |record: &Option<NewRecord>| match record {
             Some(_) => outcomes.next() != Some(Outcome::Refused),
             None => true,
         };
@@ -367,7 +372,8 @@ mod tests {
         lock(&recorder.books.as_ref().unwrap().refused).remember(&told());
         assert!(recorder.is_refused(&id) && !recorder.has(&id));
         // What accounting held in memory went to the disk.
-        let record = told().record(clock::now(), 0).unwrap().replace('\n', "");
+        let record = told().record(clock::now(), 0).unwrap();
+        let record = record.text.replace('\n', "");
         assert_eq!(accounting.take(&record, Keeper::Relay), Outcome::Stored);
         assert!(recorder.has(&id) && !recorder.is_refused(&id));
     }

@@ -6,16 +6,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::limits::{self, Excess};
 use crate::moment::UnixTime;
-use crate::objects::objects_only;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Name, is_spelled};
+use crate::proto::record::{CallRecord, RecordHead, Scalar, StreamRecord};
 use crate::proto::{CallId, DialogId, SessionId, Tag};
 
 /// What a relay's list tells of a session.
@@ -41,20 +40,24 @@ impl ListedCall {
     /// # Errors
     /// What it is not, or a name that is too long.
     pub fn parse(element: &[u8]) -> Result<ListedCall, Unfit> {
-        let seen: SeenCall = serde_json::from_slice(element)?;
-        let (from_tag, to_tag) = (seen.from_tag.as_deref(), seen.to_tag.as_deref());
-        let dialog_id = seen.dialog_id.as_deref();
-        bounded(Some(&seen.call_id), from_tag, to_tag, None, dialog_id)?;
+        let text = std::str::from_utf8(element).map_err(serde_json::Error::custom)?;
+        let head = RecordHead::parse(text)?;
+        let names = [
+            ("from_tag", &head.from_tag),
+            ("to_tag", &head.to_tag),
+            ("session_id", &head.session_id),
+            ("dialog_id", &head.dialog_id),
+        ];
+        bounded(&head.call_id, names)?;
+        let owned = |text: Option<&str>| text.map(str::to_owned);
         Ok(ListedCall {
             // Empty where the proxy has made no dialog.
-            dialog_id: dialog_id
-                .filter(|id| !id.is_empty())
-                .map(|id| DialogId(id.into())),
-            call_id: seen.call_id,
-            from_tag: seen.from_tag,
-            to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
-            session_id: seen.session_id.and_then(|id| id.parse().ok()),
-            started: seen.start_time.and_then(since_1970),
+            dialog_id: head.dialog_id.told().map(|id| DialogId(id.into())),
+            from_tag: owned(head.from_tag.text()),
+            to_tag: owned(head.to_tag.told()),
+            session_id: head.session_id.text().and_then(|id| id.parse().ok()),
+            started: head.start_time.number().and_then(since_1970),
+            call_id: head.call_id.into_owned(),
         })
     }
 
@@ -85,7 +88,7 @@ const UNSELECTED: &str = "unselected ICE candidate";
 #[derive(Clone, Debug)]
 pub struct Statistics {
     /// The object, byte for byte.
-    pub json: Box<RawValue>,
+    pub json: Box<str>,
     /// What is not UTF-8 in a call-id was replaced by the relay.
     pub call_id: String,
     /// Of the session's caller; what is not UTF-8 in it was replaced as well.
@@ -102,70 +105,85 @@ pub struct Statistics {
     pub started: Option<UnixTime>,
     /// Its end, since 1970-01-01 UTC; none where it was not answered or does not tell.
     pub ended: Option<UnixTime>,
+    /// Whole seconds that it lasted, as it tells.
+    pub duration: u64,
+    pub streams: Vec<EndedStream>,
     /// It had streams, and both parties used ICE and went direct with every one of them that ever was (M8).
     pub all_streams_ice: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Seen {
-    call_id: String,
-    #[serde(default)]
-    from_tag: Option<String>,
-    #[serde(default)]
-    session_id: Option<String>,
-    #[serde(default)]
-    dialog_id: Option<String>,
-    #[serde(default)]
-    start_time: Option<f64>,
-    #[serde(default)]
-    duration: Option<f64>,
-    #[serde(default)]
-    to_tag: Option<String>,
-    #[serde(default)]
-    streams: Vec<SeenStream>,
+/// A stream of it, as people are told of it.
+#[derive(Clone, Debug, Default)]
+pub struct EndedStream {
+    pub media_type: String,
+    pub status: String,
+    /// Whole seconds.
+    pub timeout_wait: u64,
+    pub end_time: Option<u64>,
+    pub caller: EndedLeg,
+    pub callee: EndedLeg,
 }
-objects_only!(Seen);
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct SeenStream {
-    #[serde(default)]
-    status: Option<String>,
-    #[serde(default)]
-    start_time: Option<f64>,
-    #[serde(default)]
-    end_time: Option<f64>,
+/// What came from a party.
+#[derive(Clone, Debug, Default)]
+pub struct EndedLeg {
+    pub packets: u64,
+    /// Where it came from, and where the party's SDP had told it would.
+    pub remote: String,
+    pub sdp: String,
 }
-objects_only!(SeenStream);
 
-impl SeenStream {
-    fn has(&self, status: &str) -> bool {
-        self.status.as_deref() == Some(status)
+impl EndedStream {
+    fn new(stream: &StreamRecord<'_>) -> EndedStream {
+        let text = |value: &Scalar<'_>| value.text().unwrap_or_default().to_owned();
+        let leg = |packets: &Scalar<'_>, remote, sdp| EndedLeg {
+            packets: packets.whole().unwrap_or_default(),
+            remote: text(remote),
+            sdp: text(sdp),
+        };
+        EndedStream {
+            media_type: text(&stream.media_type),
+            status: text(&stream.status),
+            timeout_wait: stream.timeout_wait.whole().unwrap_or_default(),
+            end_time: stream.end_time.whole(),
+            caller: leg(
+                &stream.caller_packets,
+                &stream.caller_remote,
+                &stream.caller_sdp,
+            ),
+            callee: leg(
+                &stream.callee_packets,
+                &stream.callee_remote,
+                &stream.callee_sdp,
+            ),
+        }
     }
+}
 
-    /// It was rejected, or off from the start: there was no media whose way could tell anything.
-    fn never_was(&self) -> bool {
-        (self.has("rejected") || self.has("closed")) && self.start_time == self.end_time
+impl EndedStream {
+    /// What became of it by the end of the call, where that came before its relay's: the call's end has closed it, not the
+    /// silence after that.
+    pub fn status_until(&self, length: Option<u64>) -> &str {
+        let went_on = length
+            .zip(self.end_time)
+            .is_some_and(|(length, end)| end > length);
+        if went_on && is_timeout(&self.status) {
+            "closed"
+        } else {
+            &self.status
+        }
     }
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct SeenCall {
-    call_id: String,
-    #[serde(default)]
-    from_tag: Option<String>,
-    #[serde(default)]
-    to_tag: Option<String>,
-    #[serde(default)]
-    session_id: Option<String>,
-    #[serde(default)]
-    dialog_id: Option<String>,
-    #[serde(default)]
-    start_time: Option<f64>,
+fn is_timeout(status: &str) -> bool {
+    status.ends_with(" timeout")
 }
-objects_only!(SeenCall);
+
+/// It was rejected, or off from the start: there was no media whose way could tell anything.
+fn never_was(stream: &StreamRecord<'_>) -> bool {
+    let is_off = matches!(stream.status.text(), Some("rejected" | "closed"));
+    is_off && stream.start_time.number() == stream.end_time.number()
+}
 
 /// What a relay tells of a session and what cannot be used.
 #[derive(Debug)]
@@ -188,18 +206,10 @@ impl From<Excess> for Unfit {
     }
 }
 
-fn bounded(
-    call_id: Option<&str>,
-    from_tag: Option<&str>,
-    to_tag: Option<&str>,
-    session_id: Option<&str>,
-    dialog_id: Option<&str>,
-) -> Result<(), Excess> {
-    limits::name("call_id", call_id)?;
-    limits::name("from_tag", from_tag)?;
-    limits::name("to_tag", to_tag)?;
-    limits::name("session_id", session_id)?;
-    limits::name("dialog_id", dialog_id)
+fn bounded(call_id: &str, names: [(&str, &Scalar<'_>); 4]) -> Result<(), Excess> {
+    limits::name("call_id", Some(call_id))?;
+    let mut names = names.into_iter();
+    names.try_for_each(|(key, value)| limits::name(key, value.text()))
 }
 
 impl Statistics {
@@ -218,30 +228,35 @@ impl Statistics {
     /// # Errors
     /// What it is not, or a name that is too long.
     pub fn parse(json: &[u8]) -> Result<Statistics, Unfit> {
-        let seen: Seen = serde_json::from_slice(json)?;
-        bounded(
-            Some(&seen.call_id),
-            seen.from_tag.as_deref(),
-            seen.to_tag.as_deref(),
-            seen.session_id.as_deref(),
-            seen.dialog_id.as_deref(),
-        )?;
-        let json: Box<RawValue> = serde_json::from_slice(json)?;
-        let ended = seen.start_time.zip(seen.duration);
+        let text = std::str::from_utf8(json).map_err(serde_json::Error::custom)?;
+        let record = CallRecord::parse(text)?;
+        let names = [
+            ("from_tag", &record.from_tag),
+            ("to_tag", &record.to_tag),
+            ("session_id", &record.session_id),
+            ("dialog_id", &record.dialog_id),
+        ];
+        bounded(&record.call_id, names)?;
+        let (start, length) = (record.start_time.number(), record.duration.number());
+        let ended = start.zip(length);
         let ended = ended.and_then(|(start, length)| since_1970(start + length));
-        let mut real = seen.streams.iter().filter(|s| !s.never_was()).peekable();
-        let all_streams_ice = real.peek().is_some() && real.all(|s| s.has(UNSELECTED));
+        let mut real = record.streams().iter().filter(|s| !never_was(s)).peekable();
+        let is_direct = |stream: &StreamRecord<'_>| stream.status.text() == Some(UNSELECTED);
+        let all_streams_ice = real.peek().is_some() && real.all(is_direct);
+        let owned = |text: Option<&str>| text.map(str::to_owned);
         Ok(Statistics {
-            json,
-            call_id: seen.call_id,
-            from_tag: seen.from_tag,
-            session_id: seen.session_id,
-            dialog_id: seen.dialog_id.filter(|id| !id.is_empty()),
-            is_answered: seen.start_time.is_some(),
-            started: seen.start_time.and_then(since_1970),
+            json: text.trim_ascii().into(),
+            from_tag: owned(record.from_tag.text()),
+            to_tag: owned(record.to_tag.told()),
+            session_id: owned(record.session_id.text()),
+            dialog_id: owned(record.dialog_id.told()),
+            is_answered: start.is_some(),
+            started: start.and_then(since_1970),
             ended,
-            to_tag: seen.to_tag.filter(|tag| !tag.is_empty()),
+            duration: length.unwrap_or_default().round() as u64,
+            streams: record.streams().iter().map(EndedStream::new).collect(),
             all_streams_ice,
+            call_id: record.call_id.into_owned(),
         })
     }
 
@@ -253,7 +268,7 @@ impl Statistics {
     /// The object of a call that was over after so many seconds, though its relay heard of that later: packets and bytes
     /// as they are, no time beyond that. None where it tells of no longer call.
     pub fn until(&self, seconds: u64) -> Option<String> {
-        let mut object: Map<String, Value> = serde_json::from_str(self.json.get()).ok()?;
+        let mut object: Map<String, Value> = serde_json::from_str(&self.json).ok()?;
         let is_later = |time: &Value| time.as_f64().is_some_and(|time| time > seconds as f64);
         let duration = object.get_mut("duration").filter(|time| is_later(time))?;
         *duration = seconds.into();
@@ -267,7 +282,7 @@ impl Statistics {
             }
             // The call's end has closed it, not the silence after that.
             let status = stream.get("status").and_then(Value::as_str);
-            if went_on && status.is_some_and(|status| status.ends_with(" timeout")) {
+            if went_on && status.is_some_and(is_timeout) {
                 stream["status"] = "closed".into();
                 stream["timeout_wait"] = 0.into();
             }
@@ -306,7 +321,7 @@ impl<'de, E: fmt::Display, F: FnMut(&RawValue) -> Result<(), E>> Visitor<'de> fo
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
         while let Some(element) = elements.next_element::<&RawValue>()? {
-            (self.take)(element).map_err(serde::de::Error::custom)?;
+            (self.take)(element).map_err(Error::custom)?;
         }
         Ok(())
     }
@@ -320,7 +335,7 @@ mod tests {
     fn statistics_stay_byte_for_byte() {
         let json = br#"{"call_id": "a\u00e9", "x":  [1, 2.50], "streams": []}"#;
         let statistics = Statistics::parse(json).unwrap();
-        assert_eq!(statistics.json.get().as_bytes(), json);
+        assert_eq!(statistics.json.as_bytes(), json);
         assert_eq!(statistics.call_id, "a\u{e9}");
         assert!(!statistics.all_streams_ice, "no stream, no ICE");
     }

@@ -2,10 +2,12 @@
 //! until every backend has them, a relay keeps those that no dispatcher has confirmed.
 //!
 //! ```text
-//!  DIR/0000000001.journal     segments, oldest first; a record a line                 line
+//!  DIR/0000000001.journal     segments, oldest first; a record a line                 record, scan, segments
 //!  DIR/0000000002.journal     the last one is appended to
 //!  DIR/*.damaged              copies of segments with a damaged record
 //!  Position                   segment and offset: where a reader goes on               position, reader
+//!  KeyedLog                   of each key the last record counts, until it is removed  keyed
+//!  Backlog                    what a journal refused, until it takes it                backlog
 //! ```
 //!
 //! A record is in the kernel's hands when [`Journal::append`] returns, so that the end of this process does not hurt
@@ -13,31 +15,34 @@
 //! crash of the machine leaves it, is cut off at the next start. A disk that is full or a journal at its limit refuses
 //! records: whoever has them keeps them.
 
-mod line;
+mod backlog;
+mod keyed;
 mod position;
 mod reader;
+mod record;
+mod scan;
 mod segments;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod work_tests;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use line::{LONGEST, Unfit, text as line_text};
+pub use backlog::Backlog;
+pub use keyed::{Change, KeyedLog, Kind, Line, News, Options};
 pub use position::Position;
-pub use reader::{Found, Reader};
+pub use reader::Reader;
+pub use record::{MAX_RECORD, Unfit};
+pub use scan::Found;
 use segments::Segments;
 pub use segments::make_directory;
 
 /// Lines that are written together are no more than this, and the one that passes it, bytes.
-const TOGETHER: usize = 64 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 
 /// How large a journal may become.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +79,8 @@ impl fmt::Display for Refused {
 pub struct Journal {
     dir: PathBuf,
     limits: Limits,
+    /// The first line of each segment, where they are to have one.
+    header: Vec<u8>,
     state: Mutex<State>,
     appended: Condvar,
 }
@@ -90,6 +97,8 @@ struct State {
     readers_wait: usize,
     /// A part of a line may be behind the end.
     is_torn: bool,
+    /// The last segment has another header than the next record is to stand behind.
+    is_outdated: bool,
 }
 
 /// A file with something that the disk may not have yet.
@@ -119,7 +128,7 @@ impl Journal {
         for number in segments.numbers() {
             let path = segments::path(dir, number);
             let told = |error: io::Error| format!("{}: {error}", path.display());
-            let length = segments::scan(dir, number, &mut each).map_err(told)?;
+            let length = segments::repair(dir, number, &mut each).map_err(told)?;
             segments.set_length(number, length);
             end = Position {
                 segment: number,
@@ -143,6 +152,7 @@ impl Journal {
         Ok(Journal {
             dir: dir.to_owned(),
             limits,
+            header: Vec::new(),
             state: Mutex::new(State {
                 segments,
                 end,
@@ -156,9 +166,23 @@ impl Journal {
                 released,
                 readers_wait: 0,
                 is_torn: false,
+                is_outdated: false,
             }),
             appended: Condvar::new(),
         })
+    }
+
+    /// The same journal, in which each segment from now on begins with this record. Where the last one does not, the next
+    /// record begins another.
+    ///
+    /// # Errors
+    /// What no journal can hold.
+    fn with_header(mut self, text: &[u8]) -> Result<Journal, Unfit> {
+        record::write(&mut self.header, text)?;
+        let end = self.end();
+        let first = self.read_at(Position { offset: 0, ..end });
+        self.lock().is_outdated = end.offset > 0 && first.as_deref() != Some(text);
+        Ok(self)
     }
 
     /// Adds a record at the end; where it begins.
@@ -167,7 +191,7 @@ impl Journal {
     /// When it cannot be kept; the journal is as before.
     pub fn append(&self, text: &[u8]) -> Result<Position, Refused> {
         let mut line = Vec::new();
-        line::write(&mut line, text).map_err(Refused::Unfit)?;
+        record::write(&mut line, text).map_err(Refused::Unfit)?;
         self.write(&line)
     }
 
@@ -179,14 +203,14 @@ impl Journal {
         let mut starts = Vec::new();
         for text in texts {
             let start = lines.len();
-            match line::write(&mut lines, text) {
+            match record::write(&mut lines, text) {
                 Ok(()) => starts.push(start),
                 Err(why) => {
                     self.write_all(&mut lines, &mut starts, &mut results);
                     results.push(Err(Refused::Unfit(why)));
                 }
             }
-            if lines.len() >= TOGETHER {
+            if lines.len() >= WRITE_SIZE {
                 self.write_all(&mut lines, &mut starts, &mut results);
             }
         }
@@ -224,7 +248,7 @@ impl Journal {
 
     /// Writes whole lines at the end, all or nothing; where they begin.
     fn write(&self, lines: &[u8]) -> Result<Position, Refused> {
-        let length = lines.len() as u64;
+        let length = (self.header.len() + lines.len()) as u64;
         let mut state = self.lock();
         if state.segments.total() + length > self.limits.size {
             drop(state);
@@ -234,8 +258,11 @@ impl Journal {
             }
         }
         state.mend(&self.dir).map_err(Refused::Io)?;
-        if state.end.offset >= self.limits.segment {
+        if state.end.offset >= self.limits.segment || state.is_outdated {
             state.begin_segment(&self.dir).map_err(Refused::Io)?;
+        }
+        if state.end.offset == 0 && !self.header.is_empty() {
+            state.write(&self.header, &self.dir).map_err(Refused::Io)?;
         }
         let start = state.end;
         state.write(lines, &self.dir).map_err(Refused::Io)?;
@@ -316,7 +343,7 @@ impl Journal {
 
     /// Whether a longest record would be taken.
     pub fn has_room(&self) -> bool {
-        self.size() + (LONGEST as u64) < self.limits.size
+        self.size() + (MAX_RECORD as u64) < self.limits.size
     }
 
     /// More than three quarters of its limit.
@@ -371,25 +398,6 @@ impl Journal {
         state.released = state.released.max(until);
         drop(state);
         self.remove_released().map(drop)
-    }
-
-    /// Those of the records that are needed, given oldest first, which alone keep the oldest segment: to be written again
-    /// at the end, so that it can go. None where they are more than `most`, or where it is one of the last two.
-    pub fn stragglers<T>(
-        &self,
-        needed: impl Iterator<Item = (Position, T)>,
-        most: usize,
-    ) -> Vec<(Position, T)> {
-        let (start, end) = (self.start(), self.end());
-        if end.segment < start.segment + 2 {
-            return Vec::new();
-        }
-        let of_oldest = needed.take_while(|(at, _)| at.segment <= start.segment);
-        let found: Vec<(Position, T)> = of_oldest.take(most + 1).collect();
-        match found.len() > most {
-            true => Vec::new(),
-            false => found,
-        }
     }
 
     /// A record of this segment is damaged: a copy is kept when the segment goes.
@@ -452,6 +460,7 @@ impl State {
         });
         self.file = Arc::new(file);
         self.segments.add(number);
+        self.is_outdated = false;
         self.end = Position {
             segment: number,
             offset: 0,
@@ -481,15 +490,5 @@ impl State {
         let without = history.saturating_sub(self.segments.length(first));
         let is_tight = self.segments.total() + limits.history > limits.size;
         (without >= limits.history || is_tight).then_some(first)
-    }
-}
-
-/// Reads a segment's file at an offset, as much as there is up to the buffer's end.
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    loop {
-        match file.read_at(buffer, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }

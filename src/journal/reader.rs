@@ -3,21 +3,10 @@
 use std::fs::File;
 use std::io;
 
+use super::scan::{Found, Lines};
 use super::segments;
-use super::{Journal, LONGEST, Position, line, read_at};
+use super::{Journal, Position};
 use crate::sys::files::open_own;
-
-/// Bytes read at once.
-const CHUNK: usize = 64 * 1024;
-
-/// What stands at a position.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found {
-    /// The position behind it, and its text.
-    Record(Position, Vec<u8>),
-    /// The position behind it, and the bytes of its line.
-    Damaged(Position, Vec<u8>),
-}
 
 /// Goes through a journal record by record. Lives as long as there is somebody who reads.
 #[derive(Debug)]
@@ -84,75 +73,5 @@ impl<'a> Reader<'a> {
                 offset: 0,
             });
         }
-    }
-}
-
-/// The lines of one segment.
-#[derive(Debug)]
-pub struct Lines {
-    position: Position,
-    buffer: Vec<u8>,
-    /// How much of the buffer has been handed out.
-    taken: usize,
-}
-
-impl Lines {
-    pub fn new(position: Position) -> Lines {
-        Lines {
-            position,
-            buffer: Vec::new(),
-            taken: 0,
-        }
-    }
-
-    /// Behind the last line that was handed out.
-    pub fn position(&self) -> Position {
-        self.position
-    }
-
-    /// The next line that ends before `limit`, bytes from the file's beginning. What is longer than any record is
-    /// handed out as damaged, in pieces.
-    pub fn next(&mut self, file: &File, limit: u64) -> io::Result<Option<Found>> {
-        let mut searched = 0;
-        loop {
-            let pending = self.buffer.get(self.taken..).unwrap_or_default();
-            let new = pending.get(searched..).unwrap_or_default();
-            if let Some(length) = new.iter().position(|b| *b == b'\n') {
-                return Ok(Some(self.take(searched + length, 1)));
-            }
-            searched = pending.len();
-            if searched > LONGEST + CHUNK {
-                return Ok(Some(self.take(searched, 0)));
-            }
-            if !self.fill(file, limit)? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Hands out so many bytes, and leaves out the line feed behind them.
-    fn take(&mut self, length: usize, line_feed: usize) -> Found {
-        let end = self.taken + length;
-        let bytes = self.buffer.get(self.taken..end).unwrap_or_default();
-        self.position.offset += (length + line_feed) as u64;
-        self.taken = end + line_feed;
-        match line::text(bytes) {
-            Some(text) if line_feed == 1 => Found::Record(self.position, text.to_vec()),
-            _ => Found::Damaged(self.position, bytes.to_vec()),
-        }
-    }
-
-    /// Reads on; false at the limit.
-    fn fill(&mut self, file: &File, limit: u64) -> io::Result<bool> {
-        self.buffer.drain(..self.taken.min(self.buffer.len()));
-        self.taken = 0;
-        let length = self.buffer.len();
-        let offset = self.position.offset + length as u64;
-        let room = usize::try_from(limit.saturating_sub(offset)).unwrap_or(CHUNK);
-        self.buffer.resize(length + room.min(CHUNK), 0);
-        let part = self.buffer.get_mut(length..).unwrap_or_default();
-        let read = read_at(file, part, offset);
-        self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));
-        read.map(|read| read > 0)
     }
 }

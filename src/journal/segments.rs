@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 
 use log::{error, warn};
 
-use super::reader::{Found, Lines};
-use super::{Position, read_at};
+use super::position::Position;
+use super::scan::{Found, Lines, read_at};
 use crate::sys::files::open_own;
 
 const SUFFIX: &str = ".journal";
+
+/// Bytes in which a first record that tells the format is found.
+const FIRST_RECORD_SIZE: u64 = 4096;
 
 /// Segments by number.
 #[derive(Debug, Default)]
@@ -83,9 +86,10 @@ impl Segments {
             .range(from.segment..)
             .map(|(_, length)| length)
             .sum();
-        match self.lengths.contains_key(&from.segment) {
-            true => all.saturating_sub(from.offset),
-            false => all,
+        if self.lengths.contains_key(&from.segment) {
+            all.saturating_sub(from.offset)
+        } else {
+            all
         }
     }
 }
@@ -163,8 +167,28 @@ pub fn remove(dir: &Path, number: u64) -> io::Result<()> {
     }
 }
 
+/// Moves the segments whose first record `is_foreign` out of the journal's way, to names of their own. Returns their paths.
+pub fn set_aside(dir: &Path, is_foreign: impl Fn(&[u8]) -> bool) -> io::Result<Vec<PathBuf>> {
+    let mut moved = Vec::new();
+    for number in Segments::list(dir)?.numbers() {
+        let path = path(dir, number);
+        let file = open_own(OpenOptions::new().read(true), &path)?;
+        let length = file.metadata()?.len().min(FIRST_RECORD_SIZE);
+        let first = Lines::new(Position::default()).next(&file, length)?;
+        if matches!(first, Some(Found::Record(_, text)) if is_foreign(&text)) {
+            let aside = (0..)
+                .map(|n| dir.join(format!("{number:010}.foreign{n}")))
+                .find(|aside| !aside.exists());
+            let aside = aside.unwrap_or_default();
+            fs::rename(path, &aside)?;
+            moved.push(aside);
+        }
+    }
+    Ok(moved)
+}
+
 /// Hands all records of a segment to `each`, cuts off a torn end, and returns the length.
-pub fn scan(dir: &Path, number: u64, each: &mut impl FnMut(Position, &[u8])) -> io::Result<u64> {
+pub fn repair(dir: &Path, number: u64, each: &mut impl FnMut(Position, &[u8])) -> io::Result<u64> {
     let path = path(dir, number);
     let file = open_own(OpenOptions::new().read(true).write(true), &path)?;
     let length = file.metadata()?.len();

@@ -394,7 +394,7 @@ fn to_tag(frame: &Frame) -> Result<Option<Tag>, BadRequest> {
 }
 
 /// The SIP proxy's dialog, where it named one.
-pub fn dialog_id(frame: &Frame) -> Result<Option<DialogId>, BadRequest> {
+fn dialog_id(frame: &Frame) -> Result<Option<DialogId>, BadRequest> {
     let dialog = frame.header("dialog_id").map(|text| id("dialog_id", text));
     Ok(dialog.transpose()?.map(DialogId))
 }

@@ -80,7 +80,7 @@ impl Elements {
                 self.state = State::AfterElement;
                 take(&self.element)?;
                 self.element.clear();
-                self.element.shrink_to(KEPT);
+                self.element.shrink_to(KEPT_CAPACITY);
             }
         }
         Ok(())
@@ -109,7 +109,7 @@ impl Elements {
 }
 
 /// Memory that is kept for the next element, bytes.
-const KEPT: usize = 64 * 1024;
+const KEPT_CAPACITY: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

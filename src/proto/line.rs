@@ -19,7 +19,7 @@ impl std::fmt::Display for TooLong {
 }
 
 /// Memory kept for the next line once the buffer has run empty, bytes.
-const KEPT: usize = 64 * 1024;
+const KEPT_CAPACITY: usize = 64 * 1024;
 
 /// Collects bytes as they arrive and gives out whole lines.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Lines {
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.start == self.buffer.len() {
             self.buffer.clear();
-            self.buffer.shrink_to(KEPT);
+            self.buffer.shrink_to(KEPT_CAPACITY);
         } else {
             self.buffer.drain(..self.start);
         }
@@ -64,7 +64,7 @@ impl Lines {
     /// is the buffer itself: a line of megabytes is not there twice.
     pub fn take_given(&mut self, skip: usize) -> Vec<u8> {
         let given = (self.given.start + skip).min(self.given.end)..self.given.end;
-        if given.len() <= KEPT || self.start < self.buffer.len() {
+        if given.len() <= KEPT_CAPACITY || self.start < self.buffer.len() {
             return self.buffer.get(given).unwrap_or_default().to_vec();
         }
         let mut line = std::mem::take(&mut self.buffer);
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_line_can_be_kept() {
-        let long = "x".repeat(KEPT + 1);
+        let long = "x".repeat(KEPT_CAPACITY + 1);
         for (input, first) in [("7 one\r\ntwo\n", "one"), (&format!("7 {long}\r\n"), &long)] {
             let mut lines = Lines::new(1 << 20);
             lines.extend(b"before\n");
@@ -180,7 +180,7 @@ mod tests {
         lines.extend(&long);
         assert_eq!(lines.next_line().unwrap().unwrap().len(), 1 << 20);
         lines.extend(b"short\n");
-        assert!(lines.buffer.capacity() <= KEPT);
+        assert!(lines.buffer.capacity() <= KEPT_CAPACITY);
         assert_eq!(all(&mut lines), ["short"]);
     }
 }

@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::control::{self, BadFrame, BadRequest, Frame, Remove, SESSION_ID, Update};
-use super::{CallId, Excerpt, SessionId};
+use super::{CallId, Excerpt, SessionId, Text};
 
 use crate::objects::objects_only;
 
@@ -25,21 +25,21 @@ pub const OLD_DISPATCHER_LINE: usize = 4 << 20;
 pub const RELAY_LINE: usize = 64 << 20;
 
 /// Sessions that any relay can have: there are 65,536 ports, and each session has two at least.
-const SESSIONS: usize = 32_768;
+const MAX_SESSIONS: usize = 32_768;
 
 /// Sessions that a relay can have which has room for so many streams: twice that, for those that hold no port. One that
 /// does not say it may have as many as there are ports for.
 pub fn most_sessions(capacity: Option<usize>) -> usize {
     let twice = capacity.map(|streams| streams.saturating_mul(2).max(1000));
-    twice.map_or(SESSIONS, |most| most.min(SESSIONS))
+    twice.map_or(MAX_SESSIONS, |most| most.min(MAX_SESSIONS))
 }
 
 /// Bytes that a session takes in a list, on the average.
-const LISTED: usize = 4 * 1024;
+const LISTED_SIZE: usize = 4 * 1024;
 
 /// Bytes of a list of so many sessions: beyond that a relay answers `error`.
 pub fn longest_list(sessions: usize) -> usize {
-    (sessions * LISTED).clamp(OLD_DISPATCHER_LINE, RELAY_LINE)
+    (sessions * LISTED_SIZE).clamp(OLD_DISPATCHER_LINE, RELAY_LINE)
 }
 
 /// Longest command or header line towards a relay, bytes.
@@ -187,35 +187,15 @@ impl<'a> FromRelay<'a> {
     }
 }
 
-/// What an `update` brought: a relay's answer, passed on to the SIP proxy.
+/// A relay's answer to an `update`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpdateReply {
     /// The relay's address, and a port for each stream of `media`, 0 where there is none.
-    Ports(Ipv4Addr, Vec<u16>),
+    Ports(IpAddr, Vec<u16>),
     /// The relay takes no new calls.
     Halting,
     /// And why, where that is known.
     Error(Cow<'static, str>),
-}
-
-impl UpdateReply {
-    /// Reads a relay's result. What no relay should say (`None` of older ones, too) is an error.
-    pub fn parse(result: &[u8]) -> UpdateReply {
-        if result == b"halting" {
-            return UpdateReply::Halting;
-        }
-        parse_ports(result).unwrap_or_else(|| {
-            let why = result.strip_prefix(b"error: ").unwrap_or_default();
-            UpdateReply::Error(Excerpt(why).to_string().into())
-        })
-    }
-}
-
-fn parse_ports(result: &[u8]) -> Option<UpdateReply> {
-    let mut words = std::str::from_utf8(result).ok()?.split_ascii_whitespace();
-    let address = words.next()?.parse().ok()?;
-    let ports: Result<Vec<u16>, _> = words.map(str::parse).collect();
-    Some(UpdateReply::Ports(address, ports.ok()?))
 }
 
 impl fmt::Display for UpdateReply {
@@ -229,6 +209,42 @@ impl fmt::Display for UpdateReply {
             UpdateReply::Error(_) => f.write_str("error"),
         }
     }
+}
+
+/// That answer as a dispatcher reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpdateResult<'a> {
+    /// An address and ports: the SIP proxy gets them as they came.
+    Ports(&'a str),
+    Halting,
+    /// Why, for people.
+    Error(String),
+}
+
+impl<'a> UpdateResult<'a> {
+    /// Reads a relay's result. What no relay should say (`None` of older ones, too) is an error.
+    pub fn parse(result: &'a [u8]) -> UpdateResult<'a> {
+        if result == b"halting" {
+            return UpdateResult::Halting;
+        }
+        let text = std::str::from_utf8(result).ok();
+        match text.filter(|text| are_ports(text)) {
+            Some(ports) => UpdateResult::Ports(ports),
+            None => {
+                let why = result.strip_prefix(b"error: ").unwrap_or_default();
+                UpdateResult::Error(Excerpt(why).to_string())
+            }
+        }
+    }
+}
+
+fn are_ports(text: &str) -> bool {
+    let mut words = text.split(' ');
+    let is_address = words
+        .next()
+        .is_some_and(|word| word.parse::<IpAddr>().is_ok());
+    let is_port = |word: &str| parse_number(word.as_bytes()).is_some_and(|n| n <= 0xffff);
+    is_address && words.all(is_port)
 }
 
 /// What a relay that has not said hello can read.
@@ -251,22 +267,17 @@ pub fn write_command(
     session_id: Option<SessionId>,
 ) -> bool {
     let start = out.len();
-    out.extend_from_slice(frame.command());
-    out.extend_from_slice(format!(" {sequence}\r\n").as_bytes());
+    begin_command(out, frame.command(), sequence);
     if let (Some(id), Compatibility::Ours) = (session_id, compatibility) {
         // Before what the proxy says: the first of two headers of one name counts.
         out.extend_from_slice(format!("{SESSION_ID}: {id}\r\n").as_bytes());
     }
-    for (name, value) in frame.headers() {
-        let line = out.len();
-        write_text(out, name, compatibility);
-        out.extend_from_slice(b": ");
-        write_text(out, value, compatibility);
-        if out.len() - line > OLD_RELAY_LINE {
-            out.truncate(start);
-            return false;
-        }
-        out.extend_from_slice(b"\r\n");
+    let has_all = frame
+        .headers()
+        .all(|(name, value)| write_header(out, name, value, compatibility));
+    if !has_all {
+        out.truncate(start);
+        return false;
     }
     let is_update = frame.command() == b"update";
     if compatibility == Compatibility::Older && is_update && frame.header("signaling_ip").is_none()
@@ -275,6 +286,56 @@ pub fn write_command(
     }
     out.extend_from_slice(b"\r\n");
     true
+}
+
+/// Writes a `remove` that the dispatcher makes itself. False when the relay could not read it: not all names come from the
+/// SIP proxy; `out` then holds nothing of it.
+pub fn write_remove(
+    out: &mut Vec<u8>,
+    remove: &Remove,
+    sequence: Sequence,
+    compatibility: Compatibility,
+) -> bool {
+    let start = out.len();
+    begin_command(out, b"remove", sequence);
+    let names = [
+        ("call_id", Some(&remove.call_id.0)),
+        ("from_tag", Some(&remove.from_tag.0)),
+        ("to_tag", remove.to_tag.as_ref().map(|tag| &tag.0)),
+    ];
+    for (name, value) in names {
+        let Some(value) = value.map(Text::as_bytes) else {
+            continue;
+        };
+        let is_odd = value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
+        if is_odd || !write_header(out, name.as_bytes(), value, compatibility) {
+            out.truncate(start);
+            return false;
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    true
+}
+
+fn begin_command(out: &mut Vec<u8>, command: &[u8], sequence: Sequence) {
+    out.extend_from_slice(command);
+    out.extend_from_slice(format!(" {sequence}\r\n").as_bytes());
+}
+
+/// False where it is longer than a relay can read.
+fn write_header(
+    out: &mut Vec<u8>,
+    name: &[u8],
+    value: &[u8],
+    compatibility: Compatibility,
+) -> bool {
+    let line = out.len();
+    write_text(out, name, compatibility);
+    out.extend_from_slice(b": ");
+    write_text(out, value, compatibility);
+    let fits = out.len() - line <= OLD_RELAY_LINE;
+    out.extend_from_slice(b"\r\n");
+    fits
 }
 
 /// One `?` for each byte that is not UTF-8: the same text wherever the same bytes stand, and no longer.

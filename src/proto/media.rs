@@ -138,13 +138,13 @@ fn split_option(field: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Bytes of a media type, and of a host's name (RFC 1035 section 2.3.4).
-const LONGEST_TYPE: usize = 64;
-const LONGEST_HOST: usize = 255;
+const MAX_TYPE: usize = 64;
+const MAX_HOST: usize = 255;
 
 fn parse_type(token: &[u8]) -> Option<MediaType> {
     let text = std::str::from_utf8(token).ok()?;
     let is_token =
-        (1..=LONGEST_TYPE).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        (1..=MAX_TYPE).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
     is_token.then(|| MediaType(text.to_ascii_lowercase().into()))
 }
 
@@ -167,7 +167,7 @@ fn parse_address(address: &[u8]) -> Option<MediaAddress> {
         });
     }
     // A name has no colon; what has one is a broken IPv6 address.
-    let is_name = (1..=LONGEST_HOST).contains(&address.len())
+    let is_name = (1..=MAX_HOST).contains(&address.len())
         && address
             .iter()
             .all(|&b| b.is_ascii_alphanumeric() || b".-_".contains(&b));

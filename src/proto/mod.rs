@@ -2,7 +2,7 @@
 //!
 //! Read `docs/protocol.md` for the wire forms. `line` bounds what a peer can make us hold, `control` turns
 //! lines into requests and back, `media` reads one m= line, `demux` tells packets apart, `link` is what a
-//! relay and a dispatcher say to each other.
+//! relay and a dispatcher say to each other, `record` what a call was like.
 
 mod component;
 pub mod control;
@@ -13,9 +13,11 @@ pub mod link;
 pub mod media;
 pub mod name;
 mod party;
+pub mod record;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -58,6 +60,11 @@ impl Text {
 
     pub fn is_utf8(&self) -> bool {
         std::str::from_utf8(&self.0).is_ok()
+    }
+
+    /// As a text: U+FFFD for what is not UTF-8.
+    pub fn lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
     }
 
     /// As a text: bytes that are not UTF-8 as `\xe9`, everything else as it is.
@@ -116,7 +123,7 @@ impl fmt::Debug for Text {
 
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&String::from_utf8_lossy(&self.0))
+        serializer.serialize_str(&self.lossy())
     }
 }
 
@@ -136,17 +143,21 @@ pub fn escaped(bytes: &[u8]) -> String {
 pub struct Excerpt<'a>(pub &'a [u8]);
 
 /// Bytes of it that are shown.
-const SHOWN: usize = 200;
+const EXCERPT_SIZE: usize = 200;
 
 impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(beginning) = self.0.get(..SHOWN).filter(|_| self.0.len() > SHOWN) else {
+        let Some(beginning) = self
+            .0
+            .get(..EXCERPT_SIZE)
+            .filter(|_| self.0.len() > EXCERPT_SIZE)
+        else {
             return write_visible(self.0, f);
         };
         // Not within a character.
         let end = match std::str::from_utf8(beginning) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => SHOWN,
+            _ => EXCERPT_SIZE,
         };
         write_visible(beginning.get(..end).unwrap_or(beginning), f)?;
         write!(f, "... ({} bytes)", self.0.len())

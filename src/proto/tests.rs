@@ -258,30 +258,36 @@ fn lines_from_a_relay() {
 
 #[test]
 fn what_an_update_brought() {
-    let ports = UpdateReply::Ports("10.0.0.1".parse().unwrap(), vec![40000, 0]);
-    assert_eq!(UpdateReply::parse(b"10.0.0.1 40000 0"), ports);
-    assert_eq!(ports.to_string(), "10.0.0.1 40000 0");
-    let alone = UpdateReply::Ports("10.0.0.1".parse().unwrap(), vec![]);
-    assert_eq!(UpdateReply::parse(b"10.0.0.1"), alone);
+    let written = |address: &str, ports| {
+        let address = address.parse().unwrap();
+        UpdateReply::Ports(address, ports).to_string()
+    };
+    for text in [
+        written("10.0.0.1", vec![40000, 0]),
+        written("10.0.0.1", vec![]),
+        written("2001:db8::1", vec![65534]),
+    ] {
+        let read = UpdateResult::parse(text.as_bytes());
+        assert_eq!(read, UpdateResult::Ports(&text), "as it came");
+    }
     for error in [
         "error",
         "None",
         "",
         "10.0.0.1 x",
-        "::1 4",
+        "10.0.0.1 +4",
+        "10.0.0.1  4",
         "10.0.0.1 65536",
         "halting 1",
     ] {
-        assert_eq!(
-            UpdateReply::parse(error.as_bytes()),
-            UpdateReply::Error("".into()),
-            "{error}"
-        );
+        let read = UpdateResult::parse(error.as_bytes());
+        assert_eq!(read, UpdateResult::Error(String::new()), "{error}");
     }
-    let told = UpdateReply::parse(b"error: no ports\x1b left");
-    assert_eq!(told, UpdateReply::Error("no ports\\u{1b} left".into()));
-    assert_eq!(told.to_string(), "error", "as the SIP proxy hears it");
-    assert_eq!(UpdateReply::parse(b"halting"), UpdateReply::Halting);
+    let told = UpdateResult::parse(b"error: no ports\x1b left");
+    assert_eq!(told, UpdateResult::Error("no ports\\u{1b} left".into()));
+    let written = UpdateReply::Error("no ports left".into()).to_string();
+    assert_eq!(written, "error", "as the SIP proxy hears it");
+    assert_eq!(UpdateResult::parse(b"halting"), UpdateResult::Halting);
 }
 
 #[test]
@@ -396,4 +402,40 @@ fn what_is_only_shown_is_kept_in_part() {
     }
     assert_eq!(Text::shortened(&[0xff; 5000]).as_bytes().len(), 1024);
     assert_eq!(Text::shortened(&[0x80; 5000]).as_bytes().len(), 1024);
+}
+
+#[test]
+fn a_removal_is_written_as_the_relay_can_read_it() {
+    let mut remove = Remove {
+        call_id: CallId(b"caf\xe9".as_slice().into()),
+        from_tag: Tag("f".into()),
+        to_tag: None,
+    };
+    let mut out = Vec::new();
+    assert!(write_remove(
+        &mut out,
+        &remove,
+        Sequence(7),
+        Compatibility::Older
+    ));
+    assert_eq!(out, b"remove 7\r\ncall_id: caf?\r\nfrom_tag: f\r\n\r\n");
+    out.clear();
+    remove.to_tag = Some(Tag("t".into()));
+    assert!(write_remove(
+        &mut out,
+        &remove,
+        Sequence(8),
+        Compatibility::Ours
+    ));
+    let expected = b"remove 8\r\ncall_id: caf\xe9\r\nfrom_tag: f\r\nto_tag: t\r\n\r\n";
+    assert_eq!(out, expected);
+    out.clear();
+    for odd in ["t\r\n\r\nsummary 9", "\0", &"t".repeat(OLD_RELAY_LINE)] {
+        remove.from_tag = Tag(odd.into());
+        let is_written = write_remove(&mut out, &remove, Sequence(9), Compatibility::Ours);
+        assert!(
+            !is_written && out.is_empty(),
+            "nobody slips a command into a tag"
+        );
+    }
 }

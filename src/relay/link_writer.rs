@@ -1,7 +1,7 @@
 //! The writing side of a link: what it says first on each connection (hello, and the ended calls that its dispatcher has not
 //! confirmed), then whatever comes.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -10,8 +10,7 @@ use log::{debug, info};
 use super::dispatcher::Dispatcher;
 use super::send_queue::{Piece, Task, write_batch};
 use super::shared::Shared;
-use super::spool::{Place, Spool};
-use crate::proto::SessionId;
+use super::spool::Spool;
 use crate::tls::Writer;
 use crate::words::counted;
 
@@ -81,42 +80,19 @@ pub fn greet(
         let calls = counted(unconfirmed.len(), "ended call");
         info!("{dispatcher}: {calls} not confirmed by it yet: reported once more");
     }
-    let missing = say_all(spool, unconfirmed.into_iter(), &mut write)?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    // Confirmed meanwhile, or written again somewhere else.
-    let again = spool
-        .unconfirmed(dispatcher.address, LISTING_LIMIT)?
-        .into_iter();
-    let missing = say_all(spool, again.filter(|(id, _)| missing.contains(id)), write)?;
-    for id in missing {
-        // Damaged, which the spool says when it finds it.
-        debug!("{dispatcher}: session {id} is not on disk any more");
-    }
-    Ok(())
-}
-
-/// Says the lines of these records; which of them are not where they should be.
-fn say_all(
-    spool: &Spool,
-    records: impl Iterator<Item = (SessionId, Place)>,
-    mut write: impl FnMut(&[u8]) -> Result<(), String>,
-) -> Result<HashSet<SessionId>, String> {
     let mut together = Vec::new();
-    let mut missing = HashSet::new();
-    for (id, at) in records {
-        match spool.line(&at) {
+    for id in unconfirmed {
+        match spool.line(id) {
             Some(line) => together.extend_from_slice(&line),
-            None => drop(missing.insert(id)),
+            // Confirmed meanwhile, or damaged, which the spool says when it finds it.
+            None => debug!("{dispatcher}: session {id} is not on disk any more"),
         }
         if together.len() > WRITE_SIZE {
             write(&together)?;
             together.clear();
         }
     }
-    write(&together)?;
-    Ok(missing)
+    write(&together)
 }
 
 #[cfg(test)]

@@ -1,11 +1,8 @@
 //! Finished sessions that no dispatcher has confirmed yet (`stored`, docs/protocol.md section 9), on disk: they
 //! outlive lost links, the dispatcher's end and the relay's own.
 //!
-//! One thread owns all of it: workers and links hand it messages and wait for no disk. In its journal stand
-//! `keep DISPATCHER expired|removed STATISTICS` and `stored ID`; what was kept and not stored is open. What a full disk
-//! refuses is open in memory and tried again.
-
-mod book;
+//! One thread writes all of it: workers and links hand it messages and wait for no disk. In its log (see
+//! [`KeyedLog`]) stand `keep DISPATCHER expired|removed STATISTICS` and `stored ID`; what was kept and not stored is open.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,44 +15,44 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use log::{error, info, warn};
 
-pub use self::book::Place;
-use self::book::{Book, is_for, split};
 use super::dispatchers::Dispatchers;
 use super::threads;
-use crate::journal::{self, Journal, Limits, Position, Refused};
-use crate::logging::{self, sparse::Sparse};
-use crate::proto::SessionId;
+use crate::journal::{self, Change, KeyedLog, Kind, Line, News, Options};
+use crate::logging;
+use crate::moment::Moment;
+use crate::proto::record::session_id;
+use crate::proto::{SessionId, Visible};
 use crate::sys::clock;
 use crate::sys::dir_lock::{self, DirLock};
 use crate::words::counted;
 
-/// One segment of the journal, bytes.
-const SEGMENT: u64 = 4 << 20;
+/// How much the log may take on disk comes from the configuration.
+const OPTIONS: Options = Options {
+    size: 0,
+    segment: 4 << 20,
+    memory: 32 << 20,
+    // A tenth of a segment or so, lest what one dispatcher leaves unconfirmed while it is away fill the disk with what
+    // another one has confirmed.
+    moved: 300,
+};
 
 /// How long what was written may wait for the disk.
-const SYNC: Duration = Duration::from_millis(250);
+const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Messages that are taken together at most.
-const TOGETHER: usize = 10_000;
+const MESSAGES_AT_ONCE: usize = 10_000;
 
 /// A record that was sent and not confirmed is sent again after this time.
-const AGAIN: Duration = Duration::from_secs(60);
+const RESEND_AFTER: Duration = Duration::from_secs(60);
 
 /// How often that is looked after.
-const TIDY: Duration = Duration::from_secs(15);
+const TEND_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Bytes of records on their way to the thread; beyond that the disk is too slow to keep them.
-const IN_FLIGHT: usize = 32 << 20;
-
-/// Bytes of records that a full disk refused.
-const IN_MEMORY: usize = 32 << 20;
+const MAX_IN_FLIGHT: usize = 32 << 20;
 
 /// Bytes that are sent again at once to one dispatcher.
-const AT_ONCE: usize = 256 * 1024;
-
-/// So many open records of an old segment are written again at the end, so that the segment can go: a tenth of it or so, lest
-/// what one dispatcher leaves unconfirmed while it is away fill the disk with what another one has confirmed.
-const MOVED: usize = 300;
+const RESENT_AT_ONCE: usize = 256 * 1024;
 
 /// How a session ended; the word of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +70,58 @@ impl How {
     }
 }
 
+/// What the log holds.
+struct EndedCalls;
+
+/// What is known of a record besides its line.
+struct Kept {
+    dispatcher: SocketAddr,
+    /// When it was last sent.
+    sent: Moment,
+}
+
+impl Kept {
+    /// Returns true if a dispatcher is to be told: of its own records, and of those of one that there is no link to any
+    /// more, for which anyone that records calls will do. As long as not all are known, nobody is told of another one's.
+    fn is_for(&self, dispatcher: SocketAddr, known: Option<&[SocketAddr]>) -> bool {
+        let of = self.dispatcher;
+        of == dispatcher || known.is_some_and(|known| !known.contains(&of))
+    }
+}
+
+impl Kind for EndedCalls {
+    type Key = SessionId;
+    type Value = Kept;
+    const NAME: &'static str = "ended calls";
+    const REMOVED: &'static str = "stored";
+
+    fn tell(news: News<'_, SessionId>) {
+        match news {
+            News::Refused(why, left_out) => error!(
+                "ended calls cannot be kept on disk: {why}; they are kept in memory{left_out}"
+            ),
+            News::GivenUp(line, _) => error!(
+                target: logging::RECORDS,
+                "an ended call cannot be kept, too many are in memory: {}", Visible(line)
+            ),
+            News::Unfit(why, line) => error!(
+                target: logging::RECORDS,
+                "an ended call cannot be kept, {why}: {}", Visible(line)
+            ),
+            News::TakenAgain => info!("ended calls are kept on disk again"),
+            News::Unsynced(error, left_out) => {
+                error!("records of ended calls cannot be brought to disk: {error}{left_out}");
+            }
+            News::Damaged(id) => {
+                error!("the record of session {id} is damaged on disk and given up");
+            }
+            News::NotRemoved(error) => {
+                warn!("a segment of confirmed calls cannot be removed: {error}");
+            }
+        }
+    }
+}
+
 enum Message {
     Keep {
         dispatcher: SocketAddr,
@@ -82,24 +131,22 @@ enum Message {
     /// By whom.
     Stored(SocketAddr, SessionId),
     /// Tell what is open for a dispatcher.
-    Open(SocketAddr, Sender<Vec<(SessionId, Place)>>),
+    Open(SocketAddr, Sender<Vec<SessionId>>),
     Quit(Sender<()>),
 }
 
 /// The other threads' end of it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Spool {
     messages: Sender<Message>,
     in_flight: Arc<AtomicUsize>,
-    open: Arc<AtomicUsize>,
-    journal: Arc<Journal>,
+    log: Arc<KeyedLog<EndedCalls>>,
 }
 
 /// Not started yet.
 pub struct Opened {
     spool: Spool,
     messages: Receiver<Message>,
-    book: Book,
     lock: DirLock,
 }
 
@@ -112,14 +159,13 @@ pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, Str
     let told = |error: io::Error| format!("{}: {error}", dir.display());
     journal::make_directory(&dir).map_err(told)?;
     let lock = dir_lock::lock(&dir).map_err(told)?;
-    let limits = Limits {
+    let options = Options {
         size: limit,
-        segment: SEGMENT.min(limit / 8),
-        history: 0,
+        segment: OPTIONS.segment.min(limit / 8),
+        ..OPTIONS
     };
-    let mut book = Book::default();
-    let journal = Journal::open(&dir, limits, |at, text| book.note(at, text))?;
-    let count = book.records.len();
+    let log = KeyedLog::open(&dir, options, read)?;
+    let count = log.count();
     if count > 0 {
         info!(
             "{} of an earlier run not confirmed yet by a dispatcher: reported again when it connects",
@@ -131,11 +177,9 @@ pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, Str
         spool: Spool {
             messages: sender,
             in_flight: Arc::default(),
-            open: Arc::new(AtomicUsize::new(count)),
-            journal: Arc::new(journal),
+            log: Arc::new(log),
         },
         messages,
-        book,
         lock,
     })
 }
@@ -146,26 +190,19 @@ impl Opened {
     }
 
     /// The lines of all that is open.
-    pub fn lines(&mut self) -> Vec<Vec<u8>> {
+    pub fn lines(&self) -> Vec<Vec<u8>> {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
-        let open = self.book.open_for(nobody, Some(&[]), Duration::ZERO);
-        let lines = open.iter().filter_map(|(_, at)| self.spool.line(at));
-        lines.collect()
+        let open = self.spool.open_for(nobody, Some(&[]), Moment::START);
+        open.iter().filter_map(|id| self.spool.line(*id)).collect()
     }
 
     /// Starts the thread.
     pub fn start(self, dispatchers: &Arc<Dispatchers>) -> Result<(), String> {
-        let Opened {
-            spool,
-            messages,
-            book,
-            lock,
-        } = self;
         let mut keeper = Keeper {
             dispatchers: Arc::clone(dispatchers),
-            messages,
-            records: Records::new(spool, book),
-            lock: Some(lock),
+            messages: self.messages,
+            spool: self.spool,
+            lock: Some(self.lock),
         };
         threads::start("spool", move || keeper.run())
     }
@@ -177,7 +214,7 @@ impl Spool {
         let mut line = format!("keep {dispatcher} {} ", how.word()).into_bytes();
         line.extend_from_slice(statistics);
         let length = line.len();
-        if self.in_flight.fetch_add(length, Ordering::Relaxed) > IN_FLIGHT {
+        if self.in_flight.fetch_add(length, Ordering::Relaxed) > MAX_IN_FLIGHT {
             self.in_flight.fetch_sub(length, Ordering::Relaxed);
             return false;
         }
@@ -203,7 +240,7 @@ impl Spool {
         &self,
         dispatcher: SocketAddr,
         limit: Duration,
-    ) -> Result<Vec<(SessionId, Place)>, String> {
+    ) -> Result<Vec<SessionId>, String> {
         let (answer, answered) = bounded(1);
         let asked = self.messages.send(Message::Open(dispatcher, answer));
         let told = asked.ok().and_then(|()| answered.recv_timeout(limit).ok());
@@ -212,26 +249,21 @@ impl Spool {
         })
     }
 
-    /// The line for a dispatcher; none where it cannot be read.
-    pub fn line(&self, at: &Place) -> Option<Vec<u8>> {
-        let text = match at {
-            Place::Disk(position) => self.journal.read_at(*position)?,
-            Place::Memory(text) => text.to_vec(),
-        };
+    /// The line for a dispatcher; none where it is confirmed or cannot be read.
+    pub fn line(&self, id: SessionId) -> Option<Vec<u8>> {
+        let text = self.log.text(id)?;
         let (_, rest) = split(text.strip_prefix(b"keep ")?)?;
-        let mut line = rest.to_vec();
-        line.extend_from_slice(b"\r\n");
-        Some(line)
+        Some([rest, b"\r\n"].concat())
     }
 
     /// Records that are not confirmed.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.log.count()
     }
 
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
-        self.journal.size()
+        self.log.size()
     }
 
     /// Writes what is on its way and ends the thread.
@@ -248,35 +280,36 @@ impl Spool {
 struct Keeper {
     dispatchers: Arc<Dispatchers>,
     messages: Receiver<Message>,
-    records: Records,
+    spool: Spool,
     lock: Option<DirLock>,
 }
 
 impl Keeper {
     fn run(&mut self) {
         let mut sync_at = None;
-        let mut tidy_at = clock::mono() + TIDY;
+        let mut tend_at = clock::moment() + TEND_INTERVAL;
         loop {
-            let next = sync_at.unwrap_or(tidy_at).min(tidy_at);
-            let wait = next.saturating_sub(clock::mono());
+            let next = sync_at.unwrap_or(tend_at).min(tend_at);
+            let wait = next.since(clock::moment());
             match self.messages.recv_timeout(wait) {
                 Ok(first) => {
                     if self.take_all(first) {
                         return;
                     }
-                    sync_at.get_or_insert_with(|| clock::mono() + SYNC);
+                    sync_at.get_or_insert_with(|| clock::moment() + SYNC_INTERVAL);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let now = clock::mono();
+            let now = clock::moment();
             if sync_at.is_some_and(|at| now >= at) {
-                self.records.sync();
+                self.spool.log.sync();
                 sync_at = None;
             }
-            if now >= tidy_at {
-                self.tidy(now);
-                tidy_at = now + TIDY;
+            if now >= tend_at {
+                self.resend(now);
+                self.spool.log.tend();
+                tend_at = now + TEND_INTERVAL;
             }
         }
     }
@@ -284,17 +317,18 @@ impl Keeper {
     /// Takes a message and those that are there with it. True when the last one was to quit.
     fn take_all(&mut self, first: Message) -> bool {
         let mut messages = vec![first];
-        messages.extend(self.messages.try_iter().take(TOGETHER));
+        messages.extend(self.messages.try_iter().take(MESSAGES_AT_ONCE));
         let mut is_over = false;
         let known = self.dispatchers.wanted();
-        for question in self.records.take(messages, known.as_deref()) {
+        for question in self.spool.take(messages, known.as_deref(), clock::moment()) {
             match question {
                 Message::Open(dispatcher, answer) => {
-                    let book = &mut self.records.book;
-                    let _ = answer.send(book.open_for(dispatcher, known.as_deref(), clock::mono()));
+                    let now = clock::moment();
+                    let open = self.spool.open_for(dispatcher, known.as_deref(), now);
+                    let _ = answer.send(open);
                 }
                 Message::Quit(done) => {
-                    self.records.quit();
+                    self.spool.end();
                     // Who hears of it may start the next one at once.
                     self.lock = None;
                     let _ = done.send(());
@@ -306,43 +340,32 @@ impl Keeper {
         is_over
     }
 
-    /// Sends again what was not confirmed in time, and gives back disk space.
-    fn tidy(&mut self, now: Duration) {
+    /// Sends again what was not confirmed in time.
+    fn resend(&self, now: Moment) {
         let known = self.dispatchers.wanted();
         for dispatcher in self.dispatchers.all() {
             let queue = &dispatcher.queue;
             // One that is away would take the others' records and say them to nobody.
             if queue.confirms() && queue.is_connected() {
-                self.records
-                    .say_overdue(dispatcher.address, known.as_deref(), now, |line| {
-                        queue.say(line)
-                    });
+                let say = |line: &[u8]| queue.say(line);
+                self.spool
+                    .say_overdue(dispatcher.address, known.as_deref(), now, say);
             }
         }
-        self.records.tidy();
     }
 }
 
-/// What is open, and the journal that it stands in.
-struct Records {
-    spool: Spool,
-    book: Book,
-    refusals: Sparse,
-}
-
-impl Records {
-    fn new(spool: Spool, book: Book) -> Records {
-        Records {
-            spool,
-            book,
-            refusals: Sparse::default(),
-        }
-    }
-
+/// What the thread does.
+impl Spool {
     /// Keeps and forgets what these messages say; the others of them, to be answered.
-    fn take(&mut self, messages: Vec<Message>, known: Option<&[SocketAddr]>) -> Vec<Message> {
-        let (mut questions, mut changes, mut lines) = (Vec::new(), Vec::new(), Vec::new());
-        let mut kept = HashMap::new();
+    fn take(
+        &self,
+        messages: Vec<Message>,
+        known: Option<&[SocketAddr]>,
+        now: Moment,
+    ) -> Vec<Message> {
+        let (mut questions, mut changes) = (Vec::new(), Vec::new());
+        let mut new = HashMap::new();
         for message in messages {
             match message {
                 Message::Keep {
@@ -350,151 +373,140 @@ impl Records {
                     id,
                     line,
                 } => {
-                    let in_flight = &self.spool.in_flight;
-                    in_flight.fetch_sub(line.len(), Ordering::Relaxed);
-                    kept.insert(id, dispatcher);
-                    changes.push((id, Some(dispatcher)));
-                    lines.push(line);
+                    self.in_flight.fetch_sub(line.len(), Ordering::Relaxed);
+                    new.insert(id, dispatcher);
+                    let kept = Kept {
+                        dispatcher,
+                        sent: now,
+                    };
+                    changes.push(Change::Put(id, kept, line));
                 }
                 Message::Stored(by, id) => {
-                    let is_told = match kept.get(&id) {
-                        Some(dispatcher) => is_for(*dispatcher, by, known),
-                        None => self.book.is_for(id, by, known),
+                    let kept = new.get(&id).map(|dispatcher| Kept {
+                        dispatcher: *dispatcher,
+                        sent: now,
+                    });
+                    let is_told = match kept {
+                        Some(kept) => kept.is_for(by, known),
+                        None => self.log.with(id, |kept| kept.is_for(by, known)) == Some(true),
                     };
                     if is_told {
-                        changes.push((id, None));
-                        lines.push(format!("stored {id}").into_bytes());
+                        changes.push(Change::Remove(id));
                     }
                 }
                 question => questions.push(question),
             }
         }
-        let texts: Vec<&[u8]> = lines.iter().map(Vec::as_slice).collect();
-        let written = self.spool.journal.append_all(&texts);
-        for (((id, keep), line), written) in changes.into_iter().zip(lines).zip(written) {
-            match keep {
-                Some(dispatcher) => self.kept(dispatcher, id, line, written),
-                // Should its line be lost, the record is sent once more, and recognised.
-                None => drop(self.book.forget(id)),
-            }
-        }
-        let open = self.book.records.len();
-        self.spool.open.store(open, Ordering::Relaxed);
+        // The disk may take records again.
+        self.log.retry();
+        self.log.apply(changes);
         questions
+    }
+
+    /// What is open for a dispatcher, of whatever age, which it is told now.
+    fn open_for(
+        &self,
+        dispatcher: SocketAddr,
+        known: Option<&[SocketAddr]>,
+        now: Moment,
+    ) -> Vec<SessionId> {
+        let mut open = Vec::new();
+        self.log.each(|id, kept| {
+            if kept.is_for(dispatcher, known) {
+                kept.sent = now;
+                open.push(id);
+            }
+        });
+        open
+    }
+
+    /// Of that, what was not sent for a while, to whomever.
+    fn overdue(
+        &self,
+        dispatcher: SocketAddr,
+        known: Option<&[SocketAddr]>,
+        now: Moment,
+    ) -> Vec<SessionId> {
+        let mut overdue = Vec::new();
+        self.log.each(|id, kept| {
+            if now >= kept.sent + RESEND_AFTER && kept.is_for(dispatcher, known) {
+                overdue.push(id);
+            }
+        });
+        overdue
     }
 
     /// Says again what a dispatcher can confirm and nobody has in time, a part of it where it is much. What is said
     /// is not overdue any more, so that no other dispatcher hears it in the same round.
     fn say_overdue(
-        &mut self,
+        &self,
         dispatcher: SocketAddr,
         known: Option<&[SocketAddr]>,
-        now: Duration,
+        now: Moment,
         mut say: impl FnMut(&[u8]),
     ) {
-        let overdue = self.book.overdue(dispatcher, known, now);
-        for (id, line) in at_once(overdue, |at| self.spool.line(at)) {
+        let overdue = self.overdue(dispatcher, known, now);
+        for (id, line) in at_once(overdue, |id| self.line(id)) {
             say(&line);
-            self.book.note_sent(id, now);
+            self.log.with(id, |kept| kept.sent = now);
         }
     }
 
-    fn quit(&mut self) {
-        self.write_again();
-        self.sync();
-        let lines = self.book.in_memory().into_iter().map(|(_, text)| {
-            let line = crate::proto::Visible(&text);
+    /// Nothing comes any more.
+    fn end(&self) {
+        self.log.retry();
+        self.log.sync();
+        let lines = self.log.in_memory().into_iter().map(|text| {
+            let line = Visible(&text);
             format!("an ended call cannot be kept, the disk does not take it: {line}")
         });
         logging::log_all(log::Level::Error, lines);
     }
+}
 
-    /// What became of the line of a record: where it is refused, it stays in memory.
-    fn kept(
-        &mut self,
-        dispatcher: SocketAddr,
-        id: SessionId,
-        line: Vec<u8>,
-        written: Result<Position, Refused>,
-    ) {
-        let place = match written {
-            Ok(position) => Place::Disk(position),
-            Err(why) => {
-                if let Some(left_out) = self.refusals.due() {
-                    error!(
-                        "ended calls cannot be kept on disk: {why}; they are kept in memory{left_out}"
-                    );
-                }
-                if self.book.in_memory + line.len() > IN_MEMORY {
-                    let line = crate::proto::Visible(&line);
-                    return error!(target: logging::RECORDS, "an ended call cannot be kept, too many are in memory: {line}");
-                }
-                Place::Memory(line.into())
-            }
-        };
-        self.book.add(id, place, dispatcher, clock::mono());
-    }
+/// What a line of the log says.
+fn read(text: &[u8]) -> Line<EndedCalls> {
+    let stored = |text: &[u8]| {
+        let id = std::str::from_utf8(text.strip_prefix(b"stored ")?).ok()?;
+        Some(Line::Remove(id.parse().ok()?))
+    };
+    let keep = || {
+        let (dispatcher, id) = kept(text.strip_prefix(b"keep ")?)?;
+        let sent = Moment::START;
+        Some(Line::Put(id, Kept { dispatcher, sent }))
+    };
+    stored(text).or_else(keep).unwrap_or(Line::Other)
+}
 
-    /// Writes what the disk refused before, oldest first, until it refuses again.
-    fn write_again(&mut self) {
-        if self.book.in_memory == 0 {
-            return;
-        }
-        for (id, text) in self.book.in_memory() {
-            match self.spool.journal.append(&text) {
-                Ok(position) => self.book.move_to(id, position),
-                Err(_) => return,
-            }
-        }
-        info!("ended calls are kept on disk again");
+/// Whose record this is, and which session's.
+fn kept(text: &[u8]) -> Option<(SocketAddr, SessionId)> {
+    let (dispatcher, rest) = split(text)?;
+    let (word, statistics) = split(rest)?;
+    let is_one = |how: How| how.word().as_bytes() == word;
+    if ![How::Expired, How::Removed].into_iter().any(is_one) {
+        return None;
     }
+    let dispatcher = std::str::from_utf8(dispatcher).ok()?.parse().ok()?;
+    Some((dispatcher, session_id(statistics)?.parse().ok()?))
+}
 
-    fn sync(&mut self) {
-        if let Err(error) = self.spool.journal.sync() {
-            if let Some(left_out) = self.refusals.due() {
-                error!("records of ended calls cannot be brought to disk: {error}{left_out}");
-            }
-        }
-    }
-
-    /// Writes again what could not be written, and gives back disk space.
-    fn tidy(&mut self) {
-        self.write_again();
-        self.move_stragglers();
-        let end = self.spool.journal.end();
-        let oldest = self.book.on_disk().next().map(|(at, _)| at);
-        if let Err(error) = self.spool.journal.release(oldest.unwrap_or(end)) {
-            warn!("a segment of confirmed calls cannot be removed: {error}");
-        }
-    }
-
-    /// Writes the last few open records of the oldest segment again, at the end.
-    fn move_stragglers(&mut self) {
-        let old = self.spool.journal.stragglers(self.book.on_disk(), MOVED);
-        for (at, id) in old {
-            let Some(text) = self.spool.journal.read_at(at) else {
-                error!("the record of session {id} is damaged on disk and given up");
-                self.book.forget(id);
-                continue;
-            };
-            if let Ok(position) = self.spool.journal.append(&text) {
-                self.book.move_to(id, position);
-            }
-        }
-    }
+/// At the first blank.
+fn split(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let blank = text.iter().position(|b| *b == b' ')?;
+    Some((text.get(..blank)?, text.get(blank + 1..)?))
 }
 
 /// The lines of so many records as may leave at once; the others are not read.
 fn at_once(
-    records: Vec<(SessionId, Place)>,
-    mut read: impl FnMut(&Place) -> Option<Vec<u8>>,
+    records: Vec<SessionId>,
+    mut read: impl FnMut(SessionId) -> Option<Vec<u8>>,
 ) -> Vec<(SessionId, Vec<u8>)> {
     let (mut lines, mut bytes) = (Vec::new(), 0);
-    for (id, at) in records {
-        if bytes >= AT_ONCE {
+    for id in records {
+        if bytes >= RESENT_AT_ONCE {
             break;
         }
-        if let Some(line) = read(&at) {
+        if let Some(line) = read(id) {
             bytes += line.len();
             lines.push((id, line));
         }
@@ -503,5 +515,4 @@ fn at_once(
 }
 
 #[cfg(test)]
-#[path = "spool_tests.rs"]
 mod tests;

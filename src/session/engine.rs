@@ -97,7 +97,7 @@ impl Engine {
             Some(key) => return self.update_session(key, update, asker, environment, now),
             None if update.media.is_none() => {
                 let usual = environment.local_address(None);
-                ports(self.settings.advertised_ip.unwrap_or(usual), Vec::new())
+                UpdateReply::Ports(self.settings.advertised_ip.unwrap_or(usual), Vec::new())
             }
             None if self.draining => UpdateReply::Halting,
             None if !self.sessions.has_room_for_sessions() => refused(Refusal::TooManySessions),
@@ -502,20 +502,12 @@ fn answer_to(
             let local = session.media.locals[sender.other()];
             let address = settings.advertised_ip.unwrap_or(local);
             info!("[session {call_id}] {about}: relay {address} ports {told:?}");
-            ports(address, told)
+            UpdateReply::Ports(address, told)
         }
         Err(why) => {
             warn!("[session {call_id}] {about} refused: {}", why.as_str());
             refused(why)
         }
-    }
-}
-
-/// The ports at an address of the relay. Until it relays IPv6, that is one of IPv4.
-fn ports(address: IpAddr, ports: Vec<u16>) -> UpdateReply {
-    match address {
-        IpAddr::V4(address) => UpdateReply::Ports(address, ports),
-        IpAddr::V6(_) => refused(Refusal::Ipv6Media),
     }
 }
 

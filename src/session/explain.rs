@@ -11,20 +11,21 @@ use super::drops::Dropped;
 use super::evidence::Rank;
 use super::handover::MediaPath;
 use super::leg::Leg;
-use super::report::{SessionReport, StreamReport, seconds, session_report, stream_report};
+use super::report::{call_record, seconds, stream_record};
 use super::settings::Settings;
 use super::silence::Silence;
 use super::stream::Stream;
 use super::table::SessionTable;
 use crate::moment::{Moment, Now};
 use crate::proto::media::Direction;
+use crate::proto::record::{CallRecord, StreamRecord};
 use crate::proto::{CallId, Component, Party};
 
 /// A session. All its streams are listed, answered or not.
 #[derive(Serialize)]
 struct Explained<'a> {
     #[serde(flatten)]
-    report: SessionReport<'a>,
+    report: CallRecord<'a>,
     /// The callee has finally answered.
     answered: bool,
     streams: Vec<ExplainedStream<'a>>,
@@ -33,7 +34,7 @@ struct Explained<'a> {
 #[derive(Serialize)]
 struct ExplainedStream<'a> {
     #[serde(flatten)]
-    report: StreamReport<'a>,
+    report: StreamRecord<'a>,
     /// None where it has ended.
     timeout: Option<Limit>,
     /// Seconds since its first answer.
@@ -154,7 +155,7 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
     let duration = session.media.duration(now.mono);
     let streams = session.media.streams.iter();
     let streams = streams.map(|stream| ExplainedStream {
-        report: stream_report(session, stream, duration),
+        report: stream_record(session, stream, duration),
         timeout: stream
             .is_live()
             .then(|| limit(session, stream, settings, now.mono)),
@@ -164,7 +165,7 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
         rtp: component(stream, Component::Rtp, settings, now.mono),
         rtcp: component(stream, Component::Rtcp, settings, now.mono),
     });
-    let mut report = session_report(session, now);
+    let mut report = call_record(session, now);
     // All of them are listed here.
     report.streams = None;
     Explained {

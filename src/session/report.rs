@@ -1,139 +1,27 @@
 //! What a session tells about itself: the statistics object (docs/protocol.md section 5), and the list of those that go on.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
-
 use super::call::Session;
-use super::codec::Codec;
 use super::leg::Leg;
 use super::status::Status;
 use super::stream::Stream;
 use super::table::SessionTable;
 use crate::moment::{Moment, Now};
-use crate::proto::media::MediaType;
-use crate::proto::{CallId, DialogId, PerParty, SessionId, Tag, Text};
+use crate::proto::record::{CallRecord, ExactNames, OfferedStream, Scalar, StreamRecord};
+use crate::proto::{PerParty, Text};
 
-/// A codec or an address, `Unknown` where there is none.
-struct OrUnknown<T>(Option<T>);
-
-impl<T: fmt::Display> Serialize for OrUnknown<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0 {
-            Some(value) => serializer.collect_str(value),
-            None => serializer.serialize_str("Unknown"),
-        }
-    }
-}
-
-/// The statistics of a session as stored by accounting and shown by `sessions`.
-#[derive(Serialize)]
-pub struct SessionReport<'a> {
-    session_id: SessionId,
-    call_id: &'a CallId,
-    from_tag: &'a Tag,
-    to_tag: Option<&'a Tag>,
-    from_uri: &'a Text,
-    to_uri: &'a Text,
-    start_time: Option<f64>,
-    duration: u64,
-    caller_ua: OrUnknown<&'a Text>,
-    callee_ua: OrUnknown<&'a Text>,
-    username: Option<&'a Text>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dialog_id: Option<&'a DialogId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exact: Option<Exact<'a>>,
-    /// See [`Session::listed_since`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) streams: Option<Vec<StreamReport<'a>>>,
-}
-
-/// What JSON strings cannot tell, as commands take it: identifiers of which one at least is not UTF-8.
-#[derive(Serialize)]
-struct Exact<'a> {
-    call_id: Shown<'a>,
-    from_tag: Shown<'a>,
-    to_tag: Option<Shown<'a>>,
-}
-
-/// With `\xe9` for bytes that are not UTF-8.
-struct Shown<'a>(&'a Text);
-
-impl Serialize for Shown<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.escaped())
-    }
-}
-
-impl<'a> Exact<'a> {
-    /// None where there is nothing to tell.
-    fn of(session: &'a Session) -> Option<Exact<'a>> {
-        let (call_id, from_tag) = (&session.call_id().0, &session.caller_tag.0);
-        let to_tag = session.callee_tag().map(|tag| &tag.0);
-        let is_plain = call_id.is_utf8() && from_tag.is_utf8() && to_tag.is_none_or(Text::is_utf8);
-        (!is_plain).then(|| Exact {
-            call_id: Shown(call_id),
-            from_tag: Shown(from_tag),
-            to_tag: to_tag.map(Shown),
-        })
-    }
-}
-
-#[derive(Serialize)]
-pub struct StreamReport<'a> {
-    media_type: &'a MediaType,
-    status: &'static str,
-    timeout_wait: u64,
-    caller_codec: OrUnknown<Codec>,
-    callee_codec: OrUnknown<Codec>,
-    start_time: Option<u64>,
-    end_time: Option<u64>,
-    post_dial_delay: Option<f64>,
-    caller_bytes: u64,
-    callee_bytes: u64,
-    caller_packets: u64,
-    callee_packets: u64,
-    caller_sdp: OrUnknown<String>,
-    callee_sdp: OrUnknown<String>,
-    caller_local: String,
-    callee_local: String,
-    caller_remote: OrUnknown<SocketAddr>,
-    callee_remote: OrUnknown<SocketAddr>,
-    // By path. Flat, as all of a stream is: CDRTool prints each of its keys as a string.
-    caller_packets_user_space: u64,
-    callee_packets_user_space: u64,
-    caller_bytes_user_space: u64,
-    callee_bytes_user_space: u64,
-    caller_packets_kernel: u64,
-    callee_packets_kernel: u64,
-    caller_bytes_kernel: u64,
-    callee_bytes_kernel: u64,
-}
-
-/// A session that goes on: the statistics, and the addresses of what is not answered yet.
-#[derive(Serialize)]
-struct Listed<'a> {
-    #[serde(flatten)]
-    report: SessionReport<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signaling_ip: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    offered: Vec<Offered<'a>>,
-}
-
-/// A stream that waits for its answer.
-#[derive(Serialize)]
-struct Offered<'a> {
-    media_type: &'a MediaType,
-    caller_sdp: OrUnknown<String>,
-    callee_sdp: OrUnknown<String>,
-    caller_local: String,
-    callee_local: String,
-    caller_remote: OrUnknown<SocketAddr>,
-    callee_remote: OrUnknown<SocketAddr>,
+/// Where one of its names is not UTF-8: all of them as commands take them.
+fn exact(session: &Session) -> Option<ExactNames<'_>> {
+    let (call_id, from_tag) = (&session.call_id().0, &session.caller_tag.0);
+    let to_tag = session.callee_tag().map(|tag| &tag.0);
+    let is_plain = call_id.is_utf8() && from_tag.is_utf8() && to_tag.is_none_or(Text::is_utf8);
+    (!is_plain).then(|| ExactNames {
+        call_id: call_id.escaped().into(),
+        from_tag: from_tag.escaped().into(),
+        to_tag: to_tag.map(Text::escaped).into(),
+    })
 }
 
 /// Appends the statistics of sessions, each followed by a comma, beginning at `cursor` (0 at first): up to
@@ -163,20 +51,20 @@ fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
         streams.filter(|stream| stream.is_live() && session.media.listed_since(stream).is_none());
     let offered = waiting.map(|stream| {
         let PerParty { caller, callee } = &stream.legs;
-        Offered {
-            media_type: &stream.media_type,
-            caller_sdp: OrUnknown(caller.sdp()),
-            callee_sdp: OrUnknown(callee.sdp()),
-            caller_local: local(caller),
-            callee_local: local(callee),
-            caller_remote: OrUnknown(remote(caller)),
-            callee_remote: OrUnknown(remote(callee)),
+        OfferedStream {
+            media_type: stream.media_type.as_str().into(),
+            caller_sdp: Scalar::or_unknown(caller.sdp()),
+            callee_sdp: Scalar::or_unknown(callee.sdp()),
+            caller_local: local(caller).into(),
+            callee_local: local(callee).into(),
+            caller_remote: Scalar::or_unknown(remote(caller)),
+            callee_remote: Scalar::or_unknown(remote(callee)),
         }
     });
-    let listed = Listed {
+    let listed = CallRecord {
         offered: offered.collect(),
-        report: session_report(session, now),
-        signaling_ip: session.signaling,
+        signaling_ip: session.signaling.map(|ip| ip.to_string()).into(),
+        ..call_record(session, now)
     };
     // As below.
     let _ = serde_json::to_writer(out, &listed);
@@ -185,10 +73,10 @@ fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
 /// Appends the statistics object of a session, on one line.
 pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
     // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
-    let _ = serde_json::to_writer(out, &session_report(session, now));
+    let _ = serde_json::to_writer(out, &call_record(session, now));
 }
 
-pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
+pub fn call_record(session: &Session, now: Now) -> CallRecord<'_> {
     let duration = session.media.duration(now.mono);
     let mut listed: Vec<&Stream> = session
         .media
@@ -199,25 +87,27 @@ pub fn session_report(session: &Session, now: Now) -> SessionReport<'_> {
     listed.sort_by_key(|stream| session.media.listed_since(stream));
     let reports = listed
         .into_iter()
-        .map(|stream| stream_report(session, stream, duration));
-    SessionReport {
-        session_id: session.id,
-        call_id: session.call_id(),
-        from_tag: &session.caller_tag,
-        to_tag: session.callee_tag(),
-        from_uri: &session.from_uri,
-        to_uri: &session.to_uri,
+        .map(|stream| stream_record(session, stream, duration));
+    CallRecord {
+        session_id: session.id.to_string().into(),
+        call_id: session.call_id().0.lossy(),
+        from_tag: (&session.caller_tag.0).into(),
+        to_tag: session.callee_tag().map(|tag| &tag.0).into(),
+        from_uri: (&session.from_uri).into(),
+        to_uri: (&session.to_uri).into(),
         start_time: session
             .media
             .started
-            .map(|start| seconds(start.unix.elapsed())),
-        duration: duration.as_secs(),
-        caller_ua: OrUnknown(session.user_agents.caller.as_ref()),
-        callee_ua: OrUnknown(session.user_agents.callee.as_ref()),
-        username: session.username.as_ref(),
-        dialog_id: session.dialog_id.as_ref(),
-        exact: Exact::of(session),
+            .map(|start| seconds(start.unix.elapsed()))
+            .into(),
+        duration: duration.as_secs().into(),
+        caller_ua: Scalar::text_or_unknown(session.user_agents.caller.as_ref()),
+        callee_ua: Scalar::text_or_unknown(session.user_agents.callee.as_ref()),
+        username: session.username.as_ref().into(),
+        dialog_id: session.dialog_id.as_ref().map(|id| &id.0).into(),
+        exact: exact(session),
         streams: Some(reports.collect()),
+        ..CallRecord::default()
     }
 }
 
@@ -226,11 +116,11 @@ pub fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }
 
-pub fn stream_report<'a>(
+pub fn stream_record<'a>(
     session: &Session,
     stream: &'a Stream,
     duration: Duration,
-) -> StreamReport<'a> {
+) -> StreamRecord<'a> {
     let PerParty { caller, callee } = &stream.legs;
     let since_start = |time: Moment| session.media.started.map(|start| time.since(start.mono));
     let start_time = session.media.listed_since(stream).and_then(since_start);
@@ -241,33 +131,36 @@ pub fn stream_report<'a>(
         (_, None) => session.media.started.map(|_| duration),
     };
     let post_dial_delay = stream.first_media.map(|first| first.since(stream.created));
-    StreamReport {
-        media_type: &stream.media_type,
-        status: status_text(stream),
-        timeout_wait: stream.ended.map_or(0, |(_, waited)| waited.as_secs()),
-        caller_codec: OrUnknown(caller.codec),
-        callee_codec: OrUnknown(callee.codec),
-        start_time: start_time.map(|time| time.as_secs()),
-        end_time: end_time.map(|time| time.as_secs()),
-        post_dial_delay: post_dial_delay.map(seconds),
-        caller_bytes: caller.relayed().bytes,
-        callee_bytes: callee.relayed().bytes,
-        caller_packets: caller.relayed().packets,
-        callee_packets: callee.relayed().packets,
-        caller_sdp: OrUnknown(caller.sdp()),
-        callee_sdp: OrUnknown(callee.sdp()),
-        caller_local: local(caller),
-        callee_local: local(callee),
-        caller_remote: OrUnknown(remote(caller)),
-        callee_remote: OrUnknown(remote(callee)),
-        caller_packets_user_space: caller.user_space.packets,
-        callee_packets_user_space: callee.user_space.packets,
-        caller_bytes_user_space: caller.user_space.bytes,
-        callee_bytes_user_space: callee.user_space.bytes,
-        caller_packets_kernel: caller.kernel.packets,
-        callee_packets_kernel: callee.kernel.packets,
-        caller_bytes_kernel: caller.kernel.bytes,
-        callee_bytes_kernel: callee.kernel.bytes,
+    StreamRecord {
+        media_type: stream.media_type.as_str().into(),
+        status: status_text(stream).into(),
+        timeout_wait: stream
+            .ended
+            .map_or(0, |(_, waited)| waited.as_secs())
+            .into(),
+        caller_codec: Scalar::or_unknown(caller.codec),
+        callee_codec: Scalar::or_unknown(callee.codec),
+        start_time: start_time.map(|time| time.as_secs()).into(),
+        end_time: end_time.map(|time| time.as_secs()).into(),
+        post_dial_delay: post_dial_delay.map(seconds).into(),
+        caller_bytes: caller.relayed().bytes.into(),
+        callee_bytes: callee.relayed().bytes.into(),
+        caller_packets: caller.relayed().packets.into(),
+        callee_packets: callee.relayed().packets.into(),
+        caller_sdp: Scalar::or_unknown(caller.sdp()),
+        callee_sdp: Scalar::or_unknown(callee.sdp()),
+        caller_local: local(caller).into(),
+        callee_local: local(callee).into(),
+        caller_remote: Scalar::or_unknown(remote(caller)),
+        callee_remote: Scalar::or_unknown(remote(callee)),
+        caller_packets_user_space: caller.user_space.packets.into(),
+        callee_packets_user_space: callee.user_space.packets.into(),
+        caller_bytes_user_space: caller.user_space.bytes.into(),
+        callee_bytes_user_space: callee.user_space.bytes.into(),
+        caller_packets_kernel: caller.kernel.packets.into(),
+        callee_packets_kernel: callee.kernel.packets.into(),
+        caller_bytes_kernel: caller.kernel.bytes.into(),
+        callee_bytes_kernel: callee.kernel.bytes.into(),
     }
 }
 

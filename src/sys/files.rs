@@ -2,7 +2,7 @@
 //! endless one take all memory, and what is written through a link lands where somebody else wants it.
 
 use std::fs::{self, File, FileType, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -61,10 +61,12 @@ fn open(options: &mut OpenOptions, path: &Path, flags: libc::c_int) -> io::Resul
 }
 
 fn regular(kind: FileType) -> io::Result<()> {
-    match () {
-        () if kind.is_file() => Ok(()),
-        () if kind.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-        () => Err(no_file()),
+    if kind.is_file() {
+        Ok(())
+    } else if kind.is_dir() {
+        Err(io::Error::from_raw_os_error(libc::EISDIR))
+    } else {
+        Err(no_file())
     }
 }
 
@@ -97,12 +99,24 @@ fn all(file: &File, most: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As of unlink(2) and open(2).
-pub fn create_own(path: &Path) -> io::Result<File> {
+fn create_own(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// Replaces an own file as a whole: a crash leaves the old one or the new one.
+///
+/// # Errors
+/// As of open(2), write(2) and rename(2).
+pub fn replace_own(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = create_own(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]
@@ -164,7 +178,7 @@ mod tests {
         fs::write(&precious, "mine").unwrap();
         symlink(&precious, &new).unwrap();
         let mut file = create_own(&new).unwrap();
-        io::Write::write_all(&mut file, b"new").unwrap();
+        file.write_all(b"new").unwrap();
         assert_eq!(fs::read(&precious).unwrap(), b"mine");
         assert_eq!(fs::read(&new).unwrap(), b"new");
     }

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mediaproxy::accounting::{
-    self, Accounting, Backend, Keeper, Outcome, Record, Unavailable, Verdict,
+    self, Accounting, Backend, Ended, Keeper, Outcome, Record, Unavailable, Verdict,
 };
 use mediaproxy::config;
 use mediaproxy::sys::clock;
@@ -135,7 +135,8 @@ fn process() {
             die();
         }
         let infos: Vec<String> = group.iter().map(|number| info(*number)).collect();
-        let records: Vec<_> = infos.iter().map(|info| (&**info, Keeper::Relay)).collect();
+        let records = infos.iter().map(|info| Ended::read(info, Keeper::Relay));
+        let records: Vec<Ended<'_>> = records.collect();
         let outcomes = accounting.take_all(&records);
         assert!(!outcomes.contains(&Outcome::Refused), "{outcomes:?}");
         if is_here && step.starts_with("after") {
@@ -150,7 +151,7 @@ fn process() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    accounting.stop(clock::mono() + Duration::from_secs(20));
+    accounting.stop(clock::moment() + Duration::from_secs(20));
     let waiting = accounting.progress().iter().map(|p| p.waiting());
     assert_eq!(waiting.max(), Some(0));
 }

@@ -99,7 +99,7 @@ fn accounted(is_last_delivered: bool) -> Scratch {
     if is_last_delivered {
         wait("the last one", &accounting, 0);
     }
-    accounting.stop(clock::mono() + PATIENCE);
+    accounting.stop(clock::moment() + PATIENCE);
     wait("the last one", &accounting, u64::from(!is_last_delivered));
     scratch
 }
@@ -150,7 +150,7 @@ fn cut_at_every_byte(is_last_delivered: bool, is_other_first: bool) {
         wait(&what, &accounting, 0);
         let rejected = accounting.progress().iter().map(|p| p.rejected());
         assert_eq!(rejected.sum::<u64>(), 0, "{what}");
-        accounting.stop(clock::mono() + PATIENCE);
+        accounting.stop(clock::moment() + PATIENCE);
         let [lines, rows] = recorded(case.path());
         let all: &[&str] = &["first", OTHER, "second", LAST];
         assert_eq!([lines, rows], [all, all], "{what}");

@@ -192,8 +192,8 @@ fn a_torn_record_is_given_up_and_the_others_are_told() {
     let dir = bed.certs.path().join(format!("state/relay-{first_port}"));
     let path: &Path = &dir.join("0000000001.journal");
     let whole = std::fs::read(path).unwrap();
-    let second = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
-    for cut in second..whole.len() {
+    let before_last = whole[..whole.len() - 1].iter().rposition(|b| *b == b'\n');
+    for cut in before_last.unwrap() + 1..whole.len() {
         std::fs::write(path, &whole[..cut]).unwrap();
         bed.start();
         let told = told(&mut bed.link());

@@ -100,7 +100,7 @@ fn process() {
     });
     let rejected = accounting.progress().iter().map(|p| p.rejected());
     assert_eq!(rejected.sum::<u64>(), 0);
-    accounting.stop(clock::mono() + PATIENCE);
+    accounting.stop(clock::moment() + PATIENCE);
 }
 
 fn settings(directory: &Path) -> accounting::Settings {
@@ -153,7 +153,7 @@ impl Journal {
                 Outcome::Stored
             );
         }
-        accounting.stop(clock::mono() + PATIENCE);
+        accounting.stop(clock::moment() + PATIENCE);
         Journal(scratch)
     }
 

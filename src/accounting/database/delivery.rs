@@ -1,13 +1,14 @@
 //! What all kinds of databases have in common: batches, one by one where a batch fails, and what a duplicate is.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use log::warn;
-use serde::Deserialize;
 
 use super::table::{Row, Shape};
 use crate::accounting::{Backend, Record, Unavailable, Verdict};
-use crate::objects::objects_only;
+use crate::moment::Moment;
+use crate::proto::record;
 use crate::sys::clock;
 
 /// Nothing new is begun in a delivery that takes longer; what is under way has [`STATEMENT_LIMIT`] each.
@@ -18,9 +19,9 @@ pub const STATEMENT_LIMIT: Duration = Duration::from_secs(6);
 pub const LOCK_LIMIT: Duration = Duration::from_secs(4);
 
 /// In one statement or transaction.
-const MOST_ROWS: usize = 100;
+const MAX_ROWS: usize = 100;
 /// Less than the smallest packet that servers are set to take.
-const MOST_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 /// Why a statement failed, in the database's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub struct Database {
     driver: Box<dyn Driver>,
     link: Option<Box<dyn Link>>,
     /// When the connection was last used.
-    used: Duration,
+    used: Moment,
     /// Of a table that knows no duplicates.
     warned: bool,
 }
@@ -80,7 +81,7 @@ impl Database {
             name,
             driver,
             link: None,
-            used: Duration::ZERO,
+            used: Moment::START,
             warned: false,
         }
     }
@@ -88,7 +89,7 @@ impl Database {
     /// The connection, a new one where there is none or it was lost while nobody looked.
     fn connected(&mut self) -> Result<Box<dyn Link>, Unavailable> {
         if let Some(mut link) = self.link.take() {
-            if link.is_alive(clock::mono().saturating_sub(self.used)) {
+            if link.is_alive(clock::moment().since(self.used)) {
                 return Ok(link);
             }
         }
@@ -112,7 +113,7 @@ impl Backend for Database {
 
     fn prepare(&mut self) -> Result<(), Unavailable> {
         self.link = Some(self.connected()?);
-        self.used = clock::mono();
+        self.used = clock::moment();
         Ok(())
     }
 
@@ -122,18 +123,19 @@ impl Backend for Database {
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Unavailable> {
         let mut link = self.connected()?;
-        let end = clock::mono() + DELIVERY_LIMIT;
+        let end = clock::moment() + DELIVERY_LIMIT;
         let is_whole = settle(&mut *link, records, verdicts, end)?;
         self.link = Some(link);
-        self.used = clock::mono();
-        match is_whole {
-            true => Ok(()),
-            false => Err(Unavailable(format!(
+        self.used = clock::moment();
+        if is_whole {
+            Ok(())
+        } else {
+            Err(Unavailable(format!(
                 "it answers too slowly: {} of {} records in {} s",
                 verdicts.len(),
                 records.len(),
                 DELIVERY_LIMIT.as_secs()
-            ))),
+            )))
         }
     }
 }
@@ -143,7 +145,7 @@ fn settle(
     link: &mut dyn Link,
     records: &[Record],
     verdicts: &mut Vec<Verdict>,
-    end: Duration,
+    end: Moment,
 ) -> Result<bool, Unavailable> {
     let shape = link.shape().clone();
     let mut records = records.iter().peekable();
@@ -153,8 +155,7 @@ fn settle(
         // One that must be looked for, or does not fit, is a batch of its own.
         let single = loop {
             let Some(record) = records.next_if(|record| {
-                batch.is_empty()
-                    || batch.len() < MOST_ROWS && bytes + record.info.len() < MOST_BYTES
+                batch.is_empty() || batch.len() < MAX_ROWS && bytes + record.info.len() < MAX_BYTES
             }) else {
                 break None;
             };
@@ -179,8 +180,8 @@ fn settle(
     Ok(true)
 }
 
-fn is_past(end: Duration) -> bool {
-    clock::mono() >= end
+fn is_past(end: Moment) -> bool {
+    clock::moment() >= end
 }
 
 /// All at once, else one by one. Where one of them is there already, so may be others: they are looked for first then,
@@ -189,7 +190,7 @@ fn add(
     link: &mut dyn Link,
     rows: &[Row],
     verdicts: &mut Vec<Verdict>,
-    end: Duration,
+    end: Moment,
 ) -> Result<bool, Unavailable> {
     let mut looking = false;
     if rows.len() > 1 {
@@ -207,9 +208,10 @@ fn add(
         if is_past(end) {
             return Ok(false);
         }
-        let there = match looking {
-            true => compare(&link.find(row).map_err(unavailable)?, row.session_id),
-            false => None,
+        let there = if looking {
+            compare(&link.find(row).map_err(unavailable)?, row.session_id)
+        } else {
+            None
         };
         verdicts.push(match there {
             Some(verdict) => verdict,
@@ -267,21 +269,10 @@ fn unavailable(failure: Failure) -> Unavailable {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Stored {
-    session_id: String,
-}
-objects_only!(Stored);
-
 /// What it means that these statistics are in the table under the same key; none where there are none.
 fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {
-    let stored = |info: &Vec<u8>| {
-        serde_json::from_slice(info)
-            .ok()
-            .map(|Stored { session_id }| session_id)
-    };
-    let sessions: Vec<Option<String>> = there.iter().map(stored).collect();
+    let stored = there.iter().map(|info| record::session_id(info));
+    let sessions: Vec<Option<Cow<'_, str>>> = stored.collect();
     let other = match sessions.first()? {
         _ if sessions.iter().flatten().any(|other| other == session_id) => {
             return Some(Verdict::Known);
@@ -295,5 +286,4 @@ fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {
 }
 
 #[cfg(test)]
-#[path = "delivery_tests.rs"]
 mod tests;

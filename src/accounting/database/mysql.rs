@@ -22,10 +22,10 @@ const TABLE_OPTIONS: &str =
     " ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 /// Statements that are kept prepared: the full batch, the single row, the look, and some.
-const STATEMENTS: usize = 8;
+const PREPARED_STATEMENTS: usize = 8;
 
 /// Characters that the server is asked about at once: some 48 KB, far less than any server takes in one piece.
-const ASKED: usize = 0x4000;
+const CHARACTERS_ASKED: usize = 0x4000;
 
 /// See the module.
 pub struct MySql {
@@ -105,7 +105,7 @@ impl MySql {
             .tcp_connect_timeout(Some(CONNECT_LIMIT))
             .read_timeout(Some(STATEMENT_LIMIT))
             .write_timeout(Some(STATEMENT_LIMIT))
-            .stmt_cache_size(STATEMENTS)
+            .stmt_cache_size(PREPARED_STATEMENTS)
             .local_infile_handler(Some(refuse))
             .init(vec![init])
             .ssl_opts(self.tls())
@@ -242,7 +242,7 @@ fn letters(connection: &mut Conn, set: &str) -> mysql::Result<Letters> {
     let ask = format!("SELECT CONVERT(CONVERT(? USING {set}) USING utf8mb4)");
     let basic: Vec<char> = ('\u{1}'..='\u{ffff}').collect();
     let (mut asked, mut answered) = (String::new(), String::new());
-    for part in basic.chunks(ASKED) {
+    for part in basic.chunks(CHARACTERS_ASKED) {
         let part = String::from_iter(part);
         let answer: Option<Option<String>> = connection.exec_first(&ask, (&part,))?;
         answered.push_str(&answer.flatten().unwrap_or_default());
@@ -255,9 +255,10 @@ fn letters(connection: &mut Conn, set: &str) -> mysql::Result<Letters> {
 fn understood((_, kind, characters, bytes, set): &Told, letters: Letters) -> Column {
     let size = |size: &Option<u64>| size.and_then(|size| usize::try_from(size).ok());
     let in_characters = set.is_some() && kind.to_ascii_lowercase().ends_with("char");
-    let room = match in_characters {
-        true => size(characters).map(Room::Characters),
-        false => size(bytes).map(Room::Bytes),
+    let room = if in_characters {
+        size(characters).map(Room::Characters)
+    } else {
+        size(bytes).map(Room::Bytes)
     };
     Column {
         room: room.unwrap_or(Room::Any),

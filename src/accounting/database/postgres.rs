@@ -273,9 +273,10 @@ impl Session {
             names.key(),
             names.info
         );
-        let stored = match self.blob {
-            true => names.info.clone(),
-            false => format!("convert_to({}::text, 'UTF8')", names.info),
+        let stored = if self.blob {
+            names.info.clone()
+        } else {
+            format!("convert_to({}::text, 'UTF8')", names.info)
         };
         self.find = format!(
             "SELECT {stored} FROM {} WHERE {} = $1 AND {} = $2 AND {} IS NOT DISTINCT FROM $3 LIMIT 100",
@@ -393,9 +394,10 @@ impl Link for Session {
         let to_tags: Vec<Option<&str>> = rows.iter().map(|row| row.to_tag.as_deref()).collect();
         let bytes: Vec<&[u8]> = rows.iter().map(|row| row.info.as_bytes()).collect();
         let texts: Vec<&str> = rows.iter().map(|row| &*row.info).collect();
-        let infos: Parameter = match self.blob {
-            true => (&bytes, Type::BYTEA_ARRAY),
-            false => (&texts, Type::TEXT_ARRAY),
+        let infos: Parameter = if self.blob {
+            (&bytes, Type::BYTEA_ARRAY)
+        } else {
+            (&texts, Type::TEXT_ARRAY)
         };
         let parameters = [
             (&call_ids as _, Type::TEXT_ARRAY),

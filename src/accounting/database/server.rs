@@ -11,7 +11,7 @@ use crate::config::ServerUri;
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 
 /// More addresses of one name are not tried.
-const MOST_ADDRESSES: usize = 3;
+const MAX_ADDRESSES: usize = 3;
 
 /// Idle for so long, a connection is asked whether it is there before it is used.
 pub const TRUSTED_FOR: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ const SYSTEM_CAS: [&str; 4] = [
 /// By the system's resolver: databases are often named in `/etc/hosts`.
 pub fn addresses(uri: &ServerUri) -> io::Result<Vec<SocketAddr>> {
     let addresses = (uri.host.as_str(), uri.port()).to_socket_addrs()?;
-    Ok(addresses.take(MOST_ADDRESSES).collect())
+    Ok(addresses.take(MAX_ADDRESSES).collect())
 }
 
 /// `host:port`, or the socket's path: for messages.

@@ -179,9 +179,10 @@ struct Info<'a>(&'a str, bool);
 impl ToSql for Info<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         let Info(json, text) = self;
-        Ok(ToSqlOutput::Borrowed(match text {
-            true => ValueRef::Text(json.as_bytes()),
-            false => ValueRef::Blob(json.as_bytes()),
+        Ok(ToSqlOutput::Borrowed(if *text {
+            ValueRef::Text(json.as_bytes())
+        } else {
+            ValueRef::Blob(json.as_bytes())
         }))
     }
 }

@@ -79,9 +79,10 @@ impl Letters {
     /// one by one.
     pub fn held(asked: &str, answered: &str) -> Letters {
         let pairs = || asked.chars().zip(answered.chars());
-        match asked.chars().count() == answered.chars().count() {
-            true => Letters::These(pairs().filter(|(a, b)| a == b).map(|(a, _)| a).collect()),
-            false => Letters::Ascii,
+        if asked.chars().count() == answered.chars().count() {
+            Letters::These(pairs().filter(|(a, b)| a == b).map(|(a, _)| a).collect())
+        } else {
+            Letters::Ascii
         }
     }
 

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use serde::Deserialize;
-
 use super::dictionary::{Attribute, Dictionary};
-use super::packet::{LONGEST_VALUE, push};
+use super::packet::{MAX_VALUE, push};
 use crate::accounting::Record;
-use crate::objects::objects_only;
+use crate::proto::record::{CallRecord, Scalar, StreamRecord, UNKNOWN};
 
 /// Acct-Status-Type of Interim-Update (RFC 2869 section 2.1): the SIP proxy sends Start and Stop.
 const INTERIM_UPDATE: u32 = 3;
@@ -16,54 +14,95 @@ const INTERIM_UPDATE: u32 = 3;
 /// User-Name where the SIP proxy gave none.
 const NO_USER: &str = "mediaproxy@default";
 
-/// The part of the statistics that is told. A call whose relay was lost has little of it.
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Statistics {
-    username: Option<String>,
+/// The part of the record that is told. A call whose relay was lost has little of it.
+struct Told<'a> {
+    username: Option<&'a str>,
     start_time: Option<f64>,
     duration: Option<u64>,
-    caller_ua: Option<String>,
-    callee_ua: Option<String>,
-    streams: Option<Vec<Stream>>,
+    caller_ua: Option<&'a str>,
+    callee_ua: Option<&'a str>,
+    streams: Vec<ToldStream<'a>>,
     timed_out: Option<bool>,
     all_streams_ice: Option<bool>,
-    relay_ip: Option<String>,
+    relay_ip: Option<&'a str>,
 }
-objects_only!(Statistics);
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Stream {
-    media_type: Option<String>,
-    caller_codec: Option<String>,
+struct ToldStream<'a> {
+    media_type: Option<&'a str>,
+    caller_codec: Option<&'a str>,
     start_time: Option<f64>,
     end_time: Option<f64>,
     post_dial_delay: Option<f64>,
     caller_bytes: Option<u64>,
     callee_bytes: Option<u64>,
-    caller_local: Option<String>,
+    caller_local: Option<&'a str>,
 }
-objects_only!(Stream);
+
+fn text<'a>(value: &'a Scalar<'_>) -> Result<Option<&'a str>, String> {
+    value.required_as("a string", Scalar::text)
+}
+
+fn whole(value: &Scalar<'_>) -> Result<Option<u64>, String> {
+    value.required_as("u64", Scalar::whole)
+}
+
+fn number(value: &Scalar<'_>) -> Result<Option<f64>, String> {
+    value.required_as("f64", Scalar::number)
+}
+
+fn flag(value: &Scalar<'_>) -> Result<Option<bool>, String> {
+    value.required_as("a boolean", Scalar::flag)
+}
+
+impl<'a> Told<'a> {
+    fn of(record: &'a CallRecord<'_>) -> Result<Told<'a>, String> {
+        let streams = record.streams().iter().map(ToldStream::of);
+        Ok(Told {
+            username: text(&record.username)?,
+            start_time: number(&record.start_time)?,
+            duration: whole(&record.duration)?,
+            caller_ua: text(&record.caller_ua)?,
+            callee_ua: text(&record.callee_ua)?,
+            streams: streams.collect::<Result<_, String>>()?,
+            timed_out: flag(&record.timed_out)?,
+            all_streams_ice: flag(&record.all_streams_ice)?,
+            relay_ip: text(&record.relay_ip)?,
+        })
+    }
+}
+
+impl<'a> ToldStream<'a> {
+    fn of(stream: &'a StreamRecord<'_>) -> Result<ToldStream<'a>, String> {
+        Ok(ToldStream {
+            media_type: text(&stream.media_type)?,
+            caller_codec: text(&stream.caller_codec)?,
+            start_time: number(&stream.start_time)?,
+            end_time: number(&stream.end_time)?,
+            post_dial_delay: number(&stream.post_dial_delay)?,
+            caller_bytes: whole(&stream.caller_bytes)?,
+            callee_bytes: whole(&stream.callee_bytes)?,
+            caller_local: text(&stream.caller_local)?,
+        })
+    }
+}
 
 /// The attributes of a record's request, but for what signs it.
 ///
 /// # Errors
 /// What in the record is not as it should be: it cannot ever be sent.
 pub fn encode(record: &Record, dictionary: &Dictionary) -> Result<Vec<u8>, String> {
-    let statistics: Statistics = serde_json::from_str(&record.info)
-        .map_err(|error| format!("the statistics cannot be told to a RADIUS server: {error}"))?;
+    let call = CallRecord::parse(&record.info).map_err(|error| error.to_string());
+    let told = call.as_ref().map_err(String::clone).and_then(Told::of);
+    let told =
+        told.map_err(|why| format!("the statistics cannot be told to a RADIUS server: {why}"))?;
     let mut list = List {
         dictionary,
         bytes: Vec::new(),
     };
-    let streams = statistics.streams.as_deref().unwrap_or_default();
+    let streams = told.streams.as_slice();
 
     list.number(Attribute::AcctStatusType, INTERIM_UPDATE);
-    let username = statistics
-        .username
-        .as_deref()
-        .filter(|name| !name.is_empty());
+    let username = told.username.filter(|name| !name.is_empty());
     list.string(Attribute::UserName, username.unwrap_or(NO_USER));
     list.string(Attribute::AcctSessionId, &record.call_id);
     list.string(Attribute::SipFromTag, &record.from_tag);
@@ -71,7 +110,7 @@ pub fn encode(record: &Record, dictionary: &Dictionary) -> Result<Vec<u8>, Strin
         Attribute::SipToTag,
         record.to_tag.as_deref().unwrap_or_default(),
     );
-    if let Some(duration) = statistics.duration {
+    if let Some(duration) = told.duration {
         list.number(Attribute::AcctSessionTime, clamp(duration));
     }
     list.octets(
@@ -82,20 +121,20 @@ pub fn encode(record: &Record, dictionary: &Dictionary) -> Result<Vec<u8>, Strin
         [Attribute::AcctOutputOctets, Attribute::AcctOutputGigawords],
         streams.iter().map(|stream| stream.callee_bytes),
     );
-    if let Some(address) = relay_address(&statistics, streams) {
+    if let Some(address) = relay_address(&told) {
         list.add(Attribute::NasIpAddress, &address.octets());
     }
-    list.string(Attribute::SipUserAgents, &user_agents(&statistics));
+    list.string(Attribute::SipUserAgents, &user_agents(&told));
     list.string(Attribute::SipApplications, &applications(streams));
     list.string(Attribute::MediaCodecs, &codecs(streams));
-    list.string(Attribute::MediaInfo, media_info(&statistics));
+    list.string(Attribute::MediaInfo, media_info(&told));
     // Not the age of the report, which RFC 2866 means: what CDRTool reads from it since MediaProxy 2.
     if let Some(delay) = streams.iter().find_map(|stream| stream.post_dial_delay) {
         list.number(Attribute::AcctDelayTime, delay as u32);
     }
     // When the session ended: a record may come hours later.
-    if let Some(start) = statistics.start_time {
-        let end = (start.max(0.0) as u64).saturating_add(statistics.duration.unwrap_or_default());
+    if let Some(start) = told.start_time {
+        let end = (start.max(0.0) as u64).saturating_add(told.duration.unwrap_or_default());
         list.number(Attribute::EventTimestamp, clamp(end));
     }
     Ok(list.bytes)
@@ -117,8 +156,8 @@ impl List<'_> {
 
     /// Cut between characters; an empty one is left out (RFC 2865 section 5).
     fn string(&mut self, attribute: Attribute, text: &str) {
-        let cut = (0..=LONGEST_VALUE).rev().find_map(|end| text.get(..end));
-        let value = if text.len() > LONGEST_VALUE {
+        let cut = (0..=MAX_VALUE).rev().find_map(|end| text.get(..end));
+        let value = if text.len() > MAX_VALUE {
             cut.unwrap_or_default()
         } else {
             text
@@ -144,48 +183,42 @@ fn clamp(value: u64) -> u32 {
 }
 
 /// The relay's address on the caller's side of the first stream, else that of its link.
-fn relay_address(statistics: &Statistics, streams: &[Stream]) -> Option<Ipv4Addr> {
-    let first = streams
-        .first()
-        .and_then(|stream| stream.caller_local.as_deref());
+fn relay_address(told: &Told<'_>) -> Option<Ipv4Addr> {
+    let first = told.streams.first().and_then(|stream| stream.caller_local);
     let local = first.and_then(|local| local.parse::<SocketAddrV4>().ok());
-    let of_link = || statistics.relay_ip.as_deref()?.parse().ok();
+    let of_link = || told.relay_ip?.parse().ok();
     local.map(|local| *local.ip()).or_else(of_link)
 }
 
-fn user_agents(statistics: &Statistics) -> String {
-    match (&statistics.caller_ua, &statistics.callee_ua) {
-        (None, None) => String::new(),
-        (caller, callee) => {
-            let or_unknown =
-                |name: &Option<String>| name.clone().unwrap_or_else(|| "Unknown".into());
-            format!("{}+{}", or_unknown(caller), or_unknown(callee))
-        }
+fn user_agents(told: &Told<'_>) -> String {
+    if told.caller_ua.or(told.callee_ua).is_none() {
+        return String::new();
     }
+    let [caller, callee] = [told.caller_ua, told.callee_ua].map(|name| name.unwrap_or(UNKNOWN));
+    format!("{caller}+{callee}")
 }
 
 /// The kinds of media that lasted.
-fn applications(streams: &[Stream]) -> String {
-    let lasted =
-        |stream: &&Stream| stream.end_time.is_some() && stream.start_time != stream.end_time;
+fn applications(streams: &[ToldStream<'_>]) -> String {
+    let lasted = |stream: &&ToldStream<'_>| {
+        stream.end_time.is_some() && stream.start_time != stream.end_time
+    };
     let kinds = streams
         .iter()
         .filter(lasted)
-        .filter_map(|stream| stream.media_type.as_deref());
+        .filter_map(|stream| stream.media_type);
     let kinds: BTreeSet<&str> = kinds.collect();
     Vec::from_iter(kinds).join(", ")
 }
 
-fn codecs(streams: &[Stream]) -> String {
-    let codecs = streams
-        .iter()
-        .filter_map(|stream| stream.caller_codec.as_deref());
+fn codecs(streams: &[ToldStream<'_>]) -> String {
+    let codecs = streams.iter().filter_map(|stream| stream.caller_codec);
     codecs.collect::<Vec<_>>().join(", ")
 }
 
 /// How the session ended without the SIP proxy; empty where it did not.
-fn media_info(statistics: &Statistics) -> &'static str {
-    match (statistics.all_streams_ice, statistics.timed_out) {
+fn media_info(told: &Told<'_>) -> &'static str {
+    match (told.all_streams_ice, told.timed_out) {
         (Some(true), _) => "ICE session",
         (_, Some(true)) => "timeout",
         _ => "",
@@ -209,12 +242,13 @@ mod tests {
             let (attribute, after) = rest.split_at(usize::from(length));
             let value = &attribute[2..];
             let is_text = matches!(number, 1 | 44 | 104 | 105 | 233..=236);
-            all.push(match is_text {
-                true => format!("{number} {}", std::str::from_utf8(value).unwrap()),
-                false => format!(
+            all.push(if is_text {
+                format!("{number} {}", std::str::from_utf8(value).unwrap())
+            } else {
+                format!(
                     "{number} {}",
                     value.iter().map(|b| format!("{b:02x}")).collect::<String>()
-                ),
+                )
             });
             rest = after;
         }

@@ -85,9 +85,10 @@ impl Client {
             let (key, value) = (String::from_utf8_lossy(key), String::from_utf8_lossy(value));
             client.set(&key, &value, base).map_err(|allowed| {
                 // A secret may stand behind a server, as radcli takes it: not to be shown.
-                let shown = match key == "acctserver" {
-                    true => String::new(),
-                    false => format!(" = {}", quoted(&value)),
+                let shown = if key == "acctserver" {
+                    String::new()
+                } else {
+                    format!(" = {}", quoted(&value))
                 };
                 format!("{file}:{number}: {key}{shown}; allowed: {allowed}")
             })?;

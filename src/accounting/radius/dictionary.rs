@@ -11,8 +11,8 @@ use super::lines::lines;
 use crate::config::quoted;
 
 /// How deep files may include others, and how many there may be in all: FreeRADIUS ships 225, three deep.
-const DEEPEST: usize = 16;
-const MOST_FILES: usize = 2_000;
+const MAX_DEPTH: usize = 16;
+const MAX_FILES: usize = 2_000;
 
 /// Words that begin a line, of FreeRADIUS 2 to 4 and of radiusclient. Those without a branch of their own need nothing done.
 const KEYWORDS: &[&str] = &[
@@ -89,7 +89,7 @@ const KNOWN: [(&str, u8, Types); 17] = [
 ];
 
 /// Not to be used for anything else: Vendor-Specific (RFC 2865) and Message-Authenticator (RFC 3579).
-const TAKEN: [u8; 2] = [26, 80];
+const RESERVED: [u8; 2] = [26, 80];
 
 /// Opens a dictionary file.
 pub type Load<'a> = &'a mut dyn FnMut(&Path) -> io::Result<Vec<u8>>;
@@ -155,7 +155,7 @@ impl Dictionary {
     /// # Errors
     /// Which two.
     pub fn check(&self) -> Result<(), String> {
-        let mut seen: HashSet<u8> = TAKEN.into();
+        let mut seen: HashSet<u8> = RESERVED.into();
         for ((name, ..), number) in KNOWN.iter().zip(self.numbers()) {
             if !seen.insert(number) {
                 return Err(format!(
@@ -225,11 +225,11 @@ impl Reader<'_> {
         if self.open.contains(&file) {
             return Err(here("this file is included by itself".into()));
         }
-        if self.open.len() >= DEEPEST {
-            return Err(here(format!("more than {DEEPEST} files deep")));
+        if self.open.len() >= MAX_DEPTH {
+            return Err(here(format!("more than {MAX_DEPTH} files deep")));
         }
-        if self.files >= MOST_FILES {
-            return Err(here(format!("more than {MOST_FILES} files")));
+        if self.files >= MAX_FILES {
+            return Err(here(format!("more than {MAX_FILES} files")));
         }
         match (self.load)(&file) {
             Ok(text) => self.take(&file, &text).map_err(Trouble::Inside),
@@ -261,7 +261,7 @@ impl Reader<'_> {
         let parsed = number
             .parse()
             .ok()
-            .filter(|number| *number > 0 && !TAKEN.contains(number));
+            .filter(|number| *number > 0 && !RESERVED.contains(number));
         let Some(parsed) = parsed else {
             return Err(Trouble::Here(format!(
                 "{name} has number {}; allowed: 1 to 255, without 26 and 80",
@@ -309,5 +309,4 @@ fn known(keyword: &str) -> Result<(), Trouble> {
 }
 
 #[cfg(test)]
-#[path = "dictionary_tests.rs"]
 mod tests;

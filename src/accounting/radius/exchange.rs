@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use super::client::Secret;
 use super::packet::{self, Wrong};
+use crate::moment::Moment;
 
 /// Requests open at once.
 pub const WINDOW: usize = 16;
 
 /// How far requests may run ahead of one that gets no answer. What is behind that comes with a later delivery, and
 /// tells then whether the server answers others still.
-const LEAD: usize = 32;
+const MAX_LEAD: usize = 32;
 
 /// A session to be accounted.
 #[derive(Clone, Debug)]
@@ -121,7 +122,7 @@ pub enum Step {
     /// Send the packet of this identifier.
     Send(u8),
     /// Wait for a datagram until then.
-    Wait(Duration),
+    Wait(Moment),
     /// Everything was answered or given up, or must wait for what was given up.
     Done,
     /// A request was sent as often as it may be, and nothing was heard meanwhile.
@@ -136,7 +137,7 @@ pub struct Exchange<'a> {
     waiting: VecDeque<(usize, &'a Request)>,
     open: Vec<Open>,
     /// When the last answer came.
-    heard: Option<Duration>,
+    heard: Option<Moment>,
     /// Sessions that got no answer although others did.
     passed_over: Vec<(usize, String)>,
 }
@@ -146,8 +147,8 @@ struct Open {
     place: usize,
     identifier: u8,
     session_id: String,
-    first: Duration,
-    due: Duration,
+    first: Moment,
+    due: Moment,
     sent: u32,
 }
 
@@ -162,7 +163,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    pub fn next(&mut self, ledger: &mut Ledger, secret: &Secret, now: Duration) -> Step {
+    pub fn next(&mut self, ledger: &mut Ledger, secret: &Secret, now: Moment) -> Step {
         while let Some(index) = self.open.iter().position(|open| open.due <= now) {
             if let Some(open) = self
                 .open
@@ -200,7 +201,7 @@ impl<'a> Exchange<'a> {
         let passed_over = self.passed_over.iter().map(|(place, _)| *place);
         open.chain(passed_over)
             .min()
-            .map_or(usize::MAX, |oldest| oldest + LEAD)
+            .map_or(usize::MAX, |oldest| oldest + MAX_LEAD)
     }
 
     fn begin(
@@ -209,7 +210,7 @@ impl<'a> Exchange<'a> {
         request: &Request,
         ledger: &mut Ledger,
         secret: &Secret,
-        now: Duration,
+        now: Moment,
     ) -> Step {
         let in_use = |identifier| self.open.iter().any(|open| open.identifier == identifier);
         let identifier = ledger.identify(request, in_use, secret);
@@ -237,7 +238,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// A session was answered for.
-    pub fn settled(&mut self, session_id: &str, now: Duration) {
+    pub fn settled(&mut self, session_id: &str, now: Moment) {
         self.heard = Some(now);
         let open = self.open.len();
         self.open.retain(|open| open.session_id != session_id);
@@ -252,5 +253,4 @@ impl<'a> Exchange<'a> {
 }
 
 #[cfg(test)]
-#[path = "exchange_tests.rs"]
 mod tests;

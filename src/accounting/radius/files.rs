@@ -9,7 +9,7 @@ use crate::sys::file_access;
 use crate::sys::files::open_given;
 
 /// Longest file, bytes; the longest dictionary that FreeRADIUS ships has 120 KB.
-const LONGEST: u64 = 4 << 20;
+const MAX_FILE: u64 = 4 << 20;
 
 /// Opens and reads a dictionary.
 ///
@@ -19,9 +19,9 @@ pub fn open(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_given(path)?;
     let size = file.metadata()?.len();
     let mut text = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut text)?;
-    if size.max(text.len() as u64) > LONGEST {
-        return Err(io::Error::other(format!("longer than {LONGEST} bytes")));
+    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
+    if size.max(text.len() as u64) > MAX_FILE {
+        return Err(io::Error::other(format!("longer than {MAX_FILE} bytes")));
     }
     Ok(text)
 }
@@ -61,9 +61,9 @@ mod tests {
     fn only_files_and_only_so_long() {
         let scratch = Scratch::new("radius-files");
         let file = scratch.path().join("file");
-        std::fs::write(&file, vec![b'#'; LONGEST as usize]).unwrap();
-        assert_eq!(open(&file).unwrap().len(), LONGEST as usize);
-        std::fs::write(&file, vec![b'#'; LONGEST as usize + 1]).unwrap();
+        std::fs::write(&file, vec![b'#'; MAX_FILE as usize]).unwrap();
+        assert_eq!(open(&file).unwrap().len(), MAX_FILE as usize);
+        std::fs::write(&file, vec![b'#'; MAX_FILE as usize + 1]).unwrap();
         assert!(
             read(&file)
                 .unwrap_err()

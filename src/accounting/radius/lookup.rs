@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Longest wait for name servers within one delivery.
-const LIMIT: Duration = Duration::from_secs(5);
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
 type Found = std::io::Result<Vec<SocketAddr>>;
 
@@ -28,7 +28,7 @@ impl Lookup {
             Some(pending) => pending,
             None => ask(name.to_owned(), port)?,
         };
-        match receiver.recv_timeout(LIMIT) {
+        match receiver.recv_timeout(LOOKUP_LIMIT) {
             Ok(Ok(mut found)) => {
                 found.sort_by_key(SocketAddr::is_ipv6);
                 found.dedup();

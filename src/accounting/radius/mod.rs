@@ -35,21 +35,22 @@ use server::{Server, Settled};
 
 use super::{Backend, Record, Unavailable, Verdict};
 use crate::config::RadiusSection;
+use crate::moment::Moment;
 use crate::proto::Visible;
 use crate::sys::clock;
 
 /// Longest that one delivery takes, but for a look-up of a name.
-const LIMIT: Duration = Duration::from_secs(25);
+const DELIVERY_LIMIT: Duration = Duration::from_secs(25);
 
 /// A server that would have less time to answer is not asked any more.
-const LEAST: Duration = Duration::from_secs(1);
+const MIN_ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// How often a session gets no answer while others do, until it is one that the servers do not want. Needs batches
 /// of a hundred records where there are as many: each time takes others that are still to be sent.
-const CHANCES: u32 = 3;
+const MAX_UNANSWERED: u32 = 3;
 
 /// What is remembered of sessions that were answered before their turn; more than a batch has.
-const MOST_SETTLED: usize = 100_000;
+const MAX_SETTLED: usize = 100_000;
 
 /// The backend.
 #[derive(Debug)]
@@ -105,7 +106,7 @@ impl Radius {
     }
 
     fn say_what_is_cut(&self, file: &Path) {
-        let share = LIMIT / u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        let share = DELIVERY_LIMIT / u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
         let pace = within(self.pace, share);
         if pace != self.pace {
             info!(
@@ -144,19 +145,19 @@ impl Radius {
     fn ask_all(
         &mut self,
         mut requests: Vec<Request>,
-        deadline: Duration,
+        deadline: Moment,
         failures: &mut Vec<String>,
     ) -> Vec<String> {
         let mut passed_over = Vec::new();
-        let order = self.order(clock::mono());
+        let order = self.order(clock::moment());
         let mut left = u32::try_from(order.len()).unwrap_or(u32::MAX);
         for index in order {
             requests.retain(|request| !self.settled.contains_key(&request.session_id));
-            let time = deadline.saturating_sub(clock::mono());
+            let time = deadline.since(clock::moment());
             let Some(server) = self.servers.get_mut(index) else {
                 break;
             };
-            if requests.is_empty() || time < LEAST {
+            if requests.is_empty() || time < MIN_ANSWER_TIME {
                 break;
             }
             // Each may be silent for its share of the time that is left, and take all of it while it answers.
@@ -175,8 +176,8 @@ impl Radius {
             match result {
                 Ok(mut silent_on) => passed_over.append(&mut silent_on),
                 Err(why) => {
-                    let now = clock::mono();
-                    if left > 0 && server.rests_until(now).is_zero() {
+                    let now = clock::moment();
+                    if left > 0 && server.rests_until(now).is_none() {
                         warn!("RADIUS server {why}; the next one is asked");
                     }
                     server.failed(now);
@@ -188,7 +189,7 @@ impl Radius {
     }
 
     /// In the order of the configuration; those that rest come last, the longest-rested first.
-    fn order(&self, now: Duration) -> Vec<usize> {
+    fn order(&self, now: Moment) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.servers.len()).collect();
         let rest = |&index: &usize| {
             self.servers
@@ -208,14 +209,14 @@ impl Radius {
             }
             let count = self.passed_over.entry(session_id.clone()).or_default();
             *count += 1;
-            if *count < CHANCES {
+            if *count < MAX_UNANSWERED {
                 let session_id = Visible(session_id.as_bytes());
                 failures.push(format!(
-                    "session {session_id} alone got no answer, {count} of {CHANCES} times"
+                    "session {session_id} alone got no answer, {count} of {MAX_UNANSWERED} times"
                 ));
             } else {
                 let why = format!(
-                    "RADIUS servers answer for other sessions, but {CHANCES} times not for this one"
+                    "RADIUS servers answer for other sessions, but {MAX_UNANSWERED} times not for this one"
                 );
                 let rejected = Verdict::Rejected(why);
                 self.settled.insert(session_id.clone(), rejected);
@@ -239,7 +240,7 @@ impl Radius {
             self.settled.remove(&record.session_id);
             self.passed_over.remove(&record.session_id);
         }
-        if self.settled.len().max(self.passed_over.len()) > MOST_SETTLED {
+        if self.settled.len().max(self.passed_over.len()) > MAX_SETTLED {
             self.settled.clear();
             self.passed_over.clear();
         }
@@ -257,7 +258,7 @@ impl Backend for Radius {
         records: &[Record],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Unavailable> {
-        let deadline = clock::mono() + LIMIT;
+        let deadline = clock::moment() + DELIVERY_LIMIT;
         let mut failures = Vec::new();
         loop {
             let requests = self.encode(records);
@@ -271,13 +272,14 @@ impl Backend for Radius {
         if count == records.len() {
             return Ok(());
         }
-        Err(Unavailable(match failures.is_empty() {
-            true => format!(
+        Err(Unavailable(if failures.is_empty() {
+            format!(
                 "{count} of {} sessions were answered for in {} s",
                 records.len(),
-                LIMIT.as_secs()
-            ),
-            false => failures.join("; "),
+                DELIVERY_LIMIT.as_secs()
+            )
+        } else {
+            failures.join("; ")
         }))
     }
 }

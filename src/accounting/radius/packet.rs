@@ -11,9 +11,9 @@
 use super::client::Secret;
 
 /// Longest packet; what is sent here stays under it (RFC 2865 section 3).
-pub const LONGEST: usize = 4096;
+pub const MAX_PACKET: usize = 4096;
 /// Longest value of an attribute.
-pub const LONGEST_VALUE: usize = 253;
+pub const MAX_VALUE: usize = 253;
 
 const ACCOUNTING_REQUEST: u8 = 4;
 const ACCOUNTING_RESPONSE: u8 = 5;
@@ -34,7 +34,7 @@ pub enum Wrong {
 
 /// Appends an attribute; a value that is too long is cut. Callers keep strings whole.
 pub fn push(attributes: &mut Vec<u8>, number: u8, value: &[u8]) {
-    let value = value.get(..LONGEST_VALUE).unwrap_or(value);
+    let value = value.get(..MAX_VALUE).unwrap_or(value);
     // At most 255: the value, its number and this length.
     attributes.extend([number, value.len() as u8 + 2]);
     attributes.extend_from_slice(value);
@@ -109,7 +109,7 @@ fn whole(datagram: &[u8]) -> Option<&[u8]> {
     let length = length
         .iter()
         .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-    let fits = (HEADER..=LONGEST).contains(&length);
+    let fits = (HEADER..=MAX_PACKET).contains(&length);
     fits.then(|| datagram.get(..length)).flatten()
 }
 
@@ -161,5 +161,4 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[path = "packet_tests.rs"]
 pub mod tests;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::client::{Address, Secret};
 use super::exchange::{Exchange, Ledger, Pace, Request, Step};
 use super::lookup::Lookup;
-use super::packet::{LONGEST, Wrong};
+use super::packet::{MAX_PACKET, Wrong};
 use crate::accounting::Verdict;
 use crate::config::Host;
+use crate::moment::Moment;
 use crate::sys::clock;
 
 /// How long a server that did not answer is asked last; twice as long each time that it happens again.
@@ -19,7 +20,7 @@ const FIRST_REST: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(900);
 
 /// Datagrams taken at once that came since the last delivery.
-const MOST_LATE: usize = 1_000;
+const MAX_LATE: usize = 1_000;
 
 /// What is known of sessions that got no verdict yet.
 pub type Settled = HashMap<String, Verdict>;
@@ -35,7 +36,7 @@ pub struct Server {
     choice: usize,
     socket: Option<(SocketAddr, UdpSocket)>,
     ledger: Ledger,
-    rests_until: Duration,
+    rests_until: Option<Moment>,
     rest: Duration,
     /// Datagrams with a wrong signature in this round.
     forged: u32,
@@ -56,7 +57,7 @@ impl Server {
             choice: 0,
             socket: None,
             ledger: Ledger::default(),
-            rests_until: Duration::ZERO,
+            rests_until: None,
             rest: Duration::ZERO,
             forged: 0,
         }
@@ -67,25 +68,21 @@ impl Server {
         &self.address.text
     }
 
-    /// Until when it is to be asked last; zero where it is well.
-    pub fn rests_until(&self, now: Duration) -> Duration {
-        if now < self.rests_until {
-            self.rests_until
-        } else {
-            Duration::ZERO
-        }
+    /// Until when it is to be asked last; none where it is well.
+    pub fn rests_until(&self, now: Moment) -> Option<Moment> {
+        self.rests_until.filter(|until| now < *until)
     }
 
     /// It did not answer: it rests, and the next address is tried then.
-    pub fn failed(&mut self, now: Duration) {
+    pub fn failed(&mut self, now: Moment) {
         self.rest = (self.rest * 2).clamp(FIRST_REST, LONGEST_REST);
-        self.rests_until = now + self.rest;
+        self.rests_until = Some(now + self.rest);
         self.choice += 1;
     }
 
     /// It answered. Whether that is news.
     pub fn answered(&mut self) -> bool {
-        self.rests_until = Duration::ZERO;
+        self.rests_until = None;
         !std::mem::take(&mut self.rest).is_zero()
     }
 
@@ -103,7 +100,7 @@ impl Server {
         &mut self,
         requests: &[Request],
         pace: Pace,
-        deadline: Duration,
+        deadline: Moment,
         settled: &mut Settled,
     ) -> Result<Vec<String>, String> {
         self.forged = 0;
@@ -120,7 +117,7 @@ impl Server {
         &mut self,
         requests: &[Request],
         pace: Pace,
-        deadline: Duration,
+        deadline: Moment,
         settled: &mut Settled,
     ) -> Result<Vec<String>, String> {
         self.take_late(settled).map_err(|error| error.to_string())?;
@@ -129,11 +126,12 @@ impl Server {
             .filter(|request| !settled.contains_key(&request.session_id));
         let mut exchange = Exchange::new(unsettled, pace);
         loop {
-            let now = clock::mono();
+            let now = clock::moment();
             if now >= deadline {
-                return match exchange.heard() {
-                    true => Ok(exchange.passed_over()),
-                    false => Err(self.silence(pace)),
+                return if exchange.heard() {
+                    Ok(exchange.passed_over())
+                } else {
+                    Err(self.silence(pace))
                 };
             }
             match exchange.next(&mut self.ledger, &self.secret, now) {
@@ -141,10 +139,10 @@ impl Server {
                     self.send(identifier).map_err(|error| error.to_string())?
                 }
                 Step::Wait(until) => {
-                    let wait = until.min(deadline).saturating_sub(now);
+                    let wait = until.min(deadline).since(now);
                     let answered = self.receive(wait).map_err(|error| error.to_string())?;
                     if let Some(session_id) = answered {
-                        exchange.settled(&session_id, clock::mono());
+                        exchange.settled(&session_id, clock::moment());
                         settled.insert(session_id, Verdict::Delivered);
                     }
                 }
@@ -220,8 +218,8 @@ impl Server {
             return Ok(());
         };
         socket.set_nonblocking(true)?;
-        let mut buffer = [0; LONGEST + 1];
-        for _ in 0..MOST_LATE {
+        let mut buffer = [0; MAX_PACKET + 1];
+        for _ in 0..MAX_LATE {
             match socket.recv(&mut buffer) {
                 Ok(length) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
@@ -254,7 +252,7 @@ impl Server {
         };
         // Zero would be for ever.
         socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
-        let mut buffer = [0; LONGEST + 1];
+        let mut buffer = [0; MAX_PACKET + 1];
         match socket.recv(&mut buffer) {
             Ok(length) => match self
                 .ledger
@@ -296,23 +294,23 @@ mod tests {
     #[test]
     fn a_server_that_fails_again_rests_longer() {
         let mut server = server("192.0.2.1", None);
-        let at = Duration::from_secs;
-        assert_eq!(server.rests_until(at(5)), Duration::ZERO);
+        let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
+        assert_eq!(server.rests_until(at(5)), None);
         server.failed(at(5));
         assert_eq!(
             (server.rests_until(at(6)), server.rests_until(at(65))),
-            (at(65), at(0))
+            (Some(at(65)), None)
         );
         server.failed(at(100));
-        assert_eq!(server.rests_until(at(101)), at(220));
+        assert_eq!(server.rests_until(at(101)), Some(at(220)));
         for _ in 0..10 {
             server.failed(at(1000));
         }
-        assert_eq!(server.rests_until(at(1001)), at(1900));
+        assert_eq!(server.rests_until(at(1001)), Some(at(1900)));
         assert!(server.answered() && !server.answered());
-        assert_eq!(server.rests_until(at(1001)), Duration::ZERO);
+        assert_eq!(server.rests_until(at(1001)), None);
         server.failed(at(2000));
-        assert_eq!(server.rests_until(at(2001)), at(2060));
+        assert_eq!(server.rests_until(at(2001)), Some(at(2060)));
     }
 
     #[test]
@@ -326,7 +324,7 @@ mod tests {
         for expected in ["127.0.0.2:9", "127.0.0.3:9", "127.0.0.1:9"] {
             server.connect().unwrap();
             assert_eq!(peer(&server).as_deref(), Some(expected));
-            server.failed(Duration::ZERO);
+            server.failed(Moment::START);
         }
     }
 
@@ -336,7 +334,7 @@ mod tests {
         server.connect().unwrap();
         let port = |server: &Server| server.socket.as_ref().unwrap().1.local_addr().unwrap();
         let before = port(&server);
-        server.failed(Duration::ZERO);
+        server.failed(Moment::START);
         server.connect().unwrap();
         assert_eq!(port(&server), before);
     }

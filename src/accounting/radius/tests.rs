@@ -142,7 +142,7 @@ fn a_session_that_no_server_wants_is_rejected_at_last() {
         .open()
         .unwrap();
     let passed_over = ["a".to_owned()];
-    for time in 1..CHANCES {
+    for time in 1..MAX_UNANSWERED {
         let mut failures = Vec::new();
         assert!(!radius.give_up(&passed_over, &mut failures));
         assert_eq!(
@@ -166,7 +166,7 @@ fn those_that_rest_are_asked_last() {
     let mut radius = Files::new(CLIENT, "127.0.0.1 hush\n127.0.0.2 hush\n")
         .open()
         .unwrap();
-    let at = Duration::from_secs;
+    let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
     assert_eq!(radius.order(at(0)), [0, 1]);
     radius.servers[0].failed(at(0));
     assert_eq!(radius.order(at(1)), [1, 0]);

@@ -1,4 +1,5 @@
-//! A live call, or a dialog to be ended, as a line of the ledger: JSON, which an administrator can read, with every byte of what the proxy sent.
+//! A live call, or a dialog to be ended, as a line of the ledger: JSON, which an administrator can read, with every byte of
+//! what the proxy sent.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -47,7 +48,7 @@ impl<'de> Deserialize<'de> for Bytes {
 /// Times are microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub struct Note {
+pub struct CallNote {
     pub session_id: String,
     call_id: Bytes,
     from_tag: Bytes,
@@ -75,7 +76,7 @@ pub struct Note {
     /// When this was written.
     pub at: u64,
 }
-objects_only!(Note, both ways);
+objects_only!(CallNote, both ways);
 
 /// The rest of it is the call's.
 #[derive(Serialize, Deserialize)]
@@ -86,13 +87,13 @@ struct Owed {
 }
 objects_only!(Owed, both ways);
 
-impl Note {
+impl CallNote {
     /// None for a call that was not answered.
-    pub fn new(call: &LiveCall, at: Duration) -> Option<Note> {
+    pub fn new(call: &LiveCall, at: Duration) -> Option<CallNote> {
         let known = &call.known;
         let text = |text: &Text| Bytes(text.clone());
         let tag = |tag: &Tag| Bytes(tag.0.clone());
-        Some(Note {
+        Some(CallNote {
             session_id: known.session_id.to_string(),
             call_id: text(&call.name.call_id.0),
             from_tag: tag(call.name.caller.as_ref()?),

@@ -123,12 +123,15 @@ fn older_news_that_comes_late_changes_nothing() {
 #[test]
 fn only_the_last_calls_that_were_over_are_remembered() {
     let mut struck = Struck::default();
-    for number in 0..=STRUCK as u128 {
+    for number in 0..=MAX_STRUCK as u128 {
         struck.add(id(number));
         struck.add(id(number));
     }
     assert!(!struck.contains(id(0)) && struck.contains(id(1)));
-    assert_eq!((struck.ids.len(), struck.order.len()), (STRUCK, STRUCK));
+    assert_eq!(
+        (struck.ids.len(), struck.order.len()),
+        (MAX_STRUCK, MAX_STRUCK)
+    );
 }
 
 #[test]
@@ -204,8 +207,12 @@ fn the_ledger_stays_small_however_many_calls_come_and_go() {
     }
     // Two segments and what has been written since.
     ledger.tend(at(22), NONE);
-    assert!(ledger.size() < 4 * SEGMENT, "{}", ledger.size());
-    assert!(ledger.journal.start().segment > 1);
+    assert!(
+        ledger.log.size() < 4 * OPTIONS.segment,
+        "{}",
+        ledger.log.size()
+    );
+    assert!(!scratch.path().join("0000000001.journal").exists());
     drop(ledger);
     assert_eq!(open(&scratch).1.len(), lasting.len());
 }
@@ -215,25 +222,15 @@ fn what_the_disk_refuses_is_written_later() {
     let scratch = Scratch::new("ledger");
     let (mut ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
-    let limits = Limits {
-        size: ledger.journal.size() + 10,
-        segment: SEGMENT,
-        history: 0,
-    };
-    ledger.journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
+    ledger.log.set_size(ledger.log.size() + 10);
     ledger.note(&call(2), at(21));
     ledger.over(&[(id(1), true)]);
     ledger.note(&call(3), at(22));
     ledger.over(&[(id(3), true)]);
     ledger.tend(at(23), NONE);
-    let limits = Limits {
-        size: SIZE,
-        segment: SEGMENT,
-        history: 0,
-    };
-    ledger.journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
+    ledger.log.set_size(OPTIONS.size);
     ledger.tend(at(24), NONE);
-    assert_eq!(lock(&ledger.state).refused_bytes, 0);
+    assert!(ledger.log.in_memory().is_empty());
     drop(ledger);
     let (_, earlier) = open(&scratch);
     let ids: Vec<SessionId> = earlier.iter().map(|call| call.known.session_id).collect();
@@ -256,7 +253,7 @@ fn a_line_that_cannot_be_read_costs_itself_alone() {
         "dialog x {}",
         "dialog {}",
     ] {
-        ledger.journal.append(rubbish.as_bytes()).unwrap();
+        ledger.log.remark(rubbish.as_bytes());
     }
     ledger.note(&call(2), at(20));
     drop(ledger);
@@ -333,4 +330,30 @@ fn a_clock_that_was_ahead_does_not_make_calls_longer() {
     ledger.tend(at(300), NONE);
     drop(ledger);
     assert_eq!(open(&scratch).1, [seen(call(1), 300)]);
+}
+
+/// As versions left it that wrote no line with the format: word for word, tags that are no UTF-8 and all.
+#[test]
+fn what_an_earlier_version_has_noted_is_known() {
+    let scratch = Scratch::new("ledger");
+    let lines = [
+        r#"call {"session_id":"SESSION","call_id":"call-1","from_tag":[99,97,102,233,1,32,34],"to_tag":"t","from_uri":"Zo\u00eb@example.com","to_uri":[99,97,102,233,1,32,34],"caller_ua":"phone","callee_ua":null,"username":null,"started":1000010000000,"ended":null,"dialog_id":"7:8","answered":true,"opening":7,"begun_by_reply":false,"relay":"192.0.2.1","relay_name":"relay1:40000","owed":null,"away":0,"at":1000020000000}"#,
+        r#"dialog OTHER {"call_id":"a","from_tag":null,"to_tag":null,"dialog_id":"1:2","at":1000020000000}"#,
+        "seen 1000300000000",
+    ];
+    let lines = lines.map(|line| {
+        let line = line.replace("SESSION", &id(1).to_string());
+        let line = line.replace("OTHER", &id(2).to_string());
+        format!("{:08x} {line}\n", crc32fast::hash(line.as_bytes()))
+    });
+    let path = scratch.path().join("0000000001.journal");
+    std::fs::write(&path, lines.concat()).unwrap();
+    let (_, earlier) = open_at(&scratch, at(400));
+    assert!(earlier.is_known);
+    assert_eq!(earlier.calls, [seen(call(1), 300)]);
+    let due = &earlier.dialogs[0];
+    assert_eq!((due.id, &due.dialog_id), (id(2), &DialogId("1:2".into())));
+    assert_eq!(std::fs::read_to_string(path).unwrap(), lines.concat());
+    let (_, earlier) = open_at(&scratch, at(400));
+    assert_eq!((earlier.calls.len(), earlier.dialogs.len()), (1, 1));
 }

@@ -1,11 +1,8 @@
 //! Which sessions a client wants to see: a look into a relay's JSON, which is shown as it came. Pure.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
-use serde::Deserialize;
-
-use crate::objects::objects_only;
+use crate::proto::record::{CallRecord, OfferedStream, Scalar, StreamRecord};
 
 /// All that is given must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,56 +23,6 @@ pub struct Filter {
     pub any: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Seen<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    exact: Option<Exact<'a>>,
-    #[serde(borrow, default)]
-    from_uri: Cow<'a, str>,
-    #[serde(borrow, default)]
-    to_uri: Cow<'a, str>,
-    #[serde(borrow, default)]
-    username: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    streams: Vec<SeenStream<'a>>,
-    /// Those that are not answered yet.
-    #[serde(borrow, default)]
-    offered: Vec<SeenStream<'a>>,
-    #[serde(borrow, default)]
-    signaling_ip: Cow<'a, str>,
-}
-objects_only!(Seen<'a>);
-
-/// What is not UTF-8 as it is shown.
-#[derive(Deserialize)]
-#[serde(remote = "Self")]
-struct Exact<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-}
-objects_only!(Exact<'a>);
-
-#[derive(Default, Deserialize)]
-#[serde(remote = "Self", default)]
-struct SeenStream<'a> {
-    #[serde(borrow)]
-    caller_sdp: Cow<'a, str>,
-    #[serde(borrow)]
-    callee_sdp: Cow<'a, str>,
-    #[serde(borrow)]
-    caller_local: Cow<'a, str>,
-    #[serde(borrow)]
-    callee_local: Cow<'a, str>,
-    #[serde(borrow)]
-    caller_remote: Cow<'a, str>,
-    #[serde(borrow)]
-    callee_remote: Cow<'a, str>,
-}
-objects_only!(SeenStream<'a>);
-
 impl Filter {
     /// Whether a session's own text has to be looked at.
     pub fn looks_at_sessions(&self) -> bool {
@@ -89,7 +36,7 @@ impl Filter {
         if !self.looks_at_sessions() {
             return true;
         }
-        let Ok(seen) = serde_json::from_str::<Seen<'_>>(session) else {
+        let Ok(seen) = CallRecord::parse(session) else {
             return false;
         };
         let has_call_id = |wanted: &String| match &seen.exact {
@@ -98,10 +45,7 @@ impl Filter {
                 *wanted == seen.call_id || self.spellings.iter().any(|text| *text == seen.call_id)
             }
         };
-        let begins = |prefix: &str| {
-            let exact = seen.exact.as_ref().map(|exact| &exact.call_id);
-            exact.unwrap_or(&seen.call_id).starts_with(prefix)
-        };
+        let begins = |prefix: &str| seen.exact_call_id().starts_with(prefix);
         let is_meant =
             |wanted: &String| has_call_id(wanted) || self.beginning.as_deref().is_some_and(begins);
         let is_any = |word: &String| {
@@ -117,41 +61,26 @@ impl Filter {
     }
 }
 
-fn has_user(seen: &Seen<'_>, part: &str) -> bool {
+fn has_user(seen: &CallRecord<'_>, part: &str) -> bool {
     let part = part.to_lowercase();
-    let texts = [
-        Some(&seen.from_uri),
-        Some(&seen.to_uri),
-        seen.username.as_ref(),
-    ];
-    let mut texts = texts.into_iter().flatten();
+    let texts = [&seen.from_uri, &seen.to_uri, &seen.username];
+    let mut texts = texts.into_iter().filter_map(Scalar::text);
     texts.any(|text| text.to_lowercase().contains(&part))
 }
 
-fn has_address(seen: &Seen<'_>, wanted: &str, relay: IpAddr) -> bool {
-    let is_it = |text: &str| {
-        text == wanted
-            || text
-                .strip_prefix(wanted)
-                .is_some_and(|port| port.starts_with(':'))
+fn has_address(seen: &CallRecord<'_>, wanted: &str, relay: IpAddr) -> bool {
+    let is_it = |address: &Scalar<'_>| {
+        let rest = address.text().and_then(|text| text.strip_prefix(wanted));
+        rest.is_some_and(|port| port.is_empty() || port.starts_with(':'))
     };
-    let mut streams = seen.streams.iter().chain(&seen.offered).peekable();
+    let streams = seen.streams().iter().map(StreamRecord::addresses);
+    let offered = seen.offered.iter().map(OfferedStream::addresses);
+    let mut streams = streams.chain(offered).peekable();
     // An older relay says nothing of calls that ring but that they are there.
     if streams.peek().is_none() && relay.to_string() == wanted {
         return true;
     }
-    is_it(&seen.signaling_ip)
-        || streams.any(|stream| {
-            let texts = [
-                &stream.caller_sdp,
-                &stream.callee_sdp,
-                &stream.caller_local,
-                &stream.callee_local,
-                &stream.caller_remote,
-                &stream.callee_remote,
-            ];
-            texts.into_iter().any(|text| is_it(text))
-        })
+    is_it(&seen.signaling_ip) || streams.any(|addresses| addresses.into_iter().any(is_it))
 }
 
 #[cfg(test)]

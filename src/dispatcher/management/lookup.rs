@@ -2,8 +2,6 @@
 //!
 //! A relay that has not said that it can explain calls is asked for its sessions, and shows what that has.
 
-use std::borrow::Cow;
-
 use serde_json::{Map, Value};
 
 use super::{Answer, Connection};
@@ -11,8 +9,8 @@ use crate::dispatcher::registry::CallLocation;
 use crate::dispatcher::relay_commands::{write_explain, write_plain};
 use crate::dispatcher::shared::Dispatcher;
 use crate::dispatcher::statistics::each;
-use crate::objects::objects_only;
 use crate::proto::name::{Fit, Name, spelled};
+use crate::proto::record::RecordHead;
 use crate::proto::{CallId, Excerpt, Text};
 use crate::sys::sync::lock;
 
@@ -144,7 +142,7 @@ fn sessions_of(
     let exact = call_id.0.escaped();
     let mut found = Vec::new();
     each(list, |element| {
-        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
+        let seen = RecordHead::parse(element.get())?;
         let is_it = match &seen.exact {
             Some(told) => told.call_id == exact,
             None => spellings.iter().any(|text| *text == seen.call_id),
@@ -161,35 +159,16 @@ fn sessions_of(
 pub fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
     let mut found = Vec::new();
     let _ = each(list, |element| {
-        let seen: SeenCall<'_> = serde_json::from_str(element.get())?;
-        let exact = seen.exact.map_or(seen.call_id, |told| told.call_id);
+        let seen = RecordHead::parse(element.get())?;
+        let exact = seen.exact_call_id();
         if exact.starts_with(prefix) {
-            let bytes = Text::from_shown(&exact);
-            found.push(CallId(bytes.unwrap_or_else(|| (&*exact).into())));
+            let bytes = Text::from_shown(exact);
+            found.push(CallId(bytes.unwrap_or_else(|| exact.into())));
         }
         Ok::<(), serde_json::Error>(())
     });
     found
 }
-
-#[derive(serde::Deserialize)]
-#[serde(remote = "Self")]
-struct SeenCall<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-    #[serde(borrow, default)]
-    exact: Option<SeenExact<'a>>,
-}
-objects_only!(SeenCall<'a>);
-
-/// What is not UTF-8 as it is shown.
-#[derive(serde::Deserialize)]
-#[serde(remote = "Self")]
-struct SeenExact<'a> {
-    #[serde(borrow)]
-    call_id: Cow<'a, str>,
-}
-objects_only!(SeenExact<'a>);
 
 #[cfg(test)]
 mod tests {

@@ -527,7 +527,7 @@ fn c4_an_answer_without_media_marks_the_start() {
     let mut lab = Lab::new();
     lab.update("request", 1, A, &audio(CALLER));
     let reply = lab.update("reply", 1, AB, "");
-    assert_eq!(reply, UpdateReply::Ports(RELAY, vec![]));
+    assert_eq!(reply, UpdateReply::Ports(RELAY.into(), vec![]));
     assert!(lab.statistics()["start_time"].is_f64());
 }
 
@@ -551,11 +551,11 @@ fn c8_a_late_offer_comes_from_the_callee() {
     let mut lab = Lab::new();
     assert_eq!(
         lab.update("request", 1, A, ""),
-        UpdateReply::Ports(RELAY, vec![])
+        UpdateReply::Ports(RELAY.into(), vec![])
     );
     assert_eq!(
         lab.update("reply", 1, AB, ""),
-        UpdateReply::Ports(RELAY, vec![])
+        UpdateReply::Ports(RELAY.into(), vec![])
     );
     assert_eq!(
         lab.engine.sessions().live_count(),

@@ -333,7 +333,7 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
             unix: DAY + secs(26),
         };
         let record: serde_json::Value =
-            serde_json::from_str(&ended.record(now, 0).unwrap()).unwrap();
+            serde_json::from_str(&ended.record(now, 0).unwrap().text).unwrap();
         assert_eq!(
             (&record["duration"], &record["streams"][0]["end_time"]),
             (&8.into(), &8.into())

@@ -189,7 +189,7 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
             0,
         )
         .unwrap();
-    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record.text).unwrap();
     assert_eq!(
         (&record["to_tag"], lost.end_dialog),
         (&serde_json::Value::Null, false)

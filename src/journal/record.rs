@@ -7,10 +7,10 @@ use std::fmt;
 use std::io::Write;
 
 /// The checksum and a blank.
-const HEAD: usize = 9;
+const CHECKSUM_SIZE: usize = 9;
 
-/// Longest text, bytes: the largest statistics that a relay may send, with what the dispatcher adds.
-pub const LONGEST: usize = 5 << 20;
+/// Bytes of the longest text: the largest statistics that a relay may send, with what the dispatcher adds.
+pub const MAX_RECORD: usize = 5 << 20;
 
 /// Why a record cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,13 @@ impl fmt::Display for Unfit {
 /// # Errors
 /// What no journal can hold; `out` is as before.
 pub fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
-    if text.len() > LONGEST {
+    if text.len() > MAX_RECORD {
         return Err(Unfit::TooLong);
     }
     if text.contains(&b'\n') {
         return Err(Unfit::LineFeed);
     }
-    out.reserve(HEAD + text.len() + 1);
+    out.reserve(CHECKSUM_SIZE + text.len() + 1);
     let _ = write!(out, "{:08x} ", crc32fast::hash(text)); // a Vec takes all
     out.extend_from_slice(text);
     out.push(b'\n');
@@ -48,7 +48,7 @@ pub fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
 
 /// The text of a line without its line feed; none where it is damaged.
 pub fn text(line: &[u8]) -> Option<&[u8]> {
-    let (head, text) = line.split_at_checked(HEAD)?;
+    let (head, text) = line.split_at_checked(CHECKSUM_SIZE)?;
     let digits = std::str::from_utf8(head.strip_suffix(b" ")?).ok()?;
     // from_str_radix would take a sign.
     let are_digits = digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -89,7 +89,7 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(write(&mut out, b"a\nb"), Err(Unfit::LineFeed));
         assert_eq!(
-            write(&mut out, &vec![b'x'; LONGEST + 1]),
+            write(&mut out, &vec![b'x'; MAX_RECORD + 1]),
             Err(Unfit::TooLong)
         );
         assert!(out.is_empty());

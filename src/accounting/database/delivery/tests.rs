@@ -335,7 +335,7 @@ fn a_slow_server_is_left_in_time() {
     let fake = Fake::new();
     let mut link = fake.connect().unwrap();
     let mut verdicts = Vec::new();
-    let result = settle(&mut *link, &many(3), &mut verdicts, Duration::ZERO);
+    let result = settle(&mut *link, &many(3), &mut verdicts, Moment::START);
     assert_eq!(result, Ok(false));
     assert_eq!(verdicts, []);
 }

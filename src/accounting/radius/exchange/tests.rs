@@ -29,7 +29,7 @@ fn requests(count: usize) -> Vec<Request> {
 struct Round<'a> {
     exchange: Exchange<'a>,
     ledger: &'a mut Ledger,
-    now: Duration,
+    now: Moment,
 }
 
 impl<'a> Round<'a> {
@@ -37,7 +37,7 @@ impl<'a> Round<'a> {
         Round {
             exchange: Exchange::new(requests.iter(), PACE),
             ledger,
-            now: Duration::ZERO,
+            now: Moment::START,
         }
     }
 
@@ -64,8 +64,8 @@ impl<'a> Round<'a> {
     }
 }
 
-fn at(milliseconds: u64) -> Duration {
-    Duration::from_millis(milliseconds)
+fn at(milliseconds: u64) -> Moment {
+    Moment::after_start(Duration::from_millis(milliseconds))
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn the_numbers_that_hold_without_a_file() {
 
 #[test]
 fn the_file_that_is_shipped_has_what_mediaproxys_has() {
-    let shipped = include_str!("../../../conf/radius/dictionary");
+    let shipped = include_str!("../../../../conf/radius/dictionary");
     let lines = shipped.lines().filter(|line| !line.starts_with('#'));
     let words: Vec<Vec<&str>> = lines
         .map(|line| line.split_whitespace().collect())
@@ -53,7 +53,7 @@ fn the_file_that_is_shipped_has_what_mediaproxys_has() {
 /// OpenSIPS has had others for the tags since 3.4; a file read later that says nothing of them changes nothing.
 #[test]
 fn the_numbers_of_the_site_hold() {
-    let shipped = include_str!("../../../conf/radius/dictionary");
+    let shipped = include_str!("../../../../conf/radius/dictionary");
     let tags = |from: u8, to: u8| {
         format!("ATTRIBUTE Sip-From-Tag {from} string\nATTRIBUTE Sip-To-Tag {to} string\n")
     };
@@ -174,14 +174,15 @@ fn depth_and_number_of_files_are_bounded() {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        Ok(match name.len() < 16 {
-            true => format!("$INCLUDE {name}a\n$INCLUDE {name}b\n").into_bytes(),
-            false => b"# a leaf\n".to_vec(),
+        Ok(if name.len() < 16 {
+            format!("$INCLUDE {name}a\n$INCLUDE {name}b\n").into_bytes()
+        } else {
+            b"# a leaf\n".to_vec()
         })
     };
     let error = dictionary.read(Path::new("/d/x"), &mut load).unwrap_err();
     assert!(error.ends_with("more than 2000 files"), "{error}");
-    assert_eq!(loads, MOST_FILES);
+    assert_eq!(loads, MAX_FILES);
     let mut load = |path: &Path| Ok(format!("$INCLUDE {}a\n", path.display()).into_bytes());
     let error = dictionary.read(Path::new("/d/x"), &mut load).unwrap_err();
     assert!(error.ends_with("more than 16 files deep"), "{error}");

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-use super::*;
+use crate::journal::*;
 use crate::sys::scratch::Scratch;
 
 const LIMITS: Limits = Limits {

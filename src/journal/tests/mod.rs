@@ -1,7 +1,8 @@
 //! A journal over restarts, damage, limits and full disks.
 
-use std::fs;
+mod work;
 
+use std::fs;
 use std::io::Write;
 
 use super::*;
