@@ -24,7 +24,7 @@ help:
 	@echo 'make demo       a few calls through both daemons on loopback, without root (under 30 s after the build)'
 	@echo 'make test       every test; as root it first installs what it needs from Debian'
 	@echo 'make soak       every attack on both daemons at once while calls go on, for SOAK_SECONDS ($(SOAK_SECONDS))'
-	@echo 'make lint       format, clippy with warnings denied, layers, rules'
+	@echo 'make lint       format, clippy with warnings denied, layers, circles of imports, rules'
 	@echo 'make bench      call set-up beside rtpengine, listing, memory, what a packet costs; ratios from one run'
 	@echo 'make fuzz       every target in fuzz/ for FUZZ_SECONDS ($(FUZZ_SECONDS)) each, about half an hour; figures at the end'
 	@echo 'make asan       the unit tests under AddressSanitizer'
@@ -61,6 +61,7 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	tests/lint/layers.sh
+	tests/lint/circles.py
 	tests/lint/rules.sh
 
 bench: release

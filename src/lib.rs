@@ -25,6 +25,7 @@
 //! ```
 
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod accounting;
 pub mod admin;

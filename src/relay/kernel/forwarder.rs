@@ -234,7 +234,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
         let left_out = self.bypassed.due();
         if let Some(left_out) = left_out.filter(|_| entered > 0 || is_news) {
             let why = self.mechanism.words().bypassed;
-            warn!("{why}; user space relays them{left_out}");
+            warn!("{why}{left_out}");
         }
     }
 
@@ -318,10 +318,8 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
         self.lose(&judged.gone, Loss::Deleted, now);
         if !judged.gone.is_empty() {
             if let Some(left_out) = self.deleted.due() {
-                let (count, place) = (judged.gone.len(), self.mechanism.words().place);
-                info!(
-                    "{count} flows are not {place} any more: media comes by user space until they are installed again{left_out}"
-                );
+                let (count, gone) = (judged.gone.len(), self.mechanism.words().gone);
+                info!("{count} {gone}{left_out}");
             }
         }
     }

@@ -96,12 +96,12 @@ impl fmt::Display for Found {
     }
 }
 
-/// What log lines call it.
+/// What log lines say of it, each with its end: whoever searches for a line finds all of it in one place.
 #[derive(Clone, Copy, Debug)]
 pub struct Words {
-    /// Flows that are gone are not there any more.
-    pub place: &'static str,
-    /// Why packets of a flow come to user space that should not.
+    /// Follows the number of flows that are gone.
+    pub gone: &'static str,
+    /// Why packets of a flow come to user space that should not, and what comes of it.
     pub bypassed: &'static str,
 }
 

@@ -46,7 +46,7 @@ impl Late {
 impl Mechanism for Late {
     fn words(&self) -> Words {
         Words {
-            place: "in the map",
+            gone: "flows are not in the map any more",
             bypassed: "packets of a flow do not reach the program",
         }
     }

@@ -337,9 +337,9 @@ impl<R: Requests> Conntrack<R> {
 impl<R: Requests> Mechanism for Conntrack<R> {
     fn words(&self) -> Words {
         Words {
-            place: "in conntrack",
+            gone: "flows are not in conntrack any more: media comes by user space until they are installed again",
             bypassed: "packets of a flow do not reach its conntrack entry: some other rule of this host says notrack, \
-                       or its chain drops what is not tracked (nft list ruleset)",
+                       or its chain drops what is not tracked (nft list ruleset); user space relays them",
         }
     }
 
