@@ -56,11 +56,15 @@ pub mod words;
 /// depend on this one.
 #[cfg(test)]
 #[path = "../tests/support"]
-#[allow(dead_code, reason = "the tests in tests/ use the rest")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests in tests/ use the rest"
+)]
 mod support {
-    pub mod certs;
-    pub mod forge;
-    pub mod opensips;
-    pub mod shape;
-    pub mod skip;
+    pub(crate) mod certs;
+    pub(crate) mod forge;
+    pub(crate) mod opensips;
+    pub(crate) mod shape;
+    pub(crate) mod skip;
 }

@@ -41,7 +41,7 @@ const REMINDER_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What all deliveries have in common.
 #[derive(Debug, Default)]
-pub struct Shared {
+pub(super) struct Shared {
     stopping: AtomicBool,
     /// Records since the start.
     appended: AtomicU64,
@@ -66,7 +66,7 @@ pub struct Progress {
 }
 
 /// See the module.
-pub struct Delivery {
+pub(super) struct Delivery {
     backend: Box<dyn Backend>,
     journal: Arc<Journal>,
     position: Position,
@@ -103,11 +103,11 @@ struct Batch {
 }
 
 impl Shared {
-    pub fn count_appended(&self) {
+    pub(super) fn count_appended(&self) {
         self.appended.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         // Under the lock, so that nobody misses it between a look at the flag and the wait.
         drop(self.ended.lock());
@@ -133,7 +133,7 @@ impl Shared {
     }
 
     /// Waits until so many have ended, or until the deadline.
-    pub fn wait_ended(&self, count: usize, deadline: Moment) {
+    pub(super) fn wait_ended(&self, count: usize, deadline: Moment) {
         let limit = deadline.since(clock::moment());
         let guard = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self
@@ -184,7 +184,7 @@ impl Progress {
 impl Delivery {
     /// # Errors
     /// When the position cannot be written: a sentence with the file.
-    pub fn new(
+    pub(super) fn new(
         dir: &Path,
         backend: Box<dyn Backend>,
         journal: Arc<Journal>,
@@ -229,16 +229,16 @@ impl Delivery {
         })
     }
 
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.backend.name()
     }
 
-    pub fn progress(&self) -> Arc<Progress> {
+    pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 
     /// Delivers until it is time to stop.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let prepared = catch_unwind(AssertUnwindSafe(|| self.backend.prepare()));
         match prepared {
             Ok(Ok(())) => {}

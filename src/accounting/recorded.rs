@@ -9,22 +9,22 @@ use crate::proto::record::session_id;
 
 /// What tells a session from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionKey(u128);
+pub(super) struct SessionKey(u128);
 
 /// Makes keys.
 #[derive(Debug, Default)]
-pub struct SessionKeys {
+pub(super) struct SessionKeys {
     hashes: [RandomState; 2],
 }
 
 impl SessionKeys {
     /// The key of the session that a record is of. What has no session id cannot come a second time.
-    pub fn of_record(&self, info: &[u8]) -> Option<SessionKey> {
+    pub(super) fn of_record(&self, info: &[u8]) -> Option<SessionKey> {
         Some(self.of(&session_id(info)?))
     }
 
     /// The key of the session with this id. A UUID is its own; anything else has a hash for one.
-    pub fn of(&self, session_id: &str) -> SessionKey {
+    pub(super) fn of(&self, session_id: &str) -> SessionKey {
         let uuid: Result<SessionId, ()> = session_id.parse();
         let bits = uuid.map(SessionId::bits).unwrap_or_else(|()| {
             let [high, low] = &self.hashes;
@@ -37,14 +37,14 @@ impl SessionKeys {
 /// The sessions of the records in the journal, by the segment that each is in: all of a segment are forgotten at once,
 /// however many there are.
 #[derive(Debug, Default)]
-pub struct Recorded {
+pub(super) struct Recorded {
     /// Oldest first.
     segments: Vec<(u64, HashSet<SessionKey>)>,
 }
 
 impl Recorded {
     /// Notes a session whose record is in this segment.
-    pub fn add(&mut self, key: SessionKey, segment: u64) {
+    pub(super) fn add(&mut self, key: SessionKey, segment: u64) {
         let last = self.segments.last().map(|(number, _)| *number);
         if last != Some(segment) {
             self.segments.push((segment, HashSet::new()));
@@ -55,13 +55,13 @@ impl Recorded {
     }
 
     /// Whether this session has been noted.
-    pub fn has(&self, key: SessionKey) -> bool {
+    pub(super) fn has(&self, key: SessionKey) -> bool {
         self.segments.iter().any(|(_, keys)| keys.contains(&key))
     }
 
     /// Forgets what was in segments before this one; what it takes to hold it, to be dropped where nobody waits.
     #[must_use]
-    pub fn forget_before(&mut self, segment: u64) -> Vec<(u64, HashSet<SessionKey>)> {
+    pub(super) fn forget_before(&mut self, segment: u64) -> Vec<(u64, HashSet<SessionKey>)> {
         let kept = self
             .segments
             .partition_point(|(number, _)| *number < segment);

@@ -16,7 +16,7 @@ const MAX_FILE: u64 = 256 << 20;
 
 /// The file of one backend, made with the first record that is rejected.
 #[derive(Debug)]
-pub struct Rejected {
+pub(super) struct Rejected {
     path: PathBuf,
     limit: u64,
 }
@@ -34,14 +34,14 @@ struct Entry<'a> {
 }
 
 impl Rejected {
-    pub fn new(dir: &Path, backend: &str) -> Rejected {
+    pub(super) fn new(dir: &Path, backend: &str) -> Rejected {
         Rejected {
             path: dir.join(format!("rejected-{backend}.jsonl")),
             limit: MAX_FILE,
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -49,7 +49,10 @@ impl Rejected {
     ///
     /// # Errors
     /// When they cannot be written, or the file has reached its limit.
-    pub fn add<'a>(&self, entries: impl Iterator<Item = (&'a [u8], &'a str)>) -> io::Result<()> {
+    pub(super) fn add<'a>(
+        &self,
+        entries: impl Iterator<Item = (&'a [u8], &'a str)>,
+    ) -> io::Result<()> {
         let mut lines = Vec::new();
         for (text, reason) in entries {
             let record: Option<&RawValue> = serde_json::from_slice(text).ok();

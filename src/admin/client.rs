@@ -26,13 +26,13 @@ const READ_SIZE: usize = 64 * 1024;
 
 /// Where the dispatcher is and how long it is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     pub transport: Transport,
     pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(super) enum Transport {
     Unix(PathBuf),
     Tcp {
         /// Host, or host and port.
@@ -43,7 +43,7 @@ pub enum Transport {
 
 /// Certificates; what is not named is in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Files {
+pub(super) struct Files {
     pub directory: PathBuf,
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub struct Files {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(super) enum Failure {
     /// The dispatcher's own words.
     Refused(String),
     /// No connection, or not any more.
@@ -69,7 +69,7 @@ impl fmt::Display for Failure {
 }
 
 /// See the module.
-pub struct Client {
+pub(super) struct Client {
     reader: Reader,
     writer: Writer,
     lines: Lines,
@@ -81,7 +81,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Failure::Lost`] with what was tried and what may be wrong.
-    pub fn connect(target: &Target) -> Result<Client, Failure> {
+    pub(super) fn connect(target: &Target) -> Result<Client, Failure> {
         let (reader, writer) = match &target.transport {
             Transport::Unix(path) => {
                 let connected = UnixStream::connect(path).and_then(tls::plain_unix);
@@ -121,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn ask(&mut self, command: &str) -> Result<Vec<String>, Failure> {
+    pub(super) fn ask(&mut self, command: &str) -> Result<Vec<String>, Failure> {
         self.send(command)?;
         self.answer(command)
     }
@@ -174,7 +174,7 @@ impl Client {
 ///
 /// # Errors
 /// As [`Client::ask`].
-pub fn read_answer(
+pub(super) fn read_answer(
     command: &str,
     mut line: impl FnMut() -> Result<String, Failure>,
 ) -> Result<Vec<String>, Failure> {
@@ -208,14 +208,14 @@ pub fn read_answer(
 }
 
 /// Two connections that are asked at the same time: a relay that hangs is waited for once and not twice.
-pub struct Pair([Client; 2]);
+pub(super) struct Pair([Client; 2]);
 
 impl Pair {
     /// Connects, twice.
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub fn connect(target: &Target) -> Result<Pair, Failure> {
+    pub(super) fn connect(target: &Target) -> Result<Pair, Failure> {
         Ok(Pair([Client::connect(target)?, Client::connect(target)?]))
     }
 
@@ -223,7 +223,7 @@ impl Pair {
     ///
     /// # Errors
     /// As [`Client::ask`], the first one's first.
-    pub fn ask(&mut self, [one, other]: [&str; 2]) -> Result<[Vec<String>; 2], Failure> {
+    pub(super) fn ask(&mut self, [one, other]: [&str; 2]) -> Result<[Vec<String>; 2], Failure> {
         let Pair([first, second]) = self;
         first.send(one)?;
         second.send(other)?;
@@ -236,7 +236,7 @@ impl Pair {
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub fn ask_one(&mut self, command: &str) -> Result<Vec<String>, Failure> {
+    pub(super) fn ask_one(&mut self, command: &str) -> Result<Vec<String>, Failure> {
         self.0[0].ask(command)
     }
 }

@@ -33,7 +33,7 @@ struct Area {
 }
 
 /// Looks at everything that the configuration has.
-pub fn run(options: &Options) -> Outcome {
+pub(super) fn run(options: &Options) -> Outcome {
     let Command::Doctor {
         config_dir,
         runtime_dir,
@@ -89,7 +89,7 @@ fn look(config_dir: &Path, runtime_dir: &Path) -> Vec<Area> {
 }
 
 /// Each thing that is wrong with a configuration, and what else is odd in it.
-pub fn unusable(error: &ConfigError) -> Vec<Finding> {
+pub(super) fn unusable(error: &ConfigError) -> Vec<Finding> {
     let subject = "configuration";
     let errors = error.messages().into_iter();
     let mut findings: Vec<Finding> = errors.map(|text| problem(subject, text)).collect();

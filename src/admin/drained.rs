@@ -27,7 +27,7 @@ enum Left {
 ///
 /// # Errors
 /// It was resumed meanwhile, or the dispatcher is gone.
-pub fn wait(options: &Options, answer: &[String]) -> Result<(), Failure> {
+pub(super) fn wait(options: &Options, answer: &[String]) -> Result<(), Failure> {
     let relay = answer.first().and_then(|line| name(line));
     let relay = relay.ok_or_else(|| {
         Failure::Refused("the dispatcher has not said which relay it is: it is drained".to_owned())

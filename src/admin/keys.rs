@@ -15,7 +15,7 @@ const SUSPEND: u8 = 0x1a;
 
 /// What was pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub(super) enum Key {
     Letter(u8),
     Enter,
     Escape,
@@ -34,7 +34,7 @@ pub enum Key {
 }
 
 /// What a happening and those right after it mean.
-pub fn key(first: Happening, more: &Receiver<Happening>) -> Key {
+pub(super) fn key(first: Happening, more: &Receiver<Happening>) -> Key {
     match first {
         Happening::Key(ESCAPE) => sequence(more),
         Happening::Key(b'\r' | b'\n') => Key::Enter,

@@ -21,7 +21,7 @@ const RUNTIME_DIR: &str = "/run/mediaproxy";
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(super) enum Command {
     Summary,
     Sessions(Sessions),
     Top {
@@ -52,7 +52,7 @@ pub enum Command {
 
 /// Which sessions, and in which order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sessions {
+pub(super) struct Sessions {
     /// Key and value, as the management port takes them.
     pub filters: Vec<(&'static str, String)>,
     /// A part of a URI, an address or the beginning of a Call-ID: whatever fits.
@@ -62,7 +62,7 @@ pub struct Sessions {
 
 /// A command line that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub(super) struct Options {
     pub command: Command,
     pub target: Target,
     /// JSON, an object a line.
@@ -71,7 +71,7 @@ pub struct Options {
 
 /// What a command line asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub(super) enum Parsed {
     Run(Box<Options>),
     /// A text to be shown.
     Text(String),
@@ -81,7 +81,7 @@ pub enum Parsed {
 ///
 /// # Errors
 /// What is wrong, in a few words.
-pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
+pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, String> {
     let mut raw = Raw::default();
     raw.read(Parser::from_args(arguments))
         .map_err(|error| error.to_string())?;
@@ -350,7 +350,7 @@ fn is_address(text: &str) -> bool {
 
 impl Command {
     /// The line for the management port.
-    pub fn line(&self, json: bool) -> String {
+    pub(super) fn line(&self, json: bool) -> String {
         let quoted = |text: &str| Value::from(text).to_string();
         match self {
             Command::Summary => "summary".to_owned(),

@@ -1,7 +1,7 @@
 //! Numbers and times for people. Pure.
 
 /// A count with a decimal prefix: 999, 1.2k, 35M.
-pub fn scaled(count: f64) -> String {
+pub(super) fn scaled(count: f64) -> String {
     let mut value = count;
     for unit in ["", "k", "M", "G", "T"] {
         if value < 999.5 {
@@ -17,7 +17,7 @@ pub fn scaled(count: f64) -> String {
 }
 
 /// A time: 0:07, 12:34, 1:00:00, 3d 04:05.
-pub fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours) {
         (0, 0) => format!("{minutes}:{:02}", seconds % 60),

@@ -15,7 +15,7 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// What happens while it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub(super) enum Happening {
     Key(u8),
     /// No more keys will come.
     NoKeys,
@@ -24,7 +24,7 @@ pub enum Happening {
 }
 
 /// See the module.
-pub struct Screen {
+pub(super) struct Screen {
     keys: Keys,
     pub happenings: Receiver<Happening>,
 }
@@ -34,7 +34,7 @@ impl Screen {
     ///
     /// # Errors
     /// Standard input or output is none.
-    pub fn open() -> io::Result<Screen> {
+    pub(super) fn open() -> io::Result<Screen> {
         let (input, output) = (io::stdin(), io::stdout());
         if !input.is_terminal() || !output.is_terminal() {
             return Err(io::Error::other(
@@ -57,19 +57,19 @@ impl Screen {
     }
 
     /// Leaves the terminal to the shell until that lets us go on; the screen is empty then.
-    pub fn suspend(&self) -> io::Result<()> {
+    pub(super) fn suspend(&self) -> io::Result<()> {
         say(LEAVE)?;
         self.keys.suspend()?;
         say(ENTER)
     }
 
     /// Columns and rows, as they are now.
-    pub fn size(&self) -> (usize, usize) {
+    pub(super) fn size(&self) -> (usize, usize) {
         terminal::size(io::stdout()).unwrap_or((80, 24))
     }
 
     /// Shows these lines: as many as the screen has rows, none longer than it is wide.
-    pub fn show(&self, lines: &[String]) -> io::Result<()> {
+    pub(super) fn show(&self, lines: &[String]) -> io::Result<()> {
         // What was there goes first: behind a line that is as long as the screen is wide, its last character would.
         let mut text = "\x1b[H\x1b[K".to_owned();
         text.push_str(&lines.join("\r\n\x1b[K"));

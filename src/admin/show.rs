@@ -12,7 +12,7 @@ use crate::sys::terminal;
 use crate::text_layout::clean;
 
 /// Whoever is to drain one needs its whole name, so that shrinks at the very last.
-pub const RELAYS: &[Column] = &[
+pub(super) const RELAYS: &[Column] = &[
     text("RELAY", usize::MAX),
     word("STATE"),
     number("CALLS"),
@@ -26,7 +26,7 @@ pub const RELAYS: &[Column] = &[
     word("VERSION").leaves(1),
 ];
 
-pub const SESSIONS: &[Column] = &[
+pub(super) const SESSIONS: &[Column] = &[
     text("CALLER", 12),
     text("CALLEE", 12),
     word("STATUS"),
@@ -41,7 +41,7 @@ pub const SESSIONS: &[Column] = &[
 ];
 
 /// All relays. Where one has failed, or none takes new calls, that is an error.
-pub fn summary(options: &Options) -> Result<(), Failure> {
+pub(super) fn summary(options: &Options) -> Result<(), Failure> {
     let lines = Client::connect(&options.target)?.ask("summary")?;
     let relays: Vec<Relay> = read(&lines)?;
     if options.json {
@@ -64,7 +64,7 @@ pub fn summary(options: &Options) -> Result<(), Failure> {
 }
 
 /// What is to be said of relays that do not answer.
-pub fn failed<'r>(relays: impl IntoIterator<Item = &'r Relay>) -> Option<String> {
+pub(super) fn failed<'r>(relays: impl IntoIterator<Item = &'r Relay>) -> Option<String> {
     let failed = relays.into_iter().filter(|relay| relay.is_bad());
     let told = |relay: &Relay| match relay.session_count {
         0 => relay.label(),
@@ -78,7 +78,7 @@ pub fn failed<'r>(relays: impl IntoIterator<Item = &'r Relay>) -> Option<String>
     }
 }
 
-pub fn relay_row(relay: &Relay) -> Vec<String> {
+pub(super) fn relay_row(relay: &Relay) -> Vec<String> {
     vec![
         relay.label(),
         relay.state(),
@@ -99,7 +99,7 @@ pub fn relay_row(relay: &Relay) -> Vec<String> {
 }
 
 /// Calls, sorted. Where some relay has not told of its own, that is an error.
-pub fn sessions(options: &Options) -> Result<(), Failure> {
+pub(super) fn sessions(options: &Options) -> Result<(), Failure> {
     let Command::Sessions(wanted) = &options.command else {
         return Ok(());
     };
@@ -142,7 +142,7 @@ fn sort(all: &mut [(Session, &String)], key: SortKey) {
     all.sort_by(|(one, _), (other, _)| key.compare(one, other, traffic));
 }
 
-pub fn session_row(session: &Session) -> Vec<String> {
+pub(super) fn session_row(session: &Session) -> Vec<String> {
     let [caller, callee] = session.packets();
     vec![
         clean(&session.from_uri),
@@ -166,7 +166,7 @@ fn show(columns: &[Column], rows: &[Vec<String>]) {
 }
 
 /// JSON lines as types.
-pub fn read<T: DeserializeOwned>(lines: &[String]) -> Result<Vec<T>, Failure> {
+pub(super) fn read<T: DeserializeOwned>(lines: &[String]) -> Result<Vec<T>, Failure> {
     let read = |line: &String| {
         serde_json::from_str(line)
             .map_err(|error| Failure::Refused(format!("an answer that cannot be read: {error}")))
@@ -175,15 +175,15 @@ pub fn read<T: DeserializeOwned>(lines: &[String]) -> Result<Vec<T>, Failure> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::admin::view::Stream;
     use std::collections::BTreeMap;
 
-    pub const WIDTHS: [usize; 4] = [60, 80, 120, 200];
+    pub(crate) const WIDTHS: [usize; 4] = [60, 80, 120, 200];
 
     /// What a busy relay has, with a name as long as they get.
-    pub fn relay() -> Relay {
+    pub(crate) fn relay() -> Relay {
         Relay {
             ip: "2001:db8:85a3:8d3:1319:8a2e:370:7348".into(),
             name: Some("relay-17.fra.example.com:2".into()),
@@ -204,7 +204,7 @@ pub mod tests {
     }
 
     /// One with URIs and a Call-ID as softphones make them.
-    pub fn session() -> Session {
+    pub(crate) fn session() -> Session {
         Session {
             call_id: "ZDk3OTdhZjg4YmQ0YTkzZmE3ZDA4YzAyMWM3N2VhNDc.".into(),
             from_uri: "+4930123456789@sip.carrier.example.net".into(),
@@ -229,7 +229,7 @@ pub mod tests {
     }
 
     /// The names of the columns that are left out at each of the widths.
-    pub fn left_out(columns: &[Column], row: &[String]) -> [String; 4] {
+    pub(crate) fn left_out(columns: &[Column], row: &[String]) -> [String; 4] {
         WIDTHS.map(|width| {
             let lines = table::lines(columns, &[row.to_vec()], Some(width));
             assert!(lines.iter().all(|line| line.chars().count() <= width));
@@ -251,7 +251,7 @@ pub mod tests {
     }
 
     /// The names of columns in the order in which they leave, as the manual page has it.
-    pub fn order(columns: &[Column]) -> String {
+    pub(crate) fn order(columns: &[Column]) -> String {
         let mut leaving: Vec<&Column> = columns.iter().filter(|c| c.leaves.is_some()).collect();
         leaving.sort_by_key(|column| column.leaves);
         let names: Vec<&str> = leaving.iter().map(|column| column.name).collect();

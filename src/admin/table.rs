@@ -12,7 +12,7 @@ const GAP: &str = "  ";
 const MIN_WIDTH: usize = 6;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
+pub(super) struct Column {
     pub name: &'static str,
     /// Numbers stand at its right end.
     pub right: bool,
@@ -24,7 +24,7 @@ pub struct Column {
 
 impl Column {
     /// It may be left out, in this turn.
-    pub const fn leaves(self, turn: u8) -> Column {
+    pub(super) const fn leaves(self, turn: u8) -> Column {
         Column {
             leaves: Some(turn),
             ..self
@@ -33,7 +33,7 @@ impl Column {
 }
 
 /// A column of text, which may be shrunk.
-pub const fn text(name: &'static str, least: usize) -> Column {
+pub(super) const fn text(name: &'static str, least: usize) -> Column {
     Column {
         name,
         right: false,
@@ -43,7 +43,7 @@ pub const fn text(name: &'static str, least: usize) -> Column {
 }
 
 /// A column of words that are short.
-pub const fn word(name: &'static str) -> Column {
+pub(super) const fn word(name: &'static str) -> Column {
     Column {
         name,
         right: false,
@@ -53,7 +53,7 @@ pub const fn word(name: &'static str) -> Column {
 }
 
 /// A column of numbers.
-pub const fn number(name: &'static str) -> Column {
+pub(super) const fn number(name: &'static str) -> Column {
     Column {
         name,
         right: true,
@@ -63,7 +63,7 @@ pub const fn number(name: &'static str) -> Column {
 }
 
 /// The headline and the rows; no line is wider than `width`.
-pub fn lines(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
+pub(super) fn lines(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
     let mut widths: Vec<usize> = columns.iter().map(|column| column.name.len()).collect();
     for row in rows {
         for (widest, cell) in widths.iter_mut().zip(row) {

@@ -65,7 +65,7 @@ const CALLS: &[Column] = &[
 
 /// What was told at the last look.
 #[derive(Default)]
-pub struct Look {
+pub(super) struct Look {
     pub relays: Vec<Relay>,
     sessions: Vec<Session>,
     /// Bits a second of each session since the look before.
@@ -77,7 +77,7 @@ pub struct Look {
 
 /// What somebody wants to see of it.
 #[derive(Default)]
-pub struct Wish {
+pub(super) struct Wish {
     pub sort: SortKey,
     /// The chosen call; none is the first one.
     chosen: Option<String>,
@@ -90,7 +90,7 @@ pub struct Wish {
 
 /// A call that is explained.
 #[derive(Default)]
-pub struct Explained {
+pub(super) struct Explained {
     /// As commands take it.
     pub call_id: String,
     pub lines: Vec<String>,
@@ -108,7 +108,7 @@ enum Next {
 }
 
 /// Until somebody quits. Only a first look that fails is a failure; later ones are shown and tried again.
-pub fn run(options: &Options) -> Result<(), Failure> {
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let Command::Top { interval, sort } = options.command else {
         return Ok(());
     };
@@ -290,7 +290,7 @@ impl Look {
     }
 
     /// Takes what was told at this time.
-    pub fn note(&mut self, sessions: Vec<Session>, now: Moment) {
+    pub(super) fn note(&mut self, sessions: Vec<Session>, now: Moment) {
         let mut rates = HashMap::new();
         let mut bytes = HashMap::new();
         for session in &sessions {
@@ -354,7 +354,7 @@ impl Picture {
 }
 
 /// The lines of the screen: as many as it has rows, none longer than it has columns.
-pub fn frame(
+pub(super) fn frame(
     look: &Look,
     wish: &mut Wish,
     (columns, rows): (usize, usize),

@@ -10,14 +10,14 @@ use crate::objects::objects_only;
 use crate::text_layout::clean;
 
 /// A sum of what was told, which may be anything.
-pub fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+pub(super) fn sum(counts: impl Iterator<Item = u64>) -> u64 {
     counts.fold(0, u64::saturating_add)
 }
 
 /// A line of `summary`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(remote = "Self", default)]
-pub struct Relay {
+pub(super) struct Relay {
     pub ip: String,
     pub name: Option<String>,
     pub version: String,
@@ -42,11 +42,11 @@ objects_only!(Relay);
 
 impl Relay {
     /// What to call it in commands.
-    pub fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         clean(self.name.as_deref().unwrap_or(&self.ip))
     }
 
-    pub fn state(&self) -> String {
+    pub(super) fn state(&self) -> String {
         let what = match (self.status.as_str(), self.away) {
             ("error", true) => "away",
             ("error", false) => "no answer",
@@ -62,17 +62,17 @@ impl Relay {
     }
 
     /// Something that an administrator should look at. A drained one may go when it has no calls.
-    pub fn is_bad(&self) -> bool {
+    pub(super) fn is_bad(&self) -> bool {
         let is_expected = self.away && self.drained && self.session_count == 0;
         self.status == "error" && !is_expected
     }
 
     /// New calls may come to it.
-    pub fn takes_calls(&self) -> bool {
+    pub(super) fn takes_calls(&self) -> bool {
         !self.drained && !self.away && self.status == "active"
     }
 
-    pub fn streams(&self) -> String {
+    pub(super) fn streams(&self) -> String {
         let counts = self.stream_count.iter();
         let counts: Vec<String> = counts
             .map(|(kind, n)| format!("{} {n}", clean(kind)))
@@ -80,7 +80,7 @@ impl Relay {
         counts.join(", ")
     }
 
-    pub fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         sum(self.dropped_packets.values().copied())
     }
 }
@@ -88,7 +88,7 @@ impl Relay {
 /// A line of `sessions`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(remote = "Self", default)]
-pub struct Session {
+pub(super) struct Session {
     pub session_id: Option<String>,
     pub call_id: String,
     pub from_uri: String,
@@ -107,14 +107,14 @@ objects_only!(Session);
 /// What is not UTF-8, as commands take it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(remote = "Self", default)]
-pub struct Exact {
+pub(super) struct Exact {
     pub call_id: String,
 }
 objects_only!(Exact);
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(remote = "Self", default)]
-pub struct Stream {
+pub(super) struct Stream {
     pub media_type: String,
     pub status: String,
     pub caller_codec: String,
@@ -137,23 +137,23 @@ impl Stream {
 
 impl Session {
     /// As commands take it.
-    pub fn call_id(&self) -> String {
+    pub(super) fn call_id(&self) -> String {
         clean(self.exact_call_id())
     }
 
     /// The same, which may hold what a terminal must not see.
-    pub fn exact_call_id(&self) -> &str {
+    pub(super) fn exact_call_id(&self) -> &str {
         let exact = self.exact.as_ref().map(|exact| &exact.call_id);
         exact.unwrap_or(&self.call_id)
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let streams = self.streams.iter();
         sum(streams.flat_map(|stream| [stream.caller_bytes, stream.callee_bytes]))
     }
 
     /// From the caller, and from the callee.
-    pub fn packets(&self) -> [u64; 2] {
+    pub(super) fn packets(&self) -> [u64; 2] {
         let streams = || self.streams.iter();
         [
             sum(streams().map(|stream| stream.caller_packets)),
@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// Share of the packets that the kernel relayed.
-    pub fn in_kernel(&self) -> f64 {
+    pub(super) fn in_kernel(&self) -> f64 {
         let streams = self.streams.iter();
         let by_kernel =
             |stream: &Stream| [stream.caller_packets_kernel, stream.callee_packets_kernel];
@@ -173,7 +173,7 @@ impl Session {
 
     /// How much of a conversation it is: 1 where both sides are heard alike, 0 where one is not heard at all. On hold,
     /// and in the first seconds, nothing can be said.
-    pub fn quality(&self) -> f64 {
+    pub(super) fn quality(&self) -> f64 {
         let active = self
             .streams
             .iter()
@@ -194,7 +194,7 @@ impl Session {
     }
 
     /// Of its live streams, or else of the last one.
-    pub fn status(&self) -> String {
+    pub(super) fn status(&self) -> String {
         let live: Vec<&Stream> = self.streams.iter().filter(|s| s.is_live()).collect();
         let first = live.first().copied().or(self.streams.last());
         match first {
@@ -206,7 +206,7 @@ impl Session {
         }
     }
 
-    pub fn media(&self) -> String {
+    pub(super) fn media(&self) -> String {
         // What a later offer adds to a call is not its media yet.
         let ringing = self.offered.iter().filter(|_| self.streams.is_empty());
         let live = self.streams.iter().filter(|stream| stream.is_live());
@@ -216,7 +216,7 @@ impl Session {
     }
 
     /// The caller's, of the first stream that has one.
-    pub fn codec(&self) -> String {
+    pub(super) fn codec(&self) -> String {
         let codecs = self
             .streams
             .iter()
@@ -228,7 +228,7 @@ impl Session {
     }
 
     /// The relay's address on the caller's side.
-    pub fn relay(&self) -> String {
+    pub(super) fn relay(&self) -> String {
         let stream = self.streams.last().or(self.offered.last());
         let local = stream.map(|stream| &stream.caller_local);
         let ip = local.and_then(|local| local.rsplit_once(':'));
@@ -236,14 +236,14 @@ impl Session {
     }
 
     /// Names it among others from one look to the next.
-    pub fn key(&self) -> &str {
+    pub(super) fn key(&self) -> &str {
         self.session_id.as_deref().unwrap_or(&self.call_id)
     }
 }
 
 /// What sessions are sorted by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SortKey {
+pub(super) enum SortKey {
     /// The oldest first.
     #[default]
     Start,
@@ -260,7 +260,7 @@ pub enum SortKey {
 
 impl SortKey {
     /// And how it is named.
-    pub const ALL: [(&'static str, SortKey); 8] = [
+    pub(super) const ALL: [(&'static str, SortKey); 8] = [
         ("start", SortKey::Start),
         ("duration", SortKey::Duration),
         ("traffic", SortKey::Traffic),
@@ -275,7 +275,7 @@ impl SortKey {
     ///
     /// # Errors
     /// What is allowed.
-    pub fn parse(text: &str) -> Result<SortKey, String> {
+    pub(super) fn parse(text: &str) -> Result<SortKey, String> {
         let found = Self::ALL.iter().find(|(name, _)| *name == text);
         found.map(|(_, key)| *key).ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.iter().map(|(name, _)| *name).collect();
@@ -287,13 +287,13 @@ impl SortKey {
         })
     }
 
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         let found = Self::ALL.iter().find(|(_, key)| *key == self);
         found.map_or("", |(name, _)| name)
     }
 
     /// The order of two sessions; `traffic` is what counts as theirs.
-    pub fn compare(
+    pub(super) fn compare(
         self,
         one: &Session,
         other: &Session,

@@ -108,7 +108,7 @@ const PARAMETERS: &str = "sslmode, sslrootcert, unix_socket";
 /// One or more databases, separated by blanks: `scheme://user:password@host[:port]/database[?name=value&...]` or
 /// `sqlite:///path`. A relative path in a parameter is under `base`. Beside them, what is odd: parameters that are
 /// not ours, which MediaProxy hands to its database layer (character sets and time-outs are ours to choose).
-pub fn parse(base: &Path) -> impl Fn(&str) -> Parsed<(Vec<DatabaseUri>, Vec<String>)> {
+pub(super) fn parse(base: &Path) -> impl Fn(&str) -> Parsed<(Vec<DatabaseUri>, Vec<String>)> {
     move |text| {
         let mut odd = Vec::new();
         let uris = separate(text).map(|uri| server_or_file(&uri, base, &mut odd));
@@ -263,7 +263,7 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// The text as it may be shown: without what stands for the password.
-pub fn without_password(text: &str) -> String {
+pub(super) fn without_password(text: &str) -> String {
     let shown = without_login(text);
     match shown.split_once('?') {
         Some((uri, parameters)) if parameters.to_lowercase().contains("pass") => {

@@ -55,7 +55,7 @@ pub struct DispatcherConfig {
     pub file: FileSection,
 }
 
-pub fn read(source: &mut Source) -> Option<DispatcherConfig> {
+pub(super) fn read(source: &mut Source) -> Option<DispatcherConfig> {
     let tls = shared::tls(source);
     let database = shared::database(source);
     let radius = shared::radius(source);

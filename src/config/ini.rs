@@ -19,7 +19,7 @@ use configparser::ini::{Ini, IniDefault};
 use super::problem::{Problem, quoted, shown};
 
 /// What stands in this section holds in each other one that does not say otherwise. Only in capitals.
-pub const DEFAULT_SECTION: &str = "DEFAULT";
+pub(super) const DEFAULT_SECTION: &str = "DEFAULT";
 
 /// References within references: as deep as Python follows them.
 const MAX_REFERENCE_DEPTH: usize = 10;
@@ -29,7 +29,7 @@ const MAX_VALUE_SIZE: usize = 64 * 1024;
 
 /// One `[Name]` with its keys. A section that is opened twice stands here twice.
 #[derive(Debug, PartialEq, Eq)]
-pub struct IniSection {
+pub(super) struct IniSection {
     /// As written.
     pub name: String,
     /// Counted from 1.
@@ -39,7 +39,7 @@ pub struct IniSection {
 
 /// One key with its value.
 #[derive(Debug, PartialEq, Eq)]
-pub struct IniEntry {
+pub(super) struct IniEntry {
     /// In lower case, `-` turned into `_`.
     pub key: String,
     /// Blanks around it removed; the lines of a continued value are joined by `\n`.
@@ -51,7 +51,7 @@ pub struct IniEntry {
 }
 
 /// Splits a file. What cannot be read is left out and told in `problems`.
-pub fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<IniSection> {
+pub(super) fn parse(bytes: &[u8], problems: &mut Vec<Problem>) -> Vec<IniSection> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut reader = Reader {
         ini: Ini::new_from_defaults(grammar()),

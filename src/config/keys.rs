@@ -70,11 +70,11 @@ const fn ignored(
 }
 
 /// A section of MediaProxy that is read and has no effect, and why.
-pub const IGNORED_SECTIONS: [(&str, &str); 1] =
+pub(super) const IGNORED_SECTIONS: [(&str, &str); 1] =
     [("ThorNetwork", "relays are found by [Relay] dispatchers")];
 
 /// Older names of sections, and what they are called now.
-pub const RENAMED_SECTIONS: [(&str, &str); 1] = [("OpenSER", "OpenSIPS")];
+pub(super) const RENAMED_SECTIONS: [(&str, &str); 1] = [("OpenSER", "OpenSIPS")];
 
 const RELAY: &str = "Relay";
 const DISPATCHER: &str = "Dispatcher";
@@ -492,13 +492,13 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// The key of that section and name, both as written in [`KEYS`].
-pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
     KEYS.iter()
         .find(|key| key.section == section && key.name == name)
 }
 
 /// The section as written in [`KEYS`], by a name in any case, an old one included.
-pub fn section(name: &str) -> Option<&'static str> {
+pub(super) fn section(name: &str) -> Option<&'static str> {
     let renamed = RENAMED_SECTIONS
         .iter()
         .find(|(old, _)| old.eq_ignore_ascii_case(name));

@@ -7,16 +7,16 @@ use super::values::{self, Host, Parsed};
 use crate::session::address::Range;
 
 /// The addresses of a name.
-pub type LookUp = fn(&str) -> io::Result<Vec<IpAddr>>;
+pub(super) type LookUp = fn(&str) -> io::Result<Vec<IpAddr>>;
 
 /// By the system: /etc/hosts and name servers. May block for seconds.
-pub fn by_system(name: &str) -> io::Result<Vec<IpAddr>> {
+pub(super) fn by_system(name: &str) -> io::Result<Vec<IpAddr>> {
     let found = (name, 0u16).to_socket_addrs()?;
     Ok(found.map(|address| address.ip()).collect())
 }
 
 /// Asks nobody.
-pub fn localhost_alone(name: &str) -> io::Result<Vec<IpAddr>> {
+pub(super) fn localhost_alone(name: &str) -> io::Result<Vec<IpAddr>> {
     match name {
         "localhost" => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
         _ => Err(io::ErrorKind::NotFound.into()),
@@ -24,7 +24,7 @@ pub fn localhost_alone(name: &str) -> io::Result<Vec<IpAddr>> {
 }
 
 /// Where to listen: `ip[:port]`, `any[:port]` or `name[:port]`; of a name's addresses the first of IPv4, else of IPv6.
-pub fn listen(look_up: LookUp, default_port: u16) -> impl Fn(&str) -> Parsed<SocketAddr> {
+pub(super) fn listen(look_up: LookUp, default_port: u16) -> impl Fn(&str) -> Parsed<SocketAddr> {
     move |text| {
         let allowed =
             "ip[:port] with an address of this host (IPv6 in brackets), its name, or any[:port]";
@@ -43,7 +43,7 @@ pub fn listen(look_up: LookUp, default_port: u16) -> impl Fn(&str) -> Parsed<Soc
 
 /// A list of ranges of IPv4 addresses, `any` among them, and names, which stand for their addresses. Beside it the
 /// names that have none now, each with the reason.
-pub fn ranges(look_up: LookUp) -> impl Fn(&str) -> Parsed<(Vec<Range>, Vec<String>)> {
+pub(super) fn ranges(look_up: LookUp) -> impl Fn(&str) -> Parsed<(Vec<Range>, Vec<String>)> {
     move |text| {
         let mut unknown = Vec::new();
         let mut ranges = Vec::new();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 /// Problems beyond this many are only counted: a file that is no configuration has one in each line.
-pub const MAX_SHOWN: usize = 50;
+pub(super) const MAX_SHOWN: usize = 50;
 
 /// One error or one warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Each as `file:line: text`, in the order of the lines.
-pub fn listed(file: &Path, mut problems: Vec<Problem>) -> Vec<String> {
+pub(super) fn listed(file: &Path, mut problems: Vec<Problem>) -> Vec<String> {
     problems.sort_by_key(|problem| problem.line);
     let file = file.display();
     let shown = problems.iter().take(MAX_SHOWN);
@@ -94,7 +94,7 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// A text from the file: control characters escaped, cut where it is long.
-pub fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     const MAX_CHARACTERS: usize = 80;
     let cut = text.char_indices().nth(MAX_CHARACTERS);
     match cut.and_then(|(end, _)| text.get(..end)) {

@@ -50,7 +50,7 @@ pub struct RelayConfig {
     pub tls: TlsSection,
 }
 
-pub fn read(source: &mut Source) -> Option<RelayConfig> {
+pub(super) fn read(source: &mut Source) -> Option<RelayConfig> {
     let tls = shared::tls(source);
     let (dir, look_up) = (source.dir, source.look_up);
     let mut section = source.section("Relay");

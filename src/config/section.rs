@@ -8,7 +8,7 @@ use super::problem::{Problem, quoted};
 use super::values::Parsed;
 
 /// A section, all places where it is opened taken together.
-pub struct Section<'a> {
+pub(super) struct Section<'a> {
     name: &'static str,
     entries: Vec<&'a IniEntry>,
     /// Those of `[DEFAULT]`, for keys that are not among the entries.
@@ -18,7 +18,7 @@ pub struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// `name` as written in the table of keys.
-    pub fn new(
+    pub(super) fn new(
         name: &'static str,
         file: &'a [IniSection],
         problems: &'a mut Vec<Problem>,
@@ -43,7 +43,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value in the file, else the default. None is a value that cannot be used, and told.
-    pub fn value<T>(&mut self, name: &str, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
+    pub(super) fn value<T>(&mut self, name: &str, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
         if let Some(value) = self.optional(name, &parse)? {
             return Some(value);
         }
@@ -54,7 +54,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value in the file; the inner none is a key that is not set.
-    pub fn optional<T>(
+    pub(super) fn optional<T>(
         &mut self,
         name: &str,
         parse: impl Fn(&str) -> Parsed<T>,
@@ -79,18 +79,18 @@ impl<'a> Section<'a> {
     }
 
     /// Two settings that do not go together, told where the first of them stands.
-    pub fn conflict(&mut self, name: &str, text: &str) {
+    pub(super) fn conflict(&mut self, name: &str, text: &str) {
         let text = format!("[{}] {name}: {text}", self.name);
         self.problems.push(Problem::new(self.line(name), text));
     }
 
     /// Returns true if any key is set in the section itself.
-    pub fn has_keys(&self) -> bool {
+    pub(super) fn has_keys(&self) -> bool {
         self.entries.iter().any(|entry| is_set(&entry.value))
     }
 
     /// Where the key stands, if it is set.
-    pub fn line(&self, name: &str) -> Option<usize> {
+    pub(super) fn line(&self, name: &str) -> Option<usize> {
         self.entry(name).map(|entry| entry.line)
     }
 

@@ -67,7 +67,7 @@ pub struct FileSection {
     pub path: PathBuf,
 }
 
-pub fn tls(source: &mut Source) -> Option<TlsSection> {
+pub(super) fn tls(source: &mut Source) -> Option<TlsSection> {
     let dir = source.dir;
     let mut section = source.section("TLS");
     let certs_path = section.value("certs_path", values::path(dir));
@@ -78,7 +78,7 @@ pub fn tls(source: &mut Source) -> Option<TlsSection> {
     })
 }
 
-pub fn database(source: &mut Source) -> Option<DatabaseSection> {
+pub(super) fn database(source: &mut Source) -> Option<DatabaseSection> {
     let dir = source.dir;
     let mut section = source.section("Database");
     let dburi = section.optional("dburi", database::parse(dir));
@@ -115,7 +115,7 @@ pub fn database(source: &mut Source) -> Option<DatabaseSection> {
     })
 }
 
-pub fn radius(source: &mut Source) -> Option<RadiusSection> {
+pub(super) fn radius(source: &mut Source) -> Option<RadiusSection> {
     let dir = source.dir;
     let mut section = source.section("Radius");
     let config_file = section.value("config_file", values::path(dir));
@@ -126,21 +126,21 @@ pub fn radius(source: &mut Source) -> Option<RadiusSection> {
     })
 }
 
-pub fn opensips(source: &mut Source) -> Option<OpenSipsSection> {
+pub(super) fn opensips(source: &mut Source) -> Option<OpenSipsSection> {
     let dir = source.dir;
     let mut section = source.section("OpenSIPS");
     let socket = section.value("socket_path", values::proxy_socket(dir, &OPENSIPS_SOCKETS));
     Some(OpenSipsSection { socket: socket? })
 }
 
-pub fn kamailio(source: &mut Source) -> Option<KamailioSection> {
+pub(super) fn kamailio(source: &mut Source) -> Option<KamailioSection> {
     let dir = source.dir;
     let mut section = source.section("Kamailio");
     let socket = section.value("socket_path", values::proxy_socket(dir, &KAMAILIO_SOCKETS));
     Some(KamailioSection { socket: socket? })
 }
 
-pub fn file(source: &mut Source) -> Option<FileSection> {
+pub(super) fn file(source: &mut Source) -> Option<FileSection> {
     let dir = source.dir;
     let mut section = source.section("File");
     let path = section.value("path", values::path(dir));
@@ -148,7 +148,7 @@ pub fn file(source: &mut Source) -> Option<FileSection> {
 }
 
 /// The metrics port has neither TLS nor a password: one address is a choice, all of them seldom are.
-pub fn exposed_metrics(
+pub(super) fn exposed_metrics(
     section: &str,
     address: Option<SocketAddr>,
     line: Option<usize>,
@@ -164,7 +164,7 @@ pub fn exposed_metrics(
 }
 
 /// Returns true if others than this host and its private networks may reach a port on that address.
-pub fn is_public(address: IpAddr) -> bool {
+pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_unspecified() || is_routable(address.into(), &[]),
         IpAddr::V6(address) => {

@@ -3,7 +3,7 @@
 use super::keys::{KEYS, Key};
 
 /// The key, in that section or in another.
-pub fn key(section: &str, name: &str) -> Option<&'static Key> {
+pub(super) fn key(section: &str, name: &str) -> Option<&'static Key> {
     let limit = if name.len() < 6 { 1 } else { 2 };
     let here = || KEYS.iter().filter(|key| key.section == section);
     let near = || {
@@ -20,7 +20,7 @@ pub fn key(section: &str, name: &str) -> Option<&'static Key> {
 }
 
 /// The section whose name is nearly that.
-pub fn section(name: &str) -> Option<&'static str> {
+pub(super) fn section(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let limit = if name.len() < 5 { 1 } else { 2 };
     let mut last = "";

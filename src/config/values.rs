@@ -18,11 +18,11 @@ pub const RELAY_LINK_PORT: u16 = 25060;
 pub const MANAGEMENT_PORT: u16 = 25061;
 
 /// Where Prometheus reads the dispatcher's metrics, and a relay's; beside the other two.
-pub const DISPATCHER_METRICS_PORT: u16 = 25062;
-pub const RELAY_METRICS_PORT: u16 = 25063;
+pub(super) const DISPATCHER_METRICS_PORT: u16 = 25062;
+pub(super) const RELAY_METRICS_PORT: u16 = 25063;
 
 /// A parsed value, or what is allowed.
-pub type Parsed<T> = Result<T, String>;
+pub(super) type Parsed<T> = Result<T, String>;
 
 /// Longest time that can be set, in seconds: some 30 years.
 const MAX_SECONDS: u64 = 1_000_000_000;
@@ -149,7 +149,7 @@ impl PortRange {
     }
 }
 
-pub fn boolean(text: &str) -> Parsed<bool> {
+pub(super) fn boolean(text: &str) -> Parsed<bool> {
     match text.to_ascii_lowercase().as_str() {
         "yes" | "on" | "true" | "1" => Ok(true),
         "no" | "off" | "false" | "0" => Ok(false),
@@ -158,7 +158,7 @@ pub fn boolean(text: &str) -> Parsed<bool> {
 }
 
 /// Whole seconds, `least` or more; more than [`MAX_SECONDS`] is as long.
-pub fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
+pub(super) fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
     move |text| {
         number(text)
             .filter(|&seconds| seconds >= least)
@@ -168,7 +168,7 @@ pub fn seconds(least: u64) -> impl Fn(&str) -> Parsed<Duration> {
 }
 
 /// A period in whole seconds that 0 and less switch off.
-pub fn period(text: &str) -> Parsed<Option<Duration>> {
+pub(super) fn period(text: &str) -> Parsed<Option<Duration>> {
     match integer(text) {
         Some(..=0) => Ok(None),
         _ => seconds(0)(text).map(Some),
@@ -176,7 +176,7 @@ pub fn period(text: &str) -> Parsed<Option<Duration>> {
 }
 
 /// Mebibytes as bytes, from 16 MiB on.
-pub fn mebibytes(text: &str) -> Parsed<u64> {
+pub(super) fn mebibytes(text: &str) -> Parsed<u64> {
     number(text)
         .filter(|count| (16..=1 << 20).contains(count))
         .map(|count| count << 20)
@@ -184,13 +184,13 @@ pub fn mebibytes(text: &str) -> Parsed<u64> {
 }
 
 /// How many; 0 is any number, as a rule.
-pub fn count(text: &str) -> Parsed<u32> {
+pub(super) fn count(text: &str) -> Parsed<u32> {
     let count = number(text).and_then(|count| count.try_into().ok());
     count.ok_or_else(|| format!("a whole number from 0 to {}", u32::MAX))
 }
 
 /// Seconds with up to three decimals, from a thousandth on.
-pub fn decimal_seconds(text: &str) -> Parsed<Duration> {
+pub(super) fn decimal_seconds(text: &str) -> Parsed<Duration> {
     let allowed = || format!("seconds such as 5 or 0.15, from 0.001 to {MAX_SECONDS}");
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let milliseconds = Some(decimals)
@@ -232,7 +232,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// Names of a fixed set, in any case.
-pub fn one_of<T: Copy>(names: &'static [(&'static str, T)]) -> impl Fn(&str) -> Parsed<T> {
+pub(super) fn one_of<T: Copy>(names: &'static [(&'static str, T)]) -> impl Fn(&str) -> Parsed<T> {
     move |text| {
         let found = names
             .iter()
@@ -251,7 +251,7 @@ fn choice<T>(names: &[(&str, T)]) -> String {
 
 /// By name, or by the number that Python gives to it; numbers between stand for the next level above, 0 and less for all
 /// there is, as does NOTSET.
-pub fn log_level(text: &str) -> Parsed<LogLevel> {
+pub(super) fn log_level(text: &str) -> Parsed<LogLevel> {
     const NAMES: &[(&str, LogLevel)] = &[
         ("CRITICAL", LogLevel::Critical),
         ("ERROR", LogLevel::Error),
@@ -273,7 +273,7 @@ pub fn log_level(text: &str) -> Parsed<LogLevel> {
     }
 }
 
-pub fn forwarding(text: &str) -> Parsed<Forwarding> {
+pub(super) fn forwarding(text: &str) -> Parsed<Forwarding> {
     one_of(&[
         ("auto", Forwarding::Auto),
         ("kernel", Forwarding::Kernel),
@@ -281,7 +281,7 @@ pub fn forwarding(text: &str) -> Parsed<Forwarding> {
     ])(text)
 }
 
-pub fn learning(text: &str) -> Parsed<Learning> {
+pub(super) fn learning(text: &str) -> Parsed<Learning> {
     one_of(&[
         ("open", Learning::Open),
         ("guarded", Learning::Guarded),
@@ -289,7 +289,7 @@ pub fn learning(text: &str) -> Parsed<Learning> {
     ])(text)
 }
 
-pub fn management_format(text: &str) -> Parsed<ManagementFormat> {
+pub(super) fn management_format(text: &str) -> Parsed<ManagementFormat> {
     one_of(&[
         ("lines", ManagementFormat::Lines),
         ("array", ManagementFormat::Array),
@@ -297,7 +297,7 @@ pub fn management_format(text: &str) -> Parsed<ManagementFormat> {
 }
 
 /// The items of a list: separated by commas, blanks or both.
-pub fn items(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|item| !item.is_empty())
 }
@@ -315,14 +315,14 @@ fn list<T: PartialEq>(text: &str, parse: impl Fn(&str) -> Parsed<T>) -> Parsed<V
 }
 
 /// Which item it is, where there are several.
-pub fn at_item(text: &str, item: &str, allowed: String) -> String {
+pub(super) fn at_item(text: &str, item: &str, allowed: String) -> String {
     if item == text {
         return allowed;
     }
     format!("{allowed} (not {})", super::problem::quoted(item))
 }
 
-pub fn backends(text: &str) -> Parsed<Vec<Backend>> {
+pub(super) fn backends(text: &str) -> Parsed<Vec<Backend>> {
     let names = &[
         ("file", Backend::File),
         ("database", Backend::Database),
@@ -334,7 +334,7 @@ pub fn backends(text: &str) -> Parsed<Vec<Backend>> {
 }
 
 /// One range; `any` is every address, and 0 may stand for 0.0.0.0.
-pub fn range(text: &str) -> Option<Range> {
+pub(super) fn range(text: &str) -> Option<Range> {
     if text.eq_ignore_ascii_case("any") {
         return "0.0.0.0/0".parse().ok();
     }
@@ -345,7 +345,7 @@ pub fn range(text: &str) -> Option<Range> {
     }
 }
 
-pub fn dispatchers(text: &str) -> Parsed<Vec<DispatcherEntry>> {
+pub(super) fn dispatchers(text: &str) -> Parsed<Vec<DispatcherEntry>> {
     let list = list(text, |item| {
         dispatcher(item).ok_or_else(|| {
             "a list of host[:port] where host is an address (IPv6 in brackets), a name or a domain".into()
@@ -377,7 +377,7 @@ pub fn host_and_port(text: &str, default_port: u16) -> Option<(Host, u16)> {
 
 /// The form of RFC 1123, with the underscores that are seen in the wild. A last label of digits alone is an
 /// address with a typing error.
-pub fn host_name(text: &str) -> Option<String> {
+pub(super) fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label_fits = |label: &str| {
         (1..=63).contains(&label.len())
@@ -395,7 +395,7 @@ pub fn host_name(text: &str) -> Option<String> {
 }
 
 /// `ip[:port]` or `any[:port]`; none is something else.
-pub fn any_or_address(text: &str, default_port: u16) -> Option<SocketAddr> {
+pub(super) fn any_or_address(text: &str, default_port: u16) -> Option<SocketAddr> {
     let (host, port) = text.split_once(':').unwrap_or((text, ""));
     if !host.eq_ignore_ascii_case("any") {
         return address_and_port(text, default_port);
@@ -431,14 +431,14 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// An address of one host: where media comes and goes.
-pub fn ipv4(text: &str) -> Parsed<Ipv4Addr> {
+pub(super) fn ipv4(text: &str) -> Parsed<Ipv4Addr> {
     let address = text.parse().ok().filter(|address: &Ipv4Addr| {
         !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast()
     });
     address.ok_or_else(|| "the IPv4 address of one host".into())
 }
 
-pub fn port_range(text: &str) -> Parsed<PortRange> {
+pub(super) fn port_range(text: &str) -> Parsed<PortRange> {
     let allowed = "start:end, both even, from 1024 to 65536, end at least 4 above start";
     let range = text.split_once(':').and_then(|(start, end)| {
         let (start, end) = (number(start.trim())?, number(end.trim())?);
@@ -453,7 +453,7 @@ pub fn port_range(text: &str) -> Parsed<PortRange> {
 }
 
 /// A conntrack mark or its mask.
-pub fn mark(text: &str) -> Parsed<u32> {
+pub(super) fn mark(text: &str) -> Parsed<u32> {
     let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let value = match hexadecimal {
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
@@ -468,7 +468,7 @@ pub fn mark(text: &str) -> Parsed<u32> {
 }
 
 /// Permissions of a socket.
-pub fn mode(text: &str) -> Parsed<u32> {
+pub(super) fn mode(text: &str) -> Parsed<u32> {
     let digits =
         (3..=4).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten();
@@ -476,7 +476,7 @@ pub fn mode(text: &str) -> Parsed<u32> {
         .ok_or_else(|| "octal permissions such as 0660".into())
 }
 
-pub fn group(text: &str) -> Parsed<SocketGroup> {
+pub(super) fn group(text: &str) -> Parsed<SocketGroup> {
     if text.eq_ignore_ascii_case("auto") {
         return Ok(SocketGroup::Auto);
     }
@@ -491,7 +491,7 @@ pub fn group(text: &str) -> Parsed<SocketGroup> {
 }
 
 /// A path; a relative one is under `base`.
-pub fn path(base: &Path) -> impl Fn(&str) -> Parsed<PathBuf> {
+pub(super) fn path(base: &Path) -> impl Fn(&str) -> Parsed<PathBuf> {
     move |text| {
         if text.chars().any(char::is_control) {
             return Err("a path on one line".into());
@@ -501,7 +501,7 @@ pub fn path(base: &Path) -> impl Fn(&str) -> Parsed<PathBuf> {
 }
 
 /// `auto` is the first that is there of what is usual.
-pub fn proxy_socket(base: &Path, usual: &[&str]) -> impl Fn(&str) -> Parsed<ProxySocket> {
+pub(super) fn proxy_socket(base: &Path, usual: &[&str]) -> impl Fn(&str) -> Parsed<ProxySocket> {
     let usual: Vec<PathBuf> = usual.iter().map(PathBuf::from).collect();
     let path = path(base);
     move |text| {
@@ -516,13 +516,13 @@ pub fn proxy_socket(base: &Path, usual: &[&str]) -> impl Fn(&str) -> Parsed<Prox
 }
 
 /// None is written as no value at all, which never comes here.
-pub fn passport(text: &str) -> Parsed<Option<Passport>> {
+pub(super) fn passport(text: &str) -> Parsed<Option<Passport>> {
     let allowed = "AN:value[, AN:value...] with AN one of O, OU, CN, C, L, ST or EMAIL, or None";
     Passport::parse(&text.replace('\n', " ")).map_err(|_| allowed.into())
 }
 
 /// A column's name, which goes into SQL as it is.
-pub fn column(text: &str) -> Parsed<String> {
+pub(super) fn column(text: &str) -> Parsed<String> {
     let fits = (1..=64).contains(&text.len())
         && !text.starts_with(|c: char| c.is_ascii_digit())
         && text
@@ -536,7 +536,7 @@ pub fn column(text: &str) -> Parsed<String> {
 }
 
 /// A table's name; its schema may stand before it.
-pub fn table(text: &str) -> Parsed<String> {
+pub(super) fn table(text: &str) -> Parsed<String> {
     let (schema, table) = text.split_once('.').unwrap_or((text, text));
     column(schema)?;
     column(table)?;

@@ -21,7 +21,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// Looks whether each dispatcher can be found and reached, all at the same time, and not for ever; the addresses found.
-pub fn reach(targets: &[DispatcherEntry]) -> (Vec<Finding>, BTreeSet<IpAddr>) {
+pub(super) fn reach(targets: &[DispatcherEntry]) -> (Vec<Finding>, BTreeSet<IpAddr>) {
     let (told, answers) = crossbeam_channel::unbounded();
     for (index, target) in targets.iter().enumerate() {
         let (target, told) = (target.clone(), told.clone());

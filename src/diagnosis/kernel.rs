@@ -16,7 +16,7 @@ use super::sysctl::{PortList, RESERVED_PORTS, of_interface};
 const PORTS_PER_ENTRY: u32 = 2;
 
 /// Everything that the kernel path needs, in the order in which one would mend it.
-pub fn judge(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
+pub(super) fn judge(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
     let mut findings = vec![right(facts.has_net_admin)];
     findings.extend(facts.probe.iter().flat_map(tried));
     findings.extend(ip_forward(facts, wanted));
@@ -33,7 +33,7 @@ pub fn judge(facts: &HostFacts, wanted: &Wanted) -> Vec<Finding> {
 }
 
 /// Where only user space is wanted nothing is asked of the kernel.
-pub fn not_needed() -> Vec<Finding> {
+pub(super) fn not_needed() -> Vec<Finding> {
     vec![fine("kernel", "not needed: forwarding = userspace").for_kernel()]
 }
 

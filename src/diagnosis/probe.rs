@@ -47,7 +47,7 @@ const PARTS: [(&str, &str); 7] = [
 ///
 /// # Errors
 /// There is no netfilter at all.
-pub fn run(mark: u32) -> io::Result<Probe> {
+pub(super) fn run(mark: u32) -> io::Result<Probe> {
     let mut netfilter = Netfilter::open()?;
     let name = format!("mediaproxy_probe_{}", std::process::id());
     let table = try_table(&mut netfilter, &name, 0);

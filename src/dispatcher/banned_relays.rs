@@ -24,7 +24,7 @@ const NAMES: usize = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct BannedRelays(HashMap<IpAddr, Ban>);
+pub(super) struct BannedRelays(HashMap<IpAddr, Ban>);
 
 #[derive(Debug)]
 struct Ban {
@@ -43,14 +43,19 @@ impl BannedRelays {
     ///
     /// # Errors
     /// As of [`Records::take`].
-    pub fn record(&mut self, address: IpAddr, bytes: usize, now: Moment) -> Result<bool, Excess> {
+    pub(super) fn record(
+        &mut self,
+        address: IpAddr,
+        bytes: usize,
+        now: Moment,
+    ) -> Result<bool, Excess> {
         let place = self.place(address, now);
         place.last = now;
         place.records.take(bytes, now)
     }
 
     /// A relay was cut off. Returns for how long.
-    pub fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Moment) -> Duration {
+    pub(super) fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Moment) -> Duration {
         let place = self.place(address, now);
         let doubled = FIRST.saturating_mul(1 << place.strikes.min(10));
         let away = doubled.min(LONGEST);
@@ -65,7 +70,7 @@ impl BannedRelays {
     }
 
     /// How long a relay is not let in yet. One of that address that is known, and was not cut off itself, is let in.
-    pub fn wait(
+    pub(super) fn wait(
         &self,
         address: IpAddr,
         name: Option<&str>,

@@ -12,13 +12,13 @@ type Waiters = VecDeque<Arc<Slot<()>>>;
 
 /// The calls that have a request under way, with those who wait for it to end.
 #[derive(Debug, Default)]
-pub struct CallQueues {
+pub(super) struct CallQueues {
     calls: Mutex<HashMap<CallId, Waiters>>,
 }
 
 /// The right to work on a call, until it is dropped.
 #[derive(Debug)]
-pub struct CallTurn<'a> {
+pub(super) struct CallTurn<'a> {
     turns: &'a CallQueues,
     call_id: CallId,
     /// It had to be waited for.
@@ -27,7 +27,7 @@ pub struct CallTurn<'a> {
 
 impl CallQueues {
     /// Waits for this call's turn; none when the deadline comes first.
-    pub fn enter(&self, call_id: &CallId, deadline: Moment) -> Option<CallTurn<'_>> {
+    pub(super) fn enter(&self, call_id: &CallId, deadline: Moment) -> Option<CallTurn<'_>> {
         let slot = {
             let mut calls = lock(&self.calls);
             match calls.get_mut(call_id) {
@@ -57,7 +57,7 @@ impl CallQueues {
     }
 
     /// Requests that wait for their turn.
-    pub fn queued(&self) -> usize {
+    pub(super) fn queued(&self) -> usize {
         lock(&self.calls).values().map(Waiters::len).sum()
     }
 
@@ -75,7 +75,7 @@ impl CallQueues {
 
 impl CallTurn<'_> {
     /// Whether somebody waits for this turn to end.
-    pub fn is_waited_for(&self) -> bool {
+    pub(super) fn is_waited_for(&self) -> bool {
         let calls = lock(&self.turns.calls);
         calls.get(&self.call_id).is_some_and(|w| !w.is_empty())
     }

@@ -8,7 +8,7 @@ use crate::sys::sync::lock;
 
 /// A limit that is shared by those who pass it.
 #[derive(Debug)]
-pub struct ConcurrencyLimit {
+pub(super) struct ConcurrencyLimit {
     total: usize,
     each: usize,
     inside: Mutex<Inside>,
@@ -22,14 +22,14 @@ struct Inside {
 
 /// The right to be inside, until it is dropped.
 #[derive(Debug)]
-pub struct Pass {
+pub(super) struct Pass {
     gate: Arc<ConcurrencyLimit>,
     address: Option<IpAddr>,
 }
 
 impl ConcurrencyLimit {
     /// Lets in `total`, and `each` from one address (or from where there are no addresses).
-    pub fn new(total: usize, each: usize) -> Arc<ConcurrencyLimit> {
+    pub(super) fn new(total: usize, each: usize) -> Arc<ConcurrencyLimit> {
         let inside = Mutex::default();
         Arc::new(ConcurrencyLimit {
             total,
@@ -39,7 +39,7 @@ impl ConcurrencyLimit {
     }
 
     /// A pass, or none when there is no room.
-    pub fn enter(self: &Arc<ConcurrencyLimit>, address: Option<IpAddr>) -> Option<Pass> {
+    pub(super) fn enter(self: &Arc<ConcurrencyLimit>, address: Option<IpAddr>) -> Option<Pass> {
         let mut inside = lock(&self.inside);
         let from_there = inside.by_address.get(&address).copied().unwrap_or(0);
         if inside.total >= self.total || from_there >= self.each {

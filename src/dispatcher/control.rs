@@ -34,7 +34,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 const READ_SIZE: usize = 8 * 1024;
 
 /// The accepting thread.
-pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
+pub(super) fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
     let gate = ConcurrencyLimit::new(MAX_CONNECTIONS, MAX_CONNECTIONS);
     let mut refused = Sparse::default();
     accept_all(
@@ -69,7 +69,7 @@ pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
 ///
 /// # Errors
 /// Nobody listens, or the end does not come in time.
-pub fn probe(path: &Path) -> io::Result<()> {
+pub(super) fn probe(path: &Path) -> io::Result<()> {
     let mut socket = UnixStream::connect(path)?;
     socket.set_read_timeout(Some(PROBE_LIMIT))?;
     socket.shutdown(Shutdown::Write)?;

@@ -42,7 +42,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const MAX_NAME: usize = 128;
 
 /// One relay's lines, in the order in which they come.
-pub struct Conversation<'a> {
+pub(super) struct Conversation<'a> {
     lines: Lines,
     listener: Listener<'a>,
 }
@@ -109,7 +109,7 @@ impl Dispatcher {
 }
 
 impl<'a> Conversation<'a> {
-    pub fn new(dispatcher: &'a Dispatcher, link: &'a Arc<Link>) -> Self {
+    pub(super) fn new(dispatcher: &'a Dispatcher, link: &'a Arc<Link>) -> Self {
         Conversation {
             lines: Lines::new(RELAY_LINE),
             listener: Listener {
@@ -135,19 +135,19 @@ impl<'a> Conversation<'a> {
     ///
     /// # Errors
     /// The relay has gone beyond a limit: it is cut off.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(), Excess> {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), Excess> {
         let heard = self.hear_all(bytes);
         self.settle();
         heard.inspect_err(|excess| self.listener.cut_off(excess))
     }
 
     /// Returns true if the relay was cut off.
-    pub fn is_cut(&self) -> bool {
+    pub(super) fn is_cut(&self) -> bool {
         self.listener.is_cut
     }
 
     /// Records what has been heard of. Nothing is left of it where the lines were taken to their end.
-    pub fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.listener.settle();
     }
 

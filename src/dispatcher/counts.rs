@@ -35,7 +35,7 @@ pub(super) const REASONS: [(Reason, &str); 5] = [
 
 /// What a relay says and what changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ignored {
+pub(super) enum Ignored {
     /// Of a session that another relay was given.
     Foreign,
     /// An answer to no request.
@@ -52,7 +52,7 @@ pub(super) const IGNORED: [(Ignored, &str); 3] = [
 
 /// Counted since the start by whoever does it; nobody waits.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(super) struct Counts {
     /// Of each kind: answered; answered `error`; how long it took.
     pub(super) requests: [(Counter, Counter, Histogram); ASKED.len()],
     /// A new call was offered to one more relay.
@@ -70,7 +70,7 @@ pub struct Counts {
 
 impl Counts {
     /// A request was answered, so long after it was read.
-    pub fn request(&self, asked: Asked, is_error: bool, took: Duration) {
+    pub(super) fn request(&self, asked: Asked, is_error: bool, took: Duration) {
         if let Some((all, errors, times)) = self.requests.get(asked as usize) {
             let counter = if is_error { errors } else { all };
             counter.add(1);
@@ -79,20 +79,20 @@ impl Counts {
     }
 
     /// A relay was cut off, since it went beyond a limit.
-    pub fn cut_off(&self, limit: Limit) {
+    pub(super) fn cut_off(&self, limit: Limit) {
         if let Some(counter) = self.cut_off.get(limit as usize) {
             counter.add(1);
         }
     }
 
-    pub fn ignored(&self, what: Ignored) {
+    pub(super) fn ignored(&self, what: Ignored) {
         if let Some(counter) = self.ignored.get(what as usize) {
             counter.add(1);
         }
     }
 
     /// A new call was refused: too many of this source are unanswered.
-    pub fn limited(&self, source: &Source) {
+    pub(super) fn limited(&self, source: &Source) {
         let [by_address, by_user] = &self.limited;
         match source {
             Source::Address(_) => by_address.add(1),

@@ -297,7 +297,7 @@ impl Enders {
 }
 
 /// Removes the sockets' files at the daemon's end.
-pub fn remove_sockets(runtime_dir: &Path) {
+pub(super) fn remove_sockets(runtime_dir: &Path) {
     for name in [OPENSIPS_SOCKET, KAMAILIO_SOCKET] {
         let path = runtime_dir.join(name);
         match fs::remove_file(&path) {

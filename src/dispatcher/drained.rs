@@ -18,7 +18,7 @@ use crate::sys::files::{open_own, replace_own};
 use crate::sys::sync::lock;
 
 /// So many relays can be drained. More are no relays of today.
-pub const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 
 /// Bytes that are read: [`MOST`] lines with names as long as they get are half of it.
 const LIMIT: u64 = 1 << 20;
@@ -31,7 +31,7 @@ const HEAD: &str =
 
 /// See the module.
 #[derive(Debug)]
-pub struct Drained {
+pub(super) struct Drained {
     path: PathBuf,
     /// What the file has, as far as it could be read.
     kept: Mutex<BTreeSet<RelayKey>>,
@@ -39,7 +39,7 @@ pub struct Drained {
 
 impl Drained {
     /// What an earlier dispatcher has left in this directory. Whatever cannot be read is a warning in the log.
-    pub fn open(state_dir: &Path) -> Drained {
+    pub(super) fn open(state_dir: &Path) -> Drained {
         let path = state_dir.join("drained");
         let kept = match read(&path) {
             Ok(text) => parse(&text, &path.display().to_string(), |text| {
@@ -67,7 +67,7 @@ impl Drained {
         }
     }
 
-    pub fn relays(&self) -> BTreeSet<RelayKey> {
+    pub(super) fn relays(&self) -> BTreeSet<RelayKey> {
         lock(&self.kept).clone()
     }
 
@@ -75,7 +75,7 @@ impl Drained {
     ///
     /// # Errors
     /// A sentence with the path.
-    pub fn keep(&self, now: impl FnOnce() -> BTreeSet<RelayKey>) -> Result<(), String> {
+    pub(super) fn keep(&self, now: impl FnOnce() -> BTreeSet<RelayKey>) -> Result<(), String> {
         let mut kept = lock(&self.kept);
         let wanted = now();
         if wanted == *kept {

@@ -34,13 +34,13 @@ objects_only!(SessionCount);
 
 /// What relays were asked, and when.
 #[derive(Default)]
-pub struct Watch {
+pub(super) struct Watch {
     asked: HashMap<LinkId, (Arc<Shown>, Moment)>,
 }
 
 impl Watch {
     /// Looks after all drained relays; to be called every now and then. Never waits.
-    pub fn look(&mut self, dispatcher: &Dispatcher, now: Moment) {
+    pub(super) fn look(&mut self, dispatcher: &Dispatcher, now: Moment) {
         let empty = lock(&dispatcher.registry).relays.drained_empty();
         self.asked
             .retain(|id, _| empty.iter().any(|one| one.handle.id == *id));
@@ -81,7 +81,7 @@ fn say(dispatcher: &Dispatcher, relay: &RelayKey) {
 }
 
 /// The thread that writes what has not been written: the disk was full, or a relay is known by another name now.
-pub fn tend(dispatcher: &Arc<Dispatcher>) {
+pub(super) fn tend(dispatcher: &Arc<Dispatcher>) {
     let mut complaints = Sparse::default();
     loop {
         thread::sleep(FILE_INTERVAL);

@@ -17,7 +17,8 @@ pub enum Port {
     Management,
 }
 
-pub const PORTS: [(Port, &str); 2] = [(Port::Relays, "relays"), (Port::Management, "management")];
+pub(super) const PORTS: [(Port, &str); 2] =
+    [(Port::Relays, "relays"), (Port::Management, "management")];
 
 /// What was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

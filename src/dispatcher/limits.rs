@@ -8,17 +8,17 @@ use crate::moment::Moment;
 use crate::proto::{MAX_ID, Visible};
 
 /// Bytes of a line that no longer one is known for.
-pub const LINE: usize = 8 * 1024;
+pub(super) const LINE: usize = 8 * 1024;
 
 /// Bytes of a session's statistics: with a thousand streams, which is what a relay of ours has in one at most.
-pub const STATISTICS: usize = 4 << 20;
+pub(super) const STATISTICS: usize = 4 << 20;
 
 /// Bytes of a summary.
-pub const SUMMARY: usize = 64 * 1024;
+pub(super) const SUMMARY: usize = 64 * 1024;
 
 /// Records of sessions that are not known, of one address: so many at once, and as many an hour. After an outage a relay
 /// tells at once what it has kept.
-pub const RECORDS: usize = 20_000;
+pub(super) const RECORDS: usize = 20_000;
 
 /// So many beyond these are left out, to be told again, before their relay is cut off.
 const LEFT_OUT: usize = 100_000;
@@ -110,7 +110,7 @@ impl fmt::Display for Excess {
 ///
 /// # Errors
 /// It is longer than any that came from the proxy: relays write U+FFFD for a byte that is not UTF-8.
-pub fn name(key: &str, told: Option<&str>) -> Result<(), Excess> {
+pub(super) fn name(key: &str, told: Option<&str>) -> Result<(), Excess> {
     let Some(told) = told.filter(|told| told.len() > MAX_ID) else {
         return Ok(());
     };
@@ -126,7 +126,7 @@ pub fn name(key: &str, told: Option<&str>) -> Result<(), Excess> {
 
 /// So much at once, and then no more than comes back with time.
 #[derive(Clone, Debug)]
-pub struct Bucket {
+pub(super) struct Bucket {
     most: usize,
     /// In which it fills once.
     period: Duration,
@@ -136,7 +136,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub fn new(most: usize, period: Duration, now: Moment) -> Bucket {
+    pub(super) fn new(most: usize, period: Duration, now: Moment) -> Bucket {
         Bucket {
             most,
             period,
@@ -146,12 +146,12 @@ impl Bucket {
     }
 
     /// What a link may say without saying anything.
-    pub fn idle(now: Moment) -> Bucket {
+    pub(super) fn idle(now: Moment) -> Bucket {
         Bucket::new(IDLE.0, Duration::from_secs(1) * IDLE.0 as u32 / IDLE.1, now)
     }
 
     /// Takes so much. False where less is left.
-    pub fn take(&mut self, amount: usize, now: Moment) -> bool {
+    pub(super) fn take(&mut self, amount: usize, now: Moment) -> bool {
         let passed = now.since(self.since);
         self.since = self.since.max(now);
         self.left = (self.left + passed).min(self.period);
@@ -163,20 +163,20 @@ impl Bucket {
     }
 
     /// What it holds when it is full.
-    pub fn most(&self) -> usize {
+    pub(super) fn most(&self) -> usize {
         self.most
     }
 }
 
 /// What relays of one address may tell of sessions that are not known.
 #[derive(Clone, Debug)]
-pub struct Records {
+pub(super) struct Records {
     taken: Bucket,
     left_out: Bucket,
 }
 
 impl Records {
-    pub fn new(now: Moment) -> Records {
+    pub(super) fn new(now: Moment) -> Records {
         let hour = Duration::from_secs(3600);
         Records {
             taken: Bucket::new(RECORDS, hour, now),
@@ -188,7 +188,7 @@ impl Records {
     ///
     /// # Errors
     /// No relay has so many.
-    pub fn take(&mut self, bytes: usize, now: Moment) -> Result<bool, Excess> {
+    pub(super) fn take(&mut self, bytes: usize, now: Moment) -> Result<bool, Excess> {
         if self.taken.take(1 + bytes / RECORD, now) {
             return Ok(true);
         }

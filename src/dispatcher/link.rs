@@ -45,7 +45,7 @@ pub enum Removal {
 }
 
 /// A result for the management port, as it came; none when the link was lost.
-pub type Shown = Slot<Option<Vec<u8>>>;
+pub(super) type Shown = Slot<Option<Vec<u8>>>;
 
 /// What a relay has been asked, with whom to tell.
 #[derive(Debug)]

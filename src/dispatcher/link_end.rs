@@ -8,7 +8,7 @@ use crate::sys::sync::lock;
 use crate::tls;
 
 /// Its relay has no link any more, where this was it.
-pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
+pub(super) fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
     let lost = lock(&dispatcher.registry).link_lost(link.id, clock::moment());
     match lost {
         _ if is_stopping(dispatcher) => log::debug!("relay {link}: closed"),
@@ -26,7 +26,7 @@ pub fn lose(dispatcher: &Dispatcher, link: &Link, reason: &str) {
 }
 
 /// Tells everybody who waits for this link that it is gone.
-pub fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
+pub(super) fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
     let (asked, reason) = link.end();
     lose(dispatcher, link, reason.as_deref().unwrap_or(why));
     for ask in asked {
@@ -40,7 +40,7 @@ pub fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
 }
 
 /// Closes a link whose relay's certificate would not be accepted any more.
-pub fn judge(dispatcher: &Dispatcher, context: &tls::Context, link: &Link) {
+pub(super) fn judge(dispatcher: &Dispatcher, context: &tls::Context, link: &Link) {
     let Some(certificates) = &link.certificates else {
         return;
     };

@@ -18,7 +18,7 @@ const CHECKED: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Listing {
+pub(super) struct Listing {
     elements: Elements,
     purpose: Purpose,
     /// Bytes and sessions so far, and how many of these the relay can have.
@@ -31,7 +31,7 @@ pub struct Listing {
 
 /// What it was asked for.
 #[derive(Debug)]
-pub enum Purpose {
+pub(super) enum Purpose {
     /// All sessions of a relay that has just connected.
     Purge(Listed),
     /// Whether it has these calls, and what it has of them.
@@ -40,7 +40,7 @@ pub enum Purpose {
 
 impl Purpose {
     /// None where it was asked for something else.
-    pub fn of(ask: Ask) -> Option<Purpose> {
+    pub(super) fn of(ask: Ask) -> Option<Purpose> {
         match ask {
             Ask::Purge => Some(Purpose::Purge(Listed::default())),
             Ask::Check(doubts) => Some(Purpose::Check(doubts, Vec::new())),
@@ -51,7 +51,7 @@ impl Purpose {
 
 impl Listing {
     /// Of a relay that can have so many sessions.
-    pub fn new(purpose: Purpose, most: usize) -> Listing {
+    pub(super) fn new(purpose: Purpose, most: usize) -> Listing {
         Listing {
             elements: Elements::new(limits::STATISTICS),
             purpose,
@@ -66,7 +66,7 @@ impl Listing {
     ///
     /// # Errors
     /// It is longer than any that this relay can have to tell.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         dispatcher: &Dispatcher,
         link: &Link,
@@ -129,7 +129,7 @@ impl Listing {
     }
 
     /// The line is over. What it was asked for, and whether all of it could be read.
-    pub fn finish(self) -> (Purpose, Result<(), String>) {
+    pub(super) fn finish(self) -> (Purpose, Result<(), String>) {
         let read = match self.broken {
             Some(why) => Err(why),
             None if self.elements.is_whole() => Ok(()),

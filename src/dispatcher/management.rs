@@ -17,7 +17,7 @@ mod answer;
 pub(super) mod command;
 mod drain;
 mod end;
-pub mod entrance;
+pub(super) mod entrance;
 mod explain;
 mod explained;
 mod filter;

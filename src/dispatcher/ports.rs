@@ -75,7 +75,7 @@ fn say(cause: Cause, line: &str) {
 }
 
 /// Lets in who says something, for ever. The listener does not block.
-pub fn tend(
+pub(super) fn tend(
     port: Port,
     door: &Arc<Door>,
     listener: &TcpListener,

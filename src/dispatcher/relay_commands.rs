@@ -6,7 +6,7 @@ use crate::proto::link::{EXPLAIN, Sequence};
 
 /// Writes the question for all that is known of a call. Only for a relay that understands it. False where no call-id
 /// is like that: an administrator may write anything.
-pub fn write_explain(out: &mut Vec<u8>, call_id: &CallId, sequence: Sequence) -> bool {
+pub(super) fn write_explain(out: &mut Vec<u8>, call_id: &CallId, sequence: Sequence) -> bool {
     let bytes = call_id.0.as_bytes();
     let is_odd = |byte: &u8| matches!(byte, 0 | b'\r' | b'\n');
     if bytes.len() > LINK_LIMITS.line / 2 || bytes.iter().any(is_odd) {
@@ -19,7 +19,7 @@ pub fn write_explain(out: &mut Vec<u8>, call_id: &CallId, sequence: Sequence) ->
 }
 
 /// Writes a command without headers: `sessions` or `summary`.
-pub fn write_plain(out: &mut Vec<u8>, word: &str, sequence: Sequence) -> bool {
+pub(super) fn write_plain(out: &mut Vec<u8>, word: &str, sequence: Sequence) -> bool {
     out.extend_from_slice(format!("{word} {sequence}\r\n\r\n").as_bytes());
     true
 }

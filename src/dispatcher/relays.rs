@@ -38,7 +38,7 @@ const LINKS: (usize, usize) = (512, 128);
 const READ_SIZE: usize = 16 * 1024;
 
 /// The accepting thread.
-pub fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
+pub(super) fn accept(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
     let door = dispatcher.door(Port::Relays, LIMITS);
     // Those of the dispatcher before this one come back as what they are, whoever else wants to.
     for relay in lock(&dispatcher.registry).relays.known() {

@@ -16,7 +16,7 @@ const SAID: Duration = Duration::from_secs(60);
 
 /// What is known of one relay's room.
 #[derive(Debug, Default)]
-pub struct Room {
+pub(super) struct Room {
     asked: Option<Moment>,
     said: Option<Moment>,
     /// Refusals for want of ports that it has told of.
@@ -35,7 +35,7 @@ objects_only!(Told);
 
 impl Room {
     /// It has refused streams; true where it is to be asked for its summary.
-    pub fn is_to_be_asked(&mut self, now: Moment) -> bool {
+    pub(super) fn is_to_be_asked(&mut self, now: Moment) -> bool {
         let is_due = self.asked.is_none_or(|asked| now >= asked + ASKED);
         if is_due {
             self.asked = Some(now);
@@ -44,7 +44,7 @@ impl Room {
     }
 
     /// Takes the summary; a sentence for the log where it lacks ports and that was not said in the last minute.
-    pub fn told(&mut self, summary: &[u8], now: Moment) -> Option<String> {
+    pub(super) fn told(&mut self, summary: &[u8], now: Moment) -> Option<String> {
         let Told {
             streams_left: left,
             streams_fit: fit,

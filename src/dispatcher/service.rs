@@ -24,7 +24,7 @@ use crate::sys::{clock, random};
 use crate::words::counted;
 
 /// The answer to any failure.
-pub const ERROR: &str = "error";
+pub(super) const ERROR: &str = "error";
 
 /// What a request came to. Its call's turn lasts until this is dropped.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::sys::{unix_socket, users};
 /// # Errors
 /// A sentence that names the file: somebody listens there, it is something else than a socket, or it cannot
 /// be made.
-pub fn listen(path: &Path, mode: u32, group: Option<Group>) -> Result<UnixListener, String> {
+pub(super) fn listen(path: &Path, mode: u32, group: Option<Group>) -> Result<UnixListener, String> {
     let shown = path.display();
     check_free(path)?;
     // The file appears with its mode and group set: the proxy never finds one that it may not use.

@@ -9,14 +9,18 @@ use crate::logging::sparse::Sparse;
 /// Threads need little: a parsed request, a line of JSON.
 const STACK: usize = 256 * 1024;
 
-pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let builder = thread::Builder::new().name(name.to_owned());
     builder.stack_size(STACK).spawn(run).map(drop)
 }
 
 /// Accepts for ever. A failure is logged and tried again a little later: it passes (a full table of open
 /// files) or comes with one connection only.
-pub fn accept_all<C>(what: &str, accept: impl Fn() -> io::Result<C>, mut admit: impl FnMut(C)) {
+pub(super) fn accept_all<C>(
+    what: &str,
+    accept: impl Fn() -> io::Result<C>,
+    mut admit: impl FnMut(C),
+) {
     let mut failures = Sparse::default();
     loop {
         match accept() {

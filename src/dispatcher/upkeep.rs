@@ -18,7 +18,7 @@ use crate::tls;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The upkeep thread.
-pub fn run(dispatcher: &Arc<Dispatcher>) {
+pub(super) fn run(dispatcher: &Arc<Dispatcher>) {
     let start = clock::moment();
     let mut certificates =
         tls::Watch::new(dispatcher.settings.verify_interval, start.since_start());
@@ -40,7 +40,7 @@ pub fn run(dispatcher: &Arc<Dispatcher>) {
     }
 }
 
-pub fn look_after_links(dispatcher: &Dispatcher, now: Moment) {
+pub(super) fn look_after_links(dispatcher: &Dispatcher, now: Moment) {
     let settings = &dispatcher.settings;
     let patience = settings.relay_timeout + settings.relay_recover_interval;
     let on_disk = dispatcher.finisher.on_disk();
@@ -85,7 +85,7 @@ fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Moment) {
     }
 }
 
-pub fn tick(dispatcher: &Dispatcher, now: Moment) {
+pub(super) fn tick(dispatcher: &Dispatcher, now: Moment) {
     let elapsed = {
         let mut registry = lock(&dispatcher.registry);
         registry.calls.set_wall(clock::now());

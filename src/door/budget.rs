@@ -64,7 +64,7 @@ impl Bucket {
 
 /// What is left.
 #[derive(Debug, Default)]
-pub struct Budget {
+pub(super) struct Budget {
     all: Bucket,
     each: HashMap<Origin, (Bucket, Moment)>,
     swept: Moment,
@@ -72,7 +72,7 @@ pub struct Budget {
 
 impl Budget {
     /// Takes one handshake of an origin, or returns false where none is left.
-    pub fn take(&mut self, origin: Origin, is_proven: bool, now: Moment) -> bool {
+    pub(super) fn take(&mut self, origin: Origin, is_proven: bool, now: Moment) -> bool {
         let is_fresh = !self.each.contains_key(&origin);
         if is_fresh && !self.has_place(now) {
             return is_proven || self.all.take(ALL, FOR_FRESH, now);
@@ -94,7 +94,7 @@ impl Budget {
     }
 
     /// The handshake of an origin that is proven now has succeeded.
-    pub fn put_back(&mut self, origin: Origin) {
+    pub(super) fn put_back(&mut self, origin: Origin) {
         if let Some((own, _)) = self.each.get_mut(&origin) {
             own.put_back(PROVEN);
         }

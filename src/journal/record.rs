@@ -32,7 +32,7 @@ impl fmt::Display for Unfit {
 ///
 /// # Errors
 /// What no journal can hold; `out` is as before.
-pub fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
+pub(super) fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
     if text.len() > MAX_RECORD {
         return Err(Unfit::TooLong);
     }
@@ -47,7 +47,7 @@ pub fn write(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
 }
 
 /// The text of a line without its line feed; none where it is damaged.
-pub fn text(line: &[u8]) -> Option<&[u8]> {
+pub(super) fn text(line: &[u8]) -> Option<&[u8]> {
     let (head, text) = line.split_at_checked(CHECKSUM_SIZE)?;
     let digits = std::str::from_utf8(head.strip_suffix(b" ")?).ok()?;
     // from_str_radix would take a sign.

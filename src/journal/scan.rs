@@ -21,7 +21,7 @@ pub enum Found {
 
 /// The lines of one segment.
 #[derive(Debug)]
-pub struct Lines {
+pub(super) struct Lines {
     position: Position,
     buffer: Vec<u8>,
     /// How much of the buffer has been handed out.
@@ -29,7 +29,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    pub fn new(position: Position) -> Lines {
+    pub(super) fn new(position: Position) -> Lines {
         Lines {
             position,
             buffer: Vec::new(),
@@ -38,13 +38,13 @@ impl Lines {
     }
 
     /// Behind the last line that was handed out.
-    pub fn position(&self) -> Position {
+    pub(super) fn position(&self) -> Position {
         self.position
     }
 
     /// The next line that ends before `limit`, bytes from the file's beginning. What is longer than any record is
     /// handed out as damaged, in pieces.
-    pub fn next(&mut self, file: &File, limit: u64) -> io::Result<Option<Found>> {
+    pub(super) fn next(&mut self, file: &File, limit: u64) -> io::Result<Option<Found>> {
         let mut searched = 0;
         loop {
             let pending = self.buffer.get(self.taken..).unwrap_or_default();

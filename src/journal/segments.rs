@@ -19,14 +19,14 @@ const FIRST_RECORD_SIZE: u64 = 4096;
 
 /// Segments by number.
 #[derive(Debug, Default)]
-pub struct Segments {
+pub(super) struct Segments {
     lengths: BTreeMap<u64, u64>,
     total: u64,
 }
 
 impl Segments {
     /// Those in a directory, of unknown length. Other files are not looked at.
-    pub fn list(dir: &Path) -> io::Result<Segments> {
+    pub(super) fn list(dir: &Path) -> io::Result<Segments> {
         let mut segments = Segments::default();
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name();
@@ -38,49 +38,49 @@ impl Segments {
         Ok(segments)
     }
 
-    pub fn add(&mut self, number: u64) {
+    pub(super) fn add(&mut self, number: u64) {
         self.lengths.insert(number, 0);
     }
 
-    pub fn numbers(&self) -> Vec<u64> {
+    pub(super) fn numbers(&self) -> Vec<u64> {
         self.lengths.keys().copied().collect()
     }
 
-    pub fn first(&self) -> Option<u64> {
+    pub(super) fn first(&self) -> Option<u64> {
         self.lengths.keys().next().copied()
     }
 
     /// The next one that there is.
-    pub fn after(&self, number: u64) -> Option<u64> {
+    pub(super) fn after(&self, number: u64) -> Option<u64> {
         let mut behind = self.lengths.range(number.saturating_add(1)..);
         behind.next().map(|(number, _)| *number)
     }
 
-    pub fn length(&self, number: u64) -> u64 {
+    pub(super) fn length(&self, number: u64) -> u64 {
         self.lengths.get(&number).copied().unwrap_or(0)
     }
 
-    pub fn set_length(&mut self, number: u64, length: u64) {
+    pub(super) fn set_length(&mut self, number: u64, length: u64) {
         let before = self.lengths.insert(number, length).unwrap_or(0);
         self.total = self.total.saturating_sub(before) + length;
     }
 
-    pub fn forget(&mut self, number: u64) {
+    pub(super) fn forget(&mut self, number: u64) {
         let length = self.lengths.remove(&number).unwrap_or(0);
         self.total = self.total.saturating_sub(length);
     }
 
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.total
     }
 
     /// Bytes in the segments before this one.
-    pub fn bytes_before(&self, number: u64) -> u64 {
+    pub(super) fn bytes_before(&self, number: u64) -> u64 {
         self.lengths.range(..number).map(|(_, length)| length).sum()
     }
 
     /// Bytes from a position to the end.
-    pub fn bytes_from(&self, from: Position) -> u64 {
+    pub(super) fn bytes_from(&self, from: Position) -> u64 {
         let all: u64 = self
             .lengths
             .range(from.segment..)
@@ -95,7 +95,7 @@ impl Segments {
 }
 
 /// Copies a segment with a damaged record, for whoever wants to see what can be saved of it.
-pub fn keep_damaged(dir: &Path, number: u64) {
+pub(super) fn keep_damaged(dir: &Path, number: u64) {
     let kept = dir.join(format!("{number:010}.damaged"));
     if kept.exists() {
         return;
@@ -107,7 +107,7 @@ pub fn keep_damaged(dir: &Path, number: u64) {
 }
 
 /// The file of a segment.
-pub fn path(dir: &Path, number: u64) -> PathBuf {
+pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:010}{SUFFIX}"))
 }
 
@@ -118,7 +118,7 @@ pub fn make_directory(dir: &Path) -> io::Result<()> {
 
 /// A new segment, and the directory: its name is on disk when that has been synced. An empty one of that number may be
 /// left of an attempt that failed.
-pub fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
+pub(super) fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
     let directory = File::open(dir)?;
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640);
@@ -130,12 +130,12 @@ pub fn create(dir: &Path, number: u64) -> io::Result<(File, File)> {
 }
 
 /// The last segment, to be appended to.
-pub fn reopen(dir: &Path, end: Position) -> io::Result<File> {
+pub(super) fn reopen(dir: &Path, end: Position) -> io::Result<File> {
     open_own(OpenOptions::new().append(true), &path(dir, end.segment))
 }
 
 /// Writes the first `length` bytes of a segment over themselves, so that the kernel has to bring them to disk again.
-pub fn write_again(dir: &Path, number: u64, length: u64) -> io::Result<()> {
+pub(super) fn write_again(dir: &Path, number: u64, length: u64) -> io::Result<()> {
     let opened = open_own(
         OpenOptions::new().read(true).write(true),
         &path(dir, number),
@@ -160,7 +160,7 @@ pub fn write_again(dir: &Path, number: u64, length: u64) -> io::Result<()> {
 }
 
 /// Removes a segment.
-pub fn remove(dir: &Path, number: u64) -> io::Result<()> {
+pub(super) fn remove(dir: &Path, number: u64) -> io::Result<()> {
     match fs::remove_file(path(dir, number)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -168,7 +168,10 @@ pub fn remove(dir: &Path, number: u64) -> io::Result<()> {
 }
 
 /// Moves the segments whose first record `is_foreign` out of the journal's way, to names of their own. Returns their paths.
-pub fn set_aside(dir: &Path, is_foreign: impl Fn(&[u8]) -> bool) -> io::Result<Vec<PathBuf>> {
+pub(super) fn set_aside(
+    dir: &Path,
+    is_foreign: impl Fn(&[u8]) -> bool,
+) -> io::Result<Vec<PathBuf>> {
     let mut moved = Vec::new();
     for number in Segments::list(dir)?.numbers() {
         let path = path(dir, number);
@@ -188,7 +191,11 @@ pub fn set_aside(dir: &Path, is_foreign: impl Fn(&[u8]) -> bool) -> io::Result<V
 }
 
 /// Hands all records of a segment to `each`, cuts off a torn end, and returns the length.
-pub fn repair(dir: &Path, number: u64, each: &mut impl FnMut(Position, &[u8])) -> io::Result<u64> {
+pub(super) fn repair(
+    dir: &Path,
+    number: u64,
+    each: &mut impl FnMut(Position, &[u8]),
+) -> io::Result<u64> {
     let path = path(dir, number);
     let file = open_own(OpenOptions::new().read(true).write(true), &path)?;
     let length = file.metadata()?.len();

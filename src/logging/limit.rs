@@ -17,14 +17,14 @@ const QUIET_TIME: Duration = Duration::from_secs(5);
 /// A place that never is quiet has its number told this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks which numbers are to be told.
-pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a line is logged, its file and number in it: there are as many as the program has, whatever peers do.
-pub type Site = (&'static str, u32);
+pub(super) type Site = (&'static str, u32);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Limit {
+pub(super) struct Limit {
     sites: HashMap<Site, SiteState>,
     /// Places of which lines were left out, and not told yet.
     silenced: usize,
@@ -45,7 +45,7 @@ struct SiteState {
 
 impl Limit {
     /// Returns true if this line may be written. Else it is counted.
-    pub fn admits(&mut self, site: Site, level: Level, text: &str, now: Moment) -> bool {
+    pub(super) fn admits(&mut self, site: Site, level: Level, text: &str, now: Moment) -> bool {
         let state = self.sites.entry(site).or_insert(SiteState {
             paid: now,
             left_out: 0,
@@ -71,12 +71,12 @@ impl Limit {
     }
 
     /// Something will be to be told.
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.silenced > 0
     }
 
     /// What is to be told now, of each place one line; of all places where this is the end.
-    pub fn due(&mut self, now: Moment, is_end: bool) -> Vec<(Level, String)> {
+    pub(super) fn due(&mut self, now: Moment, is_end: bool) -> Vec<(Level, String)> {
         if !self.is_waiting() || now < self.look_at && !is_end {
             return Vec::new();
         }

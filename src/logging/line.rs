@@ -4,13 +4,13 @@
 use std::fmt::{self, Write};
 
 /// Bytes of a line that has to be whole; syslog daemons cut at 8 KiB.
-pub const MAX_WHOLE_SIZE: usize = 8000;
+pub(super) const MAX_WHOLE_SIZE: usize = 8000;
 
 /// Bytes of any other: what a peer says is cut before (`proto::Excerpt`), and this is for what goes round that.
-pub const MAX_SIZE: usize = 2000;
+pub(super) const MAX_SIZE: usize = 2000;
 
 /// A finished line, without its end.
-pub struct Line {
+pub(super) struct Line {
     text: String,
     /// Bytes that it may have.
     room: usize,
@@ -19,7 +19,7 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn new(message: fmt::Arguments, room: usize) -> Line {
+    pub(super) fn new(message: fmt::Arguments, room: usize) -> Line {
         let mut line = Line {
             text: String::new(),
             room,
@@ -35,7 +35,7 @@ impl Line {
         line
     }
 
-    pub fn into_text(self) -> String {
+    pub(super) fn into_text(self) -> String {
         self.text
     }
 }

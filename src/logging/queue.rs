@@ -20,7 +20,7 @@ const MAX_QUEUE_SIZE: usize = 1 << 20;
 const LINE_OVERHEAD: usize = 64;
 
 /// One line, and when it was logged.
-pub struct Entry {
+pub(super) struct Entry {
     pub level: Level,
     pub at: UnixTime,
     /// One line, without its end.
@@ -61,7 +61,7 @@ impl QueueState {
 
 /// Lines that wait for the writer.
 #[derive(Default)]
-pub struct Queue {
+pub(super) struct Queue {
     state: Mutex<QueueState>,
     /// Lines have come.
     filled: Condvar,
@@ -71,14 +71,14 @@ pub struct Queue {
 
 impl Queue {
     /// Appends a line. Never waits for the sink; a system call only where the writer sleeps.
-    pub fn push(&self, level: Level, text: String) {
+    pub(super) fn push(&self, level: Level, text: String) {
         let mut state = self.lock();
         state.append(level, text);
         self.wake(state);
     }
 
     /// The same for a line of a place that may write only so many.
-    pub fn push_limited(&self, site: Site, level: Level, text: String) {
+    pub(super) fn push_limited(&self, site: Site, level: Level, text: String) {
         let mut state = self.lock();
         let was_waiting = state.limit.is_waiting();
         match state.limit.admits(site, level, &text, clock::moment()) {
@@ -91,7 +91,7 @@ impl Queue {
     }
 
     /// Tells of all lines that were left out: this is the end.
-    pub fn tell_left_out(&self) {
+    pub(super) fn tell_left_out(&self) {
         let mut state = self.lock();
         state.tell_left_out(true);
         self.wake(state);
@@ -105,7 +105,7 @@ impl Queue {
     }
 
     /// Writes what comes, for ever.
-    pub fn write_to(self: &Arc<Self>, output: &mut Output) {
+    pub(super) fn write_to(self: &Arc<Self>, output: &mut Output) {
         loop {
             let (lines, lost) = self.take();
             for entry in &lines {
@@ -141,7 +141,7 @@ impl Queue {
     }
 
     /// Waits until all lines are with the sink, or this time is up: then the sink blocks.
-    pub fn flush(&self, limit: Duration) {
+    pub(super) fn flush(&self, limit: Duration) {
         let end = clock::moment() + limit;
         let mut state = self.lock();
         while !(state.is_idle && state.lines.is_empty()) {

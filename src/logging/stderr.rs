@@ -11,12 +11,12 @@ use crate::sys::local_time::{LocalTime, local_time};
 use crate::sys::{stderr, terminal};
 
 /// Time, level, text; in colour where a person looks at it.
-pub struct Terminal {
+pub(super) struct Terminal {
     colour: bool,
 }
 
 impl Terminal {
-    pub fn new() -> Terminal {
+    pub(super) fn new() -> Terminal {
         Terminal {
             colour: terminal::wants_colour(&io::stderr()),
         }
@@ -79,7 +79,7 @@ fn name(level: Level) -> &'static str {
 }
 
 /// A priority and the text: the journal knows the time.
-pub struct Journal;
+pub(super) struct Journal;
 
 impl Sink for Journal {
     fn send(&mut self, entry: &Entry) -> io::Result<()> {

@@ -16,11 +16,11 @@ use super::queue::Entry;
 use crate::sys::local_time::{LocalTime, local_time};
 
 /// The syslog daemon of this host.
-pub struct Syslog(Logger<Datagrams, LocalFormat>);
+pub(super) struct Syslog(Logger<Datagrams, LocalFormat>);
 
 impl Syslog {
     /// Connects with the first line, and again whenever it must.
-    pub fn new(path: &Path, program: &'static str) -> Syslog {
+    pub(super) fn new(path: &Path, program: &'static str) -> Syslog {
         let datagrams = Datagrams {
             path: path.to_owned(),
             socket: None,

@@ -4,14 +4,14 @@ use super::message::Messages;
 use super::nftables::Batch;
 
 /// The bytes of hexadecimal digits; blanks and line ends are passed over.
-pub fn bytes(hex: &str) -> Vec<u8> {
+pub(crate) fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
     digits.chunks(2).map(byte).collect()
 }
 
 /// The bodies of a batch's messages, without the two that frame it.
-pub fn bodies(batch: Batch<'_>) -> Vec<Vec<u8>> {
+pub(crate) fn bodies(batch: Batch<'_>) -> Vec<Vec<u8>> {
     let (bytes, _) = batch.end_acknowledged().unwrap();
     let messages: Result<Vec<_>, _> = Messages::new(&bytes).collect();
     let messages = messages.unwrap();

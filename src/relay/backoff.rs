@@ -8,25 +8,25 @@ use std::time::Duration;
 const FIRST: [u32; 3] = [200, 500, 1000];
 
 /// A link that was up for so long was well: what comes after it is a new trouble.
-pub const WELL: Duration = Duration::from_secs(10);
+pub(super) const WELL: Duration = Duration::from_secs(10);
 
 /// The attempts of one link since it was last well.
 #[derive(Debug)]
-pub struct Backoff {
+pub(super) struct Backoff {
     longest: Duration,
     attempts: u32,
 }
 
 impl Backoff {
     /// Never longer than this.
-    pub fn new(longest: Duration) -> Backoff {
+    pub(super) fn new(longest: Duration) -> Backoff {
         let attempts = 0;
         Backoff { longest, attempts }
     }
 
     /// How long to wait now: what it is this time and up to a quarter more, by what `random` is; of the longest time up to
     /// a quarter less.
-    pub fn next(&mut self, random: u128) -> Duration {
+    pub(super) fn next(&mut self, random: u128) -> Duration {
         let index = self.attempts as usize;
         let base = FIRST.get(index).map_or_else(
             || {
@@ -44,7 +44,7 @@ impl Backoff {
     }
 
     /// A connection has ended that was up for this long.
-    pub fn was_up(&mut self, how_long: Duration) {
+    pub(super) fn was_up(&mut self, how_long: Duration) {
         if how_long >= WELL {
             self.attempts = 0;
         }

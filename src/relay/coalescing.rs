@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::moment::Moment;
 
 /// How long packets gather; the kernel's timer slack adds some 50 us.
-pub const REST: Duration = Duration::from_micros(500);
+pub(super) const REST: Duration = Duration::from_micros(500);
 
 /// The rate is that of the last stretch of this length, in which every phone sends once.
 const WINDOW: Duration = Duration::from_millis(20);
@@ -23,7 +23,7 @@ const MOST_WAITING: usize = 64;
 
 /// Follows the rate of one worker.
 #[derive(Debug, Default)]
-pub struct Coalescing {
+pub(super) struct Coalescing {
     /// Start of the window, on the monotonic clock.
     since: Moment,
     /// Sockets read in it.
@@ -34,7 +34,7 @@ pub struct Coalescing {
 
 impl Coalescing {
     /// Whether to rest after a round that began at `now` and read so many sockets.
-    pub fn rests(&mut self, read: usize, now: Moment) -> bool {
+    pub(super) fn rests(&mut self, read: usize, now: Moment) -> bool {
         self.count = self
             .count
             .saturating_add(u32::try_from(read).unwrap_or(u32::MAX));

@@ -10,7 +10,7 @@ use crate::session::Owner;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Dispatcher {
+pub(super) struct Dispatcher {
     pub owner: Owner,
     pub address: SocketAddr,
     /// As the configuration names it.
@@ -32,7 +32,7 @@ impl fmt::Display for Dispatcher {
 }
 
 impl Dispatcher {
-    pub fn new(owner: Owner, address: SocketAddr, name: &str) -> Dispatcher {
+    pub(super) fn new(owner: Owner, address: SocketAddr, name: &str) -> Dispatcher {
         Dispatcher {
             owner,
             address,

@@ -9,11 +9,11 @@ use super::send_queue::owner_of;
 use crate::session::{Owner, ReplyTo};
 
 /// Dispatchers that there can ever be; each name server's answer can bring new ones.
-pub const MOST_DISPATCHERS: usize = 256;
+pub(super) const MOST_DISPATCHERS: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Dispatchers {
+pub(super) struct Dispatchers {
     /// By owner.
     all: RwLock<Vec<Arc<Dispatcher>>>,
     /// Each of the configuration's names has been found once, or was looked for long enough.
@@ -22,21 +22,21 @@ pub struct Dispatchers {
 
 /// A dispatcher that needs a thread for its link.
 #[derive(Debug)]
-pub struct Added {
+pub(super) struct Added {
     pub dispatcher: Arc<Dispatcher>,
     /// It was not known before.
     pub is_new: bool,
 }
 
 impl Dispatchers {
-    pub fn all(&self) -> Vec<Arc<Dispatcher>> {
+    pub(super) fn all(&self) -> Vec<Arc<Dispatcher>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         all.clone()
     }
 
     /// Addresses of those that there are links to, or should be. None as long as a name has not been found that stands for
     /// some.
-    pub fn wanted(&self) -> Option<Vec<SocketAddr>> {
+    pub(super) fn wanted(&self) -> Option<Vec<SocketAddr>> {
         let all = self.all();
         let wanted = all
             .iter()
@@ -46,7 +46,7 @@ impl Dispatchers {
     }
 
     /// Each of the configuration's names has been found, or will not be waited for.
-    pub fn set_found(&self) {
+    pub(super) fn set_found(&self) {
         self.are_found.store(true, Ordering::Relaxed);
     }
 
@@ -54,7 +54,7 @@ impl Dispatchers {
     ///
     /// # Errors
     /// Why it cannot be.
-    pub fn add(&self, address: SocketAddr, name: &str) -> Result<Option<Added>, String> {
+    pub(super) fn add(&self, address: SocketAddr, name: &str) -> Result<Option<Added>, String> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let known = all.iter().find(|known| known.address == address);
         if let Some(known) = known {
@@ -77,23 +77,23 @@ impl Dispatchers {
         }))
     }
 
-    pub fn with(&self, owner: Owner, act: impl FnOnce(&Dispatcher)) {
+    pub(super) fn with(&self, owner: Owner, act: impl FnOnce(&Dispatcher)) {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(dispatcher) = all.get(owner.0 as usize) {
             act(dispatcher);
         }
     }
 
-    pub fn reply(&self, to: ReplyTo, result: &[u8]) {
+    pub(super) fn reply(&self, to: ReplyTo, result: &[u8]) {
         self.with(owner_of(to), |asker| asker.queue.reply(to, result));
     }
 
     /// Answers `error`; a dispatcher of ours hears why.
-    pub fn refuse(&self, to: ReplyTo, why: &str) {
+    pub(super) fn refuse(&self, to: ReplyTo, why: &str) {
         self.with(owner_of(to), |asker| asker.queue.refuse(to, why));
     }
 
-    pub fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
+    pub(super) fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
         self.with(owner_of(to), |asker| {
             asker.queue.reply_in_pieces(to, pieces)
         });

@@ -11,19 +11,19 @@ use super::spool::{How, Spool};
 use crate::session::{Ended, Owner, ReplyTo};
 
 /// See the module.
-pub struct EndedCalls {
+pub(super) struct EndedCalls {
     dispatchers: Arc<Dispatchers>,
     /// None where the state directory cannot be written.
     pub spool: Option<Spool>,
 }
 
 impl EndedCalls {
-    pub fn new(dispatchers: Arc<Dispatchers>, spool: Option<Spool>) -> EndedCalls {
+    pub(super) fn new(dispatchers: Arc<Dispatchers>, spool: Option<Spool>) -> EndedCalls {
         EndedCalls { dispatchers, spool }
     }
 
     /// Answers a removal.
-    pub fn removed(&self, to: ReplyTo, ended: &Ended) {
+    pub(super) fn removed(&self, to: ReplyTo, ended: &Ended) {
         self.dispatchers.with(owner_of(to), |dispatcher| {
             self.keep(dispatcher, How::Removed, ended);
             dispatcher.queue.reply(to, &ended.statistics);
@@ -31,7 +31,7 @@ impl EndedCalls {
     }
 
     /// Tells a dispatcher that a session of its has ended.
-    pub fn expired(&self, owner: Owner, ended: &Ended) {
+    pub(super) fn expired(&self, owner: Owner, ended: &Ended) {
         self.dispatchers.with(owner, |dispatcher| {
             if self.keep(dispatcher, How::Expired, ended) {
                 let line = [b"expired ", ended.statistics.as_slice(), b"\r\n"].concat();

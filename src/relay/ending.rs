@@ -5,14 +5,14 @@ use std::time::Duration;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Ending {
+pub(super) struct Ending {
     has_begun: Mutex<bool>,
     wake: Condvar,
 }
 
 impl Ending {
     /// Waits this long, or until the relay ends. Returns true if it does.
-    pub fn pause(&self, limit: Duration) -> bool {
+    pub(super) fn pause(&self, limit: Duration) -> bool {
         let guard = self.has_begun.lock();
         let guard = guard.unwrap_or_else(PoisonError::into_inner);
         let waited = self
@@ -22,7 +22,7 @@ impl Ending {
     }
 
     /// Returns true if the relay ends.
-    pub fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         *self
             .has_begun
             .lock()
@@ -30,7 +30,7 @@ impl Ending {
     }
 
     /// Ends all waiting.
-    pub fn begin(&self) {
+    pub(super) fn begin(&self) {
         *self
             .has_begun
             .lock()

@@ -29,10 +29,10 @@ const WORKER_LIMIT: Duration = Duration::from_secs(4);
 const NONE: &[u8] = b"error";
 
 /// The answer where nobody could be asked.
-pub const BUSY: &[u8] = b"error: busy";
+pub(super) const BUSY: &[u8] = b"error: busy";
 
 /// Has it answered, once what the kernel has relayed is known. False where too many wait.
-pub fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -> bool {
+pub(super) fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -> bool {
     let question = Question {
         worker,
         call_id,
@@ -42,7 +42,7 @@ pub fn ask(shared: &Shared, worker: usize, call_id: CallId, reply_to: ReplyTo) -
 }
 
 /// The thread that answers.
-pub fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
+pub(super) fn run(shared: &Arc<Shared>, questions: &Receiver<Option<Question>>) {
     let mut failures = Sparse::default();
     while let Ok(Some(question)) = questions.recv() {
         let reply_to = question.reply_to;
@@ -81,7 +81,7 @@ fn told_by_worker(shared: &Arc<Shared>, question: Question) -> Option<Vec<u8>> {
 }
 
 /// Has a worker tell. None where nobody can be asked.
-pub fn ask_worker(shared: &Arc<Shared>, question: Question) -> Option<Receiver<Vec<u8>>> {
+pub(super) fn ask_worker(shared: &Arc<Shared>, question: Question) -> Option<Receiver<Vec<u8>>> {
     let Question {
         worker, call_id, ..
     } = question;
@@ -104,7 +104,7 @@ fn with_host(told: &[u8], look: impl FnOnce() -> Obstacles) -> Option<Vec<u8>> {
 }
 
 /// An array of the sessions of that call-id, or `error` where there is none.
-pub fn answer(engine: &Engine, call_id: &CallId, now: Now) -> Vec<u8> {
+pub(super) fn answer(engine: &Engine, call_id: &CallId, now: Now) -> Vec<u8> {
     let mut answer = Vec::new();
     if engine.write_explained(&mut answer, call_id, now) {
         answer

@@ -23,7 +23,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// What has come to one port.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Hops {
+pub(super) struct Hops {
     /// The most that a packet had left.
     most: u8,
     /// When it came.
@@ -32,7 +32,7 @@ pub struct Hops {
 
 impl Hops {
     /// The TTL that a packet goes on with which came with this one; none where it has come round and has none left.
-    pub fn onward(&mut self, ttl: u8, now: Moment) -> Option<u8> {
+    pub(super) fn onward(&mut self, ttl: u8, now: Moment) -> Option<u8> {
         if ttl >= self.most || now >= self.at + KNOWN_FOR {
             self.most = ttl;
             self.at = now;

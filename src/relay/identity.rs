@@ -6,7 +6,7 @@ use crate::proto::link::{EXPLAIN, Hello};
 use crate::session::Owner;
 
 /// See the module.
-pub struct Identity {
+pub(super) struct Identity {
     pub relay_ip: IpAddr,
     /// What opens each connection.
     hello: Hello,
@@ -17,7 +17,7 @@ pub struct Identity {
 impl Identity {
     /// A relay whose ports begin with this one, that keeps ended calls or does not, and that so many streams fit on.
     /// `instance` is no other process's.
-    pub fn new(
+    pub(super) fn new(
         relay_ip: IpAddr,
         first_port: u16,
         keeps: bool,
@@ -39,18 +39,18 @@ impl Identity {
     }
 
     /// Tells relays behind one address apart, and stays the same over restarts.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.hello.name.as_deref().unwrap_or_default()
     }
 
     /// Streams that fit on this relay.
-    pub fn capacity(&self) -> Option<usize> {
+    pub(super) fn capacity(&self) -> Option<usize> {
         self.hello.capacity
     }
 
     /// The line that opens each connection to a dispatcher. By its instance a dispatcher knows that no other process, and
     /// no other link of this one, has said it.
-    pub fn hello_line(&self, owner: Owner) -> Vec<u8> {
+    pub(super) fn hello_line(&self, owner: Owner) -> Vec<u8> {
         let hello = Hello {
             instance: Some(format!("{:032x}-{}", self.instance, owner.0)),
             ..self.hello.clone()

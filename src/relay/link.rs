@@ -36,7 +36,7 @@ const READ_SIZE: usize = 16 * 1024;
 ///
 /// # Errors
 /// Why there can be none.
-pub fn ensure(shared: &Arc<Shared>, address: SocketAddr, name: &str) -> Result<(), String> {
+pub(super) fn ensure(shared: &Arc<Shared>, address: SocketAddr, name: &str) -> Result<(), String> {
     let Some(added) = shared.dispatchers.add(address, name)? else {
         return Ok(());
     };
@@ -157,7 +157,7 @@ fn converse(
 }
 
 /// What is read from one connection.
-pub struct Conversation<'a> {
+pub(super) struct Conversation<'a> {
     shared: &'a Arc<Shared>,
     dispatcher: &'a Arc<Dispatcher>,
     number: u64,
@@ -165,7 +165,11 @@ pub struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    pub fn new(shared: &'a Arc<Shared>, dispatcher: &'a Arc<Dispatcher>, number: u64) -> Self {
+    pub(super) fn new(
+        shared: &'a Arc<Shared>,
+        dispatcher: &'a Arc<Dispatcher>,
+        number: u64,
+    ) -> Self {
         Conversation {
             shared,
             dispatcher,
@@ -207,7 +211,7 @@ impl<'a> Conversation<'a> {
     ///
     /// # Errors
     /// Why the connection has to end.
-    pub fn take(&mut self, requests: &mut Requests) -> Result<(), String> {
+    pub(super) fn take(&mut self, requests: &mut Requests) -> Result<(), String> {
         loop {
             match requests.next_request() {
                 Ok(Some(request)) => {

@@ -22,7 +22,7 @@ const WRITE_SIZE: usize = 64 * 1024;
 
 /// The writing thread of one connection: who we are, what was not confirmed before, then whatever comes. No answer
 /// may overtake a session that has ended: the dispatcher would take it for lost.
-pub fn write(shared: &Shared, dispatcher: &Dispatcher, number: u64, mut writer: Writer) {
+pub(super) fn write(shared: &Shared, dispatcher: &Dispatcher, number: u64, mut writer: Writer) {
     let hello = shared.identity.hello_line(dispatcher.owner);
     let greeted = greet(&hello, shared.ended.spool.as_ref(), dispatcher, |bytes| {
         let written = writer.write_all(bytes);
@@ -49,7 +49,7 @@ pub fn write(shared: &Shared, dispatcher: &Dispatcher, number: u64, mut writer: 
 }
 
 /// A batch could not be written: what is for the dispatcher, whatever its connection, stays for the next one.
-pub fn broke_off(
+pub(super) fn broke_off(
     dispatcher: &Dispatcher,
     batch: VecDeque<Piece>,
     unsent: Vec<Vec<u8>>,
@@ -65,7 +65,7 @@ pub fn broke_off(
 ///
 /// # Errors
 /// A sentence: the list is not to be had in time, or as of `write`.
-pub fn greet(
+pub(super) fn greet(
     hello: &[u8],
     spool: Option<&Spool>,
     dispatcher: &Dispatcher,

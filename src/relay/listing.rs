@@ -7,7 +7,7 @@ use crate::session::ReplyTo;
 
 /// The answer to `sessions`: a JSON array, made in pieces between other work.
 #[derive(Debug)]
-pub struct Listing {
+pub(super) struct Listing {
     pub reply_to: ReplyTo,
     /// Longest answer of use, bytes; nothing is kept beyond it.
     limit: usize,
@@ -24,7 +24,7 @@ struct Pieces {
 
 impl Listing {
     /// A list that this many workers contribute to.
-    pub fn new(reply_to: ReplyTo, workers: usize, limit: usize) -> Listing {
+    pub(super) fn new(reply_to: ReplyTo, workers: usize, limit: usize) -> Listing {
         let pieces = Pieces {
             list: vec![b"[".to_vec()],
             size: 0,
@@ -38,7 +38,7 @@ impl Listing {
     }
 
     /// Adds sessions, each with a comma after it. False where the list has become too long for anybody.
-    pub fn add(&self, piece: Vec<u8>) -> bool {
+    pub(super) fn add(&self, piece: Vec<u8>) -> bool {
         let mut state = lock(&self.state);
         state.size += piece.len();
         if state.size > self.limit {
@@ -53,7 +53,7 @@ impl Listing {
 
     /// One worker has added all that it has. The last one gets the whole array, or no piece of it where it is too
     /// long for anybody.
-    pub fn finish_one(&self) -> Option<Vec<Vec<u8>>> {
+    pub(super) fn finish_one(&self) -> Option<Vec<Vec<u8>>> {
         let mut state = lock(&self.state);
         state.workers = state.workers.saturating_sub(1);
         if state.workers > 0 {

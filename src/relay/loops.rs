@@ -9,14 +9,14 @@ use crate::proto::CallId;
 use crate::session::PortKey;
 
 /// How often it is said that packets come round: of a pair of ports, and of two calls.
-pub const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+pub(super) const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Pairs of calls that are remembered: more lines than these are not written in a minute.
 const MOST_REMEMBERED: usize = 32;
 
 /// A packet has come round and goes no further.
 #[derive(Debug)]
-pub struct Loop {
+pub(super) struct Loop {
     /// The worker where that was, and where its port is.
     pub asker: usize,
     pub place: PortKey,
@@ -30,7 +30,7 @@ pub struct Loop {
 }
 
 impl Loop {
-    pub fn new(asker: usize, place: PortKey, call_id: CallId, to: SocketAddr) -> Loop {
+    pub(super) fn new(asker: usize, place: PortKey, call_id: CallId, to: SocketAddr) -> Loop {
         Loop {
             asker,
             place,
@@ -63,14 +63,14 @@ impl fmt::Display for Loop {
 
 /// Which calls were told of, and when.
 #[derive(Debug, Default)]
-pub struct Loops {
+pub(super) struct Loops {
     told: Vec<(CallId, Option<CallId>, Moment)>,
     left_out: u64,
 }
 
 /// How many lines were left out; nothing when none was.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LeftOut(u64);
+pub(super) struct LeftOut(u64);
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +84,7 @@ impl fmt::Display for LeftOut {
 impl Loops {
     /// What to append to the line about a round; none where one about the same two calls, whichever found it, was
     /// written within a minute, or too many about others were.
-    pub fn due(&mut self, found: &Loop, now: Moment) -> Option<LeftOut> {
+    pub(super) fn due(&mut self, found: &Loop, now: Moment) -> Option<LeftOut> {
         self.told.retain(|(_, _, at)| now < *at + SAY_AGAIN_AFTER);
         let Loop { call_id, with, .. } = found;
         let is_same = |(one, other, _): &(CallId, Option<CallId>, Moment)| {

@@ -19,7 +19,7 @@ use crate::sys::{clock, random, route};
 
 /// Where media is bound.
 #[derive(Clone, Copy, Debug)]
-pub struct Addresses {
+pub(super) struct Addresses {
     pub relay_ip: IpAddr,
     /// Whether each party gets the address that the route to it leaves from.
     pub auto_detect: bool,
@@ -27,7 +27,7 @@ pub struct Addresses {
 
 /// An RTP socket and its RTCP socket.
 #[derive(Debug)]
-pub struct Pair {
+pub(super) struct Pair {
     /// Of the RTP socket.
     place: PortKey,
     sockets: [MediaSocket; 2],
@@ -42,7 +42,7 @@ pub struct Pair {
 }
 
 /// See the module.
-pub struct MediaSockets {
+pub(super) struct MediaSockets {
     addresses: Addresses,
     ports: Arc<SharedPorts>,
     epoll: Arc<Epoll>,
@@ -54,7 +54,11 @@ pub struct MediaSockets {
 }
 
 impl MediaSockets {
-    pub fn new(addresses: Addresses, ports: Arc<SharedPorts>, epoll: Arc<Epoll>) -> MediaSockets {
+    pub(super) fn new(
+        addresses: Addresses,
+        ports: Arc<SharedPorts>,
+        epoll: Arc<Epoll>,
+    ) -> MediaSockets {
         let (start, end) = ports.range;
         let count = end.saturating_sub(u32::from(start)) / 2;
         MediaSockets {
@@ -69,13 +73,13 @@ impl MediaSockets {
     }
 
     /// The pair that a port belongs to, if it is bound by this worker.
-    pub fn pair(&mut self, port: u16) -> Option<&mut Pair> {
+    pub(super) fn pair(&mut self, port: u16) -> Option<&mut Pair> {
         let offset = port.checked_sub(self.ports.range.0)?;
         self.pairs.get_mut(usize::from(offset / 2))?.as_deref_mut()
     }
 
     /// Closes a pair, by its RTP port.
-    pub fn close(&mut self, port: u16) {
+    pub(super) fn close(&mut self, port: u16) {
         let Some(offset) = port.checked_sub(self.ports.range.0) else {
             return;
         };
@@ -91,7 +95,7 @@ impl MediaSockets {
     ///
     /// # Errors
     /// As of [`MediaSocket::send`].
-    pub fn send(
+    pub(super) fn send(
         &mut self,
         from_port: u16,
         to: SocketAddr,
@@ -176,7 +180,7 @@ impl MediaSockets {
 
 impl Pair {
     /// What a port of this pair belongs to.
-    pub fn place(&self, port: u16) -> PortKey {
+    pub(super) fn place(&self, port: u16) -> PortKey {
         let component = component_of(port);
         PortKey {
             component,
@@ -185,7 +189,7 @@ impl Pair {
     }
 
     /// The socket of a port of this pair.
-    pub fn socket(&mut self, port: u16) -> &mut MediaSocket {
+    pub(super) fn socket(&mut self, port: u16) -> &mut MediaSocket {
         let [rtp, rtcp] = &mut self.sockets;
         match component_of(port) {
             Component::Rtp => rtp,
@@ -195,13 +199,13 @@ impl Pair {
 
     /// What a packet that came to a port with these marks goes on with; none where it has come round and may pass nobody
     /// any more.
-    pub fn onward(&mut self, port: u16, came: Marks, now: Moment) -> Option<Marks> {
+    pub(super) fn onward(&mut self, port: u16, came: Marks, now: Moment) -> Option<Marks> {
         let ttl = self.hops[component_of(port) as usize].onward(came.ttl, now)?;
         Some(Marks { ttl, ..came })
     }
 
     /// Returns true if it is time to say that packets come round here.
-    pub fn is_loop_due(&mut self, now: Moment) -> bool {
+    pub(super) fn is_loop_due(&mut self, now: Moment) -> bool {
         let is_due = self
             .loop_said
             .is_none_or(|said| now >= said + SAY_AGAIN_AFTER);
@@ -212,7 +216,7 @@ impl Pair {
     }
 
     /// Notes that a port is read in this round; whether it was in the round before, too: a flood.
-    pub fn is_flood(&mut self, port: u16, round: u64) -> bool {
+    pub(super) fn is_flood(&mut self, port: u16, round: u64) -> bool {
         let [rtp, rtcp] = &mut self.rounds;
         let last = match component_of(port) {
             Component::Rtp => rtp,

@@ -15,7 +15,7 @@ use crate::session::{FlowNews, Owner, ReplyTo};
 
 /// See the module.
 #[derive(Debug)]
-pub enum Message {
+pub(super) enum Message {
     /// And when it was read.
     Update(Box<Update>, ReplyTo, Moment),
     Remove(Remove, ReplyTo),

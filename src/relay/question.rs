@@ -9,7 +9,7 @@ use crate::session::ReplyTo;
 const MOST_WAITING: usize = 32;
 
 /// Somebody wants to know about a call.
-pub struct Question {
+pub(super) struct Question {
     /// The one that would have it.
     pub worker: usize,
     pub call_id: CallId,
@@ -17,9 +17,9 @@ pub struct Question {
 }
 
 /// Where questions are put; none ends the thread.
-pub type Questions = Sender<Option<Question>>;
+pub(super) type Questions = Sender<Option<Question>>;
 
 /// Where questions go, and where they come out.
-pub fn channel() -> (Questions, Receiver<Option<Question>>) {
+pub(super) fn channel() -> (Questions, Receiver<Option<Question>>) {
     bounded(MOST_WAITING)
 }

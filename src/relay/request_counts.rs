@@ -5,7 +5,7 @@ use crate::proto::link::UpdateReply;
 
 /// What dispatchers ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub(super) enum Asked {
     Update,
     Remove,
     Sessions,
@@ -17,14 +17,14 @@ pub enum Asked {
 
 /// How it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
+pub(super) enum Answered {
     Ok,
     Error,
     Halting,
 }
 
 impl Asked {
-    pub const ALL: [(Asked, &'static str); 6] = [
+    pub(super) const ALL: [(Asked, &'static str); 6] = [
         (Asked::Update, "update"),
         (Asked::Remove, "remove"),
         (Asked::Sessions, "sessions"),
@@ -35,7 +35,7 @@ impl Asked {
 }
 
 impl Answered {
-    pub const ALL: [(Answered, &'static str); 3] = [
+    pub(super) const ALL: [(Answered, &'static str); 3] = [
         (Answered::Ok, "ok"),
         (Answered::Error, "error"),
         (Answered::Halting, "halting"),
@@ -54,20 +54,20 @@ impl From<&UpdateReply> for Answered {
 
 /// RequestCounts of all dispatchers since the start.
 #[derive(Debug, Default)]
-pub struct RequestCounts {
+pub(super) struct RequestCounts {
     counts: [[Counter; Answered::ALL.len()]; Asked::ALL.len()],
     /// How long updates took, from their reading to the answer's place in the outbox.
     pub updates: Histogram,
 }
 
 impl RequestCounts {
-    pub fn count(&self, asked: Asked, answered: Answered) {
+    pub(super) fn count(&self, asked: Asked, answered: Answered) {
         if let Some(counter) = self.counter(asked, answered) {
             counter.add(1);
         }
     }
 
-    pub fn get(&self, asked: Asked, answered: Answered) -> u64 {
+    pub(super) fn get(&self, asked: Asked, answered: Answered) -> u64 {
         self.counter(asked, answered).map_or(0, Counter::get)
     }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use self::state::Piece;
+pub(super) use self::state::Piece;
 use self::state::{Connection, State, is_notice};
 use crate::moment::Moment;
 use crate::proto::link::OLD_DISPATCHER_LINE;
@@ -36,7 +36,7 @@ const MOST_LISTINGS: u32 = 4;
 
 /// What the writing thread is to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Task {
+pub(super) enum Task {
     Write,
     /// All is written: say goodbye.
     Finish,
@@ -46,7 +46,7 @@ pub enum Task {
 
 /// See the module.
 #[derive(Debug)]
-pub struct SendQueue {
+pub(super) struct SendQueue {
     owner: Owner,
     state: Mutex<State>,
     /// Something to write, or the end.
@@ -56,12 +56,12 @@ pub struct SendQueue {
 }
 
 /// The dispatcher that asked.
-pub fn owner_of(reply_to: ReplyTo) -> Owner {
+pub(super) fn owner_of(reply_to: ReplyTo) -> Owner {
     Owner((reply_to.link >> 32) as u32)
 }
 
 impl SendQueue {
-    pub fn new(owner: Owner) -> SendQueue {
+    pub(super) fn new(owner: Owner) -> SendQueue {
         SendQueue {
             owner,
             state: Mutex::default(),
@@ -72,7 +72,7 @@ impl SendQueue {
 
     /// A connection is there; the notices that were kept leave first. Returns its number, which no other connection
     /// has.
-    pub fn open(
+    pub(super) fn open(
         &self,
         closer: Option<Closer>,
         certificates: Option<PeerCertificates>,
@@ -98,7 +98,7 @@ impl SendQueue {
 
     /// The connection is over: what only it could use is dropped, notices stay. Returns why it was closed from
     /// this side, if it was.
-    pub fn lost(&self) -> Option<String> {
+    pub(super) fn lost(&self) -> Option<String> {
         let mut state = self.lock();
         state.connection = None;
         state.queue.retain(is_notice);
@@ -114,7 +114,7 @@ impl SendQueue {
     }
 
     /// The dispatcher has said hello; whether it confirms what it has recorded, and how long a line it reads.
-    pub fn set_ours(&self, confirms: bool, longest: usize) {
+    pub(super) fn set_ours(&self, confirms: bool, longest: usize) {
         let mut state = self.lock();
         if let Some(connection) = &mut state.connection {
             connection.is_ours = true;
@@ -125,19 +125,19 @@ impl SendQueue {
 
     /// The dispatcher asks something of a call. One of ours has said hello by then, so one that has not is an older
     /// one now and confirms nothing. That a connection ends before either tells nothing of the dispatcher.
-    pub fn note_call(&self) {
+    pub(super) fn note_call(&self) {
         let mut state = self.lock();
         let is_ours = |connection: &Connection| connection.is_ours;
         state.confirms &= state.connection.as_ref().is_none_or(is_ours);
     }
 
     /// Whether the dispatcher confirms what it has recorded; as it was last seen while it is away.
-    pub fn confirms(&self) -> bool {
+    pub(super) fn confirms(&self) -> bool {
         self.lock().confirms
     }
 
     /// Says a whole line on the connection that there is; where there is none it is not said.
-    pub fn say(&self, line: &[u8]) {
+    pub(super) fn say(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.connection.is_some() {
             state.push_text(line);
@@ -146,14 +146,14 @@ impl SendQueue {
     }
 
     /// The dispatcher has answered a ping.
-    pub fn pong(&self) {
+    pub(super) fn pong(&self) {
         if let Some(connection) = &mut self.lock().connection {
             connection.unanswered = 0;
         }
     }
 
     /// Answers a command, if the connection that asked still stands.
-    pub fn reply(&self, to: ReplyTo, result: &[u8]) {
+    pub(super) fn reply(&self, to: ReplyTo, result: &[u8]) {
         let mut state = self.lock();
         if !state.is_at(to.link) {
             return;
@@ -173,7 +173,7 @@ impl SendQueue {
     }
 
     /// Answers `error`, and a dispatcher of ours why.
-    pub fn refuse(&self, to: ReplyTo, why: &str) {
+    pub(super) fn refuse(&self, to: ReplyTo, why: &str) {
         let is_ours = |connection: &Connection| connection.is_ours && connection.number == to.link;
         let tells = self.lock().connection.as_ref().is_some_and(is_ours);
         if tells && !why.is_empty() {
@@ -185,7 +185,7 @@ impl SendQueue {
 
     /// Answers a command by a list in many pieces, or by `error` where there are none, where they are more than the
     /// dispatcher can read, or where the lists before it are not read.
-    pub fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
+    pub(super) fn reply_in_pieces(&self, to: ReplyTo, pieces: Vec<Vec<u8>>) {
         let mut state = self.lock();
         if !state.is_at(to.link) {
             return;
@@ -208,7 +208,7 @@ impl SendQueue {
     }
 
     /// Whether the connection may have one more list of sessions made; [`SendQueue::reply_in_pieces`] ends it.
-    pub fn begin_listing(&self) -> bool {
+    pub(super) fn begin_listing(&self) -> bool {
         match &mut self.lock().connection {
             Some(connection) if connection.listings < MOST_LISTINGS => {
                 connection.listings += 1;
@@ -219,7 +219,7 @@ impl SendQueue {
     }
 
     /// The longest answer that the dispatcher can read, bytes; 0 when the connection is gone.
-    pub fn line_limit(&self, to: ReplyTo) -> usize {
+    pub(super) fn line_limit(&self, to: ReplyTo) -> usize {
         let state = self.lock();
         if state.is_at(to.link) {
             state.line_limit()
@@ -230,7 +230,7 @@ impl SendQueue {
 
     /// A session ended by itself. Returns how many notices were given up: older ones to make room, or this one
     /// because no dispatcher could read it.
-    pub fn notify(&self, statistics: &[u8]) -> u64 {
+    pub(super) fn notify(&self, statistics: &[u8]) -> u64 {
         let mut line = Vec::with_capacity(statistics.len() + 10);
         line.extend_from_slice(b"expired ");
         line.extend_from_slice(statistics);
@@ -248,7 +248,12 @@ impl SendQueue {
     }
 
     /// Waits for something to write, and moves it to `batch`; says a ping when it is time.
-    pub fn next_task(&self, number: u64, keepalive: Duration, batch: &mut VecDeque<Piece>) -> Task {
+    pub(super) fn next_task(
+        &self,
+        number: u64,
+        keepalive: Duration,
+        batch: &mut VecDeque<Piece>,
+    ) -> Task {
         let mut state = self.lock();
         state.written();
         self.tell_progress(&state);
@@ -280,7 +285,7 @@ impl SendQueue {
     }
 
     /// Notices that could not be written, in order: they leave first on the next connection.
-    pub fn put_back(&self, unsent: impl DoubleEndedIterator<Item = Vec<u8>>) {
+    pub(super) fn put_back(&self, unsent: impl DoubleEndedIterator<Item = Vec<u8>>) {
         let mut state = self.lock();
         for line in unsent.rev() {
             state.queued += line.len();
@@ -291,12 +296,12 @@ impl SendQueue {
     }
 
     /// Ends the connection; the link makes a new one.
-    pub fn close(&self, reason: &str) {
+    pub(super) fn close(&self, reason: &str) {
         self.close_locked(&mut self.lock(), reason);
     }
 
     /// The connection that there is, unless it is to end.
-    pub fn standing(&self) -> Option<u64> {
+    pub(super) fn standing(&self) -> Option<u64> {
         let state = self.lock();
         let stands = state.reason.is_none() && !state.finishing;
         let number = state
@@ -307,18 +312,18 @@ impl SendQueue {
     }
 
     /// Ends the link: the connection when all is written, the thread at once when there is none.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.lock().finishing = true;
         self.work.notify_all();
     }
 
     /// The link's thread is over.
-    pub fn set_ended(&self) {
+    pub(super) fn set_ended(&self) {
         self.lock().ended = true;
     }
 
     /// The link is wanted again. False while its thread is not over.
-    pub fn revive(&self) -> bool {
+    pub(super) fn revive(&self) -> bool {
         let mut state = self.lock();
         if state.ended {
             state.ended = false;
@@ -329,17 +334,17 @@ impl SendQueue {
     }
 
     /// Whether there is a connection.
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.lock().connection.is_some()
     }
 
     /// Whether the link is to end.
-    pub fn is_finishing(&self) -> bool {
+    pub(super) fn is_finishing(&self) -> bool {
         self.lock().finishing
     }
 
     /// Waits this long, or until the link is to end.
-    pub fn pause(&self, limit: Duration) {
+    pub(super) fn pause(&self, limit: Duration) {
         let state = self.lock();
         let waited = self
             .work
@@ -348,7 +353,7 @@ impl SendQueue {
     }
 
     /// Notices that wait for a connection.
-    pub fn kept(&self) -> usize {
+    pub(super) fn kept(&self) -> usize {
         let state = self.lock();
         match state.connection {
             Some(_) => 0,
@@ -357,18 +362,18 @@ impl SendQueue {
     }
 
     /// Waits until everything is written, or until `deadline`. Returns the notices that are left.
-    pub fn wait_written(&self, deadline: Moment) -> usize {
+    pub(super) fn wait_written(&self, deadline: Moment) -> usize {
         let state = self.wait_until(deadline, |state| state.queued + state.listed > 0);
         state.queue.iter().filter(|piece| is_notice(piece)).count()
     }
 
     /// Waits until there is no connection, or until `deadline`.
-    pub fn wait_closed(&self, deadline: Moment) {
+    pub(super) fn wait_closed(&self, deadline: Moment) {
         drop(self.wait_until(deadline, |state| state.connection.is_some()));
     }
 
     /// What the connected dispatcher showed.
-    pub fn certificates(&self) -> Option<PeerCertificates> {
+    pub(super) fn certificates(&self) -> Option<PeerCertificates> {
         self.lock().connection.as_ref()?.certificates.clone()
     }
 
@@ -421,7 +426,7 @@ impl SendQueue {
 ///
 /// # Errors
 /// As of `write`.
-pub fn write_batch(
+pub(super) fn write_batch(
     batch: &mut VecDeque<Piece>,
     unsent: &mut Vec<Vec<u8>>,
     buffer: &mut Vec<u8>,

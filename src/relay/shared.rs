@@ -19,7 +19,7 @@ use crate::sys::range_lock::RangeLock;
 use crate::tls::Store;
 
 /// See the module.
-pub struct Shared {
+pub(super) struct Shared {
     pub settings: Settings,
     pub identity: Identity,
     pub store: Arc<Store>,

@@ -9,7 +9,7 @@ use crate::session::ports::{Census, PortPool};
 
 /// The port pairs that all workers share.
 #[derive(Debug)]
-pub struct SharedPorts {
+pub(super) struct SharedPorts {
     /// First RTP port, and the end, which is not included.
     pub range: (u16, u32),
     pool: Mutex<PortPool>,
@@ -25,7 +25,7 @@ pub struct SharedPorts {
 
 /// How much still fits, for who looks at a relay from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub(super) struct Room {
     /// Streams that fit beside those that there are.
     pub left: usize,
     /// Streams that fit in all: by ports, and by files.
@@ -36,7 +36,7 @@ pub struct Room {
 
 impl SharedPorts {
     /// All pairs of a range, of which so many may be bound at once: links and name servers need files, too.
-    pub fn new(range: (u16, u32), most: usize) -> SharedPorts {
+    pub(super) fn new(range: (u16, u32), most: usize) -> SharedPorts {
         let pool = PortPool::new(range.0, range.1);
         let pairs = pool.free();
         // Where there are files for all, what ends are the ports, and that is what the log is to say.
@@ -52,7 +52,7 @@ impl SharedPorts {
     }
 
     /// What fits at this moment.
-    pub fn room(&self, now: Moment) -> Room {
+    pub(super) fn room(&self, now: Moment) -> Room {
         let (_, available) = self.census(now);
         Room {
             left: available / PAIRS_PER_STREAM,
@@ -62,12 +62,12 @@ impl SharedPorts {
     }
 
     /// Somebody got no pair.
-    pub fn note_refused(&self) {
+    pub(super) fn note_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a place for one pair, if there is one.
-    pub fn enter(&self) -> bool {
+    pub(super) fn enter(&self) -> bool {
         let less = |room: usize| room.checked_sub(1);
         let taken = self
             .room
@@ -76,28 +76,28 @@ impl SharedPorts {
     }
 
     /// Gives it back.
-    pub fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.room.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The pairs that are not in use, and how many may be bound now.
-    pub fn census(&self, now: Moment) -> (Census, usize) {
+    pub(super) fn census(&self, now: Moment) -> (Census, usize) {
         let census = self.with(|pool| pool.census(now));
         let room = self.room.load(Ordering::Relaxed);
         (census, room.min(census.ready + census.resting))
     }
 
     /// Pairs that are bound.
-    pub fn bound(&self) -> usize {
+    pub(super) fn bound(&self) -> usize {
         self.room_at_first - self.room.load(Ordering::Relaxed)
     }
 
     /// Pairs of the range.
-    pub fn pairs(&self) -> usize {
+    pub(super) fn pairs(&self) -> usize {
         (self.range.1.saturating_sub(u32::from(self.range.0)) / 2) as usize
     }
 
-    pub fn with<T>(&self, act: impl FnOnce(&mut PortPool) -> T) -> T {
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut PortPool) -> T) -> T {
         act(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -56,7 +56,7 @@ const RESENT_AT_ONCE: usize = 256 * 1024;
 
 /// How a session ended; the word of its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub(super) enum How {
     Expired,
     Removed,
 }
@@ -137,14 +137,14 @@ enum Message {
 
 /// The other threads' end of it.
 #[derive(Clone)]
-pub struct Spool {
+pub(super) struct Spool {
     messages: Sender<Message>,
     in_flight: Arc<AtomicUsize>,
     log: Arc<KeyedLog<EndedCalls>>,
 }
 
 /// Not started yet.
-pub struct Opened {
+pub(super) struct Opened {
     spool: Spool,
     messages: Receiver<Message>,
     lock: DirLock,
@@ -154,7 +154,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// A sentence with the path.
-pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, String> {
+pub(super) fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, String> {
     let dir = state_dir.join(format!("relay-{first_port}"));
     let told = |error: io::Error| format!("{}: {error}", dir.display());
     journal::make_directory(&dir).map_err(told)?;
@@ -185,19 +185,19 @@ pub fn open(state_dir: &Path, first_port: u16, limit: u64) -> Result<Opened, Str
 }
 
 impl Opened {
-    pub fn spool(&self) -> Spool {
+    pub(super) fn spool(&self) -> Spool {
         self.spool.clone()
     }
 
     /// The lines of all that is open.
-    pub fn lines(&self) -> Vec<Vec<u8>> {
+    pub(super) fn lines(&self) -> Vec<Vec<u8>> {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         let open = self.spool.open_for(nobody, Some(&[]), Moment::START);
         open.iter().filter_map(|id| self.spool.line(*id)).collect()
     }
 
     /// Starts the thread.
-    pub fn start(self, dispatchers: &Arc<Dispatchers>) -> Result<(), String> {
+    pub(super) fn start(self, dispatchers: &Arc<Dispatchers>) -> Result<(), String> {
         let mut keeper = Keeper {
             dispatchers: Arc::clone(dispatchers),
             messages: self.messages,
@@ -210,7 +210,13 @@ impl Opened {
 
 impl Spool {
     /// Keeps a session's statistics until its dispatcher has stored them. False when there is no room.
-    pub fn keep(&self, dispatcher: SocketAddr, how: How, id: SessionId, statistics: &[u8]) -> bool {
+    pub(super) fn keep(
+        &self,
+        dispatcher: SocketAddr,
+        how: How,
+        id: SessionId,
+        statistics: &[u8],
+    ) -> bool {
         let mut line = format!("keep {dispatcher} {} ", how.word()).into_bytes();
         line.extend_from_slice(statistics);
         let length = line.len();
@@ -227,7 +233,7 @@ impl Spool {
     }
 
     /// A dispatcher has confirmed a session. One that was not told of it cannot.
-    pub fn stored(&self, dispatcher: SocketAddr, id: SessionId) {
+    pub(super) fn stored(&self, dispatcher: SocketAddr, id: SessionId) {
         // The thread ends after the links.
         let _ = self.messages.send(Message::Stored(dispatcher, id));
     }
@@ -236,7 +242,7 @@ impl Spool {
     ///
     /// # Errors
     /// It is not known within the limit, as when the disk hangs: that is not to be taken for nothing.
-    pub fn unconfirmed(
+    pub(super) fn unconfirmed(
         &self,
         dispatcher: SocketAddr,
         limit: Duration,
@@ -250,24 +256,24 @@ impl Spool {
     }
 
     /// The line for a dispatcher; none where it is confirmed or cannot be read.
-    pub fn line(&self, id: SessionId) -> Option<Vec<u8>> {
+    pub(super) fn line(&self, id: SessionId) -> Option<Vec<u8>> {
         let text = self.log.text(id)?;
         let (_, rest) = split(text.strip_prefix(b"keep ")?)?;
         Some([rest, b"\r\n"].concat())
     }
 
     /// Records that are not confirmed.
-    pub fn open(&self) -> usize {
+    pub(super) fn open(&self) -> usize {
         self.log.count()
     }
 
     /// Bytes on disk.
-    pub fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.log.size()
     }
 
     /// Writes what is on its way and ends the thread.
-    pub fn quit(&self, limit: Duration) {
+    pub(super) fn quit(&self, limit: Duration) {
         let (done, is_done) = bounded(1);
         let asked = self.messages.send(Message::Quit(done));
         if asked.is_err() || is_done.recv_timeout(limit).is_err() {

@@ -35,7 +35,7 @@ struct Summary {
 }
 
 /// The answer to `summary`, where all workers together have this.
-pub fn write(shared: &Shared, share: Share) -> Vec<u8> {
+pub(super) fn write(shared: &Shared, share: Share) -> Vec<u8> {
     let is_draining = shared.draining.load(Ordering::Relaxed);
     let now = clock::moment();
     let room = shared.ports.room(now);

@@ -8,14 +8,14 @@ use crate::session::{Dropped, ReplyTo};
 
 /// The answer to `summary`.
 #[derive(Debug)]
-pub struct Summing {
+pub(super) struct Summing {
     pub reply_to: ReplyTo,
     state: Mutex<(usize, Share)>,
 }
 
 /// What one worker, or all together, have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Share {
+pub(super) struct Share {
     pub sessions: usize,
     pub streams: BTreeMap<String, usize>,
     /// Packets that could not be sent, since the start.
@@ -26,13 +26,13 @@ pub struct Share {
 
 impl Summing {
     /// A summary that this many workers contribute to.
-    pub fn new(reply_to: ReplyTo, workers: usize) -> Summing {
+    pub(super) fn new(reply_to: ReplyTo, workers: usize) -> Summing {
         let state = Mutex::new((workers, Share::default()));
         Summing { reply_to, state }
     }
 
     /// Adds a worker's share; the last one gets the sum.
-    pub fn add(&self, share: Share) -> Option<Share> {
+    pub(super) fn add(&self, share: Share) -> Option<Share> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, sum) = &mut *state;
         sum.sessions += share.sessions;

@@ -11,7 +11,7 @@ use log::error;
 ///
 /// # Errors
 /// A sentence with its name.
-pub fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
+pub(super) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let started = spawn(name, run);
     started
         .map(drop)
@@ -19,7 +19,7 @@ pub fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Stri
 }
 
 /// Starts a thread that somebody waits for.
-pub fn spawn(
+pub(super) fn spawn(
     name: &str,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {

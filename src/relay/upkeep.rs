@@ -10,7 +10,7 @@ use crate::sys::clock;
 use crate::tls;
 
 /// The upkeep thread.
-pub fn run(shared: &Shared) {
+pub(super) fn run(shared: &Shared) {
     let sampling = Some(shared.settings.traffic_sampling_period).filter(|period| !period.is_zero());
     let start = clock::moment();
     let mut sample_at = sampling.map(|period| start + period);
@@ -59,7 +59,7 @@ fn verify(shared: &Shared, context: &tls::Context) {
 }
 
 /// Closes a link whose dispatcher's certificate would not be accepted any more.
-pub fn judge(shared: &Shared, context: &tls::Context, dispatcher: &Dispatcher) {
+pub(super) fn judge(shared: &Shared, context: &tls::Context, dispatcher: &Dispatcher) {
     let Some(certificates) = dispatcher.queue.certificates() else {
         return;
     };

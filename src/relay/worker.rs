@@ -64,7 +64,7 @@ fn capacity_of(ports: &SharedPorts, workers: usize) -> Capacity {
 }
 
 /// See the module.
-pub struct Worker {
+pub(super) struct Worker {
     index: usize,
     shared: Arc<Shared>,
     mailbox: Mailbox<Message>,
@@ -91,7 +91,7 @@ impl Worker {
     ///
     /// # Errors
     /// When no epoll descriptor can be had.
-    pub fn new(
+    pub(super) fn new(
         index: usize,
         shared: Arc<Shared>,
         mailbox: Mailbox<Message>,
@@ -123,7 +123,7 @@ impl Worker {
     }
 
     /// Works until it is told to quit.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let mut events = Events::new();
         while self.running {
             if let Err(error) = self.epoll.wait(&mut events, self.time_left()) {
@@ -142,7 +142,7 @@ impl Worker {
     }
 
     /// Goes round until nothing is left to do at this moment, without a look at its sockets.
-    pub fn settle(&mut self, now: Now) {
+    pub(super) fn settle(&mut self, now: Now) {
         let nothing = Events::new();
         self.turn(&nothing, now);
         while !self.listings.is_empty() || !self.mailbox.is_empty() {
@@ -151,7 +151,7 @@ impl Worker {
     }
 
     /// Adds the sessions that it has, each as JSON with a comma after it.
-    pub fn write_sessions(&self, out: &mut Vec<u8>, now: Now) {
+    pub(super) fn write_sessions(&self, out: &mut Vec<u8>, now: Now) {
         let all = (usize::MAX, usize::MAX);
         self.engine.write_sessions(out, 0, all, now);
     }

@@ -11,7 +11,7 @@ use crate::session::{DropReason, Engine, FlowNews, Installed, Loss};
 /// What others see of a worker. On cache lines of its own: no worker waits for what another one counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub struct WorkerCounts {
+pub(super) struct WorkerCounts {
     /// Sessions that are not yet over and reported.
     pub sessions: AtomicUsize,
     /// Takes no new sessions any more.
@@ -32,7 +32,7 @@ pub struct WorkerCounts {
 
 /// What was relayed one way.
 #[derive(Debug, Default)]
-pub struct Volume {
+pub(super) struct Volume {
     pub packets: Counter,
     /// With IP headers.
     pub bytes: Counter,
@@ -40,7 +40,7 @@ pub struct Volume {
 
 /// What became of flows that were offered to the kernel.
 #[derive(Debug, Default)]
-pub struct FlowCounts {
+pub(super) struct FlowCounts {
     pub taken: Counter,
     /// To be offered again; the same, since nothing leaves the kernel; never to be offered again.
     pub not_now: Counter,
@@ -54,7 +54,7 @@ pub struct FlowCounts {
 
 impl WorkerCounts {
     /// Tells the others; by the worker alone.
-    pub fn publish(&self, engine: &Engine, unsent: u64) {
+    pub(super) fn publish(&self, engine: &Engine, unsent: u64) {
         let totals = engine.totals();
         let (all, kernel) = (totals.relayed, totals.relayed_by_kernel);
         self.kernel.set(kernel);
@@ -70,13 +70,13 @@ impl WorkerCounts {
     }
 
     /// Sessions alone: who has been answered for a new one finds it counted.
-    pub fn publish_sessions(&self, engine: &Engine) {
+    pub(super) fn publish_sessions(&self, engine: &Engine) {
         self.sessions
             .store(engine.sessions().held(), Ordering::Relaxed);
     }
 
     /// Bytes relayed since the start, with IP headers.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.user_space.bytes.get() + self.kernel.bytes.get()
     }
 }
@@ -90,7 +90,7 @@ impl Volume {
 
 impl FlowCounts {
     /// What the kernel thread tells of one.
-    pub fn count(&self, news: &FlowNews) {
+    pub(super) fn count(&self, news: &FlowNews) {
         let counter = match news {
             FlowNews::Installed(_, Installed::Taken) => &self.taken,
             FlowNews::Installed(_, Installed::NotNow) => &self.not_now,

@@ -10,72 +10,72 @@ use crate::proto::CallId;
 use crate::sys::mailbox::Postbox;
 
 /// See the module.
-pub struct Workers {
+pub(super) struct Workers {
     postboxes: Vec<Postbox<Message>>,
     counts: Vec<Arc<WorkerCounts>>,
 }
 
 impl Workers {
-    pub fn new(postboxes: Vec<Postbox<Message>>) -> Workers {
+    pub(super) fn new(postboxes: Vec<Postbox<Message>>) -> Workers {
         let counts = postboxes.iter().map(|_| Arc::default()).collect();
         Workers { postboxes, counts }
     }
 
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.postboxes.len()
     }
 
     /// The worker that has a call.
-    pub fn of(&self, call_id: &CallId) -> usize {
+    pub(super) fn of(&self, call_id: &CallId) -> usize {
         worker_of(call_id, self.postboxes.len())
     }
 
     /// Waits while the worker has too much to do. False where it is gone.
-    pub fn send(&self, worker: usize, message: Message) -> bool {
+    pub(super) fn send(&self, worker: usize, message: Message) -> bool {
         let postbox = self.postboxes.get(worker);
         postbox.is_some_and(|postbox| postbox.send(message).is_ok())
     }
 
     /// False where one is gone; those after it are told nothing then.
-    pub fn send_all(&self, message: impl Fn() -> Message) -> bool {
+    pub(super) fn send_all(&self, message: impl Fn() -> Message) -> bool {
         (0..self.postboxes.len()).all(|worker| self.send(worker, message()))
     }
 
     /// Puts it into a worker's mailbox if there is room; does not wait.
-    pub fn nudge(&self, worker: usize, message: Message) {
+    pub(super) fn nudge(&self, worker: usize, message: Message) {
         if let Some(postbox) = self.postboxes.get(worker) {
             postbox.nudge(message);
         }
     }
 
     /// What a worker has counted.
-    pub fn counts(&self, worker: usize) -> Option<&Arc<WorkerCounts>> {
+    pub(super) fn counts(&self, worker: usize) -> Option<&Arc<WorkerCounts>> {
         self.counts.get(worker)
     }
 
-    pub fn all_counts(&self) -> impl Iterator<Item = &WorkerCounts> {
+    pub(super) fn all_counts(&self) -> impl Iterator<Item = &WorkerCounts> {
         self.counts.iter().map(Arc::as_ref)
     }
 
     /// What all have counted of something.
-    pub fn sum(&self, of: impl Fn(&WorkerCounts) -> &Counter) -> u64 {
+    pub(super) fn sum(&self, of: impl Fn(&WorkerCounts) -> &Counter) -> u64 {
         self.all_counts().map(|counts| of(counts).get()).sum()
     }
 
     /// Bytes relayed since the start.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.all_counts().map(WorkerCounts::bytes).sum()
     }
 
     /// Sessions that are not over and reported.
-    pub fn sessions(&self) -> usize {
+    pub(super) fn sessions(&self) -> usize {
         self.all_counts()
             .map(|counts| counts.sessions.load(Ordering::Relaxed))
             .sum()
     }
 
     /// Returns true if no new call can come any more and the last one is over.
-    pub fn are_drained(&self) -> bool {
+    pub(super) fn are_drained(&self) -> bool {
         self.all_counts().all(|counts| {
             counts.drained.load(Ordering::Acquire) && counts.sessions.load(Ordering::Relaxed) == 0
         })

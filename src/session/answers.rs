@@ -11,11 +11,11 @@ use crate::proto::link::UpdateReply;
 
 /// The longest that an answer waits: the kernel takes a tenth of a millisecond as a rule, and the SIP proxy gives up
 /// after 500 ms.
-pub const LONGEST_HOLD: Duration = Duration::from_millis(10);
+pub(super) const LONGEST_HOLD: Duration = Duration::from_millis(10);
 
 /// An answer that is ready.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(super) struct Answer {
     pub session: SessionKey,
     pub asker: Asker,
     pub reply: UpdateReply,
@@ -23,18 +23,18 @@ pub struct Answer {
 
 /// Answers that wait, the oldest first, which is also the first to have waited too long.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub(super) struct Answers {
     waiting: VecDeque<(Moment, Answer)>,
 }
 
 impl Answers {
     /// Keeps an answer, from now on.
-    pub fn hold(&mut self, answer: Answer, now: Moment) {
+    pub(super) fn hold(&mut self, answer: Answer, now: Moment) {
         self.waiting.push_back((now + LONGEST_HOLD, answer));
     }
 
     /// Those of a session, in the order of its requests: nothing is waited for any more.
-    pub fn release(&mut self, session: SessionKey) -> Vec<Answer> {
+    pub(super) fn release(&mut self, session: SessionKey) -> Vec<Answer> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
@@ -46,14 +46,14 @@ impl Answers {
     }
 
     /// The next that has waited too long.
-    pub fn take_late(&mut self, now: Moment) -> Option<Answer> {
+    pub(super) fn take_late(&mut self, now: Moment) -> Option<Answer> {
         let is_late = self.next_late().is_some_and(|due| due <= now);
         let late = is_late.then(|| self.waiting.pop_front()).flatten();
         late.map(|(_, answer)| answer)
     }
 
     /// When there is one at the earliest.
-    pub fn next_late(&self) -> Option<Moment> {
+    pub(super) fn next_late(&self) -> Option<Moment> {
         self.waiting.front().map(|(due, _)| *due)
     }
 }

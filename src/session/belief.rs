@@ -14,7 +14,7 @@ use crate::moment::Moment;
 
 /// After a party has moved its old source is not believed for so long: stragglers of it are still under way. If it
 /// still sends then, it is the party after all (a NAT that kept its mapping).
-pub const STRAGGLERS: Duration = Duration::from_secs(5);
+pub(super) const STRAGGLERS: Duration = Duration::from_secs(5);
 /// A source that has sent nothing for so long gives way to a better one: a few packet times.
 const SILENT_AFTER: Duration = Duration::from_millis(100);
 /// A party that has got another address is followed once in this time, and a flow is taken back from the kernel for
@@ -30,7 +30,7 @@ const ADDRESSES_KEPT: usize = 4;
 
 /// Why a party is somewhere else than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
+pub(super) enum Move {
     /// Another offer was agreed on: the party itself has moved.
     Agreed,
     /// The INVITE that opens the session was answered once more, from somewhere else: this may be another branch of a
@@ -40,7 +40,7 @@ pub enum Move {
 
 /// How an address was latched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LatchedBy {
+pub(super) enum LatchedBy {
     /// Checks of a source that nothing speaks for: only checks are sent there (E5).
     Trial,
     /// A connectivity check: the party may yet choose another path (M3).
@@ -73,7 +73,7 @@ struct Doubts {
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub struct Belief {
+pub(super) struct Belief {
     latched: Option<LatchedSource>,
     /// When the party was last followed to another address, and when its flow was last taken back.
     followed: Option<Moment>,
@@ -85,7 +85,7 @@ pub struct Belief {
 
 /// What a packet is to who decides whom to believe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub(super) enum Signal {
     Check,
     /// What shows it to be of one stream, where it has that.
     Media(Option<Mark>),
@@ -105,7 +105,7 @@ impl Signal {
 
 /// What is known besides the packet.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub(super) struct Look {
     pub rules: LearningRules,
     pub evidence: Evidence,
     /// The kernel forwards: whether the latched source is silent cannot be seen.
@@ -117,7 +117,7 @@ pub struct Look {
 
 /// How a packet taught an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HowLatched {
+pub(super) enum HowLatched {
     First,
     /// Better evidence than that of the old address (E4).
     Better(SocketAddr),
@@ -127,7 +127,7 @@ pub enum HowLatched {
 
 /// Whether a packet is the party's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub(super) enum Judgement {
     /// The known source.
     Known,
     /// This packet taught the address.
@@ -141,7 +141,7 @@ pub enum Judgement {
 
 impl Belief {
     /// Returns true if a packet of media is the known source's, which nearly all are.
-    pub fn is_known(&mut self, from: SocketAddr, signal: Signal, now: Moment) -> bool {
+    pub(super) fn is_known(&mut self, from: SocketAddr, signal: Signal, now: Moment) -> bool {
         let Some(latched) = &mut self.latched else {
             return false;
         };
@@ -157,7 +157,7 @@ impl Belief {
     }
 
     /// Judges a packet by its source and by what it is.
-    pub fn judge(&mut self, from: SocketAddr, signal: Signal, look: &Look) -> Judgement {
+    pub(super) fn judge(&mut self, from: SocketAddr, signal: Signal, look: &Look) -> Judgement {
         if self.is_known(from, signal, look.now) {
             return Judgement::Known;
         }
@@ -353,7 +353,7 @@ impl Belief {
     }
 
     /// What speaks for a source.
-    pub fn rank(&self, from: SocketAddr, evidence: &Evidence) -> Rank {
+    pub(super) fn rank(&self, from: SocketAddr, evidence: &Evidence) -> Rank {
         let is_proven = self
             .doubts
             .as_ref()
@@ -367,7 +367,7 @@ impl Belief {
     }
 
     /// M5, E9. Returns true for a former source that is not believed at the moment; one that the SDP names is, at once.
-    pub fn is_refused(&self, from: SocketAddr, rank: Rank, now: Moment) -> bool {
+    pub(super) fn is_refused(&self, from: SocketAddr, rank: Rank, now: Moment) -> bool {
         let refused = self.doubts.iter().flat_map(|doubts| &doubts.refused);
         let mut found = refused.filter(|(address, _)| *address == from);
         rank != Rank::Exact && found.any(|(_, until)| until.is_none_or(|until| now < until))
@@ -383,7 +383,7 @@ impl Belief {
     }
 
     /// Where the party is, as far as it has shown: media may go there.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         let latched = self
             .latched
             .filter(|latched| latched.by != LatchedBy::Trial)?;
@@ -391,12 +391,12 @@ impl Belief {
     }
 
     /// The same for connectivity checks.
-    pub fn check_address(&self) -> Option<SocketAddr> {
+    pub(super) fn check_address(&self) -> Option<SocketAddr> {
         self.latched.map(|latched| latched.address)
     }
 
     /// The address from which media came; none while only STUN did.
-    pub fn media_address(&self) -> Option<SocketAddr> {
+    pub(super) fn media_address(&self) -> Option<SocketAddr> {
         let latched = self
             .latched
             .filter(|latched| latched.by == LatchedBy::Media)?;
@@ -404,18 +404,18 @@ impl Belief {
     }
 
     /// Returns true if the kernel may have it: nobody else claims to be the party at the moment.
-    pub fn is_settled(&self, now: Moment) -> bool {
+    pub(super) fn is_settled(&self, now: Moment) -> bool {
         self.watched.is_none_or(|until| until <= now)
     }
 
     /// Somebody has claimed to be the party since its address was latched. Until the kernel has given its flow up, it
     /// cannot be judged who is.
-    pub fn is_claimed(&self) -> bool {
+    pub(super) fn is_claimed(&self) -> bool {
         self.watched.is_some()
     }
 
     /// The kernel has relayed this much more from the latched source.
-    pub fn on_kernel_traffic(&mut self, packets: u64, now: Moment) {
+    pub(super) fn on_kernel_traffic(&mut self, packets: u64, now: Moment) {
         if let Some(latched) = &mut self.latched {
             latched.heard = now;
             latched.uncounted += packets;
@@ -423,13 +423,13 @@ impl Belief {
     }
 
     /// The flow is taken back from the kernel because of a claim.
-    pub fn on_taken_back(&mut self, rules: &LearningRules, now: Moment) {
+    pub(super) fn on_taken_back(&mut self, rules: &LearningRules, now: Moment) {
         self.taken_back = Some(now);
         self.watch(rules, now);
     }
 
     /// The kernel has given the flow up. A claim can be judged from now on, however long that took.
-    pub fn on_withdrawn(&mut self, rules: &LearningRules, now: Moment) {
+    pub(super) fn on_withdrawn(&mut self, rules: &LearningRules, now: Moment) {
         if self.is_claimed() {
             self.watch(rules, now);
         }
@@ -441,7 +441,7 @@ impl Belief {
     }
 
     /// The party's SDP names another address than `superseded` (M5).
-    pub fn moved(
+    pub(super) fn moved(
         &mut self,
         why: Move,
         superseded: Option<SocketAddr>,
@@ -483,23 +483,23 @@ impl Belief {
     }
 
     /// The party fell silent: it is latched anew.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.latched = None;
         self.watched = None;
     }
 
     /// Connectivity checks of this party that wait for their answers.
-    pub fn checks(&mut self) -> &mut Checks {
+    pub(super) fn checks(&mut self) -> &mut Checks {
         &mut self.doubts().checks
     }
 
     /// Who asked for what this answers; none where nothing was asked.
-    pub fn asker(&self, transaction: Transaction, now: Moment) -> Option<SocketAddr> {
+    pub(super) fn asker(&self, transaction: Transaction, now: Moment) -> Option<SocketAddr> {
         self.doubts.as_ref()?.checks.asker(transaction, now)
     }
 
     /// The other party has answered a check of this source with success (E5). True where this taught the address.
-    pub fn prove(&mut self, asker: SocketAddr, evidence: &Evidence, now: Moment) -> bool {
+    pub(super) fn prove(&mut self, asker: SocketAddr, evidence: &Evidence, now: Moment) -> bool {
         let rank = self.rank(asker, evidence);
         if self.is_refused(asker, rank, now) {
             return false;
@@ -515,7 +515,7 @@ impl Belief {
     }
 
     /// The same where the other party is on trial itself: media may go there, as to any source that nothing speaks for.
-    pub fn trust(&mut self, asker: SocketAddr, evidence: &Evidence, now: Moment) -> bool {
+    pub(super) fn trust(&mut self, asker: SocketAddr, evidence: &Evidence, now: Moment) -> bool {
         let is_new = match self.latched {
             None => true,
             Some(old) if old.address == asker => old.by == LatchedBy::Trial,
@@ -531,7 +531,7 @@ impl Belief {
     }
 
     /// Who else has sent here, the last few.
-    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+    pub(super) fn candidates(&self) -> impl Iterator<Item = &Candidate> {
         self.doubts
             .iter()
             .flat_map(|doubts| doubts.candidates.iter())

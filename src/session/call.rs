@@ -20,7 +20,7 @@ use crate::proto::{CallId, DialogId, Party, PerParty, SessionId, Tag, Text, Visi
 
 /// A call through this relay.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     pub id: SessionId,
     pub caller_tag: Tag,
     pub from_uri: Text,
@@ -42,7 +42,7 @@ pub struct Session {
 
 impl Session {
     /// A session for this update, without streams yet.
-    pub fn new(
+    pub(super) fn new(
         update: &Update,
         key: SessionKey,
         owner: Owner,
@@ -69,7 +69,7 @@ impl Session {
 
     /// Returns true if a message with these tags is about this session. A 1xx reply to the callee's request has the
     /// callee's alone.
-    pub fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
+    pub(super) fn has_tags(&self, from_tag: &Tag, to_tag: Option<&Tag>) -> bool {
         self.caller_tag == *from_tag
             || match to_tag {
                 Some(to_tag) => *to_tag == self.caller_tag,
@@ -79,27 +79,27 @@ impl Session {
 
     /// The same for a remove. One with the tag of a branch that did not get the call is of that branch's end, which is no
     /// matter of the session's.
-    pub fn is_meant_by(&self, remove: &Remove) -> bool {
+    pub(super) fn is_meant_by(&self, remove: &Remove) -> bool {
         let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
         self.has_tags(&remove.from_tag, remove.to_tag.as_ref())
             && !self.media.offers.is_foreign(tag)
     }
 
-    pub fn key(&self) -> SessionKey {
+    pub(super) fn key(&self) -> SessionKey {
         self.media.key
     }
 
-    pub fn call_id(&self) -> &CallId {
+    pub(super) fn call_id(&self) -> &CallId {
         &self.media.call_id
     }
 
     /// The tag of the callee who has the call; none before the final answer.
-    pub fn callee_tag(&self) -> Option<&Tag> {
+    pub(super) fn callee_tag(&self) -> Option<&Tag> {
         self.media.offers.established()
     }
 
     /// A BYE tells the tag of a call whose final answer was missed.
-    pub fn note_remove(&mut self, remove: &Remove) {
+    pub(super) fn note_remove(&mut self, remove: &Remove) {
         let tag = self.callee_of(&remove.from_tag, remove.to_tag.as_ref());
         if let Some(tag) = tag.cloned() {
             self.media.offers.establish(&tag, None);
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// Who sent the SDP (or would have): C1.
-    pub fn sender(&self, update: &Update) -> Party {
+    pub(super) fn sender(&self, update: &Update) -> Party {
         let from_caller = update.from_tag == self.caller_tag;
         let downstream = from_caller == (update.kind == MessageKind::Request);
         if downstream {
@@ -138,7 +138,7 @@ impl Session {
     }
 
     /// A SIP message passed the proxy. The ports that its SDP is to carry on, one for each media line.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         update: &Update,
         context: &mut Context<'_>,
@@ -224,7 +224,7 @@ impl Session {
     }
 
     /// The log line of the session's end; `how` it came about. The statistics are in the dispatcher's log.
-    pub fn log_end(&self, how: &str, statistics: &[u8], now: Moment) {
+    pub(super) fn log_end(&self, how: &str, statistics: &[u8], now: Moment) {
         let (call_id, streams) = (self.call_id(), &self.media.streams);
         // As its last stream tells.
         let last = streams.iter().max_by_key(|s| s.ended.map(|(at, _)| at));

@@ -20,7 +20,7 @@ const CHECK_GAP: Duration = Duration::from_millis(1200);
 
 /// What one packet shows of the stream that it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub(super) enum Mark {
     Rtp {
         ssrc: u32,
         sequence: u16,
@@ -45,7 +45,7 @@ impl Mark {
     }
 
     /// By how much the other's sequence number is ahead; none where it is another stream's.
-    pub fn ahead(self, later: Mark) -> Option<i16> {
+    pub(super) fn ahead(self, later: Mark) -> Option<i16> {
         match (self, later) {
             (
                 Mark::Rtp { ssrc, sequence },
@@ -65,7 +65,7 @@ impl Mark {
 
 /// One source.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate {
+pub(super) struct Candidate {
     pub address: SocketAddr,
     /// All its packets.
     pub packets: u64,
@@ -111,7 +111,7 @@ impl Candidate {
     }
 
     /// Returns true if it has been one stream for so long.
-    pub fn is_stream(&self, wait: Duration, now: Moment) -> bool {
+    pub(super) fn is_stream(&self, wait: Duration, now: Moment) -> bool {
         let least = match self.mark {
             Mark::Check => ENOUGH_CHECKS,
             _ => STREAM_PACKETS,
@@ -120,7 +120,7 @@ impl Candidate {
     }
 
     /// Why it is not believed, for people.
-    pub fn why(&self) -> String {
+    pub(super) fn why(&self) -> String {
         match (self.mark, self.run) {
             (Mark::Check, _) => "only STUN has come from it".to_owned(),
             (_, run) if run < STREAM_PACKETS => {
@@ -138,11 +138,11 @@ impl Candidate {
 
 /// The last few sources of one port.
 #[derive(Clone, Debug, Default)]
-pub struct Candidates(Vec<Candidate>);
+pub(super) struct Candidates(Vec<Candidate>);
 
 impl Candidates {
     /// A packet of a source that is not believed; what it has shown so far.
-    pub fn hear(&mut self, from: SocketAddr, mark: Mark, now: Moment) -> Candidate {
+    pub(super) fn hear(&mut self, from: SocketAddr, mark: Mark, now: Moment) -> Candidate {
         let known = self.0.iter_mut().find(|one| one.address == from);
         if let Some(candidate) = known {
             candidate.hear(mark, now);
@@ -164,15 +164,15 @@ impl Candidates {
         new
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Candidate> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Candidate> {
         self.0.iter()
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    pub fn forget(&mut self, address: SocketAddr) {
+    pub(super) fn forget(&mut self, address: SocketAddr) {
         self.0.retain(|one| one.address != address);
     }
 }

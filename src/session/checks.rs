@@ -15,11 +15,11 @@ const STRANGE_BURST: u32 = 16;
 const STRANGE_EVERY: Duration = Duration::from_millis(20);
 
 /// A STUN message's 96 bits of transaction.
-pub type Transaction = [u8; 12];
+pub(super) type Transaction = [u8; 12];
 
 /// What a STUN message is in ICE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StunMessage {
+pub(super) enum StunMessage {
     Request(Transaction),
     /// True for success.
     Response(Transaction, bool),
@@ -28,7 +28,7 @@ pub enum StunMessage {
 }
 
 /// Reads the head of what is STUN.
-pub fn message(data: &[u8]) -> StunMessage {
+pub(super) fn message(data: &[u8]) -> StunMessage {
     let transaction = data.get(8..20).and_then(|id| id.try_into().ok());
     match (data.get(..2), transaction) {
         (Some([0, 1]), Some(id)) => StunMessage::Request(id),
@@ -50,7 +50,7 @@ struct OpenCheck {
 
 /// The open checks of one port.
 #[derive(Clone, Debug, Default)]
-pub struct Checks {
+pub(super) struct Checks {
     open: Vec<OpenCheck>,
     /// Until when the checks of strangers that were passed on are paid for.
     paid: Moment,
@@ -58,7 +58,13 @@ pub struct Checks {
 
 impl Checks {
     /// A request goes on to the other party. A stranger's takes the place of no check that something speaks for.
-    pub fn note(&mut self, id: Transaction, from: SocketAddr, is_strange: bool, now: Moment) {
+    pub(super) fn note(
+        &mut self,
+        id: Transaction,
+        from: SocketAddr,
+        is_strange: bool,
+        now: Moment,
+    ) {
         let is_kept = |open: &OpenCheck| is_strange && !open.is_strange;
         self.open
             .retain(|open| now < open.at + CHECK_EXPIRY && (open.id != id || is_kept(open)));
@@ -81,14 +87,14 @@ impl Checks {
     }
 
     /// Who asked. An answer may come twice, as the request may.
-    pub fn asker(&self, transaction: Transaction, now: Moment) -> Option<SocketAddr> {
+    pub(super) fn asker(&self, transaction: Transaction, now: Moment) -> Option<SocketAddr> {
         let open = self.open.iter().filter(|open| now < open.at + CHECK_EXPIRY);
         let mut found = open.filter(|open| open.id == transaction);
         found.next().map(|open| open.from)
     }
 
     /// Returns true if one more check of a stranger may be passed on: the other party must not be flooded.
-    pub fn may_pass(&mut self, now: Moment) -> bool {
+    pub(super) fn may_pass(&mut self, now: Moment) -> bool {
         let paid = self.paid.max(now) + STRANGE_EVERY;
         let may = paid <= now + STRANGE_EVERY * STRANGE_BURST;
         if may {

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// An RTP payload type, 0 to 127, shown by its name for people (RFC 3551 section 6, M6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Codec(pub u8);
+pub(super) struct Codec(pub u8);
 
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

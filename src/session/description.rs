@@ -4,7 +4,7 @@ use crate::proto::media::{Direction, MediaAddress, MediaDescription};
 
 /// Where the party is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Described {
+pub(super) struct Described {
     pub address: MediaAddress,
     pub port: u16,
     /// It names one of this very session's ports: media sent there would come back for ever.
@@ -12,7 +12,7 @@ pub struct Described {
 }
 
 impl Described {
-    pub fn of(media: &MediaDescription, is_own: bool) -> Described {
+    pub(super) fn of(media: &MediaDescription, is_own: bool) -> Described {
         Described {
             address: media.address.clone(),
             port: media.port,
@@ -23,7 +23,7 @@ impl Described {
 
 /// What it says besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Said {
+pub(super) struct Said {
     pub direction: Direction,
     /// The SDP gave 0.0.0.0: hold as of RFC 2543.
     pub zero_address: bool,
@@ -31,7 +31,7 @@ pub struct Said {
 }
 
 impl Said {
-    pub fn of(media: &MediaDescription) -> Said {
+    pub(super) fn of(media: &MediaDescription) -> Said {
         Said {
             direction: media.direction,
             // With trickle ICE (RFC 8840) 0.0.0.0 says that candidates follow.
@@ -41,7 +41,7 @@ impl Said {
     }
 
     /// It sends nothing, by its own word (C6).
-    pub fn is_hold(self) -> bool {
+    pub(super) fn is_hold(self) -> bool {
         self.zero_address || matches!(self.direction, Direction::SendOnly | Direction::Inactive)
     }
 }

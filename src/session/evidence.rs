@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// How much speaks for a source, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
+pub(super) enum Rank {
     /// Nothing.
     Other,
     /// The SDP's address with another port, or the address that the party's SIP comes from.
@@ -18,7 +18,7 @@ pub enum Rank {
 
 impl Rank {
     /// In a word for people.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Rank::Other => "other",
             Rank::Near => "near",
@@ -29,14 +29,14 @@ impl Rank {
 
     /// Returns true if a learned source that has fallen silent gives way to one of this rank. A phone with ICE chooses among
     /// the paths that it has proven, and its SDP names one of them.
-    pub fn replaces(self, learned: Rank) -> bool {
+    pub(super) fn replaces(self, learned: Rank) -> bool {
         self > learned || self == Rank::Proven && learned >= Rank::Proven
     }
 }
 
 /// Where SIP and SDP say that a party is, for one of its components.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Evidence {
+pub(super) struct Evidence {
     /// What its SDP names; for RTCP the port above. None where that is the relay itself.
     pub named: Option<SocketAddr>,
     /// Where its SIP came from, the latest first.
@@ -47,7 +47,7 @@ pub struct Evidence {
 
 impl Evidence {
     /// What speaks for a source, ICE apart.
-    pub fn rank(&self, from: SocketAddr) -> Rank {
+    pub(super) fn rank(&self, from: SocketAddr) -> Rank {
         if self.named == Some(from) {
             return Rank::Exact;
         }
@@ -63,7 +63,7 @@ impl Evidence {
     }
 
     /// Why a source has its rank, in words for people.
-    pub fn why(&self, from: SocketAddr) -> &'static str {
+    pub(super) fn why(&self, from: SocketAddr) -> &'static str {
         match self.rank(from) {
             Rank::Exact if self.named == Some(from) => "its SDP names it",
             Rank::Other => "neither its SDP nor its SIP comes from there",

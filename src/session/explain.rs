@@ -135,7 +135,7 @@ struct Claim {
 }
 
 /// Appends an array of the sessions of a call-id. False where there are none.
-pub fn write(
+pub(super) fn write(
     out: &mut Vec<u8>,
     sessions: &SessionTable,
     call_id: &CallId,

@@ -11,7 +11,7 @@ use crate::proto::Component;
 
 /// Once both parties have shown where they are, the kernel can forward. From `welcome` on it forwards again what it could
 /// not before.
-pub fn offer_to_kernel(
+pub(super) fn offer_to_kernel(
     stream: &mut Stream,
     port: PortKey,
     (now, welcome): (Moment, Moment),
@@ -25,13 +25,13 @@ pub fn offer_to_kernel(
 }
 
 /// Has the kernel judge a flow that it has and whose packets come to user space.
-pub fn suspect_bypass(stream: &Stream, port: PortKey, actions: &mut VecDeque<Action>) {
+pub(super) fn suspect_bypass(stream: &Stream, port: PortKey, actions: &mut VecDeque<Action>) {
     let flow = flow_id(stream, port.session, port.stream, port.component);
     actions.push_back(Action::Suspect(flow));
 }
 
 /// Takes back what the kernel has of a stream, which is one of its session's.
-pub fn withdraw(
+pub(super) fn withdraw(
     stream: &mut Stream,
     (session, index): (SessionKey, usize),
     actions: &mut VecDeque<Action>,
@@ -41,7 +41,7 @@ pub fn withdraw(
     }
 }
 
-pub fn withdraw_component(
+pub(super) fn withdraw_component(
     stream: &mut Stream,
     (session, index): (SessionKey, usize),
     component: Component,

@@ -29,7 +29,7 @@ const BYPASS_GAP: Duration = Duration::from_secs(1);
 
 /// Why the kernel does not forward a component that both parties use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub(super) enum Obstacle {
     /// A party is on the relay's own host: such packets take another way through the kernel.
     OwnHost,
     /// A request to it failed.
@@ -44,7 +44,7 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// In words for people.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Obstacle::OwnHost => "a party is on the relay's own host",
             Obstacle::Refused => {
@@ -59,7 +59,7 @@ impl Obstacle {
 
 /// Who forwards a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaPath {
+pub(super) enum MediaPath {
     UserSpace,
     /// The kernel was asked to; packets may come here still.
     Installing,
@@ -79,7 +79,7 @@ impl MediaPath {
 
 /// One component's way to the kernel and back.
 #[derive(Debug)]
-pub struct Handover {
+pub(super) struct Handover {
     pub path: MediaPath,
     /// How often it was offered.
     pub turn: u32,
@@ -93,7 +93,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    pub fn new() -> Handover {
+    pub(super) fn new() -> Handover {
         Handover {
             path: MediaPath::UserSpace,
             turn: 0,
@@ -105,7 +105,7 @@ impl Handover {
     }
 
     /// Returns true if the kernel may be asked now. From `welcome` on it forwards again what it could not before.
-    pub fn may_offer(&self, now: Moment, welcome: Moment) -> bool {
+    pub(super) fn may_offer(&self, now: Moment, welcome: Moment) -> bool {
         let is_welcome = self.path.is_waiting() && self.refused < welcome && welcome <= now;
         match self.path {
             MediaPath::UserSpace => true,
@@ -115,14 +115,14 @@ impl Handover {
     }
 
     /// It is offered to the kernel; the number of this turn.
-    pub fn offer(&mut self) -> u32 {
+    pub(super) fn offer(&mut self) -> u32 {
         self.path = MediaPath::Installing;
         self.turn = self.turn.wrapping_add(1);
         self.turn
     }
 
     /// The kernel's answer to the offer.
-    pub fn on_answer(&mut self, answer: Installed, now: Moment) {
+    pub(super) fn on_answer(&mut self, answer: Installed, now: Moment) {
         if self.path != MediaPath::Installing {
             return;
         }
@@ -161,7 +161,7 @@ impl Handover {
     }
 
     /// A party's packet came to user space. True when so many came of a flow that the kernel has that it is to judge that.
-    pub fn is_bypassed(&mut self, now: Moment) -> bool {
+    pub(super) fn is_bypassed(&mut self, now: Moment) -> bool {
         let MediaPath::Kernel(since) = self.path else {
             return false;
         };
@@ -179,7 +179,7 @@ impl Handover {
     }
 
     /// The kernel has lost it: it is offered again at once, or where something is in the way, later.
-    pub fn lose(&mut self, loss: Loss, now: Moment) {
+    pub(super) fn lose(&mut self, loss: Loss, now: Moment) {
         self.path = match loss {
             Loss::Deleted => MediaPath::UserSpace,
             Loss::Suspended => self.refused(Obstacle::Suspended, now),
@@ -190,7 +190,7 @@ impl Handover {
 
     /// User space has it again, whoever had it; true when it has to be withdrawn from the kernel. What hindered
     /// the kernel is forgotten.
-    pub fn take_back(&mut self) -> bool {
+    pub(super) fn take_back(&mut self) -> bool {
         let path = std::mem::replace(&mut self.path, MediaPath::UserSpace);
         self.refusals = 0;
         self.troubles = 0;
@@ -198,12 +198,12 @@ impl Handover {
     }
 
     /// Returns true if packets may go by the kernel, unseen here.
-    pub fn may_bypass(&self) -> bool {
+    pub(super) fn may_bypass(&self) -> bool {
         matches!(self.path, MediaPath::Installing | MediaPath::Kernel(_))
     }
 
     /// What it relays is known from the kernel's counters only.
-    pub fn is_in_kernel(&self) -> bool {
+    pub(super) fn is_in_kernel(&self) -> bool {
         matches!(self.path, MediaPath::Kernel(_))
     }
 }

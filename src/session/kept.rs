@@ -17,7 +17,7 @@ const MEDIA_KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// A packet of a source that nothing speaks for yet (E10).
 #[derive(Clone, Debug)]
-pub struct HeldPacket {
+pub(super) struct HeldPacket {
     pub component: Component,
     pub from: SocketAddr,
     pub data: Vec<u8>,
@@ -26,7 +26,7 @@ pub struct HeldPacket {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct KeptPackets {
+pub(super) struct KeptPackets {
     /// For the party.
     stun: PerComponent<Vec<Vec<u8>>>,
     /// From the party's port, the oldest first.
@@ -34,12 +34,12 @@ pub struct KeptPackets {
 }
 
 impl KeptPackets {
-    pub fn is_short(data: &[u8]) -> bool {
+    pub(super) fn is_short(data: &[u8]) -> bool {
         data.len() <= KEPT_BYTES
     }
 
     /// False where there is no place for it.
-    pub fn keep_stun(&mut self, component: Component, data: &[u8]) -> bool {
+    pub(super) fn keep_stun(&mut self, component: Component, data: &[u8]) -> bool {
         let stun = &mut self.stun[component];
         let has_place = stun.len() < STUN_KEPT;
         if has_place {
@@ -48,16 +48,16 @@ impl KeptPackets {
         has_place
     }
 
-    pub fn has_stun(&self, component: Component) -> bool {
+    pub(super) fn has_stun(&self, component: Component) -> bool {
         !self.stun[component].is_empty()
     }
 
-    pub fn take_stun(&mut self, component: Component) -> Vec<Vec<u8>> {
+    pub(super) fn take_stun(&mut self, component: Component) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.stun[component])
     }
 
     /// Keeps a packet. Returns true if the oldest one has given way.
-    pub fn keep_media(
+    pub(super) fn keep_media(
         &mut self,
         component: Component,
         from: SocketAddr,
@@ -78,7 +78,7 @@ impl KeptPackets {
     }
 
     /// All that is not too old, and how many packets are.
-    pub fn take_media(&mut self, now: Moment) -> (Vec<HeldPacket>, usize) {
+    pub(super) fn take_media(&mut self, now: Moment) -> (Vec<HeldPacket>, usize) {
         let mut media = std::mem::take(&mut self.media);
         let before = media.len();
         media.retain(|packet| now <= packet.at + MEDIA_KEPT_FOR);

@@ -18,7 +18,7 @@ const RETURN_WITHIN: Duration = Duration::from_secs(4);
 
 /// What is known of it as a whole.
 #[derive(Debug, Default)]
-pub struct Kernel {
+pub(super) struct Kernel {
     /// When it was last found to forward again.
     mended: Moment,
     /// When its counters were last read: what it relayed until then is known.
@@ -26,20 +26,20 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub fn heard(&self) -> Moment {
+    pub(super) fn heard(&self) -> Moment {
         self.heard
     }
 
     /// When a call may go back to a kernel that forwards again: not all in one moment, so that trouble that
     /// returns at once meets few of them.
-    pub fn welcomes(&self, session: SessionKey) -> Moment {
+    pub(super) fn welcomes(&self, session: SessionKey) -> Moment {
         // Neighbours are far apart (Knuth's multiplicative hash).
         let spread = session.slot.wrapping_mul(2_654_435_769) >> 20;
         self.mended + RETURN_WITHIN / 4096 * (spread + 1)
     }
 
     /// Takes news in. Returns what the kernel has relayed by them.
-    pub fn take_news(
+    pub(super) fn take_news(
         &mut self,
         news: FlowNews,
         sessions: &mut SessionTable,

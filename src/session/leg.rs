@@ -20,7 +20,7 @@ use crate::proto::{CallId, Component, PerComponent};
 
 /// What went wrong with one party's packets, for who asks about a call. Most parties have none of it.
 #[derive(Clone, Debug, Default)]
-pub struct Incidents {
+pub(super) struct Incidents {
     /// When the host last did not take a packet, and the kernel's number for why.
     pub last_unsent: Option<(Moment, i32)>,
     /// Who was last taken for a stranger here, and when (M2).
@@ -31,7 +31,7 @@ pub struct Incidents {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Leg {
+pub(super) struct Leg {
     /// The relay's address on this side.
     pub local: IpAddr,
     /// The relay's RTP port; RTCP is one above.
@@ -64,7 +64,7 @@ pub struct Leg {
 
 impl Leg {
     /// On a freshly bound pair: the relay's address and RTP port.
-    pub fn new(bound: SocketAddr) -> Leg {
+    pub(super) fn new(bound: SocketAddr) -> Leg {
         Leg {
             local: bound.ip(),
             port: bound.port(),
@@ -88,31 +88,31 @@ impl Leg {
     }
 
     /// The relay's port of a component.
-    pub fn port_of(&self, component: Component) -> u16 {
+    pub(super) fn port_of(&self, component: Component) -> u16 {
         self.port + component as u16
     }
 
     /// A datagram with so many bytes of payload that came to this side, as it is counted.
-    pub fn datagram(&self, payload: usize) -> Counters {
+    pub(super) fn datagram(&self, payload: usize) -> Counters {
         Counters::datagram(payload, self.local)
     }
 
     /// Returns true if an SDP names the address that this leg already has.
-    pub fn is_same(&self, media: &MediaDescription) -> bool {
+    pub(super) fn is_same(&self, media: &MediaDescription) -> bool {
         self.described
             .as_ref()
             .is_some_and(|d| d.address == media.address && d.port == media.port)
     }
 
     /// Takes the address of an SDP; 0.0.0.0 is a hold and says nothing of where the party is.
-    pub fn describe(&mut self, media: &MediaDescription, is_own: bool) {
+    pub(super) fn describe(&mut self, media: &MediaDescription, is_own: bool) {
         if !media.address.is_zero() {
             self.described = Some(Described::of(media, is_own));
         }
     }
 
     /// Where to send to: where it was heard, or before that what the SDP says if it can be reached (M1).
-    pub fn destination(
+    pub(super) fn destination(
         &self,
         component: Component,
         kind: Kind,
@@ -126,7 +126,7 @@ impl Leg {
         latched.or_else(|| self.described_address(component, settings))
     }
 
-    pub fn described_address(
+    pub(super) fn described_address(
         &self,
         component: Component,
         settings: &Settings,
@@ -138,7 +138,7 @@ impl Leg {
     }
 
     /// What speaks for a source that sends to a port of this party (E1, E7).
-    pub fn evidence(&self, component: Component) -> Evidence {
+    pub(super) fn evidence(&self, component: Component) -> Evidence {
         let is_own = self.described.as_ref().is_some_and(|d| d.is_own);
         let mut evidence = Evidence {
             named: self.named_address(component).filter(|_| !is_own),
@@ -154,18 +154,18 @@ impl Leg {
     }
 
     /// What the SDP names now is what a later one replaces.
-    pub fn note_sdp(&mut self) {
+    pub(super) fn note_sdp(&mut self) {
         self.noted = self.named_address(Component::Rtp);
     }
 
     /// What the SDP before the latest one named.
-    pub fn superseded_address(&self, component: Component) -> Option<SocketAddr> {
+    pub(super) fn superseded_address(&self, component: Component) -> Option<SocketAddr> {
         let noted = self.noted?;
         Some(SocketAddr::new(noted.ip(), component.port(noted.port())?))
     }
 
     /// What the SDP says, whether it can be reached or not.
-    pub fn named_address(&self, component: Component) -> Option<SocketAddr> {
+    pub(super) fn named_address(&self, component: Component) -> Option<SocketAddr> {
         let described = self.described.as_ref()?;
         let MediaAddress::Ip(ip) = described.address else {
             return None;
@@ -174,7 +174,7 @@ impl Leg {
     }
 
     /// What the SDP says, as text: `address:port`.
-    pub fn sdp(&self) -> Option<String> {
+    pub(super) fn sdp(&self) -> Option<String> {
         let described = self.described.as_ref()?;
         Some(format!("{}:{}", described.address, described.port))
     }
@@ -188,11 +188,11 @@ impl Leg {
         }
     }
 
-    pub fn incidents(&self) -> Option<&Incidents> {
+    pub(super) fn incidents(&self) -> Option<&Incidents> {
         self.incidents.as_deref()
     }
 
-    pub fn incidents_mut(&mut self) -> &mut Incidents {
+    pub(super) fn incidents_mut(&mut self) -> &mut Incidents {
         self.incidents.get_or_insert_default()
     }
 
@@ -200,7 +200,7 @@ impl Leg {
     ///
     /// # Errors
     /// Why a packet cannot be sent there, where it is not kept.
-    pub fn keep_waiting(
+    pub(super) fn keep_waiting(
         &mut self,
         component: Component,
         kind: Kind,
@@ -216,7 +216,7 @@ impl Leg {
     }
 
     /// STUN that waited for this party's address, once there is one.
-    pub fn take_waiting(
+    pub(super) fn take_waiting(
         &mut self,
         component: Component,
         settings: &Settings,
@@ -229,7 +229,7 @@ impl Leg {
     }
 
     /// Keeps a packet that came before the party's SDP; false where that is known.
-    pub fn hold(
+    pub(super) fn hold(
         &mut self,
         component: Component,
         from: SocketAddr,
@@ -247,7 +247,7 @@ impl Leg {
     }
 
     /// What was kept, once the party's SDP is there: it is judged anew. What is too old is not sent any more.
-    pub fn take_held(&mut self, now: Moment) -> Vec<HeldPacket> {
+    pub(super) fn take_held(&mut self, now: Moment) -> Vec<HeldPacket> {
         let Some(kept) = self.kept.as_mut().filter(|_| self.described.is_some()) else {
             return Vec::new();
         };
@@ -257,18 +257,18 @@ impl Leg {
     }
 
     /// Gives up what waits, at the stream's end.
-    pub fn forget_packets(&mut self) {
+    pub(super) fn forget_packets(&mut self) {
         self.kept = None;
     }
 
     /// Counts a packet from this party that is not passed on.
-    pub fn drop_packet(&mut self, why: DropReason) -> PacketVerdict {
+    pub(super) fn drop_packet(&mut self, why: DropReason) -> PacketVerdict {
         self.dropped.add(why);
         PacketVerdict::Drop(why)
     }
 
     /// Everything that was relayed from this party, by either path.
-    pub fn relayed(&self) -> Counters {
+    pub(super) fn relayed(&self) -> Counters {
         self.user_space + self.kernel
     }
 }

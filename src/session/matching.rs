@@ -6,7 +6,7 @@ use crate::proto::media::MediaDescription;
 
 /// What a new offer says of the agreed streams.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Matched {
+pub(super) struct Matched {
     /// By line of the offer: the stream that the line goes on with.
     pub kept: Vec<Option<usize>>,
     /// By line of the offer: the stream that the line closes by port 0.
@@ -14,7 +14,7 @@ pub struct Matched {
 }
 
 /// Matches the lines of an offer. `agreed` has the stream of each line of the last answered offer.
-pub fn matched(
+pub(super) fn matched(
     agreed: &[Option<usize>],
     streams: &[Stream],
     offerer: Party,

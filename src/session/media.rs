@@ -17,7 +17,7 @@ use crate::proto::{CallId, PerParty};
 
 /// See the module.
 #[derive(Debug)]
-pub struct Media {
+pub(super) struct Media {
     /// The session, and how its log lines name it.
     pub key: SessionKey,
     pub call_id: CallId,
@@ -33,7 +33,12 @@ pub struct Media {
 
 impl Media {
     /// None yet.
-    pub fn new(key: SessionKey, call_id: CallId, locals: PerParty<IpAddr>, now: Moment) -> Media {
+    pub(super) fn new(
+        key: SessionKey,
+        call_id: CallId,
+        locals: PerParty<IpAddr>,
+        now: Moment,
+    ) -> Media {
         Media {
             key,
             call_id,
@@ -46,12 +51,12 @@ impl Media {
     }
 
     /// The callee has finally answered (C5).
-    pub fn is_finally_answered(&self) -> bool {
+    pub(super) fn is_finally_answered(&self) -> bool {
         self.offers.established().is_some()
     }
 
     /// Ends a live stream and gives up its ports and kernel entries.
-    pub fn end_stream(
+    pub(super) fn end_stream(
         &mut self,
         index: usize,
         status: Status,
@@ -75,26 +80,26 @@ impl Media {
         stream.end(status, waited, now);
     }
 
-    pub fn has_live_stream(&self) -> bool {
+    pub(super) fn has_live_stream(&self) -> bool {
         self.streams.iter().any(Stream::is_live)
     }
 
     /// When a stream was answered, which is when the statistics begin to list it. An answer without any SDP, before
     /// which no other came, answers all: MediaProxy's dispatcher takes the relay's address from the first stream of each
     /// call that has started, and must find one.
-    pub fn listed_since(&self, stream: &Stream) -> Option<Moment> {
+    pub(super) fn listed_since(&self, stream: &Stream) -> Option<Moment> {
         let is_untold = || self.streams.iter().all(|stream| stream.answered.is_none());
         let of_session = || self.started.filter(|_| is_untold()).map(|start| start.mono);
         stream.answered.or_else(of_session)
     }
 
     /// Returns true if the kernel still has flows that are to be withdrawn.
-    pub fn is_withdrawing(&self) -> bool {
+    pub(super) fn is_withdrawing(&self) -> bool {
         self.streams.iter().any(|stream| stream.withdrawing > 0)
     }
 
     /// Since the first answer; zero before it.
-    pub fn duration(&self, now: Moment) -> Duration {
+    pub(super) fn duration(&self, now: Moment) -> Duration {
         let started = self.started.map_or(now, |start| start.mono);
         now.since(started)
     }

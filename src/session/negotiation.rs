@@ -28,7 +28,7 @@ use crate::proto::{Component, Party, PerParty, Tag};
 const STREAMS_KEPT: usize = 1024;
 
 /// What a request is handled with.
-pub struct Context<'a> {
+pub(super) struct Context<'a> {
     pub settings: &'a Settings,
     pub environment: &'a mut dyn Environment,
     pub actions: &'a mut VecDeque<Action>,
@@ -36,18 +36,18 @@ pub struct Context<'a> {
 }
 
 /// A session's media while a message about them is handled.
-pub struct Negotiation<'a, 'b> {
+pub(super) struct Negotiation<'a, 'b> {
     media: &'a mut Media,
     context: &'a mut Context<'b>,
 }
 
 impl<'a, 'b> Negotiation<'a, 'b> {
-    pub fn of(media: &'a mut Media, context: &'a mut Context<'b>) -> Negotiation<'a, 'b> {
+    pub(super) fn of(media: &'a mut Media, context: &'a mut Context<'b>) -> Negotiation<'a, 'b> {
         Negotiation { media, context }
     }
 
     /// An SDP passed: an offer, the answer to it, or either once more. The ports that go on in its place.
-    pub fn describe(&mut self, message: &Message<'_>) -> Result<Vec<u16>, Refusal> {
+    pub(super) fn describe(&mut self, message: &Message<'_>) -> Result<Vec<u16>, Refusal> {
         let index = match self.media.offers.meaning(message) {
             Meaning::Offer => self.offer(message)?,
             Meaning::Answer(index) => {
@@ -195,7 +195,7 @@ impl<'a, 'b> Negotiation<'a, 'b> {
     }
 
     /// A final answer without SDP is that of the branch which gave its SDP before (C4).
-    pub fn answer_early(&mut self, message: &Message<'_>) -> Result<(), Refusal> {
+    pub(super) fn answer_early(&mut self, message: &Message<'_>) -> Result<(), Refusal> {
         let Message {
             kind,
             number,
@@ -218,7 +218,7 @@ impl<'a, 'b> Negotiation<'a, 'b> {
     }
 
     /// The first final answer, of the callee with this tag (C5); with an SDP, or without.
-    pub fn establish(&mut self, tag: &Tag, sdp: Option<&[MediaDescription]>) {
+    pub(super) fn establish(&mut self, tag: &Tag, sdp: Option<&[MediaDescription]>) {
         let Media {
             started,
             offers,
@@ -367,7 +367,7 @@ impl<'a, 'b> Negotiation<'a, 'b> {
 
     /// With the final answer a declined stream is over, unless an offer is under way that goes on with it: another branch may
     /// have declined it.
-    pub fn settle_declined(&mut self) {
+    pub(super) fn settle_declined(&mut self) {
         for index in 0..self.media.streams.len() {
             let stream = &self.media.streams[index];
             if stream.is_live() && stream.declined && !self.media.offers.proposes(index) {

@@ -24,7 +24,7 @@ const ANSWERS_KEPT: usize = 8;
 
 /// Names a SIP request of a session (RFC 3261 section 8.1.1.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Number {
+pub(super) struct Number {
     /// Whose request it is: each party numbers its own.
     pub party: Party,
     pub cseq: CSeq,
@@ -45,7 +45,7 @@ impl Number {
 
 /// A SIP message with SDP.
 #[derive(Clone, Debug)]
-pub struct Message<'a> {
+pub(super) struct Message<'a> {
     pub kind: MessageKind,
     /// Of the request that it is or answers.
     pub number: Number,
@@ -58,7 +58,7 @@ pub struct Message<'a> {
 
 /// What an SDP is. The index is that of the offer that it belongs to, as [`Offers::get`] takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub(super) enum Meaning {
     /// An offer that is not known yet.
     Offer,
     /// The answer to an offer, for the first time or again.
@@ -82,7 +82,7 @@ enum OfferState {
 
 /// An offer and its answers.
 #[derive(Debug)]
-pub struct Offer {
+pub(super) struct Offer {
     number: Number,
     kind: MessageKind,
     pub offerer: Party,
@@ -117,7 +117,7 @@ fn media_addresses(media: &[MediaDescription]) -> impl Iterator<Item = (&MediaAd
 
 /// One media line of an offer.
 #[derive(Clone, Debug)]
-pub struct MediaLine {
+pub(super) struct MediaLine {
     pub media_type: MediaType,
     /// None where the line had port 0.
     pub stream: Option<usize>,
@@ -142,7 +142,7 @@ impl MediaAddresses {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Offers {
+pub(super) struct Offers {
     /// By the time they came, the latest last.
     kept: VecDeque<Offer>,
     /// The highest number of each party that came with an SDP.
@@ -155,7 +155,7 @@ pub struct Offers {
 
 impl Offers {
     /// Names the request that a message is or answers. A 1xx reply has no tag; within the call it is of its dialog.
-    pub fn number(&self, party: Party, cseq: CSeq, tag: Option<&Tag>) -> Number {
+    pub(super) fn number(&self, party: Party, cseq: CSeq, tag: Option<&Tag>) -> Number {
         let untold = Number {
             party,
             cseq,
@@ -171,7 +171,7 @@ impl Offers {
 
     /// Takes note of a message of the session, with SDP or without: the first one opens it, and so does each INVITE of
     /// the caller that is not within a dialog.
-    pub fn note_opening(&mut self, kind: MessageKind, number: &Number) {
+    pub(super) fn note_opening(&mut self, kind: MessageKind, number: &Number) {
         let is_initial = kind == MessageKind::Request
             && number.party == Party::Caller
             && number.tag.is_none()
@@ -184,24 +184,24 @@ impl Offers {
 
     /// Returns true if this message is the first final answer (C5): a reply with a To tag to the INVITE that opens the
     /// session. 1xx replies come without one.
-    pub fn is_final(&self, kind: MessageKind, number: &Number) -> bool {
+    pub(super) fn is_final(&self, kind: MessageKind, number: &Number) -> bool {
         self.established.is_none() && self.answers_opening(kind, number) && number.tag.is_some()
     }
 
     /// The callee's tag of the first final answer.
-    pub fn established(&self) -> Option<&Tag> {
+    pub(super) fn established(&self) -> Option<&Tag> {
         self.established.as_ref()
     }
 
     /// Returns true if a callee's tag is that of the session's dialog, as far as that is known.
-    pub fn is_of_dialog(&self, tag: &Tag) -> bool {
+    pub(super) fn is_of_dialog(&self, tag: &Tag) -> bool {
         let opening = self.opening.as_ref().and_then(|o| o.tag.as_ref());
         self.established.as_ref().or(opening) == Some(tag)
     }
 
     /// The first final answer: its dialog is the session's, and what other branches offer is given up. `media` is the
     /// SDP that it came with: an offer, where the INVITE had none.
-    pub fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
+    pub(super) fn establish(&mut self, tag: &Tag, media: Option<&[MediaDescription]>) {
         let established = self.established.get_or_insert_with(|| tag.clone());
         let place = media.map(MediaAddresses::of);
         for offer in &mut self.kept {
@@ -217,13 +217,13 @@ impl Offers {
     }
 
     /// Returns true if a message is of another branch than the one that answered finally.
-    pub fn is_foreign(&self, tag: Option<&Tag>) -> bool {
+    pub(super) fn is_foreign(&self, tag: Option<&Tag>) -> bool {
         let established = self.established.as_ref();
         established.is_some_and(|established| tag.is_some_and(|tag| tag != established))
     }
 
     /// What an SDP is: the table above.
-    pub fn meaning(&self, message: &Message<'_>) -> Meaning {
+    pub(super) fn meaning(&self, message: &Message<'_>) -> Meaning {
         if self.is_late(message) {
             return self.ports_of(&message.number);
         }
@@ -368,7 +368,7 @@ impl Offers {
 
     /// An offer that was not known. It waits for its answer; what its sender offered before with another number is
     /// given up: a party has one offer at a time, so that one was refused.
-    pub fn propose(&mut self, message: &Message<'_>, lines: Vec<MediaLine>) -> usize {
+    pub(super) fn propose(&mut self, message: &Message<'_>, lines: Vec<MediaLine>) -> usize {
         let opening = self.opening.as_ref();
         let is_opening = |number: &Number| opening.is_some_and(|o| o.fits(number));
         for offer in &mut self.kept {
@@ -416,7 +416,7 @@ impl Offers {
     /// An answer was taken: its offer is what counts, and those before it are given up. One that came later still waits:
     /// its sender may have sent it after this answer, which it has overtaken. The answer to what is agreed on already,
     /// once more, gives up nothing.
-    pub fn agree(&mut self, index: usize, message: &Message<'_>) {
+    pub(super) fn agree(&mut self, index: usize, message: &Message<'_>) {
         if self.kept[index].state != OfferState::Current {
             for (other, offer) in self.kept.iter_mut().enumerate() {
                 if other < index || offer.state == OfferState::Current {
@@ -436,7 +436,7 @@ impl Offers {
 
     /// A reply to the opening offer that changes nothing now, because another branch has agreed on a later one: its branch
     /// may yet answer finally.
-    pub fn note_early_answer(&mut self, index: usize, message: &Message<'_>) {
+    pub(super) fn note_early_answer(&mut self, index: usize, message: &Message<'_>) {
         let is_early = self.answers_opening(message.kind, &message.number)
             && message.number.tag.is_none()
             && self.established.is_none();
@@ -449,7 +449,7 @@ impl Offers {
     /// The answer that a branch gave to the opening offer in an earlier reply, where its final reply has no SDP (RFC 3262
     /// section 5) and another branch has answered since: the last one whose SIP came from the same address, as a 1xx reply
     /// has no tag. None where what is agreed on is that branch's already. The index is that of the offer.
-    pub fn early_answer(
+    pub(super) fn early_answer(
         &self,
         number: &Number,
         source: Option<IpAddr>,
@@ -467,7 +467,7 @@ impl Offers {
     }
 
     /// Returns true if an offer that waits for its answer would go on with a stream.
-    pub fn proposes(&self, stream: usize) -> bool {
+    pub(super) fn proposes(&self, stream: usize) -> bool {
         self.goes_on(stream, |o| o.state == OfferState::Offered)
     }
 
@@ -480,12 +480,12 @@ impl Offers {
         }
     }
 
-    pub fn get(&self, index: usize) -> &Offer {
+    pub(super) fn get(&self, index: usize) -> &Offer {
         &self.kept[index]
     }
 
     /// Returns true if an offer is that of the INVITE that opens the session: each branch answers it by itself.
-    pub fn is_opening(&self, index: usize) -> bool {
+    pub(super) fn is_opening(&self, index: usize) -> bool {
         self.opens(&self.kept[index].number)
     }
 
@@ -496,18 +496,18 @@ impl Offers {
     }
 
     /// The media lines that are agreed on; none before the first answer.
-    pub fn current(&self) -> &[MediaLine] {
+    pub(super) fn current(&self) -> &[MediaLine] {
         self.current_index()
             .map_or(&[], |index| &self.kept[index].lines)
     }
 
     /// The media lines of the latest offer.
-    pub fn latest(&self) -> &[MediaLine] {
+    pub(super) fn latest(&self) -> &[MediaLine] {
         self.kept.back().map_or(&[], |offer| &offer.lines)
     }
 
     /// Returns true if a stream belongs to what is agreed on or to what may still be.
-    pub fn uses(&self, stream: usize) -> bool {
+    pub(super) fn uses(&self, stream: usize) -> bool {
         self.goes_on(stream, |o| {
             o.state != OfferState::Replaced || self.is_kept_for_branches(o)
         })

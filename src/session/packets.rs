@@ -20,7 +20,7 @@ use crate::moment::Moment;
 use crate::proto::{CallId, Component, demux};
 
 /// What a datagram is received with.
-pub struct PacketContext<'a> {
+pub(super) struct PacketContext<'a> {
     pub settings: &'a Settings,
     pub actions: &'a mut VecDeque<Action>,
     pub strangers: &'a mut Strangers,
@@ -30,7 +30,7 @@ pub struct PacketContext<'a> {
 }
 
 /// Takes a datagram in. Returns what to do with it, and true if it has shown where a party is.
-pub fn receive(
+pub(super) fn receive(
     session: &mut Session,
     port: PortKey,
     (from, data): (SocketAddr, &[u8]),

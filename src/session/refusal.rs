@@ -2,7 +2,7 @@
 
 /// Why a request could not be served; nothing of it was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     Ipv6Media,
     OldCSeq,
     /// The answer's media types are not those of the offer.
@@ -15,7 +15,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// In words for people.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Refusal::Ipv6Media => "IPv6 media is not relayed",
             Refusal::OldCSeq => "an old CSeq that is not remembered",

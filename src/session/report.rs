@@ -27,7 +27,7 @@ fn exact(session: &Session) -> Option<ExactNames<'_>> {
 /// Appends the statistics of sessions, each followed by a comma, beginning at `cursor` (0 at first): up to
 /// so many, and none once there are so many bytes. The cursor to go on from, or none at the end: a long list
 /// can be written in pieces.
-pub fn write_list(
+pub(super) fn write_list(
     out: &mut Vec<u8>,
     sessions: &SessionTable,
     cursor: usize,
@@ -71,12 +71,12 @@ fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
 }
 
 /// Appends the statistics object of a session, on one line.
-pub fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
+pub(super) fn write_session(out: &mut Vec<u8>, session: &Session, now: Now) {
     // Writing to memory does not fail, and no map here has keys that JSON cannot hold.
     let _ = serde_json::to_writer(out, &call_record(session, now));
 }
 
-pub fn call_record(session: &Session, now: Now) -> CallRecord<'_> {
+pub(super) fn call_record(session: &Session, now: Now) -> CallRecord<'_> {
     let duration = session.media.duration(now.mono);
     let mut listed: Vec<&Stream> = session
         .media
@@ -112,11 +112,11 @@ pub fn call_record(session: &Session, now: Now) -> CallRecord<'_> {
 }
 
 /// For JSON, to the microsecond.
-pub fn seconds(time: Duration) -> f64 {
+pub(super) fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }
 
-pub fn stream_record<'a>(
+pub(super) fn stream_record<'a>(
     session: &Session,
     stream: &'a Stream,
     duration: Duration,

@@ -16,18 +16,18 @@ use crate::proto::Component;
 
 /// A session's media with the limits that they are held to.
 #[derive(Clone, Copy)]
-pub struct Silence<'a> {
+pub(super) struct Silence<'a> {
     media: &'a Media,
     settings: &'a Settings,
 }
 
 impl<'a> Silence<'a> {
-    pub fn of(media: &'a Media, settings: &'a Settings) -> Silence<'a> {
+    pub(super) fn of(media: &'a Media, settings: &'a Settings) -> Silence<'a> {
         Silence { media, settings }
     }
 
     /// When something is to be looked at if nothing more happens.
-    pub fn deadline(self) -> Moment {
+    pub(super) fn deadline(self) -> Moment {
         let live = self.media.streams.iter().filter(|stream| stream.is_live());
         let deadlines = live.flat_map(|stream| {
             let proposal = self.is_proposal(stream);
@@ -40,7 +40,7 @@ impl<'a> Silence<'a> {
 
     /// What ends a live stream. A session is silent when all its streams are, each for its own limit (M7), so the last
     /// of these ends all; a proposal ends alone.
-    pub fn limit(self, stream: &Stream) -> Limit {
+    pub(super) fn limit(self, stream: &Stream) -> Limit {
         if self.is_proposal(stream) {
             return stream.setup_limit(self.settings);
         }
@@ -88,7 +88,7 @@ impl<'a> Silence<'a> {
 /// Gives up what nobody answered, and ends the streams when all of them have been silent too long: true then, or
 /// when the session has waited too long for another stream (M7). What the kernel relayed is known as of `heard`:
 /// what it has is not called silent before a later reading says so.
-pub fn expire(
+pub(super) fn expire(
     media: &mut Media,
     settings: &Settings,
     heard: Moment,

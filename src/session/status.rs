@@ -2,7 +2,7 @@
 
 /// What became of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(super) enum Status {
     Live,
     Closed,
     Rejected,
@@ -14,7 +14,7 @@ pub enum Status {
 
 impl Status {
     /// The word in the statistics and in the log.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Status::Live => "active",
             Status::Closed => "closed",

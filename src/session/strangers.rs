@@ -15,7 +15,7 @@ const LINES_A_MINUTE: u32 = 10;
 
 /// What was told of late.
 #[derive(Debug, Default)]
-pub struct Strangers {
+pub(super) struct Strangers {
     /// The minute began; none where nothing was refused since the last one.
     since: Option<Moment>,
     lines: u32,
@@ -27,7 +27,7 @@ pub struct Strangers {
 
 impl Strangers {
     /// A packet of a call was refused, and nothing speaks for who sent it. The call may have a line of that already.
-    pub fn note(
+    pub(super) fn note(
         &mut self,
         call_id: &CallId,
         is_told: &mut bool,
@@ -57,12 +57,12 @@ impl Strangers {
     }
 
     /// When [`Strangers::tick`] has something to say.
-    pub fn due(&self) -> Option<Moment> {
+    pub(super) fn due(&self) -> Option<Moment> {
         Some(self.since.filter(|_| self.untold > 0)? + MINUTE)
     }
 
     /// Says what was left out when the minute is over.
-    pub fn tick(&mut self, now: Moment) {
+    pub(super) fn tick(&mut self, now: Moment) {
         if self.since.is_none_or(|since| now < since + MINUTE) {
             return;
         }

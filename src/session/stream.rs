@@ -27,7 +27,7 @@ use crate::proto::{Component, Party, PerComponent, PerParty};
 
 /// A datagram at one of a stream's ports.
 #[derive(Clone, Copy, Debug)]
-pub struct Datagram<'a> {
+pub(super) struct Datagram<'a> {
     /// Whose port it came to.
     pub party: Party,
     pub component: Component,
@@ -38,7 +38,7 @@ pub struct Datagram<'a> {
 
 /// What became of a packet, and what it taught.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
+pub(super) struct Outcome {
     pub verdict: PacketVerdict,
     pub latched: Option<Latched>,
     /// The kernel has this component, and user space should see for itself who is who.
@@ -60,7 +60,7 @@ impl From<PacketVerdict> for Outcome {
 
 /// A party was found at an address (RFC 7362).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Latched {
+pub(super) struct Latched {
     pub party: Party,
     pub address: SocketAddr,
     pub how: HowLatched,
@@ -87,7 +87,7 @@ impl Carries {
 
 /// What ends a stream if nothing more comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub(super) struct Limit {
     /// The configuration key.
     pub name: &'static str,
     pub limit: Duration,
@@ -97,7 +97,7 @@ pub struct Limit {
 
 /// One media line of a session.
 #[derive(Debug)]
-pub struct Stream {
+pub(super) struct Stream {
     pub media_type: MediaType,
     carries: Carries,
     pub created: Moment,
@@ -121,7 +121,7 @@ pub struct Stream {
 
 impl Stream {
     /// A proposed stream on freshly bound pairs: the relay's address and RTP port for each party.
-    pub fn new(media_type: MediaType, now: Moment, bound: PerParty<SocketAddr>) -> Stream {
+    pub(super) fn new(media_type: MediaType, now: Moment, bound: PerParty<SocketAddr>) -> Stream {
         Stream {
             carries: Carries::of(&media_type),
             media_type,
@@ -144,17 +144,17 @@ impl Stream {
     }
 
     /// It still has its ports.
-    pub fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         self.status == Status::Live
     }
 
     /// Either side sends nothing by its own word (C6).
-    pub fn on_hold(&self) -> bool {
+    pub(super) fn on_hold(&self) -> bool {
         self.legs.iter().any(|leg| leg.said.is_hold())
     }
 
     /// Counts a packet, learns from it, says where it goes (M1, M2, M3).
-    pub fn on_packet(
+    pub(super) fn on_packet(
         &mut self,
         packet: &Datagram<'_>,
         settings: &Settings,
@@ -411,7 +411,7 @@ impl Stream {
     }
 
     /// Sends the STUN that waited for a party, once it can be reached. It counts as relayed from the other.
-    pub fn send_waiting(
+    pub(super) fn send_waiting(
         &mut self,
         party: Party,
         settings: &Settings,
@@ -435,7 +435,7 @@ impl Stream {
     }
 
     /// Both ends of a component, once both have sent media from there and the kernel may be asked (M4).
-    pub fn ready_for_kernel(
+    pub(super) fn ready_for_kernel(
         &self,
         component: Component,
         (now, welcome): (Moment, Moment),
@@ -460,12 +460,12 @@ impl Stream {
     }
 
     /// Returns true if user space does not see all of it.
-    pub fn is_in_kernel(&self) -> bool {
+    pub(super) fn is_in_kernel(&self) -> bool {
         self.handovers.iter().any(Handover::is_in_kernel)
     }
 
     /// The kernel relayed this much more from a party.
-    pub fn on_kernel_traffic(
+    pub(super) fn on_kernel_traffic(
         &mut self,
         party: Party,
         component: Component,
@@ -487,7 +487,7 @@ impl Stream {
 
     /// A party gives another address: nothing learned of it holds (C4, M5), unless that is where it was seen all the
     /// time: its media are no stragglers then.
-    pub fn move_party(&mut self, party: Party, why: Move, now: Moment) {
+    pub(super) fn move_party(&mut self, party: Party, why: Move, now: Moment) {
         let leg = &mut self.legs[party];
         for component in Component::BOTH {
             let evidence = leg.evidence(component);
@@ -497,17 +497,17 @@ impl Stream {
     }
 
     /// A party's RTP comes from elsewhere now: so will its RTCP (E7).
-    pub fn rtp_has_moved(&mut self, party: Party) {
+    pub(super) fn rtp_has_moved(&mut self, party: Party) {
         self.legs[party].beliefs.rtcp.forget();
     }
 
     /// Silence that was excused until now counts from here.
-    pub fn watch_from(&mut self, now: Moment) {
+    pub(super) fn watch_from(&mut self, now: Moment) {
         self.watched_since = Some(now);
     }
 
     /// The limit in force and when it is reached if nothing more comes (C6, C7, M7).
-    pub fn silence(&self, settings: &Settings, is_ringing: bool) -> Limit {
+    pub(super) fn silence(&self, settings: &Settings, is_ringing: bool) -> Limit {
         let (name, limit) = if self.on_hold() && !is_ringing {
             ("on_hold_timeout", settings.on_hold_timeout)
         } else {
@@ -525,7 +525,7 @@ impl Stream {
     }
 
     /// The time for an answer.
-    pub fn setup_limit(&self, settings: &Settings) -> Limit {
+    pub(super) fn setup_limit(&self, settings: &Settings) -> Limit {
         Limit {
             name: "setup_timeout",
             limit: settings.setup_timeout,
@@ -543,7 +543,7 @@ impl Stream {
     }
 
     /// How a stream that fell silent has ended (M7, M8).
-    pub fn silence_status(&self) -> Status {
+    pub(super) fn silence_status(&self) -> Status {
         if self.legs.iter().all(|leg| leg.said.ice) {
             Status::UnselectedIce
         } else if self.on_hold() {
@@ -557,7 +557,7 @@ impl Stream {
 
     /// When silent RTCP is to be forgotten; none where nothing was learned of it. ICE checks keep its addresses:
     /// they go on while there is nothing to report (RFC 7675).
-    pub fn rtcp_deadline(&self, settings: &Settings) -> Option<Moment> {
+    pub(super) fn rtcp_deadline(&self, settings: &Settings) -> Option<Moment> {
         let is_latched = |leg: &Leg| leg.beliefs.rtcp.check_address().is_some();
         if !self.legs.iter().any(is_latched) {
             return None;
@@ -567,14 +567,14 @@ impl Stream {
     }
 
     /// RTCP fell silent: its addresses are learned anew when it comes back (M7).
-    pub fn forget_rtcp(&mut self) {
+    pub(super) fn forget_rtcp(&mut self) {
         for leg in self.legs.iter_mut() {
             leg.beliefs.rtcp.forget();
         }
     }
 
     /// The end; `waited` is the limit that was reached, zero for any other end.
-    pub fn end(&mut self, status: Status, waited: Duration, now: Moment) {
+    pub(super) fn end(&mut self, status: Status, waited: Duration, now: Moment) {
         self.status = status;
         self.ended = Some((now, waited));
         self.legs.iter_mut().for_each(Leg::forget_packets);
@@ -582,7 +582,7 @@ impl Stream {
 }
 
 /// A stream in a log line: its place among the session's streams and its type.
-pub struct StreamLine<'a>(pub &'a Stream, pub usize);
+pub(super) struct StreamLine<'a>(pub &'a Stream, pub usize);
 
 impl fmt::Display for StreamLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

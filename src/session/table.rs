@@ -27,13 +27,13 @@ impl Default for Capacity {
 
 /// Where the end of a session is reported, once the kernel has given its last counters.
 #[derive(Debug)]
-pub enum Ending {
+pub(super) enum Ending {
     Removed(ReplyTo),
     Expired,
 }
 
 #[derive(Debug)]
-pub struct Entry {
+pub(super) struct Entry {
     pub session: Session,
     pub timer: Timer,
     /// Over; reported when its flows are withdrawn.

@@ -9,20 +9,20 @@ use std::process::ExitStatus;
 use super::check;
 
 /// On which side of the fork one is.
-pub enum Forked {
+pub(super) enum Forked {
     Parent(Child),
     Child,
 }
 
 /// The other process.
-pub struct Child(libc::pid_t);
+pub(super) struct Child(libc::pid_t);
 
 impl Child {
     /// Waits for its end.
     ///
     /// # Errors
     /// When somebody else has waited for it.
-    pub fn wait(self) -> io::Result<ExitStatus> {
+    pub(super) fn wait(self) -> io::Result<ExitStatus> {
         loop {
             let mut status = 0;
             // SAFETY: status is a valid place to write to.
@@ -42,7 +42,7 @@ impl Child {
 ///
 /// # Errors
 /// Too many processes, too little memory, or other threads.
-pub fn fork() -> io::Result<Forked> {
+pub(super) fn fork() -> io::Result<Forked> {
     if fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() > 1) {
         return Err(io::Error::other("threads are running already"));
     }
@@ -60,7 +60,7 @@ pub fn fork() -> io::Result<Forked> {
 ///
 /// # Errors
 /// `/dev/null` or `/` is missing, or the process leads a group already.
-pub fn detach() -> io::Result<()> {
+pub(super) fn detach() -> io::Result<()> {
     // SAFETY: a plain call without pointers.
     check(unsafe { libc::setsid() })?;
     // SAFETY: as above; never fails.
@@ -75,7 +75,7 @@ pub fn detach() -> io::Result<()> {
 ///
 /// # Errors
 /// `/dev/null` is missing.
-pub fn close_stderr() -> io::Result<()> {
+pub(super) fn close_stderr() -> io::Result<()> {
     replace(libc::STDERR_FILENO, &null()?)
 }
 

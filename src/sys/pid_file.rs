@@ -14,7 +14,7 @@ const ATTEMPTS: usize = 10;
 
 /// A pid file that is ours. The lock outlives a fork: it belongs to both processes then.
 #[derive(Debug)]
-pub struct PidFile {
+pub(super) struct PidFile {
     path: PathBuf,
     file: File,
     /// The process that has written its number, and removes the file.
@@ -26,7 +26,7 @@ impl PidFile {
     ///
     /// # Errors
     /// `AddrInUse` when another process holds it, with its number; or the file cannot be opened.
-    pub fn lock(path: &Path) -> io::Result<PidFile> {
+    pub(super) fn lock(path: &Path) -> io::Result<PidFile> {
         for _ in 0..ATTEMPTS {
             let mut file = open(path)?;
             // SAFETY: the descriptor is open.
@@ -52,7 +52,7 @@ impl PidFile {
     ///
     /// # Errors
     /// A full file system, for one.
-    pub fn write(&mut self) -> io::Result<()> {
+    pub(super) fn write(&mut self) -> io::Result<()> {
         let pid = std::process::id();
         self.file.set_len(0)?;
         self.file.rewind()?;

@@ -10,18 +10,18 @@ const DAYS_TO_1970: i64 = 719_468;
 const DAYS_IN_400_YEARS: i64 = 146_097;
 
 /// Now, in seconds since 1970, as certificates count.
-pub fn now() -> i64 {
+pub(super) fn now() -> i64 {
     i64::try_from(clock::now().unix.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Reads the next element, a UTCTime or GeneralizedTime, as seconds since 1970; `what` names it in the error.
-pub fn read(der: &mut Der<'_>, what: &'static str) -> Result<i64, Malformed> {
+pub(super) fn read(der: &mut Der<'_>, what: &'static str) -> Result<i64, Malformed> {
     let tlv = der.any(what)?;
     parse(tlv.tag, tlv.content).ok_or(Malformed(what))
 }
 
 /// The content of a time element, seconds since 1970; `None` if it is not a date.
-pub fn parse(kind: u8, content: &[u8]) -> Option<i64> {
+pub(super) fn parse(kind: u8, content: &[u8]) -> Option<i64> {
     let (year, rest) = match kind {
         tag::UTC_TIME => {
             let (head, rest) = content.split_at_checked(2)?;
@@ -52,7 +52,7 @@ pub fn parse(kind: u8, content: &[u8]) -> Option<i64> {
 }
 
 /// `2026-11-23 21:00:00 UTC`.
-pub fn show(unix: i64) -> String {
+pub(super) fn show(unix: i64) -> String {
     let (year, month, day) = civil(unix.div_euclid(86_400));
     let second = unix.rem_euclid(86_400);
     format!(

@@ -4,27 +4,27 @@
 //! Nothing here panics on any input; what does not fit is [`Malformed`].
 
 /// Tags used by certificates and CRLs.
-pub mod tag {
-    pub const BOOLEAN: u8 = 0x01;
-    pub const INTEGER: u8 = 0x02;
-    pub const BIT_STRING: u8 = 0x03;
-    pub const OCTET_STRING: u8 = 0x04;
-    pub const OID: u8 = 0x06;
-    pub const UTF8_STRING: u8 = 0x0c;
-    pub const UTC_TIME: u8 = 0x17;
-    pub const GENERALIZED_TIME: u8 = 0x18;
-    pub const UNIVERSAL_STRING: u8 = 0x1c;
-    pub const BMP_STRING: u8 = 0x1e;
-    pub const SEQUENCE: u8 = 0x30;
-    pub const SET: u8 = 0x31;
+pub(super) mod tag {
+    pub(crate) const BOOLEAN: u8 = 0x01;
+    pub(crate) const INTEGER: u8 = 0x02;
+    pub(crate) const BIT_STRING: u8 = 0x03;
+    pub(crate) const OCTET_STRING: u8 = 0x04;
+    pub(crate) const OID: u8 = 0x06;
+    pub(crate) const UTF8_STRING: u8 = 0x0c;
+    pub(crate) const UTC_TIME: u8 = 0x17;
+    pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+    pub(crate) const UNIVERSAL_STRING: u8 = 0x1c;
+    pub(crate) const BMP_STRING: u8 = 0x1e;
+    pub(crate) const SEQUENCE: u8 = 0x30;
+    pub(crate) const SET: u8 = 0x31;
     /// `[0]`, constructed.
-    pub const CONTEXT_0: u8 = 0xa0;
+    pub(crate) const CONTEXT_0: u8 = 0xa0;
     /// `[1]`, primitive; unique identifiers and the like.
-    pub const CONTEXT_1: u8 = 0x81;
+    pub(crate) const CONTEXT_1: u8 = 0x81;
     /// `[2]`, primitive.
-    pub const CONTEXT_2: u8 = 0x82;
+    pub(crate) const CONTEXT_2: u8 = 0x82;
     /// `[3]`, constructed.
-    pub const CONTEXT_3: u8 = 0xa3;
+    pub(crate) const CONTEXT_3: u8 = 0xa3;
 }
 
 /// The bytes are not the DER that was expected; says which part could not be read.
@@ -138,7 +138,7 @@ fn split(bytes: &[u8]) -> Option<(Tlv<'_>, &[u8])> {
 }
 
 /// The bytes of a BIT STRING whose number of bits is a multiple of eight.
-pub fn bit_string(content: &[u8]) -> Option<&[u8]> {
+pub(super) fn bit_string(content: &[u8]) -> Option<&[u8]> {
     match content.split_first() {
         Some((0, bits)) => Some(bits),
         _ => None,
@@ -146,7 +146,7 @@ pub fn bit_string(content: &[u8]) -> Option<&[u8]> {
 }
 
 /// An INTEGER's bytes without the leading zeros that change nothing, so that equal numbers are equal bytes.
-pub fn integer(content: &[u8]) -> &[u8] {
+pub(super) fn integer(content: &[u8]) -> &[u8] {
     let mut bytes = content;
     while let [0, rest @ ..] = bytes {
         match rest.first() {
@@ -159,7 +159,7 @@ pub fn integer(content: &[u8]) -> &[u8] {
 
 /// Text of an ASN.1 string type. T61String is read as Latin-1, as every implementation does; so is an
 /// unknown type, so that something can be shown and compared.
-pub fn text(tag: u8, content: &[u8]) -> String {
+pub(super) fn text(tag: u8, content: &[u8]) -> String {
     match tag {
         tag::UTF8_STRING => String::from_utf8_lossy(content).into_owned(),
         tag::BMP_STRING => {
@@ -180,7 +180,7 @@ pub fn text(tag: u8, content: &[u8]) -> String {
 }
 
 /// An object identifier in dotted form, `1.2.840.113549.1.1.5`.
-pub fn dotted(oid: &[u8]) -> String {
+pub(super) fn dotted(oid: &[u8]) -> String {
     let mut text = String::new();
     let mut arc: u64 = 0;
     for &byte in oid {

@@ -78,7 +78,7 @@ impl std::error::Error for LoadError {}
 
 /// Reads the CAs and the revocation lists. Warnings are added to `warnings`; that there is no file of lists is one,
 /// unless there was one before: nobody shall be trusted again because a file was moved.
-pub fn load_trust(
+pub(super) fn load_trust(
     ca_path: &Path,
     crl_path: &Path,
     had_lists: bool,
@@ -142,7 +142,7 @@ pub fn load_trust(
 }
 
 /// Reads a certificate, with those between it and the CA, and its key; they must belong together.
-pub fn load_pair(
+pub(super) fn load_pair(
     cert_path: &Path,
     key_path: &Path,
     warnings: &mut Vec<String>,

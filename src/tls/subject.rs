@@ -127,11 +127,11 @@ impl fmt::Display for Printable<'_> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// The content of a Name with one attribute in each set.
-    pub fn name(attributes: &[(Attribute, u8, &[u8])]) -> Vec<u8> {
+    pub(crate) fn name(attributes: &[(Attribute, u8, &[u8])]) -> Vec<u8> {
         let mut name = Vec::new();
         for (attribute, kind, value) in attributes {
             let oid = element(tag::OID, attribute.oid());

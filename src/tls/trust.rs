@@ -54,7 +54,7 @@ struct List {
 
 /// When a list was made and when its issuer promised the next one, seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub(super) struct Due {
     pub issuer: String,
     pub made: i64,
     pub next: i64,
@@ -62,7 +62,7 @@ pub struct Due {
 
 /// The CAs and the lists, read together. Immutable: new files make a new one.
 #[derive(Debug)]
-pub struct Trust {
+pub(super) struct Trust {
     anchors: Vec<Anchor>,
     lists: Vec<List>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -70,7 +70,7 @@ pub struct Trust {
 
 impl Trust {
     /// No CAs yet; signatures are checked by these algorithms.
-    pub fn new(algorithms: WebPkiSupportedAlgorithms) -> Trust {
+    pub(super) fn new(algorithms: WebPkiSupportedAlgorithms) -> Trust {
         Trust {
             anchors: Vec::new(),
             lists: Vec::new(),
@@ -79,7 +79,11 @@ impl Trust {
     }
 
     /// Adds a CA. Says what is wrong with it, or gives a warning when it is out of date.
-    pub fn add_ca(&mut self, ca: &CertificateDer<'_>, now: i64) -> Result<Option<String>, String> {
+    pub(super) fn add_ca(
+        &mut self,
+        ca: &CertificateDer<'_>,
+        now: i64,
+    ) -> Result<Option<String>, String> {
         let parsed = Certificate::parse(ca).map_err(|malformed| malformed.to_string())?;
         let anchor = webpki::anchor_from_trusted_cert(ca)
             .map_err(|error| format!("not usable as a CA: {error}"))?;
@@ -106,7 +110,7 @@ impl Trust {
     ///
     /// # Errors
     /// When the list cannot be read, or one of our CAs of the issuer's name did not sign it.
-    pub fn add_list(&mut self, bytes: &[u8]) -> Result<Vec<String>, String> {
+    pub(super) fn add_list(&mut self, bytes: &[u8]) -> Result<Vec<String>, String> {
         let crl = Crl::parse(bytes).map_err(|error| error.to_string())?;
         let issuer = name(crl.issuer());
         let mut warnings = Vec::new();
@@ -142,17 +146,17 @@ impl Trust {
     }
 
     /// Number of CAs.
-    pub fn cas(&self) -> usize {
+    pub(super) fn cas(&self) -> usize {
         self.anchors.len()
     }
 
     /// Whether there is any list, an empty one included.
-    pub fn has_lists(&self) -> bool {
+    pub(super) fn has_lists(&self) -> bool {
         !self.lists.is_empty()
     }
 
     /// The lists that say when the next one comes.
-    pub fn lists_due(&self) -> impl Iterator<Item = Due> {
+    pub(super) fn lists_due(&self) -> impl Iterator<Item = Due> {
         let lists = self.lists.iter();
         lists.filter_map(|List { crl, .. }| {
             Some(Due {
@@ -164,12 +168,12 @@ impl Trust {
     }
 
     /// Number of revoked certificates in all lists.
-    pub fn revoked(&self) -> usize {
+    pub(super) fn revoked(&self) -> usize {
         self.lists.iter().map(|list| list.crl.count()).sum()
     }
 
     /// Judges a chain, the peer's own certificate first, at a time in seconds since 1970.
-    pub fn check(&self, chain: &[CertificateDer<'_>], now: i64) -> Result<(), Reason> {
+    pub(super) fn check(&self, chain: &[CertificateDer<'_>], now: i64) -> Result<(), Reason> {
         let Some((leaf, others)) = chain.split_first() else {
             return Err(Reason::Missing);
         };

@@ -20,18 +20,18 @@ use super::trust::Trust;
 use super::x509::Certificate;
 
 /// A refused certificate: its subject, if it could be read, and why.
-pub type Refusal = (Option<Subject>, Reason);
+pub(super) type Refusal = (Option<Subject>, Reason);
 
 /// Judges the peer of one connection.
 #[derive(Debug)]
-pub struct Verifier {
+pub(super) struct Verifier {
     trust: Arc<Trust>,
     algorithms: WebPkiSupportedAlgorithms,
     refusal: Mutex<Option<Refusal>>,
 }
 
 impl Verifier {
-    pub fn new(trust: Arc<Trust>, algorithms: WebPkiSupportedAlgorithms) -> Verifier {
+    pub(super) fn new(trust: Arc<Trust>, algorithms: WebPkiSupportedAlgorithms) -> Verifier {
         Verifier {
             trust,
             algorithms,
@@ -40,7 +40,7 @@ impl Verifier {
     }
 
     /// Why the peer was refused, if it was.
-    pub fn take_refusal(&self) -> Option<Refusal> {
+    pub(super) fn take_refusal(&self) -> Option<Refusal> {
         self.refusal
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -173,7 +173,7 @@ impl<'a> Certificate<'a> {
 }
 
 /// Object identifiers of the extensions in a list that are marked critical.
-pub fn critical_extensions(list: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
+pub(super) fn critical_extensions(list: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     let what = "an extension";
     let mut list = Der::new(list);
     let mut found = Vec::new();
@@ -203,7 +203,7 @@ fn version(body: &mut Der<'_>) -> Result<u8, Malformed> {
 }
 
 /// The bits of the key itself, which are the same however the algorithm around them is written.
-pub fn key_bits(key: &[u8]) -> Option<&[u8]> {
+pub(super) fn key_bits(key: &[u8]) -> Option<&[u8]> {
     let info = Der::new(key).expect(tag::SEQUENCE, "").ok()?;
     let mut parts = Der::new(info.content);
     parts.expect(tag::SEQUENCE, "").ok()?;

@@ -15,8 +15,8 @@ use crate::sys::clock;
 const DELIVERY_LIMIT: Duration = Duration::from_secs(12);
 /// For the answer to one statement. Locks on the server are waited for shorter ([`LOCK_LIMIT`]), so that
 /// it is the server that gives up: nothing is done later behind our back.
-pub const STATEMENT_LIMIT: Duration = Duration::from_secs(6);
-pub const LOCK_LIMIT: Duration = Duration::from_secs(4);
+pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(6);
+pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(4);
 
 /// In one statement or transaction.
 const MAX_ROWS: usize = 100;
@@ -25,7 +25,7 @@ const MAX_BYTES: usize = 256 * 1024;
 
 /// Why a statement failed, in the database's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(super) enum Failure {
     /// A row with that key is there.
     Duplicate(String),
     /// The row itself, now and later.
@@ -35,7 +35,7 @@ pub enum Failure {
 }
 
 /// One kind of database, where the configuration says.
-pub trait Driver: Send {
+pub(super) trait Driver: Send {
     /// Connects within some 20 s, and makes the table where there is none.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ pub trait Driver: Send {
 }
 
 /// A connection, and the table behind it.
-pub trait Link: Send {
+pub(super) trait Link: Send {
     fn shape(&self) -> &Shape;
 
     /// Whether it is still the right one, after it was not used for so long.
@@ -65,7 +65,7 @@ pub trait Link: Send {
 }
 
 /// See the module.
-pub struct Database {
+pub(super) struct Database {
     name: String,
     driver: Box<dyn Driver>,
     link: Option<Box<dyn Link>>,
@@ -76,7 +76,7 @@ pub struct Database {
 }
 
 impl Database {
-    pub fn new(name: String, driver: Box<dyn Driver>) -> Database {
+    pub(super) fn new(name: String, driver: Box<dyn Driver>) -> Database {
         Database {
             name,
             driver,

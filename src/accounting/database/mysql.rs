@@ -28,7 +28,7 @@ const PREPARED_STATEMENTS: usize = 8;
 const CHARACTERS_ASKED: usize = 0x4000;
 
 /// See the module.
-pub struct MySql {
+pub(super) struct MySql {
     uri: ServerUri,
     section: DatabaseSection,
 }
@@ -36,7 +36,7 @@ pub struct MySql {
 impl MySql {
     /// # Errors
     /// The file of CAs cannot be read.
-    pub fn new(uri: &DatabaseUri, section: &DatabaseSection) -> Result<MySql, String> {
+    pub(super) fn new(uri: &DatabaseUri, section: &DatabaseSection) -> Result<MySql, String> {
         let DatabaseUri::Server(uri) = uri else {
             return Err("this is not the URI of a server".into());
         };

@@ -23,7 +23,7 @@ use super::tls::{self, Connector};
 use crate::config::{DatabaseSection, DatabaseUri, ServerUri, TlsMode};
 
 /// See the module.
-pub struct Postgres {
+pub(super) struct Postgres {
     uri: ServerUri,
     section: DatabaseSection,
     connector: Connector,
@@ -32,7 +32,7 @@ pub struct Postgres {
 impl Postgres {
     /// # Errors
     /// The file of CAs cannot be used.
-    pub fn new(uri: &DatabaseUri, section: &DatabaseSection) -> Result<Postgres, String> {
+    pub(super) fn new(uri: &DatabaseUri, section: &DatabaseSection) -> Result<Postgres, String> {
         let DatabaseUri::Server(uri) = uri else {
             return Err("this is not the URI of a server".into());
         };

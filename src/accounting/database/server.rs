@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::config::ServerUri;
 
 /// For the connection to one address.
-pub const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 
 /// More addresses of one name are not tried.
 const MAX_ADDRESSES: usize = 3;
 
 /// Idle for so long, a connection is asked whether it is there before it is used.
-pub const TRUSTED_FOR: Duration = Duration::from_secs(20);
+pub(super) const TRUSTED_FOR: Duration = Duration::from_secs(20);
 
 /// Where systems keep the CAs that they trust: Debian and others, Red Hat, SUSE, Alpine.
 const SYSTEM_CAS: [&str; 4] = [
@@ -25,13 +25,13 @@ const SYSTEM_CAS: [&str; 4] = [
 ];
 
 /// By the system's resolver: databases are often named in `/etc/hosts`.
-pub fn addresses(uri: &ServerUri) -> io::Result<Vec<SocketAddr>> {
+pub(super) fn addresses(uri: &ServerUri) -> io::Result<Vec<SocketAddr>> {
     let addresses = (uri.host.as_str(), uri.port()).to_socket_addrs()?;
     Ok(addresses.take(MAX_ADDRESSES).collect())
 }
 
 /// `host:port`, or the socket's path: for messages.
-pub fn place(uri: &ServerUri) -> String {
+pub(super) fn place(uri: &ServerUri) -> String {
     match uri.socket() {
         Some(path) => path.display().to_string(),
         None => format!("{}:{}", uri.host, uri.port()),
@@ -42,7 +42,7 @@ pub fn place(uri: &ServerUri) -> String {
 ///
 /// # Errors
 /// There is none, or it cannot be read.
-pub fn root_cert(uri: &ServerUri) -> Result<PathBuf, String> {
+pub(super) fn root_cert(uri: &ServerUri) -> Result<PathBuf, String> {
     let usual = || {
         SYSTEM_CAS
             .iter()

@@ -16,7 +16,7 @@ use crate::config::{DatabaseSection, DatabaseUri};
 use crate::sys::files::check_target;
 
 /// See the module.
-pub struct Sqlite {
+pub(super) struct Sqlite {
     path: PathBuf,
     section: DatabaseSection,
 }
@@ -24,7 +24,7 @@ pub struct Sqlite {
 impl Sqlite {
     /// # Errors
     /// Never, for this kind.
-    pub fn new(uri: &DatabaseUri, section: &DatabaseSection) -> Result<Sqlite, String> {
+    pub(super) fn new(uri: &DatabaseUri, section: &DatabaseSection) -> Result<Sqlite, String> {
         let DatabaseUri::Sqlite(path) = uri else {
             return Err("this is not the URI of a file".into());
         };

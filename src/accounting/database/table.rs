@@ -8,7 +8,7 @@ use crate::config::DatabaseSection;
 
 /// Table and columns as they stand in a statement, quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quoted {
+pub(super) struct Quoted {
     pub table: String,
     pub call_id: String,
     pub from_tag: String,
@@ -17,7 +17,7 @@ pub struct Quoted {
 }
 
 impl Quoted {
-    pub fn new(section: &DatabaseSection, mark: char) -> Quoted {
+    pub(super) fn new(section: &DatabaseSection, mark: char) -> Quoted {
         let quoted = |name: &str| {
             let doubled = name.replace(mark, &format!("{mark}{mark}"));
             format!("{mark}{doubled}{mark}")
@@ -33,12 +33,12 @@ impl Quoted {
     }
 
     /// The three columns that no two rows have in common.
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         [&self.call_id[..], &self.from_tag, &self.to_tag].join(", ")
     }
 
     /// The statement that makes the table with these types, the first for `id`, the last for the statistics.
-    pub fn create(&self, [id, key, info]: [&str; 3], options: &str) -> String {
+    pub(super) fn create(&self, [id, key, info]: [&str; 3], options: &str) -> String {
         let Quoted {
             table,
             call_id,
@@ -57,7 +57,7 @@ impl Quoted {
 
 /// How much a column takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub(super) enum Room {
     Any,
     Characters(usize),
     Bytes(usize),
@@ -65,7 +65,7 @@ pub enum Room {
 
 /// Which characters a column takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Letters {
+pub(super) enum Letters {
     All,
     /// Those of UTF-8 with up to three bytes.
     Basic,
@@ -77,7 +77,7 @@ pub enum Letters {
 impl Letters {
     /// What the server held of some characters: those that came back from it as they were, the others being replaced
     /// one by one.
-    pub fn held(asked: &str, answered: &str) -> Letters {
+    pub(super) fn held(asked: &str, answered: &str) -> Letters {
         let pairs = || asked.chars().zip(answered.chars());
         if asked.chars().count() == answered.chars().count() {
             Letters::These(pairs().filter(|(a, b)| a == b).map(|(a, _)| a).collect())
@@ -97,13 +97,13 @@ impl Letters {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
+pub(super) struct Column {
     pub room: Room,
     pub letters: Letters,
 }
 
 impl Column {
-    pub const ANY: Column = Column {
+    pub(super) const ANY: Column = Column {
         room: Room::Any,
         letters: Letters::All,
     };
@@ -141,7 +141,7 @@ impl Column {
 
 /// What the columns hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub(super) struct Shape {
     pub call_id: Column,
     pub from_tag: Column,
     pub to_tag: Column,
@@ -152,7 +152,7 @@ pub struct Shape {
 
 /// A record as it goes into the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row<'a> {
+pub(super) struct Row<'a> {
     pub session_id: &'a str,
     pub call_id: Cow<'a, str>,
     pub from_tag: Cow<'a, str>,
@@ -161,7 +161,7 @@ pub struct Row<'a> {
 }
 
 /// The key's columns in lower case and order, parted by commas: to find the index that has just these.
-pub fn key_columns(section: &DatabaseSection) -> String {
+pub(super) fn key_columns(section: &DatabaseSection) -> String {
     let columns = [
         &section.callid_column,
         &section.fromtag_column,
@@ -177,7 +177,7 @@ impl Shape {
     ///
     /// # Errors
     /// One is missing.
-    pub fn new(
+    pub(super) fn new(
         section: &DatabaseSection,
         column: impl Fn(&str) -> Option<Column>,
         unique: bool,
@@ -199,7 +199,7 @@ impl Shape {
     ///
     /// # Errors
     /// The statistics have no room: they are never cut.
-    pub fn row<'a>(&self, record: &'a Record) -> Result<Row<'a>, String> {
+    pub(super) fn row<'a>(&self, record: &'a Record) -> Result<Row<'a>, String> {
         let info = match self.info.letters {
             Letters::All => Cow::Borrowed(&*record.info),
             _ => escaped(&record.info),
@@ -226,7 +226,7 @@ impl Shape {
     }
 
     /// Whether nobody but us keeps this row from being there twice.
-    pub fn needs_a_look(&self, row: &Row) -> bool {
+    pub(super) fn needs_a_look(&self, row: &Row) -> bool {
         row.to_tag.is_none() || !self.unique
     }
 }

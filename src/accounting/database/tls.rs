@@ -28,7 +28,7 @@ use crate::tls::provider;
 ///
 /// # Errors
 /// The CAs cannot be used.
-pub fn connector(uri: &ServerUri) -> Result<Connector, String> {
+pub(super) fn connector(uri: &ServerUri) -> Result<Connector, String> {
     let inner = match uri.tls {
         TlsMode::Disable | TlsMode::Prefer | TlsMode::Require => None,
         TlsMode::VerifyCa | TlsMode::VerifyFull => Some(verifier(&server::root_cert(uri)?)?),
@@ -140,7 +140,7 @@ impl ServerCertVerifier for Verifier {
 
 /// See [`connector`].
 #[derive(Clone)]
-pub struct Connector {
+pub(super) struct Connector {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
@@ -166,7 +166,7 @@ where
 }
 
 /// A connection within TLS.
-pub struct Encrypted<S>(tokio_rustls::client::TlsStream<S>);
+pub(super) struct Encrypted<S>(tokio_rustls::client::TlsStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for Encrypted<S> {
     fn channel_binding(&self) -> ChannelBinding {

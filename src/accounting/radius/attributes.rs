@@ -90,7 +90,7 @@ impl<'a> ToldStream<'a> {
 ///
 /// # Errors
 /// What in the record is not as it should be: it cannot ever be sent.
-pub fn encode(record: &Record, dictionary: &Dictionary) -> Result<Vec<u8>, String> {
+pub(super) fn encode(record: &Record, dictionary: &Dictionary) -> Result<Vec<u8>, String> {
     let call = CallRecord::parse(&record.info).map_err(|error| error.to_string());
     let told = call.as_ref().map_err(String::clone).and_then(Told::of);
     let told =

@@ -14,7 +14,7 @@ use super::packet::{self, Wrong};
 use crate::moment::Moment;
 
 /// Requests open at once.
-pub const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 16;
 
 /// How far requests may run ahead of one that gets no answer. What is behind that comes with a later delivery, and
 /// tells then whether the server answers others still.
@@ -22,14 +22,14 @@ const MAX_LEAD: usize = 32;
 
 /// A session to be accounted.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(super) struct Request {
     pub session_id: String,
     pub attributes: Vec<u8>,
 }
 
 /// How patient to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub(super) struct Pace {
     /// Between one sending and the next.
     pub interval: Duration,
     /// How often a request is sent in all.
@@ -38,7 +38,7 @@ pub struct Pace {
 
 /// The requests that were sent from one socket and not answered yet, by identifier.
 #[derive(Debug)]
-pub struct Ledger {
+pub(super) struct Ledger {
     slots: Vec<Option<Sent>>,
     next: u8,
 }
@@ -61,7 +61,7 @@ impl Ledger {
         self.slots.get(usize::from(identifier))?.as_ref()
     }
 
-    pub fn packet(&self, identifier: u8) -> &[u8] {
+    pub(super) fn packet(&self, identifier: u8) -> &[u8] {
         self.sent(identifier).map_or(&[], |sent| &sent.packet)
     }
 
@@ -95,7 +95,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It is no answer to what was sent.
-    pub fn receive(&mut self, datagram: &[u8], secret: &Secret) -> Result<String, Wrong> {
+    pub(super) fn receive(&mut self, datagram: &[u8], secret: &Secret) -> Result<String, Wrong> {
         let identifier = packet::identifier(datagram).ok_or(Wrong::NotAnAnswer)?;
         let sent = self.sent(identifier).ok_or(Wrong::NotAnAnswer)?;
         packet::check(datagram, &sent.packet, secret)?;
@@ -107,7 +107,7 @@ impl Ledger {
     }
 
     /// Forgets a session that another server answered for.
-    pub fn forget(&mut self, settled: impl Fn(&str) -> bool) {
+    pub(super) fn forget(&mut self, settled: impl Fn(&str) -> bool) {
         for slot in &mut self.slots {
             if slot.as_ref().is_some_and(|sent| settled(&sent.session_id)) {
                 *slot = None;
@@ -118,7 +118,7 @@ impl Ledger {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Send the packet of this identifier.
     Send(u8),
     /// Wait for a datagram until then.
@@ -131,7 +131,7 @@ pub enum Step {
 
 /// One round of requests to one server.
 #[derive(Debug)]
-pub struct Exchange<'a> {
+pub(super) struct Exchange<'a> {
     pace: Pace,
     /// With their places in the order.
     waiting: VecDeque<(usize, &'a Request)>,
@@ -153,7 +153,7 @@ struct Open {
 }
 
 impl<'a> Exchange<'a> {
-    pub fn new(requests: impl Iterator<Item = &'a Request>, pace: Pace) -> Exchange<'a> {
+    pub(super) fn new(requests: impl Iterator<Item = &'a Request>, pace: Pace) -> Exchange<'a> {
         Exchange {
             pace,
             waiting: requests.enumerate().collect(),
@@ -163,7 +163,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    pub fn next(&mut self, ledger: &mut Ledger, secret: &Secret, now: Moment) -> Step {
+    pub(super) fn next(&mut self, ledger: &mut Ledger, secret: &Secret, now: Moment) -> Step {
         while let Some(index) = self.open.iter().position(|open| open.due <= now) {
             if let Some(open) = self
                 .open
@@ -225,7 +225,7 @@ impl<'a> Exchange<'a> {
         Step::Send(identifier)
     }
 
-    pub fn passed_over(self) -> Vec<String> {
+    pub(super) fn passed_over(self) -> Vec<String> {
         self.passed_over
             .into_iter()
             .map(|(_, session_id)| session_id)
@@ -233,12 +233,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Whether there was any answer.
-    pub fn heard(&self) -> bool {
+    pub(super) fn heard(&self) -> bool {
         self.heard.is_some()
     }
 
     /// A session was answered for.
-    pub fn settled(&mut self, session_id: &str, now: Moment) {
+    pub(super) fn settled(&mut self, session_id: &str, now: Moment) {
         self.heard = Some(now);
         let open = self.open.len();
         self.open.retain(|open| open.session_id != session_id);

@@ -15,7 +15,7 @@ const MAX_FILE: u64 = 4 << 20;
 ///
 /// # Errors
 /// It cannot be read, is no file, or too long.
-pub fn open(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn open(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_given(path)?;
     let size = file.metadata()?.len();
     let mut text = Vec::new();
@@ -30,7 +30,7 @@ pub fn open(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Its name and why it cannot be read.
-pub fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     open(path).map_err(|error| {
         let command = file_access::remedy_to_read(path, &error);
         let command = command.map_or(String::new(), |command| format!("; {command}"));
@@ -42,7 +42,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// See [`read`].
-pub fn read_secrets(path: &Path) -> Result<(Vec<u8>, Option<String>), String> {
+pub(super) fn read_secrets(path: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     let text = read(path)?;
     let open = file_access::exposure(path);
     let open = open.map(|open| format!("the secrets of RADIUS are in {}: {open}", path.display()));

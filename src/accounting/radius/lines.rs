@@ -2,7 +2,7 @@
 //! Works on bytes: secrets and old comments need not be UTF-8.
 
 /// The lines that say something, with their numbers from 1, without the blanks around them.
-pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     (1..)
         .zip(text.split(|&byte| byte == b'\n'))
         .map(|(number, line)| (number, line.trim_ascii()))
@@ -10,7 +10,7 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 }
 
 /// The first word, and what follows it and its blanks.
-pub fn word(line: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn word(line: &[u8]) -> (&[u8], &[u8]) {
     let end = line.iter().position(u8::is_ascii_whitespace);
     let (word, rest) = line.split_at(end.unwrap_or(line.len()));
     (word, rest.trim_ascii_start())

@@ -13,7 +13,7 @@ type Found = std::io::Result<Vec<SocketAddr>>;
 
 /// At most one question at a time.
 #[derive(Debug, Default)]
-pub struct Lookup {
+pub(super) struct Lookup {
     pending: Option<Receiver<Found>>,
 }
 
@@ -23,7 +23,7 @@ impl Lookup {
     ///
     /// # Errors
     /// Why there is no address.
-    pub fn addresses(&mut self, name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    pub(super) fn addresses(&mut self, name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         let receiver = match self.pending.take() {
             Some(pending) => pending,
             None => ask(name.to_owned(), port)?,

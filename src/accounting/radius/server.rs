@@ -23,10 +23,10 @@ const LONGEST_REST: Duration = Duration::from_secs(900);
 const MAX_LATE: usize = 1_000;
 
 /// What is known of sessions that got no verdict yet.
-pub type Settled = HashMap<String, Verdict>;
+pub(super) type Settled = HashMap<String, Verdict>;
 
 #[derive(Debug)]
-pub struct Server {
+pub(super) struct Server {
     address: Address,
     secret: Secret,
     bind: Option<IpAddr>,
@@ -43,7 +43,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(address: Address, secret: Secret, bind: Option<IpAddr>) -> Server {
+    pub(super) fn new(address: Address, secret: Secret, bind: Option<IpAddr>) -> Server {
         let known = match address.host {
             Host::Address(ip) => vec![SocketAddr::new(ip, address.port)],
             Host::Name(_) => Vec::new(),
@@ -64,29 +64,29 @@ impl Server {
     }
 
     /// As it is configured.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.address.text
     }
 
     /// Until when it is to be asked last; none where it is well.
-    pub fn rests_until(&self, now: Moment) -> Option<Moment> {
+    pub(super) fn rests_until(&self, now: Moment) -> Option<Moment> {
         self.rests_until.filter(|until| now < *until)
     }
 
     /// It did not answer: it rests, and the next address is tried then.
-    pub fn failed(&mut self, now: Moment) {
+    pub(super) fn failed(&mut self, now: Moment) {
         self.rest = (self.rest * 2).clamp(FIRST_REST, LONGEST_REST);
         self.rests_until = Some(now + self.rest);
         self.choice += 1;
     }
 
     /// It answered. Whether that is news.
-    pub fn answered(&mut self) -> bool {
+    pub(super) fn answered(&mut self) -> bool {
         self.rests_until = None;
         !std::mem::take(&mut self.rest).is_zero()
     }
 
-    pub fn forget(&mut self, settled: &Settled) {
+    pub(super) fn forget(&mut self, settled: &Settled) {
         self.ledger
             .forget(|session_id| settled.contains_key(session_id));
     }
@@ -96,7 +96,7 @@ impl Server {
     ///
     /// # Errors
     /// It does not answer, and why; what was answered before is noted.
-    pub fn ask(
+    pub(super) fn ask(
         &mut self,
         requests: &[Request],
         pace: Pace,

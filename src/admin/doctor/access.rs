@@ -62,7 +62,12 @@ fn proxies() -> Vec<Proxy> {
 }
 
 /// Judges it for the user that the dispatcher runs as.
-pub fn look(config: &DispatcherConfig, runtime_dir: &Path, user: &FileUser, runs: bool) -> Finding {
+pub(super) fn look(
+    config: &DispatcherConfig,
+    runtime_dir: &Path,
+    user: &FileUser,
+    runs: bool,
+) -> Finding {
     let group = match chosen(&config.socket_group) {
         Ok(group) => group,
         Err(finding) => return finding,

@@ -24,7 +24,7 @@ use crate::sys::peer::credentials;
 use crate::sys::{file_access, host};
 
 /// A dispatcher that runs here, as it answers.
-pub struct Running {
+pub(super) struct Running {
     daemon: Daemon,
     version: String,
     relays: Option<Vec<Relay>>,
@@ -51,7 +51,7 @@ impl Found {
 }
 
 /// `is_meant` where more than a certificate beside a relay's tells that there is to be one.
-pub fn look(config_dir: &Path, runtime_dir: &Path, is_meant: bool) -> Vec<Finding> {
+pub(super) fn look(config_dir: &Path, runtime_dir: &Path, is_meant: bool) -> Vec<Finding> {
     let found = find(runtime_dir);
     let daemon = found.daemon();
     let user = FileUser::of(daemon);

@@ -48,7 +48,7 @@ enum Holder {
     Stranger(String, i32),
 }
 
-pub fn look(config_dir: &Path) -> Vec<Finding> {
+pub(super) fn look(config_dir: &Path) -> Vec<Finding> {
     // As who asks: the ports tell which relay is this configuration's, and that as whom it is to be read.
     let ports = config::load_relay(config_dir).ok();
     let holder = ports.map(|loaded| holder(loaded.config.port_range.start));

@@ -1,7 +1,7 @@
 //! The commands and options of `media-admin` in words, for `--help`.
 
 /// A command, as its help tells it.
-pub struct About {
+pub(super) struct About {
     pub name: &'static str,
     pub arguments: &'static str,
     pub what: &'static str,
@@ -12,7 +12,7 @@ pub struct About {
 
 const JSON: (&str, &str) = ("--json", "JSON instead, one object a line");
 
-pub const COMMANDS: &[About] = &[
+pub(super) const COMMANDS: &[About] = &[
     About {
         name: "summary",
         arguments: "",
@@ -125,7 +125,7 @@ pub const COMMANDS: &[About] = &[
 ];
 
 /// Options of all that ask a dispatcher.
-pub const CONNECTION: &[(&str, &str)] = &[
+pub(super) const CONNECTION: &[(&str, &str)] = &[
     (
         "--socket PATH",
         "the dispatcher's management socket (/run/mediaproxy/management.sock)",
@@ -151,7 +151,7 @@ const ENDING: &str = "Exit status: 0 fine; 1 a problem was found or the dispatch
                       3 no connection.\nColour only on a terminal, and not where NO_COLOR is set.\n";
 
 /// `media-admin --help`.
-pub fn help() -> String {
+pub(super) fn help() -> String {
     let mut text = "media-admin: shows and changes what media-dispatcher and its relays do\n\n\
                     usage: media-admin [OPTIONS] COMMAND\n\nCommands (media-admin COMMAND --help tells more):\n"
         .to_owned();
@@ -179,7 +179,7 @@ pub fn help() -> String {
 }
 
 /// `media-admin COMMAND --help`.
-pub fn help_of(about: &About) -> String {
+pub(super) fn help_of(about: &About) -> String {
     let About {
         name,
         arguments,

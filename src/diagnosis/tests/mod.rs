@@ -1,3 +1,3 @@
 //! What tests of several files need.
 
-pub mod namespace;
+pub(super) mod namespace;

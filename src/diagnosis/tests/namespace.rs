@@ -6,7 +6,7 @@ use crate::support::skip::{missing, skip_test};
 use crate::sys::netlink::enter_namespace;
 
 /// Runs a test on a thread in a network namespace of its own; without root says that it was skipped.
-pub fn in_namespace(what: &str, test: impl FnOnce() + Send) {
+pub(crate) fn in_namespace(what: &str, test: impl FnOnce() + Send) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     if let Some(program) = missing(&["ip", "nft", "iptables", "conntrack"]) {
         return skip_test(&name, &format!("{program} is not installed"));
@@ -21,7 +21,7 @@ pub fn in_namespace(what: &str, test: impl FnOnce() + Send) {
 }
 
 /// Runs commands in the thread's namespace; each must succeed. What they wrote.
-pub fn shell(commands: &str) -> String {
+pub(crate) fn shell(commands: &str) -> String {
     let output = Command::new("sh").args(["-ec", commands]).output().unwrap();
     assert!(
         output.status.success(),

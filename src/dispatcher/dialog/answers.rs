@@ -26,11 +26,11 @@ use crate::sys::{random, unix_socket, users};
 const LONGEST: usize = 64 * 1024;
 
 /// The users that ask this dispatcher for relays, as a SIP proxy does.
-pub type Askers = Arc<Mutex<BTreeSet<u32>>>;
+pub(super) type Askers = Arc<Mutex<BTreeSet<u32>>>;
 
 /// Binds the answers' socket. Who may ask this dispatcher may answer it: the proxy, which runs as another user, does both.
 /// The socket of a live dispatcher is left alone: it would get no answer any more.
-pub fn bind(path: &Path, mode: u32, group: Option<Group>) -> io::Result<UnixDatagram> {
+pub(super) fn bind(path: &Path, mode: u32, group: Option<Group>) -> io::Result<UnixDatagram> {
     if UnixDatagram::unbound()?.connect(path).is_ok() {
         let text = "another process listens there; stop it first or choose another --runtime-dir";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
@@ -53,17 +53,17 @@ pub fn bind(path: &Path, mode: u32, group: Option<Group>) -> io::Result<UnixData
 }
 
 /// An answer, and how often the socket had been emptied before it was read.
-pub type Came = (To, Answer, u64);
+pub(super) type Came = (To, Answer, u64);
 
 /// Where answers come from, and the half of all requests' numbers that nobody can guess.
-pub struct Answers {
+pub(super) struct Answers {
     pub secret: u64,
     pub came: Receiver<Came>,
     pub emptied: Arc<AtomicU64>,
 }
 
 /// Whom to believe.
-pub struct Credible {
+pub(super) struct Credible {
     pub secret: u64,
     /// Where the proxy may listen.
     pub paths: Vec<PathBuf>,
@@ -75,7 +75,7 @@ pub struct Credible {
 ///
 /// # Errors
 /// No thread, or no second descriptor.
-pub fn listen(
+pub(super) fn listen(
     proxy: Proxy,
     paths: &[PathBuf],
     askers: &Askers,
@@ -151,7 +151,7 @@ fn read(
 impl Credible {
     /// Both proxies answer from a socket without a name. Who knows the number has read the request; of an answer without
     /// one its user is all that tells who has sent it.
-    pub fn believes(&self, from: &From, to: To) -> bool {
+    pub(super) fn believes(&self, from: &From, to: To) -> bool {
         let knows = matches!(to, To::Number(number) if number as u64 == self.secret);
         let is_elsewhere = from.path.as_ref().is_some_and(|path| !self.is_one(path));
         !is_elsewhere && (knows || from.user.is_some_and(|user| self.is_its(user)))

@@ -14,7 +14,7 @@ use crate::proto::{CallId, DialogId, Excerpt};
 
 /// How a dialog is named to OpenSIPS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// `e2b.d23aac64`: 3.1 and later.
     Did,
     /// `h_entry` and `h_id` as one number: up to 3.0.
@@ -119,7 +119,7 @@ fn is_like_a_dialog_id(call_id: &str) -> bool {
 
 /// What an answer says.
 #[derive(Debug, PartialEq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Result(Value),
     /// There is no such dialog.
     Unknown,
@@ -132,7 +132,7 @@ pub enum Answer {
 
 /// Which request an answer belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum To {
+pub(crate) enum To {
     Number(u128),
     /// It has no number, and belongs to what was asked first: OpenSIPS may answer `code message`, and JSON that it cannot
     /// read without a number.
@@ -140,7 +140,7 @@ pub enum To {
     Nothing,
 }
 
-pub fn understand(answer: &[u8]) -> (To, Answer) {
+pub(crate) fn understand(answer: &[u8]) -> (To, Answer) {
     let Ok(mut value) = serde_json::from_slice::<Value>(answer) else {
         return (To::First, plain(answer.trim_ascii()));
     };
@@ -181,7 +181,7 @@ fn plain(text: &[u8]) -> Answer {
 }
 
 impl Answer {
-    pub fn silence() -> Answer {
+    pub(crate) fn silence() -> Answer {
         Answer::Refused {
             why: "no answer".to_owned(),
             is_plain: false,
@@ -211,7 +211,7 @@ enum Listed {
 
 /// What comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     Ask,
     Ended(Option<Form>),
     /// The proxy does not have it any more.
@@ -223,7 +223,7 @@ pub enum Next {
 
 /// The questions about one dialog, one after the other.
 #[derive(Clone, Debug)]
-pub struct Questions {
+pub(crate) struct Questions {
     names: Names,
     now: Step,
     left: VecDeque<Step>,
@@ -233,7 +233,7 @@ pub struct Questions {
 
 impl Questions {
     /// None where the dialog's id has not the form that the proxy gives. `learned` is the form that OpenSIPS took last.
-    pub fn new(
+    pub(crate) fn new(
         proxy: Proxy,
         call_id: &CallId,
         dialog_id: &DialogId,
@@ -258,7 +258,7 @@ impl Questions {
     }
 
     /// The request for what is asked now.
-    pub fn request(&self, number: u128) -> String {
+    pub(crate) fn request(&self, number: u128) -> String {
         let (method, params) = match &self.now {
             Step::End(Form::Line | Form::TwoLines, name) => {
                 return format!(":dlg_end_dlg:\n{name}\n\n");
@@ -272,12 +272,12 @@ impl Questions {
     }
 
     /// Says whether there is more to ask where this is not answered.
-    pub fn may_fail(&self) -> bool {
+    pub(crate) fn may_fail(&self) -> bool {
         matches!(self.now, Step::List(_))
     }
 
     /// Takes the answer to what was asked now.
-    pub fn answered(&mut self, answer: Answer, learned: Option<Form>) -> Next {
+    pub(crate) fn answered(&mut self, answer: Answer, learned: Option<Form>) -> Next {
         match (self.now.clone(), answer) {
             (Step::End(form, _), Answer::Result(_)) => return Next::Ended(Some(form)),
             (Step::Halves(..), Answer::Result(_)) => return Next::Ended(None),

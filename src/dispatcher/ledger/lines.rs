@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for Bytes {
 /// Times are microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub struct CallNote {
+pub(super) struct CallNote {
     pub session_id: String,
     call_id: Bytes,
     from_tag: Bytes,
@@ -89,7 +89,7 @@ objects_only!(Owed, both ways);
 
 impl CallNote {
     /// None for a call that was not answered.
-    pub fn new(call: &LiveCall, at: Duration) -> Option<CallNote> {
+    pub(super) fn new(call: &LiveCall, at: Duration) -> Option<CallNote> {
         let known = &call.known;
         let text = |text: &Text| Bytes(text.clone());
         let tag = |tag: &Tag| Bytes(tag.0.clone());
@@ -121,7 +121,7 @@ impl CallNote {
     }
 
     /// The call, as one that was last seen at this time. None where the session's id is none.
-    pub fn call(self, seen: Duration) -> Option<LiveCall> {
+    pub(super) fn call(self, seen: Duration) -> Option<LiveCall> {
         let call_id = CallId(self.call_id.0);
         let started = Duration::from_micros(self.started);
         let ended = self.ended.map(Duration::from_micros);
@@ -172,7 +172,7 @@ impl CallNote {
 /// When it was to be ended: microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub struct DialogNote {
+pub(super) struct DialogNote {
     call_id: Bytes,
     /// Earlier versions wrote no tags.
     #[serde(default)]
@@ -185,7 +185,7 @@ pub struct DialogNote {
 objects_only!(DialogNote, both ways);
 
 impl DialogNote {
-    pub fn new(due: &Due, at: Duration) -> DialogNote {
+    pub(super) fn new(due: &Due, at: Duration) -> DialogNote {
         let tag = |tag: &Tag| Bytes(tag.0.clone());
         DialogNote {
             call_id: Bytes(due.name.call_id.0.clone()),
@@ -197,7 +197,7 @@ impl DialogNote {
     }
 
     /// The dialog, and since when it was to be ended; none where that is before the oldest time, which the log says.
-    pub fn due(self, id: SessionId, oldest: Duration) -> Option<(Due, Duration)> {
+    pub(super) fn due(self, id: SessionId, oldest: Duration) -> Option<(Due, Duration)> {
         let due = Due {
             id,
             name: Name {
@@ -216,6 +216,6 @@ impl DialogNote {
     }
 }
 
-pub fn micros(time: Duration) -> u64 {
+pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -15,7 +15,7 @@ use crate::tls::{PeerCertificates, Writer};
 const PIECE: usize = 32 * 1024;
 
 /// Who a client is, as the log names it, and what it may do.
-pub struct Who {
+pub(super) struct Who {
     pub name: String,
     /// It may end calls and drain relays.
     pub may_change: bool,
@@ -25,7 +25,7 @@ pub struct Who {
 
 impl Who {
     /// One without TLS.
-    pub fn plain(name: String, may_change: bool) -> Who {
+    pub(super) fn plain(name: String, may_change: bool) -> Who {
         let certificates = None;
         Who {
             name,
@@ -42,7 +42,7 @@ impl fmt::Display for Who {
 }
 
 /// One connection.
-pub struct Client<'a> {
+pub(super) struct Client<'a> {
     pub dispatcher: &'a Dispatcher,
     pub who: Who,
     pub writer: Writer,
@@ -52,7 +52,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(dispatcher: &'a Dispatcher, writer: Writer, who: Who) -> Self {
+    pub(super) fn new(dispatcher: &'a Dispatcher, writer: Writer, who: Who) -> Self {
         Client {
             dispatcher,
             who,
@@ -63,12 +63,12 @@ impl<'a> Client<'a> {
     }
 
     /// The next answer may take so long.
-    pub fn allow(&mut self, limit: Duration) {
+    pub(super) fn allow(&mut self, limit: Duration) {
         self.deadline = clock::moment() + limit;
     }
 
     /// One line, and the empty line where there is one.
-    pub fn say(&mut self, line: &str) -> io::Result<()> {
+    pub(super) fn say(&mut self, line: &str) -> io::Result<()> {
         self.allow(ANSWER_LIMIT);
         self.put(line)?;
         self.put("\r\n")?;
@@ -79,12 +79,15 @@ impl<'a> Client<'a> {
     }
 
     /// A line that begins as `error` does for who looks for no more.
-    pub fn fail(&mut self, why: &str) -> io::Result<()> {
+    pub(super) fn fail(&mut self, why: &str) -> io::Result<()> {
         self.say(&format!("error: {why}"))
     }
 
     /// Lines for people.
-    pub fn lines(&mut self, lines: impl IntoIterator<Item = impl AsRef<str>>) -> io::Result<()> {
+    pub(super) fn lines(
+        &mut self,
+        lines: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> io::Result<()> {
         // What had to be waited for is not the client's time.
         self.allow(ANSWER_LIMIT);
         let mut list = List::new(self);
@@ -115,14 +118,14 @@ impl<'a> Client<'a> {
 }
 
 /// An answer of several objects or lines, in the format that is configured.
-pub struct List<'a, 'b> {
+pub(super) struct List<'a, 'b> {
     pub client: &'a mut Client<'b>,
     format: ManagementFormat,
     is_empty: bool,
 }
 
 impl<'a, 'b> List<'a, 'b> {
-    pub fn new(client: &'a mut Client<'b>) -> Self {
+    pub(super) fn new(client: &'a mut Client<'b>) -> Self {
         let format = client.dispatcher.settings.management_format;
         List {
             client,
@@ -132,7 +135,7 @@ impl<'a, 'b> List<'a, 'b> {
     }
 
     /// A JSON value on one line.
-    pub fn add(&mut self, object: &str) -> io::Result<()> {
+    pub(super) fn add(&mut self, object: &str) -> io::Result<()> {
         match (self.format, std::mem::take(&mut self.is_empty)) {
             (ManagementFormat::Lines, _) => {
                 self.client.put(object)?;
@@ -146,14 +149,14 @@ impl<'a, 'b> List<'a, 'b> {
     }
 
     /// A line for people: a string where the answer is an array.
-    pub fn add_text(&mut self, line: &str) -> io::Result<()> {
+    pub(super) fn add_text(&mut self, line: &str) -> io::Result<()> {
         match self.format {
             ManagementFormat::Lines => self.add(line),
             ManagementFormat::Array => self.add(&serde_json::Value::from(line).to_string()),
         }
     }
 
-    pub fn end(self) -> io::Result<()> {
+    pub(super) fn end(self) -> io::Result<()> {
         match (self.format, self.is_empty) {
             (ManagementFormat::Lines, _) => self.client.put("\r\n")?,
             (ManagementFormat::Array, true) => self.client.put("[]\r\n")?,

@@ -11,7 +11,7 @@ use crate::proto::escaped;
 
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     Sessions(Filter),
     Summary,
     Metrics,
@@ -31,7 +31,7 @@ pub enum Command {
 
 /// Why a line is no command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Bad {
+pub(crate) enum Bad {
     /// Not known: which there are.
     Unknown(String),
     /// Known, and wrongly used: how it is used.
@@ -42,7 +42,7 @@ pub enum Bad {
 const SHOWN: usize = 40;
 
 /// What `help` answers.
-pub const HELP: [&str; 18] = [
+pub(crate) const HELP: [&str; 18] = [
     "sessions                    all calls, a JSON object each",
     "sessions KEY=VALUE ...      those that fit all of: call_id=ID, user=PART of a URI or username,",
     "                            address=IP or IP:PORT of a party or of the relay, relay=RELAY",
@@ -67,7 +67,7 @@ pub const HELP: [&str; 18] = [
 ///
 /// # Errors
 /// See [`Bad`].
-pub fn parse(line: &[u8]) -> Result<Command, Bad> {
+pub(crate) fn parse(line: &[u8]) -> Result<Command, Bad> {
     let text = escaped(line);
     let text = text.trim();
     let (word, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));

@@ -14,7 +14,7 @@ use crate::sys::sync::lock;
 const NONE_LEFT: &str = "\nwarning: NO RELAY IS LEFT THAT TAKES CALLS, new ones are refused: resume this one, or start another";
 
 /// A relay gets no new calls. A second line warns where none is left that does.
-pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
+pub(super) fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
     let mut registry = lock(&dispatcher.registry);
     let key = the_one(
         registry.relays.named(relay),
@@ -56,7 +56,7 @@ pub fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, 
 }
 
 /// It gets calls again.
-pub fn resume(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
+pub(super) fn resume(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<String, String> {
     let mut registry = lock(&dispatcher.registry);
     let key = the_one(
         registry.relays.named(relay),
@@ -94,7 +94,7 @@ fn kept(dispatcher: &Dispatcher) -> Result<(), String> {
 }
 
 /// The answer where no relay has this name.
-pub fn no_such_relay(name: &str, known: &[RelayKey]) -> String {
+pub(super) fn no_such_relay(name: &str, known: &[RelayKey]) -> String {
     let name = name.escape_debug();
     match known {
         [] => format!("no relay \"{name}\": none is known"),

@@ -28,7 +28,7 @@ const HEARD: Duration = Duration::from_secs(5);
 
 /// What is to be ended, as the administrator says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     pub call_id: String,
     /// Of the sessions of that Call-ID the one that this tag opened; else all of them.
     pub from_tag: Option<String>,
@@ -40,7 +40,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// Why it goes on, and what else can be tried.
-pub fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String, String> {
+pub(super) fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String, String> {
     let text = wanted.call_id.as_str();
     let (call_id, known, place) = {
         let registry = lock(&dispatcher.registry);

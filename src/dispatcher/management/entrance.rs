@@ -30,7 +30,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(300);
 type Opened = (Reader, Writer, Who);
 
 /// The accepting thread of the TCP port.
-pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
+pub(crate) fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
     let is_costly = dispatcher.settings.management_use_tls;
     let patience = match is_costly {
         true => HANDSHAKE_LIMIT,
@@ -53,7 +53,7 @@ pub fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
 }
 
 /// The accepting thread of the UNIX socket.
-pub fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
+pub(crate) fn accept_unix(dispatcher: &Arc<Dispatcher>, listener: &UnixListener) {
     let limits = Limits {
         silent: MAX_CLIENTS,
         working: MAX_CLIENTS,

@@ -15,7 +15,7 @@ use crate::proto::{CallId, Visible};
 use crate::sys::sync::lock;
 
 impl Client<'_> {
-    pub fn explain(&mut self, call_id: &str, json: bool) -> io::Result<()> {
+    pub(super) fn explain(&mut self, call_id: &str, json: bool) -> io::Result<()> {
         let (call_id, sessions) = match self.dispatcher.call_named(call_id) {
             Ok(Meant::Live(call_id, found)) => (call_id, found),
             Ok(Meant::Over(call_id, fate)) => return self.explain_past(&call_id, &fate, json),

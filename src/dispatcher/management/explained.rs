@@ -209,7 +209,7 @@ pub(super) struct Claim {
 objects_only!(Claim);
 
 /// Where a party was told to send to: an older relay tells no more than its own address.
-pub fn told<'a>(leg: Option<&'a Leg>, local: &'a str) -> &'a str {
+pub(super) fn told<'a>(leg: Option<&'a Leg>, local: &'a str) -> &'a str {
     match leg {
         Some(leg) if !leg.told.is_empty() => &leg.told,
         _ => local,

@@ -6,7 +6,7 @@ use crate::proto::record::{CallRecord, OfferedStream, Scalar, StreamRecord};
 
 /// All that is given must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// The whole call-id.
     pub call_id: Option<String>,
     /// Or how it begins, where no call has exactly this one.
@@ -25,14 +25,14 @@ pub struct Filter {
 
 impl Filter {
     /// Whether a session's own text has to be looked at.
-    pub fn looks_at_sessions(&self) -> bool {
+    pub(crate) fn looks_at_sessions(&self) -> bool {
         let given = [&self.call_id, &self.user, &self.address, &self.any];
         given.into_iter().any(Option::is_some)
     }
 
     /// Whether a session of one of the relays that are asked fits; it is on the relay of this address. What cannot be
     /// read does not.
-    pub fn fits(&self, session: &str, relay: IpAddr) -> bool {
+    pub(crate) fn fits(&self, session: &str, relay: IpAddr) -> bool {
         if !self.looks_at_sessions() {
             return true;
         }

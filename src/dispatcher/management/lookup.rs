@@ -156,7 +156,7 @@ fn sessions_of(
 }
 
 /// The calls in a relay's list whose Call-IDs begin so. What cannot be read has none.
-pub fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
+pub(super) fn listed(list: &[u8], prefix: &str) -> Vec<CallId> {
     let mut found = Vec::new();
     let _ = each(list, |element| {
         let seen = RecordHead::parse(element.get())?;

@@ -28,7 +28,7 @@ pub enum Meant {
 
 /// What a text is as the beginning of a Call-ID: without what tables put in the place of what they cut off. None where
 /// it is too short.
-pub fn beginning(text: &str) -> Option<String> {
+pub(super) fn beginning(text: &str) -> Option<String> {
     let prefix = text.strip_suffix('…').unwrap_or(text);
     (prefix.chars().count() >= SHORTEST).then(|| prefix.to_owned())
 }

@@ -26,7 +26,7 @@ struct Side<'a> {
 ///
 /// # Errors
 /// A key that has another type than it should.
-pub fn lines(sessions: Vec<Map<String, Value>>) -> Result<Vec<String>, serde_json::Error> {
+pub(crate) fn lines(sessions: Vec<Map<String, Value>>) -> Result<Vec<String>, serde_json::Error> {
     let mut out = Vec::new();
     for session in sessions {
         let mut call: Call = serde_json::from_value(Value::from(session))?;
@@ -49,7 +49,7 @@ pub fn lines(sessions: Vec<Map<String, Value>>) -> Result<Vec<String>, serde_jso
 }
 
 /// Who hears whom in a session, as [`lines`] begins with it; nothing where it cannot be read.
-pub fn verdict_of(session: Map<String, Value>) -> Vec<String> {
+pub(crate) fn verdict_of(session: Map<String, Value>) -> Vec<String> {
     let call: Call = serde_json::from_value(Value::from(session)).unwrap_or_default();
     let clean = |line: String| Visible(line.as_bytes()).to_string();
     verdict(&call).into_iter().map(clean).collect()

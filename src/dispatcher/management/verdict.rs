@@ -47,7 +47,7 @@ struct Way<'a> {
 }
 
 /// The sentences of a call.
-pub fn verdict(call: &Call) -> Vec<String> {
+pub(super) fn verdict(call: &Call) -> Vec<String> {
     let mut said = Vec::new();
     if call.relay_link == "does not answer" {
         said.push(

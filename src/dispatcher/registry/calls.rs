@@ -38,7 +38,7 @@ pub struct About {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Calls {
+pub(crate) struct Calls {
     sessions: Sessions,
     unanswered: UnansweredCalls,
     spellings: Spellings,
@@ -57,22 +57,22 @@ pub struct Calls {
 
 impl Calls {
     /// From now on no source has more unanswered calls than these.
-    pub fn limit_unanswered(&mut self, limits: Limits) {
+    pub(crate) fn limit_unanswered(&mut self, limits: Limits) {
         self.unanswered = UnansweredCalls::new(limits);
     }
 
     /// Tells the calendar, which may be set while this runs; calls are noted with what it shows.
-    pub fn set_wall(&mut self, now: Now) {
+    pub(crate) fn set_wall(&mut self, now: Now) {
         self.clocks = now;
     }
 
     /// Nobody has told which calls there were before this time (R3).
-    pub fn set_blind_before(&mut self, time: UnixTime) {
+    pub(crate) fn set_blind_before(&mut self, time: UnixTime) {
         self.blind_before = Some(time);
     }
 
     /// From now on news of answered calls is told, to be noted.
-    pub fn note_calls(&mut self) {
+    pub(crate) fn note_calls(&mut self) {
         self.is_noting = true;
     }
 
@@ -99,20 +99,20 @@ impl Calls {
     }
 
     /// The name of the session that a message is of; that of one that it opens where none is known.
-    pub fn name_of(&self, mention: Mention<'_>) -> Name {
+    pub(crate) fn name_of(&self, mention: Mention<'_>) -> Name {
         let known = self.sessions.find(mention);
         let known = known.and_then(|(key, _)| self.sessions.get(key));
         known.map_or_else(|| Name::opened_by(mention), |session| session.name.clone())
     }
 
     /// Returns true if this session is known, by its own tags.
-    pub fn knows(&self, mention: Mention<'_>) -> bool {
+    pub(crate) fn knows(&self, mention: Mention<'_>) -> bool {
         self.sessions.own(mention).is_some()
     }
 
     /// The call that is meant by a text: as it is, or where that is no known call, what relays call one that is not
     /// UTF-8, or its bytes as they are shown.
-    pub fn meant(&self, text: &str) -> CallId {
+    pub(crate) fn meant(&self, text: &str) -> CallId {
         let literal = CallId(text.into());
         if self.sessions.has(&literal) {
             return literal;
@@ -127,14 +127,14 @@ impl Calls {
     }
 
     /// The live calls, of this dispatcher or listed by a relay, whose Call-IDs begin so, as they are shown.
-    pub fn beginning(&self, prefix: &str) -> Vec<CallId> {
+    pub(crate) fn beginning(&self, prefix: &str) -> Vec<CallId> {
         let begins = |call_id: &&CallId| call_id.0.escaped().starts_with(prefix);
         let calls = self.sessions.call_ids().chain(self.foreign.call_ids());
         calls.filter(begins).cloned().collect()
     }
 
     /// What is known of the live sessions of a Call-ID that this dispatcher has made or seen.
-    pub fn about(&self, call_id: &CallId) -> Vec<About> {
+    pub(crate) fn about(&self, call_id: &CallId) -> Vec<About> {
         let sessions = self.sessions.of(call_id).map(|(_, session)| About {
             name: session.name.clone(),
             dialog_id: session.dialog_id.clone(),
@@ -144,13 +144,13 @@ impl Calls {
     }
 
     /// The dialogs of this dispatcher's calls, for tests.
-    pub fn dialogs(&self) -> impl Iterator<Item = &DialogId> {
+    pub(crate) fn dialogs(&self) -> impl Iterator<Item = &DialogId> {
         let sessions = self.sessions.iter();
         sessions.filter_map(|(_, session)| session.dialog_id.as_ref())
     }
 
     /// How many sessions relays have listed that are not known otherwise, for tests.
-    pub fn found(&self) -> usize {
+    pub(crate) fn found(&self) -> usize {
         let calls = self.foreign.call_ids();
         calls.map(|id| self.foreign.of(id).count()).sum()
     }
@@ -162,7 +162,7 @@ impl Calls {
     ///
     /// # Errors
     /// Too many of its source are unanswered.
-    pub fn admit(&mut self, facts: &Facts) -> Result<(), TooMany> {
+    pub(crate) fn admit(&mut self, facts: &Facts) -> Result<(), TooMany> {
         if !facts.has_media || facts.to_tag.is_some() {
             return Ok(());
         }
@@ -171,7 +171,7 @@ impl Calls {
     }
 
     /// A call that was let in has got a relay, or will not get one.
-    pub fn placed(&mut self, facts: &Facts) {
+    pub(crate) fn placed(&mut self, facts: &Facts) {
         if self.unanswered.placed(facts.session_id) {
             self.unanswered.leave(facts.signaling, &facts.from_uri);
         }
@@ -332,7 +332,7 @@ impl Calls {
 
     /// The proxy has removed a session that its relay ended before. True when that was so: by other tags than its own it
     /// is no removal of it.
-    pub fn remove_expired(&mut self, remove: &Remove) -> bool {
+    pub(crate) fn remove_expired(&mut self, remove: &Remove) -> bool {
         self.removals.remove_expired(remove)
     }
 
@@ -361,12 +361,12 @@ impl Calls {
     }
 
     /// From now on a removal of this session is the administrator's doing, until [`Calls::not_by_admin`] or its end.
-    pub fn by_admin(&mut self, name: &Name, through: Through) {
+    pub(crate) fn by_admin(&mut self, name: &Name, through: Through) {
         self.by_admin.add(name, through);
     }
 
     /// What the administrator wanted has been done, or has not come about.
-    pub fn not_by_admin(&mut self, name: &Name) {
+    pub(crate) fn not_by_admin(&mut self, name: &Name) {
         self.by_admin.remove(name);
     }
 
@@ -872,7 +872,7 @@ impl Calls {
     }
 
     /// The proxy is about to be asked to end these calls' dialogs, and will remove them.
-    pub fn restore_ended(&mut self, calls: impl IntoIterator<Item = Name>, now: Moment) {
+    pub(crate) fn restore_ended(&mut self, calls: impl IntoIterator<Item = Name>, now: Moment) {
         for name in calls {
             self.removals.expect(name, Word::Own, now);
         }

@@ -10,7 +10,7 @@ use crate::proto::CallId;
 use crate::proto::name::is_spelled;
 
 /// How long a relay is left alone that was asked for all its sessions, or has not said whether it has a call.
-pub const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// Calls that a relay is asked for at once, each by a question of its own: it answers one after the other.
 const MAX_QUESTIONS: usize = 8;
@@ -38,24 +38,24 @@ impl Doubts {
 
 /// What a relay is to be asked, and not before when.
 #[derive(Debug, Default)]
-pub struct Doubted {
+pub(super) struct Doubted {
     sessions: HashSet<SessionKey>,
     ask_at: Moment,
 }
 
 impl Doubted {
-    pub fn add(&mut self, sessions: impl IntoIterator<Item = SessionKey>) {
+    pub(super) fn add(&mut self, sessions: impl IntoIterator<Item = SessionKey>) {
         self.sessions.extend(sessions);
     }
 
     /// It could not be asked, or has not said: it is asked again, later.
-    pub fn put_back(&mut self, doubts: Doubts, now: Moment) {
+    pub(super) fn put_back(&mut self, doubts: Doubts, now: Moment) {
         self.sessions.extend(doubts.sessions);
         self.ask_at = now + PAUSE;
     }
 
     /// What it is to be asked now: one by one where it can explain calls, and a few at a time.
-    pub fn take(&mut self, sessions: &Sessions, explains: bool, now: Moment) -> Vec<Doubts> {
+    pub(super) fn take(&mut self, sessions: &Sessions, explains: bool, now: Moment) -> Vec<Doubts> {
         if self.sessions.is_empty() || self.ask_at > now {
             return Vec::new();
         }

@@ -12,7 +12,7 @@ use crate::proto::{CallId, DialogId, SessionId};
 
 /// One of them.
 #[derive(Debug)]
-pub struct ForeignCall {
+pub(super) struct ForeignCall {
     pub link: LinkId,
     pub name: Name,
     pub session_id: Option<SessionId>,
@@ -26,19 +26,19 @@ const MAX_PER_CALL_ID: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct ForeignCalls {
+pub(super) struct ForeignCalls {
     calls: HashMap<CallId, Vec<ForeignCall>>,
     dialogs: DialogCounts,
 }
 
 impl ForeignCalls {
     /// Those of a Call-ID.
-    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = &ForeignCall> {
+    pub(super) fn of(&self, call_id: &CallId) -> impl Iterator<Item = &ForeignCall> {
         self.calls.get(call_id).into_iter().flatten()
     }
 
     /// The one that a message fits best, of one link where that is told.
-    pub fn best(&self, mention: Mention<'_>, link: Option<LinkId>) -> Option<&ForeignCall> {
+    pub(super) fn best(&self, mention: Mention<'_>, link: Option<LinkId>) -> Option<&ForeignCall> {
         let found = self.of(mention.call_id);
         let found = found.filter(|found| link.is_none_or(|link| found.link == link));
         let found = found.map(|found| (found.name.fit(mention), found));
@@ -47,21 +47,21 @@ impl ForeignCalls {
         found.map(|(_, found)| found)
     }
 
-    pub fn call_ids(&self) -> impl Iterator<Item = &CallId> {
+    pub(super) fn call_ids(&self) -> impl Iterator<Item = &CallId> {
         self.calls.keys()
     }
 
-    pub fn has(&self, call_id: &CallId) -> bool {
+    pub(super) fn has(&self, call_id: &CallId) -> bool {
         self.calls.contains_key(call_id)
     }
 
     /// Returns true if one of them has this dialog.
-    pub fn has_dialog(&self, dialog_id: &DialogId) -> bool {
+    pub(super) fn has_dialog(&self, dialog_id: &DialogId) -> bool {
         self.dialogs.has(dialog_id)
     }
 
     /// A relay has told of one. What it told of it before does not count any more.
-    pub fn add(&mut self, link: LinkId, name: Name, call: ListedCall) {
+    pub(super) fn add(&mut self, link: LinkId, name: Name, call: ListedCall) {
         self.take(&name.call_id, |one| {
             one.link == link && one.name.is_of(&name)
         });
@@ -80,7 +80,7 @@ impl ForeignCalls {
     }
 
     /// Forgets some of a Call-ID.
-    pub fn take(&mut self, call_id: &CallId, is_it: impl Fn(&ForeignCall) -> bool) {
+    pub(super) fn take(&mut self, call_id: &CallId, is_it: impl Fn(&ForeignCall) -> bool) {
         let Some(found) = self.calls.get_mut(call_id) else {
             return;
         };
@@ -92,14 +92,14 @@ impl ForeignCalls {
 
     /// A session that this link's relay listed is over there; what another relay says of one of that name does not
     /// count.
-    pub fn ended(&mut self, link: LinkId, call_id: &CallId, from_tag: Option<&str>) {
+    pub(super) fn ended(&mut self, link: LinkId, call_id: &CallId, from_tag: Option<&str>) {
         self.take(call_id, |one| {
             one.link == link && one.name.fit_told(from_tag) != Fit::Not
         });
     }
 
     /// A link is gone, with all that was found by it.
-    pub fn lose(&mut self, link: LinkId) {
+    pub(super) fn lose(&mut self, link: LinkId) {
         let dialogs = &mut self.dialogs;
         self.calls.retain(|_, found| {
             forget(found, dialogs, |one| one.link == link);

@@ -8,7 +8,7 @@ use crate::dispatcher::relay_id::LinkId;
 
 /// A relay that a call might go to. What relays do not tell so far, such as weight and zone, has its place here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate<'a> {
+pub(super) struct Candidate<'a> {
     pub link: LinkId,
     pub address: IpAddr,
     /// What it calls itself, where it does.
@@ -22,7 +22,7 @@ pub struct Candidate<'a> {
 
 /// What a new call asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// The relay that the SIP proxy wants, by the address that its link comes from.
     pub preferred: Option<IpAddr>,
     /// Decides among relays that are as good as each other.
@@ -32,7 +32,10 @@ pub struct Request {
 /// Those that can take the call, the best one first: the preferred relays; without a preference, those that have a session
 /// of this Call-ID already, as a call that comes round may pass one relay twice; then all others. Of these, the one with
 /// the fewest calls; of several with as few, any.
-pub fn order<'a>(mut candidates: Vec<Candidate<'a>>, request: Request) -> Vec<Candidate<'a>> {
+pub(super) fn order<'a>(
+    mut candidates: Vec<Candidate<'a>>,
+    request: Request,
+) -> Vec<Candidate<'a>> {
     candidates.retain(|one| one.state == RelayState::Active);
     let rank = |one: &Candidate<'_>| {
         let first = match (request.preferred, one.beside) {

@@ -4,7 +4,7 @@ use crate::dispatcher::relay_id::RelayKey;
 
 /// A relay that is known: connected, or away with sessions of its that are not forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayStatus {
+pub(crate) struct RelayStatus {
     pub relay: RelayKey,
     pub state: RelayState,
     /// Sessions that it should have.

@@ -9,10 +9,10 @@ use crate::moment::Moment;
 
 /// A relay here; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RelayNumber(u64);
+pub(super) struct RelayNumber(u64);
 
 #[derive(Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     pub key: RelayKey,
     pub link: Option<LinkId>,
     /// Since when there is no link.
@@ -31,7 +31,7 @@ pub struct Load {
 
 /// The relay that tells of a session: its link and number, where it is known, and the address that it comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Teller {
+pub(super) struct Teller {
     pub link: LinkId,
     pub relay: Option<RelayNumber>,
     pub address: IpAddr,
@@ -39,32 +39,32 @@ pub struct Teller {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct RelayTable {
+pub(super) struct RelayTable {
     relays: BTreeMap<RelayNumber, Relay>,
     last: u64,
 }
 
 impl RelayTable {
-    pub fn get(&self, number: RelayNumber) -> Option<&Relay> {
+    pub(super) fn get(&self, number: RelayNumber) -> Option<&Relay> {
         self.relays.get(&number)
     }
 
-    pub fn get_mut(&mut self, number: RelayNumber) -> Option<&mut Relay> {
+    pub(super) fn get_mut(&mut self, number: RelayNumber) -> Option<&mut Relay> {
         self.relays.get_mut(&number)
     }
 
-    pub fn values(&self) -> impl Iterator<Item = &Relay> {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Relay> {
         self.relays.values()
     }
 
     /// The one of this key, connected or away.
-    pub fn of(&self, key: &RelayKey) -> Option<&Relay> {
+    pub(super) fn of(&self, key: &RelayKey) -> Option<&Relay> {
         self.values().find(|relay| relay.key == *key)
     }
 
     /// The relay of this key. One with a name may be what an older relay, which had none, was replaced by on its
     /// host: it takes over that one's sessions, to have them purged by its first list.
-    pub fn known_as(&self, key: &RelayKey) -> Option<RelayNumber> {
+    pub(super) fn known_as(&self, key: &RelayKey) -> Option<RelayNumber> {
         let is_same = |relay: &Relay| relay.key == *key;
         let is_older = |relay: &Relay| {
             relay.link.is_none() && relay.key.name.is_none() && relay.key.address == key.address
@@ -77,7 +77,7 @@ impl RelayTable {
     }
 
     /// The relay of this key, known from now on.
-    pub fn known_or_new(&mut self, key: &RelayKey) -> RelayNumber {
+    pub(super) fn known_or_new(&mut self, key: &RelayKey) -> RelayNumber {
         if let Some(number) = self.known_as(key) {
             return number;
         }
@@ -94,14 +94,14 @@ impl RelayTable {
     }
 
     /// A session of a relay begins.
-    pub fn call_begun(&mut self, number: RelayNumber) {
+    pub(super) fn call_begun(&mut self, number: RelayNumber) {
         if let Some(relay) = self.relays.get_mut(&number) {
             relay.load.live += 1;
         }
     }
 
     /// A session of a relay rings, or rings no more.
-    pub fn call_rings(&mut self, number: RelayNumber, rings: bool) {
+    pub(super) fn call_rings(&mut self, number: RelayNumber, rings: bool) {
         let Some(relay) = self.relays.get_mut(&number) else {
             return;
         };
@@ -113,7 +113,7 @@ impl RelayTable {
     }
 
     /// A session of a relay is over. Nothing is known any more of one that is away and has no other.
-    pub fn call_over(&mut self, number: RelayNumber, rings: bool) {
+    pub(super) fn call_over(&mut self, number: RelayNumber, rings: bool) {
         if let Some(relay) = self.relays.get_mut(&number) {
             relay.load.live = relay.load.live.saturating_sub(1);
             relay.load.unanswered -= usize::from(rings);
@@ -122,7 +122,7 @@ impl RelayTable {
     }
 
     /// Forgets a relay that is away and has no session.
-    pub fn forget_idle(&mut self, number: RelayNumber) {
+    pub(super) fn forget_idle(&mut self, number: RelayNumber) {
         let relay = self.relays.get(&number);
         if relay.is_some_and(|relay| relay.link.is_none() && relay.load.live == 0) {
             self.relays.remove(&number);
@@ -130,18 +130,18 @@ impl RelayTable {
     }
 
     /// Those that have been away for so long.
-    pub fn lost(&self, limit: Duration, now: Moment) -> HashSet<RelayNumber> {
+    pub(super) fn lost(&self, limit: Duration, now: Moment) -> HashSet<RelayNumber> {
         let is_lost = |relay: &Relay| relay.away.is_some_and(|since| now >= since + limit);
         let lost = self.relays.iter().filter(|(_, relay)| is_lost(relay));
         lost.map(|(number, _)| *number).collect()
     }
 
-    pub fn forget(&mut self, lost: &HashSet<RelayNumber>) {
+    pub(super) fn forget(&mut self, lost: &HashSet<RelayNumber>) {
         self.relays.retain(|number, _| !lost.contains(number));
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.relays.is_empty()
     }
 }

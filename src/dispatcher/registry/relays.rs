@@ -31,7 +31,7 @@ pub struct Connected<L> {
 
 /// See the module. `L` is what the shell sends on.
 #[derive(Debug)]
-pub struct Relays<L> {
+pub(crate) struct Relays<L> {
     pub(super) table: RelayTable,
     links: BTreeMap<LinkId, Link<L>>,
     last: u64,
@@ -128,14 +128,14 @@ impl<L: Clone> Relays<L> {
     }
 
     /// A link says which process it is of, and which of that one's links: before it says who it is.
-    pub fn set_instance(&mut self, id: LinkId, instance: Option<&str>) {
+    pub(crate) fn set_instance(&mut self, id: LinkId, instance: Option<&str>) {
         if let Some(link) = self.links.get_mut(&id) {
             link.instance = instance.map(Arc::from);
         }
     }
 
     /// Returns true if two links are of one process, which reaches this dispatcher by two addresses.
-    pub fn is_same_process(&self, one: LinkId, other: LinkId) -> bool {
+    pub(crate) fn is_same_process(&self, one: LinkId, other: LinkId) -> bool {
         let process = |id: LinkId| {
             let instance = self.links.get(&id)?.instance.as_deref()?;
             Some(instance.rsplit_once('-')?.0)
@@ -194,31 +194,31 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Returns true if there is a relay of this key, connected or away.
-    pub fn is_known(&self, key: &RelayKey) -> bool {
+    pub(crate) fn is_known(&self, key: &RelayKey) -> bool {
         self.table.of(key).is_some()
     }
 
     /// Who a link is, once it is known.
     #[cfg(test)]
-    pub fn relay_of(&self, id: LinkId) -> Option<&RelayKey> {
+    pub(crate) fn relay_of(&self, id: LinkId) -> Option<&RelayKey> {
         let relay = self.table.get(self.number(id)?);
         relay.map(|relay| &relay.key)
     }
 
     /// A `ping` has come, or an answer in time. Returns true if the relay had been timed out.
-    pub fn answers_again(&mut self, id: LinkId) -> bool {
+    pub(crate) fn answers_again(&mut self, id: LinkId) -> bool {
         let link = self.links.get_mut(&id);
         link.is_some_and(|link| link.timed_out.take().is_some())
     }
 
     /// A request was not answered within `relay_timeout`. True when that is news.
-    pub fn timed_out(&mut self, id: LinkId, now: Moment) -> bool {
+    pub(crate) fn timed_out(&mut self, id: LinkId, now: Moment) -> bool {
         let link = self.links.get_mut(&id).filter(|l| l.timed_out.is_none());
         link.map(|link| link.timed_out = Some(now)).is_some()
     }
 
     /// The relay drains. True when that is news.
-    pub fn halting(&mut self, id: LinkId) -> bool {
+    pub(crate) fn halting(&mut self, id: LinkId) -> bool {
         let link = self.links.get_mut(&id).filter(|link| !link.halting);
         link.map(|link| link.halting = true).is_some()
     }
@@ -264,13 +264,13 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Returns true if a new call could go to some relay that was not tried.
-    pub fn has_other(&self, tried: &[LinkId]) -> bool {
+    pub(crate) fn has_other(&self, tried: &[LinkId]) -> bool {
         let candidates = self.candidates(&[], tried);
         candidates.iter().any(|one| one.state == RelayState::Active)
     }
 
     /// Why the relays of an address get no new call; none where one does.
-    pub fn unavailable(&self, address: IpAddr) -> Option<&'static str> {
+    pub(crate) fn unavailable(&self, address: IpAddr) -> Option<&'static str> {
         let mut why = Some("is not connected");
         for link in self.links.values().filter(|l| l.address == address) {
             let Some(relay) = link.relay.and_then(|number| self.table.get(number)) else {
@@ -287,14 +287,14 @@ impl<L: Clone> Relays<L> {
     }
 
     /// A relay has answered for a new call, or nobody waits for that any more.
-    pub fn attempt_over(&mut self, id: LinkId) {
+    pub(crate) fn attempt_over(&mut self, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             link.attempts = link.attempts.saturating_sub(1);
         }
     }
 
     /// Relays that are connected and known, in the order of their addresses and names.
-    pub fn connected(&self) -> Vec<Connected<L>> {
+    pub(crate) fn connected(&self) -> Vec<Connected<L>> {
         let mut found: Vec<Connected<L>> = Vec::new();
         for link in self.links.values() {
             if let Some(relay) = link.relay.and_then(|number| self.table.get(number)) {
@@ -307,19 +307,19 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Connected relays, and sessions that relays should have.
-    pub fn counts(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         let connected = self.table.values().filter(|relay| relay.link.is_some());
         let live = self.table.values().map(|relay| relay.load.live);
         (connected.count(), live.sum())
     }
 
     /// All links, known or not.
-    pub fn links(&self) -> Vec<L> {
+    pub(crate) fn links(&self) -> Vec<L> {
         self.links.values().map(|l| l.handle.clone()).collect()
     }
 
     /// All relays that are known, in no order.
-    pub fn statuses(&self) -> Vec<RelayStatus> {
+    pub(crate) fn statuses(&self) -> Vec<RelayStatus> {
         let relays = self.table.values();
         let status = |relay: &Relay| {
             let link = self.link_of(relay);
@@ -338,7 +338,7 @@ impl<L: Clone> Relays<L> {
 
     /// The relays, connected or not, that a name or an address means: the whole name, the part of it before a colon,
     /// or where its link comes from.
-    pub fn named(&self, text: &str) -> Vec<RelayKey> {
+    pub(crate) fn named(&self, text: &str) -> Vec<RelayKey> {
         let address: Option<IpAddr> = text.parse().ok();
         let mut found = self.known();
         let has_name = |key: &RelayKey| key.name.as_deref() == Some(text);
@@ -354,7 +354,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// All relays of which anything is known, in order.
-    pub fn known(&self) -> Vec<RelayKey> {
+    pub(crate) fn known(&self) -> Vec<RelayKey> {
         let mut known: Vec<RelayKey> = self.table.values().map(|r| r.key.clone()).collect();
         known.extend(self.drained.keys().cloned());
         known.sort();
@@ -363,7 +363,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Relays that are not connected and have calls or are to get none, in order; with the number of their calls.
-    pub fn away(&self) -> BTreeMap<RelayKey, usize> {
+    pub(crate) fn away(&self) -> BTreeMap<RelayKey, usize> {
         let drained = self.drained.keys().map(|key| (key.clone(), 0));
         let mut away: BTreeMap<RelayKey, usize> = drained.collect();
         for relay in self.table.values() {
@@ -377,7 +377,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Why a relay gets no new calls, and whether it is connected at all.
-    pub fn held(&self, key: &RelayKey) -> (Held, bool) {
+    pub(crate) fn held(&self, key: &RelayKey) -> (Held, bool) {
         let link = self.table.of(key).and_then(|relay| self.link_of(relay));
         (self.held_by(key, link), link.is_some())
     }
@@ -395,28 +395,28 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Calls of this dispatcher that a relay has.
-    pub fn load(&self, key: &RelayKey) -> Load {
+    pub(crate) fn load(&self, key: &RelayKey) -> Load {
         let relay = self.table.of(key);
         relay.map_or_else(Load::default, |relay| relay.load)
     }
 
     /// All relays that are to get no calls.
-    pub fn drained(&self) -> BTreeSet<RelayKey> {
+    pub(crate) fn drained(&self) -> BTreeSet<RelayKey> {
         self.drained.keys().cloned().collect()
     }
 
     /// A relay gets no new calls from now on, whatever becomes of its link. False where that was so.
-    pub fn drain(&mut self, key: &RelayKey) -> bool {
+    pub(crate) fn drain(&mut self, key: &RelayKey) -> bool {
         self.drained.insert(key.clone(), false).is_none()
     }
 
     /// It gets calls again. False where it was not drained.
-    pub fn resume(&mut self, key: &RelayKey) -> bool {
+    pub(crate) fn resume(&mut self, key: &RelayKey) -> bool {
         self.drained.remove(key).is_some()
     }
 
     /// Connected drained relays that have no call of this dispatcher any more, as long as nobody was told so.
-    pub fn drained_empty(&self) -> Vec<Connected<L>> {
+    pub(crate) fn drained_empty(&self) -> Vec<Connected<L>> {
         let mut connected = self.connected();
         connected.retain(|one| {
             self.drained.get(&one.relay) == Some(&false) && self.load(&one.relay).live == 0
@@ -425,7 +425,7 @@ impl<L: Clone> Relays<L> {
     }
 
     /// Somebody was told that a drained relay has no calls. False where it is not drained any more.
-    pub fn note_drained_empty(&mut self, key: &RelayKey) -> bool {
+    pub(crate) fn note_drained_empty(&mut self, key: &RelayKey) -> bool {
         let told = self.drained.get_mut(key);
         told.map(|told| *told = true).is_some()
     }

@@ -7,7 +7,7 @@ use crate::moment::Moment;
 use crate::proto::CallId;
 
 /// So many are kept, and so many bytes of names; beyond this the oldest are forgotten.
-pub const MAX_CALLS: usize = 20_000;
+pub(super) const MAX_CALLS: usize = 20_000;
 const MAX_BYTES: usize = 16 << 20;
 
 /// A part of that for what relays alone tell.
@@ -18,14 +18,14 @@ const CALL_OVERHEAD: usize = 200;
 
 /// Whose word it is: a relay that tells of calls which nobody knows makes no other one's be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
+pub(super) enum Word {
     Own,
     Relays,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Remembered<T> {
+pub(super) struct Remembered<T> {
     /// Each with a number of its own: a Call-ID may have several.
     calls: HashMap<CallId, Vec<(u64, T)>>,
     /// By whose word it is.
@@ -52,7 +52,7 @@ impl<T> Default for Remembered<T> {
 
 impl<T> Remembered<T> {
     /// A session has ended; its tags take so many bytes.
-    pub fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Moment) {
+    pub(super) fn add(&mut self, call_id: CallId, what: T, tags: usize, word: Word, now: Moment) {
         self.ended += 1;
         let ended = (self.ended, what);
         let size = call_id.0.as_bytes().len() + tags + CALL_OVERHEAD;
@@ -75,13 +75,13 @@ impl<T> Remembered<T> {
     }
 
     /// Those of a Call-ID.
-    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = &T> {
+    pub(super) fn of(&self, call_id: &CallId) -> impl Iterator<Item = &T> {
         let found = self.calls.get(call_id).into_iter().flatten();
         found.map(|(_, what)| what)
     }
 
     /// The proxy has removed it, or there is a new session of this name.
-    pub fn take(&mut self, call_id: &CallId, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    pub(super) fn take(&mut self, call_id: &CallId, is_it: impl Fn(&T) -> bool) -> Option<T> {
         let found = self.calls.get_mut(call_id)?;
         let at = found.iter().rposition(|(_, what)| is_it(what))?;
         let (_, what) = found.remove(at);
@@ -92,7 +92,7 @@ impl<T> Remembered<T> {
     }
 
     /// Forgets those that ended at this time or before.
-    pub fn forget_until(&mut self, time: Moment) {
+    pub(super) fn forget_until(&mut self, time: Moment) {
         for word in [Word::Own, Word::Relays] {
             let first = |all: &Self| all.orders[word as usize].queue.front().map(|first| first.0);
             while first(self).is_some_and(|ended| ended <= time) {

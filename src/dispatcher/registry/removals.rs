@@ -15,7 +15,7 @@ const MISSED_AGE: Duration = Duration::from_secs(3600);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Removals {
+pub(super) struct Removals {
     /// Sessions that the proxy has yet to remove.
     expired: Remembered<Name>,
     /// Calls that were not known when the proxy removed them, with the time.
@@ -24,31 +24,31 @@ pub struct Removals {
 
 impl Removals {
     /// A session has ended, and the proxy has yet to remove it.
-    pub fn expect(&mut self, name: Name, word: Word, now: Moment) {
+    pub(super) fn expect(&mut self, name: Name, word: Word, now: Moment) {
         self.expired.take(&name.call_id, |one| *one == name);
         let (call_id, tags) = (name.call_id.clone(), name.tags());
         self.expired.add(call_id, name, tags, word, now);
     }
 
     /// Returns true if a session of this Call-ID has ended that the proxy has yet to remove.
-    pub fn has_expired(&self, call_id: &CallId) -> bool {
+    pub(super) fn has_expired(&self, call_id: &CallId) -> bool {
         self.expired.of(call_id).next().is_some()
     }
 
     /// How well a message fits a session of that kind.
-    pub fn expired_fit(&self, mention: Mention<'_>) -> Fit {
+    pub(super) fn expired_fit(&self, mention: Mention<'_>) -> Fit {
         let fits = self.expired.of(mention.call_id);
         fits.map(|name| name.fit(mention)).max().unwrap_or(Fit::Not)
     }
 
     /// Returns true if this very session has ended and the proxy has yet to remove it.
-    pub fn is_expected(&self, name: &Name) -> bool {
+    pub(super) fn is_expected(&self, name: &Name) -> bool {
         self.expired.of(&name.call_id).any(|one| one.is_of(name))
     }
 
     /// The proxy has removed a session that its relay ended before. True when that was so: by other tags than its own it
     /// is no removal of it.
-    pub fn remove_expired(&mut self, remove: &Remove) -> bool {
+    pub(super) fn remove_expired(&mut self, remove: &Remove) -> bool {
         let fit = self.expired_fit(remove.mention());
         let is_it = |name: &Name| name.fit(remove.mention()) == fit;
         (fit.is_own() || fit == Fit::Untold) && self.expired.take(&remove.call_id, is_it).is_some()
@@ -56,7 +56,7 @@ impl Removals {
 
     /// The proxy has removed a session that is not known. Some relay may have it: one that has not
     /// listed it yet, or does not hear of this.
-    pub fn miss(&mut self, remove: Remove, ended: UnixTime, now: Moment) {
+    pub(super) fn miss(&mut self, remove: Remove, ended: UnixTime, now: Moment) {
         let is_noted = |(missed, _): &(Remove, UnixTime)| is_of_one(missed, &remove);
         if self.missed.of(&remove.call_id).any(is_noted) {
             return;
@@ -70,26 +70,30 @@ impl Removals {
     }
 
     /// The removals that mean a session which a relay lists.
-    pub fn missed_of(&self, name: &Name) -> impl Iterator<Item = &Remove> {
+    pub(super) fn missed_of(&self, name: &Name) -> impl Iterator<Item = &Remove> {
         let missed = self.missed.of(&name.call_id).map(|(remove, _)| remove);
         missed.filter(|remove| name.fit(remove.mention()) != Fit::Not)
     }
 
     /// When the proxy has removed a session that was not known then.
-    pub fn take_missed(&mut self, call_id: &CallId, statistics: &Statistics) -> Option<UnixTime> {
+    pub(super) fn take_missed(
+        &mut self,
+        call_id: &CallId,
+        statistics: &Statistics,
+    ) -> Option<UnixTime> {
         let is_it = |(remove, _): &(Remove, UnixTime)| statistics.is_meant_by(remove);
         let (_, at) = self.missed.take(call_id, is_it)?;
         Some(at)
     }
 
     /// A relay does not know the session of this removal.
-    pub fn refused(&mut self, remove: &Remove) {
+    pub(super) fn refused(&mut self, remove: &Remove) {
         let is_it = |(missed, _): &(Remove, UnixTime)| missed == remove;
         self.missed.take(&remove.call_id, is_it);
     }
 
     /// A session of this name has begun: what is remembered of earlier ones does not mean it.
-    pub fn begun(&mut self, name: &Name) {
+    pub(super) fn begun(&mut self, name: &Name) {
         let call_id = &name.call_id;
         // An end before, of which the proxy has yet to tell, is known by both tags.
         let is_open =
@@ -100,7 +104,7 @@ impl Removals {
     }
 
     /// Forgets what is too old: ended sessions after so long.
-    pub fn forget(&mut self, expired_age: Duration, now: Moment) {
+    pub(super) fn forget(&mut self, expired_age: Duration, now: Moment) {
         if let Some(time) = now.checked_sub(expired_age) {
             self.expired.forget_until(time);
         }

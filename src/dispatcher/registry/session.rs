@@ -12,7 +12,7 @@ use crate::proto::{CSeq, DialogId};
 
 /// See the module.
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     /// The callee is in it once it has finally answered (S3).
     pub name: Name,
     pub relay: RelayNumber,
@@ -34,7 +34,7 @@ pub struct Session {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum SessionState {
+pub(super) enum SessionState {
     Live,
     /// The proxy has removed it, its relay has not been told or has not answered.
     Owed(Remove),
@@ -42,19 +42,19 @@ pub enum SessionState {
 
 impl Session {
     /// Its relay calls it as it is called here.
-    pub fn is_named(&self, statistics: &Statistics) -> bool {
+    pub(super) fn is_named(&self, statistics: &Statistics) -> bool {
         let id = self.known.session_id.to_string();
         statistics.session_id.as_ref() == Some(&id)
     }
 
     /// Nobody has answered it, as far as this dispatcher has seen its beginning, and it is not known to be over.
-    pub fn rings(&self) -> bool {
+    pub(super) fn rings(&self) -> bool {
         self.name.callee.is_none() && self.opening.is_some() && self.known.ended.is_none()
     }
 
     /// What an update tells of the call, which came at this time: the first one that goes the other way is its
     /// answer (C5), and a reply to what opened it, with a to_tag, the final one (S3). True when there is news of it.
-    pub fn learn(&mut self, facts: &Facts, at: UnixTime) -> bool {
+    pub(super) fn learn(&mut self, facts: &Facts, at: UnixTime) -> bool {
         let known = &mut self.known;
         // A later call may be on its way while the removal of the earlier one is owed; or its relay is back.
         let was_over = known.ended.take().is_some();

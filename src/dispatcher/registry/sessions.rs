@@ -9,11 +9,11 @@ use crate::proto::{CallId, DialogId};
 
 /// A session here; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionKey(u64);
+pub(super) struct SessionKey(u64);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Sessions {
+pub(super) struct Sessions {
     all: HashMap<SessionKey, Session>,
     calls: HashMap<CallId, Vec<SessionKey>>,
     dialogs: DialogCounts,
@@ -23,7 +23,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub fn insert(&mut self, session: Session) -> SessionKey {
+    pub(super) fn insert(&mut self, session: Session) -> SessionKey {
         self.last += 1;
         let key = SessionKey(self.last);
         let call_id = session.name.call_id.clone();
@@ -33,7 +33,7 @@ impl Sessions {
         key
     }
 
-    pub fn remove(&mut self, key: SessionKey) -> Option<Session> {
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.all.remove(&key)?;
         self.dialogs.remove(session.dialog_id.as_ref());
         if let Some(keys) = self.calls.get_mut(&session.name.call_id) {
@@ -46,26 +46,26 @@ impl Sessions {
     }
 
     /// How much has been made or confirmed so far.
-    pub fn changes(&self) -> u64 {
+    pub(super) fn changes(&self) -> u64 {
         self.changes
     }
 
     /// The number of one more change.
-    pub fn next_change(&mut self) -> u64 {
+    pub(super) fn next_change(&mut self) -> u64 {
         self.changes += 1;
         self.changes
     }
 
-    pub fn get(&self, key: SessionKey) -> Option<&Session> {
+    pub(super) fn get(&self, key: SessionKey) -> Option<&Session> {
         self.all.get(&key)
     }
 
-    pub fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
+    pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Session> {
         self.all.get_mut(&key)
     }
 
     /// The proxy names another dialog for it. Returns true if that is news.
-    pub fn set_dialog(&mut self, key: SessionKey, dialog_id: &DialogId) -> bool {
+    pub(super) fn set_dialog(&mut self, key: SessionKey, dialog_id: &DialogId) -> bool {
         let session = self.all.get_mut(&key);
         let Some(session) = session.filter(|one| one.dialog_id.as_ref() != Some(dialog_id)) else {
             return false;
@@ -77,43 +77,43 @@ impl Sessions {
     }
 
     /// Returns true if one of them has this dialog.
-    pub fn has_dialog(&self, dialog_id: &DialogId) -> bool {
+    pub(super) fn has_dialog(&self, dialog_id: &DialogId) -> bool {
         self.dialogs.has(dialog_id)
     }
 
-    pub fn has(&self, call_id: &CallId) -> bool {
+    pub(super) fn has(&self, call_id: &CallId) -> bool {
         self.calls.contains_key(call_id)
     }
 
     /// All of them, in any order.
-    pub fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
         self.all.iter().map(|(key, session)| (*key, session))
     }
 
     /// All of them, in any order.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (SessionKey, &mut Session)> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (SessionKey, &mut Session)> {
         self.all.iter_mut().map(|(key, session)| (*key, session))
     }
 
-    pub fn call_ids(&self) -> impl Iterator<Item = &CallId> {
+    pub(super) fn call_ids(&self) -> impl Iterator<Item = &CallId> {
         self.calls.keys()
     }
 
     /// Those of a Call-ID, in the order in which they began.
-    pub fn of(&self, call_id: &CallId) -> impl Iterator<Item = (SessionKey, &Session)> {
+    pub(super) fn of(&self, call_id: &CallId) -> impl Iterator<Item = (SessionKey, &Session)> {
         let keys = self.calls.get(call_id).into_iter().flatten();
         keys.filter_map(|key| Some((*key, self.all.get(key)?)))
     }
 
     /// The one of this name.
-    pub fn named(&self, name: &Name) -> Option<SessionKey> {
+    pub(super) fn named(&self, name: &Name) -> Option<SessionKey> {
         let mut all = self.of(&name.call_id);
         let (key, _) = all.find(|(_, session)| session.name.is_of(name))?;
         Some(key)
     }
 
     /// The session that a message fits best, and how well.
-    pub fn find(&self, mention: Mention<'_>) -> Option<(SessionKey, Fit)> {
+    pub(super) fn find(&self, mention: Mention<'_>) -> Option<(SessionKey, Fit)> {
         let fits = self.of(mention.call_id);
         let fits = fits.map(|(key, session)| (session.name.fit(mention), key));
         let (fit, key) = fits.filter(|(fit, _)| *fit != Fit::Not).max()?;
@@ -121,7 +121,7 @@ impl Sessions {
     }
 
     /// The session that a message is of, with the callee that it has or with none yet.
-    pub fn own(&self, mention: Mention<'_>) -> Option<SessionKey> {
+    pub(super) fn own(&self, mention: Mention<'_>) -> Option<SessionKey> {
         let (key, fit) = self.find(mention)?;
         fit.is_own().then_some(key)
     }

@@ -7,10 +7,10 @@ use crate::proto::name::spelled;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Spellings(HashMap<String, CallId>);
+pub(super) struct Spellings(HashMap<String, CallId>);
 
 impl Spellings {
-    pub fn add(&mut self, call_id: &CallId) {
+    pub(super) fn add(&mut self, call_id: &CallId) {
         if !call_id.0.is_utf8() {
             for spelling in spelled(&call_id.0) {
                 self.0.insert(spelling, call_id.clone());
@@ -18,7 +18,7 @@ impl Spellings {
         }
     }
 
-    pub fn remove(&mut self, call_id: &CallId) {
+    pub(super) fn remove(&mut self, call_id: &CallId) {
         if !call_id.0.is_utf8() {
             for spelling in spelled(&call_id.0) {
                 self.0.remove(&spelling);
@@ -27,18 +27,18 @@ impl Spellings {
     }
 
     /// The Call-ID that is not UTF-8 and has this spelling.
-    pub fn odd(&self, text: &str) -> Option<&CallId> {
+    pub(super) fn odd(&self, text: &str) -> Option<&CallId> {
         self.0.get(text)
     }
 
     /// The call that a relay means.
-    pub fn call_id(&self, text: &str) -> CallId {
+    pub(super) fn call_id(&self, text: &str) -> CallId {
         let known = self.odd(text).cloned();
         known.unwrap_or_else(|| CallId(text.into()))
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

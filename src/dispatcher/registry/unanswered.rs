@@ -73,7 +73,7 @@ impl fmt::Display for TooMany {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct UnansweredCalls {
+pub(super) struct UnansweredCalls {
     limits: Limits,
     counts: HashMap<Source, u32>,
     /// Calls that were let in and are no sessions yet.
@@ -81,7 +81,7 @@ pub struct UnansweredCalls {
 }
 
 impl UnansweredCalls {
-    pub fn new(limits: Limits) -> UnansweredCalls {
+    pub(super) fn new(limits: Limits) -> UnansweredCalls {
         UnansweredCalls {
             limits,
             ..UnansweredCalls::default()
@@ -92,7 +92,7 @@ impl UnansweredCalls {
     ///
     /// # Errors
     /// Its source has too many.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         id: SessionId,
         address: Option<IpAddr>,
@@ -114,19 +114,19 @@ impl UnansweredCalls {
 
     /// A call is a session now, or will not be one. Returns true if it was let in before, and counts: whoever asks has
     /// to see to it that it leaves.
-    pub fn placed(&mut self, id: SessionId) -> bool {
+    pub(super) fn placed(&mut self, id: SessionId) -> bool {
         self.placing.remove(&id)
     }
 
     /// A call of this source rings.
-    pub fn enter(&mut self, address: Option<IpAddr>, user: &Text) {
+    pub(super) fn enter(&mut self, address: Option<IpAddr>, user: &Text) {
         for (source, _) in self.sources(address, user) {
             *self.counts.entry(source).or_default() += 1;
         }
     }
 
     /// It does so no more.
-    pub fn leave(&mut self, address: Option<IpAddr>, user: &Text) {
+    pub(super) fn leave(&mut self, address: Option<IpAddr>, user: &Text) {
         for (source, _) in self.sources(address, user) {
             if let Some(count) = self.counts.get_mut(&source) {
                 *count -= 1;

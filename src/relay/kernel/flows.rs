@@ -11,7 +11,7 @@ const STUCK: i64 = 3;
 
 /// A flow that the kernel forwards.
 #[derive(Clone, Debug)]
-pub struct Forwarded {
+pub(super) struct Forwarded {
     pub ends: Ends,
     /// What left by the last reading, by party that sent it.
     left: PerParty<Counters>,
@@ -26,7 +26,7 @@ pub struct Forwarded {
 
 /// What a reading says of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub(super) enum Finding {
     /// It is there; relayed since the last reading.
     Fine(PerParty<Counters>),
     /// Packets of this party enter, and none leave.
@@ -36,7 +36,7 @@ pub enum Finding {
 }
 
 impl Forwarded {
-    pub fn new(ends: Ends) -> Forwarded {
+    pub(super) fn new(ends: Ends) -> Forwarded {
         Forwarded {
             ends,
             left: PerParty::default(),
@@ -47,7 +47,7 @@ impl Forwarded {
     }
 
     /// What left since the last reading, given what has left in all.
-    pub fn since_read(&self, left: PerParty<Counters>) -> PerParty<Counters> {
+    pub(super) fn since_read(&self, left: PerParty<Counters>) -> PerParty<Counters> {
         PerParty::of(|party| left[party].since(self.left[party]))
     }
 
@@ -84,57 +84,57 @@ impl Forwarded {
 
 /// All flows that the kernel has.
 #[derive(Debug, Default)]
-pub struct Flows {
+pub(super) struct Flows {
     flows: HashMap<FlowKey, Forwarded>,
 }
 
 impl Flows {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.flows.len()
     }
 
-    pub fn get(&self, key: &FlowKey) -> Option<&Forwarded> {
+    pub(super) fn get(&self, key: &FlowKey) -> Option<&Forwarded> {
         self.flows.get(key)
     }
 
-    pub fn contains(&self, key: &FlowKey) -> bool {
+    pub(super) fn contains(&self, key: &FlowKey) -> bool {
         self.flows.contains_key(key)
     }
 
-    pub fn keys(&self) -> Vec<FlowKey> {
+    pub(super) fn keys(&self) -> Vec<FlowKey> {
         self.flows.keys().copied().collect()
     }
 
-    pub fn insert(&mut self, flow: &Flow) {
+    pub(super) fn insert(&mut self, flow: &Flow) {
         self.flows.insert(flow.key, Forwarded::new(flow.ends));
     }
 
-    pub fn remove(&mut self, key: &FlowKey) -> Option<Forwarded> {
+    pub(super) fn remove(&mut self, key: &FlowKey) -> Option<Forwarded> {
         self.flows.remove(key)
     }
 
     /// Packets of all flows that had entered by the last reading.
-    pub fn entered(&self) -> u64 {
+    pub(super) fn entered(&self) -> u64 {
         let entered = self.flows.values().map(|flow| flow.entered);
         entered.map(|both| both.caller + both.callee).sum()
     }
 
     /// The counters of what leaves begin at nothing again.
-    pub fn restart_counting(&mut self) {
+    pub(super) fn restart_counting(&mut self) {
         self.flows
             .values_mut()
             .for_each(Forwarded::restart_counting);
     }
 
     /// Notes what a reading tells of a flow.
-    pub fn note(&mut self, key: &FlowKey, sample: Sample) {
+    pub(super) fn note(&mut self, key: &FlowKey, sample: Sample) {
         if let Some(flow) = self.flows.get_mut(key) {
             flow.sample = Some(sample);
         }
     }
 
     /// Ends a reading: what it says of each flow. What it has not noted is gone.
-    pub fn conclude(&mut self) -> Vec<(FlowKey, Finding)> {
+    pub(super) fn conclude(&mut self) -> Vec<(FlowKey, Finding)> {
         let flows = self.flows.iter_mut();
         flows.map(|(key, flow)| (*key, flow.conclude())).collect()
     }

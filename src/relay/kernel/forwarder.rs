@@ -27,7 +27,7 @@ use crate::session::{FlowNews, Installed, Loss};
 const BLIND: Duration = Duration::from_secs(10);
 
 /// How long a stuck flow shows how far its packets come: one of a usual stream or two, which are lost.
-pub const WATCHED: Duration = Duration::from_millis(30);
+pub(super) const WATCHED: Duration = Duration::from_millis(30);
 
 /// A stuck flow of which it is found out how far its packets come.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ struct Watch {
 }
 
 /// See the module.
-pub struct Forwarder<M: ?Sized> {
+pub(super) struct Forwarder<M: ?Sized> {
     flows: Flows,
     removals: Removals,
     trust: Trust,
@@ -61,7 +61,7 @@ pub struct Forwarder<M: ?Sized> {
 }
 
 impl<M: Mechanism + ?Sized> Forwarder<M> {
-    pub fn new(mechanism: Box<M>, workers: usize, locals: Vec<IpAddr>) -> Forwarder<M> {
+    pub(super) fn new(mechanism: Box<M>, workers: usize, locals: Vec<IpAddr>) -> Forwarder<M> {
         Forwarder {
             flows: Flows::default(),
             removals: Removals::default(),
@@ -79,29 +79,29 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// What workers are to be told since this was asked last, each by its number.
-    pub fn take_news(&mut self) -> Vec<Vec<FlowNews>> {
+    pub(super) fn take_news(&mut self) -> Vec<Vec<FlowNews>> {
         self.news.take()
     }
 
     /// Flows that the kernel has.
-    pub fn flows(&self) -> usize {
+    pub(super) fn flows(&self) -> usize {
         self.flows.len()
     }
 
     /// Returns true if there is anything in the kernel that readings could tell of.
-    pub fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         self.flows.len() > 0 || self.mechanism.has_debris() || !self.mechanism.is_able()
     }
 
     /// When [`Forwarder::tick`] has something to do.
-    pub fn due(&self) -> Option<Moment> {
+    pub(super) fn due(&self) -> Option<Moment> {
         let watched = self.watch.as_ref().map(|watch| watch.until);
         let due = [watched, self.mechanism.removed_at()];
         due.into_iter().flatten().min()
     }
 
     /// Does what is due.
-    pub fn tick(&mut self, now: Moment) {
+    pub(super) fn tick(&mut self, now: Moment) {
         self.end_watch(now);
         if self.mechanism.removed_at().is_some_and(|at| now >= at) {
             self.complete_removals(now);
@@ -109,13 +109,13 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// This host has other addresses than before.
-    pub fn set_addresses(&mut self, locals: Vec<IpAddr>) {
+    pub(super) fn set_addresses(&mut self, locals: Vec<IpAddr>) {
         self.mechanism.set_addresses(&locals);
         self.locals = locals.into_iter().collect();
     }
 
     /// Hands flows over.
-    pub fn install(&mut self, wanted: &[Flow], now: Moment) {
+    pub(super) fn install(&mut self, wanted: &[Flow], now: Moment) {
         let mut able = Vec::new();
         for flow in wanted {
             match self.objection(flow, now) {
@@ -172,7 +172,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// Takes flows back, as workers want it.
-    pub fn withdraw(&mut self, keys: &[FlowKey], now: Moment) {
+    pub(super) fn withdraw(&mut self, keys: &[FlowKey], now: Moment) {
         let mut going = Vec::new();
         for key in keys {
             if let Some(flow) = self.flows.remove(key) {
@@ -188,7 +188,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// Packets of these flows come to user space. Where the mechanism says that they should not, user space takes over.
-    pub fn suspect(&mut self, keys: &[FlowKey], now: Moment) {
+    pub(super) fn suspect(&mut self, keys: &[FlowKey], now: Moment) {
         let mut bypassed = Vec::new();
         for key in keys {
             // Where it was lost meanwhile, its packets had to come to user space.
@@ -242,7 +242,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     ///
     /// # Errors
     /// Where nothing more can be heard.
-    pub fn hear(&mut self, now: Moment) -> io::Result<Heard> {
+    pub(super) fn hear(&mut self, now: Moment) -> io::Result<Heard> {
         let heard = self.mechanism.hear()?;
         if heard.is_changed {
             self.repair(now);
@@ -273,7 +273,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// Reads all counters, tells what was relayed, and finds out what is not as it should be.
-    pub fn read(&mut self, now: Moment) {
+    pub(super) fn read(&mut self, now: Moment) {
         if !self.mechanism.is_able() {
             self.repair(now);
         }
@@ -382,7 +382,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     }
 
     /// Takes everything back and leaves nothing behind.
-    pub fn quit(&mut self, now: Moment) {
+    pub(super) fn quit(&mut self, now: Moment) {
         let keys = self.flows.keys();
         self.withdraw(&keys, now);
         self.mechanism.close();
@@ -393,11 +393,11 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
 
 #[cfg(test)]
 impl<M: ?Sized> Forwarder<M> {
-    pub fn trust(&mut self) -> &mut Trust {
+    pub(super) fn trust(&mut self) -> &mut Trust {
         &mut self.trust
     }
 
-    pub fn watch_ends(&self) -> Option<Moment> {
+    pub(super) fn watch_ends(&self) -> Option<Moment> {
         Some(self.watch.as_ref()?.until)
     }
 }

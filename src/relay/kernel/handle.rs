@@ -10,7 +10,7 @@ use crate::sys::mailbox::Postbox;
 
 /// See the module.
 #[derive(Default)]
-pub struct KernelHandle {
+pub(crate) struct KernelHandle {
     /// None where media is relayed in user space only.
     pub orders: Option<Postbox<Order>>,
     pub pulse: Arc<Pulse>,
@@ -20,7 +20,7 @@ pub struct KernelHandle {
 
 impl KernelHandle {
     /// Tells the thread something; without one nothing of the kind is ever said.
-    pub fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // It ends after the workers' last session.
             let _ = orders.send(order);
@@ -29,7 +29,7 @@ impl KernelHandle {
 
     /// Does something once what the kernel has relayed is told; at once where it relays nothing. False where the thread is
     /// gone.
-    pub fn after_reading(&self, act: impl FnOnce() + Send + 'static) -> bool {
+    pub(crate) fn after_reading(&self, act: impl FnOnce() + Send + 'static) -> bool {
         match &self.orders {
             Some(orders) => orders.send(Order::Read(Box::new(act))).is_ok(),
             None => {
@@ -40,13 +40,13 @@ impl KernelHandle {
     }
 
     /// Returns true if the thread has gone round its loop since this was last asked, or there is none.
-    pub fn is_well(&self) -> bool {
+    pub(crate) fn is_well(&self) -> bool {
         let orders = self.orders.as_ref();
         orders.is_none_or(|orders| self.pulse.feel(|| orders.nudge(Order::Nudge)))
     }
 
     /// Has it take everything back. False where it does not within this time.
-    pub fn quit(&self, limit: Duration) -> bool {
+    pub(crate) fn quit(&self, limit: Duration) -> bool {
         let Some(orders) = &self.orders else {
             return true;
         };

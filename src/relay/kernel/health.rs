@@ -19,7 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the host's settings let expect of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outlook {
+pub(super) enum Outlook {
     /// It cannot work.
     Closed,
     /// A chain drops what none of its rules accepts, and no rule names the relay's mark. Others may accept it.
@@ -39,7 +39,7 @@ enum Phase {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Health {
+pub(super) struct Health {
     phase: Phase,
     wait: Duration,
     /// How often trouble came back soon.
@@ -62,7 +62,12 @@ impl Default for Health {
 impl Health {
     /// Whether a flow may be handed over now. Where flows wait, one that has much to send may try; `look` tells whether
     /// that is worth it.
-    pub fn admits(&mut self, now: Moment, has_much: bool, look: impl FnOnce() -> Outlook) -> bool {
+    pub(super) fn admits(
+        &mut self,
+        now: Moment,
+        has_much: bool,
+        look: impl FnOnce() -> Outlook,
+    ) -> bool {
         let is_due = match self.phase {
             Phase::Good(_) => return true,
             Phase::Suspended(until) => now >= until,
@@ -94,7 +99,7 @@ impl Health {
     }
 
     /// Media enters, and none leaves. True where that is news.
-    pub fn on_trouble(&mut self, now: Moment) -> bool {
+    pub(super) fn on_trouble(&mut self, now: Moment) -> bool {
         let good_since = match self.phase {
             Phase::Good(since) => Some(since),
             Phase::Suspended(_) => return false,
@@ -111,7 +116,7 @@ impl Health {
     }
 
     /// Media has left by the kernel. True where that is news.
-    pub fn on_media(&mut self, now: Moment) -> bool {
+    pub(super) fn on_media(&mut self, now: Moment) -> bool {
         let was_trial = matches!(self.phase, Phase::Trial(_));
         if was_trial {
             self.phase = Phase::Good(now);
@@ -121,7 +126,7 @@ impl Health {
     }
 
     /// Whether it is long ago: all is well, or nobody has tried for long.
-    pub fn is_past(&self, now: Moment) -> bool {
+    pub(super) fn is_past(&self, now: Moment) -> bool {
         match self.phase {
             Phase::Good(since) => now >= since + STEADY,
             Phase::Suspended(at) | Phase::Trial(at) => now >= at + LONGEST_WAIT,

@@ -24,7 +24,7 @@ use crate::proto::{Party, PerParty};
 
 /// Why a flow is not forwarded.
 #[derive(Debug)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// It forwards nothing between such addresses.
     Never,
     /// Another flow of the relay's has its addresses, and may end soon.
@@ -35,7 +35,7 @@ pub enum Refusal {
 
 /// Why a flow is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
+pub(super) enum Removal {
     /// Its worker wants it back.
     Wanted,
     /// It is no good any more: what may have come in its place is removed, too.
@@ -44,7 +44,7 @@ pub enum Removal {
 
 /// Why nothing was read.
 #[derive(Debug)]
-pub enum Unread {
+pub(super) enum Unread {
     /// The mechanism was taken away: [`Mechanism::repair`] is to be called.
     Broken,
     Failed(io::Error),
@@ -52,7 +52,7 @@ pub enum Unread {
 
 /// What a repair has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repaired {
+pub(super) enum Repaired {
     /// Flows are as they were.
     Kept,
     /// It was made anew with all flows, whose totals begin at nothing. `was_out`: until now it could take none.
@@ -63,7 +63,7 @@ pub enum Repaired {
 
 /// What was heard of the doings of others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub(super) struct Heard {
     /// A flow may have ended: a reading shows which.
     pub has_ended: bool,
     /// Something was changed: [`Mechanism::repair`] is to look at it.
@@ -72,7 +72,7 @@ pub struct Heard {
 
 /// A flow that was there before this process asked for any. Its ends name it.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+pub(super) struct Found {
     pub ends: Ends,
     pub sample: Sample,
 }
@@ -98,7 +98,7 @@ impl fmt::Display for Found {
 
 /// What log lines say of it, each with its end: whoever searches for a line finds all of it in one place.
 #[derive(Clone, Copy, Debug)]
-pub struct Words {
+pub(super) struct Words {
     /// Follows the number of flows that are gone.
     pub gone: &'static str,
     /// Why packets of a flow come to user space that should not, and what comes of it.
@@ -106,7 +106,7 @@ pub struct Words {
 }
 
 /// See the module. Calls may take milliseconds; the kernel thread alone makes them.
-pub trait Mechanism: Send {
+pub(super) trait Mechanism: Send {
     fn words(&self) -> Words;
 
     /// Flows that are there, of an earlier relay: no install of this process has asked for them. Before [`Mechanism::start`].

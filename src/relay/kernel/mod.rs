@@ -12,14 +12,14 @@
 //! ```
 
 mod conntrack;
-pub mod flow;
+pub(super) mod flow;
 mod flows;
 mod forwarder;
-pub mod handle;
+pub(super) mod handle;
 mod health;
 mod mechanism;
-pub mod news;
-pub mod order;
+pub(super) mod news;
+pub(super) mod order;
 mod paths;
 mod reading;
 mod removals;
@@ -40,7 +40,7 @@ use self::forwarder::Forwarder;
 use self::mechanism::Mechanism;
 use self::news::Deliver;
 use self::order::Order;
-pub use self::settings::Settings;
+pub(super) use self::settings::Settings;
 use crate::config::Forwarding;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
@@ -50,7 +50,7 @@ use crate::sys::netlink::AddressChanges;
 use crate::sys::route;
 
 /// A kernel that is ready to forward.
-pub struct Ready {
+pub(super) struct Ready {
     mechanism: Box<dyn Mechanism>,
     /// Tells of changes of this host's addresses.
     changes: AddressChanges,
@@ -59,7 +59,7 @@ pub struct Ready {
 }
 
 /// Who is to forward media.
-pub enum Opened {
+pub(super) enum Opened {
     Kernel(Box<Ready>),
     /// The relay alone, and why.
     UserSpace(Arc<str>),
@@ -69,7 +69,7 @@ pub enum Opened {
 ///
 /// # Errors
 /// Where the kernel is demanded and cannot be had: why, and what to do.
-pub fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, String> {
+pub(super) fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, String> {
     if forwarding == Forwarding::Userspace {
         info!("media is relayed in user space (forwarding = userspace)");
         return Ok(Opened::UserSpace("forwarding = userspace".into()));
@@ -117,7 +117,7 @@ fn prepare(settings: &Settings) -> Result<Ready, String> {
 ///
 /// # Errors
 /// When there is no descriptor or no thread to be had.
-pub fn start(
+pub(super) fn start(
     ready: Ready,
     workers: usize,
     deliver: Deliver,

@@ -3,35 +3,35 @@
 use crate::session::FlowNews;
 
 /// Delivers news to a worker, by its number; does not wait for long.
-pub type Deliver = Box<dyn Fn(usize, Vec<FlowNews>) + Send>;
+pub(crate) type Deliver = Box<dyn Fn(usize, Vec<FlowNews>) + Send>;
 
 /// FlowNews that wait to be delivered, in order.
 #[derive(Debug)]
-pub struct NewsQueue {
+pub(crate) struct NewsQueue {
     workers: usize,
     queue: Vec<(usize, FlowNews)>,
 }
 
 impl NewsQueue {
     /// For so many workers.
-    pub fn new(workers: usize) -> NewsQueue {
+    pub(crate) fn new(workers: usize) -> NewsQueue {
         NewsQueue {
             workers,
             queue: Vec::new(),
         }
     }
 
-    pub fn tell(&mut self, worker: usize, news: FlowNews) {
+    pub(crate) fn tell(&mut self, worker: usize, news: FlowNews) {
         self.queue.push((worker, news));
     }
 
-    pub fn tell_all(&mut self, news: FlowNews) {
+    pub(crate) fn tell_all(&mut self, news: FlowNews) {
         let workers = 0..self.workers;
         self.queue.extend(workers.map(|worker| (worker, news)));
     }
 
     /// Takes what is there, for each worker what is for it.
-    pub fn take(&mut self) -> Vec<Vec<FlowNews>> {
+    pub(crate) fn take(&mut self) -> Vec<Vec<FlowNews>> {
         let mut bundles = vec![Vec::new(); self.workers];
         for (worker, news) in self.queue.drain(..) {
             if let Some(bundle) = bundles.get_mut(worker) {

@@ -5,7 +5,7 @@ use crossbeam_channel::Sender;
 use super::flow::{Ends, FlowKey};
 
 /// An order to the kernel thread.
-pub enum Order {
+pub(crate) enum Order {
     /// Forward between the caller's and the callee's end. Answered by [`crate::session::FlowNews::Installed`].
     Install(FlowKey, Ends),
     /// Answered by [`crate::session::FlowNews::Withdrawn`], whatever became of the flow meanwhile.

@@ -13,10 +13,10 @@ use crate::proto::{Party, PerParty};
 const MOST_PAIRS: usize = 1024;
 
 /// Who sends, and who is sent to.
-pub type Way = (IpAddr, IpAddr);
+pub(super) type Way = (IpAddr, IpAddr);
 
 /// The way of a party's media.
-pub fn way(ends: &Ends, party: Party) -> Way {
+pub(super) fn way(ends: &Ends, party: Party) -> Way {
     let PerParty { caller, callee } = ends.map(|end| end.remote.ip());
     match party {
         Party::Caller => (caller, callee),
@@ -26,13 +26,13 @@ pub fn way(ends: &Ends, party: Party) -> Way {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Paths {
+pub(super) struct Paths {
     troubled: HashMap<Way, Health>,
 }
 
 impl Paths {
     /// Whether a flow may be handed over now, as far as its ways are concerned.
-    pub fn admit(&mut self, ends: &Ends, now: Moment, has_much: bool) -> bool {
+    pub(super) fn admit(&mut self, ends: &Ends, now: Moment, has_much: bool) -> bool {
         self.troubled.is_empty()
             || Party::BOTH.into_iter().all(|party| {
                 let health = self.troubled.get_mut(&way(ends, party));
@@ -41,7 +41,7 @@ impl Paths {
     }
 
     /// Media of this way enters, and none leaves. None where there is no room for it, else whether that is news.
-    pub fn on_trouble(&mut self, way: Way, now: Moment) -> Option<bool> {
+    pub(super) fn on_trouble(&mut self, way: Way, now: Moment) -> Option<bool> {
         if self.troubled.len() >= MOST_PAIRS && !self.troubled.contains_key(&way) {
             return None;
         }
@@ -50,17 +50,17 @@ impl Paths {
     }
 
     /// Media of this way has left. True where that is news.
-    pub fn on_media(&mut self, way: Way, now: Moment) -> bool {
+    pub(super) fn on_media(&mut self, way: Way, now: Moment) -> bool {
         let health = self.troubled.get_mut(&way);
         health.is_some_and(|health| health.on_media(now))
     }
 
     /// Forgets what is long ago.
-    pub fn tidy(&mut self, now: Moment) {
+    pub(super) fn tidy(&mut self, now: Moment) {
         self.troubled.retain(|_, health| !health.is_past(now));
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.troubled.is_empty()
     }
 }

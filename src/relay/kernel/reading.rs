@@ -16,7 +16,7 @@ use crate::session::{Loss, SessionKey};
 
 /// What is to be done about a reading, in this order.
 #[derive(Debug, Default)]
-pub struct Judged {
+pub(super) struct Judged {
     /// Relayed since the last reading; none with nothing.
     pub traffic: Vec<(FlowKey, PerParty<Counters>)>,
     /// The kernel forwards again what it could not.
@@ -27,7 +27,7 @@ pub struct Judged {
 
 /// Flows that user space takes over.
 #[derive(Debug)]
-pub struct Takeover {
+pub(super) struct Takeover {
     pub keys: Vec<FlowKey>,
     /// The one of which the log is to tell why it is stuck, where that is news.
     pub first: Option<FirstStuck>,
@@ -36,14 +36,14 @@ pub struct Takeover {
 
 /// The first of so many flows that are stuck.
 #[derive(Clone, Copy, Debug)]
-pub struct FirstStuck {
+pub(super) struct FirstStuck {
     pub key: FlowKey,
     pub party: Party,
     pub count: usize,
 }
 
 /// Judges a reading. The flow that is `watched` is known to be stuck.
-pub fn judge(
+pub(super) fn judge(
     findings: &[(FlowKey, Finding)],
     flows: &Flows,
     trust: &mut Trust,

@@ -11,7 +11,7 @@ use crate::session::{FlowNews, Loss};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Removals {
+pub(super) struct Removals {
     open: HashMap<FlowKey, Open>,
 }
 
@@ -26,7 +26,7 @@ struct Open {
 
 impl Removals {
     /// A flow goes because its worker wants it back.
-    pub fn withdraw(&mut self, key: FlowKey, flow: Forwarded) {
+    pub(super) fn withdraw(&mut self, key: FlowKey, flow: Forwarded) {
         let open = Open {
             flow,
             loss: None,
@@ -36,7 +36,7 @@ impl Removals {
     }
 
     /// A flow goes because it is no good.
-    pub fn lose(&mut self, key: FlowKey, flow: Forwarded, loss: Loss) {
+    pub(super) fn lose(&mut self, key: FlowKey, flow: Forwarded, loss: Loss) {
         let open = Open {
             flow,
             loss: Some(loss),
@@ -46,13 +46,18 @@ impl Removals {
     }
 
     /// Its worker wants back what may be going already: it is answered after that. False where it is not.
-    pub fn is_going(&mut self, key: &FlowKey) -> bool {
+    pub(super) fn is_going(&mut self, key: &FlowKey) -> bool {
         let open = self.open.get_mut(key);
         open.map(|open| open.withdrawals += 1).is_some()
     }
 
     /// A flow's totals are known: tells what was relayed since it was read last, once.
-    pub fn complete(&mut self, key: &FlowKey, totals: PerParty<Counters>, news: &mut NewsQueue) {
+    pub(super) fn complete(
+        &mut self,
+        key: &FlowKey,
+        totals: PerParty<Counters>,
+        news: &mut NewsQueue,
+    ) {
         let Some(open) = self.open.remove(key) else {
             return;
         };

@@ -52,7 +52,7 @@ struct Thread {
 }
 
 /// What the thread has to do with.
-pub struct Surroundings {
+pub(super) struct Surroundings {
     pub mailbox: Mailbox<Order>,
     /// Tells of changes of this host's addresses.
     pub addresses: AddressChanges,
@@ -66,7 +66,7 @@ pub struct Surroundings {
 }
 
 /// Runs the kernel thread until it is told to quit.
-pub fn run(forwarder: Forwarder<dyn Mechanism>, surroundings: Surroundings) {
+pub(super) fn run(forwarder: Forwarder<dyn Mechanism>, surroundings: Surroundings) {
     let Surroundings {
         mailbox,
         addresses,

@@ -8,7 +8,7 @@ use crate::moment::Moment;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Trust {
+pub(super) struct Trust {
     pub health: Health,
     pub paths: Paths,
 }
@@ -16,7 +16,7 @@ pub struct Trust {
 impl Trust {
     /// Returns true if a flow may be handed over now. Where flows wait, one that has much to send may try; `look` tells
     /// whether that is worth it.
-    pub fn admits(
+    pub(super) fn admits(
         &mut self,
         ends: &Ends,
         now: Moment,

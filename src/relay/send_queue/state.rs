@@ -16,7 +16,7 @@ const UNANSWERED: u32 = 3;
 
 /// Something to be written.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// For the connection that asked.
     Text(Vec<u8>),
     /// An `expired` line: for the dispatcher, whatever its connection.
@@ -25,7 +25,7 @@ pub enum Piece {
 
 impl Piece {
     /// The line, where it is a notice.
-    pub fn notice(self) -> Option<Vec<u8>> {
+    pub(crate) fn notice(self) -> Option<Vec<u8>> {
         match self {
             Piece::Notice(line) => Some(line),
             Piece::Text(_) => None,
@@ -35,7 +35,7 @@ impl Piece {
 
 /// What the lock of a send queue protects.
 #[derive(Debug, Default)]
-pub struct State {
+pub(super) struct State {
     pub connection: Option<Connection>,
     /// Connections so far.
     pub serial: u32,
@@ -63,7 +63,7 @@ pub struct State {
 
 /// The connection that there is.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     pub number: u64,
     pub closer: Option<Closer>,
     pub certificates: Option<PeerCertificates>,
@@ -77,20 +77,20 @@ pub struct Connection {
 }
 
 impl State {
-    pub fn is_at(&self, number: u64) -> bool {
+    pub(super) fn is_at(&self, number: u64) -> bool {
         let connection = self.connection.as_ref();
         connection.is_some_and(|connection| connection.number == number)
     }
 
     /// Bytes that were asked for and are not written yet. Notices do not count: what was kept for a dispatcher while
     /// it was away says nothing of how it reads. Lists do not: they are refused where they are too many, and end no link.
-    pub fn unread(&self) -> usize {
+    pub(super) fn unread(&self) -> usize {
         self.queued
             .saturating_sub(self.notices + self.notices_in_hand)
     }
 
     /// What the writing thread had in its hands is written.
-    pub fn written(&mut self) {
+    pub(super) fn written(&mut self) {
         self.queued = self.queued.saturating_sub(self.in_hand);
         self.listed = self.listed.saturating_sub(self.list_in_hand);
         self.in_hand = 0;
@@ -98,13 +98,13 @@ impl State {
         self.list_in_hand = 0;
     }
 
-    pub fn push_list(&mut self, line: Vec<Vec<u8>>) {
+    pub(super) fn push_list(&mut self, line: Vec<Vec<u8>>) {
         self.listed += size(&line);
         self.lists.push_back(line);
     }
 
     /// Hands the oldest list to the writing thread. False where there is none.
-    pub fn take_list(&mut self, batch: &mut VecDeque<Piece>) -> bool {
+    pub(super) fn take_list(&mut self, batch: &mut VecDeque<Piece>) -> bool {
         let Some(line) = self.lists.pop_front() else {
             return false;
         };
@@ -113,7 +113,7 @@ impl State {
         true
     }
 
-    pub fn line_limit(&self) -> usize {
+    pub(super) fn line_limit(&self) -> usize {
         match &self.connection {
             Some(connection) if connection.is_ours => connection.longest,
             _ => OLD_DISPATCHER_LINE,
@@ -121,7 +121,7 @@ impl State {
     }
 
     /// Says a ping when it is time; how long until the next one, or none where too many went unanswered.
-    pub fn keep_alive(&mut self, interval: Duration, now: Moment) -> Option<Duration> {
+    pub(super) fn keep_alive(&mut self, interval: Duration, now: Moment) -> Option<Duration> {
         let connection = self.connection.as_mut()?;
         if now < connection.next_ping || self.finishing {
             return Some(connection.next_ping.since(now));
@@ -135,7 +135,7 @@ impl State {
         Some(interval)
     }
 
-    pub fn push_text(&mut self, text: &[u8]) {
+    pub(super) fn push_text(&mut self, text: &[u8]) {
         self.queued += text.len();
         match self.queue.back_mut() {
             Some(Piece::Text(last)) if last.len() + text.len() <= TEXT_SIZE => {
@@ -146,7 +146,7 @@ impl State {
     }
 
     /// Gives up the oldest notices until `more` bytes of them fit; returns how many.
-    pub fn make_room(&mut self, more: usize) -> u64 {
+    pub(super) fn make_room(&mut self, more: usize) -> u64 {
         let mut dropped = 0;
         while self.notices + more > MOST_NOTICES {
             let oldest = self.queue.iter().position(is_notice);
@@ -166,6 +166,6 @@ fn size(line: &[Vec<u8>]) -> usize {
     line.iter().map(Vec::len).sum()
 }
 
-pub fn is_notice(piece: &Piece) -> bool {
+pub(super) fn is_notice(piece: &Piece) -> bool {
     matches!(piece, Piece::Notice(_))
 }

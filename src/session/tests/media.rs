@@ -129,14 +129,14 @@ fn m3_stun_teaches_an_address_but_is_not_media() {
     );
 }
 
-pub fn kernel_lab() -> Lab {
+pub(super) fn kernel_lab() -> Lab {
     Lab::with(Settings {
         kernel: Ok(()),
         ..settings()
     })
 }
 
-pub fn installs(lab: &mut Lab) -> Vec<(FlowId, PerParty<FlowEnd>)> {
+pub(super) fn installs(lab: &mut Lab) -> Vec<(FlowId, PerParty<FlowEnd>)> {
     let actions = std::mem::take(&mut lab.actions);
     let install = |action| match action {
         Action::Install { flow, ends } => Some((flow, ends)),

@@ -28,11 +28,11 @@ use crate::proto::link::UpdateReply;
 use crate::proto::{CallId, Component, Party, PerParty, Tag};
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
-pub const CALLER: &str = "198.18.0.1:4000";
-pub const CALLEE: &str = "198.18.0.2:5000";
+pub(super) const CALLER: &str = "198.18.0.1:4000";
+pub(super) const CALLEE: &str = "198.18.0.2:5000";
 
 /// The machine as a test wants it.
-pub struct FakeMachine {
+pub(super) struct FakeMachine {
     pool: PortPool,
     random: u128,
     pub bound: HashMap<u16, PortKey>,
@@ -67,7 +67,7 @@ impl Environment for FakeMachine {
 }
 
 /// An engine, its machine and its clock.
-pub struct Lab {
+pub(super) struct Lab {
     pub engine: Engine,
     pub host: FakeMachine,
     pub now: Moment,
@@ -77,7 +77,7 @@ pub struct Lab {
     pub asked: u64,
 }
 
-pub fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         stream_timeout: Duration::from_secs(90),
         on_hold_timeout: Duration::from_secs(7200),
@@ -90,7 +90,7 @@ pub fn settings() -> Settings {
 }
 
 /// Where it is of no matter who is believed: the first who sends.
-pub fn open() -> Settings {
+pub(super) fn open() -> Settings {
     Settings {
         learning: LearningRules {
             learning: Learning::Open,
@@ -101,11 +101,11 @@ pub fn open() -> Settings {
 }
 
 impl Lab {
-    pub fn new() -> Lab {
+    pub(super) fn new() -> Lab {
         Lab::with(settings())
     }
 
-    pub fn with(settings: Settings) -> Lab {
+    pub(super) fn with(settings: Settings) -> Lab {
         Lab {
             engine: Engine::new(settings),
             host: FakeMachine {
@@ -120,7 +120,7 @@ impl Lab {
         }
     }
 
-    pub fn moment(&self) -> Now {
+    pub(super) fn moment(&self) -> Now {
         Now {
             mono: self.now,
             unix: UnixTime::since_epoch(
@@ -130,7 +130,7 @@ impl Lab {
     }
 
     /// Lets time pass, the engine's timers firing when they are due.
-    pub fn pass(&mut self, seconds: u64) {
+    pub(super) fn pass(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         while let Some(due) = self.engine.next_deadline().filter(|&due| due <= end) {
             self.now = self.now.max(due);
@@ -140,27 +140,27 @@ impl Lab {
         self.now = end;
     }
 
-    pub fn flow_installed(&mut self, flow: FlowId, answer: Installed) {
+    pub(super) fn flow_installed(&mut self, flow: FlowId, answer: Installed) {
         self.flow_news(FlowNews::Installed(flow, answer));
     }
 
-    pub fn flow_traffic(&mut self, flow: FlowId, more: [Counters; 2]) {
+    pub(super) fn flow_traffic(&mut self, flow: FlowId, more: [Counters; 2]) {
         self.flow_news(FlowNews::Traffic(flow, more.into()));
     }
 
-    pub fn flow_lost(&mut self, flow: FlowId, loss: Loss, last: [Counters; 2]) {
+    pub(super) fn flow_lost(&mut self, flow: FlowId, loss: Loss, last: [Counters; 2]) {
         self.flow_news(FlowNews::Lost(flow, loss, last.into()));
     }
 
-    pub fn flow_withdrawn(&mut self, flow: FlowId, last: [Counters; 2]) {
+    pub(super) fn flow_withdrawn(&mut self, flow: FlowId, last: [Counters; 2]) {
         self.flow_news(FlowNews::Withdrawn(flow, last.into()));
     }
 
-    pub fn flows_heard(&mut self, until: Moment) {
+    pub(super) fn flows_heard(&mut self, until: Moment) {
         self.flow_news(FlowNews::Heard(until));
     }
 
-    pub fn forwarding_mended(&mut self) {
+    pub(super) fn forwarding_mended(&mut self) {
         self.flow_news(FlowNews::Mended);
     }
 
@@ -181,7 +181,7 @@ impl Lab {
     }
 
     /// An update as the SIP proxy words it; `media` empty for a message without SDP.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         kind: &str,
         cseq: u32,
@@ -191,7 +191,7 @@ impl Lab {
         self.update_with(kind, cseq, tags, &format!("media: {media}\r\n"))
     }
 
-    pub fn update_with(
+    pub(super) fn update_with(
         &mut self,
         kind: &str,
         cseq: u32,
@@ -202,14 +202,14 @@ impl Lab {
     }
 
     /// A request `update` as it came, that is answered at once.
-    pub fn take(&mut self, request: &[u8]) -> UpdateReply {
+    pub(super) fn take(&mut self, request: &[u8]) -> UpdateReply {
         self.ask(request);
         let (_, reply) = self.answers().pop().expect("answered at once");
         reply
     }
 
     /// The same; answers are in [`Lab::answers`], by how often was asked before.
-    pub fn ask(&mut self, request: &[u8]) {
+    pub(super) fn ask(&mut self, request: &[u8]) {
         let mut requests = Requests::new(LIMITS, &[]);
         requests.extend(request);
         let update = Update::parse(requests.next_request().unwrap().unwrap().unwrap()).unwrap();
@@ -228,7 +228,7 @@ impl Lab {
     }
 
     /// The answers to updates that came and were not asked for yet.
-    pub fn answers(&mut self) -> Vec<(u64, UpdateReply)> {
+    pub(super) fn answers(&mut self) -> Vec<(u64, UpdateReply)> {
         let is_answer = |action: &mut Action| matches!(action, Action::Updated { .. });
         let answers = self.actions.extract_if(.., is_answer);
         let answer = |action| match action {
@@ -238,7 +238,7 @@ impl Lab {
         answers.filter_map(answer).collect()
     }
 
-    pub fn remove(&mut self, from_tag: &str, to_tag: &str) -> bool {
+    pub(super) fn remove(&mut self, from_tag: &str, to_tag: &str) -> bool {
         let tag = |text: &str| (!text.is_empty()).then(|| Tag(text.into()));
         let remove = Remove {
             call_id: CallId("call".into()),
@@ -255,7 +255,7 @@ impl Lab {
     }
 
     /// A datagram from `from` to a relay port.
-    pub fn packet(&mut self, from: &str, port: u16, data: &[u8]) -> PacketVerdict {
+    pub(super) fn packet(&mut self, from: &str, port: u16, data: &[u8]) -> PacketVerdict {
         let Some(&place) = self.host.bound.get(&port) else {
             return PacketVerdict::Drop(DropReason::Closed);
         };
@@ -264,20 +264,20 @@ impl Lab {
         verdict
     }
 
-    pub fn rtp(&mut self, from: &str, port: u16) -> PacketVerdict {
+    pub(super) fn rtp(&mut self, from: &str, port: u16) -> PacketVerdict {
         self.packet(from, port, &rtp(8))
     }
 
     /// A call that was offered and answered: audio, both addresses routable only once learned. The relay's
     /// port for the caller to send to, and the callee's.
-    pub fn call(&mut self) -> (u16, u16) {
+    pub(super) fn call(&mut self) -> (u16, u16) {
         let callee_side = ports(&self.update("request", 1, ("A", ""), &audio(CALLER)))[0];
         let caller_side = ports(&self.update("reply", 1, ("A", "B"), &audio(CALLEE)))[0];
         (caller_side, callee_side)
     }
 
     /// The same with media from both.
-    pub fn talking(&mut self) -> (u16, u16) {
+    pub(super) fn talking(&mut self) -> (u16, u16) {
         let (caller_side, callee_side) = self.call();
         self.rtp(CALLER, caller_side);
         self.rtp(CALLEE, callee_side);
@@ -285,7 +285,7 @@ impl Lab {
     }
 
     /// The statistics of the only session, as `sessions` shows them.
-    pub fn statistics(&self) -> Value {
+    pub(super) fn statistics(&self) -> Value {
         let mut out = b"[".to_vec();
         assert_eq!(
             self.engine
@@ -299,7 +299,7 @@ impl Lab {
     }
 
     /// The statistics of the session that ended by itself, if one did.
-    pub fn expired(&mut self) -> Option<Value> {
+    pub(super) fn expired(&mut self) -> Option<Value> {
         let ended = |action: &Action| matches!(action, Action::Expired { .. });
         let index = self.actions.iter().position(ended)?;
         match self.actions.remove(index) {
@@ -310,7 +310,7 @@ impl Lab {
         }
     }
 
-    pub fn removed(&mut self) -> Option<Value> {
+    pub(super) fn removed(&mut self) -> Option<Value> {
         let ended = |action: &Action| matches!(action, Action::Removed { .. });
         let index = self.actions.iter().position(ended)?;
         match self.actions.remove(index) {
@@ -323,7 +323,7 @@ impl Lab {
 }
 
 /// An update as the SIP proxy words it, with more header lines.
-pub fn request(kind: &str, cseq: u32, tags: (&str, &str), more: &str) -> String {
+pub(super) fn request(kind: &str, cseq: u32, tags: (&str, &str), more: &str) -> String {
     let (from, to) = tags;
     format!(
         "update\r\ntype: {kind}\r\ncall_id: call\r\ncseq: {cseq}\r\nfrom_uri: a@x\r\nto_uri: b@x\r\n\
@@ -333,48 +333,48 @@ pub fn request(kind: &str, cseq: u32, tags: (&str, &str), more: &str) -> String 
 
 const LIMITS: Limits = crate::proto::control::PROXY_LIMITS;
 
-pub fn addr(text: &str) -> SocketAddr {
+pub(super) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 /// One item of `media`, `type:ip:port:direction`.
-pub fn item(kind: &str, address: &str, direction: &str) -> String {
+pub(super) fn item(kind: &str, address: &str, direction: &str) -> String {
     format!("{kind}:{address}:{direction}:ice=no")
 }
 
-pub fn audio(address: &str) -> String {
+pub(super) fn audio(address: &str) -> String {
     item("audio", address, "sendrecv")
 }
 
 #[track_caller]
-pub fn ports(reply: &UpdateReply) -> Vec<u16> {
+pub(super) fn ports(reply: &UpdateReply) -> Vec<u16> {
     match reply {
         UpdateReply::Ports(_, ports) => ports.clone(),
         other => panic!("{other}"),
     }
 }
 
-pub fn rtp(payload_type: u8) -> Vec<u8> {
+pub(super) fn rtp(payload_type: u8) -> Vec<u8> {
     let mut data = vec![0; 172];
     data[0] = 0x80;
     data[1] = payload_type;
     data
 }
 
-pub fn rtcp() -> Vec<u8> {
+pub(super) fn rtcp() -> Vec<u8> {
     let mut data = vec![0; 52];
     data[..2].copy_from_slice(&[0x80, 200]);
     data
 }
 
-pub fn stun() -> Vec<u8> {
+pub(super) fn stun() -> Vec<u8> {
     let mut data = vec![0; 20];
     data[4..8].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
     data
 }
 
 /// A packet that goes on.
-pub fn to(from_port: u16, address: &str) -> PacketVerdict {
+pub(super) fn to(from_port: u16, address: &str) -> PacketVerdict {
     PacketVerdict::Forward {
         from_port,
         to: addr(address),

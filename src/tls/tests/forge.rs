@@ -14,7 +14,7 @@ const ECDSA_SHA1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
 const RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
 
 /// The list as one of version 1, without extensions.
-pub fn list_of_version_1(list: &[u8], ca_key: &Path) -> Vec<u8> {
+pub(super) fn list_of_version_1(list: &[u8], ca_key: &Path) -> Vec<u8> {
     let mut parts = elements(content(content(list)));
     parts.retain(|(tag, _)| !matches!(*tag, INTEGER | CONTEXT_0));
     // After algorithm, issuer and dates: the entries, each of which may have extensions, too.
@@ -38,7 +38,7 @@ pub fn list_of_version_1(list: &[u8], ca_key: &Path) -> Vec<u8> {
 
 /// The certificate as one that says to be signed with SHA-1. The signature is another one: nobody who refuses the
 /// algorithm can tell.
-pub fn signed_with_sha1(certificate: &[u8], ca_key: &Path) -> Vec<u8> {
+pub(super) fn signed_with_sha1(certificate: &[u8], ca_key: &Path) -> Vec<u8> {
     let mut parts = elements(content(content(certificate)));
     let told = algorithm(ECDSA_SHA1);
     // Version, serial number, algorithm.
@@ -49,7 +49,7 @@ pub fn signed_with_sha1(certificate: &[u8], ca_key: &Path) -> Vec<u8> {
 }
 
 /// The CA's certificate with an RSA key of 1024 bits instead, and one below that CA.
-pub fn of_short_key(ca: &[u8], leaf: &[u8]) -> [Vec<u8>; 2] {
+pub(super) fn of_short_key(ca: &[u8], leaf: &[u8]) -> [Vec<u8>; 2] {
     // Two numbers of that size: no key belongs to them, and nobody asks.
     let (modulus, signature) = ([0xc5; 128], [0x5c; 128]);
     let modulus = der(INTEGER, &[&[0], &modulus[..]].concat());

@@ -11,7 +11,7 @@ use crate::relay::kernel::settings::Settings;
 
 /// Something that is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub(crate) enum Sign {
     /// An entry of this name has ended, and not by the relay's doing.
     Ended(Tuple),
     /// Somebody has changed the relay's table; it may be gone.
@@ -22,14 +22,14 @@ pub enum Sign {
 
 /// The sockets that tell of it. Open them before the first entry is made, or nothing is told of that.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     entries: Netlink,
     table: Netlink,
 }
 
 impl Events {
     /// `netfilter` is the socket whose own doing is not told.
-    pub fn open(netfilter: &Netfilter, settings: &Settings) -> io::Result<Events> {
+    pub(crate) fn open(netfilter: &Netfilter, settings: &Settings) -> io::Result<Events> {
         let own = netfilter.port()?;
         Ok(Events {
             entries: Netlink::of_entries(own, settings.wanted.mark, settings.wanted.mark_mask)?,
@@ -38,12 +38,12 @@ impl Events {
     }
 
     /// What to wait on, level-triggered.
-    pub fn sources(&self) -> [BorrowedFd<'_>; 2] {
+    pub(crate) fn sources(&self) -> [BorrowedFd<'_>; 2] {
         [self.entries.as_fd(), self.table.as_fd()]
     }
 
     /// Tells what has happened since this was asked last; does not wait.
-    pub fn take(&mut self, mut each: impl FnMut(Sign)) -> io::Result<()> {
+    pub(crate) fn take(&mut self, mut each: impl FnMut(Sign)) -> io::Result<()> {
         for events in [&mut self.entries, &mut self.table] {
             events.read(|event| match event {
                 Event::Ended(entry) => each(Sign::Ended(entry.original)),

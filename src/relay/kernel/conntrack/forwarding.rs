@@ -28,13 +28,13 @@ use crate::relay::kernel::mechanism::{
 };
 
 /// How long an entry lives without this relay, seconds.
-pub const LIFETIME: u32 = 3600;
+pub(super) const LIFETIME: u32 = 3600;
 
 /// An entry that has fewer seconds left is replaced: the kernel does not prolong one whose time is fixed.
 const RENEWED_BELOW: u32 = 600;
 
 /// Entries in one request; the answers to more would not fit into a socket's buffer.
-pub const REQUEST_SIZE: usize = 64;
+pub(super) const REQUEST_SIZE: usize = 64;
 
 /// So many flows are asked for one by one: to list all entries, the kernel goes through the whole of its hash table, 10 ms
 /// for the 262,144 buckets of a usual host, while an entry by name is a few microseconds.
@@ -64,7 +64,7 @@ struct Debris {
 }
 
 /// See the module.
-pub struct Conntrack<R> {
+pub(crate) struct Conntrack<R> {
     pub requests: R,
     index: Index,
     table: Table,
@@ -79,7 +79,7 @@ pub struct Conntrack<R> {
 }
 
 impl<R: Requests> Conntrack<R> {
-    pub fn new(requests: R) -> Conntrack<R> {
+    pub(crate) fn new(requests: R) -> Conntrack<R> {
         Conntrack {
             requests,
             index: Index::default(),

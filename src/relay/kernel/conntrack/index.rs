@@ -9,7 +9,7 @@ use crate::relay::kernel::flow::{FlowKey, Sample};
 
 /// All flows that conntrack has.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(super) struct Index {
     flows: HashMap<FlowKey, Indexed>,
     by_original: HashMap<Tuple, FlowKey>,
     by_leaving: HashMap<Tuple, (FlowKey, Party)>,
@@ -26,7 +26,7 @@ struct Indexed {
 
 /// What a reading says of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryState {
+pub(super) enum EntryState {
     There(Sample),
     /// It is gone, or its time is nearly up.
     Gone,
@@ -35,36 +35,36 @@ pub enum EntryState {
 }
 
 impl Index {
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.flows.len()
     }
 
-    pub fn get(&self, key: &FlowKey) -> Option<NatEntry> {
+    pub(super) fn get(&self, key: &FlowKey) -> Option<NatEntry> {
         self.flows.get(key).map(|flow| flow.entry)
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = NatEntry> {
+    pub(super) fn entries(&self) -> impl Iterator<Item = NatEntry> {
         self.flows.values().map(|flow| flow.entry)
     }
 
     /// The names of all entries.
-    pub fn originals(&self) -> Vec<Tuple> {
+    pub(super) fn originals(&self) -> Vec<Tuple> {
         self.by_original.keys().copied().collect()
     }
 
     /// Returns true if an entry of this name is a flow's.
-    pub fn has_entry(&self, original: &Tuple) -> bool {
+    pub(super) fn has_entry(&self, original: &Tuple) -> bool {
         self.by_original.contains_key(original)
     }
 
     /// Returns true if a flow could be added: none of its ways is in use.
-    pub fn has_room_for(&self, entry: &NatEntry) -> bool {
+    pub(super) fn has_room_for(&self, entry: &NatEntry) -> bool {
         let leaving = entry.leaving();
         let mut leaving = leaving.iter();
         !self.has_entry(&entry.original) && !leaving.any(|way| self.by_leaving.contains_key(way))
     }
 
-    pub fn insert(&mut self, key: FlowKey, entry: NatEntry) {
+    pub(super) fn insert(&mut self, key: FlowKey, entry: NatEntry) {
         self.by_original.insert(entry.original, key);
         for (party, leaving) in Party::BOTH.into_iter().zip(entry.leaving()) {
             self.by_leaving.insert(leaving, (key, party));
@@ -77,7 +77,7 @@ impl Index {
         self.flows.insert(key, flow);
     }
 
-    pub fn remove(&mut self, key: &FlowKey) -> Option<NatEntry> {
+    pub(super) fn remove(&mut self, key: &FlowKey) -> Option<NatEntry> {
         let Indexed { entry, .. } = self.flows.remove(key)?;
         self.by_original.remove(&entry.original);
         for leaving in entry.leaving() {
@@ -87,7 +87,7 @@ impl Index {
     }
 
     /// Begins a reading.
-    pub fn begin_reading(&mut self) {
+    pub(super) fn begin_reading(&mut self) {
         for flow in self.flows.values_mut() {
             (flow.entered, flow.left) = (None, PerParty::default());
         }
@@ -95,7 +95,7 @@ impl Index {
 
     /// Notes an entry. False where it is no flow's: only a flow's has its translated reply. One that does not tell its time
     /// has so many seconds to live.
-    pub fn note_entry(&mut self, entry: &Entry, timeout: u32) -> bool {
+    pub(super) fn note_entry(&mut self, entry: &Entry, timeout: u32) -> bool {
         let key = self.by_original.get(&entry.original);
         let flow = key.and_then(|key| self.flows.get_mut(key));
         let Some(flow) = flow.filter(|flow| flow.entry.reply == entry.reply) else {
@@ -108,7 +108,7 @@ impl Index {
     }
 
     /// Notes what has left one way, in all. False where no flow goes there.
-    pub fn note_left(&mut self, leaving: &Tuple, left: Counters) -> bool {
+    pub(super) fn note_left(&mut self, leaving: &Tuple, left: Counters) -> bool {
         let Some((key, party)) = self.by_leaving.get(leaving) else {
             return false;
         };
@@ -119,7 +119,7 @@ impl Index {
     }
 
     /// What the reading says of each flow; an entry with fewer than `least` seconds to live counts as gone.
-    pub fn states(&self, least: u32) -> impl Iterator<Item = (&FlowKey, EntryState)> {
+    pub(super) fn states(&self, least: u32) -> impl Iterator<Item = (&FlowKey, EntryState)> {
         self.flows.iter().map(move |(key, flow)| {
             let left: [Option<Counters>; 2] = flow.left.into();
             let state = match (flow.entered, left) {

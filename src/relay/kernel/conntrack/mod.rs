@@ -42,7 +42,7 @@ use crate::sys::route;
 ///
 /// # Errors
 /// Why it cannot forward, and what to do.
-pub fn open(settings: &Settings) -> Result<Conntrack<HostNetfilter>, String> {
+pub(super) fn open(settings: &Settings) -> Result<Conntrack<HostNetfilter>, String> {
     let wanted = &settings.wanted;
     let findings = relay_host::prepare(wanted);
     if let Some(why) = relay_host::problems_for_kernel(&findings) {

@@ -21,7 +21,7 @@ use crate::relay::kernel::health::Outlook;
 use crate::relay::kernel::settings::Settings;
 
 /// Netfilter of this host.
-pub struct HostNetfilter {
+pub(crate) struct HostNetfilter {
     netfilter: Netfilter,
     events: Events,
     settings: Settings,
@@ -42,7 +42,7 @@ struct Watched {
 }
 
 impl HostNetfilter {
-    pub fn new(
+    pub(crate) fn new(
         netfilter: Netfilter,
         events: Events,
         settings: Settings,

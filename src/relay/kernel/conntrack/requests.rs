@@ -12,7 +12,7 @@ use crate::relay::kernel::health::Outlook;
 
 /// The sets of the relay's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Set {
+pub(crate) enum Set {
     /// Four-tuples, as they enter, of packets that are to find an entry.
     Forwarded,
     /// Four-tuples as they leave, each with its counter.
@@ -21,7 +21,7 @@ pub enum Set {
 
 /// A change of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     Add(Set, Tuple),
     /// What it has counted comes back.
     Remove(Set, Tuple),
@@ -29,14 +29,14 @@ pub enum Change {
 
 /// An element of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Element {
+pub(crate) struct Element {
     pub tuple: Tuple,
     /// Nothing in a set that does not count.
     pub counters: Counters,
 }
 
 /// What forwarding needs of netfilter. Every method is one request, or as few as there can be.
-pub trait Requests: Send {
+pub(crate) trait Requests: Send {
     /// Makes the table, in place of one that an earlier relay left, and removes that one's entries.
     ///
     /// # Errors

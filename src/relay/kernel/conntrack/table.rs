@@ -30,13 +30,13 @@ use crate::netlink::nftables::{Batch, ChainKind, Hook, Key, Set};
 use crate::netlink::rule::{Field, Relation, Step};
 
 /// The set of the relay's own addresses, four bytes each.
-pub const ADDRESSES: &str = "addresses";
+pub(super) const ADDRESSES: &str = "addresses";
 /// The set of the four-tuples that the kernel forwards, as they enter.
-pub const FORWARDED: &str = "forwarded";
+pub(super) const FORWARDED: &str = "forwarded";
 /// The counted set of the four-tuples that the kernel forwards, as they leave; also a chain.
-pub const LEAVING: &str = "leaving";
+pub(super) const LEAVING: &str = "leaving";
 /// The chain of [`watch`].
-pub const REACHED: &str = "reached";
+pub(super) const REACHED: &str = "reached";
 
 const ADDRESSES_ID: u32 = 1;
 const FORWARDED_ID: u32 = 2;
@@ -64,13 +64,13 @@ const IS_UDP: [Step<'static>; 2] = [
 const STUN: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 
 /// The table of a relay, by its first port: relays on one host have different ones.
-pub fn table_name(first_port: u16) -> String {
+pub(super) fn table_name(first_port: u16) -> String {
     format!("mediaproxy_{first_port}")
 }
 
 /// What the table is made of besides its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RelayTable<'a> {
+pub(super) struct RelayTable<'a> {
     /// The relay's ports.
     pub ports: RangeInclusive<u16>,
     /// The relay's own addresses.
@@ -87,13 +87,13 @@ impl RelayTable<'_> {
     /// Adds all that is in the table to a transaction that has made it. Only where nothing is relayed yet: the hooks
     /// of a chain are called from the moment on that a transaction is prepared, and its rules when all of it is done.
     /// Meanwhile conntrack would see what user space sends, and give it other ports.
-    pub fn fill(&self, batch: &mut Batch<'_>) {
+    pub(super) fn fill(&self, batch: &mut Batch<'_>) {
         self.shut(batch);
         self.open(batch);
     }
 
     /// The part that keeps all of the relay's ports from conntrack, and the set of what may pass, empty.
-    pub fn shut(&self, batch: &mut Batch<'_>) {
+    pub(super) fn shut(&self, batch: &mut Batch<'_>) {
         let (first, last) = self.range();
         let ports = Ports {
             first: &first,
@@ -115,7 +115,7 @@ impl RelayTable<'_> {
     }
 
     /// The part that makes conntrack see and translate what passes, and that counts it.
-    pub fn open(&self, batch: &mut Batch<'_>) {
+    pub(super) fn open(&self, batch: &mut Batch<'_>) {
         use ChainKind::{Filter, Nat};
         batch.chain(LEAVING, Filter, Hook::Postrouting, LAST);
         batch.chain("nat_in", Nat, Hook::Prerouting, NAT_DESTINATION);
@@ -171,7 +171,13 @@ impl RelayTable<'_> {
 
 /// Adds the chain [`REACHED`] to a table, with one rule: it counts what comes to hook forward on its way `from` one party
 /// `to` the other, whose address the packets have by then.
-pub fn watch(batch: &mut Batch<'_>, mark: u32, mask: u32, from: SocketAddrV4, to: SocketAddrV4) {
+pub(super) fn watch(
+    batch: &mut Batch<'_>,
+    mark: u32,
+    mask: u32,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+) {
     let mark = (mark & mask).to_ne_bytes();
     let (source, destination) = (from.ip().octets(), to.ip().octets());
     let ([a, b], [c, d]) = (from.port().to_be_bytes(), to.port().to_be_bytes());
@@ -190,7 +196,7 @@ pub fn watch(batch: &mut Batch<'_>, mark: u32, mask: u32, from: SocketAddrV4, to
 }
 
 /// A four-tuple as the sets have it: source and destination, each an address, a port and two bytes of nothing.
-pub fn key(tuple: Tuple) -> Key {
+pub(super) fn key(tuple: Tuple) -> Key {
     let mut key = Key::default();
     for (half, end) in key
         .chunks_exact_mut(8)
@@ -203,7 +209,7 @@ pub fn key(tuple: Tuple) -> Key {
 }
 
 /// The four-tuple of a set's key.
-pub fn tuple(key: &Key) -> Tuple {
+pub(super) fn tuple(key: &Key) -> Tuple {
     let end = |at: usize| {
         let ip = Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]);
         SocketAddrV4::new(ip, u16::from_be_bytes([key[at + 4], key[at + 5]]))

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 
 /// Numbers by chance, the same for the same seed (splitmix64).
 #[derive(Clone)]
-pub struct Chance(pub u64);
+pub(super) struct Chance(pub u64);
 
 impl Chance {
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -16,24 +16,24 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
     /// True once in so many times.
-    pub fn one_in(&mut self, times: usize) -> bool {
+    pub(super) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub(super) enum Side {
     Caller,
     Callee,
 }
 
 impl Side {
-    pub fn other(self) -> Side {
+    pub(super) fn other(self) -> Side {
         match self {
             Side::Caller => Side::Callee,
             Side::Callee => Side::Caller,
@@ -43,7 +43,7 @@ impl Side {
 
 /// The side of its writer, as in SDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(super) enum Direction {
     SendRecv,
     SendOnly,
     RecvOnly,
@@ -51,11 +51,11 @@ pub enum Direction {
 }
 
 impl Direction {
-    pub fn sends(self) -> bool {
+    pub(super) fn sends(self) -> bool {
         matches!(self, Direction::SendRecv | Direction::SendOnly)
     }
 
-    pub fn receives(self) -> bool {
+    pub(super) fn receives(self) -> bool {
         matches!(self, Direction::SendRecv | Direction::RecvOnly)
     }
 
@@ -71,7 +71,7 @@ impl Direction {
 
 /// One m= line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub(super) struct Line {
     /// The stream that it means, from offer to offer for as long as its offerer changes nothing of its address; 0 where it is off.
     pub stream: u32,
     pub kind: &'static str,
@@ -83,23 +83,23 @@ pub struct Line {
 }
 
 impl Line {
-    pub fn is_on(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         self.stream != 0
     }
 }
 
-pub type Sdp = Vec<Line>;
+pub(super) type Sdp = Vec<Line>;
 
 /// What two phones agreed on, as one of them sees it.
 #[derive(Clone, Debug)]
-pub struct Agreed {
+pub(super) struct Agreed {
     pub mine: Sdp,
     /// Where to send to, a port for each line.
     pub told: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum What {
+pub(super) enum What {
     Invite,
     Ring,
     ReliableRing,
@@ -116,19 +116,19 @@ pub enum What {
 }
 
 impl What {
-    pub fn is_request(self) -> bool {
+    pub(super) fn is_request(self) -> bool {
         use What::{Ack, Bye, Cancel, Invite, Prack, Update};
         matches!(self, Invite | Ack | Prack | Update | Cancel | Bye)
     }
 
-    pub fn is_provisional(self) -> bool {
+    pub(super) fn is_provisional(self) -> bool {
         matches!(self, What::Ring | What::ReliableRing)
     }
 }
 
 /// What an SDP is to its writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Role {
+pub(super) enum Role {
     Offer,
     /// The answer before it counts, in a reply that is not reliable.
     Preview,
@@ -140,7 +140,7 @@ pub enum Role {
 }
 
 #[derive(Clone, Debug)]
-pub struct Message {
+pub(super) struct Message {
     pub what: What,
     pub from: Side,
     pub branch: usize,
@@ -154,7 +154,7 @@ pub struct Message {
 
 impl Message {
     /// Whose request it is or belongs to.
-    pub fn requester(&self) -> Side {
+    pub(super) fn requester(&self) -> Side {
         match self.what.is_request() {
             true => self.from,
             false => self.from.other(),
@@ -164,7 +164,7 @@ impl Message {
 
 /// The offer that waits for its answer.
 #[derive(Clone, Debug)]
-pub enum Offer {
+pub(super) enum Offer {
     None,
     /// Mine, in a message of this kind and number.
     Sent(What, u32, Sdp),
@@ -174,7 +174,7 @@ pub enum Offer {
 
 /// An INVITE without a final answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Invite {
+pub(super) struct Invite {
     pub cseq: u32,
     pub opening: bool,
     /// There was an offer with it and its answer, for good.
@@ -183,7 +183,7 @@ pub struct Invite {
 }
 
 /// What all phones of a call have in common: names for streams, ports of their own.
-pub struct Supply {
+pub(super) struct Supply {
     pub streams: u32,
     pub ports: u16,
 }
@@ -205,7 +205,7 @@ impl Supply {
 const KINDS: [&str; 5] = ["audio", "video", "image", "application", "text"];
 
 /// One phone's half of a dialog.
-pub struct Half {
+pub(super) struct Half {
     pub me: Side,
     pub branch: usize,
     pub agreed: Option<Agreed>,
@@ -233,7 +233,7 @@ fn streams(sdp: &Sdp) -> Vec<u32> {
 }
 
 impl Half {
-    pub fn new(me: Side, branch: usize, cseq: u32) -> Half {
+    pub(super) fn new(me: Side, branch: usize, cseq: u32) -> Half {
         Half {
             me,
             branch,
@@ -275,7 +275,7 @@ impl Half {
     // SDPs (RFC 3264).
 
     /// The first one that a phone writes.
-    pub fn first_offer(&self, supply: &mut Supply, chance: &mut Chance) -> Sdp {
+    pub(super) fn first_offer(&self, supply: &mut Supply, chance: &mut Chance) -> Sdp {
         let count = 1 + chance.below(3);
         let mut sdp = Vec::new();
         for index in 0..count {
@@ -458,11 +458,11 @@ impl Half {
     }
 
     /// RFC 3311 section 5.1, in an early dialog and later.
-    pub fn may_update(&self) -> bool {
+    pub(super) fn may_update(&self) -> bool {
         self.is_quiet()
     }
 
-    pub fn update(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
+    pub(super) fn update(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
         let sdp = self.next_offer(supply, chance);
         self.given = None;
         self.cseq += 1;
@@ -471,11 +471,16 @@ impl Half {
     }
 
     /// RFC 3261 section 14.1.
-    pub fn may_reinvite(&self) -> bool {
+    pub(super) fn may_reinvite(&self) -> bool {
         self.is_quiet() && self.confirmed && self.my_invite.is_none() && self.their_invite.is_none()
     }
 
-    pub fn reinvite(&mut self, offers: bool, supply: &mut Supply, chance: &mut Chance) -> Message {
+    pub(super) fn reinvite(
+        &mut self,
+        offers: bool,
+        supply: &mut Supply,
+        chance: &mut Chance,
+    ) -> Message {
         self.cseq += 1;
         self.my_invite = Some(Invite {
             cseq: self.cseq,
@@ -492,31 +497,31 @@ impl Half {
         self.message(What::Invite, self.cseq, Some((Role::Offer, sdp)))
     }
 
-    pub fn may_cancel(&self) -> bool {
+    pub(super) fn may_cancel(&self) -> bool {
         let mine = self.my_invite;
         !self.over && mine.is_some_and(|invite| !invite.opening && !invite.cancelled)
     }
 
-    pub fn cancel(&mut self) -> Message {
+    pub(super) fn cancel(&mut self) -> Message {
         let invite = self.my_invite.as_mut().expect("may cancel");
         invite.cancelled = true;
         let cseq = invite.cseq;
         self.message(What::Cancel, cseq, None)
     }
 
-    pub fn bye(&mut self) -> Message {
+    pub(super) fn bye(&mut self) -> Message {
         self.over = true;
         self.cseq += 1;
         self.message(What::Bye, self.cseq, None)
     }
 
     /// An answer that may yet be another branch's affair: RFC 6337 section 3.1.1.
-    pub fn may_ring(&self) -> bool {
+    pub(super) fn may_ring(&self) -> bool {
         let opening = self.their_invite.is_some_and(|invite| invite.opening);
         !self.over && opening && matches!(self.offer, Offer::Got(What::Invite, ..))
     }
 
-    pub fn ring(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
+    pub(super) fn ring(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
         let Offer::Got(_, cseq, offer, told) = self.offer.clone() else {
             unreachable!("may ring")
         };
@@ -534,11 +539,11 @@ impl Half {
     }
 
     /// RFC 3262: with the answer, or the offer where the INVITE had none.
-    pub fn may_ring_reliably(&self) -> bool {
+    pub(super) fn may_ring_reliably(&self) -> bool {
         self.may_answer() && self.their_invite.is_some_and(|invite| !invite.exchanged)
     }
 
-    pub fn ring_reliably(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
+    pub(super) fn ring_reliably(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
         let invite = self.their_invite.as_mut().expect("may ring reliably");
         let (cseq, opening) = (invite.cseq, invite.opening);
         self.wait_prack = true;
@@ -556,12 +561,12 @@ impl Half {
     }
 
     /// 200 to an INVITE.
-    pub fn may_answer(&self) -> bool {
+    pub(super) fn may_answer(&self) -> bool {
         let free = matches!(self.offer, Offer::None | Offer::Got(What::Invite, ..));
         !self.over && self.their_invite.is_some() && free && !self.wait_prack
     }
 
-    pub fn answer_invite(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
+    pub(super) fn answer_invite(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
         let invite = self.their_invite.take().expect("may answer");
         self.wait_ack = true;
         self.confirmed = true;
@@ -579,22 +584,22 @@ impl Half {
     }
 
     /// Not once the session was changed by it (RFC 6141 section 3.4); a call may be refused until it is answered.
-    pub fn may_refuse(&self) -> bool {
+    pub(super) fn may_refuse(&self) -> bool {
         self.may_answer() && self.their_invite.is_some_and(|i| i.opening || !i.exchanged)
     }
 
-    pub fn refuse(&mut self) -> Message {
+    pub(super) fn refuse(&mut self) -> Message {
         let invite = self.their_invite.take().expect("may refuse");
         self.offer = Offer::None;
         self.over |= invite.opening;
         self.reply(What::Refuse, invite.cseq, invite.opening, None)
     }
 
-    pub fn has_update(&self) -> bool {
+    pub(super) fn has_update(&self) -> bool {
         !self.over && matches!(self.offer, Offer::Got(What::Update, ..))
     }
 
-    pub fn answer_update(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
+    pub(super) fn answer_update(&mut self, supply: &mut Supply, chance: &mut Chance) -> Message {
         let Offer::Got(_, cseq, ..) = self.offer else {
             unreachable!("has an update")
         };
@@ -602,7 +607,7 @@ impl Half {
         self.message(What::UpdateOk, cseq, sdp)
     }
 
-    pub fn refuse_update(&mut self) -> Message {
+    pub(super) fn refuse_update(&mut self) -> Message {
         let Offer::Got(_, cseq, ..) = self.offer else {
             unreachable!("has an update")
         };
@@ -611,7 +616,7 @@ impl Half {
     }
 
     /// A message came, for the first time: what is sent at once in return.
-    pub fn receive(
+    pub(super) fn receive(
         &mut self,
         message: &Message,
         told: &[u16],

@@ -10,8 +10,8 @@ use crate::proto::link::UpdateReply;
 use crate::session::Settings;
 use std::time::Duration;
 
-pub const CALLER_TAG: &str = "caller";
-pub const TAGS: [&str; 3] = ["b1", "b2", "b3"];
+pub(super) const CALLER_TAG: &str = "caller";
+pub(super) const TAGS: [&str; 3] = ["b1", "b2", "b3"];
 
 /// A message, and what became of it.
 struct Sent {
@@ -35,7 +35,7 @@ struct Flight {
 
 /// What the proxy has seen of a dialog's offers and answers.
 #[derive(Clone, Copy, Default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// An offer in a request waits for its answer: the caller's, the callee's.
     pub request: [bool; 2],
     /// One in a reply does.
@@ -45,7 +45,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
         self.request != [false; 2] || self.reply.is_some()
     }
 
@@ -115,9 +115,9 @@ impl Hasher for Fnv {
 }
 
 /// Who was caught doing what, by the words of [`Seen`] and of the message.
-pub type Coverage = BTreeSet<(String, String)>;
+pub(super) type Coverage = BTreeSet<(String, String)>;
 
-pub struct World<'a> {
+pub(super) struct World<'a> {
     pub lab: Lab,
     plan: Plan,
     supply: Supply,
@@ -158,7 +158,7 @@ pub struct World<'a> {
     coverage: &'a mut Coverage,
 }
 
-pub fn tag(branch: usize, side: Side) -> &'static str {
+pub(super) fn tag(branch: usize, side: Side) -> &'static str {
     match side {
         Side::Caller => CALLER_TAG,
         Side::Callee => TAGS[branch],
@@ -181,7 +181,7 @@ fn media(sdp: &Sdp) -> String {
 
 impl<'a> World<'a> {
     /// The caller has sent its INVITE.
-    pub fn new(start: u64, coverage: &'a mut Coverage, logs: bool) -> World<'a> {
+    pub(super) fn new(start: u64, coverage: &'a mut Coverage, logs: bool) -> World<'a> {
         let mut chance = Chance(start);
         let branches = [1, 1, 2, 2, 3][chance.below(5)];
         let plan = Plan {
@@ -265,18 +265,18 @@ impl<'a> World<'a> {
         world
     }
 
-    pub fn note(&mut self, words: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, words: impl FnOnce() -> String) {
         if let Some(log) = &mut self.log {
             log.push(words());
         }
     }
 
     /// Several branches have sent an SDP while it rang.
-    pub fn is_forked(&self) -> bool {
+    pub(super) fn is_forked(&self) -> bool {
         self.spoke.iter().filter(|&&spoke| spoke).count() > 1
     }
 
-    pub fn half(&self, side: Side, branch: usize) -> &Half {
+    pub(super) fn half(&self, side: Side, branch: usize) -> &Half {
         &self.halves[side as usize][branch]
     }
 
@@ -408,7 +408,7 @@ impl<'a> World<'a> {
     }
 
     /// One thing happens; which one, the number says.
-    pub fn step(&mut self, number: u64) -> Result<(), String> {
+    pub(super) fn step(&mut self, number: u64) -> Result<(), String> {
         if self.ended {
             return Ok(());
         }
@@ -506,7 +506,7 @@ impl<'a> World<'a> {
     }
 
     /// All that is under way arrives, in order.
-    pub fn settle(&mut self, chance: &mut Chance) -> Result<(), String> {
+    pub(super) fn settle(&mut self, chance: &mut Chance) -> Result<(), String> {
         while !self.air.is_empty() && !self.ended {
             self.carry(0, chance)?;
         }
@@ -864,7 +864,7 @@ impl<'a> World<'a> {
     }
 
     /// Hangs up, or gives up.
-    pub fn finish(&mut self, chance: &mut Chance) -> Result<(), String> {
+    pub(super) fn finish(&mut self, chance: &mut Chance) -> Result<(), String> {
         self.settle(chance)?;
         self.listen()?;
         if self.ended {

@@ -15,7 +15,7 @@ use crate::relay::kernel::health::Outlook;
 
 /// A kind of request, to have it fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Request {
+pub(super) enum Request {
     Create,
     Get,
     Delete,
@@ -28,7 +28,7 @@ pub enum Request {
 
 /// How a request fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(super) enum Fault {
     /// Refused with this number, and nothing was done.
     Refused(i32),
     /// Done, and the answer is lost.
@@ -48,7 +48,7 @@ struct Tracked {
 
 /// Where a packet went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Went {
+pub(super) enum Went {
     /// Out, as this.
     On(Tuple),
     ToUserSpace,
@@ -57,7 +57,7 @@ pub enum Went {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Fake {
+pub(super) struct Fake {
     entries: HashMap<Tuple, Tracked>,
     pub forwarded: HashSet<Tuple>,
     pub leaving: HashMap<Tuple, Counters>,
@@ -79,17 +79,17 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn entry_count(&self) -> usize {
+    pub(super) fn entry_count(&self) -> usize {
         self.entries.len()
     }
 
     /// Somebody's `conntrack -F`.
-    pub fn flush_entries(&mut self) {
+    pub(super) fn flush_entries(&mut self) {
         self.entries.clear();
     }
 
     /// Somebody's `nft flush ruleset`.
-    pub fn flush_table(&mut self) {
+    pub(super) fn flush_table(&mut self) {
         self.signs.push(Sign::Table);
         self.table_is_gone = true;
         self.forwarded.clear();
@@ -97,7 +97,7 @@ impl Fake {
     }
 
     /// Somebody else's entry.
-    pub fn occupy(&mut self, tuple: Tuple, mark_is_ours: bool) {
+    pub(super) fn occupy(&mut self, tuple: Tuple, mark_is_ours: bool) {
         let id = self.next_id();
         let tracked = Tracked {
             reply: tuple.inverse(),
@@ -112,7 +112,7 @@ impl Fake {
     }
 
     /// The entries' time passes.
-    pub fn age(&mut self, seconds: u32) {
+    pub(super) fn age(&mut self, seconds: u32) {
         self.entries.retain(|_, tracked| tracked.timeout > seconds);
         for tracked in self.entries.values_mut() {
             tracked.timeout -= seconds;
@@ -120,7 +120,7 @@ impl Fake {
     }
 
     /// A datagram of 200 bytes enters.
-    pub fn packet(&mut self, enters: Tuple) -> Went {
+    pub(super) fn packet(&mut self, enters: Tuple) -> Went {
         if self.table_is_gone || !self.forwarded.contains(&enters) {
             return Went::ToUserSpace;
         }

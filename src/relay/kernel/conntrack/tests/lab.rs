@@ -13,21 +13,21 @@ use crate::relay::kernel::flow::{Ends, Flow, FlowKey};
 use crate::relay::kernel::forwarder::{Forwarder, WATCHED};
 use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey};
 
-pub const T: Moment = Moment::after_start(Duration::from_secs(100));
+pub(super) const T: Moment = Moment::after_start(Duration::from_secs(100));
 
-pub fn second(count: u64) -> Moment {
+pub(super) fn second(count: u64) -> Moment {
     T + Duration::from_secs(count)
 }
 
 /// A forwarder, its kernel, and what was counted for the two parties of each flow by news.
-pub struct Lab {
+pub(super) struct Lab {
     pub forwarder: Forwarder<Conntrack<Fake>>,
     /// Packets by flow, as told.
     pub told: std::collections::HashMap<FlowId, [u64; 2]>,
     pub news: Vec<FlowNews>,
 }
 
-pub fn flow(number: u32) -> FlowId {
+pub(super) fn flow(number: u32) -> FlowId {
     FlowId {
         session: SessionKey::for_tests(number),
         stream: 0,
@@ -36,14 +36,14 @@ pub fn flow(number: u32) -> FlowId {
     }
 }
 
-pub fn key(number: u32) -> FlowKey {
+pub(super) fn key(number: u32) -> FlowKey {
     FlowKey {
         worker: 0,
         flow: flow(number),
     }
 }
 
-pub fn ends(number: u32) -> Ends {
+pub(super) fn ends(number: u32) -> Ends {
     let port = 40000 + 4 * number as u16;
     let end = |remote: &str, port| FlowEnd {
         remote: remote.parse().unwrap(),
@@ -55,12 +55,12 @@ pub fn ends(number: u32) -> Ends {
     }
 }
 
-pub fn entry(number: u32) -> NatEntry {
+pub(super) fn entry(number: u32) -> NatEntry {
     conntrack::entry(&ends(number)).unwrap()
 }
 
 impl Lab {
-    pub fn new() -> Lab {
+    pub(super) fn new() -> Lab {
         let locals = vec![[10, 0, 0, 1].into(), [10, 0, 0, 7].into()];
         let conntrack = Box::new(Conntrack::new(Fake::default()));
         Lab {
@@ -70,11 +70,11 @@ impl Lab {
         }
     }
 
-    pub fn kernel(&mut self) -> &mut Fake {
+    pub(super) fn kernel(&mut self) -> &mut Fake {
         &mut self.forwarder.mechanism.requests
     }
 
-    pub fn install(&mut self, numbers: impl IntoIterator<Item = u32>, now: Moment) {
+    pub(super) fn install(&mut self, numbers: impl IntoIterator<Item = u32>, now: Moment) {
         let wanted = |number| Flow {
             key: key(number),
             ends: ends(number),
@@ -84,25 +84,25 @@ impl Lab {
         self.hear();
     }
 
-    pub fn withdraw(&mut self, numbers: impl IntoIterator<Item = u32>) {
+    pub(super) fn withdraw(&mut self, numbers: impl IntoIterator<Item = u32>) {
         let keys: Vec<_> = numbers.into_iter().map(key).collect();
         self.forwarder.withdraw(&keys, T);
         self.hear();
     }
 
     /// What others have done is heard.
-    pub fn listen(&mut self, now: Moment) {
+    pub(super) fn listen(&mut self, now: Moment) {
         self.forwarder.hear(now).unwrap();
         self.hear();
     }
 
-    pub fn read(&mut self, now: Moment) {
+    pub(super) fn read(&mut self, now: Moment) {
         self.forwarder.read(now);
         self.hear();
     }
 
     /// The time of a watch is over, where there is one.
-    pub fn end_watch(&mut self, since: Moment) {
+    pub(super) fn end_watch(&mut self, since: Moment) {
         assert_eq!(self.forwarder.watch_ends(), Some(since + WATCHED));
         let nearly = WATCHED.saturating_sub(Duration::from_nanos(1));
         self.forwarder.tick(since + nearly);
@@ -113,18 +113,18 @@ impl Lab {
     }
 
     /// A packet of each party; whether both went on.
-    pub fn talk(&mut self, number: u32) -> [Went; 2] {
+    pub(super) fn talk(&mut self, number: u32) -> [Went; 2] {
         let entry = entry(number);
         entry.entering().map(|tuple| self.kernel().packet(tuple))
     }
 
-    pub fn goes_on(&mut self, number: u32) -> bool {
+    pub(super) fn goes_on(&mut self, number: u32) -> bool {
         self.talk(number)
             .iter()
             .all(|went| matches!(went, Went::On(_)))
     }
 
-    pub fn hear(&mut self) {
+    pub(super) fn hear(&mut self) {
         for news in self.forwarder.take_news().remove(0) {
             if let FlowNews::Traffic(flow, more)
             | FlowNews::Lost(flow, _, more)
@@ -140,11 +140,11 @@ impl Lab {
         }
     }
 
-    pub fn told(&self, number: u32) -> [u64; 2] {
+    pub(super) fn told(&self, number: u32) -> [u64; 2] {
         self.told.get(&flow(number)).copied().unwrap_or_default()
     }
 
-    pub fn answers(&self, number: u32) -> Vec<Installed> {
+    pub(super) fn answers(&self, number: u32) -> Vec<Installed> {
         let answer = |news: &FlowNews| match news {
             FlowNews::Installed(of, answer) if *of == flow(number) => Some(*answer),
             _ => None,
@@ -152,19 +152,19 @@ impl Lab {
         self.news.iter().filter_map(answer).collect()
     }
 
-    pub fn withdrawn(&self, number: u32) -> usize {
+    pub(super) fn withdrawn(&self, number: u32) -> usize {
         let is_it =
             |news: &&FlowNews| matches!(news, FlowNews::Withdrawn(of, _) if *of == flow(number));
         self.news.iter().filter(is_it).count()
     }
 
     /// How often it was told that the kernel forwards again.
-    pub fn mended(&self) -> usize {
+    pub(super) fn mended(&self) -> usize {
         let is_it = |news: &&FlowNews| matches!(news, FlowNews::Mended);
         self.news.iter().filter(is_it).count()
     }
 
-    pub fn losses(&self, number: u32) -> Vec<Loss> {
+    pub(super) fn losses(&self, number: u32) -> Vec<Loss> {
         let loss = |news: &FlowNews| match news {
             FlowNews::Lost(of, loss, _) if *of == flow(number) => Some(*loss),
             _ => None,
@@ -172,7 +172,7 @@ impl Lab {
         self.news.iter().filter_map(loss).collect()
     }
 
-    pub fn assert_empty(&mut self) {
+    pub(super) fn assert_empty(&mut self) {
         let kernel = self.kernel();
         assert_eq!(kernel.entry_count(), 0);
         assert!(kernel.forwarded.is_empty(), "{:?}", kernel.forwarded);
