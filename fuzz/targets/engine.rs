@@ -471,7 +471,7 @@ impl Lab {
         assert_eq!(self.reported.len(), self.accepted, "sessions reported");
         assert_eq!(
             self.engine
-                .write_sessions(&mut Vec::new(), 0, (9, 999), self.moment()),
+                .write_sessions(&mut Vec::new(), |_| true, 0, (9, 999), self.moment()),
             None
         );
     }

@@ -18,7 +18,7 @@ use log::{error, warn};
 use super::coalescing::{Coalescing, REST};
 use super::kernel::flow::FlowKey;
 use super::kernel::order::Order;
-use super::listing::Listing;
+use super::listing::{Listing, Whose};
 use super::loops::Loop;
 use super::media_sockets::{Addresses, MediaSockets};
 use super::message::Message;
@@ -75,7 +75,7 @@ pub(super) struct Worker {
     /// Of a flood, what goes out of one socket with the same marks: which of the datagrams, and where to.
     group: Vec<(usize, SocketAddr)>,
     /// Lists in the making, and where each goes on.
-    listings: VecDeque<(Arc<Listing>, usize)>,
+    listings: VecDeque<(Arc<Listing>, Whose, usize)>,
     round: u64,
     coalescing: Coalescing,
     counts: Arc<WorkerCounts>,
@@ -153,7 +153,7 @@ impl Worker {
     /// Adds the sessions that it has, each as JSON with a comma after it.
     pub(super) fn write_sessions(&self, out: &mut Vec<u8>, now: Now) {
         let all = (usize::MAX, usize::MAX);
-        self.engine.write_sessions(out, 0, all, now);
+        self.engine.write_sessions(out, |_| true, 0, all, now);
     }
 
     /// Does what is due; how many sockets were read.
@@ -397,7 +397,7 @@ impl Worker {
                 };
                 self.shared.requests.count(Asked::Remove, answered);
             }
-            Message::Sessions(listing) => self.listings.push_back((listing, 0)),
+            Message::Sessions(listing) => self.listings.push_back((listing, Whose::Own, 0)),
             Message::Summary(summing) => self.add_share(&summing),
             Message::Explain(call_id, answer) => {
                 // Who asked may have given up waiting.
@@ -486,17 +486,21 @@ impl Worker {
 
     /// Writes the next piece of the first list.
     fn go_on_listing(&mut self, now: Now) {
-        let Some((listing, cursor)) = self.listings.pop_front() else {
+        let Some((listing, whose, cursor)) = self.listings.pop_front() else {
             return;
         };
+        let asker = owner_of(listing.reply_to);
+        let is_wanted = |owner| (owner == asker) == (whose == Whose::Own);
         let mut piece = Vec::new();
         let next = self
             .engine
-            .write_sessions(&mut piece, cursor, LISTED_AT_ONCE, now);
-        let is_wanted = listing.add(piece);
-        if let Some(next) = next.filter(|_| is_wanted) {
+            .write_sessions(&mut piece, is_wanted, cursor, LISTED_AT_ONCE, now);
+        let has_room = listing.add(whose, piece);
+        if let Some(next) = next.filter(|_| has_room) {
             // Lists take turns, too.
-            self.listings.push_back((listing, next));
+            self.listings.push_back((listing, whose, next));
+        } else if whose == Whose::Own && has_room {
+            self.listings.push_back((listing, Whose::Others, 0));
         } else if let Some(pieces) = listing.finish_one() {
             self.shared
                 .dispatchers

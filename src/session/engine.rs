@@ -400,15 +400,16 @@ impl Engine {
         }
     }
 
-    /// Appends the statistics of sessions: [`report::write_list`].
+    /// Appends the statistics of the sessions of wanted owners: [`report::write_list`].
     pub fn write_sessions(
         &self,
         out: &mut Vec<u8>,
+        is_wanted: impl Fn(Owner) -> bool,
         cursor: usize,
         most: (usize, usize),
         now: Now,
     ) -> Option<usize> {
-        report::write_list(out, &self.sessions, cursor, most, now)
+        report::write_list(out, &self.sessions, is_wanted, cursor, most, now)
     }
 
     /// Appends an array of all that is known of the sessions of a call-id. False where there are none.

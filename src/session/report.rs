@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::actions::Owner;
 use super::call::Session;
 use super::leg::Leg;
 use super::status::Status;
@@ -24,17 +25,21 @@ fn exact(session: &Session) -> Option<ExactNames<'_>> {
     })
 }
 
-/// Appends the statistics of sessions, each followed by a comma, beginning at `cursor` (0 at first): up to
-/// so many, and none once there are so many bytes. The cursor to go on from, or none at the end: a long list
+/// Appends the statistics of the sessions of wanted owners, each followed by a comma, beginning at `cursor` (0 at first):
+/// up to so many, and none once there are so many bytes. The cursor to go on from, or none at the end: a long list
 /// can be written in pieces.
 pub(super) fn write_list(
     out: &mut Vec<u8>,
     sessions: &SessionTable,
+    is_wanted: impl Fn(Owner) -> bool,
     cursor: usize,
     (most, bytes): (usize, usize),
     now: Now,
 ) -> Option<usize> {
-    for (written, (place, session)) in sessions.live_from(cursor).enumerate() {
+    let wanted = sessions
+        .live_from(cursor)
+        .filter(|(_, session)| is_wanted(session.owner));
+    for (written, (place, session)) in wanted.enumerate() {
         if written == most || out.len() >= bytes {
             return Some(place);
         }

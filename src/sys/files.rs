@@ -115,7 +115,7 @@ pub fn replace_own(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = create_own(&new)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    file.sync_data()?;
     fs::rename(&new, path)
 }
 

@@ -221,14 +221,18 @@ fn the_management_port_without_tls_has_room_too() {
     for says in [&b""[..], b"version\r\n"] {
         let flood = Flood::new(bed.running.management_address, says, 150);
         flood.during(&[shared], || {
-            for n in 0..20 {
+            let answers = (0..20).filter(|_| {
                 let mut socket = connect_from(shared, bed.running.management_address).unwrap();
                 socket.set_read_timeout(Some(LONG)).unwrap();
-                socket.write_all(b"version\r\nquit\r\n").unwrap();
+                // One that gave way is closed, with or without an error.
                 let mut text = String::new();
-                socket.read_to_string(&mut text).unwrap();
-                assert_eq!(text, version(), "{n}");
-            }
+                let said = socket.write_all(b"version\r\nquit\r\n");
+                let _ = said.and_then(|()| socket.read_to_string(&mut text));
+                text == version()
+            });
+            // A machine that is busy with other tests may look at one too late. Without room, none gets in.
+            let answered = answers.count();
+            assert!(answered >= 18, "{answered} of 20");
         });
     }
 }

@@ -289,7 +289,7 @@ impl Lab {
         let mut out = b"[".to_vec();
         assert_eq!(
             self.engine
-                .write_sessions(&mut out, 0, (100, usize::MAX), self.moment()),
+                .write_sessions(&mut out, |_| true, 0, (100, usize::MAX), self.moment()),
             None
         );
         *out.last_mut().unwrap() = b']';

@@ -453,7 +453,7 @@ fn a_long_list_is_written_in_pieces() {
     let (mut cursor, mut pieces) = (0, 0);
     while let Some(next) =
         lab.engine
-            .write_sessions(&mut out, cursor, (4, usize::MAX), lab.moment())
+            .write_sessions(&mut out, |_| true, cursor, (4, usize::MAX), lab.moment())
     {
         cursor = next;
         pieces += 1;
@@ -474,7 +474,7 @@ fn a_piece_of_a_list_is_bounded_in_bytes() {
         let mut piece = Vec::new();
         let next = lab
             .engine
-            .write_sessions(&mut piece, cursor, (100, 1), lab.moment());
+            .write_sessions(&mut piece, |_| true, cursor, (100, 1), lab.moment());
         assert!(piece.len() < 2000, "one session, however many there are");
         pieces += 1;
         match next {
