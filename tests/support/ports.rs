@@ -10,6 +10,8 @@ use mediaproxy::sys::range_lock;
 const LOWEST: u16 = 10_000;
 /// How many there are from there on.
 const ALL: u16 = 22_000;
+/// A stretch of so many begins at a multiple of its length.
+const LONG: u16 = 4_000;
 
 /// Programs that run at the same time begin at different places.
 fn first() -> u16 {
@@ -43,9 +45,13 @@ impl PortRange {
         let mut next = NEXT.lock().map_err(|error| error.to_string())?;
         // An even port to begin with, as media has.
         let mut place = next.unwrap_or(first() & !1);
+        // There are few long ones: none lies across two others.
+        if length >= LONG {
+            place = place.next_multiple_of(length);
+        }
         for _ in 0..=ALL / length {
             // What is cut off at the end is not used.
-            if place + length > ALL {
+            if place > ALL - length {
                 place = 0;
             }
             let start = LOWEST + place;
