@@ -3,7 +3,7 @@
 
 use serde::de::Error;
 
-use crate::proto::record::{RecordHead, Scalar};
+use crate::proto::record::{RecordHead, Scalar, with_unique_keys};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,11 +19,18 @@ pub struct Record {
 }
 
 impl Record {
-    /// Reads what stands in a journal.
+    /// Reads what stands in a journal. Journals of before may have a key twice: the last value counts, and is stored.
     ///
     /// # Errors
     /// What is no object, or lacks one of the values.
     pub fn parse(info: &str) -> Result<Record, serde_json::Error> {
+        Record::read(info).or_else(|error| match with_unique_keys(info) {
+            Some(unique) if unique.len() < info.len() => Record::read(&unique),
+            _ => Err(error),
+        })
+    }
+
+    fn read(info: &str) -> Result<Record, serde_json::Error> {
         let head = RecordHead::parse(info)?;
         let text = |value: &Scalar<'_>| {
             let text = value.required_as("a string", Scalar::text);
@@ -55,5 +62,16 @@ mod tests {
         assert_eq!(record.to_tag, None);
         assert!(Record::parse(r#"{"call_id":"a","from_tag":"f"}"#).is_err());
         assert!(Record::parse("[]").is_err());
+        assert!(Record::parse(r#"{ "call_id":"a" , "from_tag":"f" }"#).is_err());
+    }
+
+    /// Earlier dispatchers added a dialog_id behind a relay's `null`.
+    #[test]
+    fn a_key_that_comes_twice_is_no_damage() {
+        let info =
+            r#"{"call_id":"a","from_tag":"f","dialog_id":null,"session_id":"s","dialog_id":"1:2"}"#;
+        let record = Record::parse(info).unwrap();
+        let once = r#"{"call_id":"a","from_tag":"f","dialog_id":"1:2","session_id":"s"}"#;
+        assert_eq!((&*record.info, record.session_id.as_str()), (once, "s"));
     }
 }

@@ -267,6 +267,24 @@ mod tests {
         assert_eq!(text.matches("dialog_id").count(), 1, "{text}");
     }
 
+    /// Whatever it is that a relay tells of what the dispatcher adds: accounting takes a key that comes twice for damage.
+    #[test]
+    fn no_key_of_a_record_comes_twice() {
+        let json = r#"{"dialog_id":null,"call_id":"a","from_tag":"f","start_time":1.5,"session_id":null,"streams":[{"timed_out":1}],
+            "timed_out":false,"relay_ip":"192.0.2.9","all_streams_ice":null,"relay_lost":"x","other":[1, 2]}"#;
+        let text = finished(Some(json)).record(now(), 0).unwrap().text;
+        assert!(crate::accounting::Record::parse(&text).is_ok(), "{text}");
+        let told =
+            r#"{"dialog_id":"7:8","call_id":"a","from_tag":"f","start_time":1.5,"session_id":"#;
+        assert!(text.starts_with(told), "{text}");
+        let told = r#","streams":[{"timed_out":1}],"timed_out":true,"relay_ip":"192.0.2.1","all_streams_ice":false,"#;
+        assert!(text.contains(told), "{text}");
+        assert!(
+            text.ends_with(r#""relay_lost":"x","other":[1, 2]}"#),
+            "{text}"
+        );
+    }
+
     #[test]
     fn what_a_relay_heard_late_adds_packets_and_no_time() {
         let json = r#"{"call_id":"a","start_time":1.5,"duration":16,"streams":[{"end_time":16,"caller_packets":5}]}"#;

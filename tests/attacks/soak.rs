@@ -162,6 +162,8 @@ fn everything_at_once() {
         lines: (2000 + invented, 60),
         kept: UNKNOWN_KEPT + REMEMBERED * figures.calls,
         invented: UNKNOWN,
+        // A scrape that gave way to slow ones, or a dialog that another answer overtook, while everything attacks.
+        failed: 1,
         ..Limits::default()
     };
     let after = trial::settled(&field, before, limits.kept);

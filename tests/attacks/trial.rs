@@ -55,6 +55,8 @@ pub struct Limits {
     pub first: Option<u64>,
     /// Calls that are nobody's and were recorded all the same.
     pub invented: u64,
+    /// Probes of a thousand that may fail.
+    pub failed: usize,
 }
 
 impl Default for Limits {
@@ -70,6 +72,7 @@ impl Default for Limits {
             kept: 1024,
             first: None,
             invented: 0,
+            failed: 0,
         }
     }
 }
@@ -191,7 +194,7 @@ impl Row {
             }
         }
         let (done, failed) = &self.probes;
-        if !failed.is_empty() {
+        if failed.len() > (done * limits.failed).div_ceil(1000) {
             let told = failed
                 .iter()
                 .take(5)
