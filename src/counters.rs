@@ -1,4 +1,4 @@
-//! How much was relayed, by whoever did it.
+//! Packets and bytes, one type for user space and the kernel.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ impl Counters {
         }
     }
 
-    /// What was counted since there were so many; nothing where that is more.
+    /// Returns the difference to an earlier count, never below zero.
     pub fn since(self, before: Counters) -> Counters {
         Counters {
             packets: self.packets.saturating_sub(before.packets),
@@ -35,7 +35,7 @@ impl Counters {
         }
     }
 
-    /// What was counted and did not happen.
+    /// Subtracts what was counted and turned out not to have been relayed.
     pub fn take_back(&mut self, counted: Counters) {
         self.packets = self.packets.saturating_sub(counted.packets);
         self.bytes = self.bytes.saturating_sub(counted.bytes);

@@ -75,7 +75,7 @@ fn grammar() -> IniDefault {
     grammar
 }
 
-/// What the crate finds in a line.
+/// One line of the file, as the crate reads it.
 enum Line {
     /// A comment, or nothing.
     Empty,
@@ -88,7 +88,7 @@ enum Line {
 struct Reader<'a> {
     ini: Ini,
     sections: Vec<IniSection>,
-    /// What a line that is indented deeper goes on with; none after a header.
+    /// The key that a deeper indented line continues; none after a header.
     open: Option<Open>,
     problems: &'a mut Vec<Problem>,
 }

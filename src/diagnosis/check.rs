@@ -59,7 +59,7 @@ fn counted(count: usize, what: &str) -> String {
     }
 }
 
-/// What it comes to.
+/// Returns the last line of `--check`: the verdict on all findings.
 fn outcome(findings: &[Finding], forwarding: Forwarding) -> &'static str {
     let has_problem = |is_for_kernel| {
         let mut findings = findings.iter();

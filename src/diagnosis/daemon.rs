@@ -1,4 +1,4 @@
-//! What a daemon of either kind needs of a host, and what can be seen of one that runs.
+//! Checks of the host that dispatcher and relay share, and of a running daemon.
 
 use std::fs;
 use std::io;

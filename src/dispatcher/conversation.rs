@@ -583,13 +583,19 @@ impl Listener<'_> {
         }
     }
 
+    /// The request that a reply belongs to. A relay that was silent is back with its first answer in time.
+    fn asked(&mut self, sequence: Sequence) -> Option<Ask> {
+        let (ask, is_back) = self.link.answered(sequence)?;
+        if is_back {
+            self.answers_again();
+        }
+        Some(ask)
+    }
+
     /// Acts on a reply; what the management port has asked for is to be put there.
     fn reply(&mut self, sequence: Sequence, result: &[u8]) -> Result<Option<Arc<Shown>>, Excess> {
         let now = clock::moment();
-        if self.link.is_back(sequence) {
-            self.answers_again();
-        }
-        match self.link.answered(sequence) {
+        match self.asked(sequence) {
             Some(Ask::Update(updating)) => self.updated(&updating, result),
             Some(Ask::Remove(remove, slot)) => self.removed(&remove, slot, result, now)?,
             Some(Ask::TakeBack(call_id)) => {
@@ -738,10 +744,7 @@ impl Listener<'_> {
 
     /// A list has begun to come.
     fn begin_list(&mut self, sequence: Sequence, begun: &[u8]) -> Result<(), Excess> {
-        if self.link.is_back(sequence) {
-            self.answers_again();
-        }
-        let asked = self.link.answered(sequence).filter(|_| self.is_welcome());
+        let asked = self.asked(sequence).filter(|_| self.is_welcome());
         let purpose = asked.and_then(Purpose::of);
         self.list = purpose.map(|purpose| Listing::new(purpose, self.most));
         self.go_on_listing(begun)

@@ -350,20 +350,14 @@ impl Link {
         state.asked.get(&sequence.0).map(|asked| asked.wanted)
     }
 
-    /// The request that a reply belongs to; each is given out once.
-    pub fn answered(&self, sequence: Sequence) -> Option<Ask> {
-        let asked = lock(&self.state).asked.remove(&sequence.0);
-        asked.map(|asked| asked.ask)
-    }
-
-    /// Returns true once if the relay was silent and this is an answer in time; to be asked before
-    /// [`Link::answered`].
-    pub fn is_back(&self, sequence: Sequence) -> bool {
+    /// The request that a reply belongs to; each is given out once. With it true, once, if the relay was silent and this
+    /// is its first answer in time.
+    pub fn answered(&self, sequence: Sequence) -> Option<(Ask, bool)> {
         let mut state = lock(&self.state);
-        let asked = state.asked.get(&sequence.0);
-        let is_back = state.is_silent && asked.is_some_and(|asked| !asked.is_late);
+        let asked = state.asked.remove(&sequence.0)?;
+        let is_back = state.is_silent && !asked.is_late;
         state.is_silent &= !is_back;
-        is_back
+        Some((asked.ask, is_back))
     }
 
     /// Whether an update for this session is under way here.
@@ -544,22 +538,30 @@ mod tests {
         assert_eq!(sent, MAX_OPEN);
         assert!(link.is_overdue(Moment::START));
         assert!(!link.is_overdue(Moment::START), "no news");
-        assert!(!link.is_back(Sequence(1)), "it answers, but late");
+        assert!(!is_back(&link, 1), "it answers, but late");
+        assert_eq!(ask(&link, "x"), Ok(()));
         assert_eq!(link.forget(Moment::START).len(), MAX_OPEN);
         assert_eq!(ask(&link, "x"), Ok(()));
+    }
+
+    /// Answers a request.
+    fn is_back(link: &Link, sequence: u64) -> bool {
+        let answered = link.answered(Sequence(sequence));
+        answered.is_some_and(|(_, is_back)| is_back)
     }
 
     #[test]
     fn an_answer_in_time_shows_once_that_a_silent_relay_is_back() {
         let link = link();
-        ask(&link, "x").unwrap();
-        assert!(!link.is_back(Sequence(1)), "it was not away");
+        ask(&link, "a").unwrap();
+        assert!(!is_back(&link, 1), "it was not away");
+        ask(&link, "b").unwrap();
         assert!(link.is_overdue(Moment::START));
-        ask(&link, "y").unwrap();
-        assert!(!link.is_back(Sequence(1)), "late");
-        assert!(!link.is_back(Sequence(9)), "nobody asked");
-        assert!(link.is_back(Sequence(2)));
-        assert!(!link.is_back(Sequence(2)), "told once");
+        (0..2).for_each(|_| ask(&link, "c").unwrap());
+        assert!(!is_back(&link, 2), "late");
+        assert!(!is_back(&link, 9), "nobody asked");
+        assert!(is_back(&link, 3));
+        assert!(!is_back(&link, 4), "told once");
     }
 
     #[test]
