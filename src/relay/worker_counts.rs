@@ -102,6 +102,7 @@ impl FlowCounts {
             FlowNews::Traffic(..)
             | FlowNews::Withdrawn(..)
             | FlowNews::Heard(_)
+            | FlowNews::CountedAnew
             | FlowNews::Mended => return,
         };
         counter.add(1);
