@@ -76,6 +76,7 @@ impl Kernel {
                 }
                 return relayed;
             }
+            FlowNews::CountedAnew => {}
             FlowNews::Heard(until) => self.heard = self.heard.max(until),
             FlowNews::Mended => self.mended = now,
         }
