@@ -62,7 +62,7 @@ pub enum FlowNews {
     Withdrawn(FlowId, PerParty<Counters>),
     /// All that was relayed until this time has been told.
     Heard(Moment),
-    /// Its counters of all flows have begun at nothing again; what they had counted until then has been told.
+    /// The kernel has begun to count all flows anew.
     CountedAnew,
     /// The kernel forwards again after some trouble: what waits because of that goes to it, a few calls at a time.
     Mended,

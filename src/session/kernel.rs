@@ -76,9 +76,9 @@ impl Kernel {
                 }
                 return relayed;
             }
-            FlowNews::CountedAnew => {}
             FlowNews::Heard(until) => self.heard = self.heard.max(until),
             FlowNews::Mended => self.mended = now,
+            FlowNews::CountedAnew => {}
         }
         Counters::default()
     }

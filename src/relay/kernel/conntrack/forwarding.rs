@@ -442,25 +442,23 @@ impl<R: Requests> Mechanism for Conntrack<R> {
                 }
             }
         }
+        let mut claimed = HashSet::new();
         let mut adopted = Vec::new();
         for flow in flows {
-            let entry = entry(&flow.ends);
-            let running = entry.and_then(|entry| {
-                let sample = now.running(&entry)?;
-                // Two cannot have it.
-                self.index.has_room_for(&entry).then_some((entry, sample))
-            });
-            adopted.push(match (running, entry) {
-                (Some((entry, sample)), _) => {
-                    self.index.insert(flow.key, entry);
-                    Adopted::Running(sample)
-                }
-                (None, Some(entry)) => {
-                    let left = now.left(&entry).or_else(|| before.left(&entry));
-                    Adopted::Gone(left.unwrap_or_default())
-                }
-                (None, None) => Adopted::Gone(PerParty::default()),
-            });
+            // Of two that claim the same, one has relayed it.
+            let entry = entry(&flow.ends).filter(|entry| claimed.insert(entry.original));
+            adopted.push(
+                match entry.and_then(|entry| Some((entry, now.running(&entry)?))) {
+                    Some((entry, sample)) if self.index.has_room_for(&entry) => {
+                        self.index.insert(flow.key, entry);
+                        Adopted::Running(sample)
+                    }
+                    _ => {
+                        let left = entry.and_then(|e| now.left(&e).or_else(|| before.left(&e)));
+                        Adopted::Gone(left.unwrap_or_default())
+                    }
+                },
+            );
         }
         swept += self.sweep(&now);
         Adoption {
