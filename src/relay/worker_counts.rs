@@ -101,8 +101,8 @@ impl FlowCounts {
             FlowNews::Lost(_, Loss::Bypassed, _) => &self.bypassed,
             FlowNews::Traffic(..)
             | FlowNews::Withdrawn(..)
-            | FlowNews::Heard(_)
             | FlowNews::CountedAnew
+            | FlowNews::Heard(_)
             | FlowNews::Mended => return,
         };
         counter.add(1);
