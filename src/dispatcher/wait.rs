@@ -20,7 +20,6 @@ const AWAITED: Duration = Duration::from_secs(60);
 /// See the module.
 pub(super) struct Wait<'a> {
     dispatcher: &'a Dispatcher,
-    call_id: &'a CallId,
     pub deadline: Moment,
     /// It is of a call that relays may have from before this dispatcher's start.
     may_be_elsewhere: bool,
@@ -32,13 +31,11 @@ impl<'a> Wait<'a> {
     /// Of an update.
     pub(super) fn new(
         dispatcher: &'a Dispatcher,
-        call_id: &'a CallId,
         deadline: Moment,
         may_be_elsewhere: bool,
     ) -> Self {
         Wait {
             dispatcher,
-            call_id,
             deadline,
             may_be_elsewhere,
             remove: None,
@@ -55,13 +52,13 @@ impl<'a> Wait<'a> {
     ) -> Self {
         Wait {
             remove: Some(remove),
-            ..Wait::new(dispatcher, &remove.call_id, deadline, false)
+            ..Wait::new(dispatcher, deadline, false)
         }
     }
 
     /// Waits where the relay of a call that is there is to be waited for. Returns true if there is news: the call is to be
     /// looked for again.
-    pub(super) fn goes_on(&mut self, place: &CallLocation<Arc<Link>>) -> bool {
+    pub(super) fn goes_on(&mut self, call_id: &CallId, place: &CallLocation<Arc<Link>>) -> bool {
         let dispatcher = self.dispatcher;
         let (now, mut deadline) = (clock::moment(), self.deadline);
         let is_due = match place {
@@ -81,18 +78,18 @@ impl<'a> Wait<'a> {
             }
             _ => false,
         };
-        is_due && self.for_news(deadline)
+        is_due && self.for_news(call_id, deadline)
     }
 
     /// Waits for news of a relay.
-    pub(super) fn for_news(&mut self, deadline: Moment) -> bool {
+    pub(super) fn for_news(&mut self, call_id: &CallId, deadline: Moment) -> bool {
         if let Some(waiting) = &mut self.waiting {
             return waiting.wait(deadline);
         }
         // What has come since the call was looked for is seen by another look.
         self.waiting = self.dispatcher.relay_news.enter(self.remove);
         if self.waiting.is_some() {
-            log::info!("[session {}] its relay is away: waits for it", self.call_id);
+            log::info!("[session {call_id}] its relay is away: waits for it");
         }
         self.waiting.is_some()
     }
