@@ -207,7 +207,8 @@ pub fn receive(socket: &UnixDatagram) -> io::Result<(String, Vec<OwnedFd>)> {
     unsafe {
         if let Some(first) = libc::CMSG_FIRSTHDR(&raw const header).as_ref() {
             let data = libc::CMSG_DATA(first).cast::<RawFd>();
-            let bytes = first.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+            let length: usize = first.cmsg_len as _;
+            let bytes = length - libc::CMSG_LEN(0) as usize;
             for index in 0..bytes / mem::size_of::<RawFd>() {
                 descriptors.push(owned(data.add(index).read_unaligned())?);
             }
