@@ -6,12 +6,13 @@
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// A moment on the monotonic clock of this process: it never steps, and means nothing to another process.
+/// A moment on the host's monotonic clock, which began with its boot: it never steps. All processes of one boot agree on
+/// it, so that one may be saved for the next process; to another host, and after another boot, it means nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// The moment at which the process first asked for the time.
+    /// The moment at which the host started: long ago.
     pub const START: Moment = Moment(Duration::ZERO);
     /// Later than every other: what never comes.
     pub const NEVER: Moment = Moment(Duration::MAX);
@@ -138,7 +139,7 @@ impl Now {
     }
 
     /// The moment of a calendar time, as the clocks stand to each other now; the start where it is earlier. For what was
-    /// saved by another process.
+    /// saved by a process of another boot.
     pub fn moment(&self, time: UnixTime) -> Moment {
         if time <= self.unix {
             self.mono.saturating_sub(self.unix.since(time))

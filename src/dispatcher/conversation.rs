@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::Facts;
+use super::call::ReceivedUpdate;
 use super::counts::Ignored;
 use super::ended_call::{EndedCall, Reason};
 use super::limits::{self, Bucket, Excess, Limit};
@@ -635,7 +635,7 @@ impl Listener<'_> {
         }
         match UpdateResult::parse(result) {
             UpdateResult::Ports(ports) => {
-                let commit = || self.commit(&updating.facts);
+                let commit = || self.commit(&updating.update);
                 if !updating.succeed(link.id, ports.to_owned(), commit) {
                     self.updated_late(updating);
                 }
@@ -648,7 +648,7 @@ impl Listener<'_> {
             }
             UpdateResult::Error(why) => {
                 updating.fail(link.id, UpdateFailure::Error(why.into()));
-                if updating.facts.has_media {
+                if updating.update.has_media() {
                     self.ask_for_room();
                 }
             }
@@ -677,8 +677,8 @@ impl Listener<'_> {
     }
 
     /// Takes it into the registry; an answered call is noted before the proxy hears of it.
-    fn commit(&self, facts: &Facts) {
-        let noted = lock(&self.dispatcher.registry).updated(self.link.id, facts);
+    fn commit(&self, update: &ReceivedUpdate) {
+        let noted = lock(&self.dispatcher.registry).updated(self.link.id, update);
         if let Some(call) = noted {
             self.dispatcher.finisher.note(&call);
         }
@@ -686,15 +686,15 @@ impl Listener<'_> {
 
     /// Takes back a session that nobody waits for, unless the same call is on its way to this relay again.
     fn updated_late(&mut self, updating: &PendingUpdate) {
-        let (link, facts) = (self.link, &updating.facts);
-        let late = lock(&self.dispatcher.registry).updated_late(link.id, facts);
+        let (link, update) = (self.link, &updating.update);
+        let late = lock(&self.dispatcher.registry).updated_late(link.id, update);
         if let Some(call) = late.noted {
             self.dispatcher.finisher.note(&call);
         }
-        if late.is_stray && updating.is_new && !link.is_updating(facts.mention()) {
-            let call_id = &facts.call_id;
+        if late.is_stray && updating.is_new && !link.is_updating(update.mention()) {
+            let call_id = &update.call_id;
             log::warn!("[session {call_id}] relay {link} took the call too late: taken back");
-            link.remove(facts.removal(), true);
+            link.remove(update.removal(), true);
         }
     }
 

@@ -365,7 +365,7 @@ impl Link {
         let name = Name::opened_by(mention);
         let state = lock(&self.state);
         state.asked.values().any(|asked| match &asked.ask {
-            Ask::Update(updating) => name.fit(updating.facts.mention()) != Fit::Not,
+            Ask::Update(updating) => name.fit(updating.update.mention()) != Fit::Not,
             _ => false,
         })
     }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::call::Facts;
+use super::call::ReceivedUpdate;
 use super::call_queues::CallTurn;
 use super::counts::Asked;
 use super::link::{Ask, Link, Refused, Removal};
@@ -64,7 +64,7 @@ impl Dispatcher {
     /// Serves one request that was read at `arrival`; takes `relay_timeout` from then at most.
     pub fn serve(&self, frame: &Frame, arrival: Moment) -> Served<'_> {
         let served = match frame.command() {
-            b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
+            b"update" => Update::parse(frame).map(|update| self.update(frame, update, arrival)),
             b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
             other => Err(BadRequest::UnknownCommand(Excerpt(other).to_string())),
         };
@@ -92,7 +92,7 @@ impl Dispatcher {
         if turn.as_ref().is_some_and(CallTurn::is_waited_for) {
             return;
         }
-        let remove = updating.facts.removal();
+        let remove = updating.update.removal();
         log::warn!(
             "[session {}] the SIP proxy's connection is gone: taken back from relay {link}",
             remove.call_id
@@ -119,34 +119,37 @@ impl Dispatcher {
         }
     }
 
-    fn update(&self, frame: &Frame, update: &Update, arrival: Moment) -> Served<'_> {
-        let call_id = &update.call_id;
-        let Some((turn, started)) = self.turn(call_id, arrival) else {
+    fn update(&self, frame: &Frame, update: Update, arrival: Moment) -> Served<'_> {
+        let Some((turn, started)) = self.turn(&update.call_id, arrival) else {
             return Served::error(Asked::Update);
         };
         let deadline = arrival + self.settings.relay_timeout;
-        let session_id = SessionId::from_random(random::bits());
-        let facts = facts(update, session_id, arrival);
-        let has_media = facts.has_media;
+        let update = ReceivedUpdate {
+            update,
+            session_id: SessionId::from_random(random::bits()),
+            at: arrival,
+        };
+        let has_media = update.has_media();
         let (place, is_new, admitted) = {
             let mut registry = lock(&self.registry);
-            let place = registry.place_of(facts.mention());
+            let place = registry.place_of(update.mention());
             let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
-            let admitted = match is_new {
-                true => registry.calls.admit(&facts),
-                false => Ok(()),
+            let admitted = if is_new {
+                registry.calls.live.admit(&update)
+            } else {
+                Ok(())
             };
             (place, is_new, admitted)
         };
         if let Err(too_many) = admitted {
-            self.limit(update, &too_many);
+            self.limit(&update, &too_many);
             return Served::error(Asked::NewCall);
         }
-        let updating = Arc::new(PendingUpdate::new(facts, is_new));
+        let updating = Arc::new(PendingUpdate::new(update, is_new));
         let answered = match place {
             CallLocation::Unknown | CallLocation::Expired => {
                 let placed = self.place_call(frame, &updating, started, deadline);
-                lock(&self.registry).calls.placed(&updating.facts);
+                lock(&self.registry).calls.live.placed(&updating.update);
                 placed
             }
             CallLocation::On(_, link) => self
@@ -159,20 +162,24 @@ impl Dispatcher {
         };
         let turn = Some(turn);
         let makes_call = is_new && has_media;
-        let asked = match makes_call {
-            true => Asked::NewCall,
-            false => Asked::Update,
+        let asked = if makes_call {
+            Asked::NewCall
+        } else {
+            Asked::Update
         };
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
-            let name = lock(&self.registry).calls.name_of(update.mention());
+            let name = lock(&self.registry)
+                .calls
+                .live
+                .name_of(updating.update.mention());
             lock(&self.recent_calls).refuse(name, &why, clock::moment());
             return Served {
                 turn,
                 ..Served::error(asked)
             };
         };
-        log_update(update, &link, &answer, is_new);
+        log_update(&updating.update, &link, &answer, is_new);
         let made = makes_call.then_some((link, updating));
         Served {
             answer,
@@ -215,7 +222,7 @@ impl Dispatcher {
 
     /// Something is wrong with an update: the log says it, and so does `explain` later where nothing comes of it.
     fn trouble(&self, updating: &PendingUpdate, what: &str) {
-        log::warn!("[session {}] update: {what}", updating.facts.call_id);
+        log::warn!("[session {}] update: {what}", updating.update.call_id);
         updating.trouble(what);
     }
 
@@ -250,7 +257,7 @@ impl Dispatcher {
         started: Moment,
         deadline: Moment,
     ) -> Option<(Arc<Link>, String)> {
-        let call_id = &updating.facts.call_id;
+        let call_id = &updating.update.call_id;
         let preferred = preferred_relay(frame).unwrap_or_else(|why| {
             log::warn!("[session {call_id}] preference ignored: {why}");
             None
@@ -311,7 +318,7 @@ impl Dispatcher {
             let mention = remove.mention();
             (
                 registry.place_to_remove(mention),
-                registry.calls.knows(mention),
+                registry.calls.live.knows(mention),
             )
         };
         let is_removed = match place {
@@ -408,9 +415,10 @@ impl Placing<'_> {
                     self.warn(&format!("no relay takes this call{why}"));
                     return None;
                 }
-                next_try = match asked {
-                    true => clock::moment() + self.dispatcher.settings.relay_retry,
-                    false => self.deadline,
+                next_try = if asked {
+                    clock::moment() + self.dispatcher.settings.relay_retry
+                } else {
+                    self.deadline
                 };
             }
             match self.updating.next(next_try.min(self.deadline)) {
@@ -432,7 +440,7 @@ impl Placing<'_> {
     fn ask_next(&mut self, preferred: Option<IpAddr>, since: Moment) -> bool {
         loop {
             let random = self.dispatcher.random();
-            let call_id = &self.updating.facts.call_id;
+            let call_id = &self.updating.update.call_id;
             let registry = &self.dispatcher.registry;
             let chosen = lock(registry).choose(call_id, preferred, &self.tried, random);
             let Some((id, link)) = chosen else {
@@ -470,7 +478,7 @@ impl Placing<'_> {
             self.warn(&format!("relay {link} {failure}"));
         }
         // Without media nobody else knows more: older relays have no ports to give.
-        self.updating.facts.has_media || !matches!(failure, UpdateFailure::Error(_))
+        self.updating.update.has_media() || !matches!(failure, UpdateFailure::Error(_))
     }
 
     fn give_up(&mut self) -> Option<(Arc<Link>, String)> {
@@ -497,29 +505,10 @@ pub(super) fn ask_update(
 ) -> Result<(), Refused> {
     let ask = Ask::Update(Arc::clone(updating));
     // Only a new session gets the name: the one that is there has one.
-    let session_id = updating.is_new.then_some(updating.facts.session_id);
+    let session_id = updating.is_new.then_some(updating.update.session_id);
     link.send(since, ask, |out, sequence, compatibility| {
         write_command(out, frame, sequence, compatibility, session_id)
     })
-}
-
-pub(super) fn facts(update: &Update, session_id: SessionId, at: Moment) -> Facts {
-    Facts {
-        call_id: update.call_id.clone(),
-        dialog_id: update.dialog_id.clone(),
-        from_tag: update.from_tag.clone(),
-        to_tag: update.to_tag.clone(),
-        cseq: update.cseq,
-        has_media: update.media.is_some(),
-        session_id,
-        is_reply: update.kind == MessageKind::Reply,
-        from_uri: update.from_uri.clone(),
-        to_uri: update.to_uri.clone(),
-        user_agent: update.user_agent.clone(),
-        username: update.signaling.username.clone(),
-        signaling: update.signaling.source,
-        at,
-    }
 }
 
 fn log_update(update: &Update, link: &Link, answer: &str, is_new: bool) {

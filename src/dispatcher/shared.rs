@@ -81,7 +81,7 @@ impl Dispatcher {
         };
         let drained = Drained::open(&settings.state_dir);
         let mut registry = registry(patience, finisher.records(), &drained, earlier);
-        registry.calls.limit_unanswered(settings.limits);
+        registry.calls.live.limit_unanswered(settings.limits);
         Dispatcher {
             settings,
             store,
@@ -180,12 +180,12 @@ fn registry(
         registry.relays.drain(&relay);
     }
     let now = clock::now();
-    registry.calls.set_wall(now);
+    registry.calls.live.set_wall(now);
     if !earlier.is_known {
         registry.calls.set_blind_before(now.unix);
     }
     if is_noting {
-        registry.calls.note_calls();
+        registry.calls.live.note_calls();
     }
     registry.restore(earlier.calls.iter().cloned(), now.mono);
     let dialogs = earlier.dialogs.iter();

@@ -88,7 +88,7 @@ fn ask_for_doubted(dispatcher: &Dispatcher, link: &Link, now: Moment) {
 pub(super) fn tick(dispatcher: &Dispatcher, now: Moment) {
     let elapsed = {
         let mut registry = lock(&dispatcher.registry);
-        registry.calls.set_wall(clock::now());
+        registry.calls.live.set_wall(clock::now());
         registry.tick(now)
     };
     for (_, link) in elapsed.dead {

@@ -335,6 +335,25 @@ impl Update {
         }
     }
 
+    /// What takes back a session that this update has made.
+    pub fn removal(&self) -> Remove {
+        Remove {
+            call_id: self.call_id.clone(),
+            from_tag: self.from_tag.clone(),
+            to_tag: self.to_tag.clone(),
+        }
+    }
+
+    /// It is the reply to a request of the one with the from_tag.
+    pub fn is_reply(&self) -> bool {
+        self.kind == MessageKind::Reply
+    }
+
+    /// It has media, so that its success makes a session.
+    pub fn has_media(&self) -> bool {
+        self.media.is_some()
+    }
+
     /// Reads the headers of an `update`; its command line is not looked at.
     pub fn parse(frame: &Frame) -> Result<Update, BadRequest> {
         let media = frame.header("media").map(media::parse_list).transpose();

@@ -142,7 +142,7 @@ pub fn start(
     lock: RangeLock,
 ) -> Result<Running, StartError> {
     let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
-    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
+    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding, false)?;
     let kept = SocketStore::from_environment();
     let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, kept, Some(lock))?;
     shared.sockets.start()?;
@@ -199,7 +199,8 @@ fn assemble(
         kernel::Opened::Kernel(ready) => {
             let deliver = deliver_to(postboxes.clone());
             let (pulse, flows) = (Arc::clone(&kernel.pulse), Arc::clone(&kernel.flows));
-            let orders = kernel::start(*ready, count, deliver, pulse, flows);
+            let takeover = Arc::clone(&kernel.takeover);
+            let orders = kernel::start(*ready, count, deliver, pulse, flows, takeover);
             kernel.orders = Some(orders.map_err(no_mailbox)?);
             Ok(())
         }

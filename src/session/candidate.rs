@@ -221,6 +221,22 @@ mod tests {
     }
 
     #[test]
+    fn why_it_is_not_believed_says_what_it_lacks() {
+        let mut candidates = Candidates::default();
+        let why: Vec<String> = (0..6)
+            .map(|n| {
+                candidates
+                    .hear(at(1), rtp(7, n), T + millis(20) * u32::from(n))
+                    .why()
+            })
+            .collect();
+        assert_eq!(why[3], "4 of the 5 packets in a row that make a stream");
+        assert_eq!(why[4], "a stream of 5 packets that nothing speaks for");
+        let check = candidates.hear(at(2), Mark::Check, T);
+        assert_eq!(check.why(), "only STUN has come from it");
+    }
+
+    #[test]
     fn e3_who_sprays_a_range_is_no_stream_at_any_port_of_it() {
         for every in [250, 400, 800, 1200] {
             assert_eq!(qualifies(millis(every), |n| rtp(7, n)), None, "{every}");

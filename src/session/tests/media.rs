@@ -252,6 +252,23 @@ fn m5_a_moved_party_is_taken_back_from_the_kernel_and_learned_anew() {
     assert_eq!(installs(&mut lab).len(), 1);
 }
 
+/// For five seconds, and no longer: a NAT may have kept its mapping.
+#[test]
+fn m5_a_former_source_is_believed_again_when_its_stragglers_are_over() {
+    let mut lab = Lab::with(open());
+    let (caller_side, callee_side) = lab.talking();
+    lab.update("request", 2, AB, &audio(CALLER));
+    lab.update("reply", 2, AB, &audio("198.18.0.9:9000"));
+    let straggler = PacketVerdict::Drop(DropReason::Straggler);
+    let end = lab.now + Duration::from_secs(5);
+    while lab.now < end {
+        assert_eq!(lab.rtp(CALLEE, callee_side), straggler);
+        lab.now += Duration::from_millis(100);
+    }
+    assert_ne!(lab.rtp(CALLEE, callee_side), straggler);
+    assert_eq!(lab.rtp(CALLER, caller_side), to(callee_side, CALLEE));
+}
+
 #[test]
 fn m4_a_flow_withdrawn_for_a_move_is_waited_for_as_well() {
     let mut lab = kernel_lab();

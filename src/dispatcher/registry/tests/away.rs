@@ -74,7 +74,7 @@ fn it_is_forgotten_with_its_last_call_and_not_while_it_is_connected() {
 #[test]
 fn when_a_call_ended_is_told_however_it_ended() {
     let mut registry = registry();
-    registry.calls.set_wall(crate::moment::Now {
+    registry.calls.live.set_wall(crate::moment::Now {
         mono: at(0),
         unix: UnixTime::from_secs(1_000_000),
     });
