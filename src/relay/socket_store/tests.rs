@@ -162,7 +162,7 @@ fn a_manager_that_takes_long_has_time_for_others() {
         assert_eq!(told(&manager), keeping(40000 + 2 * index as u16));
     }
     let (_, held) = fd_store::receive(&manager).unwrap();
-    thread::sleep(Duration::from_millis(20));
+    thread::sleep(Duration::from_millis(30));
     drop(held);
     assert_silent(&manager, Duration::from_millis(200));
     // What is to be closed does not wait.
