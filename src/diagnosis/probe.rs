@@ -87,6 +87,7 @@ fn fill(batch: &mut Batch<'_>, flags: u32) {
         key_length: 4,
         size: Some(16),
         counted: true,
+        expires: false,
     });
     batch.rule(
         "raw_in",

@@ -6,7 +6,9 @@
 //!  BATCH_BEGIN   NEWTABLE   NEWCHAIN..   NEWSET..   NEWSETELEM..   NEWRULE..   BATCH_END
 //! ```
 
-use super::message::{self, Attributes, Builder, Message, Truncated, be64};
+use std::time::Duration;
+
+use super::message::{self, Attributes, Builder, Message, Truncated, be32, be64};
 use super::rule::{Step, put_counter, put_data, put_step};
 use crate::counters::Counters;
 
@@ -17,10 +19,12 @@ const NEWTABLE: u16 = SUBSYSTEM << 8;
 const GETTABLE: u16 = SUBSYSTEM << 8 | 1;
 const DELTABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
+const GETCHAIN: u16 = SUBSYSTEM << 8 | 4;
 const DELCHAIN: u16 = SUBSYSTEM << 8 | 5;
 const NEWRULE: u16 = SUBSYSTEM << 8 | 6;
 const GETRULE: u16 = SUBSYSTEM << 8 | 7;
 const NEWSET: u16 = SUBSYSTEM << 8 | 9;
+const DELSET: u16 = SUBSYSTEM << 8 | 11;
 const NEWSETELEM: u16 = SUBSYSTEM << 8 | 12;
 const GETSETELEM: u16 = SUBSYSTEM << 8 | 13;
 /// Of echoes.
@@ -63,6 +67,7 @@ const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_DATA_VALUE: u16 = 1;
@@ -70,6 +75,9 @@ const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_COUNTER_BYTES: u16 = 1;
 const NFTA_COUNTER_PACKETS: u16 = 2;
+
+/// NFT_SET_TIMEOUT: elements may have a time to live.
+const SET_TIMEOUT: u32 = 0x10;
 
 /// Keys in one message: an attribute's length has 16 bits, and a key of 16 bytes takes 28.
 const KEYS_AT_ONCE: usize = 2000;
@@ -106,6 +114,8 @@ pub struct Set<'s> {
     pub size: Option<u32>,
     /// Every element counts the packets that a rule finds in the set.
     pub counted: bool,
+    /// Elements may go by themselves after a time.
+    pub expires: bool,
 }
 
 /// A four-tuple as a key: source, source port, destination, destination port, each in four bytes.
@@ -194,6 +204,13 @@ impl<'a> Batch<'a> {
         self.builder.end(nest);
     }
 
+    /// A chain that nothing calls: its name says something.
+    pub fn note(&mut self, name: &str) {
+        self.message(NEWCHAIN, message::CREATE);
+        self.builder.put_name(NFTA_CHAIN_TABLE, self.table);
+        self.builder.put_name(NFTA_CHAIN_NAME, name);
+    }
+
     /// Deletes a chain and its rules.
     pub fn delete_chain(&mut self, name: &str) {
         self.message(DELCHAIN, 0);
@@ -206,7 +223,7 @@ impl<'a> Batch<'a> {
         let builder = &mut self.builder;
         builder.put_name(NFTA_SET_TABLE, self.table);
         builder.put_name(NFTA_SET_NAME, set.name);
-        builder.put_be32(NFTA_SET_FLAGS, 0);
+        builder.put_be32(NFTA_SET_FLAGS, if set.expires { SET_TIMEOUT } else { 0 });
         builder.put_be32(NFTA_SET_KEY_TYPE, set.key_type);
         builder.put_be32(NFTA_SET_KEY_LEN, set.key_length);
         builder.put_be32(NFTA_SET_ID, set.id);
@@ -218,6 +235,13 @@ impl<'a> Batch<'a> {
         if set.counted {
             put_counter(builder, NFTA_SET_EXPR);
         }
+    }
+
+    /// Deletes a set that no rule names any more.
+    pub fn delete_set(&mut self, name: &str) {
+        self.message(DELSET, 0);
+        self.builder.put_name(NFTA_SET_TABLE, self.table);
+        self.builder.put_name(NFTA_SET_NAME, name);
     }
 
     /// A rule at a chain's end.
@@ -235,6 +259,25 @@ impl<'a> Batch<'a> {
     /// Elements for a set; one that is there already is fine.
     pub fn add(&mut self, set: &str, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
         self.elements(NEWSETELEM, message::CREATE, set, keys);
+    }
+
+    /// An element that goes by itself after this time.
+    pub fn add_for(&mut self, set: &str, key: &[u8], time: Duration) {
+        self.elements_message(NEWSETELEM, message::CREATE, set);
+        let builder = &mut self.builder;
+        let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
+        let element = builder.begin(NFTA_LIST_ELEM);
+        put_data(builder, NFTA_SET_ELEM_KEY, key);
+        // None is forever.
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        builder.put_be64(NFTA_SET_ELEM_TIMEOUT, milliseconds);
+        builder.end(element);
+        builder.end(list);
+    }
+
+    /// Takes all elements out.
+    pub fn empty(&mut self, set: &str) {
+        self.elements_message(DELSETELEM, 0, set);
     }
 
     /// Takes elements out; one that is not there fails the whole batch (ENOENT).
@@ -257,10 +300,8 @@ impl<'a> Batch<'a> {
     ) {
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
-            self.message(kind, flags);
+            self.elements_message(kind, flags, set);
             let builder = &mut self.builder;
-            builder.put_name(NFTA_SET_ELEM_LIST_TABLE, self.table);
-            builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
             let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
             for key in keys.by_ref().take(KEYS_AT_ONCE) {
                 let element = builder.begin(NFTA_LIST_ELEM);
@@ -269,6 +310,12 @@ impl<'a> Batch<'a> {
             }
             builder.end(list);
         }
+    }
+
+    fn elements_message(&mut self, kind: u16, flags: u16, set: &str) {
+        self.message(kind, flags);
+        self.builder.put_name(NFTA_SET_ELEM_LIST_TABLE, self.table);
+        self.builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
     }
 
     fn message(&mut self, kind: u16, flags: u16) {
@@ -290,6 +337,14 @@ pub fn get_table(builder: &mut Builder, sequence: u32, table: &str) {
     let flags = message::REQUEST | message::ACK;
     builder.message(GETTABLE, flags, sequence, NFPROTO_IPV4, 0);
     builder.put_name(NFTA_TABLE_NAME, table);
+}
+
+/// Asks for a chain, with an acknowledgement after it; ENOENT where there is no such table or chain.
+pub fn get_chain(builder: &mut Builder, sequence: u32, table: &str, chain: &str) {
+    let flags = message::REQUEST | message::ACK;
+    builder.message(GETCHAIN, flags, sequence, NFPROTO_IPV4, 0);
+    builder.put_name(NFTA_CHAIN_TABLE, table);
+    builder.put_name(NFTA_CHAIN_NAME, chain);
 }
 
 /// Asks for all elements of a set; ENOENT where there is no such table or set.
@@ -323,6 +378,37 @@ pub fn parse_elements(message: &Message<'_>, found: &mut Vec<Element>) -> Result
         }
     }
     Ok(())
+}
+
+/// The flags of the table that an answer tells of.
+pub fn parse_table(message: &Message<'_>) -> Result<Option<u32>, Truncated> {
+    if message.kind != NEWTABLE {
+        return Ok(None);
+    }
+    for attribute in message.attributes()? {
+        if let (NFTA_TABLE_FLAGS, value) = attribute? {
+            return be32(value).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// How many elements a dump tells of, whatever their keys are.
+pub fn count_elements(message: &Message<'_>) -> Result<usize, Truncated> {
+    let mut count = 0;
+    if message.kind == NEWSETELEM {
+        for attribute in message.attributes()? {
+            if let (NFTA_SET_ELEM_LIST_ELEMENTS, list) = attribute? {
+                count += Attributes::nested(list).count();
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// Returns true if a message of a dump tells of a rule.
+pub fn is_rule(message: &Message<'_>) -> bool {
+    message.kind == NEWRULE
 }
 
 /// The counters of the rules that a dump tells of, in order.

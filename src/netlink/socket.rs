@@ -46,18 +46,16 @@ impl Refused {
 pub enum Protection {
     /// Nothing: any flush of the ruleset removes it.
     None,
-    /// Only its maker changes it; it ends with its maker's socket (Linux 5.12).
-    Owned,
     /// Only its maker changes it; it stays when its maker ends (Linux 6.9).
     Persistent,
 }
 
 impl Protection {
-    /// What to try where the kernel does not know this.
+    /// What to try where the kernel does not know this. A table that ends with its maker's socket (Linux 5.12, OWNER
+    /// alone) is none of it: calls are to outlive their relay.
     fn next_best(self) -> Option<Protection> {
         match self {
-            Protection::Persistent => Some(Protection::Owned),
-            Protection::Owned => Some(Protection::None),
+            Protection::Persistent => Some(Protection::None),
             Protection::None => None,
         }
     }
@@ -65,7 +63,6 @@ impl Protection {
     fn flags(self) -> u32 {
         match self {
             Protection::None => 0,
-            Protection::Owned => nftables::OWNER,
             Protection::Persistent => nftables::OWNER | nftables::PERSIST,
         }
     }
@@ -256,12 +253,99 @@ impl Netfilter {
 
     /// Whether there is a table of this name.
     pub fn has_table(&mut self, table: &str) -> io::Result<bool> {
-        let build = |builder: &mut Builder, number| nftables::get_table(builder, number, table);
-        match self.list(build, |_| Ok(())) {
+        self.is_there(
+            |builder, number| nftables::get_table(builder, number, table),
+            |_| Ok(()),
+        )
+    }
+
+    /// Whether there is a chain of this name in a table.
+    pub fn has_chain(&mut self, table: &str, chain: &str) -> io::Result<bool> {
+        self.is_there(
+            |builder, number| nftables::get_chain(builder, number, table, chain),
+            |_| Ok(()),
+        )
+    }
+
+    fn is_there(
+        &mut self,
+        build: impl FnOnce(&mut Builder, u32),
+        each: impl FnMut(&Message<'_>) -> Result<(), Truncated>,
+    ) -> io::Result<bool> {
+        match self.list(build, each) {
             Ok(_) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// How well a table is kept from others; none where there is no such table. One whose maker is gone counts as what
+    /// its maker made.
+    pub fn protection(&mut self, table: &str) -> io::Result<Option<Protection>> {
+        let mut flags = None;
+        let is_there = self.is_there(
+            |builder, number| nftables::get_table(builder, number, table),
+            |message| {
+                flags = flags.or(nftables::parse_table(message)?);
+                Ok(())
+            },
+        )?;
+        let is_persistent = flags.unwrap_or_default() & nftables::PERSIST != 0;
+        let protection = if is_persistent {
+            Protection::Persistent
+        } else {
+            Protection::None
+        };
+        Ok(is_there.then_some(protection))
+    }
+
+    /// How many elements a set has, whatever their keys are.
+    ///
+    /// # Errors
+    /// ENOENT: no such table or set.
+    pub fn count_elements(&mut self, table: &str, set: &str) -> io::Result<usize> {
+        let mut count = 0;
+        self.list(
+            |builder, number| nftables::dump_elements(builder, number, table, set),
+            |message| {
+                count += nftables::count_elements(message)?;
+                Ok(())
+            },
+        )?;
+        Ok(count)
+    }
+
+    /// How many rules a chain has; none where there is no such table or chain.
+    pub fn count_rules(&mut self, table: &str, chain: &str) -> io::Result<usize> {
+        let mut count = 0;
+        self.list(
+            |builder, number| nftables::dump_rules(builder, number, table, chain),
+            |message| {
+                count += usize::from(nftables::is_rule(message));
+                Ok(())
+            },
+        )?;
+        Ok(count)
+    }
+
+    /// Takes over a table that an earlier process left, as it is but for what `change` does.
+    ///
+    /// # Errors
+    /// EPERM at 0: a living process owns the table. ENOENT: there is none.
+    pub fn take_table(
+        &mut self,
+        table: &str,
+        protection: Protection,
+        change: impl Fn(&mut Batch<'_>),
+    ) -> Result<(), Refused> {
+        let taken = self.transact(table, |batch| {
+            // Without its maker's protection there is nobody whose place is to be taken.
+            if protection != Protection::None {
+                batch.table(protection.flags());
+            }
+            change(batch);
+        });
+        taken.map(drop)
     }
 
     /// Makes a table in the place of the one of that name, an earlier process's or our own; all of it or nothing.

@@ -139,7 +139,7 @@ pub fn start(
     lock: RangeLock,
 ) -> Result<Running, StartError> {
     let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
-    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding)?;
+    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding, false)?;
     let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, Some(lock))?;
     if let Some(spool) = parts.spool {
         spool.start(&shared.dispatchers)?;
@@ -192,7 +192,8 @@ fn assemble(
         kernel::Opened::Kernel(ready) => {
             let deliver = deliver_to(postboxes.clone());
             let (pulse, flows) = (Arc::clone(&kernel.pulse), Arc::clone(&kernel.flows));
-            let orders = kernel::start(*ready, count, deliver, pulse, flows);
+            let takeover = Arc::clone(&kernel.takeover);
+            let orders = kernel::start(*ready, count, deliver, pulse, flows, takeover);
             kernel.orders = Some(orders.map_err(no_mailbox)?);
             Ok(())
         }

@@ -101,6 +101,7 @@ impl FlowCounts {
             FlowNews::Lost(_, Loss::Bypassed, _) => &self.bypassed,
             FlowNews::Traffic(..)
             | FlowNews::Withdrawn(..)
+            | FlowNews::CountedAnew
             | FlowNews::Heard(_)
             | FlowNews::Mended => return,
         };

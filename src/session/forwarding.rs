@@ -62,6 +62,8 @@ pub enum FlowNews {
     Withdrawn(FlowId, PerParty<Counters>),
     /// All that was relayed until this time has been told.
     Heard(Moment),
+    /// The kernel has begun to count all flows anew.
+    CountedAnew,
     /// The kernel forwards again after some trouble: what waits because of that goes to it, a few calls at a time.
     Mended,
 }

@@ -78,6 +78,7 @@ impl Kernel {
             }
             FlowNews::Heard(until) => self.heard = self.heard.max(until),
             FlowNews::Mended => self.mended = now,
+            FlowNews::CountedAnew => {}
         }
         Counters::default()
     }

@@ -46,6 +46,22 @@ impl Forwarded {
         }
     }
 
+    /// One of an earlier relay's, of which so much has been told; `found` is what was counted of it since.
+    fn adopted(ends: Ends, told: PerParty<Counters>, found: &Sample) -> Forwarded {
+        let is_more = |party: Party| {
+            let (told, found) = (told[party], found.left[party]);
+            found.packets >= told.packets && found.bytes >= told.bytes
+        };
+        // Its counters have begun at nothing again since that was told.
+        let is_anew = !Party::BOTH.into_iter().all(is_more);
+        Forwarded {
+            left: if is_anew { PerParty::default() } else { told },
+            entered: found.entered,
+            missing: PerParty::default(),
+            ..Forwarded::new(ends)
+        }
+    }
+
     /// What left since the last reading, given what has left in all.
     pub(super) fn since_read(&self, left: PerParty<Counters>) -> PerParty<Counters> {
         PerParty::of(|party| left[party].since(self.left[party]))
@@ -107,6 +123,11 @@ impl Flows {
 
     pub(super) fn insert(&mut self, flow: &Flow) {
         self.flows.insert(flow.key, Forwarded::new(flow.ends));
+    }
+
+    pub(super) fn insert_adopted(&mut self, flow: &Flow, told: PerParty<Counters>, found: &Sample) {
+        let adopted = Forwarded::adopted(flow.ends, told, found);
+        self.flows.insert(flow.key, adopted);
     }
 
     pub(super) fn remove(&mut self, key: &FlowKey) -> Option<Forwarded> {

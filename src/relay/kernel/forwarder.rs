@@ -12,10 +12,11 @@ use log::{info, warn};
 
 use super::flow::{Ends, Flow, FlowKey};
 use super::flows::Flows;
-use super::mechanism::{Heard, Mechanism, Refusal, Removal, Repaired, Unread};
+use super::mechanism::{Adopted, Heard, Mechanism, Refusal, Removal, Repaired, Unread};
 use super::news::NewsQueue;
 use super::reading::{self, Takeover};
 use super::removals::Removals;
+use super::takeover::TakenOver;
 use super::trust::Trust;
 use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
@@ -51,6 +52,8 @@ pub(super) struct Forwarder<M: ?Sized> {
     news: NewsQueue,
     /// The flow that is kept a little longer, to find out why it is stuck.
     watch: Option<Watch>,
+    /// Flows that were wanted back before [`Forwarder::adopt`]; none once that is done.
+    early: Option<Vec<FlowKey>>,
     /// Since when nothing could be read.
     unread_since: Option<Moment>,
     refused: Sparse,
@@ -69,6 +72,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
             locals: locals.into_iter().collect(),
             news: NewsQueue::new(workers),
             watch: None,
+            early: None,
             unread_since: None,
             refused: Sparse::default(),
             unread: Sparse::default(),
@@ -76,6 +80,11 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
             bypassed: Sparse::default(),
             mechanism,
         }
+    }
+
+    /// Before an earlier relay's flows are claimed: what is wanted back until then may be one of these.
+    pub(super) fn expect_claims(&mut self) {
+        self.early = Some(Vec::new());
     }
 
     /// What workers are to be told since this was asked last, each by its number.
@@ -112,6 +121,39 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
     pub(super) fn set_addresses(&mut self, locals: Vec<IpAddr>) {
         self.mechanism.set_addresses(&locals);
         self.locals = locals.into_iter().collect();
+    }
+
+    /// Takes over what an earlier relay's flows have become; see [`super::order::Order::Adopt`].
+    pub(super) fn adopt(
+        &mut self,
+        claimed: &[(Flow, PerParty<Counters>)],
+        now: Moment,
+    ) -> TakenOver {
+        let flows: Vec<Flow> = claimed.iter().map(|(flow, _)| *flow).collect();
+        let adoption = self.mechanism.adopt(&flows);
+        let mut taken = TakenOver {
+            swept: adoption.swept,
+            ..TakenOver::default()
+        };
+        for ((flow, told), adopted) in claimed.iter().zip(adoption.flows) {
+            match adopted {
+                Adopted::Running(found) => {
+                    self.flows.insert_adopted(flow, *told, &found);
+                    taken.adopted += 1;
+                }
+                Adopted::Gone(left) => {
+                    let last = PerParty::of(|party| left[party].since(told[party]));
+                    let lost = FlowNews::Lost(flow.key.flow, Loss::Deleted, last);
+                    self.news.tell(flow.key.worker, lost);
+                    taken.lost += 1;
+                }
+            }
+        }
+        // Those that were wanted back before it was known what had become of them.
+        if let Some(early) = self.early.take() {
+            self.withdraw(&early, now);
+        }
+        taken
     }
 
     /// Hands flows over.
@@ -178,6 +220,8 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
             if let Some(flow) = self.flows.remove(key) {
                 self.removals.withdraw(*key, flow);
                 going.push(*key);
+            } else if let Some(early) = &mut self.early {
+                early.push(*key);
             } else if !self.removals.is_going(key) {
                 let nothing = PerParty::<Counters>::default();
                 self.news
@@ -256,6 +300,7 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
             Repaired::Kept => {}
             Repaired::Anew { was_out } => {
                 self.flows.restart_counting();
+                self.news.tell_all(FlowNews::CountedAnew);
                 if was_out {
                     self.news.tell_all(FlowNews::Mended);
                 }
@@ -379,6 +424,25 @@ impl<M: Mechanism + ?Sized> Forwarder<M> {
         warn!(
             "{count} flows enter the kernel and do not leave it, user space takes them over: {why}"
         );
+    }
+
+    /// Ends and leaves all flows to be taken over within this time.
+    pub(super) fn leave(&mut self, time: Duration) {
+        if self.watch.take().is_some() {
+            self.mechanism.end_watch();
+        }
+        let count = self.flows.len();
+        match self.mechanism.leave(time) {
+            Ok(()) => info!(
+                "the kernel goes on forwarding {count} flows for {} s",
+                time.as_secs()
+            ),
+            Err(error) => warn!(
+                "the kernel goes on forwarding {count} flows, for an hour at most: it cannot be told to stop after {} s \
+                 ({error})",
+                time.as_secs()
+            ),
+        }
     }
 
     /// Takes everything back and leaves nothing behind.

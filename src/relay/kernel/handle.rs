@@ -3,9 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
+use super::flow::Flow;
 use super::order::Order;
+use super::takeover::TakeOverCounts;
+use crate::counters::Counters;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
+use crate::proto::PerParty;
 use crate::sys::mailbox::Postbox;
 
 /// See the module.
@@ -16,6 +22,8 @@ pub(crate) struct KernelHandle {
     pub pulse: Arc<Pulse>,
     /// Flows that the kernel has.
     pub flows: Arc<Gauge>,
+    /// How many flows of an earlier relay were taken over.
+    pub takeover: Arc<TakeOverCounts>,
 }
 
 impl KernelHandle {
@@ -45,12 +53,29 @@ impl KernelHandle {
         orders.is_none_or(|orders| self.pulse.feel(|| orders.nudge(Order::Nudge)))
     }
 
+    /// Has it take over what an earlier relay's flows have become: see [`Order::Adopt`]. Once, where [`super::open`] was to
+    /// keep them.
+    #[allow(dead_code)] // until the relay takes calls over
+    pub(crate) fn adopt(&self, flows: Vec<(Flow, PerParty<Counters>)>) {
+        self.order(Order::Adopt(flows));
+    }
+
+    /// Has it end and leave all flows to who takes over within this time. False where it does not end within `limit`.
+    #[allow(dead_code)]
+    pub(crate) fn leave(&self, time: Duration, limit: Duration) -> bool {
+        self.end(|done| Order::Leave(time, done), limit)
+    }
+
     /// Has it take everything back. False where it does not within this time.
     pub(crate) fn quit(&self, limit: Duration) -> bool {
+        self.end(Order::Quit, limit)
+    }
+
+    fn end(&self, order: impl FnOnce(Sender<()>) -> Order, limit: Duration) -> bool {
         let Some(orders) = &self.orders else {
             return true;
         };
         let (done, is_done) = crossbeam_channel::bounded(1);
-        orders.send(Order::Quit(done)).is_ok() && is_done.recv_timeout(limit).is_ok()
+        orders.send(order(done)).is_ok() && is_done.recv_timeout(limit).is_ok()
     }
 }

@@ -14,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use super::flow::{Ends, Flow, FlowKey, Sample};
 use super::flows::Flows;
@@ -70,6 +71,23 @@ pub(super) struct Heard {
     pub is_changed: bool,
 }
 
+/// What became of an earlier relay's flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Adopted {
+    /// It goes on; what was counted of it so far.
+    Running(Sample),
+    /// It is gone; what had left by it, as far as that is known.
+    Gone(PerParty<Counters>),
+}
+
+/// What a take-over has come to.
+#[derive(Debug, Default)]
+pub(super) struct Adoption {
+    pub flows: Vec<Adopted>,
+    /// Flows, whole or not, that nobody has claimed: they are removed.
+    pub swept: usize,
+}
+
 /// A flow that was there before this process asked for any. Its ends name it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
@@ -109,17 +127,22 @@ pub(super) struct Words {
 pub(super) trait Mechanism: Send {
     fn words(&self) -> Words;
 
-    /// Flows that are there, of an earlier relay: no install of this process has asked for them. Before [`Mechanism::start`].
-    ///
-    /// # Errors
-    /// Where they cannot be read.
-    fn found(&mut self) -> io::Result<Vec<Found>>;
-
-    /// Makes it ready to forward. What was found and is no flow of this process's goes.
+    /// Makes it ready to forward. What an earlier relay has left is told; where it is kept and can be, it goes on forwarding
+    /// until [`Mechanism::adopt`] says whose it is, else it goes.
     ///
     /// # Errors
     /// What cannot be done, and why.
-    fn start(&mut self) -> Result<(), String>;
+    fn start(&mut self, keep: bool) -> Result<Vec<Found>, String>;
+
+    /// Takes over those of an earlier relay's flows that go on being forwarded; one result for each. The rest of what was
+    /// found goes.
+    fn adopt(&mut self, flows: &[Flow]) -> Adoption;
+
+    /// Leaves all flows to be forwarded without this process, for so long and no longer, for another to take over.
+    ///
+    /// # Errors
+    /// Where that time cannot be set: they are forwarded until theirs is up.
+    fn leave(&mut self, time: Duration) -> io::Result<()>;
 
     /// Returns true if it can take flows. Where it cannot, it is repaired before each reading.
     fn is_able(&self) -> bool;

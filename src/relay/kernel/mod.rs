@@ -24,6 +24,7 @@ mod paths;
 mod reading;
 mod removals;
 mod settings;
+pub(super) mod takeover;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -41,6 +42,7 @@ use self::mechanism::Mechanism;
 use self::news::Deliver;
 use self::order::Order;
 pub(super) use self::settings::Settings;
+use self::takeover::TakeOverCounts;
 use crate::config::Forwarding;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
@@ -56,6 +58,8 @@ pub(super) struct Ready {
     changes: AddressChanges,
     locals: Vec<IpAddr>,
     shortest_silence: Duration,
+    /// An earlier relay's flows are to be claimed.
+    keep: bool,
 }
 
 /// Who is to forward media.
@@ -65,16 +69,22 @@ pub(super) enum Opened {
     UserSpace(Arc<str>),
 }
 
-/// Prepares the kernel, as far as the setting wants it. Nobody else may have the port range.
+/// Prepares the kernel, as far as the setting wants it. Nobody else may have the port range. Where an earlier relay's flows
+/// are kept, they go on being forwarded until [`handle::KernelHandle::adopt`] says which of them are calls'; else they are
+/// removed.
 ///
 /// # Errors
 /// Where the kernel is demanded and cannot be had: why, and what to do.
-pub(super) fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened, String> {
+pub(super) fn open(
+    settings: &Settings,
+    forwarding: Forwarding,
+    keep: bool,
+) -> Result<Opened, String> {
     if forwarding == Forwarding::Userspace {
         info!("media is relayed in user space (forwarding = userspace)");
         return Ok(Opened::UserSpace("forwarding = userspace".into()));
     }
-    let why = match prepare(settings) {
+    let why = match prepare(settings, keep) {
         Ok(ready) => return Ok(Opened::Kernel(Box::new(ready))),
         Err(why) => why,
     };
@@ -86,20 +96,12 @@ pub(super) fn open(settings: &Settings, forwarding: Forwarding) -> Result<Opened
     Ok(Opened::UserSpace(why.into()))
 }
 
-fn prepare(settings: &Settings) -> Result<Ready, String> {
+fn prepare(settings: &Settings, keep: bool) -> Result<Ready, String> {
     let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let mut mechanism = conntrack::open(settings)?;
-    match mechanism.found() {
-        Ok(found) => {
-            for flow in found {
-                debug!("an earlier relay has left a flow in the kernel: {flow}");
-            }
-        }
-        Err(error) => {
-            debug!("what an earlier relay has left in the kernel cannot be read: {error}")
-        }
+    for flow in mechanism.start(keep)? {
+        debug!("an earlier relay has left a flow in the kernel: {flow}");
     }
-    mechanism.start()?;
     // Those of the start are asked for again: none may change between two looks.
     let changes = AddressChanges::open().map_err(told("netlink events"))?;
     let locals = route::addresses().map_err(told("addresses of this host"))?;
@@ -109,11 +111,12 @@ fn prepare(settings: &Settings) -> Result<Ready, String> {
         changes,
         locals,
         shortest_silence: settings.shortest_silence,
+        keep,
     })
 }
 
 /// Starts the kernel thread; what it has to tell so many workers is delivered by `deliver`, how many flows the kernel has
-/// goes to `flows`, and the pulse beats with each of its rounds.
+/// goes to `flows`, how many of an earlier relay's it took over to `takeover`, and the pulse beats with each of its rounds.
 ///
 /// # Errors
 /// When there is no descriptor or no thread to be had.
@@ -123,6 +126,7 @@ pub(super) fn start(
     deliver: Deliver,
     pulse: Arc<Pulse>,
     flows: Arc<Gauge>,
+    takeover: Arc<TakeOverCounts>,
 ) -> io::Result<Postbox<Order>> {
     let (postbox, mailbox) = unbounded_mailbox()?;
     let Ready {
@@ -130,8 +134,12 @@ pub(super) fn start(
         changes,
         locals,
         shortest_silence,
+        keep,
     } = ready;
-    let forwarder = Forwarder::new(mechanism, workers, locals);
+    let mut forwarder = Forwarder::new(mechanism, workers, locals);
+    if keep {
+        forwarder.expect_claims();
+    }
     let surroundings = thread::Surroundings {
         mailbox,
         addresses: changes,
@@ -139,6 +147,7 @@ pub(super) fn start(
         shortest_silence,
         pulse,
         flows,
+        takeover,
     };
     threads::spawn("kernel", move || thread::run(forwarder, surroundings))?;
     Ok(postbox)

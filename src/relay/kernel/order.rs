@@ -1,8 +1,12 @@
 //! What the kernel thread is told.
 
+use std::time::Duration;
+
 use crossbeam_channel::Sender;
 
-use super::flow::{Ends, FlowKey};
+use super::flow::{Ends, Flow, FlowKey};
+use crate::counters::Counters;
+use crate::proto::PerParty;
 
 /// An order to the kernel thread.
 pub(crate) enum Order {
@@ -16,6 +20,14 @@ pub(crate) enum Order {
     Read(Box<dyn FnOnce() + Send>),
     /// Nothing but a round of the loop, for the watchdog.
     Nudge,
+    /// Take over what an earlier relay's flows have become: each with what had been counted of it since it was installed.
+    /// Those that are gone are told as lost, with what they had relayed beyond that; of the others nothing is said. Whatever
+    /// else was left is removed. Once, before anything is to be installed.
+    #[allow(dead_code)] // until the relay takes calls over
+    Adopt(Vec<(Flow, PerParty<Counters>)>),
+    /// End, and leave all flows in the kernel to who takes over within this time; answered when that is done.
+    #[allow(dead_code)]
+    Leave(Duration, Sender<()>),
     /// Take everything back and leave nothing behind; answered when that is done.
     Quit(Sender<()>),
 }

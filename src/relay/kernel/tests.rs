@@ -11,7 +11,9 @@ use super::flow::{Ends, Flow, FlowKey, Sample};
 use super::flows::Flows;
 use super::forwarder::Forwarder;
 use super::health::Outlook;
-use super::mechanism::{Found, Heard, Mechanism, Refusal, Removal, Repaired, Unread, Words};
+use super::mechanism::{
+    Adopted, Adoption, Found, Heard, Mechanism, Refusal, Removal, Repaired, Unread, Words,
+};
 use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::proto::{Component, Party, PerParty};
@@ -29,6 +31,7 @@ struct Late {
     removed: Vec<(Moment, FlowKey, Sample)>,
     /// Flows whose packets it does not see at all.
     unseen: HashSet<FlowKey>,
+    left_for: Option<Duration>,
 }
 
 impl Late {
@@ -51,11 +54,23 @@ impl Mechanism for Late {
         }
     }
 
-    fn found(&mut self) -> io::Result<Vec<Found>> {
+    fn start(&mut self, _: bool) -> Result<Vec<Found>, String> {
         Ok(Vec::new())
     }
 
-    fn start(&mut self) -> Result<(), String> {
+    fn adopt(&mut self, flows: &[Flow]) -> Adoption {
+        let become_of = |flow: &Flow| match self.flows.get(&flow.key) {
+            Some(sample) => Adopted::Running(*sample),
+            None => Adopted::Gone(counted(1000)),
+        };
+        Adoption {
+            flows: flows.iter().map(become_of).collect(),
+            swept: 0,
+        }
+    }
+
+    fn leave(&mut self, time: Duration) -> io::Result<()> {
+        self.left_for = Some(time);
         Ok(())
     }
 

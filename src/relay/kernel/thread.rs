@@ -4,16 +4,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::error;
+use log::{error, info};
 
 use super::flow::{Flow, FlowKey};
 use super::forwarder::Forwarder;
 use super::mechanism::Mechanism;
 use super::news::Deliver;
 use super::order::Order;
+use super::takeover::{TakeOverCounts, TakenOver};
+use crate::counters::Counters;
 use crate::daemon::Pulse;
 use crate::metrics::Gauge;
 use crate::moment::Moment;
+use crate::proto::PerParty;
 use crate::sys::clock;
 use crate::sys::epoll::{self, Epoll, Trigger};
 use crate::sys::mailbox::Mailbox;
@@ -43,12 +46,21 @@ struct Thread {
     deliver: Deliver,
     pulse: Arc<Pulse>,
     flows: Arc<Gauge>,
+    takeover: Arc<TakeOverCounts>,
     /// The longest time between two readings.
     longest: Duration,
     /// None while the kernel has nothing.
     next_reading: Option<Moment>,
     /// No reading before this time: they would cost too much.
     rest_until: Moment,
+}
+
+/// How the thread ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// All flows stay, for so long.
+    Leave(Duration),
+    Quit,
 }
 
 /// What the thread has to do with.
@@ -63,6 +75,7 @@ pub(super) struct Surroundings {
     pub pulse: Arc<Pulse>,
     /// How many flows the kernel has.
     pub flows: Arc<Gauge>,
+    pub takeover: Arc<TakeOverCounts>,
 }
 
 /// Runs the kernel thread until it is told to quit.
@@ -74,6 +87,7 @@ pub(super) fn run(forwarder: Forwarder<dyn Mechanism>, surroundings: Surrounding
         shortest_silence,
         pulse,
         flows,
+        takeover,
     } = surroundings;
     let mut thread = Thread {
         forwarder,
@@ -82,6 +96,7 @@ pub(super) fn run(forwarder: Forwarder<dyn Mechanism>, surroundings: Surrounding
         deliver,
         pulse,
         flows,
+        takeover,
         longest: shortest_silence / 3,
         next_reading: None,
         rest_until: Moment::START,
@@ -162,7 +177,7 @@ impl Thread {
         let mut withdrawn: Vec<FlowKey> = Vec::new();
         let mut suspected: Vec<FlowKey> = Vec::new();
         let mut then = Vec::new();
-        let mut quit = None;
+        let mut end = None;
         for _ in 0..MOST_ORDERS {
             match self.mailbox.take() {
                 None => break,
@@ -175,8 +190,13 @@ impl Thread {
                 Some(Order::Suspect(key)) => suspected.push(key),
                 Some(Order::Nudge) => {}
                 Some(Order::Read(act)) => then.push(act),
+                Some(Order::Adopt(flows)) => self.adopt(&flows),
+                Some(Order::Leave(time, done)) => {
+                    end = Some((End::Leave(time), done));
+                    break;
+                }
                 Some(Order::Quit(done)) => {
-                    quit = Some(done);
+                    end = Some((End::Quit, done));
                     break;
                 }
             }
@@ -202,14 +222,35 @@ impl Thread {
             self.send_news();
             then.into_iter().for_each(|act| act());
         }
-        if let Some(done) = quit {
-            self.forwarder.quit(now);
+        if let Some((end, done)) = end {
+            match end {
+                End::Leave(time) => self.forwarder.leave(time),
+                End::Quit => self.forwarder.quit(now),
+            }
             self.send_news();
             // Who asked may have given up waiting.
             let _ = done.send(());
             return false;
         }
         true
+    }
+
+    fn adopt(&mut self, claimed: &[(Flow, PerParty<Counters>)]) {
+        let taken = self.forwarder.adopt(claimed, clock::moment());
+        self.takeover.set(taken);
+        self.send_news();
+        if taken != TakenOver::default() {
+            let TakenOver {
+                adopted,
+                lost,
+                swept,
+            } = taken;
+            info!(
+                "{adopted} flows of an earlier relay go on in the kernel; {lost} of its calls' were gone, {swept} of no \
+                 call were removed"
+            );
+        }
+        self.read_soon(Duration::ZERO);
     }
 
     fn read(&mut self) {

@@ -9,22 +9,23 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
+use super::entry;
 use super::events::Sign;
 use super::index::{EntryState, Index};
+use super::remains::Remains;
 use super::requests::{Change, Element, Requests, Set};
-use super::{ends, entry};
 use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
-use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
+use crate::netlink::conntrack::{NatEntry, Tuple};
 use crate::proto::{Party, PerParty};
-use crate::relay::kernel::flow::{Ends, Flow, FlowKey, Sample};
+use crate::relay::kernel::flow::{Ends, Flow, FlowKey};
 use crate::relay::kernel::flows::Flows;
 use crate::relay::kernel::health::Outlook;
 use crate::relay::kernel::mechanism::{
-    Found, Heard, Mechanism, Refusal, Removal, Repaired, Unread, Words,
+    Adopted, Adoption, Found, Heard, Mechanism, Refusal, Removal, Repaired, Unread, Words,
 };
 
 /// How long an entry lives without this relay, seconds.
@@ -73,6 +74,12 @@ pub(crate) struct Conntrack<R> {
     /// What the last reading has found of it.
     debris: Debris,
     removed: Vec<(FlowKey, PerParty<Counters>)>,
+    /// What an earlier relay had left when this one started, until it is known whose that is.
+    remains: Option<Remains>,
+    /// It is there still and may be somebody's.
+    is_unclaimed: bool,
+    /// Entries that were removed at the start.
+    swept: usize,
     /// When all entries were listed last.
     listed: Moment,
     lost: Sparse,
@@ -87,6 +94,9 @@ impl<R: Requests> Conntrack<R> {
             has_debris: false,
             debris: Debris::default(),
             removed: Vec::new(),
+            remains: None,
+            is_unclaimed: false,
+            swept: 0,
             listed: Moment::START,
             lost: Sparse::default(),
         }
@@ -126,7 +136,8 @@ impl<R: Requests> Conntrack<R> {
         let taken: Vec<usize> = (0..results.len())
             .filter(|&i| is(&results[i], libc::EEXIST))
             .collect();
-        if taken.is_empty() {
+        // What is in the way may be another flow's, which is told apart when those are claimed.
+        if taken.is_empty() || self.is_unclaimed {
             return results;
         }
         let again: Vec<NatEntry> = taken.iter().map(|&index| entries[index]).collect();
@@ -237,12 +248,15 @@ impl<R: Requests> Conntrack<R> {
         let wants_list = is_due || self.has_debris || self.index.len() > MOST_BY_NAME;
         let mut debris = Debris::default();
         let Conntrack {
-            requests, index, ..
+            requests,
+            index,
+            is_unclaimed,
+            ..
         } = self;
         index.begin_reading();
         if wants_list {
             requests.entries(&mut |entry| {
-                if !index.note_entry(&entry, LIFETIME) {
+                if !index.note_entry(&entry, LIFETIME) && !*is_unclaimed {
                     debris.entries.push((entry.original, Some(entry.id)));
                 }
             })?;
@@ -251,7 +265,7 @@ impl<R: Requests> Conntrack<R> {
             ask_for_each(requests, index)?;
         }
         requests.elements(Set::Leaving, &mut |element| {
-            if !index.note_left(&element.tuple, element.counters) {
+            if !index.note_left(&element.tuple, element.counters) && !*is_unclaimed {
                 debris.leaving.push(element.tuple);
             }
         })?;
@@ -268,7 +282,7 @@ impl<R: Requests> Conntrack<R> {
             // The next reading finds it again.
             let _ = self.requests.alter(&[Change::Remove(Set::Leaving, tuple)]);
         }
-        if debris.is_in_forwarded {
+        if debris.is_in_forwarded && !self.is_unclaimed {
             self.has_debris |= self.tidy_forwarded().is_err();
         }
     }
@@ -287,6 +301,58 @@ impl<R: Requests> Conntrack<R> {
                 .alter(&[Change::Remove(Set::Forwarded, tuple)])?;
         }
         Ok(())
+    }
+
+    /// What there is of an earlier relay's flows.
+    fn look_at_remains(&mut self) -> io::Result<Remains> {
+        let mut remains = Remains::default();
+        self.requests
+            .entries(&mut |entry| remains.note_entry(entry))?;
+        // Those that enter first: what packets have made in between is then missing in neither.
+        let forwarded = self.requests.elements(Set::Forwarded, &mut |element| {
+            remains.note_forwarded(&element)
+        });
+        let leaving = self
+            .requests
+            .elements(Set::Leaving, &mut |element| remains.note_leaving(&element));
+        for read in [forwarded, leaving] {
+            match read {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+                _ => {}
+            }
+        }
+        // A listing may miss entries while somebody resizes the kernel's hash table.
+        for some in remains.without_entry().chunks(REQUEST_SIZE) {
+            for entry in self.requests.get(some)?.into_iter().filter_map(Result::ok) {
+                if self.requests.is_ours(&entry) {
+                    remains.note_entry(entry);
+                }
+            }
+        }
+        Ok(remains)
+    }
+
+    /// Removes what is no flow's, in the order of every removal; how many flows there may have been of it. What cannot be
+    /// removed is tried again by a later reading.
+    fn sweep(&mut self, remains: &Remains) -> usize {
+        let unclaimed = remains.unclaimed(|entry| self.index.has(entry));
+        self.take_from(Set::Forwarded, &unclaimed.forwarded);
+        for some in unclaimed.entries.chunks(REQUEST_SIZE) {
+            self.delete(some);
+        }
+        self.take_from(Set::Leaving, &unclaimed.leaving);
+        unclaimed.flows()
+    }
+
+    fn take_from(&mut self, set: Set, tuples: &[Tuple]) {
+        for some in tuples.chunks(2 * REQUEST_SIZE) {
+            let groups: Vec<_> = some
+                .iter()
+                .map(|tuple| vec![Change::Remove(set, *tuple)])
+                .collect();
+            let (results, _) = self.alter_each(&groups);
+            self.has_debris |= results.iter().any(Result::is_err);
+        }
     }
 
     /// Finds out what became of a table that somebody has changed.
@@ -343,40 +409,66 @@ impl<R: Requests> Mechanism for Conntrack<R> {
         }
     }
 
-    fn found(&mut self) -> io::Result<Vec<Found>> {
-        let mut entries = Vec::new();
-        self.requests.entries(&mut |entry| entries.push(entry))?;
-        let mut left = HashMap::new();
-        let counted = self.requests.elements(Set::Leaving, &mut |element| {
-            left.insert(element.tuple, element.counters);
+    fn start(&mut self, keep: bool) -> Result<Vec<Found>, String> {
+        // Before any of it goes.
+        let remains = self.look_at_remains().unwrap_or_else(|error| {
+            debug!("what an earlier relay has left in the kernel cannot be read: {error}");
+            Remains::default()
         });
-        match counted {
-            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
-            _ => {}
+        self.is_unclaimed = keep && self.requests.take_over();
+        if !self.is_unclaimed {
+            self.swept = self.requests.start()?;
         }
-        let found = |entry: Entry| {
-            let nat = NatEntry {
-                original: entry.original,
-                reply: entry.reply,
-            };
-            let entered = PerParty::from([entry.sent, entry.received]);
-            let left = PerParty::from(nat.leaving().map(|way| left.get(&way).copied()));
-            let sample = Sample {
-                entered: entered.map(|counted| counted.unwrap_or_default().packets),
-                left: left.map(Option::unwrap_or_default),
-            };
-            // One that is not translated is no flow's.
-            let is_flow = entry.reply != entry.original.inverse();
-            is_flow.then(|| Found {
-                ends: ends(&nat),
-                sample,
-            })
-        };
-        Ok(entries.into_iter().filter_map(found).collect())
+        let found = remains.found();
+        if keep {
+            self.remains = Some(remains);
+        }
+        Ok(found)
     }
 
-    fn start(&mut self) -> Result<(), String> {
-        self.requests.start()
+    fn adopt(&mut self, flows: &[Flow]) -> Adoption {
+        let before = self.remains.take().unwrap_or_default();
+        let mut swept = std::mem::take(&mut self.swept);
+        let mut now = Remains::default();
+        if std::mem::take(&mut self.is_unclaimed) {
+            match self.look_at_remains() {
+                Ok(remains) => now = remains,
+                Err(error) => {
+                    // A reading looks again, and removes what is nobody's.
+                    self.has_debris = true;
+                    warn!(
+                        "the flows of an earlier relay cannot be read and are not taken over: {error}"
+                    );
+                }
+            }
+        }
+        let mut claimed = HashSet::new();
+        let mut adopted = Vec::new();
+        for flow in flows {
+            // Of two that claim the same, one has relayed it.
+            let entry = entry(&flow.ends).filter(|entry| claimed.insert(entry.original));
+            adopted.push(
+                match entry.and_then(|entry| Some((entry, now.running(&entry)?))) {
+                    Some((entry, sample)) if self.index.has_room_for(&entry) => {
+                        self.index.insert(flow.key, entry);
+                        Adopted::Running(sample)
+                    }
+                    _ => {
+                        let left = entry.and_then(|e| now.left(&e).or_else(|| before.left(&e)));
+                        Adopted::Gone(left.unwrap_or_default())
+                    }
+                },
+            );
+        }
+        swept += self.sweep(&now);
+        Adoption {
+            flows: adopted,
+            swept,
+        }
+    }
+
+    fn leave(&mut self, time: Duration) -> io::Result<()> {
+        self.requests.leave(time)
     }
 
     fn is_able(&self) -> bool {

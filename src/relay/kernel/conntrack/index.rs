@@ -57,6 +57,12 @@ impl Index {
         self.by_original.contains_key(original)
     }
 
+    /// Returns true if this is a flow's entry.
+    pub(super) fn has(&self, entry: &NatEntry) -> bool {
+        let key = self.by_original.get(&entry.original);
+        key.and_then(|key| self.get(key)) == Some(*entry)
+    }
+
     /// Returns true if a flow could be added: none of its ways is in use.
     pub(super) fn has_room_for(&self, entry: &NatEntry) -> bool {
         let leaving = entry.leaving();

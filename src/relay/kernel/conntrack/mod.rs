@@ -8,6 +8,7 @@
 //! ```text
 //!  forwarding   the mechanism: what is asked for in which order, and what happens when the kernel refuses
 //!  index        the flows by what netfilter calls them, and what a reading says of each
+//!  remains      what an earlier relay has left, and whose it is
 //!  requests     what is asked of netfilter; netfilter asks the real one, tests one in memory
 //!  table        what the relay's table is made of
 //!  events       what others do to entries and table
@@ -17,6 +18,7 @@ mod events;
 mod forwarding;
 mod index;
 mod netfilter;
+mod remains;
 mod requests;
 mod table;
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use log::info;
+use log::{debug, info};
 
 use super::events::{Events, Sign};
 use super::requests::{Change, Element, Requests, Set};
-use super::table::{self, RelayTable, key, table_name, tuple};
+use super::table::{self, ABANDONED, RelayTable, UNTIL, key, table_name, tuple};
 use crate::diagnosis::host_facts::{IP_FORWARD, forward_chains};
 use crate::diagnosis::requirements::Wanted;
 use crate::diagnosis::stuck_flow::{self, StuckFlow};
@@ -19,6 +20,11 @@ use crate::netlink::socket::{Netfilter, Protection};
 use crate::proto::Party;
 use crate::relay::kernel::health::Outlook;
 use crate::relay::kernel::settings::Settings;
+use crate::sys::clock;
+
+/// How long a dead process may take to let go of its table, and how often it is looked at.
+const OWNER_ENDS_WITHIN: Duration = Duration::from_secs(1);
+const OWNER_LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Netfilter of this host.
 pub(crate) struct HostNetfilter {
@@ -65,7 +71,47 @@ impl HostNetfilter {
 
     /// Makes the table, in one transaction, in place of one that an earlier relay left. Nothing is relayed yet.
     fn make_table(&mut self) -> io::Result<()> {
-        self.replace_table(|table, batch| table.fill(batch))
+        self.replace_table(|table, batch| {
+            table.fill(batch);
+            batch.note(&table.maker());
+        })
+    }
+
+    /// Takes the table over that an earlier relay left, with all that is in it. Returns why not, where that cannot be.
+    fn take_table(&mut self) -> io::Result<Result<(), &'static str>> {
+        let Some(protection) = self.netfilter.protection(&self.table)? else {
+            return Ok(Err("it is gone"));
+        };
+        let addresses = self.addresses();
+        let maker = self.relay_table(&addresses).maker();
+        if !self.netfilter.has_chain(&self.table, &maker)? {
+            return Ok(Err("it is another version's, or made for other settings"));
+        }
+        for (chain, rules) in table::RULES {
+            if self.netfilter.count_rules(&self.table, chain)? != rules {
+                return Ok(Err("somebody has changed it"));
+            }
+        }
+        let is_abandoned = self.netfilter.has_chain(&self.table, ABANDONED)?;
+        if is_abandoned && self.netfilter.count_elements(&self.table, UNTIL)? == 0 {
+            return Ok(Err("its time was up (adopt_within)"));
+        }
+        let is_watched = self.netfilter.has_chain(&self.table, table::REACHED)?;
+        let own: Vec<_> = addresses.iter().map(Ipv4Addr::octets).collect();
+        let taken = self.netfilter.take_table(&self.table, protection, |batch| {
+            if is_abandoned {
+                batch.delete_chain(ABANDONED);
+                batch.delete_set(UNTIL);
+            }
+            if is_watched {
+                batch.delete_chain(table::REACHED);
+            }
+            batch.empty(table::ADDRESSES);
+            batch.add(table::ADDRESSES, &own);
+        });
+        taken.map_err(|refused| refused.error)?;
+        self.protection = protection;
+        Ok(Ok(()))
     }
 
     fn replace_table(&mut self, fill: impl Fn(&RelayTable<'_>, &mut Batch<'_>)) -> io::Result<()> {
@@ -113,7 +159,7 @@ impl HostNetfilter {
                 "the kernel forwards (nftables table ip {table}); it cannot protect the table: after a flush of the \
                  ruleset it is made again"
             ),
-            Protection::Owned | Protection::Persistent => {
+            Protection::Persistent => {
                 info!("the kernel forwards (nftables table ip {table}, protected from others)");
             }
         }
@@ -148,15 +194,39 @@ impl HostNetfilter {
 }
 
 impl Requests for HostNetfilter {
-    fn start(&mut self) -> Result<(), String> {
+    fn start(&mut self) -> Result<usize, String> {
         let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        self.make_table().map_err(told("nftables table"))?;
+        let table = self.table.clone();
+        once_free(&table, || self.make_table()).map_err(told("nftables table"))?;
         let swept = self.sweep().map_err(told("conntrack"))?;
         if swept > 0 {
             info!("removed {swept} conntrack entries that an earlier relay left");
         }
         self.say_protection();
-        Ok(())
+        Ok(swept)
+    }
+
+    fn take_over(&mut self) -> bool {
+        let table = self.table.clone();
+        let why = match once_free(&table, || self.take_table()) {
+            Ok(Ok(())) => {
+                self.say_protection();
+                return true;
+            }
+            Ok(Err(why)) => why.to_owned(),
+            Err(error) => error.to_string(),
+        };
+        info!("nftables table ip {table} of an earlier relay is not taken over: {why}");
+        false
+    }
+
+    fn leave(&mut self, time: Duration) -> io::Result<()> {
+        let addresses = self.addresses();
+        let table = self.relay_table(&addresses);
+        let left = self
+            .netfilter
+            .transact(&self.table, |batch| table.abandon(time, batch));
+        left.map(drop).map_err(|refused| refused.error)
     }
 
     fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {
@@ -234,6 +304,7 @@ impl Requests for HostNetfilter {
         let table = self.relay_table(&addresses);
         let opened = self.netfilter.transact(&self.table, |batch| {
             table.open(batch);
+            batch.note(&table.maker());
             put_changes(batch, elements);
         });
         opened.map(drop).map_err(|refused| refused.error)
@@ -353,6 +424,21 @@ impl Requests for HostNetfilter {
 
     fn hear(&mut self, each: &mut dyn FnMut(Sign)) -> io::Result<()> {
         self.events.take(each)
+    }
+}
+
+/// Tries what needs a table whose owner may be on its way out: the kernel frees a dead process's table a moment after its
+/// port range.
+fn once_free<T>(table: &str, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let end = clock::moment() + OWNER_ENDS_WITHIN;
+    loop {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && clock::moment() < end => {
+                debug!("nftables table ip {table} is owned still: {error}");
+                std::thread::sleep(OWNER_LOOK_INTERVAL);
+            }
+            result => return result,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use super::events::Sign;
 use crate::counters::Counters;
@@ -37,11 +38,18 @@ pub(crate) struct Element {
 
 /// What forwarding needs of netfilter. Every method is one request, or as few as there can be.
 pub(crate) trait Requests: Send {
-    /// Makes the table, in place of one that an earlier relay left, and removes that one's entries.
+    /// Makes the table, in place of one that an earlier relay left, and removes that one's entries: how many there were.
     ///
     /// # Errors
     /// What cannot be done, and why.
-    fn start(&mut self) -> Result<(), String>;
+    fn start(&mut self) -> Result<usize, String>;
+
+    /// Takes the table over that an earlier relay left, as it is; its entries stay. False where it is none of ours, was
+    /// left for too long or cannot be had, which is said in the log.
+    fn take_over(&mut self) -> bool;
+
+    /// Has the kernel forward for so long without a relay, and no longer.
+    fn leave(&mut self, time: Duration) -> io::Result<()>;
 
     /// Asks for entries that live so many seconds; one result each, EEXIST where one of its ways is in use.
     ///

@@ -13,6 +13,9 @@
 //!  nat_out   postrouting, srcnat   no rules: with nat_in it registers the hooks that translate addresses
 //!  reached   forward, first        only while it is found out why a flow's packets do not leave: counts those that
 //!                                  come to FORWARD, to tell a loss before it from a loss in it
+//!  abandoned prerouting, first     only while no relay is there that has handed over: when nobody has taken over within
+//!                                  its time, what comes for the relay's ports goes past conntrack, and so nowhere
+//!  made_..   -                     no rules: its name tells a later relay whether it may take the table over
 //! ```
 //!
 //! Each forwarded packet pays for raw_in's first rule and the one of `leaving`, so these are as short as they can be. On a
@@ -24,6 +27,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::netlink::conntrack::Tuple;
 use crate::netlink::nftables::{Batch, ChainKind, Hook, Key, Set};
@@ -35,29 +39,38 @@ pub(super) const ADDRESSES: &str = "addresses";
 pub(super) const FORWARDED: &str = "forwarded";
 /// The counted set of the four-tuples that the kernel forwards, as they leave; also a chain.
 pub(super) const LEAVING: &str = "leaving";
+/// The chain of [`RelayTable::abandon`].
+pub(super) const ABANDONED: &str = "abandoned";
+/// The set of what is still to be forwarded, while nobody is there: UDP, for a time.
+pub(super) const UNTIL: &str = "until";
 /// The chain of [`watch`].
 pub(super) const REACHED: &str = "reached";
 
 const ADDRESSES_ID: u32 = 1;
 const FORWARDED_ID: u32 = 2;
 const LEAVING_ID: u32 = 3;
+const UNTIL_ID: u32 = 4;
 
 /// Types of keys by nft's numbers: an address, a port, and how it joins them (six bits each).
 const TYPE_ADDRESS: u32 = 7;
 const TYPE_PORT: u32 = 13;
+const TYPE_PROTOCOL: u32 = 12;
 const TYPE_TUPLE: u32 = TYPE_ADDRESS << 18 | TYPE_PORT << 12 | TYPE_ADDRESS << 6 | TYPE_PORT;
 
 /// Priorities of hooks (NF_IP_PRI_*): the lower, the earlier.
+const FIRST: i32 = -301;
 const RAW: i32 = -300;
 const NAT_DESTINATION: i32 = -100;
 const NAT_SOURCE: i32 = 100;
 /// After source NAT and after other tables' filters.
 const LAST: i32 = 1000;
 
+const UDP: [u8; 1] = [17];
+
 /// Goes on if the packet is UDP.
 const IS_UDP: [Step<'static>; 2] = [
     Step::Load(Field::Protocol),
-    Step::Compare(Relation::Equal, &[17]),
+    Step::Compare(Relation::Equal, &UDP),
 ];
 
 /// The magic cookie of STUN (RFC 8489 section 5). Checks go by user space, which knows them from media.
@@ -67,6 +80,10 @@ const STUN: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 pub(super) fn table_name(first_port: u16) -> String {
     format!("mediaproxy_{first_port}")
 }
+
+/// How many rules each chain has: one that somebody has emptied is not taken over.
+pub(super) const RULES: [(&str, usize); 4] =
+    [("raw_in", 2), ("raw_out", 2), (LEAVING, 1), ("nat_in", 1)];
 
 /// What the table is made of besides its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +125,7 @@ impl RelayTable<'_> {
             key_length: 4,
             size: None,
             counted: false,
+            expires: false,
         });
         batch.add(ADDRESSES, self.addresses.iter().map(Ipv4Addr::octets));
         batch.set(&self.forwarded());
@@ -134,6 +152,54 @@ impl RelayTable<'_> {
         self.add_watch_rules(batch, ports);
     }
 
+    /// Has the kernel forward for so long and no longer: for who ends and expects another one to take over.
+    pub(super) fn abandon(&self, time: Duration, batch: &mut Batch<'_>) {
+        batch.set(&Set {
+            name: UNTIL,
+            id: UNTIL_ID,
+            key_type: TYPE_PROTOCOL,
+            key_length: 1,
+            size: None,
+            counted: false,
+            expires: true,
+        });
+        batch.add_for(UNTIL, &UDP, time);
+        batch.chain(ABANDONED, ChainKind::Filter, Hook::Prerouting, FIRST);
+        let (first, last) = self.range();
+        let ports = Ports {
+            first: &first,
+            last: &last,
+        };
+        let is_over = [
+            Step::Load(Field::Protocol),
+            Step::NotIn {
+                set: UNTIL,
+                id: UNTIL_ID,
+            },
+            Step::Notrack,
+        ];
+        let to_ports = ports.of(Field::DestinationPort);
+        let parts = [&to_ports[..], &ours(Field::Destination), &is_over];
+        batch.rule(ABANDONED, &parts.concat());
+    }
+
+    /// The chain whose name tells what the table is made of, but for the addresses: only a relay that would make the same
+    /// one may take it over as it is.
+    pub(super) fn maker(&self) -> String {
+        let mut batch = Batch::begin("", 0);
+        let same = RelayTable {
+            addresses: &[],
+            ..self.clone()
+        };
+        same.fill(&mut batch);
+        let (bytes, _) = batch.end_acknowledged().unwrap_or_default();
+        // FNV-1a: the same in every version.
+        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("made_{hash:016x}")
+    }
+
     fn range(&self) -> ([u8; 2], [u8; 2]) {
         let (first, last) = (self.ports.start(), self.ports.end());
         (first.to_be_bytes(), last.to_be_bytes())
@@ -148,6 +214,7 @@ impl RelayTable<'_> {
             key_length: size_of::<Key>() as u32,
             size: Some(self.size),
             counted: false,
+            expires: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::counters::Counters;
 use crate::netlink::conntrack::{Entry, NatEntry, Tuple};
@@ -24,6 +25,7 @@ pub(super) enum Request {
     Elements,
     Rebuild,
     Watch,
+    Leave,
 }
 
 /// How a request fails.
@@ -62,6 +64,10 @@ pub(super) struct Fake {
     pub forwarded: HashSet<Tuple>,
     pub leaving: HashMap<Tuple, Counters>,
     pub table_is_gone: bool,
+    /// It is of another make.
+    pub table_is_other: bool,
+    /// How long it is to forward without a relay.
+    pub left_for: Option<Duration>,
     /// The FORWARD chain drops everything.
     pub drops: bool,
     /// Faults of the next requests of a kind, the first one next.
@@ -262,8 +268,25 @@ fn with<T>(fault: Option<Fault>, act: impl FnOnce() -> io::Result<T>) -> io::Res
 }
 
 impl Requests for Fake {
-    fn start(&mut self) -> Result<(), String> {
-        Ok(())
+    fn start(&mut self) -> Result<usize, String> {
+        let before = self.entries.len();
+        self.entries.retain(|_, tracked| !tracked.mark_is_ours);
+        self.forwarded.clear();
+        self.leaving.clear();
+        self.table_is_gone = false;
+        Ok(before - self.entries.len())
+    }
+
+    fn take_over(&mut self) -> bool {
+        !self.table_is_gone && !self.table_is_other
+    }
+
+    fn leave(&mut self, time: Duration) -> io::Result<()> {
+        let fault = self.fault(Request::Leave);
+        with(fault, || {
+            self.left_for = Some(time);
+            Ok(())
+        })
     }
 
     fn create(&mut self, entries: &[NatEntry], lifetime: u32) -> io::Result<Vec<io::Result<()>>> {

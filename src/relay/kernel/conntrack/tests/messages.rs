@@ -19,13 +19,13 @@ pub(super) const TABLE: &str = "mediaproxy_40000";
 pub(super) const MARK: u32 = 0x4d50_0000;
 pub(super) const MASK: u32 = 0xffff_0000;
 
-const CALLER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
-const CALLER_SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
-const CALLEE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-const CALLEE_SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
+pub(super) const CALLER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
+pub(super) const CALLER_SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+pub(super) const CALLEE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(super) const CALLEE_SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 
 /// An IPv4 and a UDP header.
-const HEADERS: u64 = 28;
+pub(super) const HEADERS: u64 = 28;
 
 /// A thread in a network namespace of its own; none without root.
 pub(super) fn in_namespace(test: impl FnOnce(&mut Netfilter) + Send + 'static) {
@@ -52,6 +52,15 @@ fn ip(arguments: &str) {
 /// A party in a namespace of its own, with a wire to this thread's: its socket, which keeps the namespace. `name` is
 /// the wire's end on this side.
 fn party(name: &str, side: Ipv4Addr, address: SocketAddrV4) -> UdpSocket {
+    party_with(name, side, vec![address]).remove(0)
+}
+
+/// The same with several sockets, all of one address.
+pub(super) fn party_with(
+    name: &str,
+    side: Ipv4Addr,
+    addresses: Vec<SocketAddrV4>,
+) -> Vec<UdpSocket> {
     let here = std::fs::read_link("/proc/thread-self").unwrap();
     let here = here.file_name().unwrap().to_str().unwrap().to_owned();
     let peer = name.to_owned();
@@ -60,18 +69,22 @@ fn party(name: &str, side: Ipv4Addr, address: SocketAddrV4) -> UdpSocket {
         ip(&format!(
             "link add wire type veth peer name {peer} netns {here}"
         ));
-        ip(&format!("address add {}/24 dev wire", address.ip()));
+        ip(&format!("address add {}/24 dev wire", addresses[0].ip()));
         ip("link set wire up");
         ip(&format!("route add default via {side}"));
-        UdpSocket::bind(address).unwrap()
+        let bound = addresses
+            .iter()
+            .map(|address| UdpSocket::bind(address).unwrap());
+        bound.collect::<Vec<_>>()
     };
-    let socket = std::thread::spawn(there).join().unwrap();
+    let sockets = std::thread::spawn(there).join().unwrap();
     ip(&format!("address add {side}/24 dev {name}"));
     ip(&format!("link set {name} up"));
-    socket
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    socket
+    for socket in &sockets {
+        let limit = Some(Duration::from_secs(10));
+        socket.set_read_timeout(limit).unwrap();
+    }
+    sockets
 }
 
 fn flow(caller: SocketAddrV4, callee: SocketAddrV4) -> NatEntry {

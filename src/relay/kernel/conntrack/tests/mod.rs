@@ -7,3 +7,4 @@ mod lab;
 mod messages;
 mod real;
 mod table;
+mod takeover;

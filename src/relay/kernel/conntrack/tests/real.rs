@@ -70,7 +70,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// A kernel that is ready to forward, or why there is none.
 fn opened(settings: &Settings, forwarding: Forwarding) -> Result<Ready, String> {
-    match open(settings, forwarding)? {
+    match open(settings, forwarding, false)? {
         Opened::Kernel(ready) => Ok(*ready),
         Opened::UserSpace(why) => Err(why.to_string()),
     }
@@ -95,7 +95,15 @@ impl Lab {
             let _ = postbox.send(news);
         });
         Lab {
-            orders: start(ready, 1, deliver, Arc::default(), Arc::default()).unwrap(),
+            orders: start(
+                ready,
+                1,
+                deliver,
+                Arc::default(),
+                Arc::default(),
+                Arc::default(),
+            )
+            .unwrap(),
             mailbox,
             news: Vec::new(),
             netfilter: Netfilter::open().unwrap(),

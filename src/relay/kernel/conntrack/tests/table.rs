@@ -25,7 +25,7 @@ fn a_living_owner_keeps_its_table_and_a_dead_ones_is_replaced() {
             .replace_table(TABLE, Protection::Persistent, fill)
             .unwrap();
         if protection == Protection::None {
-            return; // A kernel before 5.12.
+            return; // A kernel before 6.9.
         }
         let refused = netfilter
             .replace_table(TABLE, Protection::Persistent, fill)
