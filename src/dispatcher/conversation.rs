@@ -216,9 +216,10 @@ impl Listener<'_> {
             FromRelay::Hello(_) => ("hello", limits::LINE),
             FromRelay::Ping | FromRelay::Unknown(_) => return Err(Excess::unknown(begun)),
         };
-        match begun.len() > allowed {
-            true => Err(Excess::line(what, begun.len(), allowed)),
-            false => Ok(None),
+        if begun.len() > allowed {
+            Err(Excess::line(what, begun.len(), allowed))
+        } else {
+            Ok(None)
         }
     }
 
@@ -266,13 +267,12 @@ impl Listener<'_> {
 
     /// A line that says nothing new.
     fn idle(&mut self, what: &str) -> Result<Next, Excess> {
-        match self.idle.take(1, clock::moment()) {
-            true => Ok(Next::Same),
-            false => {
-                let allowed = self.idle.most();
-                let what = format!("lines that say nothing new (the last: {what}), at once");
-                Err(Excess::new(Limit::Idle, what, allowed + 1, allowed))
-            }
+        if self.idle.take(1, clock::moment()) {
+            Ok(Next::Same)
+        } else {
+            let allowed = self.idle.most();
+            let what = format!("lines that say nothing new (the last: {what}), at once");
+            Err(Excess::new(Limit::Idle, what, allowed + 1, allowed))
         }
     }
 

@@ -116,9 +116,10 @@ impl Running {
         let socket = &self.dispatcher.settings.socket_path;
         control::probe(socket)
             .map_err(|error| format!("{}: not served: {error}", socket.display()))?;
-        match self.dispatcher.upkeep.feel(|| {}) {
-            true => Ok(()),
-            false => Err("no answer from the upkeep thread".to_owned()),
+        if self.dispatcher.upkeep.feel(|| {}) {
+            Ok(())
+        } else {
+            Err("no answer from the upkeep thread".to_owned())
         }
     }
 
