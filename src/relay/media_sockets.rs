@@ -12,8 +12,8 @@ use super::shared_ports::SharedPorts;
 use super::socket_store::{HEARD_FOR, SocketStore};
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
-use crate::proto::Component;
-use crate::session::{Environment, PortKey};
+use crate::proto::{Component, SessionId};
+use crate::session::{Environment, PortKey, Tally};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
@@ -302,6 +302,14 @@ impl Environment for MediaSockets {
             self.ports.leave();
         }
         bound
+    }
+
+    fn rebind(&mut self, _address: IpAddr, _port: u16, _place: PortKey) -> bool {
+        false
+    }
+
+    fn tally(&mut self, _port: u16, _session: SessionId) -> Option<Tally> {
+        None
     }
 
     fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {

@@ -37,6 +37,14 @@ fn place() -> PortKey {
             self.0 = Some(place);
             None
         }
+        fn rebind(&mut self, _: IpAddr, _: u16, _: PortKey) -> bool {
+            unreachable!("nothing is taken over here")
+        }
+
+        fn tally(&mut self, _: u16, _: SessionId) -> Option<Tally> {
+            unreachable!("nothing is taken over here")
+        }
+
         fn local_address(&mut self, _: Option<IpAddr>) -> IpAddr {
             LOCAL.into()
         }
