@@ -440,6 +440,19 @@ mod tests {
     /// ```
     const WATCH: &str = include_str!("tests/watch.hex");
 
+    /// The same for this, with the numbers of sets that the relay gives them:
+    ///
+    /// ```text
+    /// table ip mediaproxy_40000 {
+    ///   set until { type inet_proto; flags timeout; elements = { udp timeout 60s }; }
+    ///   chain abandoned {
+    ///     type filter hook prerouting priority -301;
+    ///     ip protocol udp udp dport 40000-59999 ip daddr @addresses ip protocol != @until notrack
+    ///   }
+    /// }
+    /// ```
+    const ABANDONED_TABLE: &str = include_str!("tests/abandoned.hex");
+
     /// What nft adds and the kernel does not need, by message, depth and attribute: how it shows a set
     /// (NFTA_SET_USERDATA), a set's number beside its name (NFTA_SET_ELEM_LIST_SET_ID), the usual operation of
     /// `bitwise` (NFTA_BITWISE_OP).
@@ -466,19 +479,48 @@ mod tests {
         list
     }
 
-    #[test]
-    fn the_table_is_as_nft_makes_it() {
-        let addresses = [[10, 0, 0, 1].into(), Ipv4Addr::LOCALHOST];
-        let table = RelayTable {
+    const OWN: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::LOCALHOST];
+
+    fn table() -> RelayTable<'static> {
+        RelayTable {
             ports: 40000..=59999,
-            addresses: &addresses,
+            addresses: &OWN,
             mark: 0x4d50_0000,
             mask: 0xffff_0000,
             size: 8000,
+        }
+    }
+
+    /// Whoever changes the table finds this changed: after an upgrade from a version with another one, calls go by user
+    /// space for a moment.
+    #[test]
+    fn a_table_is_known_by_what_it_is_made_of() {
+        assert_eq!(table().maker(), "made_80389dc2f081b1c6");
+        let moved = RelayTable {
+            addresses: &[],
+            ..table()
         };
+        assert_eq!(moved.maker(), table().maker(), "addresses come and go");
+        let wider = RelayTable {
+            ports: 40000..=60001,
+            ..table()
+        };
+        assert_ne!(wider.maker(), table().maker());
+    }
+
+    #[test]
+    fn what_is_left_for_a_time_is_as_nft_makes_it() {
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
-        table.fill(&mut batch);
+        table().abandon(Duration::from_secs(60), &mut batch);
+        assert_as_sent(batch, ABANDONED_TABLE);
+    }
+
+    #[test]
+    fn the_table_is_as_nft_makes_it() {
+        let mut batch = Batch::begin("mediaproxy_40000", 0);
+        batch.table(0);
+        table().fill(&mut batch);
         assert_as_sent(batch, TABLE);
     }
 
