@@ -54,6 +54,7 @@ mod admin {
 
 /// A call from its offer to its end, as the SIP proxy, the dispatcher, the relay and the phones see it.
 mod calls {
+    mod away;
     mod dispatcher;
     mod dispatcher_transcripts;
     mod pairs;

@@ -1,12 +1,12 @@
 //! What a dispatcher reads besides requests and relays: management clients, answers of SIP proxies, and its own files.
 
 use std::fs;
-use std::time::Duration;
 
 use mediaproxy::accounting::position::{self, Start, Unread};
 use mediaproxy::accounting::{Backend, Record, Unavailable, Verdict};
 use mediaproxy::dispatcher::rehearsal;
 use mediaproxy::journal::Position;
+use mediaproxy::moment::UnixTime;
 
 use super::journal::{directory, segment};
 use super::visible;
@@ -105,7 +105,7 @@ pub fn ledger(data: &[u8]) {
     let directory = directory();
     fs::create_dir(&directory).expect("a directory");
     fs::write(directory.join("0000000001.journal"), segment).expect("a segment");
-    let now = Duration::from_secs(1_000_000);
+    let now = UnixTime::from_secs(1_000_000);
     let first = rehearsal::ledger(&directory, now).expect("it opens whatever is in it");
     let lines = data.split(|b| *b == b'\n').count();
     assert!(first.0 + first.1 <= lines);

@@ -50,10 +50,12 @@ pub(super) fn summary(options: &Options) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = relays.iter().map(relay_row).collect();
         show(RELAYS, &rows);
     }
-    let none = match relays.iter().any(Relay::takes_calls) {
-        true => None,
-        false if relays.iter().all(|relay| relay.away) => Some("no relay is connected"),
-        false => Some("no relay takes new calls"),
+    let none = if relays.iter().any(Relay::takes_calls) {
+        None
+    } else if relays.iter().all(|relay| relay.away) {
+        Some("no relay is connected")
+    } else {
+        Some("no relay takes new calls")
     };
     match (failed(&relays), none) {
         (None, None) => Ok(()),

@@ -1,56 +1,29 @@
 //! What is known of a call: what an update of the proxy tells, what is kept of it, what is noted on disk.
 
-use std::net::IpAddr;
+use std::ops::Deref;
 use std::time::Duration;
 
 use super::relay_id::RelayKey;
 use crate::moment::{Moment, UnixTime};
-use crate::proto::control::Remove;
-use crate::proto::name::{Mention, Name};
-use crate::proto::{CSeq, CallId, DialogId, SessionId, Tag, Text};
+use crate::proto::control::{Remove, Update};
+use crate::proto::name::Name;
+use crate::proto::{CSeq, DialogId, SessionId, Text};
 
-/// What the registry has to know of an `update`.
+/// An `update` of the proxy.
 #[derive(Clone, Debug)]
-pub struct Facts {
-    pub call_id: CallId,
-    pub dialog_id: Option<DialogId>,
-    pub from_tag: Tag,
-    /// Given in what comes after the callee's first answer, an early one included.
-    pub to_tag: Option<Tag>,
-    pub cseq: CSeq,
-    /// It has media, so that its success makes a session.
-    pub has_media: bool,
+pub struct ReceivedUpdate {
+    pub update: Update,
     /// What a session that it makes is called.
     pub session_id: SessionId,
-    /// It is the reply to a request of the one with the from_tag.
-    pub is_reply: bool,
-    pub from_uri: Text,
-    pub to_uri: Text,
-    pub user_agent: Text,
-    pub username: Option<Text>,
-    /// Where its SIP came from.
-    pub signaling: Option<IpAddr>,
     /// When it was read.
     pub at: Moment,
 }
 
-impl Facts {
-    /// The session that it means.
-    pub fn mention(&self) -> Mention<'_> {
-        Mention {
-            call_id: &self.call_id,
-            from_tag: &self.from_tag,
-            to_tag: self.to_tag.as_ref(),
-        }
-    }
+impl Deref for ReceivedUpdate {
+    type Target = Update;
 
-    /// What takes back a session that this update has made.
-    pub fn removal(&self) -> Remove {
-        Remove {
-            call_id: self.call_id.clone(),
-            from_tag: self.from_tag.clone(),
-            to_tag: self.to_tag.clone(),
-        }
+    fn deref(&self) -> &Update {
+        &self.update
     }
 }
 
@@ -71,45 +44,51 @@ pub struct Known {
 
 impl Known {
     /// What the update tells that makes a session; `is_callees` tells whether its tags are the other way round.
-    pub fn told_by(facts: &Facts, is_callees: bool) -> Known {
-        let agent = Some(facts.user_agent.clone());
-        let (caller_ua, callee_ua) = if facts.is_reply == is_callees {
+    pub fn told_by(update: &ReceivedUpdate, is_callees: bool) -> Known {
+        let agent = Some(update.user_agent.clone());
+        let (caller_ua, callee_ua) = if update.is_reply() == is_callees {
             (agent, None)
         } else {
             (None, agent)
         };
         let (from_uri, to_uri) = if is_callees {
-            (&facts.to_uri, &facts.from_uri)
+            (&update.to_uri, &update.from_uri)
         } else {
-            (&facts.from_uri, &facts.to_uri)
+            (&update.from_uri, &update.to_uri)
         };
         Known {
-            session_id: facts.session_id,
+            session_id: update.session_id,
             from_uri: from_uri.clone(),
             to_uri: to_uri.clone(),
             caller_ua,
             callee_ua,
-            username: facts.username.clone(),
+            username: update.signaling.username.clone(),
             started: None,
             ended: None,
         }
     }
 }
 
-/// A call that was answered and is not over, or whose relay has not been told so.
+/// A call that is not over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveCall {
-    /// With the callee where it has finally answered.
+    /// With the callee where it has finally answered (S3).
     pub name: Name,
     pub dialog_id: Option<DialogId>,
-    /// The number of the request that opened it, where that was seen.
+    /// The number of the request that opened it; none where this dispatcher has not seen that.
     pub opening: Option<CSeq>,
-    /// The callee made the offer (C8).
+    /// It was made by a reply: the callee makes the offer (C8).
     pub begun_by_reply: bool,
-    pub relay: RelayKey,
     pub known: Known,
-    /// The proxy has removed it, its relay was away.
+    /// The proxy has removed it; its relay has not been told, or has not answered.
     pub owed: Option<Remove>,
+}
+
+/// What is noted on disk of a call that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallNote {
+    pub call: LiveCall,
+    pub relay: RelayKey,
     /// How long its relay had been away when the dispatcher before this one was last seen.
     pub away: Duration,
     /// Later news of it has a higher one.

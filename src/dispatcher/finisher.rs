@@ -1,6 +1,6 @@
 //! Who takes sessions that are over, and notes those that are answered.
 
-use super::call::LiveCall;
+use super::call::CallNote;
 use super::ended_call::EndedCall;
 use super::ledger::{Due, Earlier};
 use crate::metrics::Exposition;
@@ -13,7 +13,7 @@ pub trait Finisher: Send + Sync {
 
     /// An answered call is under way, or there is news of it: whoever records sessions notes it for the case that this
     /// process is killed, and forgets it with [`Finisher::finish`].
-    fn note(&self, _call: &LiveCall) {}
+    fn note(&self, _note: &CallNote) {}
 
     /// What a dispatcher before this one has noted: calls that are in no record, dialogs that are to be ended.
     fn earlier(&self) -> Earlier {

@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 
-use self::lines::{CallNote, DialogNote, micros};
-use super::call::LiveCall;
+use self::lines::{CallLine, DialogLine, time_micros, time_of};
+use super::call::CallNote;
 use super::ended_call::DIALOG_AGE;
 use crate::journal::{Change, KeyedLog, Kind, Line, News, Options};
+use crate::moment::UnixTime;
 use crate::proto::name::Name;
 use crate::proto::{DialogId, Excerpt, SessionId};
 use crate::sys::clock;
@@ -55,7 +56,7 @@ pub struct Ledger {
 pub struct Earlier {
     /// There was one, and it has told all of them.
     pub is_known: bool,
-    pub calls: Vec<LiveCall>,
+    pub calls: Vec<CallNote>,
     pub dialogs: Vec<Due>,
 }
 
@@ -73,7 +74,7 @@ struct State {
     struck: Struck,
     /// Over, and recorded nowhere yet.
     unrecorded: HashSet<SessionId>,
-    seen: Duration,
+    seen: UnixTime,
 }
 
 /// What the log holds.
@@ -90,8 +91,8 @@ struct Noted {
 
 /// A line of an earlier dispatcher.
 enum Left {
-    Call(Box<CallNote>),
-    Dialog(Box<DialogNote>),
+    Call(Box<CallLine>),
+    Dialog(Box<DialogLine>),
 }
 
 impl Kind for LiveCalls {
@@ -151,16 +152,16 @@ impl Struck {
 
 impl Ledger {
     /// Opens the ledger in this directory and takes what an earlier dispatcher has left; `is_recorded` tells which
-    /// sessions were accounted all the same. `now` is since 1970-01-01 UTC.
+    /// sessions were accounted all the same.
     ///
     /// # Errors
     /// A sentence with the path.
     pub fn open(
         dir: &Path,
-        now: Duration,
+        now: UnixTime,
         is_recorded: impl Fn(SessionId) -> bool,
     ) -> Result<(Ledger, Earlier), String> {
-        let (mut seen, mut unreadable) = (Duration::ZERO, 0);
+        let (mut seen, mut unreadable) = (UnixTime::EPOCH, 0);
         let log = KeyedLog::open(dir, OPTIONS, |text| {
             read(text, &mut seen).unwrap_or_else(|| {
                 unreadable += 1;
@@ -172,7 +173,7 @@ impl Ledger {
             error!("{shown}: {lines} on live calls cannot be read and are left out");
         }
         let mut earlier = Earlier {
-            is_known: seen > Duration::ZERO && unreadable == 0,
+            is_known: seen > UnixTime::EPOCH && unreadable == 0,
             ..Earlier::default()
         };
         // In the order in which they were noted, so that of two with one call-id the later one is the call.
@@ -182,15 +183,15 @@ impl Ledger {
             let line = match left {
                 // Accounting does not remember it for ever.
                 Left::Call(_) if is_recorded(id) => None,
-                Left::Call(note) => {
+                Left::Call(line) => {
                     // What is known now of its end and its relay, the next start does not know better.
-                    let call = note.call(seen);
-                    let line = call.as_ref().and_then(|call| call_line(call, now));
-                    earlier.calls.extend(call);
+                    let note = line.note(seen);
+                    let line = note.as_ref().and_then(|note| call_line(note, now));
+                    earlier.calls.extend(note);
                     line
                 }
-                Left::Dialog(note) => {
-                    let due = note.due(id, now.saturating_sub(DIALOG_AGE));
+                Left::Dialog(line) => {
+                    let due = line.due(id, now.saturating_sub(DIALOG_AGE));
                     let line = due.as_ref().and_then(|(due, at)| dialog_line(due, *at));
                     earlier.dialogs.extend(due.map(|(due, _)| due));
                     line
@@ -219,7 +220,7 @@ impl Ledger {
         super::threads::spawn("ledger", move || {
             run_tenaciously("ledger", || {
                 while let Some(ledger) = ledger.upgrade() {
-                    ledger.tend(clock::now().unix.elapsed(), &is_recorded);
+                    ledger.tend(clock::now().unix, &is_recorded);
                     drop(ledger);
                     thread::sleep(TEND_INTERVAL);
                 }
@@ -229,19 +230,19 @@ impl Ledger {
     }
 
     /// A call is answered, or there is news of it.
-    pub fn note(&self, call: &LiveCall, now: Duration) {
-        let id = call.known.session_id;
-        let Some(line) = call_line(call, now) else {
+    pub fn note(&self, note: &CallNote, now: UnixTime) {
+        let id = note.call.known.session_id;
+        let Some(line) = call_line(note, now) else {
             return;
         };
         let state = lock(&self.state);
         // Two threads may have news of one call, and the older news may come last.
         let last = self.log.with(id, |noted| noted.order);
-        if state.struck.contains(id) || last.is_some_and(|last| call.order < last) {
+        if state.struck.contains(id) || last.is_some_and(|last| note.order < last) {
             return;
         }
         let noted = Noted {
-            order: call.order,
+            order: note.order,
             left: None,
         };
         self.log.put(id, noted, line);
@@ -249,7 +250,7 @@ impl Ledger {
     }
 
     /// A dialog is to be ended: to be told before anybody is asked to. `random` becomes its name here.
-    pub fn due(&self, name: &Name, dialog_id: &DialogId, now: Duration, random: u128) -> Due {
+    pub fn due(&self, name: &Name, dialog_id: &DialogId, now: UnixTime, random: u128) -> Due {
         let due = Due {
             id: SessionId::from_random(random),
             name: name.clone(),
@@ -289,7 +290,7 @@ impl Ledger {
     }
 
     /// What is due: the disk gets what was written and what it did not take before, and what is over is given back.
-    pub fn tend(&self, now: Duration, is_recorded: impl Fn(SessionId) -> bool) {
+    pub fn tend(&self, now: UnixTime, is_recorded: impl Fn(SessionId) -> bool) {
         // They may be many, and nobody who answers the proxy shall wait for them.
         let unrecorded = std::mem::take(&mut lock(&self.state).unrecorded);
         let (recorded, left): (Vec<SessionId>, Vec<SessionId>) =
@@ -297,33 +298,35 @@ impl Ledger {
         let mut state = lock(&self.state);
         state.unrecorded.extend(left);
         self.strike(&mut state, recorded);
-        let is_due = self.log.count() > 0 && now.abs_diff(state.seen) >= SEEN_INTERVAL;
+        let is_due = self.log.count() > 0
+            && now.since(state.seen).max(state.seen.since(now)) >= SEEN_INTERVAL;
         if is_due {
             state.seen = now;
         }
         drop(state);
         if is_due {
-            self.log.remark(format!("seen {}", micros(now)).as_bytes());
+            self.log
+                .remark(format!("seen {}", time_micros(now)).as_bytes());
         }
         self.log.tend();
         self.log.sync();
     }
 }
 
-fn call_line(call: &LiveCall, now: Duration) -> Option<Vec<u8>> {
+fn call_line(note: &CallNote, now: UnixTime) -> Option<Vec<u8>> {
     let mut line = b"call ".to_vec();
-    serde_json::to_writer(&mut line, &CallNote::new(call, now)?).ok()?;
+    serde_json::to_writer(&mut line, &CallLine::new(note, now)?).ok()?;
     Some(line)
 }
 
-fn dialog_line(due: &Due, at: Duration) -> Option<Vec<u8>> {
+fn dialog_line(due: &Due, at: UnixTime) -> Option<Vec<u8>> {
     let mut line = format!("dialog {} ", due.id).into_bytes();
-    serde_json::to_writer(&mut line, &DialogNote::new(due, at)).ok()?;
+    serde_json::to_writer(&mut line, &DialogLine::new(due, at)).ok()?;
     Some(line)
 }
 
-/// What a line of the log says. `seen` is since 1970-01-01 UTC: until then a dispatcher lived.
-fn read(text: &[u8], seen: &mut Duration) -> Option<Line<LiveCalls>> {
+/// What a line of the log says. Until `seen` a dispatcher lived.
+fn read(text: &[u8], seen: &mut UnixTime) -> Option<Line<LiveCalls>> {
     let (word, rest) = std::str::from_utf8(text).ok()?.split_once(' ')?;
     let put = |id, left| {
         let left = Some(left);
@@ -331,19 +334,19 @@ fn read(text: &[u8], seen: &mut Duration) -> Option<Line<LiveCalls>> {
     };
     Some(match word {
         "call" => {
-            let note: Box<CallNote> = serde_json::from_str(rest).ok()?;
-            *seen = (*seen).max(Duration::from_micros(note.at));
-            put(note.session_id.parse().ok()?, Left::Call(note))
+            let line: Box<CallLine> = serde_json::from_str(rest).ok()?;
+            *seen = (*seen).max(time_of(line.at));
+            put(line.session_id.parse().ok()?, Left::Call(line))
         }
         "dialog" => {
             let (id, json) = rest.split_once(' ')?;
-            let note = serde_json::from_str(json).ok()?;
-            put(id.parse().ok()?, Left::Dialog(note))
+            let line = serde_json::from_str(json).ok()?;
+            put(id.parse().ok()?, Left::Dialog(line))
         }
         "over" => Line::Remove(rest.parse().ok()?),
         "seen" => {
             // The last one counts, though the clock may have been set back before it.
-            *seen = Duration::from_micros(rest.parse().ok()?);
+            *seen = time_of(rest.parse().ok()?);
             Line::Other
         }
         _ => return None,

@@ -263,7 +263,7 @@ impl Dispatcher {
             relays.retain(|one| named.contains(&one.relay));
         }
         if let Some(call_id_text) = &filter.call_id {
-            let call_id = registry.calls.meant(call_id_text);
+            let call_id = registry.calls.live.meant(call_id_text);
             let links = registry.links_of(&call_id);
             if !links.is_empty() {
                 relays.retain(|one| links.contains(&one.handle.id));
@@ -342,9 +342,10 @@ fn completed(mut summary: String, load: Load) -> String {
 
 /// A relay's summary, and whether it is drained.
 fn as_held(summary: String, is_drained: bool) -> String {
-    match is_drained {
-        true => with(&summary, "drained", "true"),
-        false => summary,
+    if is_drained {
+        with(&summary, "drained", "true")
+    } else {
+        summary
     }
 }
 

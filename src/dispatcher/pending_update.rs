@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex};
 
-use super::call::Facts;
+use super::call::ReceivedUpdate;
 use super::relay_id::LinkId;
 use crate::moment::Moment;
 use crate::sys::clock;
@@ -41,7 +41,7 @@ pub enum UpdateNews {
 /// An `update` under way. The first relay that gives ports decides it; what comes after that is late.
 #[derive(Debug)]
 pub struct PendingUpdate {
-    pub facts: Facts,
+    pub update: ReceivedUpdate,
     /// The call has no relay yet.
     pub is_new: bool,
     /// What went wrong on the way.
@@ -58,9 +58,9 @@ struct State {
 }
 
 impl PendingUpdate {
-    pub fn new(facts: Facts, is_new: bool) -> Self {
+    pub fn new(update: ReceivedUpdate, is_new: bool) -> Self {
         PendingUpdate {
-            facts,
+            update,
             is_new,
             troubles: Mutex::default(),
             state: Mutex::new(State::default()),
@@ -131,26 +131,29 @@ impl PendingUpdate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::control::{MessageKind, Signaling, Update};
     use crate::proto::{CallId, SessionId, Tag};
 
     fn updating() -> PendingUpdate {
-        let facts = Facts {
-            call_id: CallId("a".into()),
-            dialog_id: None,
-            from_tag: Tag("f".into()),
-            to_tag: None,
-            cseq: crate::proto::CSeq(1),
-            has_media: true,
+        let update = ReceivedUpdate {
+            update: Update {
+                kind: MessageKind::Request,
+                call_id: CallId("a".into()),
+                cseq: crate::proto::CSeq(1),
+                from_uri: "x@example.com".into(),
+                to_uri: "y@example.com".into(),
+                from_tag: Tag("f".into()),
+                to_tag: None,
+                user_agent: "phone".into(),
+                signaling: Signaling::default(),
+                dialog_id: None,
+                session_id: None,
+                media: Some(Vec::new()),
+            },
             session_id: SessionId::from_random(1),
-            is_reply: false,
-            from_uri: "x@example.com".into(),
-            to_uri: "y@example.com".into(),
-            user_agent: "phone".into(),
-            username: None,
-            signaling: None,
             at: Moment::START,
         };
-        PendingUpdate::new(facts, true)
+        PendingUpdate::new(update, true)
     }
 
     #[test]

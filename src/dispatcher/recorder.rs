@@ -5,14 +5,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use log::{Level, info, log};
 
-use super::call::Known;
-use super::call::LiveCall;
+use super::call::CallNote;
 use super::dialog::{Enders, Told};
-use super::ended_call::{EndedCall, NewRecord, Reason};
+use super::ended_call::{EndedCall, NewRecord};
 use super::finisher::Finisher;
 use super::ledger::{Due, Earlier, Ledger};
 use crate::accounting::{self, Accounting, Keeper, Outcome};
@@ -43,8 +41,7 @@ impl Books {
         let recorded = Arc::clone(&accounting);
         let is_recorded = move |id: SessionId| recorded.has(&id.to_string());
         let directory = state_dir.join("accounting").join("calls");
-        let (ledger, earlier) =
-            Ledger::open(&directory, clock::now().unix.elapsed(), &is_recorded)?;
+        let (ledger, earlier) = Ledger::open(&directory, clock::now().unix, &is_recorded)?;
         let (calls, dialogs) = (earlier.calls.len(), earlier.dialogs.len());
         if calls > 0 {
             info!(
@@ -70,7 +67,7 @@ impl Books {
 
     /// Notes that a dialog is to be ended.
     fn due(&self, name: &Name, dialog_id: &DialogId) -> Told {
-        let now = clock::now().unix.elapsed();
+        let now = clock::now().unix;
         let due = self.ledger.due(name, dialog_id, now, random::bits());
         Told::Ledger(Arc::clone(&self.ledger), due)
     }
@@ -79,56 +76,50 @@ impl Books {
 /// What was known of sessions that could not be recorded when they ended. Their relays tell of them again, when the
 /// registry has forgotten them.
 #[derive(Debug, Default)]
-struct Refused(HashMap<SessionId, Judgement>);
-
-/// How a session ended.
-#[derive(Debug)]
-struct Judgement {
-    name: Name,
-    reason: Reason,
-    timed_out: bool,
-    dialog_id: Option<DialogId>,
-    known: Option<Known>,
-    length: Option<Duration>,
-}
+struct Refused(HashMap<SessionId, EndedCall>);
 
 /// So many are remembered, those with long names for what they take: by then the disk has been full for long.
-const REFUSED: usize = 20_000;
-const LONG: usize = 2048;
+const MAX_REFUSED: usize = 20_000;
+/// Bytes of a long name.
+const LONG_NAME: usize = 2048;
 
 impl Refused {
     fn remember(&mut self, finished: &EndedCall) {
         let id = finished.session_id().filter(|_| finished.is_kept);
         let name = &finished.name;
-        let is_long = name.call_id.0.as_bytes().len() + name.tags() > LONG;
-        let most = if is_long { REFUSED / 20 } else { REFUSED };
+        let is_long = name.call_id.0.as_bytes().len() + name.tags() > LONG_NAME;
+        let most = if is_long {
+            MAX_REFUSED / 20
+        } else {
+            MAX_REFUSED
+        };
         let Some(id) = id.filter(|_| self.0.len() < most) else {
             return;
         };
-        let judgement = Judgement {
-            name: finished.name.clone(),
-            reason: finished.reason,
-            timed_out: finished.timed_out,
-            dialog_id: finished.dialog_id.clone(),
-            known: finished.known.clone(),
-            length: finished.length,
+        let without_statistics = EndedCall {
+            statistics: None,
+            ..finished.clone()
         };
-        self.0.insert(id, judgement);
+        self.0.insert(id, without_statistics);
     }
 
-    /// A session that was told of before ended as it did then, and its dialog has been seen to. Whether that is so.
+    /// A session that was told of before ended as it did then, and its dialog has been seen to. Returns true if this is
+    /// one.
     fn recall(&mut self, finished: &mut EndedCall) -> bool {
         let id = finished.session_id();
         let Some(before) = id.and_then(|id| self.0.remove(&id)) else {
             return false;
         };
-        finished.name = before.name;
-        finished.reason = before.reason;
-        finished.timed_out = before.timed_out;
-        finished.dialog_id = before.dialog_id.or(finished.dialog_id.take());
-        finished.known = before.known.or(finished.known.take());
-        finished.length = before.length;
-        finished.end_dialog = false;
+        *finished = EndedCall {
+            dialog_id: before.dialog_id.or(finished.dialog_id.take()),
+            known: before.known.or(finished.known.take()),
+            statistics: finished.statistics.take(),
+            all_streams_ice: finished.all_streams_ice,
+            relay_ip: finished.relay_ip,
+            is_kept: finished.is_kept,
+            end_dialog: false,
+            ..before
+        };
         true
     }
 }
@@ -222,9 +213,9 @@ impl Finisher for Recorder {
         recorded
     }
 
-    fn note(&self, call: &LiveCall) {
+    fn note(&self, note: &CallNote) {
         if let Some(books) = &self.books {
-            books.ledger.note(call, clock::now().unix.elapsed());
+            books.ledger.note(note, clock::now().unix);
         }
     }
 
@@ -294,8 +285,11 @@ impl Finisher for Recorder {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::ProxySocket;
+    use crate::dispatcher::ended_call::Reason;
     use crate::dispatcher::statistics::Statistics;
     use crate::proto::{CallId, Tag};
     use crate::sys::scratch::Scratch;

@@ -2,7 +2,8 @@
 //! and random numbers are passed in.
 //!
 //! ```text
-//!  calls       sessions: how they begin and end                 session, sessions, foreign_calls, removals, unanswered
+//!  calls       how sessions begin and end                       removals
+//!  live_calls  those that go on                                 session, sessions, foreign_calls, unanswered
 //!  relays      links and the relays behind them, who is drained   relay_table, relay_status, doubts
 //!  placement   which relay gets a new call
 //! ```
@@ -15,6 +16,7 @@ mod calls;
 mod dialog_counts;
 mod doubts;
 mod foreign_calls;
+mod live_calls;
 mod placement;
 mod relay_status;
 mod relay_table;
@@ -36,7 +38,7 @@ use self::calls::Calls;
 use self::placement::Request;
 use self::relays::Relays;
 use self::sessions::SessionKey;
-use super::call::{Facts, LiveCall};
+use super::call::{CallNote, ReceivedUpdate};
 use super::ended_call::{EndedCall, Reason};
 use super::relay_id::{LinkId, RelayKey};
 use super::statistics::{ListedCall, Statistics};
@@ -45,8 +47,8 @@ use crate::proto::CallId;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Mention};
 pub use by_admin::Through;
-pub use calls::About;
 pub use doubts::Doubts;
+pub use live_calls::About;
 pub use relay_status::{Held, RelayState};
 pub use relay_table::Load;
 pub use relays::{Connected, Identified};
@@ -77,7 +79,7 @@ pub enum CallLocation<L> {
 pub struct Lost {
     pub relay: RelayKey,
     /// Its calls, to be noted: that is when they were last known to be well.
-    pub calls: Vec<LiveCall>,
+    pub calls: Vec<CallNote>,
 }
 
 /// What an update that nobody waits for has done.
@@ -86,7 +88,7 @@ pub struct Late {
     /// It may have made a session that is not ours: to be removed.
     pub is_stray: bool,
     /// What is to be noted of a call that is ours.
-    pub noted: Option<LiveCall>,
+    pub noted: Option<CallNote>,
 }
 
 /// What a relay that is telling its sessions has told so far.
@@ -106,7 +108,7 @@ pub struct Listed {
 pub struct Purge {
     pub finished: Vec<EndedCall>,
     /// Calls that go on after all, to be noted.
-    pub back: Vec<LiveCall>,
+    pub back: Vec<CallNote>,
     /// Removals that the relay missed while it was away.
     pub owed: Vec<Remove>,
 }
@@ -118,7 +120,7 @@ pub struct Checked {
     /// Those that go on.
     pub there: Vec<CallId>,
     /// Of these, what is to be noted.
-    pub back: Vec<LiveCall>,
+    pub back: Vec<CallNote>,
 }
 
 /// What time brought about.
@@ -168,7 +170,7 @@ impl<L: Clone> Registry<L> {
     /// A relay has connected and is being asked for its sessions. It takes no calls until
     /// [`Registry::identify`].
     pub fn link_up(&mut self, address: IpAddr, make_handle: impl FnOnce(LinkId) -> L) -> L {
-        let asked = self.calls.sessions().changes();
+        let asked = self.calls.live.sessions.changes();
         self.relays.link_up(address, asked, make_handle)
     }
 
@@ -200,13 +202,13 @@ impl<L: Clone> Registry<L> {
     /// Where sessions of a Call-ID are: of several, one that can be asked.
     pub fn place(&self, call_id: &CallId) -> CallLocation<L> {
         let mut place = CallLocation::Unknown;
-        for (_, session) in self.calls.sessions().of(call_id) {
+        for (_, session) in self.calls.live.sessions.of(call_id) {
             place = self.relays.location(session.relay);
             if let CallLocation::On(..) = place {
                 return place;
             }
         }
-        let found = self.calls.foreign().of(call_id);
+        let found = self.calls.live.foreign.of(call_id);
         let found = found.filter_map(|found| self.relays.on(found.link)).next();
         let is_expired = || self.calls.removals().has_expired(call_id);
         match (place, found) {
@@ -218,12 +220,12 @@ impl<L: Clone> Registry<L> {
 
     /// Where the session of an update is to be asked for.
     pub fn place_of(&self, mention: Mention<'_>) -> CallLocation<L> {
-        let sessions = self.calls.sessions();
+        let sessions = &self.calls.live.sessions;
         if let Some((key, _)) = sessions.find(mention) {
             let relay = sessions.get(key).map(|session| session.relay);
             return relay.map_or(CallLocation::Unknown, |relay| self.relays.location(relay));
         }
-        let found = self.calls.foreign().best(mention, None);
+        let found = self.calls.live.foreign.best(mention, None);
         let found = found.and_then(|found| self.relays.on(found.link));
         let ended = || match self.calls.removals().expired_fit(mention) {
             Fit::Not => CallLocation::Unknown,
@@ -236,7 +238,7 @@ impl<L: Clone> Registry<L> {
     /// answered, which ends nothing (S4). What is not known may be where another session of that Call-ID is (S6).
     pub fn place_to_remove(&self, mention: Mention<'_>) -> Option<CallLocation<L>> {
         let ended = self.calls.removals().expired_fit(mention);
-        let live = self.calls.sessions().find(mention);
+        let live = self.calls.live.sessions.find(mention);
         let live = live.map_or(Fit::Not, |(_, fit)| fit);
         if ended.is_own() && live < ended {
             // Both began by one tag, one after the other.
@@ -256,9 +258,9 @@ impl<L: Clone> Registry<L> {
     /// All links by which sessions of a Call-ID can be asked for, as far as is known.
     pub fn links_of(&self, call_id: &CallId) -> Vec<LinkId> {
         let table = &self.relays.table;
-        let relays = self.calls.sessions().of(call_id);
+        let relays = self.calls.live.sessions.of(call_id);
         let relays = relays.filter_map(|(_, session)| table.get(session.relay)?.link);
-        let found = self.calls.foreign().of(call_id);
+        let found = self.calls.live.foreign.of(call_id);
         relays.chain(found.map(|found| found.link)).collect()
     }
 
@@ -281,28 +283,28 @@ impl<L: Clone> Registry<L> {
 
     /// A relay has given ports for an update that somebody waits for. Without media it makes no session. What is to be
     /// noted of an answered call is returned when there is news.
-    pub fn updated(&mut self, link: LinkId, facts: &Facts) -> Option<LiveCall> {
+    pub fn updated(&mut self, link: LinkId, update: &ReceivedUpdate) -> Option<CallNote> {
         let relay = self.relays.number(link)?;
         self.calls
-            .updated(&mut self.relays.table, link, relay, facts)
+            .updated(&mut self.relays.table, link, relay, update)
     }
 
     /// A relay has given ports for an update that nobody waits for any more.
-    pub fn updated_late(&mut self, link: LinkId, facts: &Facts) -> Late {
+    pub fn updated_late(&mut self, link: LinkId, update: &ReceivedUpdate) -> Late {
         let relay = self.relays.number(link);
         self.calls
-            .updated_late(&mut self.relays.table, relay, facts)
+            .updated_late(&mut self.relays.table, relay, update)
     }
 
     /// The proxy has removed a session and its relay has to be told, now or when it is back. What is to be noted is
     /// returned.
-    pub fn owe(&mut self, remove: Remove, now: Moment) -> Option<LiveCall> {
+    pub fn owe(&mut self, remove: Remove, now: Moment) -> Option<CallNote> {
         self.calls.owe(&mut self.relays.table, remove, now)
     }
 
     /// What is to be noted of a call whose relay may not have heard that the proxy has removed it.
-    pub fn still_owed(&mut self, mention: Mention<'_>) -> Option<LiveCall> {
-        self.calls.still_owed(&self.relays.table, mention)
+    pub fn still_owed(&mut self, mention: Mention<'_>) -> Option<CallNote> {
+        self.calls.live.still_owed(&self.relays.table, mention)
     }
 
     /// A relay has removed a session, as it was asked to.
@@ -357,14 +359,14 @@ impl<L: Clone> Registry<L> {
     /// Returns true if a relay speaks of a session that it was given, as far as is known here.
     pub fn is_given(&self, link: LinkId, statistics: &Statistics) -> bool {
         let relay = self.relays.number(link);
-        relay.is_some_and(|relay| self.calls.is_given(relay, statistics))
+        relay.is_some_and(|relay| self.calls.live.is_given(relay, statistics))
     }
 
     /// The relay that a session was given to which another one speaks of (R1). None where this is its own, or nobody's
     /// that is known.
     pub fn owner_elsewhere(&self, link: LinkId, statistics: &Statistics) -> Option<&RelayKey> {
         let relay = self.relays.link(link)?.relay;
-        let owner = self.calls.owner_elsewhere(relay, statistics)?;
+        let owner = self.calls.live.owner_elsewhere(relay, statistics)?;
         self.relays.table.get(owner).map(|relay| &relay.key)
     }
 
@@ -393,7 +395,9 @@ impl<L: Clone> Registry<L> {
     pub fn owed(&self, id: LinkId) -> Vec<Remove> {
         let link = self.relays.link(id);
         let link = link.and_then(|link| Some((link.relay?, link.asked)));
-        link.map_or_else(Vec::new, |(relay, asked)| self.calls.owed(relay, asked))
+        link.map_or_else(Vec::new, |(relay, asked)| {
+            self.calls.live.owed(relay, asked)
+        })
     }
 
     /// A relay does not know a session by these tags: it may have to be asked whether it has the call.
@@ -408,7 +412,7 @@ impl<L: Clone> Registry<L> {
         let Some(link) = self.relays.link_mut(id) else {
             return Vec::new();
         };
-        link.doubted.take(self.calls.sessions(), explains, now)
+        link.doubted.take(&self.calls.live.sessions, explains, now)
     }
 
     /// It could not be asked, or has not said: it is asked again, later.
@@ -432,7 +436,7 @@ impl<L: Clone> Registry<L> {
     }
 
     /// Takes calls over from the dispatcher before this one.
-    pub fn restore(&mut self, calls: impl IntoIterator<Item = LiveCall>, now: Moment) {
+    pub fn restore(&mut self, calls: impl IntoIterator<Item = CallNote>, now: Moment) {
         self.calls.restore(&mut self.relays.table, calls, now);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::call::ReceivedUpdate;
 use super::conversation::Conversation;
 use super::drained;
 use super::failed_connections::{Cause, Port};
@@ -22,10 +23,10 @@ use super::pending_update::{PendingUpdate, UpdateNews};
 use super::registry::{CallLocation, Limits};
 use super::relay_commands::write_plain;
 use super::relay_id::{LinkId, RelayKey};
-use super::service::{ask_update, facts};
+use super::service::ask_update;
 use super::{Dispatcher, Settings, dialog, link_end, upkeep};
 use crate::config::ManagementFormat;
-use crate::moment::Moment;
+use crate::moment::{Moment, UnixTime};
 use crate::proto::control::{Frame, Remove, Update};
 use crate::proto::{CallId, SessionId};
 use crate::sys::clock;
@@ -213,18 +214,22 @@ impl<'a> Rehearsal<'a> {
     pub fn update(&self, frame: &Frame, random: u128) -> Option<Asked> {
         let update = Update::parse(frame).ok()?;
         let at = clock::moment();
-        let facts = facts(&update, SessionId::from_random(random), at);
-        let place = lock(&self.dispatcher.registry).place(&facts.call_id);
+        let update = ReceivedUpdate {
+            update,
+            session_id: SessionId::from_random(random),
+            at,
+        };
+        let place = lock(&self.dispatcher.registry).place(&update.call_id);
         match place {
             CallLocation::Unknown | CallLocation::Expired => {
                 let mut asked = Asked {
-                    updating: Arc::new(PendingUpdate::new(facts, true)),
+                    updating: Arc::new(PendingUpdate::new(update, true)),
                     tried: Vec::new(),
                 };
                 self.try_another(frame, &mut asked).then_some(asked)
             }
             CallLocation::On(id, link) => {
-                let updating = Arc::new(PendingUpdate::new(facts, false));
+                let updating = Arc::new(PendingUpdate::new(update, false));
                 ask_update(&link, frame, &updating, at).ok()?;
                 let tried = vec![id];
                 Some(Asked { updating, tried })
@@ -236,7 +241,7 @@ impl<'a> Rehearsal<'a> {
     /// One more relay is asked for a new call. False where there is none.
     pub fn try_another(&self, frame: &Frame, asked: &mut Asked) -> bool {
         let random = self.dispatcher.random();
-        let call_id = &asked.updating.facts.call_id;
+        let call_id = &asked.updating.update.call_id;
         let chosen = lock(&self.dispatcher.registry).choose(call_id, None, &asked.tried, random);
         let Some((id, link)) = chosen.filter(|_| asked.updating.is_new) else {
             return false;
@@ -309,12 +314,17 @@ impl<'a> Rehearsal<'a> {
     /// The dialogs of the calls that are known.
     pub fn dialogs(&self) -> BTreeSet<String> {
         let registry = lock(&self.dispatcher.registry);
-        registry.calls.dialogs().map(ToString::to_string).collect()
+        registry
+            .calls
+            .live
+            .dialogs()
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// Sessions that are known from relays' lists alone.
     pub fn found(&self) -> usize {
-        lock(&self.dispatcher.registry).calls.found()
+        lock(&self.dispatcher.registry).calls.live.found()
     }
 
     /// Connected relays, and calls that relays should have.
@@ -364,7 +374,7 @@ pub fn drained(text: &[u8]) -> (BTreeSet<RelayKey>, Vec<String>) {
 ///
 /// # Errors
 /// What cannot be opened.
-pub fn ledger(directory: &Path, now: Duration) -> Result<(usize, usize), String> {
+pub fn ledger(directory: &Path, now: UnixTime) -> Result<(usize, usize), String> {
     let (_, earlier) = Ledger::open(directory, now, |_| false)?;
     Ok((earlier.calls.len(), earlier.dialogs.len()))
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::call::Facts;
+use super::call::ReceivedUpdate;
 use super::call_queues::CallTurn;
 use super::counts::Asked;
 use super::link::{Ask, Link, Refused, Removal};
@@ -14,6 +14,7 @@ use super::pending_update::{PendingUpdate, UpdateFailure, UpdateNews};
 use super::registry::{CallLocation, RelayState, TooMany};
 use super::relay_id::LinkId;
 use super::shared::Dispatcher;
+use super::wait::Wait;
 use crate::moment::Moment;
 use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
@@ -49,6 +50,12 @@ impl Served<'_> {
     }
 }
 
+/// Why a relay that has a call did not serve an update for it.
+enum Unserved {
+    LinkLost,
+    Refused,
+}
+
 /// A new call on its way to a relay.
 struct Placing<'a> {
     dispatcher: &'a Dispatcher,
@@ -64,7 +71,7 @@ impl Dispatcher {
     /// Serves one request that was read at `arrival`; takes `relay_timeout` from then at most.
     pub fn serve(&self, frame: &Frame, arrival: Moment) -> Served<'_> {
         let served = match frame.command() {
-            b"update" => Update::parse(frame).map(|update| self.update(frame, &update, arrival)),
+            b"update" => Update::parse(frame).map(|update| self.update(frame, update, arrival)),
             b"remove" => Remove::parse(frame).map(|remove| self.remove(frame, remove, arrival)),
             other => Err(BadRequest::UnknownCommand(Excerpt(other).to_string())),
         };
@@ -92,7 +99,7 @@ impl Dispatcher {
         if turn.as_ref().is_some_and(CallTurn::is_waited_for) {
             return;
         }
-        let remove = updating.facts.removal();
+        let remove = updating.update.removal();
         log::warn!(
             "[session {}] the SIP proxy's connection is gone: taken back from relay {link}",
             remove.call_id
@@ -119,66 +126,106 @@ impl Dispatcher {
         }
     }
 
-    fn update(&self, frame: &Frame, update: &Update, arrival: Moment) -> Served<'_> {
-        let call_id = &update.call_id;
-        let Some((turn, started)) = self.turn(call_id, arrival) else {
+    fn update(&self, frame: &Frame, update: Update, arrival: Moment) -> Served<'_> {
+        let Some((turn, started)) = self.turn(&update.call_id, arrival) else {
             return Served::error(Asked::Update);
         };
         let deadline = arrival + self.settings.relay_timeout;
-        let session_id = SessionId::from_random(random::bits());
-        let facts = facts(update, session_id, arrival);
-        let has_media = facts.has_media;
-        let (place, is_new, admitted) = {
-            let mut registry = lock(&self.registry);
-            let place = registry.place_of(facts.mention());
-            let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
-            let admitted = match is_new {
-                true => registry.calls.admit(&facts),
-                false => Ok(()),
-            };
-            (place, is_new, admitted)
+        let update = ReceivedUpdate {
+            update,
+            session_id: SessionId::from_random(random::bits()),
+            at: arrival,
         };
-        if let Err(too_many) = admitted {
-            self.limit(update, &too_many);
-            return Served::error(Asked::NewCall);
+        let has_media = update.has_media();
+        let may_be_elsewhere = update.is_reply() || update.to_tag.is_some();
+        let mut wait = Wait::new(self, deadline, may_be_elsewhere);
+        let place = self.located(&update, &mut wait);
+        let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
+        if is_new {
+            let admitted = lock(&self.registry).calls.live.admit(&update);
+            if let Err(too_many) = admitted {
+                self.limit(&update, &too_many);
+                return Served::error(Asked::NewCall);
+            }
         }
-        let updating = Arc::new(PendingUpdate::new(facts, is_new));
-        let answered = match place {
-            CallLocation::Unknown | CallLocation::Expired => {
-                let placed = self.place_call(frame, &updating, started, deadline);
-                lock(&self.registry).calls.placed(&updating.facts);
-                placed
-            }
-            CallLocation::On(_, link) => self
-                .update_call(frame, &updating, &link, started, deadline)
-                .map(|answer| (link, answer)),
-            CallLocation::Away(relay) => {
-                self.trouble(&updating, &format!("its relay {relay} is not connected"));
-                None
-            }
+        let updating = Arc::new(PendingUpdate::new(update, is_new));
+        let answered = if is_new {
+            let placed = self.place_call(frame, &updating, wait.over(started), deadline);
+            lock(&self.registry).calls.live.placed(&updating.update);
+            placed
+        } else {
+            self.update_where_it_is(frame, &updating, place, wait, started)
         };
         let turn = Some(turn);
         let makes_call = is_new && has_media;
-        let asked = match makes_call {
-            true => Asked::NewCall,
-            false => Asked::Update,
+        let asked = if makes_call {
+            Asked::NewCall
+        } else {
+            Asked::Update
         };
         let Some((link, answer)) = answered else {
             let why = updating.troubles();
-            let name = lock(&self.registry).calls.name_of(update.mention());
+            let name = lock(&self.registry)
+                .calls
+                .live
+                .name_of(updating.update.mention());
             lock(&self.recent_calls).refuse(name, &why, clock::moment());
             return Served {
                 turn,
                 ..Served::error(asked)
             };
         };
-        log_update(update, &link, &answer, is_new);
+        log_update(&updating.update, &link, &answer, is_new);
         let made = makes_call.then_some((link, updating));
         Served {
             answer,
             asked,
             turn,
             made,
+        }
+    }
+
+    /// Where the session of an update is, once its relay is there or is waited for no longer.
+    fn located(&self, update: &Update, wait: &mut Wait<'_>) -> CallLocation<Arc<Link>> {
+        loop {
+            let place = lock(&self.registry).place_of(update.mention());
+            if !wait.goes_on(&update.call_id, &place) {
+                return place;
+            }
+        }
+    }
+
+    /// Asks the relay that has a call; once more where it loses its link meanwhile and comes back.
+    fn update_where_it_is(
+        &self,
+        frame: &Frame,
+        updating: &Arc<PendingUpdate>,
+        mut place: CallLocation<Arc<Link>>,
+        mut wait: Wait<'_>,
+        started: Moment,
+    ) -> Option<(Arc<Link>, String)> {
+        loop {
+            let why = match place {
+                CallLocation::On(_, link) => {
+                    let since = wait.over(started);
+                    match self.update_call(frame, updating, &link, since, wait.deadline) {
+                        Ok(answer) => return Some((link, answer)),
+                        Err(Unserved::LinkLost)
+                            if wait.for_news(&updating.update.call_id, wait.deadline) =>
+                        {
+                            place = self.located(&updating.update, &mut wait);
+                            continue;
+                        }
+                        Err(_) => return None,
+                    }
+                }
+                CallLocation::Away(relay) => format!("its relay {relay} is not connected"),
+                CallLocation::Unknown | CallLocation::Expired => {
+                    "its relay has come back without it".to_owned()
+                }
+            };
+            self.trouble(updating, &why);
+            return None;
         }
     }
 
@@ -215,7 +262,7 @@ impl Dispatcher {
 
     /// Something is wrong with an update: the log says it, and so does `explain` later where nothing comes of it.
     fn trouble(&self, updating: &PendingUpdate, what: &str) {
-        log::warn!("[session {}] update: {what}", updating.facts.call_id);
+        log::warn!("[session {}] update: {what}", updating.update.call_id);
         updating.trouble(what);
     }
 
@@ -250,7 +297,7 @@ impl Dispatcher {
         started: Moment,
         deadline: Moment,
     ) -> Option<(Arc<Link>, String)> {
-        let call_id = &updating.facts.call_id;
+        let call_id = &updating.update.call_id;
         let preferred = preferred_relay(frame).unwrap_or_else(|why| {
             log::warn!("[session {call_id}] preference ignored: {why}");
             None
@@ -277,23 +324,29 @@ impl Dispatcher {
         link: &Arc<Link>,
         started: Moment,
         deadline: Moment,
-    ) -> Option<String> {
+    ) -> Result<String, Unserved> {
         if let Err(refused) = ask_update(link, frame, updating, started) {
             self.trouble(updating, &format!("relay {link}: {refused}"));
-            return None;
+            return Err(match refused {
+                Refused::Closed => Unserved::LinkLost,
+                Refused::Full | Refused::Unwritable => Unserved::Refused,
+            });
         }
         match updating.next(deadline) {
-            UpdateNews::Answer(_, answer) => Some(answer),
+            UpdateNews::Answer(_, answer) => Ok(answer),
             UpdateNews::Failed(_, failure) => {
                 self.trouble(updating, &format!("relay {link} {failure}"));
-                None
+                Err(match failure {
+                    UpdateFailure::LinkLost => Unserved::LinkLost,
+                    UpdateFailure::Error(_) | UpdateFailure::Halting => Unserved::Refused,
+                })
             }
             UpdateNews::Silence => match updating.give_up() {
-                Some((_, answer)) => Some(answer),
+                Some((_, answer)) => Ok(answer),
                 None => {
                     self.trouble(updating, &format!("relay {link} does not answer"));
                     self.look_for_silence(link, clock::moment());
-                    None
+                    Err(Unserved::Refused)
                 }
             },
         }
@@ -306,46 +359,64 @@ impl Dispatcher {
             self.remove_unwaited(remove);
             return Served::error(Asked::Remove);
         };
-        let (place, is_known) = {
-            let registry = lock(&self.registry);
-            let mention = remove.mention();
-            (
-                registry.place_to_remove(mention),
-                registry.calls.knows(mention),
-            )
-        };
-        let is_removed = match place {
-            None => {
+        let deadline = arrival + self.settings.relay_timeout;
+        let mut wait = Wait::for_removal(self, &remove, deadline);
+        let mut was_known = false;
+        let is_removed = loop {
+            let (place, is_known) = {
+                let registry = lock(&self.registry);
+                let mention = remove.mention();
+                (
+                    registry.place_to_remove(mention),
+                    registry.calls.live.knows(mention),
+                )
+            };
+            let Some(place) = place else {
                 log::info!(
                     "[session {call_id}] remove: another branch than this one has answered: the call goes on"
                 );
-                false
+                break false;
+            };
+            if was_known && matches!(place, CallLocation::Unknown) {
+                // It has ended while its relay was waited for.
+                break true;
             }
-            Some(CallLocation::Unknown) => {
-                log::debug!("[session {call_id}] remove: not known");
-                self.owe(remove, arrival);
-                false
+            was_known |= is_known;
+            if let CallLocation::Unknown | CallLocation::Away(_) = place {
+                // Should this dispatcher not live to see the relay: that is when the call ended.
+                self.owe(remove.clone(), arrival);
             }
-            Some(CallLocation::Expired) => lock(&self.registry).calls.remove_expired(&remove),
-            Some(CallLocation::Away(relay)) => {
-                log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
-                self.owe(remove, arrival);
-                false
+            if wait.goes_on(&call_id, &place) {
+                continue;
             }
-            Some(CallLocation::On(_, link)) => {
-                lock(&self.registry).owe(remove.clone(), arrival);
-                let deadline = arrival + self.settings.relay_timeout;
-                let asked = remove.clone();
-                let removal = self.remove_call(frame, asked, &link, started, deadline);
-                // What was there when it was asked for has ended meanwhile.
-                let has_ended = is_known && removal == Some(Removal::NotThere);
-                let is_removed = has_ended || removal == Some(Removal::Removed);
-                if !is_removed {
+            match place {
+                CallLocation::Unknown => {
+                    log::debug!("[session {call_id}] remove: not known");
+                    break false;
+                }
+                CallLocation::Expired => {
+                    break lock(&self.registry).calls.remove_expired(&remove);
+                }
+                CallLocation::Away(relay) => {
+                    log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
+                    break false;
+                }
+                CallLocation::On(_, link) => {
+                    lock(&self.registry).owe(remove.clone(), arrival);
+                    let since = wait.over(started);
+                    let removal = self.remove_call(frame, remove.clone(), &link, since, deadline);
+                    // What was there when it was asked for has ended meanwhile.
+                    let has_ended = is_known && removal == Some(Removal::NotThere);
+                    if has_ended || removal == Some(Removal::Removed) {
+                        break true;
+                    }
                     // A relay that has heard it keeps the session's record until that has come: nothing to note then.
                     let owed = lock(&self.registry).still_owed(remove.mention());
                     owed.iter().for_each(|call| self.finisher.note(call));
+                    if removal != Some(Removal::LinkLost) || !wait.for_news(&call_id, deadline) {
+                        break false;
+                    }
                 }
-                is_removed
             }
         };
         let answer = if is_removed { "removed" } else { ERROR };
@@ -373,7 +444,7 @@ impl Dispatcher {
         });
         if let Err(refused) = sent {
             log::warn!("[session {call_id}] remove: relay {link}: {refused}");
-            return None;
+            return (refused == Refused::Closed).then_some(Removal::LinkLost);
         }
         let removal = slot.take_until(deadline);
         match removal {
@@ -408,9 +479,10 @@ impl Placing<'_> {
                     self.warn(&format!("no relay takes this call{why}"));
                     return None;
                 }
-                next_try = match asked {
-                    true => clock::moment() + self.dispatcher.settings.relay_retry,
-                    false => self.deadline,
+                next_try = if asked {
+                    clock::moment() + self.dispatcher.settings.relay_retry
+                } else {
+                    self.deadline
                 };
             }
             match self.updating.next(next_try.min(self.deadline)) {
@@ -432,7 +504,7 @@ impl Placing<'_> {
     fn ask_next(&mut self, preferred: Option<IpAddr>, since: Moment) -> bool {
         loop {
             let random = self.dispatcher.random();
-            let call_id = &self.updating.facts.call_id;
+            let call_id = &self.updating.update.call_id;
             let registry = &self.dispatcher.registry;
             let chosen = lock(registry).choose(call_id, preferred, &self.tried, random);
             let Some((id, link)) = chosen else {
@@ -470,7 +542,7 @@ impl Placing<'_> {
             self.warn(&format!("relay {link} {failure}"));
         }
         // Without media nobody else knows more: older relays have no ports to give.
-        self.updating.facts.has_media || !matches!(failure, UpdateFailure::Error(_))
+        self.updating.update.has_media() || !matches!(failure, UpdateFailure::Error(_))
     }
 
     fn give_up(&mut self) -> Option<(Arc<Link>, String)> {
@@ -497,29 +569,10 @@ pub(super) fn ask_update(
 ) -> Result<(), Refused> {
     let ask = Ask::Update(Arc::clone(updating));
     // Only a new session gets the name: the one that is there has one.
-    let session_id = updating.is_new.then_some(updating.facts.session_id);
+    let session_id = updating.is_new.then_some(updating.update.session_id);
     link.send(since, ask, |out, sequence, compatibility| {
         write_command(out, frame, sequence, compatibility, session_id)
     })
-}
-
-pub(super) fn facts(update: &Update, session_id: SessionId, at: Moment) -> Facts {
-    Facts {
-        call_id: update.call_id.clone(),
-        dialog_id: update.dialog_id.clone(),
-        from_tag: update.from_tag.clone(),
-        to_tag: update.to_tag.clone(),
-        cseq: update.cseq,
-        has_media: update.media.is_some(),
-        session_id,
-        is_reply: update.kind == MessageKind::Reply,
-        from_uri: update.from_uri.clone(),
-        to_uri: update.to_uri.clone(),
-        user_agent: update.user_agent.clone(),
-        username: update.signaling.username.clone(),
-        signaling: update.signaling.source,
-        at,
-    }
 }
 
 fn log_update(update: &Update, link: &Link, answer: &str, is_new: bool) {

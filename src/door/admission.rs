@@ -174,8 +174,20 @@ impl Admission {
         Some((*found.0, found.1))
     }
 
+    /// Who would have to go before it has said anything if one more of an origin came.
+    pub fn silent_loser(&self, newcomer: Origin) -> Loser {
+        let is_proven = self.proven.contains_key(&newcomer);
+        self.loser(Room::Silent { is_proven }, newcomer)
+    }
+
     /// Takes out who gives way to one more of an origin, where the room is full.
     fn make_room(&mut self, room: Room, newcomer: Origin) -> Loser {
+        let loser = self.loser(room, newcomer)?;
+        self.guests.remove(&loser);
+        Some(loser)
+    }
+
+    fn loser(&self, room: Room, newcomer: Origin) -> Loser {
         let limit = match room {
             Room::Silent { .. } => self.limits.silent,
             Room::Working { .. } => self.limits.working,
@@ -191,9 +203,9 @@ impl Admission {
         }
         let most = shares.values().max();
         let losers = there().filter(|(_, guest)| shares.get(&guest.origin) == most);
-        let loser = *losers.min_by_key(|(_, guest)| guest.since)?.0;
-        self.guests.remove(&loser);
-        Some(loser)
+        losers
+            .min_by_key(|(_, guest)| guest.since)
+            .map(|(number, _)| *number)
     }
 }
 

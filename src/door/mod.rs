@@ -172,7 +172,7 @@ impl Door {
             if tokens().any(|token| token == LISTENER) {
                 for _ in 0..BATCH {
                     match accept() {
-                        Ok(arrival) => self.arrive(&epoll, arrival),
+                        Ok(arrival) => self.arrive(&epoll, arrival, serve),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                         Err(error) => {
@@ -185,7 +185,22 @@ impl Door {
         }
     }
 
-    fn arrive(&self, epoll: &Epoll, arrival: Arrival) {
+    /// Whoever has said something since it was looked at last is served, and does not give way to one more.
+    fn make_room(self: &Arc<Door>, newcomer: Origin, serve: &dyn Fn(Arrival, Visit)) {
+        loop {
+            let state = self.lock();
+            let loser = state.admission.silent_loser(newcomer);
+            let guest = loser.and_then(|number| state.guests.get(&number));
+            let has_spoken = guest.is_some_and(|guest| guest.socket.peek(&mut [0]).is_ok());
+            drop(state);
+            let Some(number) = loser.filter(|_| has_spoken) else {
+                return;
+            };
+            self.begin(number, serve);
+        }
+    }
+
+    fn arrive(self: &Arc<Door>, epoll: &Epoll, arrival: Arrival, serve: &dyn Fn(Arrival, Visit)) {
         let Arrival {
             socket,
             origin,
@@ -197,6 +212,7 @@ impl Door {
             log::debug!("{name}: {error}");
             return;
         }
+        self.make_room(origin, serve);
         let mut state = self.lock();
         let (number, loser) = state.admission.arrive(origin, clock::moment());
         let watched = epoll.add(&socket, number, Trigger::Once);
@@ -325,5 +341,58 @@ impl Drop for Visit {
         state.threads -= 1;
         drop(state);
         self.door.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    /// All of them come at once, so that the door has accepted them before it looks whether one has said something.
+    #[test]
+    fn who_has_said_something_does_not_give_way_to_those_that_say_nothing() {
+        let limits = Limits {
+            silent: 2,
+            working: 4,
+            inside: 4,
+            patience: Duration::from_secs(60),
+            is_costly: false,
+        };
+        let door = Door::new(limits, |_, _| {});
+        let (mut speaker, theirs) = UnixStream::pair().unwrap();
+        speaker.write_all(b"version").unwrap();
+        let (ours, silent): (Vec<_>, Vec<_>) = (0..10).map(|_| UnixStream::pair().unwrap()).unzip();
+        let waiting: VecDeque<UnixStream> = std::iter::once(theirs).chain(silent).collect();
+        let waiting = Mutex::new(waiting);
+        let name = std::env::temp_dir().join(format!("door-{}", std::process::id()));
+        let listener = UnixListener::bind(&name).unwrap();
+        let _knock = UnixStream::connect(&name).unwrap();
+        std::fs::remove_file(&name).unwrap();
+        let (served, who) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let accept = || {
+                let next = waiting.lock().unwrap().pop_front();
+                let socket = next.ok_or(io::ErrorKind::WouldBlock)?.into();
+                Ok(Arrival {
+                    socket,
+                    origin: Origin::of([192, 0, 2, 1].into()),
+                    name: String::new(),
+                })
+            };
+            let serve = |arrival: Arrival, _visit: Visit| {
+                let mut first = [0; 7];
+                let read = TcpStream::from(arrival.socket).peek(&mut first);
+                served.send(read.map(|_| first)).unwrap();
+            };
+            door.tend("a test", listener.as_fd(), &accept, &serve);
+        });
+        let first = who.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(&first.unwrap(), b"version");
+        drop(ours);
     }
 }

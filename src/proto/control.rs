@@ -7,6 +7,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::line::{Lines, TooLong};
 use super::media::{self, MediaDescription};
 use super::name::Mention;
@@ -280,7 +282,8 @@ fn read_header(frame: &mut Frame, line: &[u8], limit: usize) -> Result<(), BadRe
 }
 
 /// Whether the SIP message that carried the SDP was a request or a reply to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MessageKind {
     Request,
     Reply,
@@ -333,6 +336,25 @@ impl Update {
             from_tag: &self.from_tag,
             to_tag: self.to_tag.as_ref(),
         }
+    }
+
+    /// What takes back a session that this update has made.
+    pub fn removal(&self) -> Remove {
+        Remove {
+            call_id: self.call_id.clone(),
+            from_tag: self.from_tag.clone(),
+            to_tag: self.to_tag.clone(),
+        }
+    }
+
+    /// It is the reply to a request of the one with the from_tag.
+    pub fn is_reply(&self) -> bool {
+        self.kind == MessageKind::Reply
+    }
+
+    /// It has media, so that its success makes a session.
+    pub fn has_media(&self) -> bool {
+        self.media.is_some()
     }
 
     /// Reads the headers of an `update`; its command line is not looked at.

@@ -9,10 +9,11 @@ use log::{error, warn};
 use super::hops::Hops;
 use super::loops::SAY_AGAIN_AFTER;
 use super::shared_ports::SharedPorts;
+use super::socket_store::{HEARD_FOR, SocketStore};
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
-use crate::proto::Component;
-use crate::session::{Environment, PortKey};
+use crate::proto::{Component, SessionId};
+use crate::session::{Environment, PortKey, Tally};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
@@ -39,12 +40,25 @@ pub(super) struct Pair {
     hops: [Hops; 2],
     /// Since when it is known that packets come round here.
     loop_said: Option<Moment>,
+    keeping: Keeping,
+}
+
+/// Whether the sockets are to stay open when the relay ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeping {
+    /// Nothing has come to them in user space.
+    Unheard,
+    /// Something has, since then; or then it was asked in vain.
+    HeardSince(Moment),
+    /// The store has them.
+    Kept,
 }
 
 /// See the module.
 pub(super) struct MediaSockets {
     addresses: Addresses,
     ports: Arc<SharedPorts>,
+    store: Arc<SocketStore>,
     epoll: Arc<Epoll>,
     /// By port: half of its distance from the first.
     pairs: Vec<Option<Box<Pair>>>,
@@ -57,6 +71,7 @@ impl MediaSockets {
     pub(super) fn new(
         addresses: Addresses,
         ports: Arc<SharedPorts>,
+        store: Arc<SocketStore>,
         epoll: Arc<Epoll>,
     ) -> MediaSockets {
         let (start, end) = ports.range;
@@ -64,6 +79,7 @@ impl MediaSockets {
         MediaSockets {
             addresses,
             ports,
+            store,
             epoll,
             pairs: (0..count).map(|_| None).collect(),
             refused: Sparse::default(),
@@ -84,7 +100,14 @@ impl MediaSockets {
             return;
         };
         let slot = self.pairs.get_mut(usize::from(offset / 2));
-        if slot.and_then(Option::take).is_some() {
+        if let Some(pair) = slot.and_then(Option::take) {
+            if pair.keeping == Keeping::Kept {
+                // They are open elsewhere, too, and would be reported on.
+                for socket in &pair.sockets {
+                    let _ = self.epoll.remove(socket);
+                }
+                self.store.release(port);
+            }
             self.ports
                 .with(|pool| pool.give_back(port, clock::moment()));
             self.ports.leave();
@@ -152,6 +175,7 @@ impl MediaSockets {
                 has_failed: false,
                 hops: [Hops::default(); 2],
                 loop_said: None,
+                keeping: Keeping::Unheard,
             }));
         }
     }
@@ -215,6 +239,21 @@ impl Pair {
         is_due
     }
 
+    /// Something has come to a port of this pair: has the sockets kept for the next process once that goes on for a while.
+    pub(super) fn keep_if_heard(&mut self, port: u16, now: Moment, store: &SocketStore) {
+        match self.keeping {
+            Keeping::Unheard => self.keeping = Keeping::HeardSince(now),
+            Keeping::HeardSince(since) if now.since(since) >= HEARD_FOR => {
+                self.keeping = if store.keep(port & !1, &self.sockets) {
+                    Keeping::Kept
+                } else {
+                    Keeping::HeardSince(now)
+                };
+            }
+            _ => {}
+        }
+    }
+
     /// Notes that a port is read in this round; whether it was in the round before, too: a flood.
     pub(super) fn is_flood(&mut self, port: u16, round: u64) -> bool {
         let [rtp, rtcp] = &mut self.rounds;
@@ -263,6 +302,14 @@ impl Environment for MediaSockets {
             self.ports.leave();
         }
         bound
+    }
+
+    fn rebind(&mut self, _address: IpAddr, _port: u16, _place: PortKey) -> bool {
+        false
+    }
+
+    fn tally(&mut self, _port: u16, _session: SessionId) -> Option<Tally> {
+        None
     }
 
     fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {

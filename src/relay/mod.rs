@@ -8,6 +8,7 @@
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
 //!  explain     one thread: all that is known of a call
+//!  socket_store one thread: media sockets that outlive the process (systemd keeps them)
 //!  spool       one thread: ended calls that no dispatcher has confirmed (ended_calls)
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
@@ -43,6 +44,7 @@ mod send_queue;
 mod settings;
 mod shared;
 mod shared_ports;
+mod socket_store;
 mod spool;
 mod summary;
 mod summing;
@@ -75,6 +77,7 @@ use self::request_counts::RequestCounts;
 pub use self::settings::Settings;
 use self::shared::Shared;
 use self::shared_ports::SharedPorts;
+use self::socket_store::SocketStore;
 use self::worker::Worker;
 use self::workers::Workers;
 use crate::daemon::StartError;
@@ -140,7 +143,10 @@ pub fn start(
 ) -> Result<Running, StartError> {
     let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
     let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding, false)?;
-    let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, Some(lock))?;
+    let kept = SocketStore::from_environment();
+    let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, kept, Some(lock))?;
+    shared.sockets.start()?;
+    shared.sockets.close_untaken();
     if let Some(spool) = parts.spool {
         spool.start(&shared.dispatchers)?;
     }
@@ -175,6 +181,7 @@ fn assemble(
     store: Arc<Store>,
     relay_ip: IpAddr,
     opened: kernel::Opened,
+    kept: SocketStore,
     lock: Option<RangeLock>,
 ) -> Result<(Arc<Shared>, Parts), StartError> {
     let most_pairs = allow_files(&settings);
@@ -207,15 +214,16 @@ fn assemble(
     let (questions, asked) = question::channel();
     let first_port = settings.port_range.0;
     let dispatchers = Arc::new(Dispatchers::default());
-    let kept = spool.as_ref().map(spool::Opened::spool);
+    let spooled = spool.as_ref().map(spool::Opened::spool);
     let shared = Arc::new(Shared {
-        identity: Identity::new(relay_ip, first_port, kept.is_some(), fit, random::bits()),
+        identity: Identity::new(relay_ip, first_port, spooled.is_some(), fit, random::bits()),
         settings,
         store,
         ports: Arc::new(ports),
+        sockets: Arc::new(kept),
         workers: Workers::new(postboxes),
         kernel,
-        ended: EndedCalls::new(Arc::clone(&dispatchers), kept),
+        ended: EndedCalls::new(Arc::clone(&dispatchers), spooled),
         dispatchers,
         requests: RequestCounts::default(),
         questions,

@@ -20,6 +20,7 @@ use super::message::Message;
 use super::question::Question;
 use super::send_queue::{Task, write_batch};
 use super::shared::Shared;
+use super::socket_store::SocketStore;
 use super::worker::Worker;
 use super::{Parts, Settings, assemble, workers};
 use crate::config::Forwarding;
@@ -69,7 +70,8 @@ impl Rehearsal {
     ) -> Result<Rehearsal, StartError> {
         let settings = settings(state_dir, port_range);
         let why = Opened::UserSpace("in user space only".into());
-        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST.into(), why, None)?;
+        let kept = SocketStore::none();
+        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST.into(), why, kept, None)?;
         let (shared, parts) = assembled;
         let Parts {
             mailboxes,

@@ -13,6 +13,7 @@ use super::question::Questions;
 use super::request_counts::RequestCounts;
 use super::settings::Settings;
 use super::shared_ports::SharedPorts;
+use super::socket_store::SocketStore;
 use super::workers::Workers;
 use crate::moment::Moment;
 use crate::sys::range_lock::RangeLock;
@@ -24,6 +25,7 @@ pub(super) struct Shared {
     pub identity: Identity,
     pub store: Arc<Store>,
     pub ports: Arc<SharedPorts>,
+    pub sockets: Arc<SocketStore>,
     pub workers: Workers,
     pub kernel: KernelHandle,
     pub dispatchers: Arc<Dispatchers>,

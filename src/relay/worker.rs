@@ -99,14 +99,14 @@ impl Worker {
     ) -> io::Result<Worker> {
         let epoll = Arc::new(Epoll::new()?);
         epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
-        let ports = Arc::clone(&shared.ports);
+        let (ports, kept) = (Arc::clone(&shared.ports), Arc::clone(&shared.sockets));
         let mut engine = Engine::new(shared.settings.session.clone());
         engine.set_capacity(capacity_of(&ports, shared.workers.count()));
         Ok(Worker {
             index,
             mailbox,
             engine,
-            sockets: MediaSockets::new(addresses, ports, Arc::clone(&epoll)),
+            sockets: MediaSockets::new(addresses, ports, kept, Arc::clone(&epoll)),
             epoll,
             datagrams: Datagrams::new(),
             group: Vec::with_capacity(BATCH),
@@ -213,6 +213,7 @@ impl Worker {
             }
             return;
         }
+        pair.keep_if_heard(port, now.mono, &self.shared.sockets);
         if flood {
             self.relay_many(port, now);
         } else {

@@ -50,6 +50,15 @@ impl PortPool {
         Some(self.ready.swap_remove(index as usize))
     }
 
+    /// Takes this very pair, which a session that is taken over has had. False where it is in use or none of these.
+    pub fn claim(&mut self, port: u16) -> bool {
+        let all = self.ready.len() + self.resting.len() + self.bad.len();
+        self.ready.retain(|&other| other != port);
+        self.resting.retain(|&(_, other)| other != port);
+        self.bad.retain(|&other| other != port);
+        self.ready.len() + self.resting.len() + self.bad.len() < all
+    }
+
     /// A stream is over: the pair rests.
     pub fn give_back(&mut self, port: u16, now: Moment) {
         self.resting.push_back((now, port));
@@ -142,6 +151,20 @@ mod tests {
             Some(second),
             "too few: the longest-rested one"
         );
+    }
+
+    #[test]
+    fn a_pair_is_claimed_once_wherever_it_is() {
+        let mut pool = PortPool::new(40000, 40006);
+        assert!(!pool.claim(40006), "not of this range");
+        for port in [40000, 40002] {
+            assert!(pool.claim(port) && !pool.claim(port));
+        }
+        pool.give_back(40000, T);
+        pool.put_aside(40002);
+        assert!(pool.claim(40000) && pool.claim(40002));
+        assert_eq!(pool.take(0, T), Some(40004));
+        assert!(!pool.claim(40004), "in use");
     }
 
     #[test]

@@ -1,21 +1,14 @@
 //! Where the shell reads the clocks; the core is given what this returns.
 
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use crate::moment::Now;
 use crate::moment::{Moment, UnixTime};
 
-/// Time since the process first asked, on the monotonic clock.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the shell's one place to read it"
-)]
+/// Time since the host started: a clock that is never set, and on which all processes of one boot agree.
 pub fn mono() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    let start = *START.get_or_init(Instant::now);
-    Instant::now().saturating_duration_since(start)
+    read(libc::CLOCK_MONOTONIC)
 }
 
 /// Now, on the monotonic clock.
@@ -38,12 +31,17 @@ pub fn now() -> Now {
     }
 }
 
-/// Processor time of this thread, in the kernel and outside, since it began. Zero where it cannot be told.
+/// Processor time of this thread, in the kernel and outside, since it began.
 pub fn thread_cpu() -> Duration {
+    read(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// What one of the kernel's clocks says; zero where it cannot be told, which no kernel of ours does.
+fn read(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the pointer is to a timespec, which a call that succeeds has filled in.
     let told = unsafe {
-        match libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr()) {
+        match libc::clock_gettime(clock, time.as_mut_ptr()) {
             0 => Some(time.assume_init()),
             _ => None,
         }
@@ -56,6 +54,16 @@ pub fn thread_cpu() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A moment that another process has noted means the same here.
+    #[test]
+    fn the_clock_began_with_the_host_and_not_with_this_process() {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        // That one counts the time during which the host was suspended as well.
+        assert!(mono() > Duration::from_millis(10));
+        assert!(mono().as_secs_f64() < uptime + 1.0);
+    }
 
     #[test]
     fn a_thread_that_works_takes_time_and_one_that_sleeps_does_not() {

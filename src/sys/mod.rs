@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod dir_lock;
 pub mod dns;
 pub mod epoll;
+pub mod fd_store;
 pub mod file_access;
 pub mod files;
 mod fork;

@@ -117,9 +117,9 @@ impl Daemon {
     /// Reads the log until a line has this text.
     #[track_caller]
     fn says(&mut self, text: &str) -> String {
-        let end = clock::mono() + LONG;
+        let end = clock::moment() + LONG;
         loop {
-            match self.lines.recv_timeout(end.saturating_sub(clock::mono())) {
+            match self.lines.recv_timeout(end.since(clock::moment())) {
                 Ok(line) => self.read.push(line),
                 Err(why) => panic!(
                     "its log has no \"{text}\" ({why}):\n{}",

@@ -374,9 +374,10 @@ impl Questions {
 /// since two dialogs may have the same.
 fn steps(names: &Names, learned: Option<Form>) -> VecDeque<Step> {
     let is_old = names.sent.contains(':');
-    let forms = match is_old {
-        true => [Form::Sent, Form::Number, Form::Did],
-        false => [Form::Did, Form::Number, Form::Sent],
+    let forms = if is_old {
+        [Form::Sent, Form::Number, Form::Did]
+    } else {
+        [Form::Did, Form::Number, Form::Sent]
     };
     let is_text = |form: &Form| matches!(form, Form::Line | Form::TwoLines);
     let first = learned.filter(|form| is_old || !is_text(form));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::answers::Credible;
 use super::*;
 use crate::metrics::Counter;
-use crate::moment::Moment;
+use crate::moment::{Moment, UnixTime};
 use crate::proto::name::Name;
 use crate::support::opensips;
 use crate::sys::datagram::Sender as From;
@@ -115,14 +115,14 @@ fn what_waits_at_the_end_is_named() {
 fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     let (dir, proxy) = stand_in("later");
     let ledger = Arc::new(
-        Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false)
+        Ledger::open(&dir.join("calls"), UnixTime::EPOCH, |_| false)
             .unwrap()
             .0,
     );
     let due = ledger.due(
         &Name::untold(CallId("a".into())),
         &id("7"),
-        Duration::ZERO,
+        UnixTime::EPOCH,
         1,
     );
     let socket = bind(&dir.join("own.sock"), 0o600, None).unwrap();
@@ -156,7 +156,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
     ender.unanswered(open.dialog, at(3665));
     assert!(ender.later.is_empty(), "its id may be another one's");
     drop(ledger);
-    let left = Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false)
+    let left = Ledger::open(&dir.join("calls"), UnixTime::EPOCH, |_| false)
         .unwrap()
         .1;
     assert_eq!(left.dialogs, []);
@@ -167,7 +167,7 @@ fn a_proxy_that_is_not_there_yet_is_asked_every_minute_for_an_hour() {
 #[test]
 fn what_the_ledger_has_is_settled_by_an_answer_alone() {
     let (dir, proxy) = stand_in("ledger");
-    let open = || Ledger::open(&dir.join("calls"), Duration::ZERO, |_| false).unwrap();
+    let open = || Ledger::open(&dir.join("calls"), UnixTime::EPOCH, |_| false).unwrap();
     let ledger = Arc::new(open().0);
     let enders = start(&dir).unwrap();
     for number in 0..WINDOW + 8 {
@@ -176,7 +176,7 @@ fn what_the_ledger_has_is_settled_by_an_answer_alone() {
         let due = ledger.due(
             &Name::untold(call_id.clone()),
             &dialog_id,
-            Duration::ZERO,
+            UnixTime::EPOCH,
             number as u128,
         );
         enders.end(&call_id, &dialog_id, Told::Ledger(Arc::clone(&ledger), due));
@@ -354,9 +354,10 @@ fn d1_each_opensips_is_asked_in_the_form_that_it_takes() {
     ] {
         let site = Site::new(&format!("{version:?}-{sent_as_halves}"), version);
         let end = |dialog: &opensips::Dialog| {
-            let id = match sent_as_halves {
-                true => format!("{}:{}", dialog.entry, dialog.id),
-                false => dialog.number(),
+            let id = if sent_as_halves {
+                format!("{}:{}", dialog.entry, dialog.id)
+            } else {
+                dialog.number()
             };
             site.end(&dialog.call_id, &id)
         };

@@ -8,8 +8,7 @@ use log::warn;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Due;
-use crate::dispatcher::call::Known;
-use crate::dispatcher::call::LiveCall;
+use crate::dispatcher::call::{CallNote, Known, LiveCall};
 use crate::dispatcher::relay_id::RelayKey;
 use crate::moment::UnixTime;
 use crate::objects::objects_only;
@@ -48,7 +47,7 @@ impl<'de> Deserialize<'de> for Bytes {
 /// Times are microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub(super) struct CallNote {
+pub(super) struct CallLine {
     pub session_id: String,
     call_id: Bytes,
     from_tag: Bytes,
@@ -76,7 +75,7 @@ pub(super) struct CallNote {
     /// When this was written.
     pub at: u64,
 }
-objects_only!(CallNote, both ways);
+objects_only!(CallLine, both ways);
 
 /// The rest of it is the call's.
 #[derive(Serialize, Deserialize)]
@@ -87,13 +86,14 @@ struct Owed {
 }
 objects_only!(Owed, both ways);
 
-impl CallNote {
+impl CallLine {
     /// None for a call that was not answered.
-    pub(super) fn new(call: &LiveCall, at: Duration) -> Option<CallNote> {
+    pub(super) fn new(note: &CallNote, at: UnixTime) -> Option<CallLine> {
+        let call = &note.call;
         let known = &call.known;
         let text = |text: &Text| Bytes(text.clone());
         let tag = |tag: &Tag| Bytes(tag.0.clone());
-        Some(CallNote {
+        Some(CallLine {
             session_id: known.session_id.to_string(),
             call_id: text(&call.name.call_id.0),
             from_tag: tag(call.name.caller.as_ref()?),
@@ -103,29 +103,29 @@ impl CallNote {
             caller_ua: known.caller_ua.as_ref().map(text),
             callee_ua: known.callee_ua.as_ref().map(text),
             username: known.username.as_ref().map(text),
-            started: micros(known.started?.elapsed()),
-            ended: known.ended.map(|ended| micros(ended.elapsed())),
+            started: time_micros(known.started?),
+            ended: known.ended.map(time_micros),
             dialog_id: call.dialog_id.as_ref().map(|id| text(&id.0)),
             answered: call.name.callee.is_some(),
             opening: call.opening.map(|cseq| cseq.0),
             begun_by_reply: call.begun_by_reply,
-            relay: call.relay.address,
-            relay_name: call.relay.name.as_deref().map(str::to_owned),
+            relay: note.relay.address,
+            relay_name: note.relay.name.as_deref().map(str::to_owned),
             owed: call.owed.as_ref().map(|remove| Owed {
                 from_tag: tag(&remove.from_tag),
                 to_tag: remove.to_tag.as_ref().map(tag),
             }),
-            away: micros(call.away),
-            at: micros(at),
+            away: micros(note.away),
+            at: time_micros(at),
         })
     }
 
     /// The call, as one that was last seen at this time. None where the session's id is none.
-    pub(super) fn call(self, seen: Duration) -> Option<LiveCall> {
+    pub(super) fn note(self, seen: UnixTime) -> Option<CallNote> {
         let call_id = CallId(self.call_id.0);
-        let started = Duration::from_micros(self.started);
-        let ended = self.ended.map(Duration::from_micros);
-        let since = seen.saturating_sub(Duration::from_micros(self.at));
+        let started = time_of(self.started);
+        let ended = self.ended.map(time_of);
+        let since = seen.since(time_of(self.at));
         // Noted at its relay's loss, and not since.
         let away = ended.map_or(Duration::ZERO, |_| Duration::from_micros(self.away) + since);
         let text = |bytes: Bytes| bytes.0;
@@ -137,7 +137,7 @@ impl CallNote {
             to_tag: owed.to_tag.map(tag),
         });
         let callee = self.to_tag.filter(|_| self.answered);
-        Some(LiveCall {
+        let call = LiveCall {
             name: Name {
                 call_id,
                 caller: Some(tag(self.from_tag)),
@@ -146,10 +146,6 @@ impl CallNote {
             dialog_id: self.dialog_id.map(|id| DialogId(id.0)),
             opening: self.opening.map(CSeq),
             begun_by_reply: self.begun_by_reply,
-            relay: RelayKey {
-                address: self.relay,
-                name: self.relay_name.map(|name| name.as_str().into()),
-            },
             known: Known {
                 session_id,
                 from_uri: text(self.from_uri),
@@ -157,12 +153,17 @@ impl CallNote {
                 caller_ua: self.caller_ua.map(text),
                 callee_ua: self.callee_ua.map(text),
                 username: self.username.map(text),
-                started: Some(UnixTime::since_epoch(started)),
-                ended: Some(UnixTime::since_epoch(
-                    ended.unwrap_or_else(|| seen.max(started)),
-                )),
+                started: Some(started),
+                ended: Some(ended.unwrap_or_else(|| seen.max(started))),
             },
             owed,
+        };
+        Some(CallNote {
+            call,
+            relay: RelayKey {
+                address: self.relay,
+                name: self.relay_name.map(|name| name.as_str().into()),
+            },
             away,
             order: 0,
         })
@@ -172,7 +173,7 @@ impl CallNote {
 /// When it was to be ended: microseconds since 1970-01-01 UTC.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub(super) struct DialogNote {
+pub(super) struct DialogLine {
     call_id: Bytes,
     /// Earlier versions wrote no tags.
     #[serde(default)]
@@ -182,22 +183,22 @@ pub(super) struct DialogNote {
     dialog_id: Bytes,
     at: u64,
 }
-objects_only!(DialogNote, both ways);
+objects_only!(DialogLine, both ways);
 
-impl DialogNote {
-    pub(super) fn new(due: &Due, at: Duration) -> DialogNote {
+impl DialogLine {
+    pub(super) fn new(due: &Due, at: UnixTime) -> DialogLine {
         let tag = |tag: &Tag| Bytes(tag.0.clone());
-        DialogNote {
+        DialogLine {
             call_id: Bytes(due.name.call_id.0.clone()),
             from_tag: due.name.caller.as_ref().map(tag),
             to_tag: due.name.callee.as_ref().map(tag),
             dialog_id: Bytes(due.dialog_id.0.clone()),
-            at: micros(at),
+            at: time_micros(at),
         }
     }
 
     /// The dialog, and since when it was to be ended; none where that is before the oldest time, which the log says.
-    pub(super) fn due(self, id: SessionId, oldest: Duration) -> Option<(Due, Duration)> {
+    pub(super) fn due(self, id: SessionId, oldest: UnixTime) -> Option<(Due, UnixTime)> {
         let due = Due {
             id,
             name: Name {
@@ -207,15 +208,25 @@ impl DialogNote {
             },
             dialog_id: DialogId(self.dialog_id.0),
         };
-        if self.at < micros(oldest) {
+        if time_of(self.at) < oldest {
             let (call_id, dialog_id) = (&due.name.call_id, &due.dialog_id);
             warn!("[session {call_id}] dialog {dialog_id} is not ended: it was to be too long ago");
             return None;
         }
-        Some((due, Duration::from_micros(self.at)))
+        Some((due, time_of(self.at)))
     }
 }
 
-pub(super) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+fn micros(length: Duration) -> u64 {
+    u64::try_from(length.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Microseconds since 1970-01-01 UTC.
+pub(super) fn time_micros(time: UnixTime) -> u64 {
+    micros(time.elapsed())
+}
+
+/// See [`time_micros`].
+pub(super) fn time_of(micros: u64) -> UnixTime {
+    UnixTime::since_epoch(Duration::from_micros(micros))
 }

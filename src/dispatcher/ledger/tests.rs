@@ -3,36 +3,35 @@
 use std::slice;
 
 use super::*;
-use crate::dispatcher::call::Known;
+use crate::dispatcher::call::{Known, LiveCall};
 use crate::dispatcher::relay_id::RelayKey;
-use crate::moment::UnixTime;
 use crate::proto::control::Remove;
 use crate::proto::{CSeq, CallId, DialogId, Tag};
 use crate::sys::scratch::Scratch;
 
 const NONE: fn(SessionId) -> bool = |_| false;
 
-fn open(scratch: &Scratch) -> (Ledger, Vec<LiveCall>) {
+fn open(scratch: &Scratch) -> (Ledger, Vec<CallNote>) {
     let (ledger, earlier) = open_at(scratch, at(400));
     assert_eq!(earlier.dialogs, []);
     (ledger, earlier.calls)
 }
 
-fn open_at(scratch: &Scratch, now: Duration) -> (Ledger, Earlier) {
+fn open_at(scratch: &Scratch, now: UnixTime) -> (Ledger, Earlier) {
     Ledger::open(scratch.path(), now, NONE).unwrap()
 }
 
-fn at(seconds: u64) -> Duration {
-    Duration::from_secs(1_000_000 + seconds)
+fn at(seconds: u64) -> UnixTime {
+    UnixTime::from_secs(1_000_000 + seconds)
 }
 
 fn id(number: u128) -> SessionId {
     SessionId::from_random(number)
 }
 
-fn call(number: u128) -> LiveCall {
+fn call(number: u128) -> CallNote {
     let odd: &[u8] = b"caf\xe9\x01 \"";
-    LiveCall {
+    let call = LiveCall {
         name: Name {
             call_id: CallId(format!("call-{number}").as_str().into()),
             caller: Some(Tag(odd.into())),
@@ -41,10 +40,6 @@ fn call(number: u128) -> LiveCall {
         dialog_id: Some(DialogId("7:8".into())),
         opening: Some(CSeq(7)),
         begun_by_reply: false,
-        relay: RelayKey {
-            address: [192, 0, 2, 1].into(),
-            name: Some("relay1:40000".into()),
-        },
         known: Known {
             session_id: id(number),
             from_uri: "Zoë@example.com".into(),
@@ -52,22 +47,26 @@ fn call(number: u128) -> LiveCall {
             caller_ua: Some("phone".into()),
             callee_ua: None,
             username: None,
-            started: Some(UnixTime::since_epoch(at(10))),
+            started: Some(at(10)),
             ended: None,
         },
         owed: None,
+    };
+    CallNote {
+        call,
+        relay: RelayKey {
+            address: [192, 0, 2, 1].into(),
+            name: Some("relay1:40000".into()),
+        },
         away: Duration::ZERO,
         order: 0,
     }
 }
 
 /// As one that its dispatcher saw last at that time.
-fn seen(call: LiveCall, seconds: u64) -> LiveCall {
-    let known = Known {
-        ended: Some(UnixTime::since_epoch(at(seconds))),
-        ..call.known
-    };
-    LiveCall { known, ..call }
+fn seen(mut note: CallNote, seconds: u64) -> CallNote {
+    note.call.known.ended = Some(at(seconds));
+    note
 }
 
 #[test]
@@ -97,12 +96,12 @@ fn older_news_that_comes_late_changes_nothing() {
     let callee = |answered: bool| answered.then(|| Tag("t".into()));
     let news = |order, answered| {
         let mut call = call(1);
-        (call.order, call.name.callee) = (order, callee(answered));
+        (call.order, call.call.name.callee) = (order, callee(answered));
         call
     };
     let told = |answered, seconds| {
         let mut call = seen(call(1), seconds);
-        call.name.callee = callee(answered);
+        call.call.name.callee = callee(answered);
         call
     };
     ledger.note(&news(2, true), at(20));
@@ -140,10 +139,10 @@ fn the_last_word_on_a_call_counts() {
     let (ledger, _) = open(&scratch);
     ledger.note(&call(1), at(20));
     let mut removed = call(1);
-    removed.known.ended = Some(UnixTime::since_epoch(at(30)));
-    removed.owed = Some(Remove {
-        call_id: removed.name.call_id.clone(),
-        from_tag: removed.name.caller.clone().unwrap(),
+    removed.call.known.ended = Some(at(30));
+    removed.call.owed = Some(Remove {
+        call_id: removed.call.name.call_id.clone(),
+        from_tag: removed.call.name.caller.clone().unwrap(),
         to_tag: None,
     });
     ledger.note(&removed, at(30));
@@ -195,7 +194,7 @@ fn a_call_that_is_not_recorded_yet_stays() {
 fn the_ledger_stays_small_however_many_calls_come_and_go() {
     let scratch = Scratch::new("ledger");
     let (ledger, _) = open(&scratch);
-    let lasting: Vec<LiveCall> = (0..20).map(call).collect();
+    let lasting: Vec<CallNote> = (0..20).map(call).collect();
     for (number, lasting) in lasting.iter().enumerate() {
         ledger.note(lasting, at(20));
         for short in 0..500 {
@@ -233,7 +232,10 @@ fn what_the_disk_refuses_is_written_later() {
     assert!(ledger.log.in_memory().is_empty());
     drop(ledger);
     let (_, earlier) = open(&scratch);
-    let ids: Vec<SessionId> = earlier.iter().map(|call| call.known.session_id).collect();
+    let ids: Vec<SessionId> = earlier
+        .iter()
+        .map(|call| call.call.known.session_id)
+        .collect();
     assert_eq!(ids, [id(2)]);
 }
 
@@ -310,7 +312,7 @@ fn what_is_known_of_a_lost_relay_outlives_restarts() {
     ledger.note(&call(2), at(40));
     ledger.tend(at(300), NONE);
     drop(ledger);
-    let away = |call, seconds| LiveCall {
+    let away = |call, seconds| CallNote {
         away: Duration::from_secs(seconds),
         ..call
     };

@@ -44,8 +44,11 @@ pub(super) fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result
     let text = wanted.call_id.as_str();
     let (call_id, known, place) = {
         let registry = lock(&dispatcher.registry);
-        let call_id = registry.calls.meant(text);
-        let (known, place) = (registry.calls.about(&call_id), registry.place(&call_id));
+        let call_id = registry.calls.live.meant(text);
+        let (known, place) = (
+            registry.calls.live.about(&call_id),
+            registry.place(&call_id),
+        );
         (call_id, known, place)
     };
     let over = |call_id: &CallId, fate: &str| Err(format!("call {call_id} {fate}"));
@@ -58,11 +61,12 @@ pub(super) fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result
         _ => match dispatcher.call_named(text)? {
             Meant::Over(call_id, fate) => return over(&call_id, &fate),
             Meant::Live(call_id, found) => {
-                let known = lock(&dispatcher.registry).calls.about(&call_id);
+                let known = lock(&dispatcher.registry).calls.live.about(&call_id);
                 let told = || found.iter().map(|found| told_by_relay(&call_id, found));
-                let sessions = match known.is_empty() {
-                    true => told().collect(),
-                    false => known,
+                let sessions = if known.is_empty() {
+                    told().collect()
+                } else {
+                    known
                 };
                 (call_id, sessions)
             }

@@ -60,7 +60,7 @@ impl Dispatcher {
     fn with_own_knowledge(&self, call_id: &CallId, found: Found) -> Map<String, Value> {
         let registry = lock(&self.registry);
         let (held, is_connected) = registry.relays.held(&found.at.relay);
-        let about = registry.calls.about(call_id).into_iter();
+        let about = registry.calls.live.about(call_id).into_iter();
         drop(registry);
         let about = about.filter(|about| found.is_of(&about.name));
         let about: Option<About> = about.max_by_key(|about| found.fit(&about.name));

@@ -41,7 +41,7 @@ impl Dispatcher {
     pub fn call_named(&self, text: &str) -> Result<Meant, String> {
         let (call_id, place) = {
             let registry = lock(&self.registry);
-            let call_id = registry.calls.meant(text);
+            let call_id = registry.calls.live.meant(text);
             let place = registry.place(&call_id);
             (call_id, place)
         };
@@ -107,7 +107,7 @@ impl Dispatcher {
         let (known, relays) = {
             let registry = lock(&self.registry);
             (
-                registry.calls.beginning(prefix),
+                registry.calls.live.beginning(prefix),
                 registry.relays.connected(),
             )
         };

@@ -490,12 +490,13 @@ impl Way<'_> {
         if self.from.is_private() && leg.sdp_usable {
             causes.push(format!("{nothing}; {}", self.look()));
         } else if self.from.is_private() {
-            let waits = match self.to.speaks() {
-                true => format!(
+            let waits = if self.to.speaks() {
+                format!(
                     ", and if it waits for the {} in turn, neither is heard",
                     self.to.name
-                ),
-                false => String::new(),
+                )
+            } else {
+                String::new()
             };
             causes.push(format!(
                 "{nothing}; its SDP address {} is private or reserved, so the relay waits for it to send first{waits}: if \

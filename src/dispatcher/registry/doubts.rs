@@ -61,7 +61,7 @@ impl Doubted {
         }
         let asked = sessions.changes();
         // What is over meanwhile is not asked for.
-        let call_id = |key: &SessionKey| Some(sessions.get(*key)?.name.call_id.clone());
+        let call_id = |key: &SessionKey| Some(sessions.get(*key)?.call.name.call_id.clone());
         if explains {
             let one = |key: SessionKey| {
                 Some(Doubts {

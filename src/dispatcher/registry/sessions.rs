@@ -26,20 +26,20 @@ impl Sessions {
     pub(super) fn insert(&mut self, session: Session) -> SessionKey {
         self.last += 1;
         let key = SessionKey(self.last);
-        let call_id = session.name.call_id.clone();
+        let call_id = session.call.name.call_id.clone();
         self.calls.entry(call_id).or_default().push(key);
-        self.dialogs.add(session.dialog_id.as_ref());
+        self.dialogs.add(session.call.dialog_id.as_ref());
         self.all.insert(key, session);
         key
     }
 
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.all.remove(&key)?;
-        self.dialogs.remove(session.dialog_id.as_ref());
-        if let Some(keys) = self.calls.get_mut(&session.name.call_id) {
+        self.dialogs.remove(session.call.dialog_id.as_ref());
+        if let Some(keys) = self.calls.get_mut(&session.call.name.call_id) {
             keys.retain(|one| *one != key);
             if keys.is_empty() {
-                self.calls.remove(&session.name.call_id);
+                self.calls.remove(&session.call.name.call_id);
             }
         }
         Some(session)
@@ -67,12 +67,13 @@ impl Sessions {
     /// The proxy names another dialog for it. Returns true if that is news.
     pub(super) fn set_dialog(&mut self, key: SessionKey, dialog_id: &DialogId) -> bool {
         let session = self.all.get_mut(&key);
-        let Some(session) = session.filter(|one| one.dialog_id.as_ref() != Some(dialog_id)) else {
+        let Some(session) = session.filter(|one| one.call.dialog_id.as_ref() != Some(dialog_id))
+        else {
             return false;
         };
-        self.dialogs.remove(session.dialog_id.as_ref());
-        session.dialog_id = Some(dialog_id.clone());
-        self.dialogs.add(session.dialog_id.as_ref());
+        self.dialogs.remove(session.call.dialog_id.as_ref());
+        session.call.dialog_id = Some(dialog_id.clone());
+        self.dialogs.add(session.call.dialog_id.as_ref());
         true
     }
 
@@ -108,14 +109,14 @@ impl Sessions {
     /// The one of this name.
     pub(super) fn named(&self, name: &Name) -> Option<SessionKey> {
         let mut all = self.of(&name.call_id);
-        let (key, _) = all.find(|(_, session)| session.name.is_of(name))?;
+        let (key, _) = all.find(|(_, session)| session.call.name.is_of(name))?;
         Some(key)
     }
 
     /// The session that a message fits best, and how well.
     pub(super) fn find(&self, mention: Mention<'_>) -> Option<(SessionKey, Fit)> {
         let fits = self.of(mention.call_id);
-        let fits = fits.map(|(key, session)| (session.name.fit(mention), key));
+        let fits = fits.map(|(key, session)| (session.call.name.fit(mention), key));
         let (fit, key) = fits.filter(|(fit, _)| *fit != Fit::Not).max()?;
         Some((key, fit))
     }

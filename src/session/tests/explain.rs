@@ -82,6 +82,33 @@ fn addresses_drops_and_time_outs() {
     assert_eq!(counts, 3);
 }
 
+/// A session ends with the last of its streams' limits, which is what is left for each of them (M7).
+#[test]
+fn m7_the_time_that_is_left_is_the_sessions() {
+    let mut lab = Lab::new();
+    let two = |address: &str, held: &str| {
+        format!(
+            "{},{}",
+            item("audio", &format!("{address}:4000"), held),
+            item("video", &format!("{address}:4002"), "sendrecv")
+        )
+    };
+    lab.update("request", 1, ("A", ""), &two("198.18.0.1", "sendonly"));
+    lab.update("reply", 1, ("A", "B"), &two("198.18.0.2", "recvonly"));
+    lab.pass(10);
+    let streams = &explain(&lab)["streams"];
+    let told = |line: usize| {
+        let timeout = &streams[line]["timeout"];
+        let name = timeout["name"].as_str().unwrap().to_owned();
+        (name, timeout["limit"].as_u64(), timeout["left"].as_f64())
+    };
+    assert_eq!(
+        told(0),
+        ("on_hold_timeout".into(), Some(7200), Some(7190.0))
+    );
+    assert_eq!(told(1), ("stream_timeout".into(), Some(90), Some(7190.0)));
+}
+
 #[test]
 fn hold_and_closed_streams_are_told() {
     let mut lab = Lab::new();

@@ -86,6 +86,41 @@ fn bytes_that_are_no_utf_8_are_beside_the_streams() {
     assert_eq!(listed["exact"]["from_tag"], "\\xe9");
 }
 
+/// Every key of the head comes from the place that it should, and all are there.
+#[test]
+fn the_head_of_a_record_is_whole() {
+    let mut lab = Lab::new();
+    let more = |media: &str| {
+        let signaling = r#"{"signaling_ip":"192.0.2.7","username":"alice"}"#;
+        format!("signaling_ip: {signaling}\r\ndialog_id: 12:34\r\nmedia: {media}\r\n")
+    };
+    lab.update_with("request", 1, A, &more(&audio(CALLER)));
+    lab.update_with("reply", 1, AB, &more(&audio(CALLEE)));
+    lab.pass(7);
+    let [listed, ended] = both(&mut lab);
+    let head = |mut record: Value| {
+        record.as_object_mut().unwrap().remove("streams");
+        record
+    };
+    let mut expected = serde_json::json!({
+        "session_id": "00000000-0000-4000-8000-000000000001",
+        "call_id": "call",
+        "from_tag": "A",
+        "to_tag": "B",
+        "from_uri": "a@x",
+        "to_uri": "b@x",
+        "start_time": 1_700_001_000.0,
+        "duration": 7,
+        "caller_ua": "agent-request",
+        "callee_ua": "agent-reply",
+        "username": "alice",
+        "dialog_id": "12:34",
+    });
+    assert_eq!(head(ended), expected);
+    expected["signaling_ip"] = "192.0.2.7".into();
+    assert_eq!(head(listed), expected);
+}
+
 /// A line that was off in the first offer, and stays so over re-INVITEs, is one closed stream.
 #[test]
 fn c3_a_line_that_was_never_on_is_listed_as_closed() {

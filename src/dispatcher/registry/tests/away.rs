@@ -74,7 +74,7 @@ fn it_is_forgotten_with_its_last_call_and_not_while_it_is_connected() {
 #[test]
 fn when_a_call_ended_is_told_however_it_ended() {
     let mut registry = registry();
-    registry.calls.set_wall(crate::moment::Now {
+    registry.calls.live.set_wall(crate::moment::Now {
         mono: at(0),
         unix: UnixTime::from_secs(1_000_000),
     });
@@ -88,4 +88,21 @@ fn when_a_call_ended_is_told_however_it_ended() {
     let told = statistics("two", "closed");
     let finished = registry.removed(a, &call("two"), told, at(60)).unwrap();
     assert_eq!(finished.known.unwrap().ended, Some(unix(1_000_060)));
+}
+
+#[test]
+fn lists_are_due_until_all_relays_with_calls_have_told() {
+    let mut registry = registry();
+    assert!(registry.relays.are_lists_due(), "nobody has told anything");
+    let b = up(&mut registry, ip(2), Some("b"));
+    assert!(registry.relays.are_lists_due());
+    registry.relays.set_listed(b);
+    assert!(!registry.relays.are_lists_due());
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.relays.set_listed(a);
+    registry.updated(a, &answered("one"));
+    registry.link_lost(a, at(10));
+    assert!(registry.relays.are_lists_due());
+    let a = up(&mut registry, ip(1), Some("a"));
+    assert!(registry.relays.are_lists_due() && !registry.relays.has_listed(a));
 }

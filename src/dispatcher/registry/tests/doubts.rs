@@ -8,19 +8,16 @@ const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.calls.note_calls();
-    registry.calls.set_wall(Now {
+    registry.calls.live.note_calls();
+    registry.calls.live.set_wall(Now {
         mono: at(0),
         unix: DAY,
     });
     registry
 }
 
-fn answered_at(seconds: u64, id: &str) -> Facts {
-    Facts {
-        at: at(seconds),
-        ..answered(id)
-    }
+fn answered_at(seconds: u64, id: &str) -> ReceivedUpdate {
+    changed(answered(id), |u| u.at = at(seconds))
 }
 
 /// By these tags; an empty one is none.
@@ -72,7 +69,7 @@ fn a_removal_by_tags_that_nobody_has_changes_nothing() {
     let right = removal("one", "t", "f");
     let noted = registry.owe(right.clone(), at(30)).unwrap();
     assert_eq!(
-        noted.known.ended,
+        noted.call.known.ended,
         Some(DAY + secs(30)),
         "not when the relay was lost"
     );
@@ -112,7 +109,11 @@ fn a_relay_that_refuses_the_right_removal_is_asked_and_the_call_goes_on_where_it
         assert!(checked.finished.is_empty());
         assert_eq!(checked.there, [call("one")]);
         let back = &checked.back[0];
-        assert_eq!((&back.owed, back.known.ended), (&None, None), "to be noted");
+        assert_eq!(
+            (&back.call.owed, back.call.known.ended),
+            (&None, None),
+            "to be noted"
+        );
         assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
         // Its time goes on, too.
         registry.owe(right, at(50));
@@ -247,14 +248,13 @@ fn another_session_of_that_call_id_is_not_the_call() {
     let a = up(&mut registry, ip(1), Some("a"));
     let b = up(&mut registry, ip(2), Some("b"));
     registry.updated(a, &answered_at(10, "one"));
-    let other = Facts {
-        from_tag: Tag("x".into()),
-        to_tag: None,
-        dialog_id: Some(DialogId("7:8".into())),
-        ..answered_at(12, "one")
-    };
+    let other = changed(answered_at(12, "one"), |u| {
+        u.update.from_tag = Tag("x".into());
+        u.update.to_tag = None;
+        u.update.dialog_id = Some(DialogId("7:8".into()));
+    });
     assert_eq!(registry.updated(a, &other), None);
-    let about = registry.calls.about(&call("one")).remove(0);
+    let about = registry.calls.live.about(&call("one")).remove(0);
     assert_eq!(about.dialog_id, Some(DialogId("1:2".into())));
     assert_eq!(registry.updated_late(a, &other), Late::default());
     // It rings for ever, and is ended by its relay; then one that is removed.
@@ -284,10 +284,9 @@ fn tags_that_are_not_utf8_are_recognised_in_json() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     for (id, spelling) in [("one", "t\u{fffd}"), ("two", "t?")] {
-        let odd = Facts {
-            from_tag: Tag(b"t\xe9".as_slice().into()),
-            ..answered_at(10, id)
-        };
+        let odd = changed(answered_at(10, id), |u| {
+            u.update.from_tag = Tag(b"t\xe9".as_slice().into())
+        });
         registry.updated(a, &odd);
         let ended = registry.expire(a, told(id, spelling, 5), at(15)).unwrap();
         assert!(ended.known.is_some(), "{spelling}");
@@ -318,12 +317,11 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
         registry.link_lost(a, at(13));
         registry.owe(removal("one", "t", "f"), at(18));
         let a = up_at(&mut registry, ip(1), Some("a"), at(26));
-        let ended = match is_listed {
-            true => {
-                assert_eq!(registry.tells(a, &list(&["one"]), at(26)).owed.len(), 1);
-                registry.removed(a, &call("one"), told("one", "f", 16), at(26))
-            }
-            false => registry.expire(a, told("one", "f", 98), at(116)),
+        let ended = if is_listed {
+            assert_eq!(registry.tells(a, &list(&["one"]), at(26)).owed.len(), 1);
+            registry.removed(a, &call("one"), told("one", "f", 16), at(26))
+        } else {
+            registry.expire(a, told("one", "f", 98), at(116))
         };
         let ended = ended.unwrap();
         assert_eq!(ended.length, Some(secs(8)));
@@ -432,7 +430,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let removed = registry.owe(removal("one", "f", "t"), at(18)).unwrap();
     let mut next = noting();
     // Its clock begins anew.
-    next.calls.set_wall(Now {
+    next.calls.live.set_wall(Now {
         mono: at(1),
         unix: DAY + secs(40),
     });
@@ -451,7 +449,7 @@ fn the_next_dispatcher_knows_when_a_call_was_removed() {
     let mut next = noting();
     next.restore(lost, at(20));
     let noted = next.owe(removal("two", "f", "t"), at(25)).unwrap();
-    assert_eq!(noted.known.ended, Some(DAY + secs(25)));
+    assert_eq!(noted.call.known.ended, Some(DAY + secs(25)));
 }
 
 #[test]

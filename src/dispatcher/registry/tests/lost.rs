@@ -7,19 +7,16 @@ const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.calls.note_calls();
-    registry.calls.set_wall(Now {
+    registry.calls.live.note_calls();
+    registry.calls.live.set_wall(Now {
         mono: at(0),
         unix: DAY,
     });
     registry
 }
 
-fn answered_at(seconds: u64, id: &str) -> Facts {
-    Facts {
-        at: at(seconds),
-        ..answered(id)
-    }
+fn answered_at(seconds: u64, id: &str) -> ReceivedUpdate {
+    changed(answered(id), |u| u.at = at(seconds))
 }
 
 fn ended(finished: &EndedCall) -> UnixTime {
@@ -47,7 +44,7 @@ fn a_call_whose_relay_comes_back_without_it_ended_when_the_relay_was_lost() {
             let lost = registry.link_lost(a, at(50)).unwrap();
             assert_eq!(lost.calls.len(), 1);
             assert_eq!(
-                lost.calls[0].known.ended,
+                lost.calls[0].call.known.ended,
                 Some(DAY + secs(50)),
                 "to be noted"
             );
@@ -71,13 +68,13 @@ fn a_call_that_is_there_again_is_noted_as_going_on() {
     let a = up(&mut registry, ip(1), Some("a"));
     let purge = registry.tells(a, &list(&["one"]), at(60));
     assert_eq!(purge.back.len(), 1);
-    assert_eq!(purge.back[0].known.ended, None);
+    assert_eq!(purge.back[0].call.known.ended, None);
     assert!(registry.tells(a, &list(&["one"]), at(61)).back.is_empty());
     // Its first request on the new link tells the same.
     registry.link_lost(a, at(70));
     let a = up(&mut registry, ip(1), Some("a"));
     let noted = registry.updated(a, &answered_at(71, "one")).unwrap();
-    assert_eq!(noted.known.ended, None);
+    assert_eq!(noted.call.known.ended, None);
 }
 
 /// Two hours of them before the dispatcher was killed.
@@ -100,7 +97,7 @@ fn a_calendar_that_is_set_makes_no_call_longer() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
     registry.updated(a, &answered_at(10, "one"));
-    registry.calls.set_wall(Now {
+    registry.calls.live.set_wall(Now {
         mono: at(20),
         unix: DAY + secs(86_400),
     });
@@ -113,10 +110,10 @@ fn a_calendar_that_is_set_makes_no_call_longer() {
 fn an_answer_that_came_late_is_noted() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     let late = registry.updated_late(a, &answered_at(12, "one"));
     assert!(!late.is_stray);
-    assert_eq!(late.noted.unwrap().known.started, Some(DAY + secs(12)));
+    assert_eq!(late.noted.unwrap().call.known.started, Some(DAY + secs(12)));
     assert_eq!(
         registry.updated_late(a, &answered_at(12, "one")),
         Late::default()

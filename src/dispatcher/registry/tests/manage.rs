@@ -31,7 +31,7 @@ fn a_drained_relay_gets_no_calls_whatever_becomes_of_its_link() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), Some("a"));
     let b = up(&mut registry, ip(2), Some("b"));
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     let drained = key(ip(1), Some("a"));
     assert!(registry.relays.drain(&drained) && !registry.relays.drain(&drained));
     assert_eq!(registry.relays.load(&drained).live, 1);
@@ -67,7 +67,7 @@ fn a_drained_relay_gets_no_calls_whatever_becomes_of_its_link() {
 fn an_older_relay_that_is_upgraded_stays_drained() {
     let mut registry = registry();
     let older = up(&mut registry, ip(1), None);
-    registry.updated(older, &facts("one"));
+    registry.updated(older, &update("one"));
     registry.relays.drain(&key(ip(1), None));
     registry.link_lost(older, at(1));
     let ours = up(&mut registry, ip(1), Some("a"));
@@ -103,7 +103,7 @@ fn the_end_of_the_last_call_is_told_once() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), Some("a"));
     let drained = key(ip(1), Some("a"));
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     registry.relays.drain(&drained);
     assert!(registry.relays.drained_empty().is_empty(), "it has a call");
     registry.removed(a, &call("one"), statistics("one", "closed"), at(1));
@@ -124,7 +124,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     for id in ["one", "two"] {
         registry.updated(a, &answered(id));
     }
-    let about = registry.calls.about(&call("one")).remove(0);
+    let about = registry.calls.live.about(&call("one")).remove(0);
     assert!(about.answered && about.dialog_id.is_some());
     registry.calls.by_admin(&name("one"), Through::Relay);
     let closed = statistics("one", "closed");
@@ -132,7 +132,7 @@ fn what_the_administrator_ended_waits_for_the_proxys_remove_and_ends_no_dialog()
     assert_eq!(ended.reason, Reason::Ended);
     assert!(!ended.end_dialog && !ended.timed_out);
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
-    assert!(registry.calls.about(&call("one")).is_empty());
+    assert!(registry.calls.live.about(&call("one")).is_empty());
     assert!(registry.calls.remove_expired(&answered("one").removal()));
     // What did not come about is the proxy's again.
     registry.calls.by_admin(&name("two"), Through::Proxy);
@@ -165,18 +165,15 @@ fn a_call_id_that_is_no_text_is_meant_by_what_relays_call_it() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let odd = CallId(b"caf\xe9".as_slice().into());
-    let facts = Facts {
-        call_id: odd.clone(),
-        ..facts("x")
-    };
-    registry.updated(a, &facts);
-    assert_eq!(registry.calls.meant("caf\u{fffd}"), odd);
-    assert_eq!(registry.calls.meant("caf?"), odd);
-    assert_eq!(registry.calls.meant("caf"), call("caf"));
+    let update = changed(update("x"), |u| u.update.call_id = odd.clone());
+    registry.updated(a, &update);
+    assert_eq!(registry.calls.live.meant("caf\u{fffd}"), odd);
+    assert_eq!(registry.calls.live.meant("caf?"), odd);
+    assert_eq!(registry.calls.live.meant("caf"), call("caf"));
     // As it is shown: also one that is not known here, unless a call has just this name.
-    assert_eq!(registry.calls.meant("caf\\xe9"), odd);
+    assert_eq!(registry.calls.live.meant("caf\\xe9"), odd);
     let other = CallId(b"th\xe9".as_slice().into());
-    assert_eq!(registry.calls.meant("th\\xe9"), other);
-    registry.updated(a, &super::facts("th\\xe9"));
-    assert_eq!(registry.calls.meant("th\\xe9"), call("th\\xe9"));
+    assert_eq!(registry.calls.live.meant("th\\xe9"), other);
+    registry.updated(a, &super::update("th\\xe9"));
+    assert_eq!(registry.calls.live.meant("th\\xe9"), call("th\\xe9"));
 }

@@ -17,6 +17,7 @@ use super::*;
 use crate::dispatcher::ended_call::Reason;
 use crate::dispatcher::statistics::{ListedCall, Statistics};
 use crate::moment::{Moment, Now, UnixTime};
+use crate::proto::control::{MessageKind, Signaling, Update};
 use crate::proto::name::Name;
 use crate::proto::{CSeq, DialogId, SessionId, Tag};
 
@@ -54,31 +55,46 @@ fn name(id: &str) -> Name {
     }
 }
 
-fn facts(id: &str) -> Facts {
-    Facts {
-        call_id: call(id),
-        dialog_id: Some(DialogId("1:2".into())),
-        from_tag: Tag("f".into()),
-        to_tag: None,
-        cseq: CSeq(1),
-        has_media: true,
+fn update(id: &str) -> ReceivedUpdate {
+    ReceivedUpdate {
+        update: Update {
+            kind: MessageKind::Request,
+            call_id: call(id),
+            cseq: CSeq(1),
+            from_uri: "x@example.com".into(),
+            to_uri: "y@example.com".into(),
+            from_tag: Tag("f".into()),
+            to_tag: None,
+            user_agent: "phone".into(),
+            signaling: Signaling::default(),
+            dialog_id: Some(DialogId("1:2".into())),
+            session_id: None,
+            media: Some(Vec::new()),
+        },
         session_id: SessionId::from_random(1),
-        is_reply: false,
-        from_uri: "x@example.com".into(),
-        to_uri: "y@example.com".into(),
-        user_agent: "phone".into(),
-        username: None,
-        signaling: None,
         at: at(0),
     }
 }
 
-fn answered(id: &str) -> Facts {
-    Facts {
-        to_tag: Some(Tag("t".into())),
-        is_reply: true,
-        ..facts(id)
+/// The same with something changed.
+fn changed(mut update: ReceivedUpdate, change: impl FnOnce(&mut ReceivedUpdate)) -> ReceivedUpdate {
+    change(&mut update);
+    update
+}
+
+fn kind(is_reply: bool) -> MessageKind {
+    if is_reply {
+        MessageKind::Reply
+    } else {
+        MessageKind::Request
     }
+}
+
+fn answered(id: &str) -> ReceivedUpdate {
+    changed(update(id), |u| {
+        u.update.to_tag = Some(Tag("t".into()));
+        u.update.kind = MessageKind::Reply;
+    })
 }
 
 fn statistics(id: &str, status: &str) -> Statistics {
@@ -144,7 +160,7 @@ fn the_preferred_relay_if_usable_else_the_least_loaded() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     assert_eq!(choose(&mut registry, None, &[]), Some(b));
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(a));
     assert_eq!(choose(&mut registry, Some(ip(9)), &[]), Some(b));
@@ -186,7 +202,7 @@ fn calls_under_way_count_as_load_and_ties_are_spread() {
 fn a_call_stays_on_its_relay() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     assert_eq!(registry.place(&call("one")), CallLocation::On(a, a.0));
     assert_eq!(registry.relays.counts(), (1, 1));
     let key = registry.link_lost(a, at(1)).unwrap();
@@ -205,13 +221,13 @@ fn a_call_stays_on_its_relay() {
 fn an_update_without_media_makes_no_session() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    let mut none = facts("one");
-    none.has_media = false;
+    let mut none = update("one");
+    none.update.media = None;
     registry.updated(a, &none);
     assert_eq!(registry.place(&call("one")), CallLocation::Unknown);
-    registry.updated(a, &facts("one"));
-    none.to_tag = Some(Tag("t".into()));
-    none.is_reply = true;
+    registry.updated(a, &update("one"));
+    none.update.to_tag = Some(Tag("t".into()));
+    none.update.kind = MessageKind::Reply;
     registry.updated(a, &none);
     let finished = registry.expire(a, statistics("one", "closed"), at(1));
     assert!(finished.unwrap().end_dialog, "the 200 without SDP counted");
@@ -253,11 +269,11 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
     assert!(registry.calls.remove_expired(&answered("lost").removal()));
     // What is said of an earlier call of that name does not hide the one that is.
     let b = up(&mut registry, ip(2), None);
-    registry.updated(b, &facts("one"));
+    registry.updated(b, &update("one"));
     registry.removed_before(b, statistics("one", "closed"), at(3));
     registry.expire(b, statistics("one", "closed"), at(3));
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
-    registry.updated(b, &facts("one"));
+    registry.updated(b, &update("one"));
     assert!(!registry.calls.remove_expired(&answered("one").removal()));
 }
 
@@ -265,7 +281,7 @@ fn the_removal_of_what_ended_without_the_proxy_is_expected() {
 fn an_expired_session_without_removal_is_forgotten_in_time() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     registry.expire(a, statistics("one", "closed"), at(10));
     registry.tick(at(86_409));
     assert_eq!(registry.place(&call("one")), CallLocation::Expired);
@@ -280,7 +296,7 @@ fn an_update_for_an_expired_call_is_a_new_call() {
     let b = up(&mut registry, ip(2), None);
     registry.updated(a, &answered("one"));
     registry.expire(a, statistics("one", "closed"), at(10));
-    registry.updated(b, &facts("one"));
+    registry.updated(b, &update("one"));
     assert_eq!(registry.place(&call("one")), CallLocation::On(b, b.0));
     assert_eq!(choose(&mut registry, None, &[]), Some(a), "a has none left");
     registry.tick(at(90_000));
@@ -301,18 +317,18 @@ fn an_update_for_an_expired_call_is_a_new_call() {
 fn a_dialog_is_ended_for_answered_calls_that_did_not_go_direct() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    let mut end = |update: Facts, status| {
+    let mut end = |update: ReceivedUpdate, status| {
         registry.updated(a, &update);
         registry
             .expire(a, statistics("one", status), at(1))
             .unwrap()
     };
     assert!(end(answered("one"), "closed").end_dialog);
-    assert!(!end(facts("one"), "closed").end_dialog, "it only rang");
+    assert!(!end(update("one"), "closed").end_dialog, "it only rang");
     let direct = end(answered("one"), "unselected ICE candidate");
     assert!(!direct.end_dialog && direct.all_streams_ice && !direct.timed_out);
     let mut no_dialog = answered("one");
-    no_dialog.dialog_id = None;
+    no_dialog.update.dialog_id = None;
     assert!(!end(no_dialog, "closed").end_dialog);
 }
 
@@ -430,10 +446,7 @@ fn what_was_found_is_forgotten_with_its_link_and_never_counted_as_lost() {
 fn call_ids_that_are_not_utf8_are_recognised_in_json() {
     let odd = CallId(b"caf\xe9".as_slice().into());
     let mut registry = registry();
-    let update = Facts {
-        call_id: odd.clone(),
-        ..facts("x")
-    };
+    let update = changed(update("x"), |u| u.update.call_id = odd.clone());
     for spelling in ["caf\u{fffd}", "caf?"] {
         let a = up(&mut registry, ip(1), None);
         registry.updated(a, &update);
@@ -452,7 +465,7 @@ fn call_ids_that_are_not_utf8_are_recognised_in_json() {
         assert!(registry.calls.remove_expired(&update.removal()));
         registry.link_lost(a, at(1));
     }
-    assert!(!registry.calls.has_spellings());
+    assert!(!registry.calls.live.has_spellings());
     assert!(
         registry.relays.table.is_empty(),
         "gone and without sessions"
@@ -473,7 +486,7 @@ fn l1_a_second_link_replaces_the_first_of_the_same_instance() {
         name: Some("a".into()),
     };
     assert_eq!(identified, Some(Identified::Up(key.clone(), None)));
-    registry.updated(first, &facts("one"));
+    registry.updated(first, &update("one"));
     assert_eq!(
         registry.place(&call("one")),
         CallLocation::On(first, first.0)
@@ -541,8 +554,8 @@ fn relays_behind_one_address_are_told_apart_by_name() {
     let b = up(&mut registry, ip(1), Some("b"));
     let old = up(&mut registry, ip(1), None);
     assert_eq!(registry.relays.connected().len(), 3);
-    registry.updated(a, &facts("one"));
-    registry.updated(b, &facts("two"));
+    registry.updated(a, &update("one"));
+    registry.updated(b, &update("two"));
     assert_eq!(choose(&mut registry, Some(ip(1)), &[]), Some(old));
     registry.link_lost(a, at(1));
     let again = up(&mut registry, ip(1), Some("a"));
@@ -573,7 +586,7 @@ fn a_relay_that_replaces_an_older_one_takes_over_its_sessions() {
 fn a_relay_that_does_not_answer_recovers_by_ping_or_is_closed() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     assert!(registry.relays.timed_out(a, at(10)));
     assert!(!registry.relays.timed_out(a, at(11)), "no news");
     assert_eq!(choose(&mut registry, None, &[]), None);
@@ -618,7 +631,7 @@ fn sessions_of_a_relay_that_stays_away_are_given_up() {
 fn a_relay_that_comes_back_in_time_keeps_its_sessions() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
-    registry.updated(a, &facts("one"));
+    registry.updated(a, &update("one"));
     registry.link_lost(a, at(10));
     let again = up(&mut registry, ip(1), None);
     assert!(registry.tick(at(50_000)).finished.is_empty());
@@ -633,17 +646,17 @@ fn a_late_success_is_removed_unless_the_session_is_there_by_now() {
     let mut registry = registry();
     let a = up(&mut registry, ip(1), None);
     let b = up(&mut registry, ip(2), None);
-    assert!(registry.updated_late(a, &facts("one")).is_stray);
-    registry.updated(b, &facts("one"));
+    assert!(registry.updated_late(a, &update("one")).is_stray);
+    registry.updated(b, &update("one"));
     assert!(
-        registry.updated_late(a, &facts("one")).is_stray,
+        registry.updated_late(a, &update("one")).is_stray,
         "it is on b"
     );
     assert!(!registry.updated_late(b, &answered("one")).is_stray);
     let ended = registry.expire(b, statistics("one", "closed"), at(1));
     assert!(ended.unwrap().end_dialog, "the late answer counts");
-    let mut none = facts("two");
-    none.has_media = false;
+    let mut none = update("two");
+    none.update.media = None;
     assert!(
         !registry.updated_late(a, &none).is_stray,
         "nothing was made"

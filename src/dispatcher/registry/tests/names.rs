@@ -8,8 +8,8 @@ const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.calls.note_calls();
-    registry.calls.set_wall(Now {
+    registry.calls.live.note_calls();
+    registry.calls.live.set_wall(Now {
         mono: at(0),
         unix: DAY,
     });
@@ -21,16 +21,15 @@ fn tag(text: &str) -> Option<Tag> {
 }
 
 /// A message of the Call-ID `one` with these tags.
-fn message(seconds: u64, is_reply: bool, from_tag: &str, to_tag: &str) -> Facts {
-    Facts {
-        from_tag: Tag(from_tag.into()),
-        to_tag: tag(to_tag),
-        dialog_id: Some(DialogId(format!("{from_tag}:1").as_str().into())),
-        session_id: SessionId::from_random(from_tag.bytes().map(u128::from).sum()),
-        is_reply,
-        at: at(seconds),
-        ..facts("one")
-    }
+fn message(seconds: u64, is_reply: bool, from_tag: &str, to_tag: &str) -> ReceivedUpdate {
+    changed(update("one"), |u| {
+        u.update.from_tag = Tag(from_tag.into());
+        u.update.to_tag = tag(to_tag);
+        u.update.dialog_id = Some(DialogId(format!("{from_tag}:1").as_str().into()));
+        u.session_id = SessionId::from_random(from_tag.bytes().map(u128::from).sum());
+        u.update.kind = kind(is_reply);
+        u.at = at(seconds);
+    })
 }
 
 fn removal(from_tag: &str, to_tag: &str) -> Remove {
@@ -57,7 +56,7 @@ fn listed(from_tags: &[&str]) -> Vec<ListedCall> {
 }
 
 /// Two sessions, both answered: `fa` with `ta` and `fb` with `tb`.
-fn both(registry: &mut Links, first: LinkId, second: LinkId) -> [LiveCall; 2] {
+fn both(registry: &mut Links, first: LinkId, second: LinkId) -> [CallNote; 2] {
     for (link, from_tag) in [(first, "fa"), (second, "fb")] {
         registry.updated(link, &message(1, false, from_tag, ""));
     }
@@ -129,17 +128,16 @@ fn s4_another_branch_than_the_one_that_answered_changes_and_ends_nothing() {
     registry.updated(a, &message(1, false, "f", ""));
     registry.updated(a, &message(2, true, "f", ""));
     let first = registry.updated(a, &message(3, true, "f", "t")).unwrap();
-    assert_eq!(first.name.callee, tag("t"));
-    let other = Facts {
-        dialog_id: Some(DialogId("9:9".into())),
-        ..message(4, true, "f", "u")
-    };
+    assert_eq!(first.call.name.callee, tag("t"));
+    let other = changed(message(4, true, "f", "u"), |u| {
+        u.update.dialog_id = Some(DialogId("9:9".into()))
+    });
     assert_eq!(registry.updated(a, &other), None);
     assert_eq!(registry.updated_late(a, &other), Late::default());
-    let about = registry.calls.about(&call("one")).remove(0);
+    let about = registry.calls.live.about(&call("one")).remove(0);
     assert_eq!(
         (about.name.callee, about.dialog_id),
-        (tag("t"), first.dialog_id)
+        (tag("t"), first.call.dialog_id)
     );
     for (from_tag, to_tag) in [("f", "u"), ("u", "f")] {
         let remove = removal(from_tag, to_tag);
@@ -163,16 +161,15 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &message(1, false, "f", ""));
     let early = registry.updated(a, &message(2, true, "f", "")).unwrap();
-    assert_eq!(early.name.callee, None);
+    assert_eq!(early.call.name.callee, None);
     // PRACK or UPDATE while it rings: both have the tag of who rings, and another number.
     for (is_reply, from_tag, to_tag) in [(false, "f", "t"), (true, "f", "t"), (false, "t", "f")] {
-        let other = Facts {
-            cseq: CSeq(2),
-            ..message(3, is_reply, from_tag, to_tag)
-        };
+        let other = changed(message(3, is_reply, from_tag, to_tag), |u| {
+            u.update.cseq = CSeq(2)
+        });
         registry.updated(a, &other);
         assert!(
-            !registry.calls.about(&call("one"))[0].answered,
+            !registry.calls.live.about(&call("one"))[0].answered,
             "{is_reply} {from_tag}"
         );
     }
@@ -197,18 +194,15 @@ fn s3_answered_is_a_reply_to_what_opened_the_session() {
     // The one that is asked again with a password, and answered.
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &message(1, false, "f", ""));
-    let again = |facts| Facts {
-        cseq: CSeq(2),
-        ..facts
-    };
+    let again = |update| changed(update, |u| u.update.cseq = CSeq(2));
     registry.updated(a, &again(message(2, false, "f", "")));
     registry.updated(a, &message(3, true, "f", "t"));
     assert!(
-        !registry.calls.about(&call("one"))[0].answered,
+        !registry.calls.live.about(&call("one"))[0].answered,
         "the first was refused"
     );
     registry.updated(a, &again(message(3, true, "f", "t")));
-    assert!(registry.calls.about(&call("one"))[0].answered);
+    assert!(registry.calls.live.about(&call("one"))[0].answered);
 }
 
 #[test]
@@ -216,21 +210,12 @@ fn s3_a_late_offer_is_answered_by_the_reply_that_opened_it() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), None);
     registry.updated(a, &message(1, true, "f", ""));
-    let prack = Facts {
-        cseq: CSeq(2),
-        ..message(2, false, "f", "t")
-    };
+    let prack = changed(message(2, false, "f", "t"), |u| u.update.cseq = CSeq(2));
     registry.updated(a, &prack);
-    registry.updated(
-        a,
-        &Facts {
-            is_reply: true,
-            ..prack
-        },
-    );
-    assert!(!registry.calls.about(&call("one"))[0].answered);
+    registry.updated(a, &changed(prack, |u| u.update.kind = MessageKind::Reply));
+    assert!(!registry.calls.live.about(&call("one"))[0].answered);
     registry.updated(a, &message(5, true, "f", "t"));
-    assert!(registry.calls.about(&call("one"))[0].answered);
+    assert!(registry.calls.live.about(&call("one"))[0].answered);
 }
 
 #[test]
@@ -245,7 +230,7 @@ fn one_that_rings_is_cancelled_beside_one_that_is_answered() {
         .removed(a, &call("one"), told("fb", ""), at(3))
         .unwrap();
     assert_eq!(removed.name.caller, tag("fb"));
-    let left = registry.calls.about(&call("one"));
+    let left = registry.calls.live.about(&call("one"));
     assert!(left.len() == 1 && left[0].answered && left[0].name.caller == tag("fa"));
 }
 
@@ -381,7 +366,7 @@ fn the_administrators_end_of_one_is_not_that_of_the_other() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), None);
     both(&mut registry, a, a);
-    let about = registry.calls.about(&call("one"));
+    let about = registry.calls.live.about(&call("one"));
     registry.calls.by_admin(&about[0].name, Through::Proxy);
     let other = registry
         .removed(a, &call("one"), told("fb", "tb"), at(5))

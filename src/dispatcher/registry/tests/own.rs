@@ -24,7 +24,7 @@ fn listed(id: &str, dialog_id: &str) -> ListedCall {
 /// Two relays, and a call on the first; nothing is known of what was before.
 fn two() -> (Links, LinkId, LinkId) {
     let mut registry = registry();
-    registry.calls.set_wall(Now {
+    registry.calls.live.set_wall(Now {
         mono: at(0),
         unix: START,
     });
@@ -88,20 +88,18 @@ fn r1_it_holds_while_the_relay_is_away() {
 #[test]
 fn r2_a_call_ends_with_the_dialog_that_was_noted_for_it() {
     let (mut registry, a, b) = two();
-    let other = Facts {
-        dialog_id: Some(DialogId("7:8".into())),
-        ..answered("other")
-    };
+    let other = changed(answered("other"), |u| {
+        u.update.dialog_id = Some(DialogId("7:8".into()))
+    });
     registry.updated(b, &other);
     let finished = registry
         .expire(b, told("other", "f", "1:2", 60), at(1))
         .unwrap();
     assert_eq!(finished.dialog_id, other.dialog_id);
     // The proxy has named another one since.
-    let renamed = Facts {
-        dialog_id: Some(DialogId("9:9".into())),
-        ..answered("one")
-    };
+    let renamed = changed(answered("one"), |u| {
+        u.update.dialog_id = Some(DialogId("9:9".into()))
+    });
     registry.updated(a, &renamed);
     let unknown = registry
         .expire(b, told("x", "f", "9:9", 60), at(2))

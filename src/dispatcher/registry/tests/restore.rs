@@ -7,35 +7,35 @@ const DAY: UnixTime = UnixTime::from_secs(86_400);
 
 fn noting() -> Links {
     let mut registry = registry();
-    registry.calls.note_calls();
-    registry.calls.set_wall(Now {
+    registry.calls.live.note_calls();
+    registry.calls.live.set_wall(Now {
         mono: at(5),
         unix: DAY + secs(5),
     });
     registry
 }
 
-fn facts_at(seconds: u64, facts: Facts) -> Facts {
-    Facts {
-        at: at(seconds),
-        ..facts
-    }
+fn update_at(seconds: u64, update: ReceivedUpdate) -> ReceivedUpdate {
+    changed(update, |u| u.at = at(seconds))
 }
 
-fn reply(id: &str) -> Facts {
-    Facts {
-        is_reply: true,
-        user_agent: "other phone".into(),
-        ..answered(id)
-    }
+fn reply(id: &str) -> ReceivedUpdate {
+    changed(answered(id), |u| {
+        u.update.kind = MessageKind::Reply;
+        u.update.user_agent = "other phone".into();
+    })
 }
 
 /// What is left of a call that was answered at 10 on relay 1.
-fn left(id: &str) -> LiveCall {
+fn left(id: &str) -> CallNote {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
-    assert_eq!(registry.updated(a, &facts_at(9, facts(id))), None, "rings");
-    let noted = registry.updated(a, &facts_at(10, reply(id)));
+    assert_eq!(
+        registry.updated(a, &update_at(9, update(id))),
+        None,
+        "rings"
+    );
+    let noted = registry.updated(a, &update_at(10, reply(id)));
     noted.expect("it was answered")
 }
 
@@ -43,24 +43,21 @@ fn left(id: &str) -> LiveCall {
 fn an_answered_call_is_noted_when_there_is_news_of_it() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), Some("a"));
-    registry.updated(a, &facts_at(9, facts("one")));
-    let early = Facts {
-        to_tag: None,
-        ..reply("one")
-    };
-    let call = registry.updated(a, &facts_at(10, early)).unwrap();
-    assert_eq!(call.known.started, Some(DAY + secs(10)));
-    assert_eq!(call.known.callee_ua, Some("other phone".into()));
+    registry.updated(a, &update_at(9, update("one")));
+    let early = changed(reply("one"), |u| u.update.to_tag = None);
+    let call = registry.updated(a, &update_at(10, early)).unwrap();
+    assert_eq!(call.call.known.started, Some(DAY + secs(10)));
+    assert_eq!(call.call.known.callee_ua, Some("other phone".into()));
     assert_eq!(call.relay.name.as_deref(), Some("a"));
-    assert!(call.name.callee.is_none() && call.owed.is_none());
-    let again = registry.updated(a, &facts_at(12, reply("one"))).unwrap();
-    assert_eq!(again.name.callee, Some(Tag("t".into())));
-    assert_eq!(again.known.started, call.known.started);
+    assert!(call.call.name.callee.is_none() && call.call.owed.is_none());
+    let again = registry.updated(a, &update_at(12, reply("one"))).unwrap();
+    assert_eq!(again.call.name.callee, Some(Tag("t".into())));
+    assert_eq!(again.call.known.started, call.call.known.started);
 
-    assert_eq!(registry.updated(a, &facts_at(13, reply("one"))), None);
+    assert_eq!(registry.updated(a, &update_at(13, reply("one"))), None);
     let removed = registry.owe(answered("one").removal(), at(20)).unwrap();
-    assert_eq!(removed.known.ended, Some(DAY + secs(20)));
-    assert_eq!(removed.owed, Some(answered("one").removal()));
+    assert_eq!(removed.call.known.ended, Some(DAY + secs(20)));
+    assert_eq!(removed.call.owed, Some(answered("one").removal()));
     assert_eq!(
         registry.owe(answered("one").removal(), at(21)),
         None,
@@ -79,11 +76,11 @@ fn nothing_is_noted_where_nobody_keeps_it() {
 #[test]
 fn a_call_waits_for_its_relay_and_is_lost_with_it() {
     let mut call = left("one");
-    call.known.ended = Some(DAY + secs(40));
+    call.call.known.ended = Some(DAY + secs(40));
     let mut registry = noting();
     registry.restore([call.clone()], at(0));
     assert!(matches!(
-        registry.place(&call.name.call_id),
+        registry.place(&call.call.name.call_id),
         CallLocation::Away(_)
     ));
     assert_eq!(registry.tick(at(43_199)).finished.len(), 0);
@@ -95,13 +92,16 @@ fn a_call_waits_for_its_relay_and_is_lost_with_it() {
         Some(DAY + secs(40)),
         "when it was last seen"
     );
-    assert_eq!(registry.place(&call.name.call_id), CallLocation::Expired);
+    assert_eq!(
+        registry.place(&call.call.name.call_id),
+        CallLocation::Expired
+    );
 }
 
 #[test]
 fn a_call_goes_on_where_its_relay_comes_back_with_it() {
     let mut call = left("one");
-    call.known.ended = Some(DAY + secs(40));
+    call.call.known.ended = Some(DAY + secs(40));
     let mut registry = noting();
     registry.restore([call], at(0));
     let other = up(&mut registry, ip(1), Some("b"));
@@ -133,7 +133,7 @@ fn a_call_is_over_where_its_relay_comes_back_without_it() {
 #[test]
 fn a_removal_that_is_owed_is_made_up_for() {
     let mut call = left("one");
-    call.owed = Some(answered("one").removal());
+    call.call.owed = Some(answered("one").removal());
     let mut registry = noting();
     registry.restore([call], at(0));
     let a = up(&mut registry, ip(1), Some("a"));
@@ -145,7 +145,7 @@ fn a_removal_that_is_owed_is_made_up_for() {
 fn a_removal_that_the_dispatcher_before_did_not_hear_of_ends_the_call() {
     let call = left("one");
     let json = serde_json::json!({
-        "call_id": "one", "session_id": call.known.session_id, "streams": []});
+        "call_id": "one", "session_id": call.call.known.session_id, "streams": []});
     let told = Statistics::parse(json.to_string().as_bytes()).unwrap();
     let mut registry = noting();
     registry.restore([call], at(0));
@@ -168,9 +168,9 @@ fn a_listed_call_keeps_its_relays_name_for_it() {
     };
     registry.tells(a, &[listed], at(1));
     let call = registry.updated(a, &answered("one")).unwrap();
-    assert_eq!(call.known.session_id, id);
+    assert_eq!(call.call.known.session_id, id);
     assert_eq!(
-        call.known.started,
+        call.call.known.started,
         Some(DAY.saturating_sub(secs(20))),
         "it was answered before"
     );
@@ -181,14 +181,11 @@ fn the_early_answer_of_a_call_that_was_found_is_its_start() {
     let mut registry = noting();
     let a = up(&mut registry, ip(1), None);
     registry.tells(a, &list(&["one"]), at(1));
-    let early = Facts {
-        to_tag: None,
-        ..reply("one")
-    };
-    let call = registry.updated(a, &facts_at(3, early)).unwrap();
-    assert_eq!(call.known.started, Some(DAY + secs(3)));
-    let call = registry.updated(a, &facts_at(9, reply("one"))).unwrap();
-    assert_eq!(call.known.started, Some(DAY + secs(3)));
+    let early = changed(reply("one"), |u| u.update.to_tag = None);
+    let call = registry.updated(a, &update_at(3, early)).unwrap();
+    assert_eq!(call.call.known.started, Some(DAY + secs(3)));
+    let call = registry.updated(a, &update_at(9, reply("one"))).unwrap();
+    assert_eq!(call.call.known.started, Some(DAY + secs(3)));
 }
 
 #[test]

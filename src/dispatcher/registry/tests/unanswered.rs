@@ -8,7 +8,7 @@ const HERE: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 
 /// One call of each source may ring.
 fn limited() -> (Links, LinkId) {
     let mut registry = registry();
-    registry.calls.limit_unanswered(Limits {
+    registry.calls.live.limit_unanswered(Limits {
         max_unanswered_per_address: 1,
         max_unanswered_per_user: 1,
     });
@@ -16,12 +16,11 @@ fn limited() -> (Links, LinkId) {
     (registry, link)
 }
 
-fn dialled(number: u128) -> Facts {
-    Facts {
-        session_id: SessionId::from_random(number),
-        signaling: HERE,
-        ..facts(&number.to_string())
-    }
+fn dialled(number: u128) -> ReceivedUpdate {
+    changed(update(&number.to_string()), |u| {
+        u.session_id = SessionId::from_random(number);
+        u.update.signaling.source = HERE;
+    })
 }
 
 fn unanswered(registry: &Links) -> usize {
@@ -34,12 +33,12 @@ fn unanswered(registry: &Links) -> usize {
 }
 
 /// A call that its relay has taken.
-fn rings(registry: &mut Links, link: LinkId, facts: &Facts) {
-    assert_eq!(registry.calls.admit(facts), Ok(()));
-    registry.updated(link, facts);
-    registry.calls.placed(facts);
+fn rings(registry: &mut Links, link: LinkId, update: &ReceivedUpdate) {
+    assert_eq!(registry.calls.live.admit(update), Ok(()));
+    registry.updated(link, update);
+    registry.calls.live.placed(update);
     assert_eq!(unanswered(registry), 1);
-    let further = registry.calls.admit(&dialled(1000)).unwrap_err();
+    let further = registry.calls.live.admit(&dialled(1000)).unwrap_err();
     assert_eq!(further.source, Source::Address(HERE.unwrap()));
 }
 
@@ -47,14 +46,14 @@ fn rings(registry: &mut Links, link: LinkId, facts: &Facts) {
 fn nothing_rings(registry: &mut Links, why: &str) {
     assert_eq!(unanswered(registry), 0, "{why}");
     let next = dialled(2000);
-    assert_eq!(registry.calls.admit(&next), Ok(()), "{why}");
-    registry.calls.placed(&next);
+    assert_eq!(registry.calls.live.admit(&next), Ok(()), "{why}");
+    registry.calls.live.placed(&next);
 }
 
-fn removal(facts: &Facts) -> Remove {
+fn removal(update: &ReceivedUpdate) -> Remove {
     Remove {
         to_tag: None,
-        ..facts.removal()
+        ..update.removal()
     }
 }
 
@@ -62,31 +61,29 @@ fn removal(facts: &Facts) -> Remove {
 fn s7_a_call_counts_from_its_placing_to_its_final_answer() {
     let (mut registry, link) = limited();
     let call = dialled(1);
-    registry.calls.admit(&call).unwrap();
+    registry.calls.live.admit(&call).unwrap();
     assert!(
-        registry.calls.admit(&dialled(2)).is_err(),
+        registry.calls.live.admit(&dialled(2)).is_err(),
         "while a relay is asked"
     );
-    registry.calls.placed(&call);
+    registry.calls.live.placed(&call);
     nothing_rings(&mut registry, "no relay has taken it");
     rings(&mut registry, link, &call);
     // A 183, a PRACK and the reply to that answer nothing.
     for (is_reply, to_tag, cseq) in [(true, None, 1), (false, Some("t"), 2), (true, Some("t"), 2)] {
-        let message = Facts {
-            is_reply,
-            to_tag: to_tag.map(|tag| Tag(tag.into())),
-            cseq: CSeq(cseq),
-            ..call.clone()
-        };
+        let message = changed(call.clone(), |u| {
+            u.update.kind = kind(is_reply);
+            u.update.to_tag = to_tag.map(|tag| Tag(tag.into()));
+            u.update.cseq = CSeq(cseq);
+        });
         registry.updated(link, &message);
         assert_eq!(unanswered(&registry), 1);
     }
-    let answer = Facts {
-        is_reply: true,
-        to_tag: Some(Tag("t".into())),
-        has_media: false,
-        ..call
-    };
+    let answer = changed(call, |u| {
+        u.update.kind = MessageKind::Reply;
+        u.update.to_tag = Some(Tag("t".into()));
+        u.update.media = None;
+    });
     registry.updated(link, &answer);
     nothing_rings(&mut registry, "answered");
     assert_eq!(registry.relays.counts(), (1, 1), "and the call goes on");
@@ -96,16 +93,10 @@ fn s7_a_call_counts_from_its_placing_to_its_final_answer() {
 fn s7_what_is_of_a_dialog_or_makes_no_session_is_let_through() {
     let (mut registry, link) = limited();
     rings(&mut registry, link, &dialled(1));
-    let in_dialog = Facts {
-        to_tag: Some(Tag("t".into())),
-        ..dialled(2)
-    };
-    let without_media = Facts {
-        has_media: false,
-        ..dialled(3)
-    };
-    for facts in [in_dialog, without_media] {
-        assert_eq!(registry.calls.admit(&facts), Ok(()));
+    let in_dialog = changed(dialled(2), |u| u.update.to_tag = Some(Tag("t".into())));
+    let without_media = changed(dialled(3), |u| u.update.media = None);
+    for update in [in_dialog, without_media] {
+        assert_eq!(registry.calls.live.admit(&update), Ok(()));
     }
     assert_eq!(unanswered(&registry), 1);
 }
@@ -162,14 +153,14 @@ fn s7_a_call_whose_relay_is_back_counts_again_and_so_does_one_that_it_did_not_re
     let again = up(&mut registry, ip(1), None);
     registry.tells(again, &list(&["1"]), at(2));
     assert_eq!(unanswered(&registry), 1);
-    assert!(registry.calls.admit(&dialled(2)).is_err());
+    assert!(registry.calls.live.admit(&dialled(2)).is_err());
     registry.owe(removal(&call), at(3));
     registry.refused(again, &removal(&call));
     nothing_rings(&mut registry, "removed");
     let doubts = registry.doubts(again, false, at(3)).remove(0);
     registry.checked(again, doubts, &list(&["1"]), at(3));
     assert_eq!(unanswered(&registry), 1, "the relay has it still");
-    assert!(registry.calls.admit(&dialled(2)).is_err());
+    assert!(registry.calls.live.admit(&dialled(2)).is_err());
 }
 
 #[test]
@@ -177,11 +168,10 @@ fn s7_a_late_answer_counts_as_one() {
     let (mut registry, link) = limited();
     let call = dialled(1);
     rings(&mut registry, link, &call);
-    let answer = Facts {
-        is_reply: true,
-        to_tag: Some(Tag("t".into())),
-        ..call
-    };
+    let answer = changed(call, |u| {
+        u.update.kind = MessageKind::Reply;
+        u.update.to_tag = Some(Tag("t".into()));
+    });
     registry.updated_late(link, &answer);
     nothing_rings(
         &mut registry,

@@ -9,7 +9,7 @@ use log::{debug, info};
 
 use super::events::{Events, Sign};
 use super::requests::{Change, Element, Requests, Set};
-use super::table::{self, ABANDONED, RelayTable, UNTIL, key, table_name, tuple};
+use super::table::{self, ABANDONED, REFUSED, RelayTable, UNTIL, key, table_name, tuple};
 use crate::diagnosis::host_facts::{IP_FORWARD, forward_chains};
 use crate::diagnosis::requirements::Wanted;
 use crate::diagnosis::stuck_flow::{self, StuckFlow};
@@ -101,6 +101,7 @@ impl HostNetfilter {
         let taken = self.netfilter.take_table(&self.table, protection, |batch| {
             if is_abandoned {
                 batch.delete_chain(ABANDONED);
+                batch.delete_chain(REFUSED);
                 batch.delete_set(UNTIL);
             }
             if is_watched {

@@ -15,6 +15,8 @@
 //!                                  come to FORWARD, to tell a loss before it from a loss in it
 //!  abandoned prerouting, first     only while no relay is there that has handed over: when nobody has taken over within
 //!                                  its time, what comes for the relay's ports goes past conntrack, and so nowhere
+//!  refused   output, first         with it, and within that time: no ICMP error says that nobody has the relay's ports,
+//!                                  which makes phones hang up
 //!  made_..   -                     no rules: its name tells a later relay whether it may take the table over
 //! ```
 //!
@@ -41,6 +43,8 @@ pub(super) const FORWARDED: &str = "forwarded";
 pub(super) const LEAVING: &str = "leaving";
 /// The chain of [`RelayTable::abandon`].
 pub(super) const ABANDONED: &str = "abandoned";
+/// The other chain of [`RelayTable::abandon`].
+pub(super) const REFUSED: &str = "refused";
 /// The set of what is still to be forwarded, while nobody is there: UDP, for a time.
 pub(super) const UNTIL: &str = "until";
 /// The chain of [`watch`].
@@ -66,6 +70,9 @@ const NAT_SOURCE: i32 = 100;
 const LAST: i32 = 1000;
 
 const UDP: [u8; 1] = [17];
+const ICMP: [u8; 1] = [1];
+/// Type and code.
+const PORT_UNREACHABLE: [u8; 2] = [3, 3];
 
 /// Goes on if the packet is UDP.
 const IS_UDP: [Step<'static>; 2] = [
@@ -154,6 +161,11 @@ impl RelayTable<'_> {
 
     /// Has the kernel forward for so long and no longer: for who ends and expects another one to take over.
     pub(super) fn abandon(&self, time: Duration, batch: &mut Batch<'_>) {
+        self.end_after(time, batch);
+        self.refuse_nothing(batch);
+    }
+
+    fn end_after(&self, time: Duration, batch: &mut Batch<'_>) {
         batch.set(&Set {
             name: UNTIL,
             id: UNTIL_ID,
@@ -181,6 +193,32 @@ impl RelayTable<'_> {
         let to_ports = ports.of(Field::DestinationPort);
         let parts = [&to_ports[..], &ours(Field::Destination), &is_over];
         batch.rule(ABANDONED, &parts.concat());
+    }
+
+    /// Has it send no ICMP error within that time about the relay's ports.
+    fn refuse_nothing(&self, batch: &mut Batch<'_>) {
+        let (first, last) = self.range();
+        batch.chain(REFUSED, ChainKind::Filter, Hook::Output, FIRST);
+        let is_about = [
+            Step::Load(Field::Protocol),
+            Step::Compare(Relation::Equal, &ICMP),
+            Step::Load(Field::IcmpKind),
+            Step::Compare(Relation::Equal, &PORT_UNREACHABLE),
+            Step::Load(Field::RefusedProtocol),
+            Step::In {
+                set: UNTIL,
+                id: UNTIL_ID,
+            },
+            Step::Load(Field::RefusedDestinationPort),
+            Step::Compare(Relation::AtLeast, &first),
+            Step::Compare(Relation::AtMost, &last),
+        ];
+        let parts = [
+            &is_about[..],
+            &ours(Field::RefusedDestination),
+            &[Step::Drop],
+        ];
+        batch.rule(REFUSED, &parts.concat());
     }
 
     /// The chain whose name tells what the table is made of, but for the addresses: only a relay that would make the same
@@ -484,7 +522,7 @@ mod tests {
     fn what_is_left_for_a_time_is_as_nft_makes_it() {
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
-        table().abandon(Duration::from_secs(60), &mut batch);
+        table().end_after(Duration::from_secs(60), &mut batch);
         assert_as_sent(batch, ABANDONED_TABLE);
     }
 
