@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use mediaproxy::sys::clock::mono;
+use mediaproxy::sys::clock::moment;
 
 /// Between two packets of a call: 20 ms of speech.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -60,9 +60,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut count = Count::default();
     let latest = send_all(&mut calls, side, packets, &mut count)?;
-    let end = mono() + PATIENCE;
+    let end = moment() + PATIENCE;
     let expected = u64::from(packets) * calls.len() as u64;
-    while count.received < expected && mono() < end {
+    while count.received < expected && moment() < end {
         receive_all(&mut calls, side, &mut count)?;
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -114,11 +114,11 @@ fn send_all(
     count: &mut Count,
 ) -> io::Result<Duration> {
     let step = PERIOD / calls.len().max(1) as u32;
-    let (start, mut latest) = (mono(), Duration::ZERO);
+    let (start, mut latest) = (moment(), Duration::ZERO);
     for number in 0..packets {
         for (index, call) in calls.iter_mut().enumerate() {
             let due = start + PERIOD * number + step * index as u32;
-            let now = mono();
+            let now = moment();
             if due > now {
                 // A little longer than needed: what is due by then goes in one go.
                 std::thread::sleep(due - now + Duration::from_micros(500));

@@ -11,6 +11,7 @@ use log::{LevelFilter, error, info, warn};
 use crate::cli::{Options, Program};
 use crate::config::{ConfigError, Loaded};
 use crate::logging;
+use crate::moment::Moment;
 use crate::sys::clock;
 use crate::sys::memory;
 use crate::sys::process::{self, Process};
@@ -98,9 +99,10 @@ pub fn run<C, D: Daemon>(
         println!("{}: can be used", loaded.path.display());
         return ExitCode::SUCCESS;
     }
-    let level = match options.debug {
-        true => LevelFilter::Debug,
-        false => level(&loaded.config),
+    let level = if options.debug {
+        LevelFilter::Debug
+    } else {
+        level(&loaded.config)
     };
     live(program.name, options, &loaded, level, start)
 }
@@ -171,7 +173,7 @@ pub struct Watchdog<'a> {
     process: &'a Process,
     /// None where systemd does not watch.
     period: Option<Duration>,
-    due: Duration,
+    due: Moment,
     is_ill: bool,
 }
 
@@ -180,7 +182,7 @@ impl Watchdog<'_> {
         Watchdog {
             process,
             period: process.watchdog_interval().map(|all| all / HEARD),
-            due: clock::mono(),
+            due: clock::moment(),
             is_ill: false,
         }
     }
@@ -188,14 +190,14 @@ impl Watchdog<'_> {
     /// How long the daemon may wait for something else, this time at most.
     pub fn limit(&self, longest: Duration) -> Duration {
         match self.period {
-            Some(_) => longest.min(self.due.saturating_sub(clock::mono())),
+            Some(_) => longest.min(self.due.since(clock::moment())),
             None => longest,
         }
     }
 
     /// When it is time to, has the daemon looked at, and says that it is well, or logs why it is not.
     pub fn look(&mut self, examine: impl FnOnce() -> Result<(), String>) {
-        let Some(period) = self.period.filter(|_| clock::mono() >= self.due) else {
+        let Some(period) = self.period.filter(|_| clock::moment() >= self.due) else {
             return;
         };
         match examine() {
@@ -210,7 +212,7 @@ impl Watchdog<'_> {
                 error!("watchdog: {why}; systemd will start the daemon again if this goes on");
             }
         }
-        self.due = clock::mono() + period;
+        self.due = clock::moment() + period;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::clock;
 
 use crate::sides::Caller;
@@ -22,7 +23,7 @@ pub enum Pace {
 #[derive(Clone, Copy)]
 pub struct Placed {
     /// When it began.
-    pub began: Duration,
+    pub began: Moment,
     /// How long it took, microseconds.
     pub took: f64,
 }
@@ -32,12 +33,14 @@ pub struct Callers(Vec<JoinHandle<Result<Vec<Placed>, String>>>);
 
 impl Callers {
     /// Begins to place calls, which goes on until `end`.
-    pub fn start(callers: Vec<Box<dyn Caller>>, end: Duration, pace: Pace) -> Callers {
+    pub fn start(callers: Vec<Box<dyn Caller>>, end: Moment, pace: Pace) -> Callers {
         let count = callers.len() as u32;
         let one = |(index, caller)| {
             let (start, interval) = match pace {
-                Pace::Full => (clock::mono(), None),
-                Pace::Every(interval) => (clock::mono() + interval * index / count, Some(interval)),
+                Pace::Full => (clock::moment(), None),
+                Pace::Every(interval) => {
+                    (clock::moment() + interval * index / count, Some(interval))
+                }
             };
             thread::spawn(move || one_connection(caller, start, end, interval))
         };
@@ -56,8 +59,8 @@ impl Callers {
 
 fn one_connection(
     mut caller: Box<dyn Caller>,
-    start: Duration,
-    end: Duration,
+    start: Moment,
+    end: Moment,
     interval: Option<Duration>,
 ) -> Result<Vec<Placed>, String> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -66,10 +69,10 @@ fn one_connection(
     let mut due = start;
     loop {
         if let Some(interval) = interval {
-            thread::sleep(due.saturating_sub(clock::mono()));
+            thread::sleep(due.since(clock::moment()));
             due += interval;
         }
-        let began = clock::mono();
+        let began = clock::moment();
         if began >= end {
             return Ok(calls);
         }
@@ -77,7 +80,7 @@ fn one_connection(
         let call_id = format!("{number:x}-84b4c76e66710@192.0.2.4");
         caller.set_up(&call_id, [end_of(4000), end_of(4002)])?;
         caller.hang_up(&call_id)?;
-        let took = (clock::mono() - began).as_secs_f64() * 1e6;
+        let took = (clock::moment() - began).as_secs_f64() * 1e6;
         calls.push(Placed { began, took });
     }
 }

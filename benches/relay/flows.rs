@@ -155,12 +155,12 @@ impl Load {
     fn send_for(&self, length: Duration) -> Result<u64, String> {
         let mut packet = [0; PACKET];
         packet[..2].copy_from_slice(&[0x80, 8]);
-        let start = clock::mono();
+        let start = clock::moment();
         let count = self.flows.len() as u32;
         let total = count * (length.as_millis() / INTERVAL.as_millis()) as u32;
         for number in 0..total {
             let due = start + INTERVAL * (number / count) + INTERVAL * (number % count) / count;
-            let early = due.saturating_sub(clock::mono());
+            let early = due.since(clock::moment());
             if early > Duration::from_micros(100) {
                 thread::sleep(early);
             }

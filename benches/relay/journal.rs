@@ -14,6 +14,7 @@ use std::time::Duration;
 use mediaproxy::accounting::{self, Accounting, Ended, Keeper, Outcome};
 use mediaproxy::config;
 use mediaproxy::dispatcher::{Dispatcher, Enders, Recorder, Running, Settings};
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::{clock, random};
 use mediaproxy::tls::Store;
 
@@ -100,13 +101,13 @@ impl Bed {
 
     fn wait_for_relay(&self) -> Result<(), String> {
         let socket = self.scratch.path().join("run/management.sock");
-        let end = clock::mono() + PATIENCE;
+        let end = clock::moment() + PATIENCE;
         loop {
             let summary = management::ask(&socket, "summary").unwrap_or_default();
             if summary.iter().any(|line| line.contains("\"active\"")) {
                 return Ok(());
             }
-            if clock::mono() > end {
+            if clock::moment() > end {
                 return Err("the relay has not found the dispatcher".to_owned());
             }
             thread::sleep(Duration::from_millis(20));
@@ -114,7 +115,7 @@ impl Bed {
     }
 
     /// Begins to place calls, on all connections, until `end`.
-    fn place_calls(&self, end: Duration, pace: Pace) -> Result<Callers, String> {
+    fn place_calls(&self, end: Moment, pace: Pace) -> Result<Callers, String> {
         let socket = self.scratch.path().join("run/dispatcher.sock");
         let connect = |_| -> Result<Box<dyn Caller>, String> {
             let proxy = Proxy::connect(&socket).map_err(|error| error.to_string())?;
@@ -139,7 +140,7 @@ struct Run {
 impl Run {
     /// None where the processors were away too often.
     fn of(bed: &Bed, interval: Duration) -> Result<Option<Run>, String> {
-        let start = clock::mono();
+        let start = clock::moment();
         let end = start + TURN * PAIRS * 2;
         let callers = bed.place_calls(end, Pace::Every(interval))?;
         let watch = watch();
@@ -150,11 +151,11 @@ impl Run {
             let first = random::bits() & 1 == 0;
             for (turn, is_fed) in (pair * 2..).zip([first, !first]) {
                 let feeder = is_fed.then(|| feed(&bed.accounting));
-                let began = clock::mono();
+                let began = clock::moment();
                 let turn_ends = start + TURN * (turn + 1);
-                thread::sleep(turn_ends.saturating_sub(began));
+                thread::sleep(turn_ends.since(began));
                 if let Some(feeder) = feeder {
-                    seconds += (clock::mono() - began).as_secs_f64();
+                    seconds += (clock::moment() - began).as_secs_f64();
                     records += feeder.stop()?;
                 }
                 fed.push(is_fed);
@@ -164,7 +165,7 @@ impl Run {
         let away = watch.stop()?;
         let mut kinds = [Vec::new(), Vec::new()];
         for call in &calls {
-            let since = call.began.saturating_sub(start).as_micros();
+            let since = call.began.since(start).as_micros();
             let (turn, into) = (since / TURN.as_micros(), since % TURN.as_micros());
             let took = Duration::from_secs_f64(call.took / 1e6);
             let counts = into >= SETTLES.as_micros()
@@ -210,7 +211,7 @@ fn feed(accounting: &Arc<Accounting>) -> Aside<u64> {
     let accounting = Arc::clone(accounting);
     Aside::start(move |is_over| {
         let interval = Duration::from_secs(1) * TOGETHER / RECORDS_PER_SECOND;
-        let start = clock::mono();
+        let start = clock::moment();
         let mut records: Vec<Made> = (0..TOGETHER).map(|_| Made::new()).collect();
         let mut taken = 0;
         for burst in 0.. {
@@ -218,7 +219,7 @@ fn feed(accounting: &Arc<Accounting>) -> Aside<u64> {
             if is_over() {
                 break;
             }
-            thread::sleep(due.saturating_sub(clock::mono()));
+            thread::sleep(due.since(clock::moment()));
             records.iter_mut().for_each(Made::renew);
             let given = records.iter().map(|one| Ended::read(&one.0, Keeper::Relay));
             let outcomes = accounting.take_all(&given.collect::<Vec<_>>()).into_iter();
@@ -262,7 +263,9 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
          half their full rate, {RUNS} runs with and without in turn"
     );
     let bed = Bed::start(binaries)?;
-    let calls = bed.place_calls(clock::mono() + FULL, Pace::Full)?.join()?;
+    let calls = bed
+        .place_calls(clock::moment() + FULL, Pace::Full)?
+        .join()?;
     let full = calls.len() as f64 / FULL.as_secs_f64();
     let interval = Duration::from_secs_f64(2.0 * CONNECTIONS as f64 / full);
     let mut runs = Vec::new();

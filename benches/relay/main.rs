@@ -75,9 +75,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match verdicts.all_hold {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+    if verdicts.all_hold {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::clock;
 
 use crate::aside::Aside;
@@ -13,13 +14,13 @@ const LOOKS: Duration = Duration::from_millis(20);
 /// A time in which it happened.
 #[derive(Clone, Copy)]
 pub struct Window {
-    begin: Duration,
-    end: Duration,
+    begin: Moment,
+    end: Moment,
 }
 
 impl Window {
     /// Whether what began and took so long was under way.
-    pub fn meets(&self, began: Duration, took: Duration) -> bool {
+    pub fn meets(&self, began: Moment, took: Duration) -> bool {
         self.begin < began + took && began < self.end
     }
 }
@@ -28,10 +29,10 @@ impl Window {
 pub fn watch() -> Aside<Vec<Window>> {
     Aside::start(|is_over| {
         let mut windows: Vec<Window> = Vec::new();
-        let mut last = (clock::mono(), stolen());
+        let mut last = (clock::moment(), stolen());
         while !is_over() {
             thread::sleep(LOOKS);
-            let now = (clock::mono(), stolen());
+            let now = (clock::moment(), stolen());
             if now.1 > last.1 {
                 windows.push(Window {
                     // It may have been counted late.

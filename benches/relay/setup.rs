@@ -94,9 +94,9 @@ pub fn run(binaries: &Path, verdicts: &mut Verdicts) -> Result<(), String> {
 fn place_calls(side: &dyn Side, length: Duration) -> Result<Run, String> {
     let callers: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| side.caller()).collect();
     let used = side.cpu_time()?;
-    let start = clock::mono();
+    let start = clock::moment();
     let calls = Callers::start(callers?, start + length, Pace::Full).join()?;
-    let seconds = (clock::mono() - start).as_secs_f64();
+    let seconds = (clock::moment() - start).as_secs_f64();
     let cpu = (side.cpu_time()? - used).as_secs_f64() * 1e6;
     let mut latencies: Vec<f64> = calls.iter().map(|call| call.took).collect();
     latencies.sort_by(f64::total_cmp);

@@ -112,9 +112,10 @@ fn watch_for_interrupts() {
 }
 
 fn interrupted() -> Result<(), String> {
-    match INTERRUPTED.load(Ordering::Relaxed) {
-        true => Err("interrupted".to_owned()),
-        false => Ok(()),
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        Err("interrupted".to_owned())
+    } else {
+        Ok(())
     }
 }
 
@@ -127,10 +128,10 @@ fn place_calls(daemons: &Daemons, admin: &Path) -> Result<bool, String> {
     let mut management = Management::connect(&daemons.management_socket()).map_err(told)?;
     let mut screen = Screen::new();
     let mut script: Vec<(Duration, usize, Step)> = calls::script();
-    let start = clock::mono();
-    while clock::mono() - start < LENGTH {
+    let start = clock::moment();
+    while clock::moment() - start < LENGTH {
         interrupted()?;
-        let passed = clock::mono() - start;
+        let passed = clock::moment() - start;
         while script.first().is_some_and(|(when, _, _)| *when <= passed) {
             let (_, index, step) = script.remove(0);
             let told = calls[index].take_step(step, &mut proxy, &phones)?;
@@ -178,10 +179,10 @@ fn settle(calls: &[Call]) {
         .iter()
         .flat_map(Call::legs)
         .for_each(|leg| leg.be_quiet());
-    let start = clock::mono();
+    let start = clock::moment();
     // A packet may have left just as its phone went quiet: look twice.
     let mut arrived = 0;
-    while arrived < 2 && clock::mono() - start < SETTLE {
+    while arrived < 2 && clock::moment() - start < SETTLE {
         thread::sleep(Duration::from_millis(50));
         let all = calls
             .iter()

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::proto::Component;
 use mediaproxy::sys::clock;
 
@@ -209,7 +210,7 @@ impl Leg {
         };
         data.extend(ssrc);
         data.extend(number.to_be_bytes());
-        data.extend((clock::mono().as_nanos() as u64).to_be_bytes());
+        data.extend((clock::moment().since_start().as_nanos() as u64).to_be_bytes());
         data.resize(length, 0x55);
         data
     }
@@ -223,18 +224,18 @@ impl Leg {
         let mut received = lock(&self.received[component as usize]);
         match marks(data.get(header..).unwrap_or_default()) {
             Some((flow, number, time)) if flow == self.flow ^ 1 => {
-                received.note(number, clock::mono().saturating_sub(time));
+                received.note(number, clock::moment().since(time));
             }
             _ => received.crossed += 1,
         }
     }
 }
 
-fn marks(data: &[u8]) -> Option<(u32, u32, Duration)> {
+fn marks(data: &[u8]) -> Option<(u32, u32, Moment)> {
     let (flow, rest) = data.split_first_chunk()?;
     let (number, rest) = rest.split_first_chunk()?;
     let (time, _) = rest.split_first_chunk()?;
-    let time = Duration::from_nanos(u64::from_be_bytes(*time));
+    let time = Moment::after_start(Duration::from_nanos(u64::from_be_bytes(*time)));
     Some((u32::from_be_bytes(*flow), u32::from_be_bytes(*number), time))
 }
 
@@ -302,8 +303,8 @@ impl Drop for Phones {
 
 /// One thread sends for all: each leg's RTP and RTCP at its own pace.
 fn send_paced(legs: &[Arc<Leg>], ending: &AtomicBool) {
-    let start = clock::mono();
-    let mut due: Vec<(Duration, usize, Component)> = Vec::new();
+    let start = clock::moment();
+    let mut due: Vec<(Moment, usize, Component)> = Vec::new();
     for (index, leg) in legs.iter().enumerate() {
         // Spread over the interval, as calls are.
         let offset = leg.talk.interval * index as u32 / legs.len() as u32;
@@ -311,7 +312,7 @@ fn send_paced(legs: &[Arc<Leg>], ending: &AtomicBool) {
         due.push((start + offset, index, Component::Rtcp));
     }
     while !ending.load(Ordering::Relaxed) {
-        let now = clock::mono();
+        let now = clock::moment();
         for (when, index, component) in &mut due {
             if *when <= now {
                 legs[*index].send(*component);
@@ -322,7 +323,7 @@ fn send_paced(legs: &[Arc<Leg>], ending: &AtomicBool) {
             }
         }
         let next = due.iter().map(|(when, _, _)| *when).min();
-        let pause = next.map_or(GLANCE, |next| next.saturating_sub(clock::mono()));
+        let pause = next.map_or(GLANCE, |next| next.since(clock::moment()));
         thread::sleep(pause.min(GLANCE));
     }
 }

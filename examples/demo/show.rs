@@ -159,9 +159,10 @@ pub fn totals(calls: &[Call], sessions: &[String]) -> bool {
             clean = false;
         }
     }
-    let verdict = match clean {
-        true => "nothing lost, doubled or crossed, and the relay counted every packet",
-        false => "NOT everything arrived once, see above",
+    let verdict = if clean {
+        "nothing lost, doubled or crossed, and the relay counted every packet"
+    } else {
+        "NOT everything arrived once, see above"
     };
     println!("\n{} packets sent, {} received: {verdict}.", all.0, all.1);
     clean

@@ -395,9 +395,10 @@ impl Play {
         let known = self.live.keys().chain(self.ended.keys());
         let known: Vec<&String> = known.collect();
         let number = choices.below(8);
-        let id = match known.is_empty() {
-            true => String::new(),
-            false => known[number % known.len()].clone(),
+        let id = if known.is_empty() {
+            String::new()
+        } else {
+            known[number % known.len()].clone()
         };
         let line = match choices.below(6) {
             0 => format!("stored {id}\r\n"),

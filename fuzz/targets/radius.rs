@@ -104,9 +104,12 @@ pub fn files(data: &[u8]) {
     }
     let mut dictionary = Dictionary::default();
     // Whatever it includes, it includes itself.
-    let mut load = |path: &Path| match path.ends_with("gone") {
-        true => Err(io::ErrorKind::NotFound.into()),
-        false => Ok(data.to_vec()),
+    let mut load = |path: &Path| {
+        if path.ends_with("gone") {
+            Err(io::ErrorKind::NotFound.into())
+        } else {
+            Ok(data.to_vec())
+        }
     };
     match dictionary.read(Path::new("/etc/radius/dictionary"), &mut load) {
         Ok(found) => assert!(found),

@@ -429,9 +429,10 @@ impl<'s, 'a> Play<'s, 'a> {
             Some(tag) => tag.clone(),
             None => format!("f{}", self.number()),
         };
-        let (kind, to_tag) = match answers {
-            true => ("reply", "to_tag: t\r\n"),
-            false => ("request", ""),
+        let (kind, to_tag) = if answers {
+            ("reply", "to_tag: t\r\n")
+        } else {
+            ("request", "")
         };
         let text = format!(
             "update\r\ntype: {kind}\r\ncall_id: {name}\r\ncseq: 1\r\nfrom_uri: a@b\r\nto_uri: c@d\r\nfrom_tag: {tag}\r\n{to_tag}\
@@ -622,9 +623,10 @@ impl<'s, 'a> Play<'s, 'a> {
             ("explain", _) => {
                 let here = owner.sessions.iter().filter(|session| session.call == call);
                 let here: Vec<String> = here.map(Session::json).collect();
-                match here.is_empty() {
-                    true => "error".to_owned(),
-                    false => format!("[{}]", here.join(",")),
+                if here.is_empty() {
+                    "error".to_owned()
+                } else {
+                    format!("[{}]", here.join(","))
                 }
             }
             _ => "{}".to_owned(),

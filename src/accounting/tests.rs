@@ -126,9 +126,9 @@ fn take(accounting: &Accounting, range: std::ops::Range<usize>) {
 }
 
 fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     while !is_so() {
-        assert!(clock::mono() < end, "{what}: waited in vain");
+        assert!(clock::moment() < end, "{what}: waited in vain");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -153,12 +153,12 @@ fn a_slow_backend_is_not_left_alone_for_longer_and_longer() {
     let progress = &accounting.progress()[0];
     wait("a failure", || progress.is_down());
     slow.set_down(false);
-    let begin = clock::mono();
+    let begin = clock::moment();
     wait("it to be up", || !progress.is_down());
     assert!(slow.records().len() < 5, "it is slow still");
     wait("all records", || slow.records().len() == 5);
     // Were it left alone for twice as long each time, it would be 15 s.
-    assert!(clock::mono() < begin + Duration::from_secs(6));
+    assert!(clock::moment() < begin + Duration::from_secs(6));
     accounting.stop(clock::moment() + PATIENCE);
 }
 

@@ -244,9 +244,10 @@ impl Pair {
 /// A line that is fit for a terminal, whatever has said it; an object stays as it came.
 fn fit(line: String) -> String {
     let moves = |c: char| c.is_control() && c != '\t';
-    match line.starts_with('{') && !line.contains(moves) {
-        true => line,
-        false => clean(&line),
+    if line.starts_with('{') && !line.contains(moves) {
+        line
+    } else {
+        clean(&line)
     }
 }
 

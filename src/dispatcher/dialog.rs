@@ -268,9 +268,10 @@ impl Enders {
             Ok(queue) => queue,
             Err(why) => return self.give_up(&dialog, &why),
         };
-        let refused = match queue.sender.len() < WAITING {
-            true => queue.sender.send(dialog).err().map(SendError::into_inner),
-            false => Some(dialog),
+        let refused = if queue.sender.len() < WAITING {
+            queue.sender.send(dialog).err().map(SendError::into_inner)
+        } else {
+            Some(dialog)
         };
         if let Some(dialog) = refused {
             self.give_up(&dialog, "too many wait for it");

@@ -192,14 +192,13 @@ impl Records {
         if self.taken.take(1 + bytes / RECORD, now) {
             return Ok(true);
         }
-        match self.left_out.take(1, now) {
-            true => Ok(false),
-            false => {
-                let allowed = self.taken.most();
-                let read = allowed + self.left_out.most() + 1;
-                let what = "ends of sessions that are not known, in an hour";
-                Err(Excess::new(Limit::Records, what, read, allowed))
-            }
+        if self.left_out.take(1, now) {
+            Ok(false)
+        } else {
+            let allowed = self.taken.most();
+            let read = allowed + self.left_out.most() + 1;
+            let what = "ends of sessions that are not known, in an hour";
+            Err(Excess::new(Limit::Records, what, read, allowed))
         }
     }
 }

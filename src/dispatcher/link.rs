@@ -323,9 +323,10 @@ impl Link {
 
     /// Queues a removal that nobody waits for; `take_back` is for a session that is not in the registry.
     pub fn remove(&self, remove: Remove, take_back: bool) {
-        let ask = match take_back {
-            true => Ask::TakeBack(remove.call_id.clone()),
-            false => Ask::Remove(remove.clone(), None),
+        let ask = if take_back {
+            Ask::TakeBack(remove.call_id.clone())
+        } else {
+            Ask::Remove(remove.clone(), None)
         };
         let sent = self.send(clock::moment(), ask, |out, sequence, compatibility| {
             write_remove(out, &remove, sequence, compatibility)

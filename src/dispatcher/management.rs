@@ -342,9 +342,10 @@ fn completed(mut summary: String, load: Load) -> String {
 
 /// A relay's summary, and whether it is drained.
 fn as_held(summary: String, is_drained: bool) -> String {
-    match is_drained {
-        true => with(&summary, "drained", "true"),
-        false => summary,
+    if is_drained {
+        with(&summary, "drained", "true")
+    } else {
+        summary
     }
 }
 

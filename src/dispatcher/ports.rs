@@ -67,9 +67,10 @@ impl Dispatcher {
 }
 
 fn say(cause: Cause, line: &str) {
-    let level = match cause.is_harmless() {
-        true => log::Level::Debug,
-        false => log::Level::Warn,
+    let level = if cause.is_harmless() {
+        log::Level::Debug
+    } else {
+        log::Level::Warn
     };
     log::log!(level, "{line}");
 }

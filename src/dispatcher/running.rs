@@ -116,15 +116,21 @@ impl Running {
         let socket = &self.dispatcher.settings.socket_path;
         control::probe(socket)
             .map_err(|error| format!("{}: not served: {error}", socket.display()))?;
-        match self.dispatcher.upkeep.feel(|| {}) {
-            true => Ok(()),
-            false => Err("no answer from the upkeep thread".to_owned()),
+        if self.dispatcher.upkeep.feel(|| {}) {
+            Ok(())
+        } else {
+            Err("no answer from the upkeep thread".to_owned())
         }
     }
 
     /// Requests that wait for an earlier one of their call.
     pub fn queued(&self) -> usize {
         self.dispatcher.call_queues.queued()
+    }
+
+    /// Requests that wait for a relay that is away.
+    pub fn waiting(&self) -> usize {
+        self.dispatcher.relay_news.waiting()
     }
 
     /// Ends cleanly: no new connections, links are closed once what is queued has left (1 s at most), socket

@@ -20,8 +20,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// The upkeep thread.
 pub(super) fn run(dispatcher: &Arc<Dispatcher>) {
     let start = clock::moment();
-    let mut certificates =
-        tls::Watch::new(dispatcher.settings.verify_interval, start.since_start());
+    let mut certificates = tls::Watch::new(dispatcher.settings.verify_interval, start);
     let mut look_at = start;
     let mut drained = Watch::default();
     loop {
@@ -33,7 +32,7 @@ pub(super) fn run(dispatcher: &Arc<Dispatcher>) {
         drained.look(dispatcher, now);
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
-            if let Some(context) = certificates.look(&dispatcher.store, now.since_start()) {
+            if let Some(context) = certificates.look(&dispatcher.store, now) {
                 verify(dispatcher, &context);
             }
         }

@@ -81,11 +81,11 @@ impl Queue {
     pub(super) fn push_limited(&self, site: Site, level: Level, text: String) {
         let mut state = self.lock();
         let was_waiting = state.limit.is_waiting();
-        match state.limit.admits(site, level, &text, clock::moment()) {
-            true => state.append(level, text),
+        if state.limit.admits(site, level, &text, clock::moment()) {
+            state.append(level, text);
+        } else if was_waiting {
             // The writer knows already that it has to look again.
-            false if was_waiting => return,
-            false => {}
+            return;
         }
         self.wake(state);
     }

@@ -13,6 +13,7 @@ use super::text::CONTENT_TYPE;
 use crate::door::admission::Limits;
 use crate::door::origin::Origin;
 use crate::door::{Arrival, Door, Visit};
+use crate::moment::Moment;
 use crate::sys::clock;
 
 /// Clients at once that have said nothing, and as many that have; the oldest is closed for one more.
@@ -55,7 +56,7 @@ pub struct Listener {
 struct Server<F> {
     render: F,
     /// The last text, and when it was begun.
-    last: Mutex<Option<(Duration, Arc<str>)>>,
+    last: Mutex<Option<(Moment, Arc<str>)>>,
 }
 
 /// Binds the address of `listen_metrics`.
@@ -136,16 +137,16 @@ fn serve<F: Fn() -> String + Send + Sync + 'static>(
 
 /// One request, one answer.
 fn talk<F: Fn() -> String>(server: &Server<F>, socket: &TcpStream) -> io::Result<()> {
-    let answer = match read_request(socket, clock::mono() + PATIENCE)? {
+    let answer = match read_request(socket, clock::moment() + PATIENCE)? {
         Ok(request) => server.answer(&request),
         Err(status) => refusal(status, false),
     };
-    write(socket, &answer, clock::mono() + PATIENCE)?;
-    linger(socket, clock::mono() + LINGER)
+    write(socket, &answer, clock::moment() + PATIENCE)?;
+    linger(socket, clock::moment() + LINGER)
 }
 
 /// The request, or with what it is refused.
-fn read_request(mut socket: &TcpStream, deadline: Duration) -> io::Result<Result<Request, Status>> {
+fn read_request(mut socket: &TcpStream, deadline: Moment) -> io::Result<Result<Request, Status>> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 1024];
     loop {
@@ -168,7 +169,7 @@ fn read_request(mut socket: &TcpStream, deadline: Duration) -> io::Result<Result
     }
 }
 
-fn write(mut socket: &TcpStream, mut bytes: &[u8], deadline: Duration) -> io::Result<()> {
+fn write(mut socket: &TcpStream, mut bytes: &[u8], deadline: Moment) -> io::Result<()> {
     while !bytes.is_empty() {
         limited(socket, deadline, TcpStream::set_write_timeout)?;
         match socket.write(bytes) {
@@ -181,7 +182,7 @@ fn write(mut socket: &TcpStream, mut bytes: &[u8], deadline: Duration) -> io::Re
 }
 
 /// Says that there is no more, and reads until the client says so, too.
-fn linger(mut socket: &TcpStream, deadline: Duration) -> io::Result<()> {
+fn linger(mut socket: &TcpStream, deadline: Moment) -> io::Result<()> {
     socket.shutdown(Shutdown::Write)?;
     let mut buffer = [0; 4096];
     let mut left = LINGER_BYTES;
@@ -198,10 +199,10 @@ fn linger(mut socket: &TcpStream, deadline: Duration) -> io::Result<()> {
 /// Gives the next call on a socket the time that is left.
 fn limited(
     socket: &TcpStream,
-    deadline: Duration,
+    deadline: Moment,
     set: impl Fn(&TcpStream, Option<Duration>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let left = deadline.saturating_sub(clock::mono());
+    let left = deadline.since(clock::moment());
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
@@ -228,7 +229,7 @@ impl<F: Fn() -> String> Server<F> {
 
     fn text(&self) -> Arc<str> {
         let mut last = lock(&self.last);
-        let now = clock::mono();
+        let now = clock::moment();
         if let Some((since, text)) = &*last {
             if now < *since + FRESH {
                 return Arc::clone(text);
@@ -352,7 +353,7 @@ mod tests {
             RENDERED.fetch_add(1, Ordering::Relaxed);
             "a 1\n".to_owned()
         });
-        let start = clock::mono();
+        let start = clock::moment();
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -362,7 +363,7 @@ mod tests {
                 });
             }
         });
-        let most = (clock::mono() - start).as_millis() / FRESH.as_millis() + 2;
+        let most = (clock::moment() - start).as_millis() / FRESH.as_millis() + 2;
         assert!((RENDERED.load(Ordering::Relaxed) as u128) < most + 1);
     }
 

@@ -14,7 +14,7 @@ pub(super) fn run(shared: &Shared) {
     let sampling = Some(shared.settings.traffic_sampling_period).filter(|period| !period.is_zero());
     let start = clock::moment();
     let mut sample_at = sampling.map(|period| start + period);
-    let mut certificates = tls::Watch::new(shared.settings.verify_interval, start.since_start());
+    let mut certificates = tls::Watch::new(shared.settings.verify_interval, start);
     let mut look_at = start + tls::LOOK_INTERVAL;
     let mut last = (start, shared.workers.bytes());
     loop {
@@ -34,7 +34,7 @@ pub(super) fn run(shared: &Shared) {
         }
         if now >= look_at {
             look_at = now + tls::LOOK_INTERVAL;
-            if let Some(context) = certificates.look(&shared.store, now.since_start()) {
+            if let Some(context) = certificates.look(&shared.store, now) {
                 verify(shared, &context);
             }
             let lock = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);

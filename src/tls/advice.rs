@@ -30,28 +30,29 @@ pub fn renew(directory: &Path, role: &str, name: &str) -> String {
     if has_key(directory) {
         return format!("mediaproxy-make-certs {} renew {role}", directory.display());
     }
-    let files = match name == role {
-        true => format!("{role}.crt"),
-        false => format!("{name}.crt (as {role}.crt)"),
+    let files = if name == role {
+        format!("{role}.crt")
+    } else {
+        format!("{name}.crt (as {role}.crt)")
     };
     on_ca_host(directory, "", &format!("renew {name}"), &files)
 }
 
 /// A list is missing, unreadable or old.
 pub fn list(directory: &Path) -> String {
-    match has_key(directory) {
-        true => format!("mediaproxy-make-certs {} crl", directory.display()),
-        false => on_ca_host(directory, "", "crl", "ca.pem and crl.pem"),
+    if has_key(directory) {
+        format!("mediaproxy-make-certs {} crl", directory.display())
+    } else {
+        on_ca_host(directory, "", "crl", "ca.pem and crl.pem")
     }
 }
 
 /// A CA that is of no use any more, for nobody.
 pub fn new_ca(directory: &Path) -> String {
-    let command = match has_key(directory) {
-        true => format!("mediaproxy-make-certs --force {} all", directory.display()),
-        false => {
-            format!("mediaproxy-make-certs --force {THERE} all on the host that has the CA's key")
-        }
+    let command = if has_key(directory) {
+        format!("mediaproxy-make-certs --force {} all", directory.display())
+    } else {
+        format!("mediaproxy-make-certs --force {THERE} all on the host that has the CA's key")
     };
     format!(
         "a new CA is needed, and new certificates of all daemons: {command}, then copy them to every host"
@@ -69,18 +70,17 @@ pub fn ca(directory: &Path) -> String {
 
 /// Certificate and key of a role do not do.
 pub fn pair(directory: &Path, role: &str) -> String {
-    match has_key(directory) {
-        true => format!(
+    if has_key(directory) {
+        format!(
             "mediaproxy-make-certs --force {} {role}",
             directory.display()
-        ),
-        false => {
-            let files = format!("{role}.crt and {role}.key");
-            format!(
-                "copy {files} again from where your CA is, or make others: {}",
-                on_ca_host(directory, "--force ", role, "both")
-            )
-        }
+        )
+    } else {
+        let files = format!("{role}.crt and {role}.key");
+        format!(
+            "copy {files} again from where your CA is, or make others: {}",
+            on_ca_host(directory, "--force ", role, "both")
+        )
     }
 }
 

@@ -13,6 +13,7 @@ use super::error::{Error, Reason};
 use super::passport::Passport;
 use super::stream::{self, Peer, Reader, Writer, drain};
 use super::verify::Verifier;
+use crate::moment::Moment;
 use crate::sys::clock;
 
 /// How long a handshake may take where nothing else is said.
@@ -69,7 +70,7 @@ fn establish(
 ) -> Result<(Reader, Writer, Peer), Error> {
     let mut shake = Handshake {
         socket: &socket,
-        deadline: clock::mono() + limit,
+        deadline: clock::moment() + limit,
         limit,
         output: Vec::new(),
     };
@@ -103,8 +104,7 @@ fn establish(
 
 struct Handshake<'a> {
     socket: &'a TcpStream,
-    /// On [`clock::mono`].
-    deadline: Duration,
+    deadline: Moment,
     limit: Duration,
     output: Vec<u8>,
 }
@@ -167,16 +167,17 @@ impl Handshake<'_> {
     }
 
     fn left(&self) -> Result<Duration, Error> {
-        match self.deadline.checked_sub(clock::mono()) {
-            Some(left) if !left.is_zero() => Ok(left),
-            _ => Err(Error::TimedOut(self.limit)),
+        let left = self.deadline.since(clock::moment());
+        if left.is_zero() {
+            return Err(Error::TimedOut(self.limit));
         }
+        Ok(left)
     }
 
     /// Tells the peer why this ends, and reads on for a moment: closing a socket with unread bytes resets the
     /// connection, and a peer that has already sent something would lose the alert.
     fn part(&mut self, connection: &mut Connection) {
-        self.deadline = self.deadline.min(clock::mono() + LINGER);
+        self.deadline = self.deadline.min(clock::moment() + LINGER);
         if self.flush(connection).is_err() || self.socket.shutdown(Shutdown::Write).is_err() {
             return;
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::context::{Context, Paths};
 use super::files::{LoadError, load_pair, load_trust};
+use crate::moment::Moment;
 
 /// What a look at the files led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Watch {
     interval: Duration,
-    due: Duration,
+    due: Moment,
     /// The changes at the last look, and when connections were last judged.
     seen: u64,
     judged: u64,
@@ -56,7 +57,7 @@ pub struct Watch {
 
 impl Watch {
     /// In each interval once, and when the files have changed.
-    pub fn new(interval: Duration, now: Duration) -> Watch {
+    pub fn new(interval: Duration, now: Moment) -> Watch {
         let due = now + interval;
         let (seen, judged) = (0, 0);
         Watch {
@@ -70,7 +71,7 @@ impl Watch {
     /// Reads what has changed, to be called every [`LOOK_INTERVAL`]. Returns the context to judge by when it is time to.
     /// Of files that are just being written the half that is there cuts nobody off: they count once they are the same in
     /// two looks.
-    pub fn look(&mut self, store: &Store, now: Duration) -> Option<Arc<Context>> {
+    pub fn look(&mut self, store: &Store, now: Moment) -> Option<Arc<Context>> {
         store.reload_if_changed();
         let (context, changes) = {
             let state = store.lock();

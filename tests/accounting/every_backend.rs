@@ -162,7 +162,7 @@ impl World {
     /// Waits until the dispatcher tells so of each of these backends; `is_so` gets what was told at first and what is
     /// now.
     fn wait_told(&self, what: &str, backends: &[&str], is_so: impl Fn(&Told, &Told) -> bool) {
-        let end = clock::mono() + PATIENCE;
+        let end = clock::moment() + PATIENCE;
         // Where none answers yet, the one that is to come begins with nothing.
         let first = |backend: &&str| self.told(backend).unwrap_or_default();
         let first: Vec<Told> = backends.iter().map(first).collect();
@@ -175,7 +175,7 @@ impl World {
                         break;
                     }
                 }
-                assert!(clock::mono() < end, "{backend} is not {what}: {told:?}");
+                assert!(clock::moment() < end, "{backend} is not {what}: {told:?}");
                 thread::sleep(Duration::from_millis(30));
             }
         }
@@ -306,7 +306,7 @@ impl World {
 
     /// Waits until every backend has these calls.
     fn wait_for(&self, expected: &BTreeMap<&str, Sent>) {
-        let end = clock::mono() + PATIENCE;
+        let end = clock::moment() + PATIENCE;
         loop {
             let missing = self.recorded().map(|(backend, calls)| {
                 let is_missing = |id: &&&str| !calls.contains_key(**id);
@@ -315,7 +315,7 @@ impl World {
             if missing.iter().all(|(_, count)| *count == 0) {
                 return;
             }
-            assert!(clock::mono() < end, "missing: {missing:?}");
+            assert!(clock::moment() < end, "missing: {missing:?}");
             thread::sleep(Duration::from_millis(100));
         }
     }

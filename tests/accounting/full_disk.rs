@@ -246,9 +246,9 @@ fn call_and_loss(line: &str) -> (String, bool) {
 }
 
 fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     while !is_so() {
-        assert!(clock::mono() < end, "{what}: waited in vain");
+        assert!(clock::moment() < end, "{what}: waited in vain");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -230,9 +230,9 @@ impl Cases<'_> {
         process.wait().unwrap();
         let next = start(&case, "never");
         // The server gives up what waits for too long; then there is only one.
-        let end = clock::mono() + Duration::from_secs(5);
+        let end = clock::moment() + Duration::from_secs(5);
         wait("both to wait", || {
-            self.database.waiting() == 2 || clock::mono() > end
+            self.database.waiting() == 2 || clock::moment() > end
         });
         drop(lock);
         finish(next, &case, &table);

@@ -412,20 +412,19 @@ fn tls_as_the_uri_says() {
     ] {
         let mut backend = backend(&uri);
         number += 1;
-        match fine {
-            true => assert_eq!(
+        if fine {
+            assert_eq!(
                 deliver(&mut *backend, &[record(number)]),
                 [Verdict::Delivered],
                 "{uri}"
-            ),
-            false => {
-                let why = unavailable(&mut *backend, &[record(number)]);
-                let reasons = ["no encryption", "certificate"];
-                assert!(
-                    reasons.iter().any(|reason| why.contains(reason)),
-                    "{uri}: {why}"
-                );
-            }
+            )
+        } else {
+            let why = unavailable(&mut *backend, &[record(number)]);
+            let reasons = ["no encryption", "certificate"];
+            assert!(
+                reasons.iter().any(|reason| why.contains(reason)),
+                "{uri}: {why}"
+            );
         }
     }
     let why = records::open(

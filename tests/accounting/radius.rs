@@ -94,9 +94,9 @@ impl Run {
 }
 
 fn wait(what: &str, mut until: impl FnMut() -> bool) {
-    let deadline = clock::mono() + PATIENCE;
+    let deadline = clock::moment() + PATIENCE;
     while !until() {
-        assert!(clock::mono() < deadline, "waited in vain for {what}");
+        assert!(clock::moment() < deadline, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -110,7 +110,7 @@ fn wait_for(server: &FreeRadius, count: usize) {
 /// said when not all could be delivered.
 fn deliver_all(radius: &mut Radius, records: &[Record], run: &Run) -> (Vec<Verdict>, Vec<String>) {
     let (mut verdicts, mut failures) = (Vec::new(), Vec::new());
-    let deadline = clock::mono() + PATIENCE;
+    let deadline = clock::moment() + PATIENCE;
     while verdicts.len() < records.len() {
         for &(position, troubles) in &run.gates {
             let passed = verdicts.len() < position;
@@ -125,7 +125,7 @@ fn deliver_all(radius: &mut Radius, records: &[Record], run: &Run) -> (Vec<Verdi
         assert_eq!(result.is_ok(), settled.len() == batch.len());
         verdicts.append(&mut settled);
         if let Err(why) = result {
-            assert!(clock::mono() < deadline, "{why}");
+            assert!(clock::moment() < deadline, "{why}");
             failures.push(why.to_string());
             run.failures.fetch_add(1, Ordering::SeqCst);
             // As a back-off, only shorter.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::clock;
 use serde_json::Value;
 
@@ -90,10 +91,10 @@ impl Host {
     }
 
     fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let end = clock::mono() + PATIENCE;
+        let end = clock::moment() + PATIENCE;
         while !is_so() {
             let log = self.log("media-dispatcher");
-            assert!(clock::mono() < end, "{what}: waited in vain\n{log}");
+            assert!(clock::moment() < end, "{what}: waited in vain\n{log}");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -130,21 +131,21 @@ struct Call {
     phones: [UdpSocket; 2],
     ports: [u16; 2],
     /// It was answered after the first and before the second.
-    answered: [Duration; 2],
+    answered: [Moment; 2],
 }
 
 impl Call {
     fn place(host: &Host, id: &'static str) -> Call {
         let phones = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let media = phones.each_ref().map(Media::audio_at);
-        let begun = clock::mono();
+        let begun = clock::moment();
         let ends = media.map(|media| media.address);
         let ports = host.proxy().place(id, ends).unwrap();
         let call = Call {
             id,
             phones,
             ports,
-            answered: [begun, clock::mono()],
+            answered: [begun, clock::moment()],
         };
         call.talk();
         call
@@ -164,13 +165,13 @@ impl Call {
 
     /// The shortest and the longest that it can have lasted if it ends now.
     fn length(&self) -> [Duration; 2] {
-        let now = clock::mono();
+        let now = clock::moment();
         [now - self.answered[1], now - self.answered[0]]
     }
 
     /// Lasts this long from its answer.
     fn last(&self, length: Duration) {
-        let left = (self.answered[0] + length).saturating_sub(clock::mono());
+        let left = (self.answered[0] + length).since(clock::moment());
         thread::sleep(left);
     }
 

@@ -71,10 +71,10 @@ impl Host {
     }
 
     fn wait(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let end = clock::mono() + PATIENCE;
+        let end = clock::moment() + PATIENCE;
         while !is_so() {
             let log = self.log("media-dispatcher");
-            assert!(clock::mono() < end, "{what}: waited in vain\n{log}");
+            assert!(clock::moment() < end, "{what}: waited in vain\n{log}");
             thread::sleep(Duration::from_millis(20));
         }
     }

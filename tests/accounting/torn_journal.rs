@@ -40,9 +40,10 @@ impl Backend for Parted {
         records: &[Record],
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), Unavailable> {
-        match self.1.load(Ordering::Relaxed) {
-            true => Err(Unavailable("it is away".to_owned())),
-            false => self.0.deliver(records, verdicts),
+        if self.1.load(Ordering::Relaxed) {
+            Err(Unavailable("it is away".to_owned()))
+        } else {
+            self.0.deliver(records, verdicts)
         }
     }
 }
@@ -74,10 +75,10 @@ fn start(directory: &Path, is_parted: &Arc<AtomicBool>) -> Arc<Accounting> {
 }
 
 fn wait(what: &str, accounting: &Accounting, waiting: u64) {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     let progress = accounting.progress();
     while progress.iter().any(|p| p.waiting() != waiting) {
-        assert!(clock::mono() < end, "{what}: {progress:?}");
+        assert!(clock::moment() < end, "{what}: {progress:?}");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -124,9 +125,10 @@ fn recorded(directory: &Path) -> [Vec<String>; 2] {
 /// After each cut the relay of the last record tells of it again, and another call ends: before that, or after it.
 fn cut_at_every_byte(is_last_delivered: bool, is_other_first: bool) {
     let before = accounted(is_last_delivered);
-    let had: &[&str] = match is_last_delivered {
-        true => &["first", "second", LAST],
-        false => &["first", "second"],
+    let had: &[&str] = if is_last_delivered {
+        &["first", "second", LAST]
+    } else {
+        &["first", "second"]
     };
     assert_eq!(recorded(before.path()), [had, had]);
     let whole = fs::read(before.path().join(JOURNAL)).unwrap();

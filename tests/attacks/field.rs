@@ -141,8 +141,8 @@ impl Server {
     fn stop(&mut self) -> Result<(), String> {
         self.log.stall(false);
         signal(self.child.id(), "TERM")?;
-        let end = clock::mono() + PATIENCE;
-        while clock::mono() < end {
+        let end = clock::moment() + PATIENCE;
+        while clock::moment() < end {
             match self.child.try_wait().unwrap() {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => {
@@ -274,9 +274,9 @@ fn configure(directory: &Path, rogue: Option<&TcpListener>) -> (SocketAddr, Sock
 
 /// Waits until a condition holds.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     while !holds() {
-        assert!(clock::mono() < end, "not in time: {what}");
+        assert!(clock::moment() < end, "not in time: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::clock;
 
 use super::field::Target;
@@ -43,7 +44,7 @@ struct Phone {
     socket: UdpSocket,
     /// The relay's port for it while it talks, else 0.
     port: u16,
-    next: Duration,
+    next: Moment,
     sent: u32,
     /// How often each packet of the other has come.
     seen: Vec<u8>,
@@ -56,7 +57,7 @@ impl Phone {
         Phone {
             socket: socket(),
             port: 0,
-            next: Duration::ZERO,
+            next: Moment::START,
             sent: 0,
             seen: Vec::new(),
             crossed: 0,
@@ -89,7 +90,7 @@ impl Phone {
     }
 
     /// Sends a packet where one is due.
-    fn talk(&mut self, name: u32, now: Duration) {
+    fn talk(&mut self, name: u32, now: Moment) {
         if self.port == 0 || now < self.next {
             return;
         }
@@ -136,7 +137,7 @@ impl Phones {
         }
     }
 
-    fn tick(&mut self, now: Duration) {
+    fn tick(&mut self, now: Moment) {
         self.take();
         for end in [0, 1] {
             let name = self.name(end);
@@ -145,7 +146,7 @@ impl Phones {
     }
 
     fn talk_to(&mut self, ports: [u16; 2]) {
-        let now = clock::mono();
+        let now = clock::moment();
         for (end, port) in self.ends.iter_mut().zip(ports) {
             (end.port, end.next) = (port, now);
         }
@@ -172,14 +173,14 @@ impl Phones {
 
 /// Waits until all that was sent has arrived, or for as long as that may take.
 fn arrived(phones: &Mutex<Phones>) -> Sum {
-    let end = clock::mono() + STRAGGLERS;
+    let end = clock::moment() + STRAGGLERS;
     loop {
         let sum = {
             let mut phones = lock(phones);
             phones.take();
             phones.sum()
         };
-        if sum.lost == 0 || clock::mono() > end {
+        if sum.lost == 0 || clock::moment() > end {
             return sum;
         }
         thread::sleep(TICK);
@@ -353,7 +354,7 @@ impl Shared {
         while self.media.is_on() {
             let talking = lock(&self.talking).clone();
             for phones in talking {
-                lock(&phones).tick(clock::mono());
+                lock(&phones).tick(clock::moment());
             }
             thread::sleep(TICK);
         }
@@ -441,7 +442,7 @@ struct Worker {
     proxy: Option<Proxy>,
     index: u64,
     calls: BTreeMap<u64, Call>,
-    due: Vec<(Duration, u64, Step)>,
+    due: Vec<(Moment, u64, Step)>,
 }
 
 /// Numbers of calls, never the same twice in one process: what is late is of nobody else.
@@ -459,14 +460,14 @@ impl Worker {
     }
 
     fn run(&mut self) {
-        let mut next = clock::mono() + BETWEEN * self.index as u32 / WORKERS as u32;
+        let mut next = clock::moment() + BETWEEN * self.index as u32 / WORKERS as u32;
         if self.index == 0 {
             for index in 0..STANDING {
                 self.begin(Some(index));
             }
         }
         while self.shared.placing.is_on() {
-            let now = clock::mono();
+            let now = clock::moment();
             if now >= next {
                 self.begin(None);
                 // What the dispatcher was too slow for is not made up for.
@@ -475,15 +476,13 @@ impl Worker {
             self.step();
             let first = self.due.iter().map(|(when, ..)| *when).min();
             let until = first.unwrap_or(next).min(next);
-            self.shared
-                .placing
-                .pause(until.saturating_sub(clock::mono()));
+            self.shared.placing.pause(until.since(clock::moment()));
         }
         for (number, _) in self.calls.iter().filter(|(_, call)| call.is_standing) {
-            self.due.push((clock::mono(), *number, Step::Quiet));
+            self.due.push((clock::moment(), *number, Step::Quiet));
         }
         while let Some(first) = self.due.iter().map(|(when, ..)| *when).min() {
-            thread::sleep(first.saturating_sub(clock::mono()));
+            thread::sleep(first.since(clock::moment()));
             self.step();
         }
     }
@@ -492,7 +491,7 @@ impl Worker {
     fn ask(&mut self, what: &str, call_id: &str, request: &str) -> Option<String> {
         let target = &self.shared.target;
         let before = waited();
-        let start = clock::mono();
+        let start = clock::moment();
         let answer = match self
             .proxy
             .take()
@@ -501,7 +500,7 @@ impl Worker {
             Ok(mut proxy) => proxy.ask(request).inspect(|_| self.proxy = Some(proxy)),
             Err(error) => Err(error),
         };
-        let taken = clock::mono() - start;
+        let taken = clock::moment() - start;
         {
             let mut figures = lock(&self.shared.figures);
             match what {
@@ -576,9 +575,10 @@ impl Worker {
             ports: [0, 0],
             is_answered: false,
         };
-        let (from, request) = match call.is_late_offer() {
-            true => (1, call.update("reply", 1, "to", 1)),
-            false => (0, call.update("request", 1, "", 0)),
+        let (from, request) = if call.is_late_offer() {
+            (1, call.update("reply", 1, "to", 1))
+        } else {
+            (0, call.update("request", 1, "", 0))
         };
         let what = ["offer", "late offer"][from];
         let Some(port) = self.update(what, &call.id, &request) else {
@@ -587,7 +587,7 @@ impl Worker {
         // The port that the other one is told.
         call.ports[1 - from] = port;
         self.due
-            .push((clock::mono() + RINGING, number, Step::Answer));
+            .push((clock::moment() + RINGING, number, Step::Answer));
         self.calls.insert(number, call);
     }
 
@@ -596,7 +596,7 @@ impl Worker {
         let Some(at) = (0..self.due.len()).min_by_key(|at| self.due[*at].0) else {
             return;
         };
-        if self.due[at].0 > clock::mono() {
+        if self.due[at].0 > clock::moment() {
             return;
         }
         let (_, number, step) = self.due.swap_remove(at);
@@ -616,15 +616,16 @@ impl Worker {
             }
         };
         if let Some(next) = next {
-            self.due.push((clock::mono() + pause, number, next));
+            self.due.push((clock::moment() + pause, number, next));
         }
         self.calls.insert(number, call);
     }
 
     fn answer(&mut self, call: &mut Call) -> (Option<Step>, Duration) {
-        let (from, request) = match call.is_late_offer() {
-            true => (0, call.update("request", 1, "to", 0)),
-            false => (1, call.update("reply", 1, "to", 1)),
+        let (from, request) = if call.is_late_offer() {
+            (0, call.update("request", 1, "to", 0))
+        } else {
+            (1, call.update("reply", 1, "to", 1))
         };
         let what = ["late answer", "answer"][from];
         let Some(port) = self.update(what, &call.id, &request) else {
@@ -634,9 +635,10 @@ impl Worker {
         call.is_answered = true;
         lock(&call.phones).talk_to(call.ports);
         lock(&self.shared.talking).push(call.phones.clone());
-        match call.is_standing {
-            true => (None, Duration::ZERO),
-            false => (Some(Step::Change), TALKING),
+        if call.is_standing {
+            (None, Duration::ZERO)
+        } else {
+            (Some(Step::Change), TALKING)
         }
     }
 

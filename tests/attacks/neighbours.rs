@@ -179,9 +179,9 @@ pub fn ringing(target: &Target, going: &Going) -> String {
     let (mut rang, mut refused) = (0, 0);
     while going.is_on() {
         let mut rings = Vec::new();
-        let end = clock::mono() + RINGS;
+        let end = clock::moment() + RINGS;
         let mut pace = Pace::new(400);
-        while rings.len() < RINGING && clock::mono() < end && pace.next(going) {
+        while rings.len() < RINGING && clock::moment() < end && pace.next(going) {
             let number = rang + refused;
             let request = format!(
                 "update\r\ntype: request\r\ndialog_id: \r\ncall_id: ringing-{number}\r\ncseq: 1\r\nfrom_uri: mallory@example.net\r\n\
@@ -197,7 +197,7 @@ pub fn ringing(target: &Target, going: &Going) -> String {
                 Err(error) => return format!("no answer: {error}"),
             }
         }
-        going.pause(end.saturating_sub(clock::mono()));
+        going.pause(end.since(clock::moment()));
         for number in &rings {
             let request = format!(
                 "remove\r\ncall_id: ringing-{number}\r\nfrom_tag: from\r\nto_tag: \r\n\r\n"

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::clock;
 
 /// How often somebody who waits looks whether it is over.
@@ -43,9 +44,9 @@ impl Going {
 
     /// Waits, at most until it is over; returns whether it goes on.
     pub fn pause(&self, length: Duration) -> bool {
-        let end = clock::mono() + length;
+        let end = clock::moment() + length;
         while self.is_on() {
-            match end.saturating_sub(clock::mono()) {
+            match end.since(clock::moment()) {
                 Duration::ZERO => return true,
                 rest => thread::sleep(rest.min(GLANCE)),
             }
@@ -56,7 +57,7 @@ impl Going {
 
 /// So many a second, in small heaps: a thread that sleeps for each would be late.
 pub struct Pace {
-    start: Duration,
+    start: Moment,
     per_second: u32,
     done: u64,
 }
@@ -64,7 +65,7 @@ pub struct Pace {
 impl Pace {
     pub fn new(per_second: u32) -> Pace {
         Pace {
-            start: clock::mono(),
+            start: clock::moment(),
             per_second,
             done: 0,
         }
@@ -76,7 +77,7 @@ impl Pace {
         let due =
             self.start + Duration::from_nanos(self.done * second / u64::from(self.per_second));
         self.done += 1;
-        match due.saturating_sub(clock::mono()) {
+        match due.since(clock::moment()) {
             rest if rest < Duration::from_millis(2) => going.is_on(),
             rest => going.pause(rest),
         }

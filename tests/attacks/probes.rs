@@ -24,9 +24,9 @@ pub type Probe = (&'static str, fn(&Target) -> Result<(), String>);
 
 /// Runs one; how long it took, or what went wrong.
 pub fn run((name, probe): Probe, target: &Target) -> Result<Duration, String> {
-    let start = clock::mono();
+    let start = clock::moment();
     let done = probe(target);
-    let taken = clock::mono() - start;
+    let taken = clock::moment() - start;
     match done {
         Ok(()) if taken <= LIMIT => Ok(taken),
         Ok(()) => Err(format!("{name}: {} ms", taken.as_millis())),
@@ -54,9 +54,10 @@ pub const ADMINISTRATOR_ASKS: Probe = ("an administrator asks over TLS", |target
 pub const ADMINISTRATOR_ASKS_HERE: Probe = ("an administrator asks on the host", |target| {
     // Not for a summary, which waits for relays that do not answer.
     let lines = management::ask(&target.management_socket, "version").map_err(|e| e.to_string())?;
-    match lines.is_empty() {
-        true => Err("no version".to_owned()),
-        false => Ok(()),
+    if lines.is_empty() {
+        Err("no version".to_owned())
+    } else {
+        Ok(())
     }
 });
 
@@ -76,9 +77,10 @@ fn scrape(address: SocketAddr) -> Result<(), String> {
         .map_err(told)?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer).map_err(told)?;
-    match answer.starts_with("HTTP/1.1 200 ") && answer.contains("mediaproxy_") {
-        true => Ok(()),
-        false => Err(format!("{address}: {answer:.100}")),
+    if answer.starts_with("HTTP/1.1 200 ") && answer.contains("mediaproxy_") {
+        Ok(())
+    } else {
+        Err(format!("{address}: {answer:.100}"))
     }
 }
 

@@ -52,7 +52,7 @@ impl Host {
 
     /// Waits until the dispatcher has counted one of these at least.
     fn counts(&self, sample: &str) {
-        let end = clock::mono() + LONG;
+        let end = clock::moment() + LONG;
         loop {
             let text = management::ask(&self.daemons.management_socket(), "metrics").unwrap();
             let value = text.iter().find_map(|line| line.strip_prefix(sample));
@@ -60,7 +60,7 @@ impl Host {
             if value.is_some_and(|count| count >= 1.0) {
                 return;
             }
-            assert!(clock::mono() < end, "{sample}: {value:?}");
+            assert!(clock::moment() < end, "{sample}: {value:?}");
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -83,14 +83,14 @@ fn calls(host: &Host, name: &str, others: impl FnOnce(&AtomicBool) + Send) -> Se
         scope.spawn(|| others(&is_over));
         let mut proxy = Proxy::connect(&host.daemons.control_socket()).unwrap();
         let (mut times, mut errors) = (Vec::new(), Vec::new());
-        let begin = clock::mono();
-        while clock::mono() < begin + RUN {
+        let begin = clock::moment();
+        while clock::moment() < begin + RUN {
             let call_id = format!("{name}-{}@192.0.2.1", times.len());
-            let since = clock::mono();
+            let since = clock::moment();
             let placed = proxy.place(&call_id, [end, end]);
             let removed = proxy.hang_up(&call_id);
             // Three requests, each of which a proxy waits for.
-            times.push((clock::mono() - since) / 3);
+            times.push((clock::moment() - since) / 3);
             errors.extend(placed.err().into_iter().chain(removed.err()));
         }
         is_over.store(true, Ordering::Relaxed);
@@ -225,7 +225,7 @@ fn long_call_ids(say: &mut dyn FnMut(&[u8]) -> bool) {
 
 /// Ends of calls that never were.
 fn invented(say: &mut dyn FnMut(&[u8]) -> bool) {
-    let (mut number, mut go_on) = (clock::mono().as_nanos(), true);
+    let (mut number, mut go_on) = (clock::moment().since_start().as_nanos(), true);
     while go_on {
         let mut text = String::new();
         for _ in 0..100 {

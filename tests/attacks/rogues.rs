@@ -259,7 +259,7 @@ pub fn dispatcher(target: &Target, going: &Going) -> String {
     let _ = listener.set_nonblocking(true);
     let mut last = None;
     loop {
-        let now = clock::mono();
+        let now = clock::moment();
         if !going.is_on() && (rogue.placed.is_empty() || now > *last.get_or_insert(now + LIMIT)) {
             break;
         }

@@ -114,7 +114,7 @@ fn everything_at_once() {
     let load = Load::start(&target);
     thread::sleep(Duration::from_secs(1));
     let asked_before = trial::asked_to_end(&target).len();
-    let start = clock::mono();
+    let start = clock::moment();
     let mut next = Duration::from_secs(10);
     let seen = trial::attack(
         &mut field,
@@ -122,7 +122,7 @@ fn everything_at_once() {
         PROBES,
         length,
         |taken, failed| {
-            let now = clock::mono() - start;
+            let now = clock::moment() - start;
             if now < next {
                 return;
             }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use mediaproxy::moment::Moment;
 use mediaproxy::sys::clock;
 
 use super::field::{Field, Setting, Target};
@@ -280,12 +281,12 @@ pub fn attack(
     mut tell: impl FnMut([Taken; 2], usize),
 ) -> Result<Seen, String> {
     let attackers = Attackers::start(field, attacks, ease);
-    let end = clock::mono() + length;
+    let end = clock::moment() + length;
     let mut most = field.taken();
-    let (mut done, mut failed, mut probe_at) = (0, Vec::new(), Duration::ZERO);
-    while clock::mono() < end {
-        if clock::mono() >= probe_at {
-            probe_at = clock::mono() + PROBED;
+    let (mut done, mut failed, mut probe_at) = (0, Vec::new(), Moment::START);
+    while clock::moment() < end {
+        if clock::moment() >= probe_at {
+            probe_at = clock::moment() + PROBED;
             for probe in probes {
                 done += 1;
                 failed.extend(probes::run(*probe, &field.target).err());
@@ -308,14 +309,14 @@ pub fn attack(
 
 /// Waits until both have given back what they took, or for as long as that may take.
 pub fn settled(field: &Field, before: [Taken; 2], kept: u64) -> [Taken; 2] {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     loop {
         let taken = field.taken();
         let is_back = taken.iter().zip(before).all(|(after, before)| {
             after.memory <= back(before.memory, kept)
                 && after.descriptors <= back(before.descriptors, 1)
         });
-        if is_back || clock::mono() > end {
+        if is_back || clock::moment() > end {
             return taken;
         }
         thread::sleep(Duration::from_millis(100));
@@ -331,7 +332,7 @@ pub fn records(path: &Path, all: &[&Figures]) -> (Vec<String>, u64) {
     }
     let doubtful = all.iter().flat_map(|figures| &figures.doubtful);
     let doubtful: Vec<&str> = doubtful.map(String::as_str).collect();
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     loop {
         let (recorded, others) = recorded(path);
         let missing = answered
@@ -342,7 +343,7 @@ pub fn records(path: &Path, all: &[&Figures]) -> (Vec<String>, u64) {
                 format!("{call_id} was answered {count} times, not all recorded")
             })
             .collect();
-        if !missing.is_empty() && clock::mono() < end {
+        if !missing.is_empty() && clock::moment() < end {
             thread::sleep(Duration::from_millis(100));
             continue;
         }

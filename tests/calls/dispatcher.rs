@@ -485,9 +485,10 @@ fn l2_a_relay_that_answers_keeps_its_link_and_its_calls() {
     ] {
         let is_told = told.is_some();
         let bed = Bed::new();
-        let mut first = match is_told {
-            true => instance(&bed, "x-0", "[]"),
-            false => bed.older_relay(),
+        let mut first = if is_told {
+            instance(&bed, "x-0", "[]")
+        } else {
+            bed.older_relay()
         };
         first.settle();
         let mut proxy = bed.proxy();
@@ -521,20 +522,22 @@ fn l2_a_relay_that_answers_keeps_its_link_and_its_calls() {
 fn l3_a_relay_that_says_nothing_gives_way_to_the_next() {
     for is_older in [false, true] {
         let bed = Bed::new();
-        let mut first = match is_older {
-            false => instance(&bed, "x-0", "[]"),
-            true => bed.older_relay(),
+        let mut first = if is_older {
+            bed.older_relay()
+        } else {
+            instance(&bed, "x-0", "[]")
         };
         first.settle();
         let mut proxy = bed.proxy();
         talking(&mut proxy, &mut first, "one");
-        let begun = mediaproxy::sys::clock::mono();
-        let mut second = match is_older {
-            false => instance(&bed, "y-0", "[]"),
-            true => bed.older_relay(),
+        let begun = mediaproxy::sys::clock::moment();
+        let mut second = if is_older {
+            bed.older_relay()
+        } else {
+            instance(&bed, "y-0", "[]")
         };
         second.settle();
-        let taken = mediaproxy::sys::clock::mono() - begun;
+        let taken = mediaproxy::sys::clock::moment() - begun;
         assert!(
             taken > Duration::from_millis(1900) && taken < Duration::from_secs(15),
             "{taken:?}"
@@ -847,14 +850,14 @@ fn a_relay_that_does_not_list_its_sessions_is_told_what_it_missed() {
     assert_eq!(proxy.ask(&remove("one")), "error");
     let mut again = bed.link();
     again.say("hello {\"name\": \"a\"}");
-    let end = mediaproxy::sys::clock::mono() + bed::LONG;
+    let end = mediaproxy::sys::clock::moment() + bed::LONG;
     let told = loop {
         again.say("ping");
         match again.line() {
             line if line.starts_with("remove ") => break line,
             _ => thread::sleep(Duration::from_millis(10)),
         }
-        assert!(mediaproxy::sys::clock::mono() < end, "it is not told");
+        assert!(mediaproxy::sys::clock::moment() < end, "it is not told");
     };
     let (_, sequence) = told.split_once(' ').unwrap();
     again.say(&format!("{sequence} {}", statistics("one", "closed")));

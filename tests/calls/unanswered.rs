@@ -70,9 +70,10 @@ fn s7_the_calls_of_a_lost_relay_leave_and_are_back_with_it() {
     };
     assert_eq!(proxy.answer(), PORTS);
     assert_eq!(proxy.ask(&offer("two")), "error", "one rings");
-    let (gone, mut left, name) = match on_lost {
-        true => (lost, other, "a"),
-        false => (other, lost, "b"),
+    let (gone, mut left, name) = if on_lost {
+        (lost, other, "a")
+    } else {
+        (other, lost, "b")
     };
     gone.cut();
     while !lines(&bed, "metrics").contains(&format!(

@@ -159,9 +159,10 @@ fn a_metrics_port_that_others_reach_is_warned_about() {
                 relay.config.listen_metrics,
                 dispatcher.config.listen_metrics,
             );
-            let (relay_port, dispatcher_port) = match address.contains(":9") {
-                true => (9, 9),
-                false => (25063, 25062),
+            let (relay_port, dispatcher_port) = if address.contains(":9") {
+                (9, 9)
+            } else {
+                (25063, 25062)
             };
             let with = |port: u16| {
                 let host = address.trim_end_matches(":9");

@@ -29,9 +29,10 @@ fn only_relays_with_the_passport_are_let_in() {
     for (passport, welcome) in [("O:Example, CN:rel*", true), ("O:Other", false)] {
         let bed = Bed::with(|settings| settings.passport = Passport::parse(passport).unwrap());
         let mut relay = bed.link();
-        match welcome {
-            true => relay.list("[]"),
-            false => relay.ends(),
+        if welcome {
+            relay.list("[]")
+        } else {
+            relay.ends()
         }
     }
 }

@@ -87,15 +87,15 @@ fn sources(network: u8, count: u8) -> Vec<Ipv4Addr> {
 
 /// A relay that connects from an address, is up, and goes.
 fn visit_as_relay(bed: &Bed, source: Ipv4Addr) {
-    let start = clock::mono();
+    let start = clock::moment();
     let socket = connect_from(source, bed.running.relay_address).unwrap();
     let mut relay = FakeRelay::on(bed.certs.path(), socket).expect("it is let in");
     relay.say(&format!("hello {{\"name\": \"relay at {source}\"}}"));
     relay.list("[]");
     assert!(
-        (clock::mono() - start) < SOON,
+        (clock::moment() - start) < SOON,
         "{:?}",
-        (clock::mono() - start)
+        (clock::moment() - start)
     );
 }
 
@@ -103,7 +103,7 @@ fn visit_as_relay(bed: &Bed, source: Ipv4Addr) {
 fn ask_version(bed: &Bed, source: Ipv4Addr) -> String {
     let context = Context::load(bed.certs.path(), "relay").unwrap().0;
     let socket = connect_from(source, bed.running.management_address).unwrap();
-    let start = clock::mono();
+    let start = clock::moment();
     let Ok((mut reader, mut writer, _)) = connect(socket, &context, None, HANDSHAKE_LIMIT) else {
         return "no handshake".to_owned();
     };
@@ -115,9 +115,9 @@ fn ask_version(bed: &Bed, source: Ipv4Addr) -> String {
         text.extend_from_slice(&buffer[..count]);
     }
     assert!(
-        (clock::mono() - start) < SOON,
+        (clock::moment() - start) < SOON,
         "{:?}",
-        (clock::mono() - start)
+        (clock::moment() - start)
     );
     String::from_utf8(text).unwrap()
 }
@@ -187,12 +187,12 @@ fn who_gives_way_is_closed_at_once() {
         socket.set_read_timeout(Some(LONG)).unwrap();
         slow.push(socket);
     }
-    let start = clock::mono();
+    let start = clock::moment();
     assert_eq!(slow[0].read(&mut [0]).unwrap_or(0), 0, "the oldest");
     assert!(
-        (clock::mono() - start) < SOON,
+        (clock::moment() - start) < SOON,
         "{:?}",
-        (clock::mono() - start)
+        (clock::moment() - start)
     );
     slow[1].set_nonblocking(true).unwrap();
     assert!(slow[1].read(&mut [0]).is_err(), "it may go on");
@@ -275,9 +275,9 @@ fn l5_relays_from_before_a_restart_are_known() {
     let bed = Bed::with(|settings| settings.state_dir = state.clone());
     let hello = client_hello(&bed);
     let [known, unknown] = [1, 2].map(|host| {
-        let start = clock::mono();
+        let start = clock::moment();
         let answered = replay(&bed, &hello, Ipv4Addr::new(127, 0, 8, host), 100);
-        answered.saturating_sub(2 * (clock::mono() - start).as_secs() as usize)
+        answered.saturating_sub(2 * (clock::moment() - start).as_secs() as usize)
     });
     assert!(known > 80 && unknown < 25, "{known}, {unknown}");
     std::fs::remove_dir_all(state).unwrap();
@@ -289,7 +289,7 @@ fn l6_a_replayed_hello_is_answered_as_often_as_the_budget_allows() {
     let known = Ipv4Addr::new(127, 0, 6, 100);
     visit_as_relay(&bed, known);
     let hello = client_hello(&bed);
-    let (start, answered) = (clock::mono(), AtomicUsize::new(0));
+    let (start, answered) = (clock::moment(), AtomicUsize::new(0));
     let tries = 150;
     let strangers = sources(6, 8);
     thread::scope(|scope| {
@@ -304,7 +304,10 @@ fn l6_a_replayed_hello_is_answered_as_often_as_the_budget_allows() {
             visit_as_relay(&bed, Ipv4Addr::new(127, 0, 6, 101 + n));
         }
     });
-    let (answered, took) = (answered.into_inner(), (clock::mono() - start).as_secs_f64());
+    let (answered, took) = (
+        answered.into_inner(),
+        (clock::moment() - start).as_secs_f64(),
+    );
     let allowed = strangers.len() as f64 * (20.0 + 2.0 * took + 1.0);
     assert!((answered as f64) < allowed, "{answered} in {took} s");
     assert!(answered >= strangers.len(), "some are");
@@ -395,8 +398,8 @@ fn strangers_write_few_lines() {
     }
     let all = strangers.len() * each;
     for port in ["relays", "management"] {
-        let start = clock::mono();
-        while failed(&bed, port, "") < all && (clock::mono() - start) < LONG {
+        let start = clock::moment();
+        while failed(&bed, port, "") < all && (clock::moment() - start) < LONG {
             thread::yield_now();
         }
         let [tls, budget] = ["tls", "over_budget"].map(|cause| failed(&bed, port, cause));

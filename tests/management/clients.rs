@@ -26,9 +26,10 @@ fn the_port_speaks_tls_and_looks_at_passports() {
         while let Ok(count @ 1..) = reader.read(&mut buffer) {
             text.extend_from_slice(&buffer[..count]);
         }
-        let expected = match answers {
-            true => format!("{}\r\n\r\n", env!("CARGO_PKG_VERSION")),
-            false => String::new(),
+        let expected = if answers {
+            format!("{}\r\n\r\n", env!("CARGO_PKG_VERSION"))
+        } else {
+            String::new()
         };
         assert_eq!(String::from_utf8(text).unwrap(), expected);
     }

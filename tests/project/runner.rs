@@ -98,9 +98,10 @@ fn the_end_names_what_failed_and_what_was_skipped() {
         !end.contains("not_a_name") && !end.contains("targets failed"),
         "{end}"
     );
-    let sum = match is_root {
-        true => "6 passed, 3 failed, 3 skipped",
-        false => "5 passed, 2 failed, 3 skipped",
+    let sum = if is_root {
+        "6 passed, 3 failed, 3 skipped"
+    } else {
+        "5 passed, 2 failed, 3 skipped"
     };
     assert_eq!(end.lines().last(), Some(sum), "{end}");
 }

@@ -119,9 +119,10 @@ impl Between {
             .stopped
             .wait_timeout_while(talk, PATIENCE, |t| !t.is_stopped);
         let (talk, _) = waited.unwrap();
-        match talk.is_stopped {
-            true => Ok(()),
-            false => Err(format!("{:?} of {} turns", talk.stop, talk.turns.len())),
+        if talk.is_stopped {
+            Ok(())
+        } else {
+            Err(format!("{:?} of {} turns", talk.stop, talk.turns.len()))
         }
     }
 

@@ -87,12 +87,12 @@ impl Phones {
             Err(_) => Course::Unclear,
         };
         // A proxy that gets no answer asks again when it can; one that was heard is an error then.
-        let end = clock::mono() + PATIENCE;
+        let end = clock::moment() + PATIENCE;
         while let Err(why) = self.ask(|proxy| proxy.remove(&answer)) {
             if why.ends_with(": error") {
                 break;
             }
-            assert!(clock::mono() < end, "{call_id}: {why}");
+            assert!(clock::moment() < end, "{call_id}: {why}");
             thread::sleep(Duration::from_millis(20));
         }
         course

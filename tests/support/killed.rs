@@ -111,9 +111,9 @@ fn settings(directory: &Path) -> accounting::Settings {
 }
 
 pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = clock::mono() + PATIENCE;
+    let end = clock::moment() + PATIENCE;
     while !is_so() {
-        assert!(clock::mono() < end, "waited in vain for {what}");
+        assert!(clock::moment() < end, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }

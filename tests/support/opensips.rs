@@ -143,9 +143,10 @@ impl State {
             (Version::V2_4, [name]) => self.take(|d| d.number() == *name || d.call_id == *name),
             _ => return "400 Too few or too many arguments\n".to_owned(),
         };
-        match ended {
-            true => "200 OK\n".to_owned(),
-            false => "404 Requested Dialog not found\n".to_owned(),
+        if ended {
+            "200 OK\n".to_owned()
+        } else {
+            "404 Requested Dialog not found\n".to_owned()
         }
     }
 
@@ -168,11 +169,10 @@ impl State {
                     Version::Later => format!("v{}", dialog.number()) == name,
                     _ => dialog.did() == name || dialog.call_id == name,
                 };
-                match !self.finds_nothing && self.take(is) {
-                    true => json!({"result": "OK"}),
-                    false => {
-                        json!({"error": {"code": 404, "message": "Requested Dialog not found"}})
-                    }
+                if !self.finds_nothing && self.take(is) {
+                    json!({"result": "OK"})
+                } else {
+                    json!({"error": {"code": 404, "message": "Requested Dialog not found"}})
                 }
             }
             Some("dlg_list") if !self.lists_nothing => {

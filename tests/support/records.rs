@@ -63,9 +63,9 @@ pub fn deliver(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict> {
 /// As the dispatcher does it: again and again until all are settled. Panics after a minute.
 pub fn deliver_all(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
-    let start = clock::mono();
+    let start = clock::moment();
     while let Err(Unavailable(why)) = backend.deliver(&records[verdicts.len()..], &mut verdicts) {
-        assert!((clock::mono() - start) < Duration::from_secs(60), "{why}");
+        assert!((clock::moment() - start) < Duration::from_secs(60), "{why}");
         thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(verdicts.len(), records.len());
@@ -74,12 +74,12 @@ pub fn deliver_all(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict
 
 /// One delivery that fails, in bounded time; the reason.
 pub fn unavailable(backend: &mut dyn Backend, records: &[Record]) -> String {
-    let start = clock::mono();
+    let start = clock::moment();
     let Unavailable(why) = backend.deliver(records, &mut Vec::new()).unwrap_err();
     assert!(
-        (clock::mono() - start) < Duration::from_secs(30),
+        (clock::moment() - start) < Duration::from_secs(30),
         "{:?}",
-        (clock::mono() - start)
+        (clock::moment() - start)
     );
     why
 }

@@ -354,9 +354,10 @@ fn d1_each_opensips_is_asked_in_the_form_that_it_takes() {
     ] {
         let site = Site::new(&format!("{version:?}-{sent_as_halves}"), version);
         let end = |dialog: &opensips::Dialog| {
-            let id = match sent_as_halves {
-                true => format!("{}:{}", dialog.entry, dialog.id),
-                false => dialog.number(),
+            let id = if sent_as_halves {
+                format!("{}:{}", dialog.entry, dialog.id)
+            } else {
+                dialog.number()
             };
             site.end(&dialog.call_id, &id)
         };

@@ -157,9 +157,10 @@ fn value(text: &str) -> Result<(String, &str), String> {
     match strings.next() {
         Some(Ok(word)) => {
             let rest = &text[strings.byte_offset()..];
-            match rest.is_empty() || rest.starts_with([' ', '\t']) {
-                true => Ok((word, rest)),
-                false => Err("a blank must follow a JSON string".to_owned()),
+            if rest.is_empty() || rest.starts_with([' ', '\t']) {
+                Ok((word, rest))
+            } else {
+                Err("a blank must follow a JSON string".to_owned())
             }
         }
         _ => Err(

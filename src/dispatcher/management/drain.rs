@@ -34,12 +34,11 @@ pub(super) fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<S
     if is_news {
         log::warn!("relay {key}: drained by {who}: no new calls, {calls} left");
     }
-    let warning = match others {
-        true => "",
-        false => {
-            log::warn!("no relay is left that takes calls: new ones are refused");
-            NONE_LEFT
-        }
+    let warning = if others {
+        ""
+    } else {
+        log::warn!("no relay is left that takes calls: new ones are refused");
+        NONE_LEFT
     };
     let left = match calls {
         0 => "no call of this dispatcher is left there".to_owned(),

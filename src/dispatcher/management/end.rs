@@ -63,9 +63,10 @@ pub(super) fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result
             Meant::Live(call_id, found) => {
                 let known = lock(&dispatcher.registry).calls.live.about(&call_id);
                 let told = || found.iter().map(|found| told_by_relay(&call_id, found));
-                let sessions = match known.is_empty() {
-                    true => told().collect(),
-                    false => known,
+                let sessions = if known.is_empty() {
+                    told().collect()
+                } else {
+                    known
                 };
                 (call_id, sessions)
             }

@@ -32,9 +32,10 @@ type Opened = (Reader, Writer, Who);
 /// The accepting thread of the TCP port.
 pub(crate) fn accept_tcp(dispatcher: &Arc<Dispatcher>, listener: &TcpListener) {
     let is_costly = dispatcher.settings.management_use_tls;
-    let patience = match is_costly {
-        true => HANDSHAKE_LIMIT,
-        false => IDLE_LIMIT,
+    let patience = if is_costly {
+        HANDSHAKE_LIMIT
+    } else {
+        IDLE_LIMIT
     };
     let limits = Limits {
         silent: 128,

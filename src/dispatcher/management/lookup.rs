@@ -78,9 +78,12 @@ impl Dispatcher {
     }
 
     fn ask_about(&self, one: &Connection, call_id: &CallId) -> Answer {
-        self.ask(&one.handle, |out, sequence| match one.handle.explains() {
-            true => write_explain(out, call_id, sequence),
-            false => write_plain(out, "sessions", sequence),
+        self.ask(&one.handle, |out, sequence| {
+            if one.handle.explains() {
+                write_explain(out, call_id, sequence)
+            } else {
+                write_plain(out, "sessions", sequence)
+            }
         })
     }
 }
@@ -118,18 +121,18 @@ fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Fou
     if !found.is_empty() {
         return Ok(found);
     }
-    Err(match silent.is_empty() {
-        true if !asked_any => {
-            format!("no active call {call_id} is known, and no relay is connected")
-        }
-        true => format!(
-            "no active call {call_id}; it may be over (calls are remembered for 15 minutes after their end; of older ones \
-             tell accounting and the dispatcher's log)"
-        ),
-        false => format!(
+    Err(if !silent.is_empty() {
+        format!(
             "call {call_id} was not found, and no answer came from relay {}",
             silent.join(", ")
-        ),
+        )
+    } else if asked_any {
+        format!(
+            "no active call {call_id}; it may be over (calls are remembered for 15 minutes after their end; of older ones \
+             tell accounting and the dispatcher's log)"
+        )
+    } else {
+        format!("no active call {call_id} is known, and no relay is connected")
     })
 }
 

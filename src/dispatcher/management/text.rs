@@ -75,9 +75,10 @@ fn head(out: &mut Vec<String>, call: &Call) {
         Some(name) => format!("{} ({name})", call.relay.ip),
         None => call.relay.ip.clone(),
     };
-    let less = match call.relay_explains {
-        true => "",
-        false => "; an older one, which tells no more than sessions",
+    let less = if call.relay_explains {
+        ""
+    } else {
+        "; an older one, which tells no more than sessions"
     };
     out.push(format!("  relay {name}, {}{less}", call.relay_link));
     out.push(match &call.dialog_id {
@@ -167,9 +168,10 @@ fn side(out: &mut Vec<String>, side: &Side<'_>) {
     let told = told(side.leg, side.local);
     out.push(format!("    {name}: {seen}; it was told to send to {told}"));
     if let Some(leg) = side.leg {
-        let usable = match leg.sdp_usable {
-            true => "media goes there until something comes from the party",
-            false => "no media goes there: the relay waits until something comes from the party",
+        let usable = if leg.sdp_usable {
+            "media goes there until something comes from the party"
+        } else {
+            "no media goes there: the relay waits until something comes from the party"
         };
         let ice = if leg.ice { ", ICE" } else { "" };
         out.push(match side.sdp {

@@ -516,9 +516,10 @@ fn c4_a_final_answer_without_sdp_is_the_one_that_its_branch_gave_before() {
                 lab.rtp(media, callee_side);
             }
             between(&mut lab);
-            let (tags, (who, media)) = match first {
-                true => (AB, branches[0]),
-                false => (AC, branches[1]),
+            let (tags, (who, media)) = if first {
+                (AB, branches[0])
+            } else {
+                (AC, branches[1])
             };
             lab.update_with("reply", 1, tags, &from(who, ""));
             talk(&mut lab, (CALLER, caller_side), (media, callee_side));

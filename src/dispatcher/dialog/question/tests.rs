@@ -188,9 +188,10 @@ fn d4_another_dialog_of_that_call_id_is_left_alone() {
         let mut questions = questions(NUMBER, "c@x", None);
         let mut asked = 1;
         let verdict = loop {
-            let answer = match questions.request(1).contains("dlg_list") {
-                true => other.take().unwrap(),
-                false => Answer::Unknown,
+            let answer = if questions.request(1).contains("dlg_list") {
+                other.take().unwrap()
+            } else {
+                Answer::Unknown
             };
             match questions.answered(answer, None) {
                 Next::Ask => asked += 1,

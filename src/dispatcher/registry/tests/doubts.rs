@@ -317,12 +317,11 @@ fn a_call_that_was_removed_while_its_relay_was_away_is_as_long_as_until_then() {
         registry.link_lost(a, at(13));
         registry.owe(removal("one", "t", "f"), at(18));
         let a = up_at(&mut registry, ip(1), Some("a"), at(26));
-        let ended = match is_listed {
-            true => {
-                assert_eq!(registry.tells(a, &list(&["one"]), at(26)).owed.len(), 1);
-                registry.removed(a, &call("one"), told("one", "f", 16), at(26))
-            }
-            false => registry.expire(a, told("one", "f", 98), at(116)),
+        let ended = if is_listed {
+            assert_eq!(registry.tells(a, &list(&["one"]), at(26)).owed.len(), 1);
+            registry.removed(a, &call("one"), told("one", "f", 16), at(26))
+        } else {
+            registry.expire(a, told("one", "f", 98), at(116))
         };
         let ended = ended.unwrap();
         assert_eq!(ended.length, Some(secs(8)));

@@ -148,9 +148,10 @@ impl World<'_> {
         }
         let told: serde_json::Value = serde_json::from_slice(&ended.statistics).unwrap();
         let to_tag = self.winner.map(|winner| TAGS[winner]);
-        match told["to_tag"].as_str() == to_tag {
-            true => Ok(()),
-            false => Err(format!("accounted with to_tag {}", told["to_tag"])),
+        if told["to_tag"].as_str() == to_tag {
+            Ok(())
+        } else {
+            Err(format!("accounted with to_tag {}", told["to_tag"]))
         }
     }
 }

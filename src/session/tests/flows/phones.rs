@@ -155,9 +155,10 @@ pub(super) struct Message {
 impl Message {
     /// Whose request it is or belongs to.
     pub(super) fn requester(&self) -> Side {
-        match self.what.is_request() {
-            true => self.from,
-            false => self.from.other(),
+        if self.what.is_request() {
+            self.from
+        } else {
+            self.from.other()
         }
     }
 }

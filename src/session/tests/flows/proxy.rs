@@ -200,9 +200,10 @@ impl<'a> World<'a> {
         let callees = (0..branches)
             .map(|branch| Half::new(Side::Callee, branch, [0, 1, 50][chance.below(3)]))
             .collect();
-        let sdp = match plan.late {
-            true => Vec::new(),
-            false => callers[0].first_offer(&mut supply, &mut chance),
+        let sdp = if plan.late {
+            Vec::new()
+        } else {
+            callers[0].first_offer(&mut supply, &mut chance)
         };
         for half in &mut callers {
             half.my_invite = Some(Invite {
@@ -458,9 +459,10 @@ impl<'a> World<'a> {
                 self.note(|| "(100 s pass, no media)".into());
                 self.lab.pass(100);
                 let alive = self.lab.engine.sessions().live_count() > 0;
-                return match self.begun && !self.cut && !alive {
-                    true => Err("the call ended while it rang".into()),
-                    false => Ok(()),
+                return if self.begun && !self.cut && !alive {
+                    Err("the call ended while it rang".into())
+                } else {
+                    Ok(())
                 };
             }
             Act::CancelCall => {
@@ -709,9 +711,10 @@ impl<'a> World<'a> {
                 Role::Offer => seen.reply = Some(message.from),
                 Role::Preview => seen.agreed = true,
                 Role::Answer => {
-                    match what.is_request() {
-                        true => seen.reply = None,
-                        false => seen.request[requester] = false,
+                    if what.is_request() {
+                        seen.reply = None
+                    } else {
+                        seen.request[requester] = false
                     }
                     seen.agreed = true;
                 }
@@ -741,14 +744,16 @@ impl<'a> World<'a> {
     fn update(&mut self, id: usize, again: bool) -> Result<(), String> {
         let message = self.sent[id].message.clone();
         let (branch, requester) = (message.branch, message.requester());
-        let kind = match message.what.is_request() {
-            true => "request",
-            false => "reply",
+        let kind = if message.what.is_request() {
+            "request"
+        } else {
+            "reply"
         };
         let is_first = message.opening && message.what == What::Invite;
-        let to_tag = match is_first || message.what.is_provisional() {
-            true => "",
-            false => tag(branch, requester.other()),
+        let to_tag = if is_first || message.what.is_provisional() {
+            ""
+        } else {
+            tag(branch, requester.other())
         };
         let tags = (tag(branch, requester), to_tag);
         let phone = match message.from {
@@ -804,9 +809,10 @@ impl<'a> World<'a> {
         }
         if again {
             let same = self.last_sdp != id || self.sent[id].told == told;
-            return match same {
-                true => Ok(()),
-                false => Err(format!("a repeated message had {:?}", self.sent[id].told)),
+            return if same {
+                Ok(())
+            } else {
+                Err(format!("a repeated message had {:?}", self.sent[id].told))
             };
         }
         self.last_sdp = id;
