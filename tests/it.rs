@@ -62,6 +62,7 @@ mod calls {
     mod relay_transcripts;
     mod script;
     mod spool;
+    mod take_over;
     mod unanswered;
 }
 
@@ -144,6 +145,7 @@ mod support {
     pub mod proxy;
     pub mod records;
     pub mod relay_bed;
+    pub mod relay_process;
     pub mod scrape;
     pub mod scratch;
     pub mod servers;

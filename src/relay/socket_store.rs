@@ -111,7 +111,7 @@ impl SocketStore {
     }
 
     /// Returns true if sockets stay open when the relay ends.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the take-over"))]
+    #[cfg(test)]
     pub(super) fn is_active(&self) -> bool {
         self.manager.is_some() && !self.state().has_failed
     }
@@ -132,7 +132,6 @@ impl SocketStore {
     }
 
     /// Takes a pair that the process before has left, by the address of its RTP socket. It stays kept.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the take-over"))]
     pub(super) fn take(&self, address: SocketAddr) -> Option<Pair> {
         let mut state = self.state();
         let port = address.port();
@@ -201,7 +200,6 @@ impl SocketStore {
     }
 
     /// Waits until systemd has all that it is to keep, before the relay ends.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the take-over"))]
     pub(super) fn settle(&self, deadline: Moment) {
         let mut state = self.state();
         state.is_hurried = true;

@@ -505,6 +505,10 @@ impl Engine {
         let is_over = session.media.over.is_some() || !taken.is_empty();
         self.sessions.insert(session);
         self.sessions.touch(key);
+        if let Some(entry) = self.sessions.entry_mut(key) {
+            // Its end is to be told, whatever comes first.
+            entry.is_saved = true;
+        }
         if is_over {
             let before = self.actions.len();
             self.finish(key, Ending::Expired, now);
@@ -513,6 +517,11 @@ impl Engine {
             self.schedule(key, now.mono);
         }
         Ok(flows)
+    }
+
+    /// Returns true if an update is taken and not answered yet.
+    pub fn owes_answers(&self) -> bool {
+        self.answers.next_late().is_some()
     }
 
     /// What the next process is to know of the leg of a port even where it has only an older state.

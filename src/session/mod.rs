@@ -62,6 +62,7 @@ pub use self::engine::Engine;
 pub use self::environment::{Environment, Tally};
 pub use self::forwarding::{AdoptedFlow, FlowEnd, FlowId, FlowNews, Installed, Loss};
 pub use self::keys::{PortKey, SessionKey};
+pub use self::saved::saved_call_id;
 pub use self::settings::{Learning, LearningRules, Settings};
 pub use self::table::{Capacity, SessionTable};
 pub use self::totals::Totals;

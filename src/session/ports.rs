@@ -52,11 +52,22 @@ impl PortPool {
 
     /// Takes this very pair, which a session that is taken over has had. False where it is in use or none of these.
     pub fn claim(&mut self, port: u16) -> bool {
-        let all = self.ready.len() + self.resting.len() + self.bad.len();
-        self.ready.retain(|&other| other != port);
-        self.resting.retain(|&(_, other)| other != port);
-        self.bad.retain(|&other| other != port);
-        self.ready.len() + self.resting.len() + self.bad.len() < all
+        let place = |all: &[u16]| all.iter().position(|other| *other == port);
+        if let Some(place) = place(&self.ready) {
+            self.ready.swap_remove(place);
+        } else if let Some(place) = self.resting.iter().position(|(_, other)| *other == port) {
+            self.resting.remove(place);
+        } else if let Some(place) = place(&self.bad) {
+            self.bad.swap_remove(place);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// A pair that was claimed is not used after all.
+    pub fn put_back(&mut self, port: u16) {
+        self.ready.push(port);
     }
 
     /// A stream is over: the pair rests.

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::call::Session;
 use crate::moment::Moment;
+use crate::proto::CallId;
+use crate::proto::saved::exact;
 
 /// A session and when it was as it says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,4 +32,22 @@ pub(super) fn read(state: &[u8]) -> Result<Saved<Session>, String> {
         serde_json::from_slice(state).map_err(|error| error.to_string())?;
     saved.session.media.restore()?;
     Ok(saved)
+}
+
+/// The call-id in a state, by which it is known whose it is to be.
+///
+/// # Errors
+/// Why there is none.
+pub fn saved_call_id(state: &[u8]) -> Result<CallId, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        media: MediaHead,
+    }
+    #[derive(Deserialize)]
+    struct MediaHead {
+        #[serde(with = "exact")]
+        call_id: CallId,
+    }
+    let saved: Saved<Head> = serde_json::from_slice(state).map_err(|error| error.to_string())?;
+    Ok(saved.session.media.call_id)
 }

@@ -18,6 +18,7 @@ pub mod interfaces;
 pub mod limits;
 pub mod local_time;
 pub mod mailbox;
+pub mod mapped;
 pub mod memory;
 pub mod netlink;
 pub mod notify;

@@ -26,10 +26,8 @@ pub(crate) enum Order {
     ///
     /// A flow that was asked for, and nobody knows whether it was ever installed, is claimed with more than it can have
     /// counted: what may be there still of an earlier one between the same ends is none of its.
-    #[allow(dead_code)] // until the relay takes calls over
     Adopt(Vec<(Flow, PerParty<Counters>)>),
     /// End, and leave all flows in the kernel to who takes over within this time; answered when that is done.
-    #[allow(dead_code)]
     Leave(Duration, Sender<()>),
     /// Take everything back and leave nothing behind; answered when that is done.
     Quit(Sender<()>),

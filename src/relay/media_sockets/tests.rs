@@ -26,7 +26,7 @@ fn sockets_with(ports: SharedPorts) -> MediaSockets {
     };
     let epoll = Arc::new(Epoll::new().unwrap());
     let store = Arc::new(SocketStore::none());
-    MediaSockets::new(addresses, Arc::new(ports), store, epoll)
+    MediaSockets::new(addresses, Arc::new(ports), store, epoll, None)
 }
 
 /// A place to bind for: what an engine passes when it makes a session.
@@ -178,7 +178,7 @@ fn nobodys_address_is_not_taken_for_this_host() {
     };
     let ports = Arc::new(SharedPorts::new((START, u32::from(START) + 2), usize::MAX));
     let store = Arc::new(SocketStore::none());
-    let mut sockets = MediaSockets::new(addresses, ports, store, epoll);
+    let mut sockets = MediaSockets::new(addresses, ports, store, epoll, None);
     for unknown in [None, Some(Ipv4Addr::UNSPECIFIED.into())] {
         assert_eq!(sockets.local_address(unknown), addresses.relay_ip);
     }

@@ -405,7 +405,7 @@ mod tests {
     use super::*;
     use crate::netlink::conntrack::NatEntry;
     use crate::netlink::message::{Message, Messages};
-    use crate::netlink::vectors::bytes;
+    use crate::netlink::tests::vectors::bytes;
 
     /// What `nft -f` passed to sendmsg() for the table below; nft 1.0.6. A paragraph is a message.
     ///
