@@ -210,7 +210,9 @@ impl Dispatcher {
                     let since = wait.over(started);
                     match self.update_call(frame, updating, &link, since, wait.deadline) {
                         Ok(answer) => return Some((link, answer)),
-                        Err(Unserved::LinkLost) if wait.for_news(&updating.update.call_id, wait.deadline) => {
+                        Err(Unserved::LinkLost)
+                            if wait.for_news(&updating.update.call_id, wait.deadline) =>
+                        {
                             place = self.located(&updating.update, &mut wait);
                             continue;
                         }

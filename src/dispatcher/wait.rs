@@ -1,4 +1,5 @@
-//! A request of the SIP proxy whose relay is away: what is worth waiting for, and how long. New calls wait for nobody.
+//! A request of the SIP proxy whose relay is away: what is worth waiting for, and how long. New calls wait for no relay
+//! where there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,10 @@ use crate::sys::sync::lock;
 /// A relay that has been away for longer is not waited for: whoever restarts it has it back by then, and each request that
 /// waits keeps a process of the SIP proxy from serving calls of other relays. Nor is one whose calls are given up soon.
 const AWAITED: Duration = Duration::from_secs(60);
+
+/// So long a new call waits where no relay at all has come yet after the start: the proxy itself gives up after 500 ms, and
+/// relays try again 200 ms after they lost the dispatcher before.
+const FIRST_RELAY: Duration = Duration::from_millis(400);
 
 /// See the module.
 pub(super) struct Wait<'a> {
@@ -68,10 +73,22 @@ impl<'a> Wait<'a> {
                 deadline = deadline.min(since.unwrap_or(Moment::START) + limit);
                 now < deadline
             }
-            // Calls that nobody has answered are in no ledger: their relays tell of them.
-            CallLocation::Unknown if self.may_be_elsewhere => {
-                deadline = deadline.min(dispatcher.started + dispatcher.settings.relay_timeout);
-                now < deadline && lock(&dispatcher.registry).relays.are_lists_due()
+            CallLocation::Unknown | CallLocation::Expired if self.remove.is_none() => {
+                let patience = dispatcher.settings.relay_timeout;
+                deadline = deadline.min(dispatcher.started + patience);
+                // Calls that nobody has answered are in no ledger: their relays tell of them.
+                let is_sought = self.may_be_elsewhere && matches!(place, CallLocation::Unknown);
+                if !is_sought {
+                    deadline = deadline.min(self.deadline.saturating_sub(patience) + FIRST_RELAY);
+                }
+                now < deadline && {
+                    let relays = &lock(&dispatcher.registry).relays;
+                    if is_sought {
+                        relays.are_lists_due()
+                    } else {
+                        relays.counts().0 == 0
+                    }
+                }
             }
             CallLocation::On(id, _) if self.waiting.is_some() && self.remove.is_some() => {
                 !lock(&dispatcher.registry).relays.has_listed(*id)
