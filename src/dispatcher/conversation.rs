@@ -38,6 +38,12 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// How long a link that is not wanted may take to read why.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// How long a process that has taken calls over may need to come here.
+const ARRIVAL: Duration = Duration::from_secs(15);
+
+/// No relay's calls wait for its successor for longer.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(86_400);
+
 /// Characters in a relay's name.
 const MAX_NAME: usize = 128;
 
@@ -91,6 +97,15 @@ enum Next {
     Keep(usize, Arc<Shown>),
 }
 
+/// Tells a relay of removals that it missed.
+fn remove_missed(link: &Link, missed: Vec<Remove>) {
+    for remove in missed {
+        let call_id = &remove.call_id;
+        log::info!("[session {call_id}] removed while relay {link} was away: removed there now");
+        link.remove(remove, false);
+    }
+}
+
 impl Dispatcher {
     /// Tells a relay that has not said which sessions it has of all removals that it missed.
     pub fn remove_owed(&self, link: &Link) {
@@ -98,19 +113,8 @@ impl Dispatcher {
         let owed = registry.owed(link.id);
         registry.relays.set_listed(link.id);
         drop(registry);
-        self.remove_missed(link, owed);
-    }
-
-    /// Tells a relay of removals that it missed, and those who wait for it that it is back.
-    fn remove_missed(&self, link: &Link, mut missed: Vec<Remove>) {
-        self.relay_news.tell_listed(&mut missed);
-        for remove in missed {
-            let call_id = &remove.call_id;
-            log::info!(
-                "[session {call_id}] removed while relay {link} was away: removed there now"
-            );
-            link.remove(remove, false);
-        }
+        self.relay_news.tell();
+        remove_missed(link, owed);
     }
 }
 
@@ -214,7 +218,9 @@ impl Listener<'_> {
                 None => ("a reply to no request", limits::LINE),
             },
             FromRelay::Hello(_) => ("hello", limits::LINE),
-            FromRelay::Ping | FromRelay::Unknown(_) => return Err(Excess::unknown(begun)),
+            FromRelay::Ping | FromRelay::Leaving(_) | FromRelay::Unknown(_) => {
+                return Err(Excess::unknown(begun));
+            }
         };
         if begun.len() > allowed {
             Err(Excess::line(what, begun.len(), allowed))
@@ -239,6 +245,10 @@ impl Listener<'_> {
             FromRelay::Ping => {
                 self.ping();
                 self.idle("ping")
+            }
+            FromRelay::Leaving(seconds) => {
+                self.leaving(seconds);
+                self.idle("leaving")
             }
             FromRelay::Expired(json) => self.ended(json, Reason::Expired),
             FromRelay::Removed(json) => self.ended(json, Reason::Removed),
@@ -444,6 +454,20 @@ impl Listener<'_> {
         // Before the answer: who has it may count on getting calls again.
         self.answers_again();
         self.link.say("pong");
+    }
+
+    /// Its process ends, and hands its calls over.
+    fn leaving(&self, seconds: u64) {
+        let within = Duration::from_secs(seconds).min(LONGEST_ABSENCE);
+        let until = clock::moment() + within + ARRIVAL;
+        let mut registry = lock(&self.dispatcher.registry);
+        registry.relays.leaves(self.link.id, until);
+        drop(registry);
+        log::info!(
+            "relay {}: it ends, and its calls go on for {} s: who takes them over comes within that time, or they are over",
+            self.link,
+            within.as_secs()
+        );
     }
 
     fn answers_again(&mut self) {
@@ -829,8 +853,9 @@ impl Listener<'_> {
         for call in purge.back {
             self.dispatcher.finisher.note(&call);
         }
+        self.dispatcher.relay_news.tell();
+        remove_missed(self.link, purge.owed);
         self.dispatcher.finish(purge.finished);
-        self.dispatcher.remove_missed(self.link, purge.owed);
     }
 
     fn odd(&mut self, what: &str, line: &[u8]) {

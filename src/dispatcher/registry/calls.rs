@@ -369,7 +369,9 @@ impl Calls {
         let ended = self.live.calendar(session, relay.away.unwrap_or(now));
         let length = self.length(session, now);
         let reason = self.by_admin.blame(&name, reason);
-        let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
+        // Where only its link is gone, media may go on; what nobody took over has none.
+        let is_left = reason == Reason::LostRelay && relay.leaves.is_some();
+        let by_relay = is_left || matches!(reason, Reason::Expired | Reason::Purged);
         let proxy_knows = session.call.owed.is_some();
         let ice = statistics.as_ref().is_some_and(|s| s.all_streams_ice);
         // What opened it was another dispatcher's to see: its relay knows.
