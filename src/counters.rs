@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// The headers of a datagram without options, bytes: IPv4 has 20 and IPv6 40, UDP 8.
 const IPV4_AND_UDP: u64 = 28;
 const IPV6_AND_UDP: u64 = 48;
 
 /// Packets, and bytes with their IP and UDP headers: as on the wire, as the kernel counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub packets: u64,
     pub bytes: u64,

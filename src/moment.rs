@@ -6,10 +6,15 @@
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A moment on the host's monotonic clock, which began with its boot: it never steps. All processes of one boot agree on
 /// it, so that one may be saved for the next process; to another host, and after another boot, it means nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(Duration);
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Moment(#[serde(with = "micros")] Duration);
 
 impl Moment {
     /// The moment at which the host started: long ago.
@@ -73,8 +78,11 @@ impl Sub for Moment {
 
 /// A moment on the calendar, since 1970-01-01 UTC: what people, files and databases read. It steps when the host's clock is
 /// set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnixTime(Duration);
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct UnixTime(#[serde(with = "micros")] Duration);
 
 impl UnixTime {
     /// 1970-01-01 00:00:00 UTC.
@@ -120,7 +128,7 @@ impl Add<Duration> for UnixTime {
 }
 
 /// Both clocks, read together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     /// For all deadlines.
     pub mono: Moment,
@@ -146,6 +154,22 @@ impl Now {
         } else {
             self.mono.saturating_add(time.since(self.unix))
         }
+    }
+}
+
+/// A length of time as it is saved: whole microseconds. To be used by `#[serde(with = "micros")]`.
+pub mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(length: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        let micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        serializer.serialize_u64(micros)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
     }
 }
 

@@ -54,6 +54,7 @@ mod admin {
 
 /// A call from its offer to its end, as the SIP proxy, the dispatcher, the relay and the phones see it.
 mod calls {
+    mod away;
     mod dispatcher;
     mod dispatcher_transcripts;
     mod pairs;
@@ -61,6 +62,7 @@ mod calls {
     mod relay_transcripts;
     mod script;
     mod spool;
+    mod take_over;
     mod unanswered;
 }
 
@@ -143,6 +145,7 @@ mod support {
     pub mod proxy;
     pub mod records;
     pub mod relay_bed;
+    pub mod relay_process;
     pub mod scrape;
     pub mod scratch;
     pub mod servers;

@@ -8,7 +8,7 @@ use super::print;
 use super::quantity::{scaled, time};
 use super::table::{self, Column, number, text, word};
 use super::view::{Relay, Session, SortKey};
-use crate::sys::terminal;
+use crate::sys::{clock, terminal};
 use crate::text_layout::clean;
 
 /// Whoever is to drain one needs its whole name, so that shrinks at the very last.
@@ -39,6 +39,9 @@ pub(super) const SESSIONS: &[Column] = &[
     word("RELAY").leaves(5),
     text("CALL-ID", 16),
 ];
+
+/// How long ago its relay took a call over from the process before; shown where there is such a call, and left out first.
+pub(super) const ADOPTED: Column = number("ADOPTED").leaves(0);
 
 /// All relays. Where one has failed, or none takes new calls, that is an error.
 pub(super) fn summary(options: &Options) -> Result<(), Failure> {
@@ -112,7 +115,15 @@ pub(super) fn sessions(options: &Options) -> Result<(), Failure> {
     let mut all: Vec<(Session, &String)> = sessions.into_iter().zip(&lines).collect();
     sort(&mut all, wanted.sort);
     let rows = all.iter().map(|(session, _)| session_row(session));
-    let rows: Vec<Vec<String>> = rows.collect();
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    let mut columns = SESSIONS.to_vec();
+    let now = clock::now().unix.elapsed().as_secs_f64();
+    if all.iter().any(|(session, _)| session.adopted.is_some()) {
+        columns.push(ADOPTED);
+        for (row, (session, _)) in rows.iter_mut().zip(&all) {
+            row.push(session.adopted(now).unwrap_or_else(|| "-".to_owned()));
+        }
+    }
     // One relay may be all that was asked for, and a call that was found is all of it.
     let filter = |wanted_key: &str| {
         let mut filters = wanted.filters.iter();
@@ -129,7 +140,7 @@ pub(super) fn sessions(options: &Options) -> Result<(), Failure> {
     if options.json {
         all.iter().for_each(|(_, line)| print(&format!("{line}\n")));
     } else if !rows.is_empty() {
-        show(SESSIONS, &rows);
+        show(&columns, &rows);
     } else if failed.is_none() {
         print("no calls\n");
     }
@@ -300,6 +311,17 @@ pub(super) mod tests {
             assert!(row.iter().all(|cell| lines[1].contains(cell.as_str())));
             assert!(columns.iter().all(|column| lines[0].contains(column.name)));
         }
+    }
+
+    #[test]
+    fn an_adopted_call_says_how_long_ago_that_was() {
+        let call = Session {
+            adopted: Some(1_000_000_000.5),
+            ..session()
+        };
+        assert_eq!(call.adopted(1_000_000_125.0).as_deref(), Some("2:04"));
+        assert_eq!(call.adopted(999_999_999.0).as_deref(), Some("0:00"));
+        assert_eq!(session().adopted(1_000_000_125.0), None);
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub(super) struct Look {
     sessions: Vec<Session>,
     /// Bits a second of each session since the look before.
     rates: HashMap<String, f64>,
+    /// When that was, UNIX seconds.
+    at: f64,
     /// Of each session: bytes, and when.
     bytes: HashMap<String, (u64, Moment)>,
     failure: Option<String>,
@@ -279,7 +281,9 @@ impl Look {
             Ok((relays, sessions)) => {
                 self.failure = None;
                 self.relays = relays;
-                self.note(sessions, clock::moment());
+                let now = clock::now();
+                self.at = now.unix.elapsed().as_secs_f64();
+                self.note(sessions, now.mono);
             }
             Err(failure) => {
                 // What of an answer is still to come would be taken for the next.
@@ -395,12 +399,20 @@ fn head(picture: &mut Picture, look: &Look, (columns, rows): (usize, usize)) {
         relays
     };
     let ringing: u64 = look.relays.iter().filter_map(|one| one.unanswered).sum();
-    let ringing = match ringing {
-        0 => String::new(),
-        count => format!(" ({count} ringing)"),
+    let adopted = look.sessions.iter().filter(|one| one.adopted.is_some());
+    let parts = [(ringing, "ringing"), (adopted.count() as u64, "adopted")];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let parts = if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
     };
     let title = format!(
-        "media-admin top: {relays}, {}{ringing}, {} bit/s",
+        "media-admin top: {relays}, {}{parts}, {} bit/s",
         counted(calls, "call"),
         scaled(rate)
     );
@@ -475,8 +487,10 @@ fn calls(picture: &mut Picture, look: &Look, wish: &mut Wish, (columns, rows): (
 /// All that the list has of a call, and nothing of it is cut.
 fn details(look: &Look, session: &Session, columns: usize) -> Vec<String> {
     let [caller, callee] = session.packets();
+    let adopted = session.adopted(look.at);
+    let adopted = adopted.map_or_else(String::new, |ago| format!(", adopted {ago} ago"));
     let text = format!(
-        "> {} to {}, Call-ID {}, relay {}, {}, {}, {} bit/s, packets {caller}/{callee}, {:.0}% by the kernel",
+        "> {} to {}, Call-ID {}, relay {}, {}, {}, {} bit/s, packets {caller}/{callee}, {:.0}% by the kernel{adopted}",
         clean(&session.from_uri),
         clean(&session.to_uri),
         session.call_id(),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::quantity::time;
 use crate::objects::objects_only;
 use crate::text_layout::clean;
 
@@ -100,6 +101,8 @@ pub(super) struct Session {
     pub streams: Vec<Stream>,
     /// Those that are not answered yet.
     pub offered: Vec<Stream>,
+    /// UNIX seconds at which its relay took it over from the process before; none where it has it from the start.
+    pub adopted: Option<f64>,
     pub exact: Option<Exact>,
 }
 objects_only!(Session);
@@ -145,6 +148,12 @@ impl Session {
     pub(super) fn exact_call_id(&self) -> &str {
         let exact = self.exact.as_ref().map(|exact| &exact.call_id);
         exact.unwrap_or(&self.call_id)
+    }
+
+    /// How long ago its relay took it over from the process before, at this UNIX time; nothing where it did not.
+    pub(super) fn adopted(&self, now: f64) -> Option<String> {
+        let ago = (now - self.adopted?).max(0.0);
+        Some(time(ago as u64))
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -221,6 +221,13 @@ pub const KEYS: &[Key] = &[
         "15",
         "The relayed bits per second in the summary are measured over this time; 0 switches it off.",
     ),
+    seconds(
+        RELAY,
+        "adopt_within",
+        "60",
+        "After SIGQUIT, as of a restart or an upgrade, running calls stay in the kernel for so long, and the relay that \
+         starts within that time takes them over. 0: SIGQUIT ends them, as SIGTERM does.",
+    ),
     key(
         RELAY,
         "state_dir",

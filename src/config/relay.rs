@@ -41,6 +41,8 @@ pub struct RelayConfig {
     pub reconnect_delay: Duration,
     /// None: no sampling.
     pub traffic_sampling_period: Option<Duration>,
+    /// Zero: a relay hands nothing over.
+    pub adopt_within: Duration,
     pub state_dir: PathBuf,
     /// Bytes.
     pub journal_limit: u64,
@@ -75,6 +77,7 @@ pub(super) fn read(source: &mut Source) -> Option<RelayConfig> {
     let keepalive_interval = section.value("keepalive_interval", values::seconds(1));
     let reconnect_delay = section.value("reconnect_delay", values::seconds(1));
     let traffic_sampling_period = section.value("traffic_sampling_period", values::period);
+    let adopt_within = section.value("adopt_within", values::seconds(0));
     let state_dir = section.value("state_dir", values::path(dir));
     let journal_limit = section.value("journal_limit", values::mebibytes);
     let listen_metrics =
@@ -121,6 +124,7 @@ pub(super) fn read(source: &mut Source) -> Option<RelayConfig> {
         keepalive_interval: keepalive_interval?,
         reconnect_delay: reconnect_delay?,
         traffic_sampling_period: traffic_sampling_period?,
+        adopt_within: adopt_within?,
         state_dir: state_dir?,
         journal_limit: journal_limit?,
         listen_metrics: listen_metrics?,

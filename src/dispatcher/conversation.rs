@@ -91,20 +91,26 @@ enum Next {
     Keep(usize, Arc<Shown>),
 }
 
-/// Tells a relay of removals that it missed.
-fn remove_missed(link: &Link, missed: Vec<Remove>) {
-    for remove in missed {
-        let call_id = &remove.call_id;
-        log::info!("[session {call_id}] removed while relay {link} was away: removed there now");
-        link.remove(remove, false);
-    }
-}
-
 impl Dispatcher {
     /// Tells a relay that has not said which sessions it has of all removals that it missed.
     pub fn remove_owed(&self, link: &Link) {
-        let owed = lock(&self.registry).owed(link.id);
-        remove_missed(link, owed);
+        let mut registry = lock(&self.registry);
+        let owed = registry.owed(link.id);
+        registry.relays.set_listed(link.id);
+        drop(registry);
+        self.remove_missed(link, owed);
+    }
+
+    /// Tells a relay of removals that it missed, and those who wait for it that it is back.
+    fn remove_missed(&self, link: &Link, mut missed: Vec<Remove>) {
+        self.relay_news.tell_listed(&mut missed);
+        for remove in missed {
+            let call_id = &remove.call_id;
+            log::info!(
+                "[session {call_id}] removed while relay {link} was away: removed there now"
+            );
+            link.remove(remove, false);
+        }
     }
 }
 
@@ -357,6 +363,7 @@ impl Listener<'_> {
         if !self.is_known {
             self.link.set_label(relay.to_string());
             log::info!("relay {relay}: up, from port {}", self.link.peer.port());
+            self.dispatcher.relay_news.tell();
         }
         self.is_known = true;
         if let Some(replaced) = replaced {
@@ -808,7 +815,10 @@ impl Listener<'_> {
         if let Some((owner, call_id)) = &listed.first_foreign {
             self.is_anothers(&call_id.0.escaped(), owner);
         }
-        let purge = lock(&self.dispatcher.registry).listed_all(self.link.id, listed, now);
+        let mut registry = lock(&self.dispatcher.registry);
+        let purge = registry.listed_all(self.link.id, listed, now);
+        registry.relays.set_listed(self.link.id);
+        drop(registry);
         let sessions = counted(count, "session");
         let gone = match purge.finished.len() {
             0 => "none that we had there is missing".to_owned(),
@@ -819,8 +829,8 @@ impl Listener<'_> {
         for call in purge.back {
             self.dispatcher.finisher.note(&call);
         }
-        remove_missed(self.link, purge.owed);
         self.dispatcher.finish(purge.finished);
+        self.dispatcher.remove_missed(self.link, purge.owed);
     }
 
     fn odd(&mut self, what: &str, line: &[u8]) {

@@ -183,7 +183,7 @@ impl Daemon for Local {
                     daemon::toggle_debug();
                 }
                 Some(Signal::User2) => log::info!("USR2: nothing to do in a dispatcher"),
-                Some(signal @ (Signal::Interrupt | Signal::Terminate)) => {
+                Some(signal @ (Signal::Interrupt | Signal::Terminate | Signal::Quit)) => {
                     log::info!("{signal:?}: ending");
                     return;
                 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  SIP proxy --UNIX--> control   one thread per connection: parse, wait for the turn, ask, wait, answer
-//!                        |  service, call_queues, pending_update
+//!                        |  service, call_queues, pending_update; relay_news: who waits for a relay that is away
 //!                        v
 //!                      Link      queue and open requests of one relay; bounded, never blocks
 //!                      |    ^
@@ -52,6 +52,7 @@ pub mod registry;
 pub mod rehearsal;
 mod relay_commands;
 pub mod relay_id;
+mod relay_news;
 mod relays;
 mod running;
 mod service;
@@ -61,6 +62,7 @@ mod socket_file;
 pub mod statistics;
 mod threads;
 mod upkeep;
+mod wait;
 
 pub use dialog::Enders;
 pub use recorder::Recorder;

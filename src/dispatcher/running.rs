@@ -128,6 +128,11 @@ impl Running {
         self.dispatcher.call_queues.queued()
     }
 
+    /// Requests that wait for a relay that is away.
+    pub fn waiting(&self) -> usize {
+        self.dispatcher.relay_news.waiting()
+    }
+
     /// Ends cleanly: no new connections, links are closed once what is queued has left (1 s at most), socket
     /// files are removed. Calls stay on their relays.
     pub fn stop(&self) {

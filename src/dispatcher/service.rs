@@ -14,6 +14,7 @@ use super::pending_update::{PendingUpdate, UpdateFailure, UpdateNews};
 use super::registry::{CallLocation, RelayState, TooMany};
 use super::relay_id::LinkId;
 use super::shared::Dispatcher;
+use super::wait::Wait;
 use crate::moment::Moment;
 use crate::proto::control::{BadRequest, Frame, MessageKind, Remove, Update, preferred_relay};
 use crate::proto::link::write_command;
@@ -47,6 +48,12 @@ impl Served<'_> {
             made: None,
         }
     }
+}
+
+/// Why a relay that has a call did not serve an update for it.
+enum Unserved {
+    LinkLost,
+    Refused,
 }
 
 /// A new call on its way to a relay.
@@ -130,35 +137,24 @@ impl Dispatcher {
             at: arrival,
         };
         let has_media = update.has_media();
-        let (place, is_new, admitted) = {
-            let mut registry = lock(&self.registry);
-            let place = registry.place_of(update.mention());
-            let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
-            let admitted = if is_new {
-                registry.calls.live.admit(&update)
-            } else {
-                Ok(())
-            };
-            (place, is_new, admitted)
-        };
-        if let Err(too_many) = admitted {
-            self.limit(&update, &too_many);
-            return Served::error(Asked::NewCall);
+        let may_be_elsewhere = update.is_reply() || update.to_tag.is_some();
+        let mut wait = Wait::new(self, deadline, may_be_elsewhere);
+        let place = self.located(&update, &mut wait);
+        let is_new = matches!(place, CallLocation::Unknown | CallLocation::Expired);
+        if is_new {
+            let admitted = lock(&self.registry).calls.live.admit(&update);
+            if let Err(too_many) = admitted {
+                self.limit(&update, &too_many);
+                return Served::error(Asked::NewCall);
+            }
         }
         let updating = Arc::new(PendingUpdate::new(update, is_new));
-        let answered = match place {
-            CallLocation::Unknown | CallLocation::Expired => {
-                let placed = self.place_call(frame, &updating, started, deadline);
-                lock(&self.registry).calls.live.placed(&updating.update);
-                placed
-            }
-            CallLocation::On(_, link) => self
-                .update_call(frame, &updating, &link, started, deadline)
-                .map(|answer| (link, answer)),
-            CallLocation::Away(relay) => {
-                self.trouble(&updating, &format!("its relay {relay} is not connected"));
-                None
-            }
+        let answered = if is_new {
+            let placed = self.place_call(frame, &updating, wait.over(started), deadline);
+            lock(&self.registry).calls.live.placed(&updating.update);
+            placed
+        } else {
+            self.update_where_it_is(frame, &updating, place, wait, started)
         };
         let turn = Some(turn);
         let makes_call = is_new && has_media;
@@ -186,6 +182,50 @@ impl Dispatcher {
             asked,
             turn,
             made,
+        }
+    }
+
+    /// Where the session of an update is, once its relay is there or is waited for no longer.
+    fn located(&self, update: &Update, wait: &mut Wait<'_>) -> CallLocation<Arc<Link>> {
+        loop {
+            let place = lock(&self.registry).place_of(update.mention());
+            if !wait.goes_on(&update.call_id, &place) {
+                return place;
+            }
+        }
+    }
+
+    /// Asks the relay that has a call; once more where it loses its link meanwhile and comes back.
+    fn update_where_it_is(
+        &self,
+        frame: &Frame,
+        updating: &Arc<PendingUpdate>,
+        mut place: CallLocation<Arc<Link>>,
+        mut wait: Wait<'_>,
+        started: Moment,
+    ) -> Option<(Arc<Link>, String)> {
+        loop {
+            let why = match place {
+                CallLocation::On(_, link) => {
+                    let since = wait.over(started);
+                    match self.update_call(frame, updating, &link, since, wait.deadline) {
+                        Ok(answer) => return Some((link, answer)),
+                        Err(Unserved::LinkLost)
+                            if wait.for_news(&updating.update.call_id, wait.deadline) =>
+                        {
+                            place = self.located(&updating.update, &mut wait);
+                            continue;
+                        }
+                        Err(_) => return None,
+                    }
+                }
+                CallLocation::Away(relay) => format!("its relay {relay} is not connected"),
+                CallLocation::Unknown | CallLocation::Expired => {
+                    "its relay has come back without it".to_owned()
+                }
+            };
+            self.trouble(updating, &why);
+            return None;
         }
     }
 
@@ -284,23 +324,29 @@ impl Dispatcher {
         link: &Arc<Link>,
         started: Moment,
         deadline: Moment,
-    ) -> Option<String> {
+    ) -> Result<String, Unserved> {
         if let Err(refused) = ask_update(link, frame, updating, started) {
             self.trouble(updating, &format!("relay {link}: {refused}"));
-            return None;
+            return Err(match refused {
+                Refused::Closed => Unserved::LinkLost,
+                Refused::Full | Refused::Unwritable => Unserved::Refused,
+            });
         }
         match updating.next(deadline) {
-            UpdateNews::Answer(_, answer) => Some(answer),
+            UpdateNews::Answer(_, answer) => Ok(answer),
             UpdateNews::Failed(_, failure) => {
                 self.trouble(updating, &format!("relay {link} {failure}"));
-                None
+                Err(match failure {
+                    UpdateFailure::LinkLost => Unserved::LinkLost,
+                    UpdateFailure::Error(_) | UpdateFailure::Halting => Unserved::Refused,
+                })
             }
             UpdateNews::Silence => match updating.give_up() {
-                Some((_, answer)) => Some(answer),
+                Some((_, answer)) => Ok(answer),
                 None => {
                     self.trouble(updating, &format!("relay {link} does not answer"));
                     self.look_for_silence(link, clock::moment());
-                    None
+                    Err(Unserved::Refused)
                 }
             },
         }
@@ -313,46 +359,64 @@ impl Dispatcher {
             self.remove_unwaited(remove);
             return Served::error(Asked::Remove);
         };
-        let (place, is_known) = {
-            let registry = lock(&self.registry);
-            let mention = remove.mention();
-            (
-                registry.place_to_remove(mention),
-                registry.calls.live.knows(mention),
-            )
-        };
-        let is_removed = match place {
-            None => {
+        let deadline = arrival + self.settings.relay_timeout;
+        let mut wait = Wait::for_removal(self, &remove, deadline);
+        let mut was_known = false;
+        let is_removed = loop {
+            let (place, is_known) = {
+                let registry = lock(&self.registry);
+                let mention = remove.mention();
+                (
+                    registry.place_to_remove(mention),
+                    registry.calls.live.knows(mention),
+                )
+            };
+            let Some(place) = place else {
                 log::info!(
                     "[session {call_id}] remove: another branch than this one has answered: the call goes on"
                 );
-                false
+                break false;
+            };
+            if was_known && matches!(place, CallLocation::Unknown) {
+                // It has ended while its relay was waited for.
+                break true;
             }
-            Some(CallLocation::Unknown) => {
-                log::debug!("[session {call_id}] remove: not known");
-                self.owe(remove, arrival);
-                false
+            was_known |= is_known;
+            if let CallLocation::Unknown | CallLocation::Away(_) = place {
+                // Should this dispatcher not live to see the relay: that is when the call ended.
+                self.owe(remove.clone(), arrival);
             }
-            Some(CallLocation::Expired) => lock(&self.registry).calls.remove_expired(&remove),
-            Some(CallLocation::Away(relay)) => {
-                log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
-                self.owe(remove, arrival);
-                false
+            if wait.goes_on(&call_id, &place) {
+                continue;
             }
-            Some(CallLocation::On(_, link)) => {
-                lock(&self.registry).owe(remove.clone(), arrival);
-                let deadline = arrival + self.settings.relay_timeout;
-                let asked = remove.clone();
-                let removal = self.remove_call(frame, asked, &link, started, deadline);
-                // What was there when it was asked for has ended meanwhile.
-                let has_ended = is_known && removal == Some(Removal::NotThere);
-                let is_removed = has_ended || removal == Some(Removal::Removed);
-                if !is_removed {
+            match place {
+                CallLocation::Unknown => {
+                    log::debug!("[session {call_id}] remove: not known");
+                    break false;
+                }
+                CallLocation::Expired => {
+                    break lock(&self.registry).calls.remove_expired(&remove);
+                }
+                CallLocation::Away(relay) => {
+                    log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
+                    break false;
+                }
+                CallLocation::On(_, link) => {
+                    lock(&self.registry).owe(remove.clone(), arrival);
+                    let since = wait.over(started);
+                    let removal = self.remove_call(frame, remove.clone(), &link, since, deadline);
+                    // What was there when it was asked for has ended meanwhile.
+                    let has_ended = is_known && removal == Some(Removal::NotThere);
+                    if has_ended || removal == Some(Removal::Removed) {
+                        break true;
+                    }
                     // A relay that has heard it keeps the session's record until that has come: nothing to note then.
                     let owed = lock(&self.registry).still_owed(remove.mention());
                     owed.iter().for_each(|call| self.finisher.note(call));
+                    if removal != Some(Removal::LinkLost) || !wait.for_news(&call_id, deadline) {
+                        break false;
+                    }
                 }
-                is_removed
             }
         };
         let answer = if is_removed { "removed" } else { ERROR };
@@ -380,7 +444,7 @@ impl Dispatcher {
         });
         if let Err(refused) = sent {
             log::warn!("[session {call_id}] remove: relay {link}: {refused}");
-            return None;
+            return (refused == Refused::Closed).then_some(Removal::LinkLost);
         }
         let removal = slot.take_until(deadline);
         match removal {

@@ -21,6 +21,7 @@ use super::ledger::Earlier;
 use super::link::Link;
 use super::recent_calls::RecentCalls;
 use super::registry::{Registry, Timeouts};
+use super::relay_news::RelayNews;
 use super::settings::Settings;
 use crate::daemon::Pulse;
 use crate::logging::sparse::Sparse;
@@ -41,6 +42,9 @@ pub struct Dispatcher {
     pub(super) store: Arc<Store>,
     pub(super) registry: Mutex<Registry<Arc<Link>>>,
     pub(super) call_queues: CallQueues,
+    /// Requests whose relays are away.
+    pub(super) relay_news: RelayNews,
+    pub(super) started: Moment,
     pub(super) finisher: Arc<dyn Finisher>,
     pub(super) counts: Counts,
     pub(super) drained: Drained,
@@ -93,6 +97,8 @@ impl Dispatcher {
             unlisted: Mutex::default(),
             limited: Mutex::default(),
             call_queues: CallQueues::default(),
+            relay_news: RelayNews::default(),
+            started: clock::moment(),
             finisher,
             counts: Counts::default(),
             failures: Default::default(),

@@ -93,5 +93,6 @@ mod tests {
             Err(Unfit::TooLong)
         );
         assert!(out.is_empty());
+        assert_eq!(write(&mut out, &vec![b'x'; MAX_RECORD]), Ok(()));
     }
 }

@@ -267,10 +267,10 @@ impl<'a> Batch<'a> {
         let builder = &mut self.builder;
         let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
         let element = builder.begin(NFTA_LIST_ELEM);
-        put_data(builder, NFTA_SET_ELEM_KEY, key);
         // None is forever.
         let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
         builder.put_be64(NFTA_SET_ELEM_TIMEOUT, milliseconds);
+        put_data(builder, NFTA_SET_ELEM_KEY, key);
         builder.end(element);
         builder.end(list);
     }
@@ -301,14 +301,7 @@ impl<'a> Batch<'a> {
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
             self.elements_message(kind, flags, set);
-            let builder = &mut self.builder;
-            let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
-            for key in keys.by_ref().take(KEYS_AT_ONCE) {
-                let element = builder.begin(NFTA_LIST_ELEM);
-                put_data(builder, NFTA_SET_ELEM_KEY, key.as_ref());
-                builder.end(element);
-            }
-            builder.end(list);
+            put_keys(&mut self.builder, keys.by_ref().take(KEYS_AT_ONCE));
         }
     }
 
@@ -332,6 +325,16 @@ impl<'a> Batch<'a> {
     }
 }
 
+fn put_keys(builder: &mut Builder, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+    let list = builder.begin(NFTA_SET_ELEM_LIST_ELEMENTS);
+    for key in keys {
+        let element = builder.begin(NFTA_LIST_ELEM);
+        put_data(builder, NFTA_SET_ELEM_KEY, key.as_ref());
+        builder.end(element);
+    }
+    builder.end(list);
+}
+
 /// Asks for a table, with an acknowledgement after it; ENOENT where there is none.
 pub fn get_table(builder: &mut Builder, sequence: u32, table: &str) {
     let flags = message::REQUEST | message::ACK;
@@ -353,6 +356,15 @@ pub fn dump_elements(builder: &mut Builder, sequence: u32, table: &str, set: &st
     builder.message(GETSETELEM, flags, sequence, NFPROTO_IPV4, 0);
     builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
     builder.put_name(NFTA_SET_ELEM_LIST_TABLE, table);
+}
+
+/// Asks for these elements of a set, with an acknowledgement after them; ENOENT where one is not there.
+pub fn get_elements(builder: &mut Builder, sequence: u32, table: &str, set: &str, keys: &[Key]) {
+    let flags = message::REQUEST | message::ACK;
+    builder.message(GETSETELEM, flags, sequence, NFPROTO_IPV4, 0);
+    builder.put_name(NFTA_SET_ELEM_LIST_TABLE, table);
+    builder.put_name(NFTA_SET_ELEM_LIST_SET, set);
+    put_keys(builder, keys);
 }
 
 /// Asks for all rules of a chain; none come where there is no such table or chain.

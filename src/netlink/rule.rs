@@ -15,6 +15,7 @@ const NFTA_EXPR_DATA: u16 = 2;
 const REGISTER: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const NF_ACCEPT: u32 = 1;
+const NF_DROP: u32 = 0;
 
 /// NFT_CT_MARK.
 const CT_MARK: u32 = 3;
@@ -28,7 +29,7 @@ pub enum Relation {
     AtLeast = 5,
 }
 
-/// A field of the packet (IPv4 and UDP headers): base, offset, bytes.
+/// A field of the packet (IPv4, UDP and ICMP headers): base, offset, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// What the datagram carries (IPPROTO_*).
@@ -41,6 +42,11 @@ pub enum Field {
     Ports,
     /// Four bytes of a datagram where STUN has its magic cookie (RFC 8489 section 5); a rule ends where it is shorter.
     Cookie,
+    /// Type and code of an ICMP message, and of the UDP datagram that it is about (RFC 792; a header without options).
+    IcmpKind,
+    RefusedProtocol,
+    RefusedDestination,
+    RefusedDestinationPort,
 }
 
 impl Field {
@@ -55,6 +61,10 @@ impl Field {
             Field::DestinationPort => (TRANSPORT, 2, 2),
             Field::Ports => (TRANSPORT, 0, 4),
             Field::Cookie => (TRANSPORT, 12, 4),
+            Field::IcmpKind => (TRANSPORT, 0, 2),
+            Field::RefusedProtocol => (TRANSPORT, 17, 1),
+            Field::RefusedDestination => (TRANSPORT, 24, 4),
+            Field::RefusedDestinationPort => (TRANSPORT, 30, 2),
         }
     }
 }
@@ -82,6 +92,7 @@ pub enum Step<'a> {
     Notrack,
     Count,
     Accept,
+    Drop,
 }
 
 /// Data of a key or a comparison.
@@ -127,15 +138,20 @@ pub(super) fn put_step(builder: &mut Builder, step: &Step<'_>) {
             builder.end(nest);
         }
         Step::Count => put_counter(builder, NFTA_LIST_ELEM),
-        Step::Accept => expression(builder, "immediate", |b| {
-            b.put_be32(1, REGISTER_VERDICT);
-            let data = b.begin(2);
-            let verdict = b.begin(NFTA_DATA_VERDICT);
-            b.put_be32(NFTA_VERDICT_CODE, NF_ACCEPT);
-            b.end(verdict);
-            b.end(data);
-        }),
+        Step::Accept => put_verdict(builder, NF_ACCEPT),
+        Step::Drop => put_verdict(builder, NF_DROP),
     }
+}
+
+fn put_verdict(builder: &mut Builder, code: u32) {
+    expression(builder, "immediate", |b| {
+        b.put_be32(1, REGISTER_VERDICT);
+        let data = b.begin(2);
+        let verdict = b.begin(NFTA_DATA_VERDICT);
+        b.put_be32(NFTA_VERDICT_CODE, code);
+        b.end(verdict);
+        b.end(data);
+    });
 }
 
 fn expression(builder: &mut Builder, name: &str, fill: impl FnOnce(&mut Builder)) {

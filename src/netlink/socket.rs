@@ -145,6 +145,24 @@ impl Netfilter {
         )
     }
 
+    /// These elements of a counted set.
+    ///
+    /// # Errors
+    /// ENOENT: one of them is not there.
+    pub fn some_elements(
+        &mut self,
+        table: &str,
+        set: &str,
+        keys: &[nftables::Key],
+    ) -> io::Result<Vec<Element>> {
+        let mut found = Vec::new();
+        self.list(
+            |builder, number| nftables::get_elements(builder, number, table, set, keys),
+            |message| nftables::parse_elements(message, &mut found),
+        )?;
+        Ok(found)
+    }
+
     /// The counters of a chain's rules, in order; those without a counter left out. None where there is no such table
     /// or chain.
     ///

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::line::{Lines, TooLong};
 use super::media::{self, MediaDescription};
 use super::name::Mention;
@@ -280,7 +282,8 @@ fn read_header(frame: &mut Frame, line: &[u8], limit: usize) -> Result<(), BadRe
 }
 
 /// Whether the SIP message that carried the SDP was a request or a reply to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MessageKind {
     Request,
     Reply,

@@ -5,13 +5,16 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::saved::{Exact, is_usual};
 use super::{Excerpt, Text};
 
 /// Who sends, as the writer of the SDP sees it (RFC 8866 section 6.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
+    #[default]
     SendRecv,
     SendOnly,
     RecvOnly,
@@ -30,6 +33,24 @@ impl MediaAddress {
     /// 0.0.0.0: a hold as of RFC 2543, which says nothing of where the party is.
     pub fn is_zero(&self) -> bool {
         *self == MediaAddress::Ip(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+}
+
+/// As in a `media` header: an address, or else a name.
+impl Serialize for MediaAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            MediaAddress::Ip(ip) => ip.serialize(serializer),
+            MediaAddress::Name(name) => name.write(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MediaAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MediaAddress, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let address = parse_address(text.as_bytes());
+        address.ok_or_else(|| serde::de::Error::custom("not an address"))
     }
 }
 
@@ -70,15 +91,26 @@ impl Serialize for MediaType {
     }
 }
 
+impl<'de> Deserialize<'de> for MediaType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<MediaType, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let media_type = parse_type(text.as_bytes());
+        media_type.ok_or_else(|| serde::de::Error::custom("not a media type"))
+    }
+}
+
 /// One m= line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MediaDescription {
+    #[serde(rename = "type")]
     pub media_type: MediaType,
     pub address: MediaAddress,
     /// RTP port; 0 rejects or disables the stream.
     pub port: u16,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub direction: Direction,
     /// The SDP offered or took ICE candidates (RFC 8839).
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub ice: bool,
 }
 

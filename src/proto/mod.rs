@@ -2,7 +2,7 @@
 //!
 //! Read `docs/protocol.md` for the wire forms. `line` bounds what a peer can make us hold, `control` turns
 //! lines into requests and back, `media` reads one m= line, `demux` tells packets apart, `link` is what a
-//! relay and a dispatcher say to each other, `record` what a call was like.
+//! relay and a dispatcher say to each other, `record` what a call was like, `saved` how values are kept for another process.
 
 mod component;
 pub mod control;
@@ -15,6 +15,7 @@ pub mod name;
 mod party;
 pub mod raw_object;
 pub mod record;
+pub mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +32,7 @@ pub const MAX_ID: usize = 8 * 1024;
 /// Bytes that are kept of a URI, a user agent or a user's name: what is only shown and accounted.
 pub const MAX_TEXT: usize = 1024;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A header's value: any bytes but CR, LF and NUL, kept as they came.
 ///
@@ -237,7 +238,8 @@ impl DialogId {
 }
 
 /// CSeq number (RFC 3261 section 8.1.1.5); each party numbers its own requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct CSeq(pub u32);
 
 /// Names one session wherever it goes: a random UUID (RFC 9562 section 5.4).
@@ -301,5 +303,13 @@ impl fmt::Debug for SessionId {
 impl Serialize for SessionId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SessionId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|()| serde::de::Error::custom("not a UUID"))
     }
 }

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use log::info;
 
 use super::message::Message;
 use super::{Running, Settings, start};
-use crate::cli::{self, Program};
+use crate::cli::{self, Options, Program};
 use crate::config::{self, RelayConfig};
 use crate::daemon::{self, Daemon, StartError, Watchdog};
 use crate::diagnosis::check;
@@ -16,6 +17,7 @@ use crate::metrics::{self, process};
 use crate::sys::process::Process;
 use crate::sys::signals::{Signal, SignalWaiter};
 use crate::tls::Store;
+use crate::words::counted;
 
 /// How often systemd is told how many calls there are.
 const STATUS: Duration = Duration::from_secs(10);
@@ -34,12 +36,11 @@ pub fn main(program: &Program) -> ExitCode {
     }
     let examine = |_: &RelayConfig| Ok(());
     let level = |config: &RelayConfig| config.log_level.filter();
-    let begin = |_: &_, config: &_| begin(config);
     daemon::run(program, &options, config::load_relay, examine, level, begin)
 }
 
-fn begin(config: &RelayConfig) -> Result<Running, StartError> {
-    let settings = Settings::from(config);
+fn begin(options: &Options, config: &RelayConfig) -> Result<Running, StartError> {
+    let settings = Settings::new(config, &options.runtime_dir);
     let lock = super::lock(&settings)?;
     let certs = &config.tls.certs_path;
     let store = Store::open(certs, "relay")
@@ -153,7 +154,17 @@ impl Daemon for Running {
                 Some(Signal::User1) => {
                     daemon::toggle_debug();
                 }
-                Some(Signal::Interrupt | Signal::Terminate) => {
+                Some(Signal::Quit) if self.can_hand_over() => {
+                    let (count, within) = (self.sessions(), self.shared.settings.adopt_within);
+                    info!(
+                        "QUIT: hands over {}: a relay that starts within {} s takes them over",
+                        counted(count, "call"),
+                        within.as_secs()
+                    );
+                    self.shared.is_handing_over.store(true, Ordering::Relaxed);
+                    return;
+                }
+                Some(Signal::Interrupt | Signal::Terminate | Signal::Quit) => {
                     let count = self.sessions();
                     info!("ending with {count} calls");
                     return;
@@ -163,6 +174,10 @@ impl Daemon for Running {
     }
 
     fn stop(self) {
-        Running::stop(&self);
+        if self.shared.is_handing_over.load(Ordering::Relaxed) {
+            self.hand_over();
+        } else {
+            Running::stop(&self);
+        }
     }
 }

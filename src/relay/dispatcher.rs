@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use super::send_queue::SendQueue;
 use crate::metrics::Counter;
@@ -13,8 +14,8 @@ use crate::session::Owner;
 pub(super) struct Dispatcher {
     pub owner: Owner,
     pub address: SocketAddr,
-    /// As the configuration names it.
-    name: String,
+    /// As the configuration names it; nothing while calls of an earlier process are all that is known of it.
+    name: OnceLock<String>,
     pub queue: SendQueue,
     /// Connections that were lost, and attempts that failed.
     pub losses: Counter,
@@ -24,23 +25,43 @@ pub(super) struct Dispatcher {
 impl fmt::Display for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.address;
-        if self.name == address.to_string() || self.name == address.ip().to_string() {
-            return write!(f, "dispatcher {address}");
+        match self.name.get() {
+            Some(name) if *name != address.to_string() && *name != address.ip().to_string() => {
+                write!(f, "dispatcher {name} ({address})")
+            }
+            _ => write!(f, "dispatcher {address}"),
         }
-        write!(f, "dispatcher {} ({address})", self.name)
     }
 }
 
 impl Dispatcher {
     pub(super) fn new(owner: Owner, address: SocketAddr, name: &str) -> Dispatcher {
+        let queue = SendQueue::new(owner);
+        let dispatcher = Dispatcher::with(owner, address, queue);
+        dispatcher.set_name(name);
+        dispatcher
+    }
+
+    /// One that has no link, and is known by the calls that a process before this one had for it. `confirms`: as of
+    /// [`SendQueue::confirms`].
+    pub(super) fn unlinked(owner: Owner, address: SocketAddr, confirms: bool) -> Dispatcher {
+        Dispatcher::with(owner, address, SendQueue::unlinked(owner, confirms))
+    }
+
+    fn with(owner: Owner, address: SocketAddr, queue: SendQueue) -> Dispatcher {
         Dispatcher {
             owner,
             address,
-            name: name.to_owned(),
-            queue: SendQueue::new(owner),
+            name: OnceLock::new(),
+            queue,
             losses: Counter::default(),
             failures: Counter::default(),
         }
+    }
+
+    /// The configuration names it so. Returns true if it had no name yet.
+    pub(super) fn set_name(&self, name: &str) -> bool {
+        self.name.set(name.to_owned()).is_ok()
     }
 }
 

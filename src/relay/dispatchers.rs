@@ -59,22 +59,33 @@ impl Dispatchers {
         let known = all.iter().find(|known| known.address == address);
         if let Some(known) = known {
             return Ok(known.queue.revive().then(|| Added {
+                is_new: known.set_name(name),
                 dispatcher: Arc::clone(known),
-                is_new: false,
             }));
         }
-        if all.len() == MOST_DISPATCHERS {
-            return Err(format!(
-                "there were {MOST_DISPATCHERS} dispatchers already; restart the relay"
-            ));
-        }
-        let owner = Owner(u32::try_from(all.len()).unwrap_or(u32::MAX));
+        let owner = next_owner(&all)?;
         let dispatcher = Arc::new(Dispatcher::new(owner, address, name));
         all.push(Arc::clone(&dispatcher));
         Ok(Some(Added {
             dispatcher,
             is_new: true,
         }))
+    }
+
+    /// The dispatcher of a call that an earlier process had; one that is not known gets no link by that. `confirms`: as of
+    /// [`super::send_queue::SendQueue::confirms`].
+    ///
+    /// # Errors
+    /// Why it cannot be known.
+    pub(super) fn of_adopted(&self, address: SocketAddr, confirms: bool) -> Result<Owner, String> {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.iter().find(|known| known.address == address) {
+            return Ok(known.owner);
+        }
+        let owner = next_owner(&all)?;
+        let dispatcher = Dispatcher::unlinked(owner, address, confirms);
+        all.push(Arc::new(dispatcher));
+        Ok(owner)
     }
 
     pub(super) fn with(&self, owner: Owner, act: impl FnOnce(&Dispatcher)) {
@@ -97,5 +108,46 @@ impl Dispatchers {
         self.with(owner_of(to), |asker| {
             asker.queue.reply_in_pieces(to, pieces)
         });
+    }
+}
+
+/// Who is added to these next.
+fn next_owner(all: &[Arc<Dispatcher>]) -> Result<Owner, String> {
+    if all.len() >= MOST_DISPATCHERS {
+        return Err(format!(
+            "there were {MOST_DISPATCHERS} dispatchers already; restart the relay"
+        ));
+    }
+    Ok(Owner(u32::try_from(all.len()).unwrap_or(u32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dispatcher_of_an_adopted_call_gets_its_link_when_it_is_named() {
+        let dispatchers = Dispatchers::default();
+        let address: SocketAddr = "192.0.2.1:25060".parse().unwrap();
+        let owner = dispatchers.of_adopted(address, true).unwrap();
+        assert_eq!(dispatchers.of_adopted(address, false), Ok(owner));
+        dispatchers.set_found();
+        assert_eq!(dispatchers.wanted(), Some(Vec::new()), "there is no link");
+        dispatchers.with(owner, |known| {
+            assert!(known.queue.confirms());
+            assert_eq!(known.to_string(), "dispatcher 192.0.2.1:25060");
+        });
+
+        let added = dispatchers
+            .add(address, "sip.example.com")
+            .unwrap()
+            .unwrap();
+        assert!(added.is_new);
+        assert_eq!(added.dispatcher.owner, owner);
+        let name = added.dispatcher.to_string();
+        assert_eq!(name, "dispatcher sip.example.com (192.0.2.1:25060)");
+        assert_eq!(dispatchers.wanted(), Some(vec![address]));
+        assert!(dispatchers.add(address, "other").unwrap().is_none());
+        assert_eq!(dispatchers.of_adopted(address, false), Ok(owner));
     }
 }

@@ -269,6 +269,10 @@ impl<'a> Conversation<'a> {
 
     /// To the worker that has the call, or to all. Waits while a worker has too much to do.
     fn pass_on(&self, sequence: Sequence, command: Command) {
+        if self.shared.is_handing_over.load(Ordering::Relaxed) {
+            // The dispatcher asks the next process.
+            return;
+        }
         let reply_to = self.reply_to(sequence);
         // A list is asked for before anybody has said who it is, a call is not.
         if matches!(command, Command::Update(_) | Command::Remove(_)) {

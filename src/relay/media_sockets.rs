@@ -1,7 +1,9 @@
 //! One worker's sockets and what its engine asks of the host: ports, addresses, random bits.
 
 use std::io;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use log::{error, warn};
@@ -9,10 +11,12 @@ use log::{error, warn};
 use super::hops::Hops;
 use super::loops::SAY_AGAIN_AFTER;
 use super::shared_ports::SharedPorts;
+use super::socket_store::{HEARD_FOR, SocketStore};
+use super::tallies::Tallies;
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
-use crate::proto::Component;
-use crate::session::{Environment, PortKey};
+use crate::proto::{Component, SessionId};
+use crate::session::{Engine, Environment, PortKey, Tally};
 use crate::sys::epoll::{Epoll, Trigger};
 use crate::sys::udp::{Marks, MediaSocket};
 use crate::sys::{clock, random, route};
@@ -39,15 +43,34 @@ pub(super) struct Pair {
     hops: [Hops; 2],
     /// Since when it is known that packets come round here.
     loop_said: Option<Moment>,
+    keeping: Keeping,
+}
+
+/// Whether the sockets are to stay open when the relay ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeping {
+    /// Nothing has come to them in user space.
+    Unheard,
+    /// Something has, since then; or then it was asked in vain.
+    HeardSince(Moment),
+    /// The store has them.
+    Kept,
 }
 
 /// See the module.
 pub(super) struct MediaSockets {
     addresses: Addresses,
     ports: Arc<SharedPorts>,
+    store: Arc<SocketStore>,
     epoll: Arc<Epoll>,
     /// By port: half of its distance from the first.
     pairs: Vec<Option<Box<Pair>>>,
+    tallies: Option<Arc<Tallies>>,
+    /// Pairs that were bound and are not noted in the tallies yet.
+    fresh: Vec<(u16, PortKey)>,
+    /// The session that is being taken over, and the pairs that it has got so far.
+    adopting: Option<SessionId>,
+    rebound: Vec<u16>,
     refused: Sparse,
     exhausted: Sparse,
     unrouted: Sparse,
@@ -57,15 +80,22 @@ impl MediaSockets {
     pub(super) fn new(
         addresses: Addresses,
         ports: Arc<SharedPorts>,
+        store: Arc<SocketStore>,
         epoll: Arc<Epoll>,
+        tallies: Option<Arc<Tallies>>,
     ) -> MediaSockets {
         let (start, end) = ports.range;
         let count = end.saturating_sub(u32::from(start)) / 2;
         MediaSockets {
             addresses,
             ports,
+            store,
             epoll,
             pairs: (0..count).map(|_| None).collect(),
+            tallies,
+            fresh: Vec::new(),
+            adopting: None,
+            rebound: Vec::new(),
             refused: Sparse::default(),
             exhausted: Sparse::default(),
             unrouted: Sparse::default(),
@@ -84,10 +114,104 @@ impl MediaSockets {
             return;
         };
         let slot = self.pairs.get_mut(usize::from(offset / 2));
-        if slot.and_then(Option::take).is_some() {
+        if let Some(pair) = slot.and_then(Option::take) {
+            if let Some(tallies) = &self.tallies {
+                tallies.close(port);
+            }
+            if pair.keeping == Keeping::Kept {
+                // They are open elsewhere, too, and would be reported on.
+                for socket in &pair.sockets {
+                    let _ = self.epoll.remove(socket);
+                }
+                self.store.release(port);
+            }
             self.ports
                 .with(|pool| pool.give_back(port, clock::moment()));
             self.ports.leave();
+        }
+    }
+
+    /// Notes in the tallies whose the pairs are that were bound since this was asked last.
+    pub(super) fn note_fresh(&mut self, engine: &Engine) {
+        for (port, place) in mem::take(&mut self.fresh) {
+            self.note_tally(port, place, engine);
+        }
+    }
+
+    /// Notes what was counted at a pair, by either of its ports, where that outlives the process.
+    pub(super) fn note_tally(&self, port: u16, place: PortKey, engine: &Engine) {
+        if let Some(tallies) = &self.tallies {
+            if let Some((session, tally)) = engine.tally(place) {
+                tallies.note(port & !1, session, &tally);
+            }
+        }
+    }
+
+    /// Has an engine take over a session of the process before this one. Where that fails none of its pairs stays bound.
+    ///
+    /// # Errors
+    /// Why it cannot be taken over.
+    pub(super) fn adopt<T>(
+        &mut self,
+        session: SessionId,
+        adopt: impl FnOnce(&mut MediaSockets) -> Result<T, String>,
+    ) -> Result<T, String> {
+        self.adopting = Some(session);
+        self.rebound.clear();
+        // One session must not keep the relay from starting, again and again.
+        let adopted = panic::catch_unwind(AssertUnwindSafe(|| adopt(self)));
+        self.adopting = None;
+        let adopted = adopted
+            .unwrap_or_else(|_| Err("it cannot be handled, for a fault in the relay".into()));
+        if adopted.is_err() {
+            for port in mem::take(&mut self.rebound) {
+                self.close(port);
+            }
+        }
+        adopted
+    }
+
+    /// Binds a pair that a session had in the process before this one.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    fn bind_again(&mut self, address: IpAddr, port: u16, place: PortKey) -> Result<(), String> {
+        let (tallies, session) = (self.tallies.as_ref(), self.adopting);
+        if let (Some(tallies), Some(session)) = (tallies, session) {
+            if !tallies.was_open(port, session) {
+                return Err("it was closed after its session was saved".into());
+            }
+        }
+        if !self.ports.with(|pool| pool.claim(port)) {
+            return Err("it is not in port_range any more, or another call has it".into());
+        }
+        if !self.ports.enter() {
+            self.ports.with(|pool| pool.put_back(port));
+            return Err("no more files may be open (LimitNOFILE)".into());
+        }
+        let inherited = self.store.take(SocketAddr::new(address, port));
+        let is_kept = inherited.is_some();
+        let bound = match inherited {
+            Some(sockets) => self.watch(port, sockets),
+            None => self.bind_and_watch(address, port),
+        };
+        match bound {
+            Ok(sockets) => {
+                self.keep(port, place, sockets);
+                if let Some(pair) = self.pair(port).filter(|_| is_kept) {
+                    pair.keeping = Keeping::Kept;
+                }
+                self.rebound.push(port);
+                Ok(())
+            }
+            Err(error) => {
+                self.ports.leave();
+                self.ports.with(|pool| match is_bad_port(&error) {
+                    true => pool.put_aside(port),
+                    false => pool.put_back(port),
+                });
+                Err(error.to_string())
+            }
         }
     }
 
@@ -121,6 +245,7 @@ impl MediaSockets {
             match self.bind_and_watch(address, port) {
                 Ok(sockets) => {
                     self.keep(port, place, sockets);
+                    self.fresh.push((port, place));
                     return Some(port);
                 }
                 Err(error) if is_bad_port(&error) => bad.push(port),
@@ -134,12 +259,15 @@ impl MediaSockets {
     }
 
     fn bind_and_watch(&self, address: IpAddr, port: u16) -> io::Result<[MediaSocket; 2]> {
-        let bind = |port: u16| {
-            let socket = MediaSocket::bind(SocketAddr::new(address, port))?;
-            self.epoll.add(&socket, u64::from(port), Trigger::Level)?;
-            Ok::<MediaSocket, io::Error>(socket)
-        };
-        Ok([bind(port)?, bind(port | 1)?])
+        let bind = |port| MediaSocket::bind(SocketAddr::new(address, port));
+        self.watch(port, [bind(port)?, bind(port | 1)?])
+    }
+
+    fn watch(&self, port: u16, sockets: [MediaSocket; 2]) -> io::Result<[MediaSocket; 2]> {
+        for (socket, port) in sockets.iter().zip([port, port | 1]) {
+            self.epoll.add(socket, u64::from(port), Trigger::Level)?;
+        }
+        Ok(sockets)
     }
 
     fn keep(&mut self, port: u16, place: PortKey, sockets: [MediaSocket; 2]) {
@@ -152,6 +280,7 @@ impl MediaSockets {
                 has_failed: false,
                 hops: [Hops::default(); 2],
                 loop_said: None,
+                keeping: Keeping::Unheard,
             }));
         }
     }
@@ -215,6 +344,21 @@ impl Pair {
         is_due
     }
 
+    /// Something has come to a port of this pair: has the sockets kept for the next process once that goes on for a while.
+    pub(super) fn keep_if_heard(&mut self, port: u16, now: Moment, store: &SocketStore) {
+        match self.keeping {
+            Keeping::Unheard => self.keeping = Keeping::HeardSince(now),
+            Keeping::HeardSince(since) if now.since(since) >= HEARD_FOR => {
+                self.keeping = if store.keep(port & !1, &self.sockets) {
+                    Keeping::Kept
+                } else {
+                    Keeping::HeardSince(now)
+                };
+            }
+            _ => {}
+        }
+    }
+
     /// Notes that a port is read in this round; whether it was in the round before, too: a flood.
     pub(super) fn is_flood(&mut self, port: u16, round: u64) -> bool {
         let [rtp, rtcp] = &mut self.rounds;
@@ -263,6 +407,27 @@ impl Environment for MediaSockets {
             self.ports.leave();
         }
         bound
+    }
+
+    fn rebind(&mut self, address: IpAddr, port: u16, place: PortKey) -> bool {
+        let bound = self.bind_again(address, port, place);
+        if let Err(why) = &bound {
+            let session = self.adopting.map(|id| format!("session {id}: "));
+            warn!(
+                "{}ports {port} and {} on {address} cannot be had again: {why}",
+                session.unwrap_or_default(),
+                port | 1
+            );
+        }
+        bound.is_ok()
+    }
+
+    fn tally(&mut self, port: u16, session: SessionId) -> Option<Tally> {
+        self.tallies.as_ref()?.get(port, session)
+    }
+
+    fn last_alive(&self) -> Option<Moment> {
+        self.tallies.as_ref()?.last_alive()
     }
 
     fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {

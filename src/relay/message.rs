@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use super::listing::Listing;
 use super::loops::Loop;
@@ -35,6 +35,11 @@ pub(super) enum Message {
     Nudge,
     /// No new sessions from now on.
     Drain,
+    /// Tell when all requests that have come before are answered.
+    Settle(Sender<()>),
+    /// Save all sessions for the next process, tell when that is done, and touch nothing any more; what is bound stays so
+    /// until the other channel is closed.
+    HandOver(Sender<()>, Receiver<()>),
     /// End all sessions, and tell when they are reported.
     EndAll(Sender<()>),
     Quit,

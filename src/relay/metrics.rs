@@ -40,6 +40,7 @@ impl Shared {
         self.write_sessions(&mut text);
         self.write_media(&mut text);
         self.write_kernel(&mut text);
+        self.write_take_over(&mut text);
         self.write_ports(&mut text);
         self.write_links(&mut text);
         self.write_requests(&mut text);
@@ -179,6 +180,35 @@ impl Shared {
         .with(&[("reason", "deleted")], self.workers.sum(|counts| &counts.flows.deleted))
         .with(&[("reason", "stuck")], self.workers.sum(|counts| &counts.flows.stuck))
         .with(&[("reason", "bypassed")], self.workers.sum(|counts| &counts.flows.bypassed));
+    }
+
+    /// What became of the calls and flows of the process before this one.
+    fn write_take_over(&self, text: &mut Exposition) {
+        let calls = self.taken_over.get().copied().unwrap_or_default();
+        text.gauge(
+            "mediaproxy_relay_take_over_sessions",
+            "Calls of the relay before this one at this one's start: they go on (adopted), or could not and were ended (lost).",
+        )
+        .with(&[("result", "adopted")], calls.adopted)
+        .with(&[("result", "lost")], calls.lost);
+        text.gauge(
+            "mediaproxy_relay_take_over_flows",
+            "Flows that it had left in the kernel: they go on (adopted), were of such a call and gone (lost), or were no call's \
+             and removed (swept).",
+        )
+        .with(&[("result", "adopted")], self.kernel.takeover.adopted.get())
+        .with(&[("result", "lost")], self.kernel.takeover.lost.get())
+        .with(&[("result", "swept")], self.kernel.takeover.swept.get());
+        text.gauge(
+            "mediaproxy_relay_take_over_seconds",
+            "How long that took, until new requests were taken.",
+        )
+        .is(calls.took.as_secs_f64());
+        text.gauge(
+            "mediaproxy_relay_state_kept",
+            "1 where the state of calls is kept for the process after this one, 0 where calls end with this one.",
+        )
+        .is(self.state.is_some());
     }
 
     fn write_ports(&self, text: &mut Exposition) {

@@ -8,7 +8,9 @@
 //!  upkeep      one thread: traffic samples, certificates again
 //!  kernel      one thread: has the kernel forward what both parties were learned of
 //!  explain     one thread: all that is known of a call
+//!  socket_store one thread: media sockets that outlive the process (systemd keeps them)
 //!  spool       one thread: ended calls that no dispatcher has confirmed (ended_calls)
+//!  state       one thread: the state of all calls, for the process after this one (state_log, tallies)
 //!  daemon      all of it as a process: signals, status, the end
 //! ```
 //!
@@ -26,6 +28,7 @@ mod dispatchers;
 mod ended_calls;
 mod ending;
 mod explain;
+mod hand_over;
 mod hops;
 mod identity;
 mod kernel;
@@ -43,9 +46,13 @@ mod send_queue;
 mod settings;
 mod shared;
 mod shared_ports;
+mod socket_store;
 mod spool;
+mod state_log;
 mod summary;
 mod summing;
+mod take_over;
+mod tallies;
 mod threads;
 mod upkeep;
 mod worker;
@@ -53,9 +60,10 @@ mod worker_counts;
 mod workers;
 
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -75,6 +83,7 @@ use self::request_counts::RequestCounts;
 pub use self::settings::Settings;
 use self::shared::Shared;
 use self::shared_ports::SharedPorts;
+use self::socket_store::SocketStore;
 use self::worker::Worker;
 use self::workers::Workers;
 use crate::daemon::StartError;
@@ -138,14 +147,30 @@ pub fn start(
     store: Arc<Store>,
     lock: RangeLock,
 ) -> Result<Running, StartError> {
+    let began = clock::moment();
     let relay_ip = relay_address(settings.relay_ip, settings.auto_detect_interfaces)?;
-    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding, false)?;
-    let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, Some(lock))?;
+    let mut state = open_state(&settings);
+    let has_calls = |state: &state_log::Opened| !state.legacy.sessions.is_empty();
+    let is_kept = state.as_ref().is_some_and(has_calls);
+    let opened = kernel::open(&settings.kernel(relay_ip), settings.forwarding, is_kept)?;
+    let legacy = state.as_mut().map(|state| mem::take(&mut state.legacy));
+    let kept = Kept {
+        sockets: SocketStore::from_environment(),
+        state,
+    };
+    let (shared, parts) = assemble(settings, store, relay_ip.into(), opened, kept, Some(lock))?;
+    shared.sockets.start()?;
     if let Some(spool) = parts.spool {
         spool.start(&shared.dispatchers)?;
     }
-    for worker in workers(&shared, parts.mailboxes)? {
+    let mut workers = workers(&shared, parts.mailboxes)?;
+    take_over::take_over(&shared, &mut workers, legacy.unwrap_or_default(), began);
+    shared.sockets.close_untaken();
+    for worker in workers {
         threads::start("worker", move || worker.run())?;
+    }
+    if let Some(state) = parts.state {
+        state.start()?;
     }
     start_helpers(&shared)?;
     let (answering, asked) = (Arc::clone(&shared), parts.asked);
@@ -162,10 +187,17 @@ pub fn start(
     Ok(Running { shared })
 }
 
+/// What a process before this one has left, open.
+struct Kept {
+    sockets: SocketStore,
+    state: Option<state_log::Opened>,
+}
+
 /// What one thread each will have.
 struct Parts {
     mailboxes: Vec<Mailbox<Message>>,
     spool: Option<spool::Opened>,
+    state: Option<state_log::Opened>,
     asked: Receiver<Option<Question>>,
 }
 
@@ -175,6 +207,7 @@ fn assemble(
     store: Arc<Store>,
     relay_ip: IpAddr,
     opened: kernel::Opened,
+    kept: Kept,
     lock: Option<RangeLock>,
 ) -> Result<(Arc<Shared>, Parts), StartError> {
     let most_pairs = allow_files(&settings);
@@ -207,16 +240,21 @@ fn assemble(
     let (questions, asked) = question::channel();
     let first_port = settings.port_range.0;
     let dispatchers = Arc::new(Dispatchers::default());
-    let kept = spool.as_ref().map(spool::Opened::spool);
+    let spooled = spool.as_ref().map(spool::Opened::spool);
     let shared = Arc::new(Shared {
-        identity: Identity::new(relay_ip, first_port, kept.is_some(), fit, random::bits()),
+        identity: Identity::new(relay_ip, first_port, spooled.is_some(), fit, random::bits()),
         settings,
         store,
         ports: Arc::new(ports),
+        sockets: Arc::new(kept.sockets),
         workers: Workers::new(postboxes),
         kernel,
-        ended: EndedCalls::new(Arc::clone(&dispatchers), kept),
+        ended: EndedCalls::new(Arc::clone(&dispatchers), spooled),
         dispatchers,
+        tallies: kept.state.as_ref().and_then(|state| state.tallies.clone()),
+        state: kept.state.as_ref().map(|state| state.handle.clone()),
+        taken_over: OnceLock::new(),
+        is_handing_over: AtomicBool::new(false),
         requests: RequestCounts::default(),
         questions,
         loops: Mutex::default(),
@@ -230,6 +268,7 @@ fn assemble(
     let parts = Parts {
         mailboxes,
         spool,
+        state: kept.state,
         asked,
     };
     Ok((shared, parts))
@@ -255,6 +294,18 @@ fn open_spool(settings: &Settings) -> Option<spool::Opened> {
                 "state_dir: {why}; calls that end while a dispatcher is away are kept in memory only, and are lost \
                  when this relay ends"
             );
+            None
+        }
+    }
+}
+
+/// The state of calls is kept for the next process; a relay that cannot do that relays all the same.
+fn open_state(settings: &Settings) -> Option<state_log::Opened> {
+    let dir = settings.runtime_dir.as_deref()?;
+    match state_log::open(dir, settings.port_range) {
+        Ok(state) => Some(state),
+        Err(why) => {
+            warn!("runtime directory: {why}; calls end with this relay, whatever ends it");
             None
         }
     }
@@ -325,6 +376,23 @@ impl Running {
         let deadline = clock::moment() + REPORTING_LIMIT;
         self.shared.draining.store(true, Ordering::Relaxed);
         self.end_sessions(deadline);
+        self.close_links(deadline);
+        // The kernel's part of the relay goes when the last session has gone.
+        if !self.shared.kernel.quit(KERNEL_LIMIT) {
+            warn!("the kernel thread did not end in time: its nftables table may stay behind");
+        }
+        if let Some(spool) = &self.shared.ended.spool {
+            spool.quit(CLOSING_LIMIT);
+        }
+        self.tell_workers(|| Message::Quit);
+        if let Some(state) = &self.shared.state {
+            state.remove(CLOSING_LIMIT);
+        }
+        self.end_threads();
+    }
+
+    /// Waits until dispatchers have what is for them, and ends their links.
+    fn close_links(&self, deadline: Moment) {
         let dispatchers = self.shared.dispatchers.all();
         for dispatcher in &dispatchers {
             match dispatcher.queue.wait_written(deadline) {
@@ -338,14 +406,10 @@ impl Running {
         for dispatcher in &dispatchers {
             dispatcher.queue.wait_closed(deadline);
         }
-        // The kernel's part of the relay goes when the last session has gone.
-        if !self.shared.kernel.quit(KERNEL_LIMIT) {
-            warn!("the kernel thread did not end in time: its nftables table may stay behind");
-        }
-        if let Some(spool) = &self.shared.ended.spool {
-            spool.quit(CLOSING_LIMIT);
-        }
-        self.tell_workers(|| Message::Quit);
+    }
+
+    /// Ends the threads that wait for something else, and lets the next process have the port range.
+    fn end_threads(&self) {
         self.shared.ending.begin();
         let mut lock = self.shared.lock.lock();
         drop(lock.as_deref_mut().map(Option::take));

@@ -20,8 +20,9 @@ use super::message::Message;
 use super::question::Question;
 use super::send_queue::{Task, write_batch};
 use super::shared::Shared;
+use super::socket_store::SocketStore;
 use super::worker::Worker;
-use super::{Parts, Settings, assemble, workers};
+use super::{Kept, Parts, Settings, assemble, workers};
 use crate::config::Forwarding;
 use crate::daemon::StartError;
 use crate::moment::{Moment, Now};
@@ -69,12 +70,17 @@ impl Rehearsal {
     ) -> Result<Rehearsal, StartError> {
         let settings = settings(state_dir, port_range);
         let why = Opened::UserSpace("in user space only".into());
-        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST.into(), why, None)?;
+        let kept = Kept {
+            sockets: SocketStore::none(),
+            state: None,
+        };
+        let assembled = assemble(settings, store, Ipv4Addr::LOCALHOST.into(), why, kept, None)?;
         let (shared, parts) = assembled;
         let Parts {
             mailboxes,
             spool,
             asked,
+            ..
         } = parts;
         if let Some(spool) = spool {
             spool.start(&shared.dispatchers)?;
@@ -300,6 +306,8 @@ fn settings(state_dir: &Path, port_range: (u16, u32)) -> Settings {
         },
         state_dir: Some(state_dir.to_owned()),
         journal_limit: SPOOL_LIMIT,
+        runtime_dir: None,
+        adopt_within: Duration::from_secs(60),
         workers: Some(2),
     }
 }

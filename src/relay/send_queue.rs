@@ -70,6 +70,20 @@ impl SendQueue {
         }
     }
 
+    /// Of a dispatcher that there is no link to; see [`SendQueue::revive`].
+    pub(super) fn unlinked(owner: Owner, confirms: bool) -> SendQueue {
+        let state = State {
+            confirms,
+            finishing: true,
+            ended: true,
+            ..State::default()
+        };
+        SendQueue {
+            state: Mutex::new(state),
+            ..SendQueue::new(owner)
+        }
+    }
+
     /// A connection is there; the notices that were kept leave first. Returns its number, which no other connection
     /// has.
     pub(super) fn open(

@@ -1,7 +1,7 @@
 //! What the relay has to know, taken from its configuration.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::kernel;
@@ -35,12 +35,17 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// Bytes that they may have there.
     pub journal_limit: u64,
+    /// Where the state of calls is kept for the process after this one; none keeps none.
+    pub runtime_dir: Option<PathBuf>,
+    /// How long calls that are handed over wait for it; zero hands nothing over.
+    pub adopt_within: Duration,
     /// Threads that relay; none is one for two processors, four at most.
     pub workers: Option<usize>,
 }
 
-impl From<&RelayConfig> for Settings {
-    fn from(config: &RelayConfig) -> Settings {
+impl Settings {
+    /// The settings of a configuration, and the runtime directory of the command line.
+    pub fn new(config: &RelayConfig, runtime_dir: &Path) -> Settings {
         Settings {
             dispatchers: config.dispatchers.clone(),
             passport: config.passport.clone(),
@@ -69,12 +74,12 @@ impl From<&RelayConfig> for Settings {
             },
             state_dir: Some(config.state_dir.clone()),
             journal_limit: config.journal_limit,
+            runtime_dir: Some(runtime_dir.to_owned()),
+            adopt_within: config.adopt_within,
             workers: None,
         }
     }
-}
 
-impl Settings {
     /// What the kernel's part has to know.
     pub fn kernel(&self, relay_ip: Ipv4Addr) -> kernel::Settings {
         kernel::Settings {

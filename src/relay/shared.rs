@@ -1,7 +1,7 @@
 //! What all threads of a relay share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::dispatchers::Dispatchers;
 use super::ended_calls::EndedCalls;
@@ -13,6 +13,10 @@ use super::question::Questions;
 use super::request_counts::RequestCounts;
 use super::settings::Settings;
 use super::shared_ports::SharedPorts;
+use super::socket_store::SocketStore;
+use super::state_log::StateLog;
+use super::take_over::TakenOver;
+use super::tallies::Tallies;
 use super::workers::Workers;
 use crate::moment::Moment;
 use crate::sys::range_lock::RangeLock;
@@ -24,10 +28,18 @@ pub(super) struct Shared {
     pub identity: Identity,
     pub store: Arc<Store>,
     pub ports: Arc<SharedPorts>,
+    pub sockets: Arc<SocketStore>,
     pub workers: Workers,
     pub kernel: KernelHandle,
     pub dispatchers: Arc<Dispatchers>,
     pub ended: EndedCalls,
+    /// Where the state of calls is kept for the next process; none keeps none.
+    pub state: Option<StateLog>,
+    pub tallies: Option<Arc<Tallies>>,
+    /// What became of the calls of the process before this one.
+    pub taken_over: OnceLock<TakenOver>,
+    /// Calls go to the next process: no request is taken any more.
+    pub is_handing_over: AtomicBool,
     pub requests: RequestCounts,
     /// For the thread of [`super::explain`].
     pub questions: Questions,

@@ -36,6 +36,8 @@ fn settings() -> Settings {
         },
         state_dir: None,
         journal_limit: 64 << 20,
+        runtime_dir: None,
+        adopt_within: Duration::from_secs(60),
         workers: Some(1),
     }
 }

@@ -16,7 +16,7 @@ use crossbeam_channel::Sender;
 use log::{error, warn};
 
 use super::coalescing::{Coalescing, REST};
-use super::kernel::flow::FlowKey;
+use super::kernel::flow::{Flow, FlowKey};
 use super::kernel::order::Order;
 use super::listing::{Listing, Whose};
 use super::loops::Loop;
@@ -26,15 +26,18 @@ use super::request_counts::{Answered, Asked};
 use super::send_queue::owner_of;
 use super::shared::Shared;
 use super::shared_ports::SharedPorts;
+use super::state_log::{self, Saved};
 use super::summing::{Share, Summing};
 use super::worker_counts::WorkerCounts;
 use super::{explain, summary};
+use crate::counters::Counters;
 use crate::logging::sparse::Sparse;
 use crate::moment::{Moment, Now};
 use crate::proto::control::Update;
 use crate::proto::link::{UpdateReply, most_sessions};
+use crate::proto::{PerParty, SessionId};
 use crate::session::{
-    Action, Asker, Capacity, Engine, FlowId, FlowNews, PacketVerdict, PortKey, ReplyTo,
+    Action, Asker, Capacity, Engine, FlowId, FlowNews, Owner, PacketVerdict, PortKey, ReplyTo,
 };
 use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Events, Trigger};
@@ -43,6 +46,10 @@ use crate::sys::udp::{BATCH, Datagrams, Marks};
 
 /// Commands handled in one turn.
 const MOST_COMMANDS: usize = 64;
+
+/// How long a session that has changed waits before its state is written, so that short calls cost nothing, and that what
+/// changes together is written together.
+const SAVE_AFTER: Duration = Duration::from_millis(5);
 
 /// Sessions written into a list in one turn, and bytes: a dispatcher's headers may be long, and a turn is what all calls wait.
 const LISTED_AT_ONCE: (usize, usize) = (64, 64 * 1024);
@@ -81,6 +88,10 @@ pub(super) struct Worker {
     counts: Arc<WorkerCounts>,
     unsent: u64,
     unreadable: Sparse,
+    /// When what has changed is to be saved.
+    save_at: Option<Moment>,
+    /// Who waits for all requests to be answered.
+    settling: Option<Sender<()>>,
     /// Who waits for all sessions to be reported.
     ending: Option<Sender<()>>,
     running: bool,
@@ -99,14 +110,20 @@ impl Worker {
     ) -> io::Result<Worker> {
         let epoll = Arc::new(Epoll::new()?);
         epoll.add(&mailbox, MAILBOX, Trigger::Edge)?;
-        let ports = Arc::clone(&shared.ports);
+        let (ports, kept) = (Arc::clone(&shared.ports), Arc::clone(&shared.sockets));
         let mut engine = Engine::new(shared.settings.session.clone());
         engine.set_capacity(capacity_of(&ports, shared.workers.count()));
         Ok(Worker {
             index,
             mailbox,
             engine,
-            sockets: MediaSockets::new(addresses, ports, Arc::clone(&epoll)),
+            sockets: MediaSockets::new(
+                addresses,
+                ports,
+                kept,
+                Arc::clone(&epoll),
+                shared.tallies.clone(),
+            ),
             epoll,
             datagrams: Datagrams::new(),
             group: Vec::with_capacity(BATCH),
@@ -116,6 +133,8 @@ impl Worker {
             counts: shared.workers.counts(index).cloned().unwrap_or_default(),
             unsent: 0,
             unreadable: Sparse::default(),
+            save_at: None,
+            settling: None,
             ending: None,
             running: true,
             shared,
@@ -125,6 +144,10 @@ impl Worker {
     /// Works until it is told to quit.
     pub(super) fn run(mut self) {
         let mut events = Events::new();
+        // What taking sessions over has brought about.
+        self.act();
+        self.save(clock::moment());
+        self.publish();
         while self.running {
             if let Err(error) = self.epoll.wait(&mut events, self.time_left()) {
                 // Only a closed or wrong descriptor: nothing that this process could go on with.
@@ -177,8 +200,90 @@ impl Worker {
             self.act();
         }
         self.go_on_listing(now);
+        self.save(now.mono);
+        if let Some(tallies) = &self.shared.tallies {
+            tallies.beat(now.mono);
+        }
         self.publish();
         read
+    }
+
+    /// Takes over these sessions of the process before this one, each with who has it now; of those that the kernel forwards
+    /// it returns the flows, with what was counted of each. Where they have waited for too long, they end. To be called before
+    /// [`Worker::run`].
+    pub(super) fn adopt(
+        &mut self,
+        sessions: Vec<(Saved, Owner)>,
+        is_too_late: bool,
+    ) -> Vec<(Flow, PerParty<Counters>)> {
+        let now = clock::now();
+        let mut flows = Vec::new();
+        for (saved, owner) in sessions {
+            let Saved { id, state, .. } = saved;
+            let engine = &mut self.engine;
+            let adopted = self
+                .sockets
+                .adopt(id, |sockets| engine.adopt(&state, owner, sockets, now));
+            match adopted {
+                Ok(adopted) => flows.extend(adopted.into_iter().map(|adopted| {
+                    let key = self.key(adopted.flow);
+                    let ends = adopted.ends;
+                    (Flow { key, ends }, adopted.counted)
+                })),
+                Err(why) => {
+                    warn!("session {id} of an earlier run cannot be taken over: {why}");
+                    if let Some(log) = &self.shared.state {
+                        log.put([(id, None)]);
+                    }
+                }
+            }
+        }
+        if is_too_late {
+            self.engine.end_all(now);
+        }
+        flows
+    }
+
+    /// Live sessions.
+    pub(super) fn live_sessions(&self) -> usize {
+        self.engine.sessions().live_count()
+    }
+
+    /// Hands over what has changed to be written, when it is time.
+    fn save(&mut self, now: Moment) {
+        if self.shared.state.is_none() || !self.engine.has_changes() {
+            return;
+        }
+        match self.save_at {
+            None => self.save_at = Some(now + SAVE_AFTER),
+            Some(at) if at > now => {}
+            Some(_) => {
+                self.save_at = None;
+                self.save_now(|engine, each| engine.take_changes(each));
+            }
+        }
+    }
+
+    /// Hands over what this function of the engine tells of.
+    fn save_now(
+        &mut self,
+        tell: impl FnOnce(&mut Engine, &mut dyn FnMut(SessionId, Owner, Option<&[u8]>)),
+    ) {
+        let dispatchers = &self.shared.dispatchers;
+        let mut changes = Vec::new();
+        tell(&mut self.engine, &mut |id, owner, state| {
+            let mut record = None;
+            if let Some(state) = state {
+                dispatchers.with(owner, |dispatcher| {
+                    let (address, confirms) = (dispatcher.address, dispatcher.queue.confirms());
+                    record = Some(state_log::record(id, address, confirms, state));
+                });
+            }
+            changes.push((id, record));
+        });
+        if let Some(log) = &self.shared.state {
+            log.put(changes);
+        }
     }
 
     /// How long there is nothing to do but what comes.
@@ -186,8 +291,9 @@ impl Worker {
         if !self.listings.is_empty() || !self.mailbox.is_empty() {
             return Some(Duration::ZERO);
         }
-        let due = self.engine.next_deadline()?;
-        Some(due.since(clock::moment()))
+        let due = [self.engine.next_deadline(), self.save_at];
+        let first = due.into_iter().flatten().min()?;
+        Some(first.since(clock::moment()))
     }
 
     fn publish(&self) {
@@ -213,10 +319,15 @@ impl Worker {
             }
             return;
         }
+        pair.keep_if_heard(port, now.mono, &self.shared.sockets);
         if flood {
             self.relay_many(port, now);
         } else {
             self.relay_one(port, now);
+        }
+        if let Some(pair) = self.sockets.pair(port) {
+            let place = pair.place(port);
+            self.sockets.note_tally(port, place, &self.engine);
         }
         self.act();
     }
@@ -237,6 +348,8 @@ impl Worker {
                 let length = datagram.data.len();
                 return self.went_round(port, to, length, now.mono);
             };
+            // Before: who gets the packet may see this process killed before another line.
+            self.sockets.note_tally(port, place, &self.engine);
             let sent = self.sockets.send(from_port, to, datagram.data, marks);
             if let Err(error) = sent {
                 let errno = error.raw_os_error().unwrap_or_default();
@@ -272,18 +385,20 @@ impl Worker {
                 continue;
             };
             if way != Some((from_port, marks)) {
-                self.send_group(place, way, now.mono);
+                self.send_group(port, place, way, now.mono);
                 way = Some((from_port, marks));
             }
             self.group.push((index, to));
         }
-        self.send_group(place, way, now.mono);
+        self.send_group(port, place, way, now.mono);
     }
 
-    fn send_group(&mut self, arrived: PortKey, way: Option<(u16, Marks)>, now: Moment) {
+    /// Sends what has come to `port`, which is `arrived`.
+    fn send_group(&mut self, port: u16, arrived: PortKey, way: Option<(u16, Marks)>, now: Moment) {
         let Some((from_port, marks)) = way else {
             return;
         };
+        self.sockets.note_tally(port, arrived, &self.engine);
         if let Some(pair) = self.sockets.pair(from_port) {
             let socket = pair.socket(from_port);
             let unsent = socket.send_many(&self.datagrams, &self.group, marks);
@@ -376,6 +491,11 @@ impl Worker {
             self.handle(message, now);
             self.act();
         }
+        if !self.engine.owes_answers() {
+            if let Some(done) = self.settling.take() {
+                let _ = done.send(());
+            }
+        }
         if self.engine.sessions().held() == 0 {
             if let Some(done) = self.ending.take() {
                 let _ = done.send(());
@@ -425,6 +545,14 @@ impl Worker {
                 self.publish();
                 self.counts.drained.store(true, Ordering::Release);
             }
+            Message::Settle(done) => self.settling = Some(done),
+            Message::HandOver(done, released) => {
+                self.save_now(|engine, each| engine.save_all(each));
+                let _ = done.send(());
+                // What is queued in the sockets may be the next process's. It ends by an error.
+                let _ = released.recv();
+                self.running = false;
+            }
             Message::EndAll(done) => {
                 self.engine.drain();
                 self.engine.end_all(now);
@@ -443,6 +571,7 @@ impl Worker {
         };
         let before = self.engine.sessions().held();
         self.engine.update(update, asker, &mut self.sockets, now);
+        self.sockets.note_fresh(&self.engine);
         if self.engine.sessions().held() > before {
             self.counts.started.add(1);
             // Before the answer: a relay that ends at the first moment without a call must know of this one.

@@ -11,6 +11,13 @@ use crate::proto::{CallId, PerParty, SessionId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(pub u32);
 
+impl Owner {
+    /// No dispatcher.
+    pub(super) fn none() -> Owner {
+        Owner(u32::MAX)
+    }
+}
+
 /// Where the answer to a command goes: one connection, and its token there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {

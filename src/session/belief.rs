@@ -5,12 +5,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::candidate::{Candidate, Candidates, Mark};
 use super::checks::{Checks, Transaction};
 use super::drops::DropReason;
 use super::evidence::{Evidence, Rank};
 use super::settings::{Learning, LearningRules};
 use crate::moment::Moment;
+use crate::proto::saved::is_usual;
 
 /// After a party has moved its old source is not believed for so long: stragglers of it are still under way. If it
 /// still sends then, it is the party after all (a NAT that kept its mapping).
@@ -39,7 +42,8 @@ pub(super) enum Move {
 }
 
 /// How an address was latched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum LatchedBy {
     /// Checks of a source that nothing speaks for: only checks are sent there (E5).
     Trial,
@@ -48,38 +52,52 @@ pub(super) enum LatchedBy {
     Media,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct LatchedSource {
     address: SocketAddr,
     by: LatchedBy,
     /// When it sent last, as far as user space knows.
     heard: Moment,
     /// Its last packet of media here, and how many the kernel has relayed since.
+    #[serde(default, skip_serializing_if = "is_usual")]
     mark: Option<Mark>,
+    #[serde(default, skip_serializing_if = "is_usual")]
     uncounted: u64,
     /// Another branch has answered since, and this may be the party as well as the one before (M5).
+    #[serde(default, skip_serializing_if = "is_usual")]
     doubtful: bool,
 }
 
 /// Rarely needed, and for few ports.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 struct Doubts {
+    #[serde(skip_serializing_if = "is_usual")]
     candidates: Candidates,
+    #[serde(skip_serializing_if = "is_usual")]
     proven: Vec<SocketAddr>,
     /// Not believed until then; without a time as long as the SDP names another (M5).
+    #[serde(skip_serializing_if = "is_usual")]
     refused: Vec<(SocketAddr, Option<Moment>)>,
+    #[serde(skip_serializing_if = "is_usual")]
     checks: Checks,
 }
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Belief {
+    #[serde(skip_serializing_if = "is_usual")]
     latched: Option<LatchedSource>,
     /// When the party was last followed to another address, and when its flow was last taken back.
+    #[serde(skip_serializing_if = "is_usual")]
     followed: Option<Moment>,
+    #[serde(skip_serializing_if = "is_usual")]
     taken_back: Option<Moment>,
     /// Until when user space is to see this component, because somebody claims to be the party.
+    #[serde(skip_serializing_if = "is_usual")]
     watched: Option<Moment>,
+    #[serde(skip_serializing_if = "is_usual")]
     doubts: Option<Box<Doubts>>,
 }
 
@@ -354,16 +372,18 @@ impl Belief {
 
     /// What speaks for a source.
     pub(super) fn rank(&self, from: SocketAddr, evidence: &Evidence) -> Rank {
-        let is_proven = self
-            .doubts
-            .as_ref()
-            .is_some_and(|doubts| doubts.proven.contains(&from));
         let rank = evidence.rank(from);
-        if is_proven {
+        if self.is_proven(from) {
             rank.max(Rank::Proven)
         } else {
             rank
         }
+    }
+
+    /// Returns true if the other party has answered a check of this source with success.
+    pub(super) fn is_proven(&self, from: SocketAddr) -> bool {
+        let doubts = self.doubts.as_ref();
+        doubts.is_some_and(|doubts| doubts.proven.contains(&from))
     }
 
     /// M5, E9. Returns true for a former source that is not believed at the moment; one that the SDP names is, at once.
@@ -419,6 +439,20 @@ impl Belief {
         if let Some(latched) = &mut self.latched {
             latched.heard = now;
             latched.uncounted += packets;
+        }
+    }
+
+    /// So many packets of the latched source were relayed of which nothing else is known.
+    pub(super) fn on_unseen(&mut self, packets: u64) {
+        if let Some(latched) = &mut self.latched {
+            latched.uncounted = latched.uncounted.saturating_add(packets);
+        }
+    }
+
+    /// Nobody has listened for a while: whether the latched source has sent is not known.
+    pub(super) fn skip_gap(&mut self, now: Moment) {
+        if let Some(latched) = &mut self.latched {
+            latched.heard = now;
         }
     }
 

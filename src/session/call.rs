@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use log::{debug, info};
+use serde::{Deserialize, Serialize};
 
 use super::actions::Owner;
 use super::environment::Environment;
@@ -13,31 +14,45 @@ use super::negotiation::{Context, Negotiation};
 use super::offers::{Message, Number};
 use super::refusal::Refusal;
 use super::settings::Settings;
-use crate::moment::Moment;
+use crate::moment::{Moment, Now};
 use crate::proto::control::{MessageKind, Remove, Update};
 use crate::proto::media::{MediaAddress, MediaDescription};
+use crate::proto::saved::{exact, is_usual};
 use crate::proto::{CallId, DialogId, Party, PerParty, SessionId, Tag, Text, Visible};
 
 /// A call through this relay.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Session {
     pub id: SessionId,
+    #[serde(with = "exact")]
     pub caller_tag: Tag,
+    #[serde(with = "exact")]
     pub from_uri: Text,
+    #[serde(with = "exact")]
     pub to_uri: Text,
+    #[serde(default, with = "exact", skip_serializing_if = "is_usual")]
     pub user_agents: PerParty<Option<Text>>,
+    #[serde(default, with = "exact", skip_serializing_if = "is_usual")]
     pub username: Option<Text>,
     /// Where its first message came from, as the SIP proxy says.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub signaling: Option<IpAddr>,
     /// The SIP proxy's, for the dispatcher that is told of the session's end: it may not know any more.
+    #[serde(default, with = "exact", skip_serializing_if = "is_usual")]
     pub dialog_id: Option<DialogId>,
     /// Who is told when the session ends by itself: the dispatcher that spoke of it last.
+    #[serde(skip, default = "Owner::none")]
     pub owner: Owner,
     pub media: Media,
     /// Where each party's SIP came from, the latest first.
+    #[serde(default, skip_serializing_if = "is_usual")]
     signaling_of: PerParty<[Option<IpAddr>; 2]>,
     /// The log has a line of a stranger at its ports.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub stranger_told: bool,
+    /// When this process took it over from the one before.
+    #[serde(skip)]
+    pub adopted: Option<Now>,
 }
 
 impl Session {
@@ -64,6 +79,7 @@ impl Session {
             media: Media::new(key, update.call_id.clone(), locals, context.now.mono),
             signaling_of: PerParty::default(),
             stranger_told: false,
+            adopted: None,
         }
     }
 
@@ -227,7 +243,7 @@ impl Session {
     pub(super) fn log_end(&self, how: &str, statistics: &[u8], now: Moment) {
         let (call_id, streams) = (self.call_id(), &self.media.streams);
         // As its last stream tells.
-        let last = streams.iter().max_by_key(|s| s.ended.map(|(at, _)| at));
+        let last = streams.iter().max_by_key(|s| s.ended.map(|end| end.at));
         let why = last.map_or("no streams", |stream| stream.status.as_str());
         let sum = |party| -> u64 {
             let legs = streams.iter().map(|stream| &stream.legs[party]);

@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::moment::Moment;
 
 /// Remembered for one port.
@@ -19,7 +21,8 @@ const ENOUGH_CHECKS: u32 = 3;
 const CHECK_GAP: Duration = Duration::from_millis(1200);
 
 /// What one packet shows of the stream that it is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Mark {
     Rtp {
         ssrc: u32,
@@ -64,7 +67,7 @@ impl Mark {
 }
 
 /// One source.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Candidate {
     pub address: SocketAddr,
     /// All its packets.
@@ -137,7 +140,8 @@ impl Candidate {
 }
 
 /// The last few sources of one port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct Candidates(Vec<Candidate>);
 
 impl Candidates {

@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::moment::Moment;
+use crate::proto::saved::is_usual;
 
 /// Checks that wait for their answers.
 const OPEN_CHECKS: usize = 8;
@@ -39,17 +42,19 @@ pub(super) fn message(data: &[u8]) -> StunMessage {
 }
 
 /// A check that may be answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct OpenCheck {
     id: Transaction,
     from: SocketAddr,
     at: Moment,
     /// Nothing speaks for who asked.
+    #[serde(default, skip_serializing_if = "is_usual")]
     is_strange: bool,
 }
 
 /// The open checks of one port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Checks {
     open: Vec<OpenCheck>,
     /// Until when the checks of strangers that were passed on are paid for.

@@ -1,13 +1,17 @@
 //! What one party's SDP says of its side of a stream.
 
+use serde::{Deserialize, Serialize};
+
 use crate::proto::media::{Direction, MediaAddress, MediaDescription};
+use crate::proto::saved::is_usual;
 
 /// Where the party is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Described {
     pub address: MediaAddress,
     pub port: u16,
     /// It names one of this very session's ports: media sent there would come back for ever.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub is_own: bool,
 }
 
@@ -21,12 +25,16 @@ impl Described {
     }
 }
 
-/// What it says besides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What it says besides; the usual one as long as it has said nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Said {
+    #[serde(skip_serializing_if = "is_usual")]
     pub direction: Direction,
     /// The SDP gave 0.0.0.0: hold as of RFC 2543.
+    #[serde(skip_serializing_if = "is_usual")]
     pub zero_address: bool,
+    #[serde(skip_serializing_if = "is_usual")]
     pub ice: bool,
 }
 
@@ -43,16 +51,5 @@ impl Said {
     /// It sends nothing, by its own word (C6).
     pub(super) fn is_hold(self) -> bool {
         self.zero_address || matches!(self.direction, Direction::SendOnly | Direction::Inactive)
-    }
-}
-
-/// What holds as long as it has said nothing.
-impl Default for Said {
-    fn default() -> Said {
-        Said {
-            direction: Direction::SendRecv,
-            zero_address: false,
-            ice: false,
-        }
     }
 }

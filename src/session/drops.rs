@@ -1,7 +1,9 @@
 //! Why packets were not passed on, and how many for each reason.
 
+use std::collections::HashMap;
+
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a packet was not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,15 @@ impl Serialize for Dropped {
     }
 }
 
+impl<'de> Deserialize<'de> for Dropped {
+    /// The same; reasons of another version are left out.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Dropped, D::Error> {
+        let counts = HashMap::<String, u64>::deserialize(deserializer)?;
+        let count = |why: DropReason| counts.get(why.as_str()).copied().unwrap_or_default();
+        Ok(Dropped(DropReason::ALL.map(count)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +122,9 @@ mod tests {
             json.starts_with(r#"{"unproven source":1,"other port":2,"#),
             "{json}"
         );
+        assert_eq!(serde_json::from_str::<Dropped>(&json).unwrap(), dropped);
         assert_eq!(serde_json::to_string(&Dropped::default()).unwrap(), "{}");
+        let other: Dropped = serde_json::from_str(r#"{"other port":2,"no reason":1}"#).unwrap();
+        assert_eq!(other.counts().map(|(_, count)| count).sum::<u64>(), 2);
     }
 }

@@ -8,23 +8,25 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::actions::{Action, Asker, Ended, Owner, ReplyTo};
+use super::adoption;
 use super::answers::{Answer, Answers, LONGEST_HOLD};
 use super::call::Session;
 use super::drops::DropReason;
-use super::environment::Environment;
+use super::environment::{Environment, Tally};
 use super::explain;
-use super::forwarding::FlowNews;
+use super::forwarding::{AdoptedFlow, FlowNews};
 use super::kernel::Kernel;
 use super::keys::{PortKey, SessionKey};
 use super::negotiation::Context;
-use super::packets::{self, PacketContext};
+use super::packets::{self, PacketContext, Received};
 use super::refusal::Refusal;
 use super::report;
+use super::saved::{self, Saved};
 use super::settings::Settings;
-use super::silence::{self, Silence};
+use super::silence::{self, Expiry, Silence};
 use super::status::Status;
 use super::strangers::Strangers;
-use super::table::{Capacity, Ending, SessionTable};
+use super::table::{Capacity, Change, Ending, SessionTable};
 use super::timers::Timers;
 use super::totals::Totals;
 use super::verdict::PacketVerdict;
@@ -32,7 +34,7 @@ use crate::counters::Counters;
 use crate::moment::{Moment, Now};
 use crate::proto::control::{MessageKind, Remove, Update};
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, Party};
+use crate::proto::{CallId, Party, SessionId};
 
 /// A session that was looked at in vain is not looked at again before this time.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
@@ -49,6 +51,8 @@ pub struct Engine {
     strangers: Strangers,
     totals: Totals,
     draining: bool,
+    /// The latest time that it was told.
+    latest: Moment,
 }
 
 impl Engine {
@@ -63,6 +67,7 @@ impl Engine {
             strangers: Strangers::default(),
             totals: Totals::default(),
             draining: false,
+            latest: Moment::START,
         }
     }
 
@@ -87,6 +92,7 @@ impl Engine {
         environment: &mut dyn Environment,
         now: Now,
     ) {
+        self.latest = now.mono;
         let found = self.find(&update.call_id, |s| {
             s.has_tags(&update.from_tag, update.to_tag.as_ref())
         });
@@ -144,6 +150,7 @@ impl Engine {
             self.actions.push_back(Action::Updated { asker, reply });
         }
         self.sessions.add_streams(new_streams);
+        self.sessions.touch(key);
         self.schedule(key, now.mono);
         self.release_held(key, now.mono);
     }
@@ -202,6 +209,7 @@ impl Engine {
         let reply = answer_to(&session, update, result, &self.settings);
         if is_accepted {
             self.sessions.insert(session);
+            self.sessions.touch(key);
             self.schedule(key, now.mono);
         }
         reply
@@ -209,6 +217,7 @@ impl Engine {
 
     /// Ends a call by the proxy's word; the answer comes as [`Action::Removed`]. False when there is none.
     pub fn remove(&mut self, remove: &Remove, reply_to: ReplyTo, now: Now) -> bool {
+        self.latest = now.mono;
         let Some(key) = self.find(&remove.call_id, |s| s.is_meant_by(remove)) else {
             debug!("[session {}] remove: no such session", remove.call_id);
             return false;
@@ -228,6 +237,7 @@ impl Engine {
         data: &[u8],
         now: Moment,
     ) -> PacketVerdict {
+        self.latest = now;
         let Some(entry) = self.sessions.entry_mut(port.session) else {
             return PacketVerdict::Drop(DropReason::Closed);
         };
@@ -238,8 +248,11 @@ impl Engine {
             now,
             welcome: self.kernel.welcomes(port.session),
         };
-        let (verdict, has_latched) =
-            packets::receive(&mut entry.session, port, (from, data), context);
+        let Received {
+            verdict,
+            has_latched,
+            is_changed,
+        } = packets::receive(&mut entry.session, port, (from, data), context);
         match verdict {
             PacketVerdict::Forward { .. } => {
                 self.totals.relayed += Counters::datagram(data.len(), from.ip());
@@ -250,6 +263,9 @@ impl Engine {
         if has_latched {
             // The first of its kind sets a limit of its own.
             self.schedule(port.session, now);
+        }
+        if is_changed {
+            self.sessions.touch(port.session);
         }
         verdict
     }
@@ -298,6 +314,7 @@ impl Engine {
 
     /// The kernel tells of the flows that it forwards.
     pub fn on_flow_news(&mut self, news: FlowNews, now: Now) {
+        self.latest = now.mono;
         let rules = &self.settings.learning;
         let relayed = self
             .kernel
@@ -350,6 +367,7 @@ impl Engine {
 
     /// Ends what has been silent too long, and answers what has waited too long.
     pub fn tick(&mut self, now: Now) {
+        self.latest = now.mono;
         self.answer_late(now.mono);
         self.strangers.tick(now.mono);
         while let Some(key) = self.timers.take_due(now.mono) {
@@ -359,9 +377,13 @@ impl Engine {
             entry.timer.has_fired();
             let heard = self.kernel.heard();
             let media = &mut entry.session.media;
-            if silence::expire(media, &self.settings, heard, &mut self.actions, now.mono) {
-                self.finish(key, Ending::Expired, now);
-            } else {
+            let expiry = silence::expire(media, &self.settings, heard, &mut self.actions, now.mono);
+            match expiry {
+                Expiry::All => self.finish(key, Ending::Expired, now),
+                Expiry::Some => self.sessions.touch(key),
+                Expiry::Nothing => {}
+            }
+            if expiry != Expiry::All {
                 self.schedule(key, now.mono + LOOKED_AT_EVERY);
             }
         }
@@ -417,6 +439,98 @@ impl Engine {
         explain::write(out, &self.sessions, call_id, &self.settings, now)
     }
 
+    /// Calls `each` for every session that has changed since this was asked last: its id, its owner, and its state, or none
+    /// where it is over and reported. A session changes by requests, by what is learned of a party, by what becomes of a flow,
+    /// and by an end; not by packets and not by readings of counters. One that began and ended in between is left out.
+    pub fn take_changes(&mut self, mut each: impl FnMut(SessionId, Owner, Option<&[u8]>)) {
+        let mut state = Vec::new();
+        for change in self.sessions.take_changes() {
+            match change {
+                Change::Session(key) => {
+                    if let Some(session) = self.sessions.save(key) {
+                        state.clear();
+                        saved::write(&mut state, session, self.latest);
+                        each(session.id, session.owner, Some(&state));
+                    }
+                }
+                Change::Over(id, owner) => each(id, owner, None),
+            }
+        }
+    }
+
+    /// Returns true if [`Engine::take_changes`] may have something.
+    pub fn has_changes(&self) -> bool {
+        self.sessions.has_changes()
+    }
+
+    /// As [`Engine::take_changes`], and all other sessions besides: as they are now, their counters to the packet.
+    pub fn save_all(&mut self, each: impl FnMut(SessionId, Owner, Option<&[u8]>)) {
+        self.sessions.touch_all();
+        self.take_changes(each);
+    }
+
+    /// Takes over a session that another process has saved, before anything else is asked of this engine. Its pairs are
+    /// bound by [`Environment::rebind`]; where one cannot be had the session is ended as expired with all that is known of
+    /// it, and so is one that was over when it was saved. Flows that the kernel may have are returned: it is to go on with
+    /// them, and to be told that before what comes out as actions. Where it has one no more, [`FlowNews::Lost`] tells that.
+    ///
+    /// # Errors
+    /// Why the state is of no use.
+    pub fn adopt(
+        &mut self,
+        saved: &[u8],
+        owner: Owner,
+        environment: &mut dyn Environment,
+        now: Now,
+    ) -> Result<Vec<AdoptedFlow>, String> {
+        let Saved {
+            saved: at,
+            mut session,
+        } = saved::read(saved)?;
+        self.latest = now.mono;
+        let key = self.sessions.next_key();
+        session.media.key = key;
+        session.owner = owner;
+        session.adopted = Some(now);
+        adoption::catch_up(&mut session, environment);
+        adoption::skip_gap(&mut session, (at, environment.last_alive()), now.mono);
+        let flows = if self.settings.kernel.is_ok() {
+            adoption::flows(&mut session, now.mono)
+        } else {
+            adoption::forget_kernel(&mut session);
+            Vec::new()
+        };
+        adoption::withdraw_leaving(&session, &mut self.actions);
+        let taken = adoption::rebind(&session, environment);
+        let is_over = session.media.over.is_some() || !taken.is_empty();
+        self.sessions.insert(session);
+        self.sessions.touch(key);
+        if let Some(entry) = self.sessions.entry_mut(key) {
+            // Its end is to be told, whatever comes first.
+            entry.is_saved = true;
+        }
+        if is_over {
+            let before = self.actions.len();
+            self.finish(key, Ending::Expired, now);
+            adoption::keep_closed(&mut self.actions, before, &taken);
+        } else {
+            self.schedule(key, now.mono);
+        }
+        Ok(flows)
+    }
+
+    /// Returns true if an update is taken and not answered yet.
+    pub fn owes_answers(&self) -> bool {
+        self.answers.next_late().is_some()
+    }
+
+    /// What the next process is to know of the leg of a port even where it has only an older state.
+    pub fn tally(&self, port: PortKey) -> Option<(SessionId, Tally)> {
+        let session = self.sessions.get(port.session)?;
+        let stream = session.media.streams.get(usize::from(port.stream))?;
+        Some((session.id, stream.legs[port.party].tally()))
+    }
+
     fn find(&self, call_id: &CallId, is_it: impl Fn(&Session) -> bool) -> Option<SessionKey> {
         let found = self
             .sessions
@@ -449,9 +563,11 @@ impl Engine {
             let actions = &mut self.actions;
             media.end_stream(index, status, Duration::ZERO, actions, now.mono);
         }
+        media.over.get_or_insert(now.mono);
         entry.ending = Some(ending);
         self.timers.clear(key, &mut entry.timer);
         let call_id = media.call_id.clone();
+        self.sessions.touch(key);
         self.sessions.unlist(key, &call_id);
         self.report_end(key, now);
     }

@@ -10,23 +10,33 @@ use crate::moment::Moment;
 use crate::proto::Component;
 
 /// Once both parties have shown where they are, the kernel can forward. From `welcome` on it forwards again what it could
-/// not before.
+/// not before. Returns true if it is asked to.
 pub(super) fn offer_to_kernel(
     stream: &mut Stream,
     port: PortKey,
     (now, welcome): (Moment, Moment),
     actions: &mut VecDeque<Action>,
-) {
-    if let Some(ends) = stream.ready_for_kernel(port.component, (now, welcome)) {
-        stream.handovers[port.component].offer();
-        let flow = flow_id(stream, port.session, port.stream, port.component);
+) -> bool {
+    let ends = stream.ready_for_kernel(port.component, (now, welcome));
+    if let Some(ends) = ends {
+        stream.handovers[port.component].offer(ends);
+        let flow = current(
+            stream,
+            (port.session, usize::from(port.stream)),
+            port.component,
+        );
         actions.push_back(Action::Install { flow, ends });
     }
+    ends.is_some()
 }
 
 /// Has the kernel judge a flow that it has and whose packets come to user space.
 pub(super) fn suspect_bypass(stream: &Stream, port: PortKey, actions: &mut VecDeque<Action>) {
-    let flow = flow_id(stream, port.session, port.stream, port.component);
+    let flow = current(
+        stream,
+        (port.session, usize::from(port.stream)),
+        port.component,
+    );
     actions.push_back(Action::Suspect(flow));
 }
 
@@ -48,17 +58,26 @@ pub(super) fn withdraw_component(
     actions: &mut VecDeque<Action>,
 ) {
     if stream.handovers[component].take_back() {
-        stream.withdrawing += 1;
-        let flow = flow_id(stream, session, index as u16, component);
+        let flow = current(stream, (session, index), component);
         actions.push_back(Action::Withdraw(flow));
     }
 }
 
-fn flow_id(stream: &Stream, session: SessionKey, index: u16, component: Component) -> FlowId {
+/// The name of a component's latest hand-over.
+fn current(stream: &Stream, place: (SessionKey, usize), component: Component) -> FlowId {
+    flow_id(place, component, stream.handovers[component].turn)
+}
+
+/// The name of a hand-over of a session's stream.
+pub(super) fn flow_id(
+    (session, index): (SessionKey, usize),
+    component: Component,
+    turn: u32,
+) -> FlowId {
     FlowId {
         session,
-        stream: index,
+        stream: index as u16,
         component,
-        turn: stream.handovers[component].turn,
+        turn,
     }
 }

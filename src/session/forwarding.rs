@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::keys::SessionKey;
 use crate::counters::Counters;
 use crate::moment::Moment;
@@ -19,10 +21,19 @@ pub struct FlowId {
 }
 
 /// One end of a component: where the party is, and the relay's address that it sends to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowEnd {
     pub remote: SocketAddr,
     pub local: SocketAddr,
+}
+
+/// A flow that the kernel had when the session's state was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdoptedFlow {
+    pub flow: FlowId,
+    pub ends: PerParty<FlowEnd>,
+    /// What the state knows to have been counted of it since it was installed.
+    pub counted: PerParty<Counters>,
 }
 
 /// What the kernel says to a flow that it was to take.

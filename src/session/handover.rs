@@ -3,8 +3,13 @@
 
 use std::time::Duration;
 
-use super::forwarding::{Installed, Loss};
+use serde::{Deserialize, Serialize};
+
+use super::forwarding::{FlowEnd, Installed, Loss};
+use crate::counters::Counters;
 use crate::moment::Moment;
+use crate::proto::saved::is_usual;
+use crate::proto::{Party, PerParty};
 
 /// A flow that the kernel could not take is offered again after this time, then after twice as long, and so on.
 const FIRST_REFUSAL_WAIT: Duration = Duration::from_secs(1);
@@ -28,7 +33,8 @@ const BYPASSED_PACKETS: u32 = 10;
 const BYPASS_GAP: Duration = Duration::from_secs(1);
 
 /// Why the kernel does not forward a component that both parties use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Obstacle {
     /// A party is on the relay's own host: such packets take another way through the kernel.
     OwnHost,
@@ -58,8 +64,10 @@ impl Obstacle {
 }
 
 /// Who forwards a component.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum MediaPath {
+    #[default]
     UserSpace,
     /// The kernel was asked to; packets may come here still.
     Installing,
@@ -77,33 +85,45 @@ impl MediaPath {
     }
 }
 
+/// What the kernel has, or was asked to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HandedFlow {
+    /// The hand-over's number, by which its news are known.
+    pub turn: u32,
+    pub ends: PerParty<FlowEnd>,
+    /// What was told of it: a process that adopts it learns the rest.
+    pub counted: PerParty<Counters>,
+}
+
 /// One component's way to the kernel and back.
-#[derive(Debug)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Handover {
+    #[serde(skip_serializing_if = "is_usual")]
     pub path: MediaPath,
     /// How often it was offered.
+    #[serde(skip_serializing_if = "is_usual")]
     pub turn: u32,
     /// How often it was refused in a row, and since when it is.
+    #[serde(skip_serializing_if = "is_usual")]
     refusals: u32,
+    #[serde(skip_serializing_if = "is_usual")]
     refused: Moment,
     /// How often it was lost by trouble of its own, with no long good time in between.
+    #[serde(skip_serializing_if = "is_usual")]
     troubles: u32,
     /// Packets that came here although the kernel has the flow: first, last, how many.
+    #[serde(skip)]
     bypassing: Option<(Moment, Moment, u32)>,
+    /// What the kernel has, and was asked to take as long as it has not answered.
+    #[serde(skip_serializing_if = "is_usual")]
+    flow: Option<Box<HandedFlow>>,
+    /// What it is to give up, and has not yet.
+    #[serde(skip_serializing_if = "is_usual")]
+    leaving: Vec<HandedFlow>,
 }
 
 impl Handover {
-    pub(super) fn new() -> Handover {
-        Handover {
-            path: MediaPath::UserSpace,
-            turn: 0,
-            refusals: 0,
-            refused: Moment::START,
-            troubles: 0,
-            bypassing: None,
-        }
-    }
-
     /// Returns true if the kernel may be asked now. From `welcome` on it forwards again what it could not before.
     pub(super) fn may_offer(&self, now: Moment, welcome: Moment) -> bool {
         let is_welcome = self.path.is_waiting() && self.refused < welcome && welcome <= now;
@@ -114,11 +134,15 @@ impl Handover {
         }
     }
 
-    /// It is offered to the kernel; the number of this turn.
-    pub(super) fn offer(&mut self) -> u32 {
+    /// It is offered to the kernel.
+    pub(super) fn offer(&mut self, ends: PerParty<FlowEnd>) {
         self.path = MediaPath::Installing;
         self.turn = self.turn.wrapping_add(1);
-        self.turn
+        self.flow = Some(Box::new(HandedFlow {
+            turn: self.turn,
+            ends,
+            counted: PerParty::default(),
+        }));
     }
 
     /// The kernel's answer to the offer.
@@ -136,6 +160,9 @@ impl Handover {
             Installed::Suspended => self.refused(Obstacle::Suspended, now),
             Installed::Never => MediaPath::Refused(Obstacle::OwnHost, None),
         };
+        if answer != Installed::Taken {
+            self.flow = None;
+        }
     }
 
     fn refused(&mut self, why: Obstacle, now: Moment) -> MediaPath {
@@ -180,6 +207,7 @@ impl Handover {
 
     /// The kernel has lost it: it is offered again at once, or where something is in the way, later.
     pub(super) fn lose(&mut self, loss: Loss, now: Moment) {
+        self.flow = None;
         self.path = match loss {
             Loss::Deleted => MediaPath::UserSpace,
             Loss::Suspended => self.refused(Obstacle::Suspended, now),
@@ -191,10 +219,81 @@ impl Handover {
     /// User space has it again, whoever had it; true when it has to be withdrawn from the kernel. What hindered
     /// the kernel is forgotten.
     pub(super) fn take_back(&mut self) -> bool {
-        let path = std::mem::replace(&mut self.path, MediaPath::UserSpace);
+        self.path = MediaPath::UserSpace;
         self.refusals = 0;
         self.troubles = 0;
-        matches!(path, MediaPath::Installing | MediaPath::Kernel(_))
+        let flow = self.flow.take();
+        self.leaving.extend(flow.as_deref());
+        flow.is_some()
+    }
+
+    /// The kernel has given up what it was to.
+    pub(super) fn on_withdrawn(&mut self, turn: u32) {
+        self.leaving.retain(|flow| flow.turn != turn);
+    }
+
+    /// Returns true if it has not yet.
+    pub(super) fn is_withdrawing(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// The kernel has told that it relayed so much more.
+    pub(super) fn count(&mut self, turn: u32, more: PerParty<Counters>) {
+        let flows = self.flow.as_deref_mut().into_iter();
+        for flow in flows.chain(&mut self.leaving) {
+            if flow.turn == turn {
+                for party in Party::BOTH {
+                    flow.counted[party] += more[party];
+                }
+            }
+        }
+    }
+
+    /// The kernel counts from zero again. Returns true if it has or had anything of this.
+    pub(super) fn restart_counting(&mut self) -> bool {
+        let flows = self.flow.as_deref_mut().into_iter();
+        let all = flows.chain(&mut self.leaving);
+        all.map(|flow| flow.counted = PerParty::default()).count() > 0
+    }
+
+    /// Another process goes on with this. What the kernel was asked to take it may have: that is found out. The flows that
+    /// it may have, those to be given up first, which are to be asked for once more.
+    pub(super) fn adopt(&mut self, now: Moment) -> Vec<HandedFlow> {
+        if self.path == MediaPath::Installing {
+            self.path = MediaPath::Kernel(now);
+        }
+        // Of two between the same ends the kernel has one, and nobody knows which: it is told to give that one up, and the
+        // count that is higher is of that one, so that nothing is counted twice.
+        self.leaving
+            .sort_by_key(|flow| std::cmp::Reverse(flow.counted.caller.packets));
+        let mut known: Vec<HandedFlow> = Vec::new();
+        self.leaving.retain(|flow| {
+            let is_new = known.iter().all(|other| other.ends != flow.ends);
+            known.extend(is_new.then_some(*flow));
+            is_new
+        });
+        match self.flow.as_deref() {
+            Some(flow) if known.iter().all(|other| other.ends != flow.ends) => known.push(*flow),
+            _ => {
+                self.flow = None;
+                if self.may_bypass() {
+                    self.path = MediaPath::UserSpace;
+                }
+            }
+        }
+        known
+    }
+
+    /// The process that goes on with this has no kernel to forward for it.
+    pub(super) fn forget_kernel(&mut self) {
+        self.path = MediaPath::UserSpace;
+        self.flow = None;
+        self.leaving.clear();
+    }
+
+    /// What the kernel is to give up.
+    pub(super) fn leaving(&self) -> &[HandedFlow] {
+        &self.leaving
     }
 
     /// Returns true if packets may go by the kernel, unseen here.
@@ -215,6 +314,8 @@ fn doubled(first: Duration, times: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     const T: Moment = Moment::after_start(Duration::from_secs(100));
@@ -224,20 +325,28 @@ mod tests {
         Duration::from_millis(count)
     }
 
+    fn ends() -> PerParty<FlowEnd> {
+        let at = |port| SocketAddr::new([192, 0, 2, 1].into(), port);
+        PerParty::of(|party| FlowEnd {
+            remote: at(4000 + party as u16),
+            local: at(5000 + party as u16),
+        })
+    }
+
     fn taken() -> Handover {
-        let mut handover = Handover::new();
-        handover.offer();
+        let mut handover = Handover::default();
+        handover.offer(ends());
         handover.on_answer(Installed::Taken, T);
         handover
     }
 
     #[test]
     fn a_refused_flow_is_offered_again_after_longer_and_longer_times() {
-        let mut handover = Handover::new();
+        let mut handover = Handover::default();
         let mut now = T;
         for wait in [1, 2, 4, 8, 16, 32, 64, 64] {
             assert!(handover.may_offer(now, LONG_AGO));
-            handover.offer();
+            handover.offer(ends());
             handover.on_answer(Installed::NotNow, now);
             now += Duration::from_secs(wait);
             assert!(
@@ -245,7 +354,7 @@ mod tests {
                 "{wait}"
             );
         }
-        handover.offer();
+        handover.offer(ends());
         handover.on_answer(Installed::Never, now);
         assert!(!handover.may_offer(Moment::NEVER, now), "it is no trouble");
         assert!(!handover.take_back(), "nothing to withdraw");
@@ -264,7 +373,7 @@ mod tests {
                 "{wait}"
             );
             assert!(handover.may_offer(now, LONG_AGO), "{wait}");
-            handover.offer();
+            handover.offer(ends());
             handover.on_answer(Installed::Suspended, now);
         }
     }
@@ -282,7 +391,7 @@ mod tests {
                 "{wait}"
             );
             assert!(handover.may_offer(now, LONG_AGO), "{wait}");
-            handover.offer();
+            handover.offer(ends());
             handover.on_answer(Installed::Taken, now);
             now += STEADY_AFTER - millis(1);
         }
@@ -301,7 +410,7 @@ mod tests {
             |handover| handover.lose(Loss::Bypassed, T),
             |handover| {
                 handover.lose(Loss::Deleted, T);
-                handover.offer();
+                handover.offer(ends());
                 handover.on_answer(Installed::NotNow, T);
             },
         ];
@@ -311,7 +420,7 @@ mod tests {
             let welcome = T + millis(300);
             assert!(!handover.may_offer(welcome.saturating_sub(millis(1)), welcome));
             assert!(handover.may_offer(welcome, welcome));
-            handover.offer();
+            handover.offer(ends());
             handover.on_answer(Installed::Suspended, welcome);
             assert!(!handover.may_offer(welcome + millis(1), welcome), "once");
         }
@@ -319,8 +428,8 @@ mod tests {
 
     #[test]
     fn an_answer_to_an_offer_that_was_taken_back_changes_nothing() {
-        let mut handover = Handover::new();
-        handover.offer();
+        let mut handover = Handover::default();
+        handover.offer(ends());
         assert!(handover.take_back());
         handover.on_answer(Installed::Taken, T);
         assert_eq!(handover.path, MediaPath::UserSpace);
@@ -344,6 +453,6 @@ mod tests {
         for second in 1..1000 {
             assert!(!handover.is_bypassed(T + Duration::from_secs(second)));
         }
-        assert!(!Handover::new().is_bypassed(T));
+        assert!(!Handover::default().is_bypassed(T));
     }
 }

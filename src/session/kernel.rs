@@ -50,11 +50,13 @@ impl Kernel {
             FlowNews::Installed(flow, answer) => {
                 if let Some(stream) = handed_over(sessions, flow) {
                     stream.handovers[flow.component].on_answer(answer, now);
+                    sessions.touch(flow.session);
                 }
             }
             FlowNews::Traffic(flow, more) => return note_traffic(sessions, flow, more, now),
             FlowNews::Lost(flow, loss, last) => {
                 let relayed = note_traffic(sessions, flow, last, now);
+                sessions.touch(flow.session);
                 if let Some(stream) = handed_over(sessions, flow) {
                     let handover = &mut stream.handovers[flow.component];
                     if handover.is_in_kernel() {
@@ -68,8 +70,9 @@ impl Kernel {
             }
             FlowNews::Withdrawn(flow, last) => {
                 let relayed = note_traffic(sessions, flow, last, now);
+                sessions.touch(flow.session);
                 if let Some(stream) = sessions.stream_mut(flow.session, flow.stream) {
-                    stream.withdrawing = stream.withdrawing.saturating_sub(1);
+                    stream.handovers[flow.component].on_withdrawn(flow.turn);
                     for leg in stream.legs.iter_mut() {
                         leg.beliefs[flow.component].on_withdrawn(rules, now);
                     }
@@ -78,7 +81,7 @@ impl Kernel {
             }
             FlowNews::Heard(until) => self.heard = self.heard.max(until),
             FlowNews::Mended => self.mended = now,
-            FlowNews::CountedAnew => {}
+            FlowNews::CountedAnew => sessions.restart_counting(),
         }
         Counters::default()
     }
@@ -105,6 +108,7 @@ fn note_traffic(
     let Some(stream) = sessions.stream_mut(flow.session, flow.stream) else {
         return Counters::default();
     };
+    stream.handovers[flow.component].count(flow.turn, more);
     for party in Party::BOTH {
         stream.on_kernel_traffic(party, flow.component, more[party], now);
     }

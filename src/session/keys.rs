@@ -10,6 +10,16 @@ pub struct SessionKey {
     pub(super) generation: u32,
 }
 
+impl SessionKey {
+    /// No session's.
+    pub(super) fn none() -> SessionKey {
+        SessionKey {
+            slot: u32::MAX,
+            generation: u32::MAX,
+        }
+    }
+}
+
 #[cfg(test)]
 impl SessionKey {
     /// A key that no engine made.

@@ -3,11 +3,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::address::is_routable;
 use super::belief::Belief;
 use super::codec::Codec;
 use super::description::{Described, Said};
 use super::drops::{DropReason, Dropped};
+use super::environment::Tally;
 use super::evidence::Evidence;
 use super::kept::{HeldPacket, KeptPackets};
 use super::settings::Settings;
@@ -16,49 +19,70 @@ use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::proto::demux::Kind;
 use crate::proto::media::{MediaAddress, MediaDescription};
+use crate::proto::saved::{exact, is_usual};
 use crate::proto::{CallId, Component, PerComponent};
 
 /// What went wrong with one party's packets, for who asks about a call. Most parties have none of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Incidents {
     /// When the host last did not take a packet, and the kernel's number for why.
+    #[serde(skip_serializing_if = "is_usual")]
     pub last_unsent: Option<(Moment, i32)>,
     /// Who was last taken for a stranger here, and when (M2).
+    #[serde(skip_serializing_if = "is_usual")]
     pub stranger: Option<(SocketAddr, Moment)>,
     /// The call by which its packets come round, where they do (M11).
+    #[serde(with = "exact", skip_serializing_if = "is_usual")]
     pub round_with: Option<CallId>,
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Leg {
     /// The relay's address on this side.
     pub local: IpAddr,
     /// The relay's RTP port; RTCP is one above.
     pub port: u16,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub described: Option<Described>,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub said: Said,
+    #[serde(default)]
     pub beliefs: PerComponent<Belief>,
     /// Where this party's SIP comes from, the latest first (E1).
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub signaling: [Option<IpAddr>; 2],
     /// What its SDP named when it was last looked at.
+    #[serde(default, skip_serializing_if = "is_usual")]
     noted: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub codec: Option<Codec>,
     /// Relayed from this party.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub user_space: Counters,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub kernel: Counters,
     /// Not relayed from this party.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub dropped: Dropped,
     /// Packets from this party that the host did not take.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub unsent: u64,
+    #[serde(default, skip_serializing_if = "is_usual")]
     incidents: Option<Box<Incidents>>,
     /// The longest packet of this party that user space has seen, bytes with headers.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub longest: u64,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub last_media: Option<Moment>,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub last_rtcp: Option<Moment>,
     /// Anything on the RTCP port, STUN as well.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub rtcp_port_used: Option<Moment>,
     /// STUN that waits for this party's address, and media that waits for its SDP.
+    #[serde(skip)]
     kept: Option<Box<KeptPackets>>,
 }
 
@@ -254,6 +278,27 @@ impl Leg {
         let (held, too_old) = kept.take_media(now);
         (0..too_old).for_each(|_| self.dropped.add(DropReason::Unproven));
         held
+    }
+
+    /// Takes in what was counted and heard of this party in user space since the state was saved.
+    pub(super) fn catch_up(&mut self, tally: &Tally) {
+        if tally.user_space.packets >= self.user_space.packets {
+            let more = tally.user_space.since(self.user_space);
+            self.user_space = tally.user_space;
+            self.beliefs.rtp.on_unseen(more.packets);
+        }
+        self.last_media = self.last_media.max(tally.last_media);
+        self.last_rtcp = self.last_rtcp.max(tally.last_rtcp);
+        self.rtcp_port_used = self.rtcp_port_used.max(tally.last_rtcp);
+    }
+
+    /// What the next process is to know of this party even where it has only an older state.
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            user_space: self.user_space,
+            last_media: self.last_media,
+            last_rtcp: self.last_rtcp,
+        }
     }
 
     /// Gives up what waits, at the stream's end.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use log::debug;
+use serde::{Deserialize, Serialize};
 
 use super::actions::Action;
 use super::flows::withdraw;
@@ -13,22 +14,34 @@ use super::offers::Offers;
 use super::status::Status;
 use super::stream::{Stream, StreamLine};
 use crate::moment::{Moment, Now};
+use crate::proto::saved::{exact, is_usual};
 use crate::proto::{CallId, PerParty};
 
+/// Streams that one session may have had; each costs about half a kilobyte until the session ends.
+pub(super) const STREAMS_KEPT: usize = 1024;
+
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Media {
     /// The session, and how its log lines name it.
+    #[serde(skip, default = "SessionKey::none")]
     pub key: SessionKey,
+    #[serde(with = "exact")]
     pub call_id: CallId,
     pub created: Moment,
     /// The first answer (C5).
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub started: Option<Now>,
     /// The relay's address on each party's side.
     pub locals: PerParty<IpAddr>,
     /// All there ever were, in the order in which they were proposed.
+    #[serde(default)]
     pub streams: Vec<Stream>,
+    #[serde(default)]
     pub offers: Offers,
+    /// When the session was ended; its last report may have to wait for the kernel.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub over: Option<Moment>,
 }
 
 impl Media {
@@ -47,6 +60,7 @@ impl Media {
             locals,
             streams: Vec::new(),
             offers: Offers::default(),
+            over: None,
         }
     }
 
@@ -95,12 +109,34 @@ impl Media {
 
     /// Returns true if the kernel still has flows that are to be withdrawn.
     pub(super) fn is_withdrawing(&self) -> bool {
-        self.streams.iter().any(|stream| stream.withdrawing > 0)
+        self.streams.iter().any(Stream::is_withdrawing)
     }
 
     /// Since the first answer; zero before it.
     pub(super) fn duration(&self, now: Moment) -> Duration {
-        let started = self.started.map_or(now, |start| start.mono);
-        now.since(started)
+        let until = self.over.unwrap_or(now);
+        let started = self.started.map_or(until, |start| start.mono);
+        until.since(started)
+    }
+
+    /// What a state does not say, of media that were read from one.
+    ///
+    /// # Errors
+    /// Where one part of the state contradicts another.
+    pub(super) fn restore(&mut self) -> Result<(), String> {
+        if self.streams.len() > STREAMS_KEPT {
+            return Err("too many streams".into());
+        }
+        if self
+            .offers
+            .streams()
+            .any(|index| index >= self.streams.len())
+        {
+            return Err("an offer names a stream that is not there".into());
+        }
+        for stream in &mut self.streams {
+            stream.restore()?;
+        }
+        Ok(())
     }
 }

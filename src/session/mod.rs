@@ -9,11 +9,13 @@
 //! for a source, `candidate`: what it shows of itself, `checks`: ICE through the relay, `strangers`: the log of the others).
 //! `flows` asks the kernel to forward and to stop (`handover`: each component's way there and back), `ports` is the pool of
 //! pairs, `address` what an SDP's address is worth. `report` writes the statistics, `explain` all that is known of a call.
+//! `saved` is a session's state for another process, `adoption` what it takes to go on with one.
 //! What several of them speak with: `settings`, `keys`, `actions`, `forwarding`, `totals`, `codec`, `description`, `drops`,
 //! `verdict`, `status`, `refusal`.
 
 mod actions;
 pub mod address;
+mod adoption;
 mod answers;
 mod belief;
 mod call;
@@ -41,6 +43,7 @@ mod packets;
 pub mod ports;
 mod refusal;
 mod report;
+mod saved;
 mod settings;
 mod silence;
 mod status;
@@ -56,9 +59,10 @@ mod verdict;
 pub use self::actions::{Action, Asker, Ended, Owner, ReplyTo};
 pub use self::drops::{DropReason, Dropped};
 pub use self::engine::Engine;
-pub use self::environment::Environment;
-pub use self::forwarding::{FlowEnd, FlowId, FlowNews, Installed, Loss};
+pub use self::environment::{Environment, Tally};
+pub use self::forwarding::{AdoptedFlow, FlowEnd, FlowId, FlowNews, Installed, Loss};
 pub use self::keys::{PortKey, SessionKey};
+pub use self::saved::saved_call_id;
 pub use self::settings::{Learning, LearningRules, Settings};
 pub use self::table::{Capacity, SessionTable};
 pub use self::totals::Totals;

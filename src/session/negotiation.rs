@@ -14,7 +14,7 @@ use super::environment::Environment;
 use super::flows::withdraw;
 use super::keys::PortKey;
 use super::matching::{Matched, matched};
-use super::media::Media;
+use super::media::{Media, STREAMS_KEPT};
 use super::offers::{Meaning, MediaLine, Message};
 use super::refusal::Refusal;
 use super::settings::Settings;
@@ -23,9 +23,6 @@ use super::stream::{Stream, StreamLine};
 use crate::moment::Now;
 use crate::proto::media::{MediaAddress, MediaDescription};
 use crate::proto::{Component, Party, PerParty, Tag};
-
-/// Streams that one session may have had; each costs about half a kilobyte until the session ends.
-const STREAMS_KEPT: usize = 1024;
 
 /// What a request is handled with.
 pub(super) struct Context<'a> {

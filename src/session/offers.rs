@@ -12,9 +12,12 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::description::{Described, Said};
 use crate::proto::control::MessageKind;
 use crate::proto::media::{MediaAddress, MediaDescription, MediaType};
+use crate::proto::saved::{exact, is_usual};
 use crate::proto::{CSeq, Party, PerParty, Tag};
 
 /// Offers whose ports are still known when a late retransmission asks for them.
@@ -23,12 +26,13 @@ const OFFERS_KEPT: usize = 16;
 const ANSWERS_KEPT: usize = 8;
 
 /// Names a SIP request of a session (RFC 3261 section 8.1.1.5).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Number {
     /// Whose request it is: each party numbers its own.
     pub party: Party,
     pub cseq: CSeq,
     /// The callee's tag, where the message has one: each branch of a fork is a dialog with numbers of its own.
+    #[serde(default, with = "exact", skip_serializing_if = "is_usual")]
     pub tag: Option<Tag>,
 }
 
@@ -70,7 +74,8 @@ pub(super) enum Meaning {
 }
 
 /// What became of an offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum OfferState {
     /// It waits for its answer, and changes nothing yet.
     Offered,
@@ -81,7 +86,7 @@ enum OfferState {
 }
 
 /// An offer and its answers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Offer {
     number: Number,
     kind: MessageKind,
@@ -91,14 +96,17 @@ pub(super) struct Offer {
     /// Where the offerer is: tells two branches' offers in replies to one request apart.
     place: MediaAddresses,
     /// The request that brought the answer, where the offer came in a reply.
+    #[serde(default, skip_serializing_if = "is_usual")]
     answered_by: Option<Number>,
     /// Each with another place; the latest last.
+    #[serde(default, skip_serializing_if = "is_usual")]
     answers: Vec<Answer>,
 }
 
 /// What one branch has answered to an offer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Answer {
+    #[serde(default, skip_serializing_if = "is_usual")]
     source: Option<IpAddr>,
     media: Vec<MediaDescription>,
 }
@@ -116,21 +124,27 @@ fn media_addresses(media: &[MediaDescription]) -> impl Iterator<Item = (&MediaAd
 }
 
 /// One media line of an offer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct MediaLine {
+    #[serde(rename = "type")]
     pub media_type: MediaType,
     /// None where the line had port 0.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub stream: Option<usize>,
     /// What stands for such a line in the statistics.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub off: Option<usize>,
     /// What the offerer said; it holds once the offer is answered.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub said: Said,
     /// Where the offerer is, for a kept stream that was not told so far; holds likewise.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub described: Option<Described>,
 }
 
 /// The addresses and ports of an SDP's lines.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 struct MediaAddresses(Vec<(MediaAddress, u16)>);
 
 impl MediaAddresses {
@@ -141,15 +155,18 @@ impl MediaAddresses {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Offers {
     /// By the time they came, the latest last.
     kept: VecDeque<Offer>,
     /// The highest number of each party that came with an SDP.
     highest: PerParty<Option<Number>>,
     /// The INVITE that opens the session. A caller who is challenged or sent elsewhere sends another one.
+    #[serde(skip_serializing_if = "is_usual")]
     opening: Option<Number>,
     /// The callee's tag of the first final answer to it: from then on other branches change nothing.
+    #[serde(with = "exact", skip_serializing_if = "is_usual")]
     established: Option<Tag>,
 }
 
@@ -511,6 +528,12 @@ impl Offers {
         self.goes_on(stream, |o| {
             o.state != OfferState::Replaced || self.is_kept_for_branches(o)
         })
+    }
+
+    /// The places of all streams that an offer names.
+    pub(super) fn streams(&self) -> impl Iterator<Item = usize> {
+        let lines = self.kept.iter().flat_map(|offer| &offer.lines);
+        lines.flat_map(|line| line.stream.into_iter().chain(line.off))
     }
 
     /// Returns true if one of these offers has a line with this stream.

@@ -29,13 +29,22 @@ pub(super) struct PacketContext<'a> {
     pub welcome: Moment,
 }
 
-/// Takes a datagram in. Returns what to do with it, and true if it has shown where a party is.
+/// What became of a datagram.
+pub(super) struct Received {
+    pub verdict: PacketVerdict,
+    /// It has shown where a party is.
+    pub has_latched: bool,
+    /// The session's state is to be saved.
+    pub is_changed: bool,
+}
+
+/// Takes a datagram in.
 pub(super) fn receive(
     session: &mut Session,
     port: PortKey,
     (from, data): (SocketAddr, &[u8]),
     context: PacketContext<'_>,
-) -> (PacketVerdict, bool) {
+) -> Received {
     let PortKey {
         session: key,
         party,
@@ -51,7 +60,11 @@ pub(super) fn receive(
     } = context;
     let index = usize::from(port.stream);
     let Some(stream) = session.media.streams.get_mut(index) else {
-        return (PacketVerdict::Drop(DropReason::Closed), false);
+        return Received {
+            verdict: PacketVerdict::Drop(DropReason::Closed),
+            has_latched: false,
+            is_changed: false,
+        };
     };
     let call_id = &session.media.call_id;
     let kind = demux::classify(data);
@@ -83,15 +96,21 @@ pub(super) fn receive(
         let is_told = &mut session.stranger_told;
         strangers.note(call_id, is_told, (party, component), from, now);
     }
+    let has_latched = outcome.latched.is_some();
+    let mut is_changed = has_latched || outcome.is_claimed || outcome.is_news;
     if settings.kernel.is_ok() {
         let is_forwarded = matches!(outcome.verdict, PacketVerdict::Forward { .. });
         let is_media = kind != demux::Kind::Stun && is_forwarded;
         if is_media && stream.handovers[component].is_bypassed(now) {
             suspect_bypass(stream, port, actions);
         }
-        offer_to_kernel(stream, port, (now, welcome), actions);
+        is_changed |= offer_to_kernel(stream, port, (now, welcome), actions);
     }
-    (outcome.verdict, outcome.latched.is_some())
+    Received {
+        verdict: outcome.verdict,
+        has_latched,
+        is_changed,
+    }
 }
 
 /// Where a party was found, and why it is believed where another was before.

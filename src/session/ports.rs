@@ -50,6 +50,26 @@ impl PortPool {
         Some(self.ready.swap_remove(index as usize))
     }
 
+    /// Takes this very pair, which a session that is taken over has had. False where it is in use or none of these.
+    pub fn claim(&mut self, port: u16) -> bool {
+        let place = |all: &[u16]| all.iter().position(|other| *other == port);
+        if let Some(place) = place(&self.ready) {
+            self.ready.swap_remove(place);
+        } else if let Some(place) = self.resting.iter().position(|(_, other)| *other == port) {
+            self.resting.remove(place);
+        } else if let Some(place) = place(&self.bad) {
+            self.bad.swap_remove(place);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// A pair that was claimed is not used after all.
+    pub fn put_back(&mut self, port: u16) {
+        self.ready.push(port);
+    }
+
     /// A stream is over: the pair rests.
     pub fn give_back(&mut self, port: u16, now: Moment) {
         self.resting.push_back((now, port));
@@ -142,6 +162,20 @@ mod tests {
             Some(second),
             "too few: the longest-rested one"
         );
+    }
+
+    #[test]
+    fn a_pair_is_claimed_once_wherever_it_is() {
+        let mut pool = PortPool::new(40000, 40006);
+        assert!(!pool.claim(40006), "not of this range");
+        for port in [40000, 40002] {
+            assert!(pool.claim(port) && !pool.claim(port));
+        }
+        pool.give_back(40000, T);
+        pool.put_aside(40002);
+        assert!(pool.claim(40000) && pool.claim(40002));
+        assert_eq!(pool.take(0, T), Some(40004));
+        assert!(!pool.claim(40004), "in use");
     }
 
     #[test]

@@ -132,17 +132,14 @@ pub(super) fn stream_record<'a>(
     let end_time = match (stream.status, stream.ended) {
         (Status::Rejected, _) => start_time,
         // A line that was off in the offer has ended before its answer.
-        (_, Some((ended, _))) => since_start(ended).max(start_time),
+        (_, Some(end)) => since_start(end.at).max(start_time),
         (_, None) => session.media.started.map(|_| duration),
     };
     let post_dial_delay = stream.first_media.map(|first| first.since(stream.created));
     StreamRecord {
         media_type: stream.media_type.as_str().into(),
         status: status_text(stream).into(),
-        timeout_wait: stream
-            .ended
-            .map_or(0, |(_, waited)| waited.as_secs())
-            .into(),
+        timeout_wait: stream.ended.map_or(0, |end| end.waited.as_secs()).into(),
         caller_codec: Scalar::or_unknown(caller.codec),
         callee_codec: Scalar::or_unknown(callee.codec),
         start_time: start_time.map(|time| time.as_secs()).into(),

@@ -75,7 +75,7 @@ impl<'a> Silence<'a> {
     /// A session whose streams are all closed or rejected waits for the next offer or its end until this time.
     fn given_up_at(self) -> Moment {
         let streams = self.media.streams.iter();
-        let last = streams.filter_map(|stream| Some(stream.ended?.0)).max();
+        let last = streams.filter_map(|stream| Some(stream.ended?.at)).max();
         let limit = if self.media.is_finally_answered() {
             self.settings.on_hold_timeout
         } else {
@@ -85,8 +85,18 @@ impl<'a> Silence<'a> {
     }
 }
 
-/// Gives up what nobody answered, and ends the streams when all of them have been silent too long: true then, or
-/// when the session has waited too long for another stream (M7). What the kernel relayed is known as of `heard`:
+/// What has ended because nothing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    Nothing,
+    /// A proposal, or what was learned of RTCP.
+    Some,
+    /// The session is over.
+    All,
+}
+
+/// Gives up what nobody answered, and ends the streams when all of them have been silent too long: the session is over then, or
+/// when it has waited too long for another stream (M7). What the kernel relayed is known as of `heard`:
 /// what it has is not called silent before a later reading says so.
 pub(super) fn expire(
     media: &mut Media,
@@ -94,28 +104,35 @@ pub(super) fn expire(
     heard: Moment,
     actions: &mut VecDeque<Action>,
     now: Moment,
-) -> bool {
+) -> Expiry {
     if !media.has_live_stream() {
-        return Silence::of(media, settings).given_up_at() <= now;
+        return if Silence::of(media, settings).given_up_at() <= now {
+            Expiry::All
+        } else {
+            Expiry::Nothing
+        };
     }
+    let mut expiry = Expiry::Nothing;
     for index in 0..media.streams.len() {
         let stream = &media.streams[index];
         let is_due = stream.setup_limit(settings).at <= now;
         let is_proposal = Silence::of(media, settings).is_proposal(stream);
         if stream.is_live() && is_due && is_proposal {
             media.end_stream(index, Status::Closed, Duration::ZERO, actions, now);
+            expiry = Expiry::Some;
         }
         let key = media.key;
         let stream = &mut media.streams[index];
         if stream.is_live() && stream.rtcp_deadline(settings).is_some_and(|due| due <= now) {
             stream.forget_rtcp();
+            expiry = Expiry::Some;
             withdraw_component(stream, (key, index), Component::Rtcp, actions);
         }
     }
     let silent_at = Silence::of(media, settings).silent_at();
     let is_known = |at: &Moment| heard >= *at || !media.streams.iter().any(Stream::is_in_kernel);
     if silent_at.filter(|at| *at <= now).filter(is_known).is_none() {
-        return false;
+        return expiry;
     }
     for index in 0..media.streams.len() {
         let stream = &media.streams[index];
@@ -134,5 +151,5 @@ pub(super) fn expire(
         );
         media.end_stream(index, status, limit, actions, now);
     }
-    true
+    Expiry::All
 }

@@ -1,8 +1,12 @@
 //! What became of a stream, and the field's words for it.
 
+use serde::{Deserialize, Serialize};
+
 /// What became of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Status {
+    #[default]
     Live,
     Closed,
     Rejected,

@@ -6,12 +6,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::actions::Action;
 use super::belief::{Belief, HowLatched, Judgement, Look, Move, Signal};
 use super::candidate::Mark;
 use super::checks::{self, StunMessage};
 use super::codec::Codec;
 use super::drops::DropReason;
+use super::environment::Tally;
 use super::evidence::Rank;
 use super::forwarding::FlowEnd;
 use super::handover::Handover;
@@ -20,9 +23,10 @@ use super::settings::{Learning, Settings};
 use super::status::Status;
 use super::verdict::PacketVerdict;
 use crate::counters::Counters;
-use crate::moment::Moment;
+use crate::moment::{Moment, micros};
 use crate::proto::demux::Kind;
 use crate::proto::media::MediaType;
+use crate::proto::saved::is_usual;
 use crate::proto::{Component, Party, PerComponent, PerParty};
 
 /// A datagram at one of a stream's ports.
@@ -45,6 +49,8 @@ pub(super) struct Outcome {
     pub is_claimed: bool,
     /// It was refused, and nothing speaks for who sent it.
     pub is_strange: bool,
+    /// It has taught something else that is worth keeping.
+    pub is_news: bool,
 }
 
 impl From<PacketVerdict> for Outcome {
@@ -54,6 +60,7 @@ impl From<PacketVerdict> for Outcome {
             latched: None,
             is_claimed: false,
             is_strange: false,
+            is_news: false,
         }
     }
 }
@@ -67,11 +74,12 @@ pub(super) struct Latched {
 }
 
 /// What packets of a stream have in common (E6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Carries {
     Rtp,
     Udptl,
     /// Nothing that is known.
+    #[default]
     Plain,
 }
 
@@ -95,27 +103,44 @@ pub(super) struct Limit {
     pub at: Moment,
 }
 
+/// The end of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StreamEnd {
+    pub at: Moment,
+    /// The limit that was reached, zero for any other end.
+    #[serde(default, with = "micros", skip_serializing_if = "is_usual")]
+    pub waited: Duration,
+}
+
 /// One media line of a session.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Stream {
+    #[serde(rename = "type")]
     pub media_type: MediaType,
+    #[serde(skip)]
     carries: Carries,
     pub created: Moment,
     pub legs: PerParty<Leg>,
     /// First answer.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub answered: Option<Moment>,
     /// The answerer gave port 0 in a reply that is not final; another branch may yet take it.
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub declined: bool,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub status: Status,
-    /// When it ended, and the limit that ended it.
-    pub ended: Option<(Moment, Duration)>,
+    /// When it ended, and by what limit.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub ended: Option<StreamEnd>,
+    #[serde(default, skip_serializing_if = "is_usual")]
     pub first_media: Option<Moment>,
+    #[serde(default)]
     pub handovers: PerComponent<Handover>,
-    /// Flows that are to be withdrawn, and are not yet.
-    pub withdrawing: usize,
     /// Both parties' media has flowed at some time.
+    #[serde(default, skip_serializing_if = "is_usual")]
     flowed: bool,
     /// Silence counts from here at the earliest: final answer, hold, resume.
+    #[serde(default, skip_serializing_if = "is_usual")]
     watched_since: Option<Moment>,
 }
 
@@ -132,10 +157,52 @@ impl Stream {
             status: Status::Live,
             ended: None,
             first_media: None,
-            handovers: PerComponent::of(|_| Handover::new()),
-            withdrawing: 0,
+            handovers: PerComponent::default(),
             flowed: false,
             watched_since: None,
+        }
+    }
+
+    /// What a state does not say, of a stream that was read from one.
+    ///
+    /// # Errors
+    /// Where it has no ports that it could have.
+    pub(super) fn restore(&mut self) -> Result<(), String> {
+        self.carries = Carries::of(&self.media_type);
+        let is_pair = |leg: &Leg| leg.port != 0 && leg.port.is_multiple_of(2);
+        if self.is_live() && !self.legs.iter().all(is_pair) {
+            return Err("a live stream has no pair of ports".into());
+        }
+        Ok(())
+    }
+
+    /// Takes in what was counted and heard of a party since the state was saved.
+    pub(super) fn catch_up(&mut self, party: Party, tally: &Tally) {
+        self.legs[party].catch_up(tally);
+        self.first_media = self.first_media.or(tally.last_media);
+        self.flowed |= self.legs.iter().all(|leg| leg.last_media.is_some());
+    }
+
+    /// For so long before `now` nobody in user space has listened, and what the kernel has relayed is not told yet: that is
+    /// nobody's silence.
+    pub(super) fn skip_gap(&mut self, unheard: Duration, now: Moment) {
+        let known = |since: Moment, is_blind: bool| {
+            if is_blind {
+                now
+            } else {
+                since.saturating_add(unheard).min(now)
+            }
+        };
+        let is_blind = self.handovers.iter().any(Handover::may_bypass);
+        if let Some(since) = self.quiet_since() {
+            self.watched_since = Some(known(since, is_blind));
+        }
+        let is_blind = self.handovers.rtcp.may_bypass();
+        for leg in self.legs.iter_mut() {
+            leg.rtcp_port_used = leg.rtcp_port_used.map(|since| known(since, is_blind));
+            for belief in leg.beliefs.iter_mut() {
+                belief.skip_gap(now);
+            }
         }
     }
 
@@ -176,7 +243,7 @@ impl Stream {
         let signal = self.signal(packet);
         let belief = self.belief_mut(party, component);
         if kind != Kind::Stun && belief.is_known(from, signal, now) {
-            return Outcome::from(self.pass(packet, settings, now));
+            return self.pass(packet, settings, now);
         }
         let look = self.look(party, component, settings, now);
         let belief = self.belief_mut(party, component);
@@ -199,7 +266,7 @@ impl Stream {
             kind,
         } = packet;
         match judgement {
-            Judgement::Known => Outcome::from(self.pass(packet, settings, now)),
+            Judgement::Known => self.pass(packet, settings, now),
             Judgement::Passing => Outcome::from(self.send_on(packet, settings)),
             Judgement::Latched(how) => Outcome {
                 latched: Some(Latched {
@@ -207,7 +274,7 @@ impl Stream {
                     address: from,
                     how,
                 }),
-                ..Outcome::from(self.pass(packet, settings, now))
+                ..self.pass(packet, settings, now)
             },
             Judgement::Refused(why) | Judgement::Claimed(why) => {
                 let is_claimed = matches!(judgement, Judgement::Claimed(_));
@@ -301,6 +368,7 @@ impl Stream {
         };
         responder.user_space += responder.datagram(packet.data.len());
         let belief = &mut asking.beliefs[component];
+        let is_news = success && (is_ranked || is_known) && !belief.is_proven(asker);
         let is_proof = success
             && if is_ranked || is_known {
                 belief.prove(asker, &of_asker, now)
@@ -319,6 +387,7 @@ impl Stream {
         };
         Outcome {
             latched: is_proof.then_some(proof).or(taught),
+            is_news,
             ..Outcome::from(verdict)
         }
     }
@@ -327,7 +396,7 @@ impl Stream {
         Look {
             rules: settings.learning,
             evidence: self.legs[party].evidence(component),
-            blind: self.withdrawing > 0 || self.handovers[component].may_bypass(),
+            blind: self.is_withdrawing() || self.handovers[component].may_bypass(),
             expected: self.answered,
             now,
         }
@@ -361,11 +430,14 @@ impl Stream {
     }
 
     /// From the party: it is alive, and this goes on.
-    fn pass(&mut self, packet: &Datagram<'_>, settings: &Settings, now: Moment) -> PacketVerdict {
+    fn pass(&mut self, packet: &Datagram<'_>, settings: &Settings, now: Moment) -> Outcome {
         let leg = &mut self.legs[packet.party];
         leg.longest = leg.longest.max(leg.datagram(packet.data.len()).bytes);
-        self.note_life(packet.party, packet.component, packet.kind, now);
-        self.send_on(packet, settings)
+        let is_news = self.note_life(packet.party, packet.component, packet.kind, now);
+        Outcome {
+            is_news,
+            ..Outcome::from(self.send_on(packet, settings))
+        }
     }
 
     fn send_on(&mut self, packet: &Datagram<'_>, settings: &Settings) -> PacketVerdict {
@@ -389,23 +461,27 @@ impl Stream {
         }
     }
 
-    /// Media and RTCP are life; STUN never is (M3, M6, M7).
-    fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Moment) {
+    /// Media and RTCP are life; STUN never is (M3, M6, M7). Returns true for the first of a kind.
+    fn note_life(&mut self, party: Party, component: Component, kind: Kind, now: Moment) -> bool {
         let leg = &mut self.legs[party];
         if component == Component::Rtcp {
             leg.rtcp_port_used = Some(now);
         }
         match (component, kind) {
-            (_, Kind::Stun) => {}
-            (Component::Rtcp, _) | (Component::Rtp, Kind::Rtcp) => leg.last_rtcp = Some(now),
+            (_, Kind::Stun) => false,
+            (Component::Rtcp, _) | (Component::Rtp, Kind::Rtcp) => {
+                leg.last_rtcp.replace(now).is_none()
+            }
             (Component::Rtp, kind) => {
-                leg.last_media = Some(now);
+                let mut is_first = leg.last_media.replace(now).is_none();
                 if let Kind::Rtp(rtp) = kind {
+                    is_first |= leg.codec.is_none();
                     leg.codec.get_or_insert(Codec(rtp.payload_type));
                 }
                 self.first_media.get_or_insert(now);
                 let both = self.legs.iter().all(|leg| leg.last_media.is_some());
                 self.flowed = self.flowed || both;
+                is_first
             }
         }
     }
@@ -445,9 +521,10 @@ impl Stream {
         }
         let end = |leg: &Leg| {
             let belief = &leg.beliefs[component];
-            let is_settled = match self.withdrawing {
-                0 => belief.is_settled(now),
-                _ => !belief.is_claimed(),
+            let is_settled = if self.is_withdrawing() {
+                !belief.is_claimed()
+            } else {
+                belief.is_settled(now)
             };
             let remote = belief.media_address().filter(|_| is_settled)?;
             let local = SocketAddr::new(leg.local, leg.port_of(component));
@@ -457,6 +534,11 @@ impl Stream {
             caller: end(&self.legs.caller)?,
             callee: end(&self.legs.callee)?,
         })
+    }
+
+    /// Returns true if the kernel still has flows that are to be withdrawn.
+    pub(super) fn is_withdrawing(&self) -> bool {
+        self.handovers.iter().any(Handover::is_withdrawing)
     }
 
     /// Returns true if user space does not see all of it.
@@ -576,7 +658,7 @@ impl Stream {
     /// The end; `waited` is the limit that was reached, zero for any other end.
     pub(super) fn end(&mut self, status: Status, waited: Duration, now: Moment) {
         self.status = status;
-        self.ended = Some((now, waited));
+        self.ended = Some(StreamEnd { at: now, waited });
         self.legs.iter_mut().for_each(Leg::forget_packets);
     }
 }

@@ -7,7 +7,7 @@ use super::call::Session;
 use super::keys::SessionKey;
 use super::stream::Stream;
 use super::timers::Timer;
-use crate::proto::CallId;
+use crate::proto::{CallId, SessionId};
 
 /// What an engine may hold: streams without ports take memory, too.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,18 @@ pub(super) struct Entry {
     pub timer: Timer,
     /// Over; reported when its flows are withdrawn.
     pub ending: Option<Ending>,
+    /// Its state is to be saved.
+    is_changed: bool,
+    /// It was saved before, so that its end is to be told.
+    pub is_saved: bool,
+}
+
+/// What is to be told to who saves the sessions' states.
+#[derive(Debug)]
+pub(super) enum Change {
+    Session(SessionKey),
+    /// It is over and reported.
+    Over(SessionId, Owner),
 }
 
 impl Entry {
@@ -63,6 +75,7 @@ pub struct SessionTable {
     by_call: HashMap<CallId, Vec<SessionKey>>,
     /// The streams of all sessions, ended ones included.
     streams: usize,
+    changes: Vec<Change>,
     pub(super) capacity: Capacity,
 }
 
@@ -174,6 +187,8 @@ impl SessionTable {
             session,
             timer: Timer::default(),
             ending: None,
+            is_changed: false,
+            is_saved: false,
         });
         match self.free.pop() {
             Some(slot) => self.slots[slot as usize].entry = entry,
@@ -182,6 +197,74 @@ impl SessionTable {
                 entry,
             }),
         }
+    }
+
+    /// A session is not as it was saved any more.
+    pub(super) fn touch(&mut self, key: SessionKey) {
+        let Some(entry) = self.entry_mut(key) else {
+            return;
+        };
+        if !std::mem::replace(&mut entry.is_changed, true) {
+            self.changes.push(Change::Session(key));
+            if self.changes.len() > 2 * self.slots.len() + 64 {
+                self.forget_changes();
+            }
+        }
+    }
+
+    /// Where nobody asks for changes, those of sessions that are over would pile up.
+    fn forget_changes(&mut self) {
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.retain(|change| match change {
+            Change::Session(key) => self.get(*key).is_some(),
+            Change::Over(..) => true,
+        });
+        self.changes = changes;
+    }
+
+    /// All sessions that are not reported yet are to be saved.
+    pub(super) fn touch_all(&mut self) {
+        self.touch_where(|_| true);
+    }
+
+    fn touch_where(&mut self, mut is_meant: impl FnMut(&mut Session) -> bool) {
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            let Some(entry) = &mut slot.entry else {
+                continue;
+            };
+            if is_meant(&mut entry.session) && !std::mem::replace(&mut entry.is_changed, true) {
+                self.changes.push(Change::Session(SessionKey {
+                    slot: place as u32,
+                    generation: slot.generation,
+                }));
+            }
+        }
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// What has changed since this was asked last.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// A session that has changed, for who saves it now.
+    pub(super) fn save(&mut self, key: SessionKey) -> Option<&Session> {
+        let entry = self.entry_mut(key)?;
+        entry.is_changed = false;
+        entry.is_saved = true;
+        Some(&entry.session)
+    }
+
+    /// The kernel counts all flows from zero again.
+    pub(super) fn restart_counting(&mut self) {
+        self.touch_where(|session| {
+            let streams = session.media.streams.iter_mut();
+            let handovers = streams.flat_map(|stream| stream.handovers.iter_mut());
+            handovers.fold(false, |any, handover| handover.restart_counting() || any)
+        });
     }
 
     /// A session of a call is not live any more.
@@ -201,8 +284,14 @@ impl SessionTable {
         }
         let slot = &mut self.slots[key.slot as usize];
         let Entry {
-            session, ending, ..
+            session,
+            ending,
+            is_saved,
+            ..
         } = slot.entry.take()?;
+        if is_saved {
+            self.changes.push(Change::Over(session.id, session.owner));
+        }
         slot.generation = slot.generation.wrapping_add(1);
         self.streams -= session.media.streams.len();
         self.free.push(key.slot);

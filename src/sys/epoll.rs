@@ -20,7 +20,7 @@ pub enum Trigger {
     Once,
 }
 
-/// A set of descriptors to wait on. One that is closed leaves the set by itself.
+/// A set of descriptors to wait on. One that is closed leaves the set by itself, unless it was duplicated.
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
@@ -88,6 +88,17 @@ impl Epoll {
         let (set, fd) = (self.fd.as_raw_fd(), fd.as_fd().as_raw_fd());
         // SAFETY: both descriptors are open, the event is read before the call returns.
         check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        Ok(())
+    }
+
+    /// Reports a descriptor no more.
+    ///
+    /// # Errors
+    /// ENOENT where it was not reported.
+    pub fn remove(&self, fd: &impl AsFd) -> io::Result<()> {
+        let (set, fd) = (self.fd.as_raw_fd(), fd.as_fd().as_raw_fd());
+        // SAFETY: both descriptors are open; no event is read.
+        check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) })?;
         Ok(())
     }
 

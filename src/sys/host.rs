@@ -2,6 +2,7 @@
 //! (adjtimex(2), statvfs(3), access(2)).
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +21,19 @@ pub fn is_clock_synchronised() -> io::Result<bool> {
     let result = check(unsafe { libc::adjtimex(&raw mut state) })?;
     // TIME_ERROR (linux/timex.h).
     Ok(result != 5 && state.status & libc::STA_UNSYNC == 0)
+}
+
+/// Names this boot of the host, as no other one: a UUID.
+///
+/// # Errors
+/// As of the file, or what stands in it instead.
+pub fn boot_id() -> io::Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let id = text.trim_end();
+    let is_one = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_one
+        .then(|| id.to_owned())
+        .ok_or_else(|| io::Error::other("the kernel does not tell which boot this is"))
 }
 
 /// Bytes that an ordinary process may still write to the file system of a path.

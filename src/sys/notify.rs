@@ -32,14 +32,7 @@ impl Notifier {
     /// # Errors
     /// It is neither, or too long.
     pub fn to(address: &OsStr) -> io::Result<Notifier> {
-        let address = match address.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            [b'/', ..] => SocketAddr::from_pathname(address)?,
-            _ => {
-                let text = "NOTIFY_SOCKET is neither an absolute path nor @name";
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-            }
-        };
+        let address = address_of(address)?;
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         Ok(Notifier { socket, address })
@@ -81,6 +74,21 @@ impl Notifier {
     fn send(&self, text: &str) -> io::Result<()> {
         self.socket.send_to_addr(text.as_bytes(), &self.address)?;
         Ok(())
+    }
+}
+
+/// The address of the service manager's socket: an absolute path, or `@name` for an abstract one.
+///
+/// # Errors
+/// It is neither, or too long.
+pub(super) fn address_of(address: &OsStr) -> io::Result<SocketAddr> {
+    match address.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        [b'/', ..] => SocketAddr::from_pathname(address),
+        _ => {
+            let text = "NOTIFY_SOCKET is neither an absolute path nor @name";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
     }
 }
 

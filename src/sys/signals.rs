@@ -19,15 +19,18 @@ pub enum Signal {
     User1,
     /// SIGUSR2.
     User2,
+    /// SIGQUIT, Ctrl-\.
+    Quit,
 }
 
 impl Signal {
-    const ALL: [(libc::c_int, Signal); 5] = [
+    const ALL: [(libc::c_int, Signal); 6] = [
         (libc::SIGINT, Signal::Interrupt),
         (libc::SIGTERM, Signal::Terminate),
         (libc::SIGHUP, Signal::Hangup),
         (libc::SIGUSR1, Signal::User1),
         (libc::SIGUSR2, Signal::User2),
+        (libc::SIGQUIT, Signal::Quit),
     ];
 
     fn from_number(number: libc::c_int) -> Option<Signal> {

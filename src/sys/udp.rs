@@ -89,11 +89,7 @@ impl MediaSocket {
         let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: takes no pointers.
         let fd = owned(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
-        set_option(&fd, libc::IP_RECVTOS, 1)?;
-        // Where a sandbox forbids it media is relayed all the same.
-        let _ = set_option(&fd, libc::IP_RECVTTL, 1);
-        // A relay passes on what is too long in fragments, as a router would; it is no end of the path.
-        set_option(&fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+        prepare(&fd)?;
         let name = to_name(address)?;
         // SAFETY: the kernel reads one sockaddr_in.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const name).cast(), NAME_LENGTH) })?;
@@ -102,6 +98,51 @@ impl MediaSocket {
             dscp: 0,
             ttl: None,
         })
+    }
+
+    /// Goes on with a socket that another process has bound, and says where.
+    ///
+    /// # Errors
+    /// It is no IPv4 datagram socket, or as of socket(7).
+    pub fn inherited(fd: OwnedFd) -> io::Result<(SocketAddr, MediaSocket)> {
+        let (mut kind, mut length): (c_int, _) = (0, mem::size_of::<c_int>() as socklen_t);
+        // SAFETY: the kernel writes one int and its length.
+        check(unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_TYPE,
+                (&raw mut kind).cast(),
+                &raw mut length,
+            )
+        })?;
+        let (mut name, mut length) = (NO_NAME, NAME_LENGTH);
+        // SAFETY: the kernel writes as much of a name as there is room for, and how long it is.
+        check(unsafe {
+            libc::getsockname(fd.as_raw_fd(), (&raw mut name).cast(), &raw mut length)
+        })?;
+        if kind != libc::SOCK_DGRAM || name.sin_family != NO_NAME.sin_family {
+            return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+        }
+        // Another version may have had it otherwise.
+        prepare(&fd)?;
+        set_option(&fd, libc::IP_TOS, 0)?;
+        // SAFETY: plain values.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
+        let socket = MediaSocket {
+            fd,
+            dscp: 0,
+            ttl: None,
+        };
+        Ok((SocketAddr::V4(from_name(name)), socket))
+    }
+
+    /// The same socket once more, for who keeps it open when this process ends.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     /// Sends one datagram, marked so.
@@ -408,6 +449,15 @@ fn to_name(address: SocketAddr) -> io::Result<sockaddr_in> {
 fn from_name(name: sockaddr_in) -> SocketAddrV4 {
     let address = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
     SocketAddrV4::new(address, u16::from_be(name.sin_port))
+}
+
+/// What a media socket is, wherever it comes from.
+fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    set_option(fd, libc::IP_RECVTOS, 1)?;
+    // Where a sandbox forbids it media is relayed all the same.
+    let _ = set_option(fd, libc::IP_RECVTTL, 1);
+    // A relay passes on what is too long in fragments, as a router would; it is no end of the path.
+    set_option(fd, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
 }
 
 fn set_option(fd: &OwnedFd, option: c_int, value: c_int) -> io::Result<()> {

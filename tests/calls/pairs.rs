@@ -10,10 +10,10 @@ use std::time::Duration;
 use mediaproxy::moment::{Moment, Now, UnixTime};
 use mediaproxy::proto::control::{PROXY_LIMITS, Remove, Requests, Update};
 use mediaproxy::proto::link::{Sequence, UpdateReply};
-use mediaproxy::proto::{CallId, Component, Party, PerParty, Tag};
+use mediaproxy::proto::{CallId, Component, Party, PerParty, SessionId, Tag};
 use mediaproxy::session::ports::PortPool;
 use mediaproxy::session::{
-    Action, Asker, Engine, Environment, Owner, PacketVerdict, PortKey, ReplyTo, Settings,
+    Action, Asker, Engine, Environment, Owner, PacketVerdict, PortKey, ReplyTo, Settings, Tally,
 };
 
 const FIRST_PORT: u16 = 30000;
@@ -64,6 +64,14 @@ impl Environment for FakeMachine {
             },
         );
         Some(port)
+    }
+
+    fn rebind(&mut self, _: IpAddr, _: u16, _: PortKey) -> bool {
+        unreachable!("nothing is taken over here")
+    }
+
+    fn tally(&mut self, _: u16, _: SessionId) -> Option<Tally> {
+        unreachable!("nothing is taken over here")
     }
 
     fn local_address(&mut self, _: Option<IpAddr>) -> IpAddr {

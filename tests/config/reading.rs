@@ -99,11 +99,12 @@ fn relay_defaults() {
         config.keepalive_interval,
         config.reconnect_delay,
         config.traffic_sampling_period.unwrap(),
+        config.adopt_within,
         config.tls.verify_interval,
     ];
     assert_eq!(
         seconds.map(|s| s.as_secs()),
-        [90, 7200, 300, 60, 10, 10, 15, 300]
+        [90, 7200, 300, 60, 10, 10, 15, 60, 300]
     );
     assert_eq!(config.routable_private_ranges, []);
     assert_eq!(config.forwarding, Forwarding::Auto);

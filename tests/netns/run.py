@@ -19,6 +19,7 @@ import traceback
 from collections import namedtuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import adoption  # noqa: E402,F401
 import daemons  # noqa: E402
 import dialogs  # noqa: E402,F401
 import failures  # noqa: E402,F401 (they register themselves)

@@ -78,9 +78,12 @@ def socket_in(namespace, address, port=0):
 class Call:
     """Media flows from when it is made until `end`."""
 
-    def __init__(self, machine, name):
+    def __init__(self, machine, name, on_host=False):
+        """With `on_host`, the callee is on the machine itself: such media the kernel does not forward."""
         self.machine, self.name = machine, name
-        self.socks = [socket_in('/run/netns/' + machine.phones, side + '.2') for side in SIDES]
+        phones = '/run/netns/' + machine.phones
+        places = [(phones, SIDES[0] + '.2'), ('/proc/%d/ns/net' % machine.pid, SIDES[1] + '.1') if on_host else (phones, SIDES[1] + '.2')]
+        self.socks = [socket_in(*place) for place in places]
         self.remotes, self.sent, self.received, self.strange = [None, None], [0, 0], [{}, {}], []
         self.offer()
         self.sending = True

@@ -5,6 +5,7 @@ are for. As root. The last line is the sum.
 """
 import argparse
 import glob
+import json
 import os
 import shutil
 import signal
@@ -192,14 +193,114 @@ def watchdog(site):
         linked(machine)
 
 
-def upgrade_in_a_call(site):
-    """The relay is not touched while a call is up, and takes new ones; the dispatcher is new at once; then the relay follows by itself."""
+def kept_sockets(machine):
+    """How many systemd keeps for the relay."""
+    return int(machine.show(RELAY, 'NFileDescriptorStore'))
+
+
+class TwoCalls:
+    """One that the kernel forwards and one in user space, whatever becomes of the relay. To be used with `with`."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.relay = main_pid(machine, RELAY)
+
+    def __enter__(self):
+        self.calls = [Call(self.machine, 'kernel'), Call(self.machine, 'user', on_host=True)]
+        kernel, user = self.calls
+        wait_for('packets that the kernel forwards', kernel.by_kernel)
+        wait_for('the sockets of the other call with systemd', lambda: kept_sockets(self.machine) >= 4)
+        must(not user.by_kernel(), 'the kernel forwards to this very host')
+        return self
+
+    def survive(self, what, act):
+        """Another relay has taken both over, and each packet goes on."""
+        machine = self.machine
+        was = main_pid(machine, RELAY)
+        began = time.monotonic()
+        act()
+        wait_for('another relay after ' + what, lambda: main_pid(machine, RELAY) not in (0, was))
+        took = time.monotonic() - began
+        for call in self.calls:
+            call.goes_on()
+        linked(machine)
+        listed = wait_for('both calls in the list after ' + what, lambda: (lambda all: all if {'kernel', 'user'} <= set(all) else None)(sessions(machine)))
+        must(all(listed[call.name].get('adopted') for call in self.calls), 'not adopted after %s: %r' % (what, listed))
+        must('took over 2 calls' in machine.sh('journalctl -o cat -u %s _PID=%d' % (RELAY, main_pid(machine, RELAY))), 'the log says nothing of the calls')
+        print('  %s: another relay after %.2f s' % (what, took))
+
+    def end(self):
+        """No packet was lost or doubled, each is counted, and nothing is left."""
+        machine = self.machine
+        for call in self.calls:
+            total = call.end()
+            counted = lambda: [record for record in records(machine) if record['call_id'] == call.name]
+            wait_for('a record of call ' + call.name, counted)
+            must(len(counted()) == 1, 'accounted twice: %r' % counted())
+            stream = counted()[0]['streams'][0]
+            told = stream['caller_packets'] + stream['callee_packets']
+            must(told == total, 'call %s: %d packets, %d counted' % (call.name, total, told))
+            print('  call %s: %d packets, none lost, all counted' % (call.name, total))
+        wait_for('no socket left with systemd', lambda: kept_sockets(machine) == 0)
+
+    def __exit__(self, *_):
+        for call in self.calls:
+            call.stop()
+
+
+def records(machine):
+    return [json.loads(line) for line in machine.call('cat /var/log/mediaproxy/sessions.jsonl').stdout.splitlines() if line.startswith('{')]
+
+
+def records_calls(machine, site):
+    """Configured, with accounting."""
+    configured(machine, site)
+    machine.write('/etc/mediaproxy/config.ini', CONFIG + 'accounting = file\n')
+    machine.sh('systemctl restart ' + DISPATCHER)
+    linked(machine)
+
+
+def calls_survive(site):
+    """A relay that is restarted, killed, frozen, upgraded, or dies with the dispatcher: calls in the kernel and in user space go on, and not one
+    packet is lost or counted wrongly. A stop ends them, and they are accounted."""
+    with site.machine() as machine:
+        records_calls(machine, site)
+        with TwoCalls(machine) as calls:
+            kill = lambda unit, signal: machine.sh('kill -%s %d' % (signal, main_pid(machine, unit)))
+            calls.survive('a restart', lambda: machine.sh('systemctl restart ' + RELAY))
+            calls.survive('kill -9', lambda: kill(RELAY, 'KILL'))
+            calls.survive('an abort', lambda: kill(RELAY, 'ABRT'))
+            folder = '/run/systemd/system/%s.service.d' % RELAY
+            machine.sh('mkdir -p ' + folder)
+            machine.write(folder + '/soon.conf', '[Service]\nWatchdogSec=1\n')
+            machine.sh('systemctl daemon-reload')
+            calls.survive('a restart with another unit', lambda: machine.sh('systemctl restart ' + RELAY))
+            calls.survive('the watchdog', lambda: kill(RELAY, 'STOP'))
+            machine.sh('rm -r %s; systemctl daemon-reload' % folder)
+            calls.survive('an upgrade', lambda: machine.install(*site.later(1)))
+            must(not program(machine, main_pid(machine, RELAY)).endswith('(deleted)'), 'not the program that is installed')
+            calls.survive('kill -9 of both daemons', lambda: (kill(DISPATCHER, 'KILL'), kill(RELAY, 'KILL')))
+            calls.end()
+        with TwoCalls(machine) as calls:
+            machine.sh('systemctl stop ' + RELAY)
+            wait_for('no call in the list', lambda: not sessions(machine))
+            wait_for('both calls accounted', lambda: len(records(machine)) == 4)
+            must(machine.show(RELAY, 'ActiveState') == 'inactive' and kept_sockets(machine) == 0, 'a stopped relay leaves something behind')
+            machine.sh('systemctl start ' + RELAY)
+            linked(machine)
+            must(not sessions(machine), 'a call is back after a stop')
+
+
+def upgrade_that_waits(site):
+    """Where that was chosen: the relay is not touched while a call is up, and takes new ones; the dispatcher is new at once; then the relay
+    follows by itself."""
     with site.machine() as machine:
         configured(machine, site)
+        machine.sh("sed -i 's/^UPGRADE=.*/UPGRADE=wait/' /etc/default/mediaproxy-relay")
         relay, dispatcher = (main_pid(machine, unit) for unit in (RELAY, DISPATCHER))
         with Call(machine, 'old') as old:
             old.goes_on()
-            said = machine.install(*site.later(1))
+            said = machine.install(*site.later(2))
             must('keeps its calls' in said, 'dpkg says nothing of the running relay:\n' + said)
             old.goes_on()
             must(main_pid(machine, RELAY) == relay, 'the relay was restarted')
@@ -218,11 +319,30 @@ def upgrade_in_a_call(site):
         follows(machine, relay)
         # Without a call at once.
         relay = main_pid(machine, RELAY)
-        machine.install(*site.later(2))
+        machine.install(*site.later(3))
         follows(machine, relay)
         with Call(machine, 'new') as call:
             call.goes_on()
             call.end()
+
+
+def upgrade_of_what_cannot_hand_over(site):
+    """A relay of a version that QUIT would kill is asked to end when idle; one whose successor could not start is left alone."""
+    with site.machine() as machine:
+        configured(machine, site)
+        relay = main_pid(machine, RELAY)
+        machine.sh("sed -i 's/^port_range.*/port_range = nonsense/' /etc/mediaproxy/config.ini")
+        said = machine.install(*site.later(4))
+        must('the running relay goes on, since the new one cannot use the configuration' in said and 'port_range' in said, said)
+        must(main_pid(machine, RELAY) == relay, 'the relay was restarted')
+        # Its place is taken by what knows no signal at all.
+        folder = '/run/systemd/system/%s.service.d' % RELAY
+        machine.sh('systemctl stop %s; rm /usr/sbin/media-relay; cp /bin/sleep /usr/sbin/media-relay; mkdir -p %s' % (RELAY, folder))
+        machine.write(folder + '/old.conf', '[Service]\nType=simple\nExecStart=\nExecStart=/usr/sbin/media-relay 1000\n')
+        machine.sh('systemctl daemon-reload; systemctl start ' + RELAY)
+        said = machine.install(*site.later(5))
+        must('keeps its calls' in said, 'no word of waiting:\n' + said)
+        wait_for('its end by USR2', lambda: 'status=12/USR2' in machine.journal(RELAY))
 
 
 def follows(machine, relay):
@@ -236,9 +356,10 @@ def reload_drains(site):
     """On the administrator's word the relay takes no new calls; when the last one is over the installed one is started."""
     with site.machine() as machine:
         configured(machine, site)
+        machine.sh("sed -i 's/^UPGRADE=.*/UPGRADE=wait/' /etc/default/mediaproxy-relay")
         with Call(machine, 'last') as call:
             call.goes_on()
-            machine.install(*site.later(3))
+            machine.install(*site.later(6))
             relay = main_pid(machine, RELAY)
             machine.sh('systemctl reload ' + RELAY)
             wait_for('new calls refused', lambda: refused(machine, 'late'))
@@ -285,7 +406,7 @@ def from_mediaproxy(site):
         machine.sh('mkdir /run/systemd/system/%s.service.d' % RELAY)
         machine.write('/run/systemd/system/%s.service.d/soon.conf' % RELAY, '[Service]\nWatchdogSec=1\n')
         machine.sh('systemctl daemon-reload')
-        machine.install(*site.later(5))
+        machine.install(*site.later(7))
         must(main_pid(machine, RELAY) == relay, "MediaProxy's relay was ended")
         machine.sh('rm -r /run/systemd/system/%s.service.d; systemctl daemon-reload; systemctl reload %s' % (RELAY, RELAY))
         linked(machine)
@@ -347,7 +468,7 @@ def compiled_on(suite):
 
 
 CASES = [artifacts.security, artifacts.lintian, artifacts.make_install, artifacts.dist, no_mirror, fresh_install, protected_service, accounted,
-         watchdog, upgrade_in_a_call, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, *map(on_another, roots.others()),
+         watchdog, calls_survive, upgrade_that_waits, upgrade_of_what_cannot_hand_over, reload_drains, proxy_reaches_socket, from_mediaproxy, taken_away, *map(on_another, roots.others()),
          without.init_scripts, without.upgrade_in_a_call, without.from_mediaproxy, without.make_install, artifacts.static, container.calls]
 # Minutes each, so on demand.
 BUILDS = [*map(compiled_on, roots.others())]

@@ -5,7 +5,7 @@ import shutil
 
 import debs
 from artifacts import PROJECT
-from call import CONFIG, Call, linked, refused
+from call import CONFIG, Call, linked, refused, sessions
 from machine import Failed, run, wait_for
 
 SCRIPTS = {'relay': '/etc/init.d/mediaproxy-relay', 'dispatcher': '/etc/init.d/mediaproxy-dispatcher'}
@@ -59,10 +59,21 @@ def init_scripts(site):
         status = dict(text.split(':\t', 1) for text in machine.sh('cat /proc/%d/status' % pid(machine, 'relay')).splitlines())
         if status['CapEff'] != '%016x' % (1 << 12) or status['Uid'].split()[0] == '0':
             raise Failed('rights of the relay: %(Uid)s %(CapEff)s' % status)
-        was = pid(machine, 'relay')
-        machine.sh(SCRIPTS['relay'] + ' restart')
-        if pid(machine, 'relay') == was:
-            raise Failed('the relay was not restarted')
+        with Call(machine, 'two') as call:
+            call.goes_on()
+            wait_for('packets that the kernel forwards', call.by_kernel)
+            was = pid(machine, 'relay')
+            said = machine.sh(SCRIPTS['relay'] + ' restart')
+            if pid(machine, 'relay') == was or 'running calls go on' not in said:
+                raise Failed('the relay was not restarted, or the calls were cut:\n' + said)
+            linked(machine)
+            call.goes_on()
+            print('  over a restart: %d packets, none lost' % call.end())
+        with Call(machine, 'three') as call:
+            call.goes_on()
+            machine.sh(SCRIPTS['relay'] + ' stop')
+            wait_for('no call in the list', lambda: not sessions(machine))
+        machine.sh(SCRIPTS['relay'] + ' start')
         for script in SCRIPTS.values():
             machine.sh(script + ' stop')
             machine.fails(script + ' status', 3)
@@ -72,13 +83,21 @@ def init_scripts(site):
 
 
 def upgrade_in_a_call(site):
-    """The relay goes on with its call, and the new one is started when it is over; a purge stops both."""
+    """The new relay goes on with the call, or where that was chosen follows when it is over; a purge stops both."""
     with site.machine('plain') as machine:
         configured(machine, site)
         with Call(machine, 'old') as call:
             call.goes_on()
+            wait_for('packets that the kernel forwards', call.by_kernel)
             was = pid(machine, 'relay')
-            machine.install(*site.later(4))
+            machine.install(*site.later(8))
+            if pid(machine, 'relay') in (None, was):
+                raise Failed('the relay was not restarted')
+            linked(machine)
+            call.goes_on()
+            machine.sh("sed -i 's/^UPGRADE=.*/UPGRADE=wait/' /etc/default/mediaproxy-relay")
+            was = pid(machine, 'relay')
+            machine.install(*site.later(9))
             call.goes_on()
             if pid(machine, 'relay') != was:
                 raise Failed('the relay was restarted')

@@ -113,6 +113,8 @@ pub fn settings(dispatchers: &[SocketAddr]) -> Settings {
         },
         state_dir: None,
         journal_limit: 64 << 20,
+        runtime_dir: None,
+        adopt_within: Duration::from_secs(60),
         workers: Some(2),
     }
 }

@@ -25,6 +25,7 @@ const SESSION: Keys = &[
 
 /// Ours, in lists of what goes on.
 const LISTED: Keys = &[
+    ("adopted", "?integer"),
     ("dialog_id", "?string"),
     ("exact", "?object"),
     ("signaling_ip", "?string"),

@@ -49,6 +49,8 @@ pub(super) struct Link<L> {
     pub relay: Option<RelayNumber>,
     /// How many changes there had been to sessions when it was asked for its own.
     pub asked: u64,
+    /// It has told them, or what it told could not be read.
+    pub has_listed: bool,
     halting: bool,
     timed_out: Option<Moment>,
     /// New calls that it has been asked to take and has not answered.
@@ -81,6 +83,7 @@ impl<L: Clone> Relays<L> {
             instance: None,
             relay: None,
             asked,
+            has_listed: false,
             halting: false,
             timed_out: None,
             attempts: 0,
@@ -203,6 +206,30 @@ impl<L: Clone> Relays<L> {
     pub(crate) fn relay_of(&self, id: LinkId) -> Option<&RelayKey> {
         let relay = self.table.get(self.number(id)?);
         relay.map(|relay| &relay.key)
+    }
+
+    /// A link's relay has told its sessions, as far as it can.
+    pub(crate) fn set_listed(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.has_listed = true;
+        }
+    }
+
+    /// Returns true if a link's relay has told its sessions.
+    pub(crate) fn has_listed(&self, id: LinkId) -> bool {
+        self.links.get(&id).is_some_and(|link| link.has_listed)
+    }
+
+    /// Returns true if no relay has told its sessions yet, or one that has calls has not.
+    pub(crate) fn are_lists_due(&self) -> bool {
+        let has_listed = |relay: &Relay| relay.link.is_some_and(|id| self.has_listed(id));
+        let mut relays = self.table.values().peekable();
+        relays.peek().is_none() || !relays.all(has_listed)
+    }
+
+    /// Since when a relay is away.
+    pub(crate) fn away_since(&self, key: &RelayKey) -> Option<Moment> {
+        self.table.of(key)?.away
     }
 
     /// A `ping` has come, or an answer in time. Returns true if the relay had been timed out.

@@ -1,6 +1,7 @@
 //! What a journal does beyond what can be read from it afterwards: how often it writes, and what it writes once more.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use crate::journal::*;
@@ -80,4 +81,40 @@ fn it_is_nearly_full_beyond_three_quarters() {
     journal.append(&[b'x'; 1000]).unwrap();
     journal.append(&[b'x'; 1000]).unwrap();
     assert!(journal.is_nearly_full(), "{}", journal.size());
+}
+
+/// A sync that failed is told, and what it was for is known to need more than another sync.
+#[test]
+fn a_sync_that_failed_is_remembered() {
+    let scratch = Scratch::new("journal-work");
+    let journal = open(&scratch);
+    journal.append(b"one").unwrap();
+    // fdatasync(2) of a pipe is EINVAL.
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let pipe = Arc::new(File::from(OwnedFd::from(writer)));
+    for one in &mut journal.lock().unsynced {
+        one.file = Arc::clone(&pipe);
+    }
+    journal.sync().unwrap_err();
+    let state = journal.lock();
+    assert!(!state.unsynced.is_empty());
+    assert!(state.unsynced.iter().all(|one| one.has_failed));
+}
+
+#[test]
+fn there_is_room_for_a_longest_record_or_not() {
+    let scratch = Scratch::new("journal-work");
+    let limits = Limits {
+        size: MAX_RECORD as u64 + 10_000,
+        segment: 1 << 20,
+        history: 0,
+    };
+    let journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
+    assert!(journal.has_room());
+    while journal.size() < 10_000 - 1010 {
+        assert!(journal.has_room(), "{}", journal.size());
+        journal.append(&[b'x'; 1000]).unwrap();
+    }
+    journal.append(&[b'x'; 1000]).unwrap();
+    assert!(!journal.has_room(), "{}", journal.size());
 }

@@ -27,6 +27,29 @@ fn a_chain_is_deleted_as_nft_does() {
     assert_eq!(bodies(batch), [bytes(want)]);
 }
 
+/// `nft add chain ip mediaproxy_40000 made_1` and `nft delete set ip mediaproxy_40000 until`; nft 1.0.6.
+#[test]
+fn a_chain_that_nothing_calls_and_a_set_that_goes_are_as_nft_has_them() {
+    let mut batch = Batch::begin(TABLE, 7);
+    batch.note("made_1");
+    batch.delete_set("until");
+    let want = [
+        "02000000 15000100 6d6564696170726f78795f3430303030 00000000 0b000300 6d6164655f3100 00",
+        "02000000 15000100 6d6564696170726f78795f3430303030 00000000 0a000200 756e74696c00 0000",
+    ];
+    assert_eq!(bodies(batch), want.map(bytes));
+}
+
+/// `nft flush set ip mediaproxy_40000 addresses`; nft 1.0.6, which names the set first.
+#[test]
+fn a_set_is_emptied_as_nft_does() {
+    let mut batch = Batch::begin(TABLE, 7);
+    batch.empty("addresses");
+    let want = "02000000 15000100 6d6564696170726f78795f3430303030 00000000
+        0e000200 616464726573736573 00 0000";
+    assert_eq!(bodies(batch), [bytes(want)]);
+}
+
 /// `nft list table ip mediaproxy_40000`, `nft list set ip mediaproxy_40000 leaving` and
 /// `nft list chain ip mediaproxy_40000 reached`; nft 1.0.6, which leaves the padding as it finds it.
 #[test]

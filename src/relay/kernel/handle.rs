@@ -55,13 +55,11 @@ impl KernelHandle {
 
     /// Has it take over what an earlier relay's flows have become: see [`Order::Adopt`]. Once, where [`super::open`] was to
     /// keep them.
-    #[allow(dead_code)] // until the relay takes calls over
     pub(crate) fn adopt(&self, flows: Vec<(Flow, PerParty<Counters>)>) {
         self.order(Order::Adopt(flows));
     }
 
     /// Has it end and leave all flows to who takes over within this time. False where it does not end within `limit`.
-    #[allow(dead_code)]
     pub(crate) fn leave(&self, time: Duration, limit: Duration) -> bool {
         self.end(|done| Order::Leave(time, done), limit)
     }

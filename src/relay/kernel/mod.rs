@@ -81,6 +81,7 @@ pub(super) fn open(
     keep: bool,
 ) -> Result<Opened, String> {
     if forwarding == Forwarding::Userspace {
+        clear(settings, keep);
         info!("media is relayed in user space (forwarding = userspace)");
         return Ok(Opened::UserSpace("forwarding = userspace".into()));
     }
@@ -91,9 +92,25 @@ pub(super) fn open(
     if forwarding == Forwarding::Kernel {
         return Err(format!("forwarding = kernel: {why}"));
     }
+    clear(settings, keep);
     warn!("media is relayed in user space: {why}");
     let why = format!("{why} (as it was when this relay started)");
     Ok(Opened::UserSpace(why.into()))
+}
+
+/// What an earlier relay left would be forwarded past one that does not forward by the kernel.
+fn clear(settings: &Settings, has_calls: bool) {
+    if !has_calls {
+        // Nothing is asked of a kernel that has perhaps no netfilter.
+        return;
+    }
+    match conntrack::clear(settings) {
+        Ok(0) => {}
+        Ok(count) => info!("removed {count} flows that an earlier relay left in the kernel"),
+        Err(error) => {
+            warn!("what an earlier relay may have left in the kernel cannot be removed: {error}")
+        }
+    }
 }
 
 fn prepare(settings: &Settings, keep: bool) -> Result<Ready, String> {

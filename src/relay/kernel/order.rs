@@ -23,10 +23,11 @@ pub(crate) enum Order {
     /// Take over what an earlier relay's flows have become: each with what had been counted of it since it was installed.
     /// Those that are gone are told as lost, with what they had relayed beyond that; of the others nothing is said. Whatever
     /// else was left is removed. Once, before anything is to be installed.
-    #[allow(dead_code)] // until the relay takes calls over
+    ///
+    /// A flow that was asked for, and nobody knows whether it was ever installed, is claimed with more than it can have
+    /// counted: what may be there still of an earlier one between the same ends is none of its.
     Adopt(Vec<(Flow, PerParty<Counters>)>),
     /// End, and leave all flows in the kernel to who takes over within this time; answered when that is done.
-    #[allow(dead_code)]
     Leave(Duration, Sender<()>),
     /// Take everything back and leave nothing behind; answered when that is done.
     Quit(Sender<()>),

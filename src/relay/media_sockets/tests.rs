@@ -1,6 +1,7 @@
 //! Tests of binding with ports that this test occupies itself.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use crate::proto::Party;
 use crate::proto::control::{Frame, LINK_LIMITS, Requests, Update};
 use crate::proto::link::Sequence;
 use crate::session::{Asker, Engine, Owner, ReplyTo, Settings};
+use crate::sys::epoll::Events;
+use crate::sys::fd_store::{self, FdStore};
 
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -22,7 +25,8 @@ fn sockets_with(ports: SharedPorts) -> MediaSockets {
         auto_detect: false,
     };
     let epoll = Arc::new(Epoll::new().unwrap());
-    MediaSockets::new(addresses, Arc::new(ports), epoll)
+    let store = Arc::new(SocketStore::none());
+    MediaSockets::new(addresses, Arc::new(ports), store, epoll, None)
 }
 
 /// A place to bind for: what an engine passes when it makes a session.
@@ -33,6 +37,14 @@ fn place() -> PortKey {
             self.0 = Some(place);
             None
         }
+        fn rebind(&mut self, _: IpAddr, _: u16, _: PortKey) -> bool {
+            unreachable!("nothing is taken over here")
+        }
+
+        fn tally(&mut self, _: u16, _: SessionId) -> Option<Tally> {
+            unreachable!("nothing is taken over here")
+        }
+
         fn local_address(&mut self, _: Option<IpAddr>) -> IpAddr {
             LOCAL.into()
         }
@@ -165,12 +177,54 @@ fn nobodys_address_is_not_taken_for_this_host() {
         auto_detect: true,
     };
     let ports = Arc::new(SharedPorts::new((START, u32::from(START) + 2), usize::MAX));
-    let mut sockets = MediaSockets::new(addresses, ports, epoll);
+    let store = Arc::new(SocketStore::none());
+    let mut sockets = MediaSockets::new(addresses, ports, store, epoll, None);
     for unknown in [None, Some(Ipv4Addr::UNSPECIFIED.into())] {
         assert_eq!(sockets.local_address(unknown), addresses.relay_ip);
     }
     let own = IpAddr::V4(LOCAL);
     assert_eq!(sockets.local_address(Some(own)), own);
+}
+
+/// Sends to a port, and lets the pair there know.
+fn hears(sockets: &mut MediaSockets, to: (Ipv4Addr, u16), now: Moment) {
+    let (store, (_, port)) = (Arc::clone(&sockets.store), to);
+    let sender = UdpSocket::bind((LOCAL, 0)).unwrap();
+    sender.send_to(b"media", to).unwrap();
+    let pair = sockets.pair(port).unwrap();
+    pair.keep_if_heard(port, now, &store);
+}
+
+#[test]
+fn what_media_comes_to_for_a_while_is_kept_and_reported_no_more_once_it_is_closed() {
+    let (ours, manager) = UnixDatagram::pair().unwrap();
+    let store = FdStore::new(ours, 100).unwrap();
+    let here = own_address();
+    let mut sockets = sockets((START, u32::from(START) + 4));
+    sockets.store = Arc::new(SocketStore::new(Some(store)));
+    sockets.store.start().unwrap();
+    let [long, short] = [(); 2].map(|()| sockets.bind(here.into(), place()).unwrap());
+    let begun = clock::moment();
+    hears(&mut sockets, (here, short), begun);
+    sockets.close(short);
+    hears(&mut sockets, (here, long | 1), begun);
+    hears(&mut sockets, (here, long | 1), begun + HEARD_FOR / 2);
+    hears(&mut sockets, (here, long), begun + HEARD_FOR);
+    let (text, held) = fd_store::receive(&manager).unwrap();
+    assert_eq!(text, format!("FDSTORE=1\nFDPOLL=0\nFDNAME={long}"));
+    let epoll = Arc::clone(&sockets.epoll);
+    let mut events = Events::new();
+    epoll
+        .wait(&mut events, Some(Duration::from_secs(60)))
+        .unwrap();
+    assert!(!events.is_empty(), "media waits in the sockets");
+    sockets.close(long);
+    epoll.wait(&mut events, Some(Duration::ZERO)).unwrap();
+    assert!(events.is_empty(), "reported after it was closed");
+    let messages = std::iter::repeat_with(|| fd_store::receive(&manager).unwrap().0);
+    let removal = format!("FDSTOREREMOVE=1\nFDNAME={long}");
+    assert!(messages.take(2).any(|text| text == removal));
+    drop(held);
 }
 
 #[test]

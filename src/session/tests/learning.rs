@@ -252,6 +252,8 @@ fn e5_an_answered_check_proves_its_source_and_a_stranger_gets_no_media() {
         PacketVerdict::Drop(DropReason::Unproven),
         "two strangers"
     );
+    let noted = Some(lab.now + Duration::from_secs(60));
+    assert_eq!(lab.engine.next_deadline(), noted, "for the log");
     let success = lab.packet(CALLEE, callee_side, &check([1, 1], 2));
     assert_eq!(success, to(caller_side, NAT));
     assert_eq!(lab.rtp(CALLEE, callee_side), to(caller_side, NAT));

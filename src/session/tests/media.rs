@@ -93,6 +93,33 @@ fn m1_stun_waits_for_an_address_and_is_sent_then() {
     assert_eq!(lab.removed().unwrap()["streams"][0]["caller_packets"], 4);
 }
 
+/// Not only an SDP says where a party is.
+#[test]
+fn m1_stun_that_waits_for_a_party_is_sent_when_that_is_heard() {
+    let mut lab = Lab::with(open());
+    let callee_side = ports(&lab.update("request", 1, A, &audio("192.168.1.1:4000")))[0];
+    let caller_side = ports(&lab.update("reply", 1, AB, &audio("192.168.1.2:5000")))[0];
+    assert_eq!(lab.packet(NAT, caller_side, &stun()), PacketVerdict::Queued);
+    lab.rtp(CALLEE, callee_side);
+    let sent = Action::Send {
+        from_port: callee_side,
+        to: addr(CALLEE),
+        data: stun(),
+    };
+    assert!(lab.actions.contains(&sent), "{:?}", lab.actions);
+}
+
+/// What strangers of all calls did is told a minute after the first of them.
+#[test]
+fn m2_strangers_are_noted_for_the_log() {
+    let mut lab = Lab::new();
+    let (_, callee_side) = lab.talking();
+    let in_a_minute = Some(lab.now + Duration::from_secs(60));
+    assert!(lab.engine.next_deadline() > in_a_minute);
+    lab.rtp("203.0.113.66:6", callee_side);
+    assert_eq!(lab.engine.next_deadline(), in_a_minute);
+}
+
 #[test]
 fn m2_other_sources_are_dropped() {
     let mut lab = Lab::new();

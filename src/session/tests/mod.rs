@@ -1,5 +1,6 @@
 //! The rules of docs/protocol.md on a virtual clock: each test names the rule that it holds the engine to.
 
+mod adoption;
 mod answers;
 mod explain;
 mod flows;
@@ -25,7 +26,7 @@ use crate::moment::{Moment, Now, UnixTime};
 use crate::proto::control::{Limits, Remove, Requests, Update};
 use crate::proto::link::Sequence;
 use crate::proto::link::UpdateReply;
-use crate::proto::{CallId, Component, Party, PerParty, Tag};
+use crate::proto::{CallId, Component, Party, PerParty, SessionId, Tag};
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 pub(super) const CALLER: &str = "198.18.0.1:4000";
@@ -38,6 +39,9 @@ pub(super) struct FakeMachine {
     pub bound: HashMap<u16, PortKey>,
     /// Bind so many pairs more, then fail.
     pub binds_left: usize,
+    /// What the process before has left, by RTP port.
+    pub tallies: HashMap<u16, (SessionId, Tally)>,
+    pub last_alive: Option<Moment>,
 }
 
 impl Environment for FakeMachine {
@@ -51,6 +55,28 @@ impl Environment for FakeMachine {
         };
         self.bound.insert(port + 1, rtcp);
         Some(port)
+    }
+
+    fn rebind(&mut self, _: IpAddr, port: u16, place: PortKey) -> bool {
+        if !self.pool.claim(port) {
+            return false;
+        }
+        self.bound.insert(port, place);
+        let rtcp = PortKey {
+            component: Component::Rtcp,
+            ..place
+        };
+        self.bound.insert(port + 1, rtcp);
+        true
+    }
+
+    fn tally(&mut self, port: u16, session: SessionId) -> Option<Tally> {
+        let (id, tally) = self.tallies.get(&port)?;
+        (*id == session).then_some(*tally)
+    }
+
+    fn last_alive(&self) -> Option<Moment> {
+        self.last_alive
     }
 
     fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
@@ -68,6 +94,7 @@ impl Environment for FakeMachine {
 
 /// An engine, its machine and its clock.
 pub(super) struct Lab {
+    pub settings: Settings,
     pub engine: Engine,
     pub host: FakeMachine,
     pub now: Moment,
@@ -107,12 +134,15 @@ impl Lab {
 
     pub(super) fn with(settings: Settings) -> Lab {
         Lab {
-            engine: Engine::new(settings),
+            engine: Engine::new(settings.clone()),
+            settings,
             host: FakeMachine {
                 pool: PortPool::new(40000, 41000),
                 random: 0,
                 bound: HashMap::new(),
                 binds_left: usize::MAX,
+                tallies: HashMap::new(),
+                last_alive: None,
             },
             now: Moment::after_start(Duration::from_secs(1000)),
             actions: Vec::new(),

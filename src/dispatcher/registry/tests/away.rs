@@ -89,3 +89,20 @@ fn when_a_call_ended_is_told_however_it_ended() {
     let finished = registry.removed(a, &call("two"), told, at(60)).unwrap();
     assert_eq!(finished.known.unwrap().ended, Some(unix(1_000_060)));
 }
+
+#[test]
+fn lists_are_due_until_all_relays_with_calls_have_told() {
+    let mut registry = registry();
+    assert!(registry.relays.are_lists_due(), "nobody has told anything");
+    let b = up(&mut registry, ip(2), Some("b"));
+    assert!(registry.relays.are_lists_due());
+    registry.relays.set_listed(b);
+    assert!(!registry.relays.are_lists_due());
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.relays.set_listed(a);
+    registry.updated(a, &answered("one"));
+    registry.link_lost(a, at(10));
+    assert!(registry.relays.are_lists_due());
+    let a = up(&mut registry, ip(1), Some("a"));
+    assert!(registry.relays.are_lists_due() && !registry.relays.has_listed(a));
+}

@@ -37,12 +37,19 @@ const RENEWED_BELOW: u32 = 600;
 /// Entries in one request; the answers to more would not fit into a socket's buffer.
 pub(super) const REQUEST_SIZE: usize = 64;
 
+/// Elements that are taken out in one transaction.
+const MOST_REMOVED: usize = 1024;
+
 /// So many flows are asked for one by one: to list all entries, the kernel goes through the whole of its hash table, 10 ms
 /// for the 262,144 buckets of a usual host, while an entry by name is a few microseconds.
 const MOST_BY_NAME: usize = 256;
 
 /// All entries are listed this often all the same, to find what is no flow's.
 const LISTING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long what a removed flow has counted stays in the kernel, too: should this process be killed before anybody has written
+/// down that the flow was removed, the next one finds it there.
+const LINGERS: Duration = Duration::from_secs(1);
 
 /// Whether the relay's table is as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +81,8 @@ pub(crate) struct Conntrack<R> {
     /// What the last reading has found of it.
     debris: Debris,
     removed: Vec<(FlowKey, PerParty<Counters>)>,
+    /// Elements of removed flows, which only tell what these have counted, and until when they stay.
+    lingering: HashMap<Tuple, Moment>,
     /// What an earlier relay had left when this one started, until it is known whose that is.
     remains: Option<Remains>,
     /// It is there still and may be somebody's.
@@ -94,6 +103,7 @@ impl<R: Requests> Conntrack<R> {
             has_debris: false,
             debris: Debris::default(),
             removed: Vec::new(),
+            lingering: HashMap::new(),
             remains: None,
             is_unclaimed: false,
             swept: 0,
@@ -107,7 +117,7 @@ impl<R: Requests> Conntrack<R> {
         let entries: Vec<NatEntry> = flows.iter().map(|(_, entry)| *entry).collect();
         let mut results = self.make_entries(&entries);
         let made: Vec<usize> = (0..results.len()).filter(|&i| results[i].is_ok()).collect();
-        let groups: Vec<Vec<Change>> = made.iter().map(|&i| add(&entries[i])).collect();
+        let groups: Vec<Vec<Change>> = made.iter().map(|&i| self.put_in(&entries[i])).collect();
         let (counted, _) = self.alter_each(&groups);
         let mut undone = Vec::new();
         for (&index, result) in made.iter().zip(counted) {
@@ -125,9 +135,23 @@ impl<R: Requests> Conntrack<R> {
             }
         }
         if !undone.is_empty() {
-            self.take_out(&undone);
+            self.bar(&undone);
+            let counted: Vec<_> = undone
+                .iter()
+                .map(|entry| remove(Set::Leaving, entry.leaving()))
+                .collect();
+            let (results, _) = self.alter_each(&counted);
+            self.has_debris |= results.iter().any(Result::is_err);
         }
         results
+    }
+
+    /// What hands a flow's packets over, and has them counted from nothing.
+    fn put_in(&mut self, entry: &NatEntry) -> Vec<Change> {
+        let leaving = entry.leaving().into_iter();
+        let stale = leaving.filter(|way| self.lingering.remove(way).is_some());
+        let stale: Vec<_> = stale.map(|way| Change::Remove(Set::Leaving, way)).collect();
+        [stale, add(entry)].concat()
     }
 
     /// One result for each entry. What is in the way and the relay's own is removed.
@@ -165,11 +189,8 @@ impl<R: Requests> Conntrack<R> {
         }
     }
 
-    /// Takes entries out of the kernel; what left by each in all, by party.
-    fn take_out(&mut self, entries: &[NatEntry]) -> Vec<PerParty<Counters>> {
-        let remove =
-            |set, tuples: [Tuple; 2]| tuples.map(|tuple| Change::Remove(set, tuple)).to_vec();
-        // From here on packets come to user space.
+    /// Takes entries out of the kernel: from here on packets come to user space.
+    fn bar(&mut self, entries: &[NatEntry]) {
         let barred: Vec<_> = entries
             .iter()
             .map(|entry| remove(Set::Forwarded, entry.entering()))
@@ -178,19 +199,42 @@ impl<R: Requests> Conntrack<R> {
         self.has_debris |= results.iter().any(Result::is_err);
         let names: Vec<_> = entries.iter().map(|entry| (entry.original, None)).collect();
         self.delete(&names);
-        let counted: Vec<_> = entries
-            .iter()
-            .map(|entry| remove(Set::Leaving, entry.leaving()))
-            .collect();
-        let (results, told) = self.alter_each(&counted);
-        self.has_debris |= results.iter().any(Result::is_err);
-        let told: HashMap<Tuple, Counters> =
-            told.into_iter().map(|e| (e.tuple, e.counters)).collect();
+    }
+
+    /// Takes entries out as [`Conntrack::bar`] does; what left by each in all, by party.
+    fn take_out(&mut self, entries: &[NatEntry], now: Moment) -> Vec<PerParty<Counters>> {
+        self.bar(entries);
+        let ways: Vec<Tuple> = entries.iter().flat_map(NatEntry::leaving).collect();
+        let told = self.left(&ways);
+        let until = now + LINGERS;
+        self.lingering.extend(told.keys().map(|way| (*way, until)));
         let left = |way: Tuple| told.get(&way).copied().unwrap_or_default();
         entries
             .iter()
             .map(|entry| entry.leaving().map(left).into())
             .collect()
+    }
+
+    /// What has left these ways, as far as that can be found out.
+    fn left(&mut self, ways: &[Tuple]) -> HashMap<Tuple, Counters> {
+        let mut told = HashMap::new();
+        let mut note = |element: Element| {
+            told.insert(element.tuple, element.counters);
+        };
+        match self.requests.left(ways) {
+            Ok(found) => found.into_iter().for_each(note),
+            Err(_) => {
+                // One that is not there has the others not told.
+                let wanted: HashSet<&Tuple> = ways.iter().collect();
+                let listed = self.requests.elements(Set::Leaving, &mut |element| {
+                    if wanted.contains(&element.tuple) {
+                        note(element);
+                    }
+                });
+                self.has_debris |= listed.is_err();
+            }
+        }
+        told
     }
 
     fn delete(&mut self, entries: &[(Tuple, Option<u32>)]) {
@@ -247,10 +291,12 @@ impl<R: Requests> Conntrack<R> {
         let is_due = now >= self.listed + LISTING_INTERVAL;
         let wants_list = is_due || self.has_debris || self.index.len() > MOST_BY_NAME;
         let mut debris = Debris::default();
+        self.lingering.retain(|_, until| now < *until);
         let Conntrack {
             requests,
             index,
             is_unclaimed,
+            lingering,
             ..
         } = self;
         index.begin_reading();
@@ -265,7 +311,8 @@ impl<R: Requests> Conntrack<R> {
             ask_for_each(requests, index)?;
         }
         requests.elements(Set::Leaving, &mut |element| {
-            if !index.note_left(&element.tuple, element.counters) && !*is_unclaimed {
+            let is_flows = index.note_left(&element.tuple, element.counters);
+            if !is_flows && !*is_unclaimed && !lingering.contains_key(&element.tuple) {
                 debris.leaving.push(element.tuple);
             }
         })?;
@@ -278,10 +325,8 @@ impl<R: Requests> Conntrack<R> {
         for some in debris.entries.chunks(REQUEST_SIZE) {
             self.delete(some);
         }
-        for tuple in debris.leaving {
-            // The next reading finds it again.
-            let _ = self.requests.alter(&[Change::Remove(Set::Leaving, tuple)]);
-        }
+        // What cannot be removed is found again by the next reading.
+        self.take_from(Set::Leaving, &debris.leaving);
         if debris.is_in_forwarded && !self.is_unclaimed {
             self.has_debris |= self.tidy_forwarded().is_err();
         }
@@ -336,23 +381,26 @@ impl<R: Requests> Conntrack<R> {
     /// removed is tried again by a later reading.
     fn sweep(&mut self, remains: &Remains) -> usize {
         let unclaimed = remains.unclaimed(|entry| self.index.has(entry));
-        self.take_from(Set::Forwarded, &unclaimed.forwarded);
+        self.has_debris |= !self.take_from(Set::Forwarded, &unclaimed.forwarded);
         for some in unclaimed.entries.chunks(REQUEST_SIZE) {
             self.delete(some);
         }
-        self.take_from(Set::Leaving, &unclaimed.leaving);
+        self.has_debris |= !self.take_from(Set::Leaving, &unclaimed.leaving);
         unclaimed.flows()
     }
 
-    fn take_from(&mut self, set: Set, tuples: &[Tuple]) {
-        for some in tuples.chunks(2 * REQUEST_SIZE) {
+    /// Takes elements out. Returns false if some are there still.
+    fn take_from(&mut self, set: Set, tuples: &[Tuple]) -> bool {
+        let mut are_gone = true;
+        for some in tuples.chunks(MOST_REMOVED) {
             let groups: Vec<_> = some
                 .iter()
                 .map(|tuple| vec![Change::Remove(set, *tuple)])
                 .collect();
             let (results, _) = self.alter_each(&groups);
-            self.has_debris |= results.iter().any(Result::is_err);
+            are_gone &= results.iter().all(Result::is_ok);
         }
+        are_gone
     }
 
     /// Finds out what became of a table that somebody has changed.
@@ -372,6 +420,7 @@ impl<R: Requests> Conntrack<R> {
     fn restore(&mut self) -> Repaired {
         let elements: Vec<Change> = self.index.entries().flat_map(|entry| add(&entry)).collect();
         let count = self.index.len();
+        self.lingering.clear();
         match self.requests.rebuild(&elements) {
             Ok(()) => {
                 let was_out = self.table == Table::Lost;
@@ -410,12 +459,15 @@ impl<R: Requests> Mechanism for Conntrack<R> {
     }
 
     fn start(&mut self, keep: bool) -> Result<Vec<Found>, String> {
-        // Before any of it goes.
+        self.is_unclaimed = keep && self.requests.take_over();
+        if keep && !self.is_unclaimed {
+            // What it has counted in all is known once it forwards no more.
+            self.requests.stop();
+        }
         let remains = self.look_at_remains().unwrap_or_else(|error| {
             debug!("what an earlier relay has left in the kernel cannot be read: {error}");
             Remains::default()
         });
-        self.is_unclaimed = keep && self.requests.take_over();
         if !self.is_unclaimed {
             self.swept = self.requests.start()?;
         }
@@ -476,7 +528,7 @@ impl<R: Requests> Mechanism for Conntrack<R> {
     }
 
     fn has_debris(&self) -> bool {
-        self.has_debris
+        self.has_debris || !self.lingering.is_empty()
     }
 
     fn install(&mut self, flows: &[Flow]) -> Vec<Result<(), Refusal>> {
@@ -507,11 +559,11 @@ impl<R: Requests> Mechanism for Conntrack<R> {
         self.requests.explain_refusal(error)
     }
 
-    fn remove(&mut self, flows: &[FlowKey], why: Removal, _: Moment) {
+    fn remove(&mut self, flows: &[FlowKey], why: Removal, now: Moment) {
         for some in flows.chunks(REQUEST_SIZE) {
             let there = |key: &FlowKey| Some((*key, self.index.remove(key)?));
             let (keys, entries): (Vec<_>, Vec<_>) = some.iter().filter_map(there).unzip();
-            let totals = self.take_out(&entries);
+            let totals = self.take_out(&entries, now);
             self.removed.extend(keys.into_iter().zip(totals));
             if why == Removal::Failed {
                 // Packets that came after the entry was gone have made others in its place.
@@ -527,7 +579,7 @@ impl<R: Requests> Mechanism for Conntrack<R> {
         std::mem::take(&mut self.removed)
     }
 
-    /// They come as the echo of the removal, at once.
+    /// They are read right behind the removal.
     fn removed_at(&self) -> Option<Moment> {
         None
     }
@@ -649,6 +701,10 @@ fn add(entry: &NatEntry) -> Vec<Change> {
         .entering()
         .map(|tuple| Change::Add(Set::Forwarded, tuple));
     counted.into_iter().chain(forwarded).collect()
+}
+
+fn remove(set: Set, tuples: [Tuple; 2]) -> Vec<Change> {
+    tuples.map(|tuple| Change::Remove(set, tuple)).to_vec()
 }
 
 /// Asks for the entry of each flow. One that is not there is not noted.

@@ -62,6 +62,17 @@ pub(super) fn open(settings: &Settings) -> Result<Conntrack<HostNetfilter>, Stri
     Ok(Conntrack::new(host))
 }
 
+/// Removes what an earlier relay has left, where the kernel forwards nothing any more; how many entries there were.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub(super) fn clear(settings: &Settings) -> io::Result<usize> {
+    let netfilter = Netfilter::open()?;
+    let events = Events::open(&netfilter, settings)?;
+    let locals = route::addresses()?;
+    HostNetfilter::new(netfilter, events, settings.clone(), &locals).clear()
+}
+
 /// What a flow's entry is like: datagrams of a party come from its address to the relay's that it sends to. None where an
 /// address is of IPv6.
 fn entry(ends: &Ends) -> Option<NatEntry> {

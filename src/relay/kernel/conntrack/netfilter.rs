@@ -9,7 +9,7 @@ use log::{debug, info};
 
 use super::events::{Events, Sign};
 use super::requests::{Change, Element, Requests, Set};
-use super::table::{self, ABANDONED, RelayTable, UNTIL, key, table_name, tuple};
+use super::table::{self, ABANDONED, REFUSED, RelayTable, UNTIL, key, table_name, tuple};
 use crate::diagnosis::host_facts::{IP_FORWARD, forward_chains};
 use crate::diagnosis::requirements::Wanted;
 use crate::diagnosis::stuck_flow::{self, StuckFlow};
@@ -101,6 +101,7 @@ impl HostNetfilter {
         let taken = self.netfilter.take_table(&self.table, protection, |batch| {
             if is_abandoned {
                 batch.delete_chain(ABANDONED);
+                batch.delete_chain(REFUSED);
                 batch.delete_set(UNTIL);
             }
             if is_watched {
@@ -150,6 +151,18 @@ impl HostNetfilter {
             self.delete(some)?;
         }
         Ok(found.len())
+    }
+
+    /// Removes the table, if there is one, and the entries of an earlier relay; how many there were of these.
+    pub(super) fn clear(&mut self) -> io::Result<usize> {
+        if self.netfilter.has_table(&self.table)? {
+            let name = self.table.clone();
+            once_free(&name, || {
+                let deleted = self.netfilter.transact(&name, |batch| batch.delete_table());
+                deleted.map(drop).map_err(|refused| refused.error)
+            })?;
+        }
+        self.sweep()
     }
 
     fn say_protection(&self) {
@@ -218,6 +231,13 @@ impl Requests for HostNetfilter {
         };
         info!("nftables table ip {table} of an earlier relay is not taken over: {why}");
         false
+    }
+
+    fn stop(&mut self) {
+        // Where there is no such set nothing is forwarded.
+        let _ = self
+            .netfilter
+            .transact(&self.table, |batch| batch.empty(table::FORWARDED));
     }
 
     fn leave(&mut self, time: Duration) -> io::Result<()> {
@@ -296,6 +316,14 @@ impl Requests for HostNetfilter {
         let found = self.netfilter.elements(&self.table, name(set))?;
         found.iter().map(element).for_each(each);
         Ok(())
+    }
+
+    fn left(&mut self, tuples: &[Tuple]) -> io::Result<Vec<Element>> {
+        let keys: Vec<_> = tuples.iter().copied().map(key).collect();
+        let found = self
+            .netfilter
+            .some_elements(&self.table, table::LEAVING, &keys)?;
+        Ok(found.iter().map(element).collect())
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {

@@ -86,6 +86,7 @@ impl Remains {
         self.entries.values().filter_map(found).collect()
     }
 
+    /// What is no flow's, given those that are claimed.
     pub(super) fn unclaimed(&self, is_claimed: impl Fn(&NatEntry) -> bool) -> Unclaimed {
         let mut unclaimed = Unclaimed::default();
         let (mut entering, mut leaving) = (HashSet::new(), HashSet::new());
@@ -117,9 +118,9 @@ pub(super) struct Unclaimed {
 }
 
 impl Unclaimed {
-    /// How many flows there may have been of them, at least: a flow has one entry, and two elements of each kind.
+    /// How many flows there may have been of them, at least: a flow has one entry, and two elements. What only tells what
+    /// was counted is of flows that were removed.
     pub(super) fn flows(&self) -> usize {
-        let of_elements = self.forwarded.len().max(self.leaving.len()).div_ceil(2);
-        self.entries.len().max(of_elements)
+        self.entries.len().max(self.forwarded.len().div_ceil(2))
     }
 }

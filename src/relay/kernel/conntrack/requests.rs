@@ -48,6 +48,9 @@ pub(crate) trait Requests: Send {
     /// left for too long or cannot be had, which is said in the log.
     fn take_over(&mut self) -> bool;
 
+    /// Ends what an earlier relay left to be forwarded, if there is any, and leaves what it has counted.
+    fn stop(&mut self);
+
     /// Has the kernel forward for so long without a relay, and no longer.
     fn leave(&mut self, time: Duration) -> io::Result<()>;
 
@@ -74,6 +77,9 @@ pub(crate) trait Requests: Send {
 
     /// All elements of a set. ENOENT where there is no table.
     fn elements(&mut self, set: Set, each: &mut dyn FnMut(Element)) -> io::Result<()>;
+
+    /// What these elements of [`Set::Leaving`] have counted. ENOENT where one is not there.
+    fn left(&mut self, tuples: &[Tuple]) -> io::Result<Vec<Element>>;
 
     /// Makes the table anew with these elements: at first one that keeps everything from conntrack, then the rest, so
     /// that conntrack never meets what user space sends meanwhile.

@@ -15,6 +15,8 @@
 //!                                  come to FORWARD, to tell a loss before it from a loss in it
 //!  abandoned prerouting, first     only while no relay is there that has handed over: when nobody has taken over within
 //!                                  its time, what comes for the relay's ports goes past conntrack, and so nowhere
+//!  refused   output, first         with it, and within that time: no ICMP error says that nobody has the relay's ports,
+//!                                  which makes phones hang up
 //!  made_..   -                     no rules: its name tells a later relay whether it may take the table over
 //! ```
 //!
@@ -41,6 +43,8 @@ pub(super) const FORWARDED: &str = "forwarded";
 pub(super) const LEAVING: &str = "leaving";
 /// The chain of [`RelayTable::abandon`].
 pub(super) const ABANDONED: &str = "abandoned";
+/// The other chain of [`RelayTable::abandon`].
+pub(super) const REFUSED: &str = "refused";
 /// The set of what is still to be forwarded, while nobody is there: UDP, for a time.
 pub(super) const UNTIL: &str = "until";
 /// The chain of [`watch`].
@@ -66,6 +70,9 @@ const NAT_SOURCE: i32 = 100;
 const LAST: i32 = 1000;
 
 const UDP: [u8; 1] = [17];
+const ICMP: [u8; 1] = [1];
+/// Type and code.
+const PORT_UNREACHABLE: [u8; 2] = [3, 3];
 
 /// Goes on if the packet is UDP.
 const IS_UDP: [Step<'static>; 2] = [
@@ -154,6 +161,11 @@ impl RelayTable<'_> {
 
     /// Has the kernel forward for so long and no longer: for who ends and expects another one to take over.
     pub(super) fn abandon(&self, time: Duration, batch: &mut Batch<'_>) {
+        self.end_after(time, batch);
+        self.refuse_nothing(batch);
+    }
+
+    fn end_after(&self, time: Duration, batch: &mut Batch<'_>) {
         batch.set(&Set {
             name: UNTIL,
             id: UNTIL_ID,
@@ -181,6 +193,32 @@ impl RelayTable<'_> {
         let to_ports = ports.of(Field::DestinationPort);
         let parts = [&to_ports[..], &ours(Field::Destination), &is_over];
         batch.rule(ABANDONED, &parts.concat());
+    }
+
+    /// Has it send no ICMP error within that time about the relay's ports.
+    fn refuse_nothing(&self, batch: &mut Batch<'_>) {
+        let (first, last) = self.range();
+        batch.chain(REFUSED, ChainKind::Filter, Hook::Output, FIRST);
+        let is_about = [
+            Step::Load(Field::Protocol),
+            Step::Compare(Relation::Equal, &ICMP),
+            Step::Load(Field::IcmpKind),
+            Step::Compare(Relation::Equal, &PORT_UNREACHABLE),
+            Step::Load(Field::RefusedProtocol),
+            Step::In {
+                set: UNTIL,
+                id: UNTIL_ID,
+            },
+            Step::Load(Field::RefusedDestinationPort),
+            Step::Compare(Relation::AtLeast, &first),
+            Step::Compare(Relation::AtMost, &last),
+        ];
+        let parts = [
+            &is_about[..],
+            &ours(Field::RefusedDestination),
+            &[Step::Drop],
+        ];
+        batch.rule(REFUSED, &parts.concat());
     }
 
     /// The chain whose name tells what the table is made of, but for the addresses: only a relay that would make the same
@@ -412,6 +450,19 @@ mod tests {
     /// ```
     const WATCH: &str = include_str!("tests/watch.hex");
 
+    /// The same for this, with the numbers of sets that the relay gives them:
+    ///
+    /// ```text
+    /// table ip mediaproxy_40000 {
+    ///   set until { type inet_proto; flags timeout; elements = { udp timeout 60s }; }
+    ///   chain abandoned {
+    ///     type filter hook prerouting priority -301;
+    ///     ip protocol udp udp dport 40000-59999 ip daddr @addresses ip protocol != @until notrack
+    ///   }
+    /// }
+    /// ```
+    const ABANDONED_TABLE: &str = include_str!("tests/abandoned.hex");
+
     /// What nft adds and the kernel does not need, by message, depth and attribute: how it shows a set
     /// (NFTA_SET_USERDATA), a set's number beside its name (NFTA_SET_ELEM_LIST_SET_ID), the usual operation of
     /// `bitwise` (NFTA_BITWISE_OP).
@@ -438,19 +489,48 @@ mod tests {
         list
     }
 
-    #[test]
-    fn the_table_is_as_nft_makes_it() {
-        let addresses = [[10, 0, 0, 1].into(), Ipv4Addr::LOCALHOST];
-        let table = RelayTable {
+    const OWN: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::LOCALHOST];
+
+    fn table() -> RelayTable<'static> {
+        RelayTable {
             ports: 40000..=59999,
-            addresses: &addresses,
+            addresses: &OWN,
             mark: 0x4d50_0000,
             mask: 0xffff_0000,
             size: 8000,
+        }
+    }
+
+    /// Whoever changes the table finds this changed: after an upgrade from a version with another one, calls go by user
+    /// space for a moment.
+    #[test]
+    fn a_table_is_known_by_what_it_is_made_of() {
+        assert_eq!(table().maker(), "made_80389dc2f081b1c6");
+        let moved = RelayTable {
+            addresses: &[],
+            ..table()
         };
+        assert_eq!(moved.maker(), table().maker(), "addresses come and go");
+        let wider = RelayTable {
+            ports: 40000..=60001,
+            ..table()
+        };
+        assert_ne!(wider.maker(), table().maker());
+    }
+
+    #[test]
+    fn what_is_left_for_a_time_is_as_nft_makes_it() {
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
-        table.fill(&mut batch);
+        table().end_after(Duration::from_secs(60), &mut batch);
+        assert_as_sent(batch, ABANDONED_TABLE);
+    }
+
+    #[test]
+    fn the_table_is_as_nft_makes_it() {
+        let mut batch = Batch::begin("mediaproxy_40000", 0);
+        batch.table(0);
+        table().fill(&mut batch);
         assert_as_sent(batch, TABLE);
     }
 

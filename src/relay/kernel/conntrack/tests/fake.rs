@@ -23,6 +23,7 @@ pub(super) enum Request {
     Entries,
     Alter,
     Elements,
+    Left,
     Rebuild,
     Watch,
     Leave,
@@ -35,6 +36,8 @@ pub(super) enum Fault {
     Refused(i32),
     /// Done, and the answer is lost.
     AnswerLost,
+    /// Who asks is dead.
+    Dead,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +75,9 @@ pub(super) struct Fake {
     pub drops: bool,
     /// Faults of the next requests of a kind, the first one next.
     pub faults: HashMap<Request, Vec<Option<Fault>>>,
+    /// The relay dies with its request of this number, which is done or not as this says.
+    pub dies_at: Option<(usize, Fault)>,
+    pub is_dead: bool,
     /// Every request that was made.
     pub log: Vec<Request>,
     pub most_entries: Option<usize>,
@@ -87,6 +93,16 @@ pub(super) struct Fake {
 impl Fake {
     pub(super) fn entry_count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// What is in the kernel when who asked is gone and another one comes.
+    pub(super) fn inherited(&mut self) -> Fake {
+        let mut left = std::mem::take(self);
+        left.faults.clear();
+        left.signs.clear();
+        left.log.clear();
+        (left.dies_at, left.is_dead) = (None, false);
+        left
     }
 
     /// Somebody's `conntrack -F`.
@@ -167,6 +183,13 @@ impl Fake {
 
     fn fault(&mut self, request: Request) -> Option<Fault> {
         self.log.push(request);
+        if self.is_dead {
+            return Some(Fault::Dead);
+        }
+        if let Some((_, fault)) = self.dies_at.take_if(|(at, _)| *at < self.log.len()) {
+            self.is_dead = true;
+            return Some(fault);
+        }
         let faults = self.faults.get_mut(&request)?;
         if faults.is_empty() {
             return None;
@@ -260,6 +283,7 @@ fn with<T>(fault: Option<Fault>, act: impl FnOnce() -> io::Result<T>) -> io::Res
     match fault {
         None => act(),
         Some(Fault::Refused(code)) => Err(io::Error::from_raw_os_error(code)),
+        Some(Fault::Dead) => Err(io::ErrorKind::BrokenPipe.into()),
         Some(Fault::AnswerLost) => {
             let _ = act();
             Err(io::ErrorKind::TimedOut.into())
@@ -279,6 +303,10 @@ impl Requests for Fake {
 
     fn take_over(&mut self) -> bool {
         !self.table_is_gone && !self.table_is_other
+    }
+
+    fn stop(&mut self) {
+        self.forwarded.clear();
     }
 
     fn leave(&mut self, time: Duration) -> io::Result<()> {
@@ -376,6 +404,18 @@ impl Requests for Fake {
             }
             Ok(())
         })
+    }
+
+    fn left(&mut self, tuples: &[Tuple]) -> io::Result<Vec<Element>> {
+        let fault = self.fault(Request::Left);
+        let find = |tuple: &Tuple| match self.leaving.get(tuple) {
+            Some(&counters) => Ok(Element {
+                tuple: *tuple,
+                counters,
+            }),
+            None => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        };
+        with(fault, || tuples.iter().map(find).collect())
     }
 
     fn rebuild(&mut self, elements: &[Change]) -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fake::{Fake, Went};
+use crate::counters::Counters;
 use crate::moment::Moment;
 use crate::netlink::conntrack::NatEntry;
 use crate::proto::{Component, PerParty};
@@ -11,6 +12,7 @@ use crate::relay::kernel::conntrack;
 use crate::relay::kernel::conntrack::forwarding::Conntrack;
 use crate::relay::kernel::flow::{Ends, Flow, FlowKey};
 use crate::relay::kernel::forwarder::{Forwarder, WATCHED};
+use crate::relay::kernel::mechanism::Mechanism as _;
 use crate::session::{FlowEnd, FlowId, FlowNews, Installed, Loss, SessionKey};
 
 pub(super) const T: Moment = Moment::after_start(Duration::from_secs(100));
@@ -24,6 +26,8 @@ pub(super) struct Lab {
     pub forwarder: Forwarder<Conntrack<Fake>>,
     /// Packets by flow, as told.
     pub told: std::collections::HashMap<FlowId, [u64; 2]>,
+    /// The same since it was handed over last, as its worker notes it.
+    pub counted: std::collections::HashMap<FlowId, [u64; 2]>,
     pub news: Vec<FlowNews>,
 }
 
@@ -66,8 +70,48 @@ impl Lab {
         Lab {
             forwarder: Forwarder::new(conntrack, 1, locals),
             told: Default::default(),
+            counted: Default::default(),
             news: Vec::new(),
         }
+    }
+
+    /// The relay is gone, and another one has started that keeps what it left. What had been told is told still.
+    pub(super) fn restarted(&mut self) -> Lab {
+        let locals = vec![[10, 0, 0, 1].into(), [10, 0, 0, 7].into()];
+        let mut conntrack = Box::new(Conntrack::new(self.kernel().inherited()));
+        conntrack.start(true).unwrap();
+        let mut forwarder = Forwarder::new(conntrack, 1, locals);
+        forwarder.expect_claims();
+        Lab {
+            forwarder,
+            told: std::mem::take(&mut self.told),
+            counted: std::mem::take(&mut self.counted),
+            news: Vec::new(),
+        }
+    }
+
+    /// Claims these flows with what was told of them; how many are adopted, lost and swept.
+    pub(super) fn adopt(&mut self, numbers: impl IntoIterator<Item = u32>) -> [usize; 3] {
+        let counters = |packets| Counters {
+            packets,
+            bytes: packets.saturating_mul(200),
+        };
+        let claim = |number| {
+            let flow = Flow {
+                key: key(number),
+                ends: ends(number),
+            };
+            let counted = self.counted.get(&key(number).flow).copied();
+            (
+                flow,
+                PerParty::from(counted.unwrap_or_default().map(counters)),
+            )
+        };
+        let claimed: Vec<_> = numbers.into_iter().map(claim).collect();
+        self.counted.retain(|_, counted| *counted != [u64::MAX; 2]);
+        let taken = self.forwarder.adopt(&claimed, T);
+        self.hear();
+        [taken.adopted, taken.lost, taken.swept]
     }
 
     pub(super) fn kernel(&mut self) -> &mut Fake {
@@ -130,11 +174,20 @@ impl Lab {
             | FlowNews::Lost(flow, _, more)
             | FlowNews::Withdrawn(flow, more) = news
             {
-                let sum = self.told.entry(flow).or_default();
-                for (sum, more) in sum.iter_mut().zip(more.iter()) {
-                    *sum += more.packets;
-                    assert_eq!(more.bytes, 200 * more.packets);
+                for sum in [&mut self.told, &mut self.counted] {
+                    let sum = sum.entry(flow).or_default();
+                    for (sum, more) in sum.iter_mut().zip(more.iter()) {
+                        *sum += more.packets;
+                        assert_eq!(more.bytes, 200 * more.packets);
+                    }
                 }
+            }
+            match news {
+                FlowNews::Withdrawn(flow, _) => {
+                    self.counted.remove(&flow);
+                }
+                FlowNews::CountedAnew => self.counted.clear(),
+                _ => {}
             }
             self.news.push(news);
         }
@@ -172,7 +225,9 @@ impl Lab {
         self.news.iter().filter_map(loss).collect()
     }
 
+    /// Nothing is left, once what lingers is gone.
     pub(super) fn assert_empty(&mut self) {
+        self.read(second(1_000_000));
         let kernel = self.kernel();
         assert_eq!(kernel.entry_count(), 0);
         assert!(kernel.forwarded.is_empty(), "{:?}", kernel.forwarded);

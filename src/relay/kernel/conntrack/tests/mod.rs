@@ -1,5 +1,6 @@
 //! Tests of forwarding by conntrack, from workers' orders down.
 
+mod adopting;
 mod bypass;
 mod fake;
 mod forwarding;

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -112,10 +112,13 @@ fn a_relay_in_a_process_of_its_own() {
     };
     let mut role = role.split(' ');
     let (keep, protect, last_port) = (role.next(), role.next(), role.next());
-    let settings = settings(
+    let mut settings = settings(
         protect == Some("protect"),
         last_port.unwrap().parse().unwrap(),
     );
+    if keep == Some("beside") {
+        settings.wanted.port_range.0 = 50000;
+    }
     let say = |line: String| {
         // In one piece, and past the harness.
         let _ = std::io::stdout().write_all(format!("@{line}\n").as_bytes());
@@ -256,11 +259,6 @@ impl Relay {
         }
     }
 
-    /// Adds up what it has told so far.
-    fn hear(&mut self, told: &mut BTreeMap<u16, PerParty<Counters>>) {
-        self.lines.try_iter().for_each(|line| add(&line, told));
-    }
-
     /// `kill -9`; what it had told before is heard.
     fn kill(mut self, told: &mut BTreeMap<u16, PerParty<Counters>>) {
         self.child.kill().unwrap();
@@ -323,6 +321,8 @@ fn add(line: &str, told: &mut BTreeMap<u16, PerParty<Counters>>) {
 /// Both parties of so many flows, who send all the time.
 struct Media {
     stop: Arc<AtomicBool>,
+    /// Packets that did not come, or not in order, so far.
+    missing: Arc<AtomicU64>,
     thread: JoinHandle<Vec<[Way; 2]>>,
 }
 
@@ -349,13 +349,11 @@ fn size(number: usize) -> usize {
 }
 
 impl Media {
-    fn start(flows: u16) -> Media {
-        let callers = (0..flows).map(at_caller).collect();
-        let callees = (0..flows).map(at_callee).collect();
-        let callers = party_with("caller", CALLER_SIDE, callers);
-        let callees = party_with("callee", CALLEE_SIDE, callees);
+    fn start((callers, callees): Parties) -> Media {
+        let flows = callers.len() as u16;
         let stop = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&stop);
+        let missing = Arc::new(AtomicU64::new(0));
+        let (is_over, found_missing) = (Arc::clone(&stop), Arc::clone(&missing));
         let thread = std::thread::spawn(move || {
             let mut ways: Vec<[Way; 2]> = (0..flows).map(|_| Default::default()).collect();
             while !is_over.load(Ordering::Relaxed) {
@@ -368,6 +366,11 @@ impl Media {
                     receive(&callees[number], &mut way[0]);
                     receive(&callers[number], &mut way[1]);
                 }
+                let missing = ways
+                    .iter()
+                    .flatten()
+                    .map(|way| way.sent - way.came.len() as u64);
+                found_missing.store(missing.sum(), Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(2));
             }
             // On veth a packet is there when it is sent.
@@ -377,7 +380,11 @@ impl Media {
             }
             ways
         });
-        Media { stop, thread }
+        Media {
+            stop,
+            missing,
+            thread,
+        }
     }
 
     fn stop(self) -> Vec<[Way; 2]> {
@@ -400,18 +407,44 @@ fn receive(socket: &UdpSocket, way: &mut Way) {
     let mut buffer = [0; 2048];
     socket.set_nonblocking(true).unwrap();
     while let Ok(length) = socket.recv(&mut buffer) {
-        assert!(length >= 8);
+        // The rest is late from the beginning.
+        if length < 8 {
+            continue;
+        }
         way.came
             .push(u64::from_be_bytes(buffer[..8].try_into().unwrap()));
     }
 }
 
-fn prepare() {
+/// Sockets of the callers and of the callees, by flow.
+type Parties = (Vec<UdpSocket>, Vec<UdpSocket>);
+
+/// A host that forwards, and parties that reach each other by it.
+fn prepare() -> Parties {
     let up = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status();
     assert!(up.unwrap().success());
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    let callers = party_with("caller", CALLER_SIDE, (0..FLOWS).map(at_caller).collect());
+    let callees = party_with("callee", CALLEE_SIDE, (0..FLOWS).map(at_callee).collect());
+    // A wire that was just plugged in carries nothing for a while.
+    reach(&callers[0], &callees[0], at_callee(0));
+    reach(&callees[0], &callers[0], at_caller(0));
+    (callers, callees)
+}
+
+/// Sends until something comes, and takes all of it in.
+fn reach(from: &UdpSocket, other: &UdpSocket, at: SocketAddrV4) {
+    let end = clock::moment() + PATIENCE;
+    let mut buffer = [0; 8];
+    other.set_nonblocking(true).unwrap();
+    while other.recv(&mut buffer).is_err() {
+        assert!(clock::moment() < end, "{at} is not reached");
+        from.send_to(&[0], at).unwrap();
+        pause(10);
+    }
+    while other.recv(&mut buffer).is_ok() {}
 }
 
 fn entries(netfilter: &mut Netfilter) -> usize {
@@ -436,6 +469,7 @@ fn nft(arguments: &str) {
 fn assert_whole(ways: &[[Way; 2]], told: &BTreeMap<u16, PerParty<Counters>>) {
     for (number, ways) in ways.iter().enumerate() {
         for way in ways {
+            assert!(way.sent > 20, "next to nothing was sent");
             assert_eq!(way.came, (0..way.sent).collect::<Vec<_>>(), "flow {number}");
         }
     }
@@ -466,10 +500,10 @@ fn first_relay(role: &str) -> Relay {
 fn a_relay_that_is_killed_and_comes_back_loses_no_packet_and_counts_all() {
     for protect in ["protect", "open"] {
         in_namespace(move |netfilter| {
-            prepare();
+            let parties = prepare();
             let mut told = BTreeMap::new();
             let mut relay = first_relay(&format!("new {protect} 41000"));
-            let media = Media::start(FLOWS);
+            let media = Media::start(parties);
             for round in 0..6 {
                 pause(100 + 37 * round);
                 relay.kill(&mut told);
@@ -503,11 +537,273 @@ fn a_relay_that_is_killed_and_comes_back_loses_no_packet_and_counts_all() {
             }
             assert_whole(&ways, &told);
             assert_eq!(entries(netfilter), 0);
-            assert_eq!(netfilter.elements(TABLE, LEAVING).unwrap(), []);
             assert_eq!(netfilter.elements(TABLE, FORWARDED).unwrap(), []);
+            until_empty(netfilter, LEAVING);
             relay.say("quit");
             relay.until("quit", &mut told);
             assert!(!netfilter.has_table(TABLE).unwrap());
         });
     }
+}
+
+fn until_empty(netfilter: &mut Netfilter, set: &str) {
+    let end = clock::moment() + PATIENCE;
+    while !netfilter.elements(TABLE, set).unwrap().is_empty() {
+        assert!(clock::moment() < end, "{set} is not emptied");
+        pause(20);
+    }
+}
+
+/// What was relayed by flows that are removed is not lost with a relay that dies before anybody has written that down.
+#[test]
+fn a_flow_that_was_just_removed_is_counted_by_the_next_relay() {
+    in_namespace(|netfilter| {
+        let parties = prepare();
+        let mut relay = first_relay("new protect 41000");
+        let media = Media::start(parties);
+        pause(200);
+        for number in 0..FLOWS {
+            relay.say(&format!("withdraw {number}"));
+            relay.until("withdrawn", &mut BTreeMap::new());
+        }
+        relay.kill(&mut BTreeMap::new());
+        let mut told = BTreeMap::new();
+        let mut relay = Relay::start("keep protect 41000");
+        relay.adopt(0..FLOWS, &BTreeMap::new(), &mut told);
+        assert_eq!(relay.counts(&mut told), "0 8 0");
+        assert_told(&media.stop(), &told);
+        assert_eq!(netfilter.elements(TABLE, LEAVING).unwrap(), []);
+        relay.say("quit");
+        relay.until("quit", &mut told);
+    });
+}
+
+#[test]
+fn what_is_left_for_a_time_goes_on_for_that_time_and_no_longer() {
+    in_namespace(|netfilter| {
+        let parties = prepare();
+        let mut told = BTreeMap::new();
+        let mut relay = first_relay("new protect 41000");
+        let media = Media::start(parties);
+        // Taken over in time: that is over then.
+        pause(100);
+        relay.say("leave 700");
+        relay.until("left", &mut told);
+        relay.end(&mut told);
+        assert!(netfilter.has_chain(TABLE, ABANDONED).unwrap());
+        let mut relay = Relay::start("keep protect 41000");
+        assert!(!netfilter.has_chain(TABLE, ABANDONED).unwrap());
+        relay.adopt(0..FLOWS, &told.clone(), &mut told);
+        assert_eq!(relay.counts(&mut told), "8 0 0");
+        pause(1000);
+        assert_whole_so_far(&media);
+        // Nobody comes.
+        relay.say("leave 300");
+        relay.until("left", &mut told);
+        let left = clock::moment();
+        relay.end(&mut told);
+        let counted = |netfilter: &mut Netfilter| -> u64 {
+            let elements = netfilter.elements(TABLE, LEAVING).unwrap();
+            elements
+                .iter()
+                .map(|element| element.counters.packets)
+                .sum()
+        };
+        let mut last = counted(netfilter);
+        loop {
+            pause(50);
+            let now = counted(netfilter);
+            if now == last {
+                break;
+            }
+            last = now;
+            assert!(clock::moment() < left + PATIENCE, "it goes on");
+        }
+        assert!(clock::moment() - left >= Duration::from_millis(300));
+        let mut relay = Relay::start("keep protect 41000");
+        assert!(!netfilter.has_chain(TABLE, ABANDONED).unwrap());
+        relay.adopt(0..FLOWS, &told.clone(), &mut told);
+        assert_eq!(relay.counts(&mut told), "0 8 8");
+        assert_told(&media.stop(), &told);
+        assert_eq!(entries(netfilter), 0);
+        relay.say("quit");
+        relay.until("quit", &mut told);
+    });
+}
+
+fn assert_whole_so_far(media: &Media) {
+    let lost = media.missing.load(Ordering::Relaxed);
+    assert_eq!(lost, 0, "packets were lost");
+}
+
+#[test]
+fn what_is_left_by_half_is_removed_and_what_is_not_the_relays_stays() {
+    in_namespace(|netfilter| {
+        let parties = prepare();
+        let mut told = BTreeMap::new();
+        let relay = first_relay("new protect 41000");
+        // Another relay's, on the same host.
+        let beside = Relay::start("beside protect 51000");
+        let media = Media::start(parties);
+        pause(200);
+        relay.kill(&mut told);
+        // Of one flow an element is gone, of another two, of a third its entry, of a fourth what it had counted one way.
+        let enters = |number| ends(number).map(|end| set_key(end.remote, end.local));
+        let leaves = |number| ends(number).map(|end| set_key(end.local, end.remote));
+        nft(&format!(
+            "delete element ip {TABLE} forwarded {{ {} }}",
+            enters(0).callee
+        ));
+        nft(&format!(
+            "delete element ip {TABLE} forwarded {{ {} }}",
+            enters(1).callee
+        ));
+        nft(&format!(
+            "delete element ip {TABLE} forwarded {{ {} }}",
+            enters(1).caller
+        ));
+        conntrack(&format!(
+            "-D -p udp --orig-src {CALLER} --orig-port-src {}",
+            30002
+        ));
+        nft(&format!(
+            "delete element ip {TABLE} leaving {{ {} }}",
+            leaves(3).caller
+        ));
+        // Others' entries: of the range alone, and of the mark alone.
+        conntrack("-I -p udp -s 192.0.2.7 -d 10.0.1.1 -t 60 --sport 1 --dport 40200");
+        conntrack(
+            "-I -p udp -s 192.0.2.7 -d 10.0.1.1 -t 60 --sport 1 --dport 52000 --mark 0x4d500000",
+        );
+        nft("add table ip somebodys");
+        pause(100);
+        let mut relay = Relay::start("keep protect 41000");
+        relay.adopt(0..FLOWS, &BTreeMap::new(), &mut BTreeMap::new());
+        // Packets that came in between have made entries in the place of the one that is gone.
+        let counts = relay.counts(&mut told);
+        assert!(counts.starts_with("4 4 "), "{counts}");
+        let mut left = Vec::new();
+        let note =
+            |entry: crate::netlink::conntrack::Entry| left.push(entry.original.destination.port());
+        netfilter.dump(0, 0, note).unwrap();
+        left.retain(|port| *port >= 40000);
+        left.sort_unstable();
+        let ours = (4..FLOWS).map(|number| 40000 + 4 * number);
+        assert_eq!(left, ours.chain([40200, 52000]).collect::<Vec<_>>());
+        assert_eq!(netfilter.elements(TABLE, FORWARDED).unwrap().len(), 8);
+        assert_eq!(netfilter.elements(TABLE, LEAVING).unwrap().len(), 8);
+        assert!(netfilter.has_table("somebodys").unwrap());
+        assert!(netfilter.has_table("mediaproxy_50000").unwrap());
+        // Those that are whole have lost nothing.
+        for ways in &media.stop()[4..] {
+            for way in ways {
+                assert_eq!(way.came, (0..way.sent).collect::<Vec<_>>());
+            }
+        }
+        for mut relay in [relay, beside] {
+            relay.say("quit");
+            relay.until("quit", &mut told);
+        }
+    });
+}
+
+/// How nft writes a key of the relay's sets.
+fn set_key(from: SocketAddr, to: SocketAddr) -> String {
+    format!(
+        "{} . {} . {} . {}",
+        from.ip(),
+        from.port(),
+        to.ip(),
+        to.port()
+    )
+}
+
+fn conntrack(arguments: &str) {
+    let run = Command::new("conntrack")
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "conntrack {arguments}: {run:?}");
+}
+
+#[test]
+fn a_table_of_another_make_is_replaced_and_its_flows_are_told_to_the_packet() {
+    for change in ["other settings", "flushed chain", "no table"] {
+        in_namespace(move |netfilter| {
+            let parties = prepare();
+            let mut told = BTreeMap::new();
+            let relay = first_relay("new open 41000");
+            let media = Media::start(parties);
+            pause(200);
+            relay.kill(&mut told);
+            told.clear();
+            let mut role = "keep open 41000";
+            match change {
+                "other settings" => role = "keep open 41002",
+                "flushed chain" => nft(&format!("flush chain ip {TABLE} nat_in")),
+                _ => nft("flush ruleset"),
+            }
+            let mut relay = Relay::start(role);
+            relay.adopt(0..FLOWS, &told.clone(), &mut told);
+            assert_eq!(relay.counts(&mut told), "0 8 8");
+            let ways = media.stop();
+            if change != "no table" {
+                assert_told(&ways, &told);
+            }
+            assert_eq!(entries(netfilter), 0);
+            for set in [FORWARDED, LEAVING] {
+                assert_eq!(netfilter.elements(TABLE, set).unwrap(), []);
+            }
+            relay.say("install 0");
+            relay.until("taken", &mut told);
+            relay.say("quit");
+            relay.until("quit", &mut told);
+        });
+    }
+}
+
+/// Whether who sends to a port of the relay is told that nobody has it: within a moment, or within all this time.
+fn is_refused(from: &UdpSocket, within: Duration) -> bool {
+    let begun = clock::moment();
+    while clock::moment().since(begun) < within {
+        let sent = from.send(b"is somebody there?");
+        pause(20);
+        if sent.is_err() || from.take_error().unwrap().is_some() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn who_sends_to_a_port_while_no_relay_is_there_is_not_told_so_before_the_time_is_up() {
+    in_namespace(|_| {
+        drop(prepare());
+        let mut told = BTreeMap::new();
+        // The kernel sends one error a second to each host: three hosts, one for each time.
+        let mut hosts = (1..=3_u8).map(|number| {
+            let side = std::net::Ipv4Addr::new(10, 9, number, 1);
+            let at = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 9, number, 2), 5000);
+            let socket = party_with(&format!("host{number}"), side, vec![at]).remove(0);
+            socket.connect((side, 40500)).unwrap();
+            socket
+        });
+        let mut relay = Relay::start("new protect 41000");
+        assert!(is_refused(&hosts.next().unwrap(), PATIENCE));
+        relay.say("leave 60000");
+        relay.until("left", &mut told);
+        relay.end(&mut told);
+        let host = hosts.next().unwrap();
+        assert!(!is_refused(&host, Duration::from_secs(2)));
+        let mut relay = Relay::start("keep protect 41000");
+        relay.adopt(0..0, &BTreeMap::new(), &mut told);
+        assert!(is_refused(&host, PATIENCE), "still kept from it");
+        relay.say("leave 1");
+        relay.until("left", &mut told);
+        relay.end(&mut told);
+        assert!(
+            is_refused(&hosts.next().unwrap(), PATIENCE),
+            "after the time"
+        );
+    });
 }

@@ -1,0 +1,65 @@
+//! The end of a relay whose calls go on: they stay in the kernel, and their state on disk, for the process that comes next.
+
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::{Receiver, unbounded};
+use log::warn;
+
+use super::message::Message;
+use super::{CLOSING_LIMIT, KERNEL_LIMIT, REPORTING_LIMIT, Running};
+use crate::moment::Moment;
+use crate::sys::clock;
+
+impl Running {
+    /// Returns true if calls can go to another process: their state is kept, and it is wanted.
+    pub fn can_hand_over(&self) -> bool {
+        self.shared.state.is_some() && !self.shared.settings.adopt_within.is_zero()
+    }
+
+    /// Takes no request any more, answers those that were taken, saves all calls, and ends the threads. What the kernel
+    /// forwards stays there for `adopt_within`. Once is enough.
+    pub fn hand_over(&self) {
+        let shared = &self.shared;
+        if shared.ending.has_begun() {
+            return;
+        }
+        // What dispatchers ask from now on is for the next process.
+        shared.is_handing_over.store(true, Ordering::Relaxed);
+        let deadline = clock::moment() + REPORTING_LIMIT;
+        let (done, all_done) = unbounded();
+        self.tell_workers(|| Message::Settle(done.clone()));
+        drop(done);
+        self.await_workers(&all_done, deadline, "answer its requests");
+        self.close_links(deadline.min(clock::moment() + CLOSING_LIMIT));
+        shared
+            .sockets
+            .settle(deadline.min(clock::moment() + CLOSING_LIMIT));
+        let (done, all_done) = unbounded();
+        let (release, released) = unbounded();
+        self.tell_workers(|| Message::HandOver(done.clone(), released.clone()));
+        drop(done);
+        self.await_workers(&all_done, deadline, "save its calls");
+        let within = shared.settings.adopt_within;
+        if !shared.kernel.leave(within, KERNEL_LIMIT) {
+            warn!("the kernel thread did not end in time");
+        }
+        if let Some(state) = &shared.state {
+            state.leave(within, CLOSING_LIMIT);
+        }
+        if let Some(spool) = &shared.ended.spool {
+            spool.quit(CLOSING_LIMIT);
+        }
+        self.end_threads();
+        drop(release);
+    }
+
+    fn await_workers(&self, done: &Receiver<()>, deadline: Moment, what: &str) {
+        for _ in 0..self.shared.workers.count() {
+            let left = deadline.since(clock::moment());
+            if done.recv_timeout(left).is_err() {
+                warn!("a worker did not {what} in time");
+                return;
+            }
+        }
+    }
+}
