@@ -23,7 +23,7 @@ use crate::proto::name::{Fit, Name, is_spelled};
 use crate::proto::{CallId, DialogId};
 
 /// A relay that tells of a call's end so long after the proxy's removal counts the time between as the call's.
-const LATE: Duration = Duration::from_millis(250);
+const LATE_REMOVAL: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -309,7 +309,7 @@ impl Calls {
         let by_relay = reason == Reason::Expired && !ice;
         let wall = self.live.clocks.calendar(now);
         let is_old = statistics.ended.is_some_and(|at| at + DIALOG_AGE < wall);
-        let length = removed.filter(|at| *at + LATE <= wall);
+        let length = removed.filter(|at| *at + LATE_REMOVAL <= wall);
         let length = length.zip(statistics.started);
         // The relay's start and this host's end: clocks that are so far apart say nothing.
         let length = length.filter(|(at, started)| at >= started);
@@ -416,7 +416,7 @@ impl Calls {
     /// How long a call was whose relay tells of its end long after the proxy has removed it.
     fn length(&self, session: &Session, now: Moment) -> Option<Duration> {
         let (started, ended) = session.call.known.started.zip(session.call.known.ended)?;
-        let is_late = ended + LATE <= self.live.calendar(session, now);
+        let is_late = ended + LATE_REMOVAL <= self.live.calendar(session, now);
         let is_removed = session.call.owed.is_some();
         (is_removed && is_late).then(|| ended.since(started))
     }
