@@ -3,7 +3,8 @@
 
 use serde::de::Error;
 
-use crate::proto::record::{RecordHead, Scalar, with_unique_keys};
+use crate::proto::raw_object::RawObject;
+use crate::proto::record::{RecordHead, Scalar};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,8 @@ impl Record {
     /// # Errors
     /// What is no object, or lacks one of the values.
     pub fn parse(info: &str) -> Result<Record, serde_json::Error> {
-        Record::read(info).or_else(|error| match with_unique_keys(info) {
+        let unique = || RawObject::parse(info)?.text();
+        Record::read(info).or_else(|error| match unique() {
             Some(unique) if unique.len() < info.len() => Record::read(&unique),
             _ => Err(error),
         })

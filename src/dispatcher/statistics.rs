@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::limits::{self, Excess};
 use crate::moment::UnixTime;
 use crate::proto::control::Remove;
 use crate::proto::name::{Fit, Name, is_spelled};
+use crate::proto::raw_object::RawObject;
 use crate::proto::record::{CallRecord, RecordHead, Scalar, StreamRecord};
 use crate::proto::{CallId, DialogId, SessionId, Tag};
 
@@ -268,26 +268,40 @@ impl Statistics {
     /// The object of a call that was over after so many seconds, though its relay heard of that later: packets and bytes
     /// as they are, no time beyond that. None where it tells of no longer call.
     pub fn until(&self, seconds: u64) -> Option<String> {
-        let mut object: Map<String, Value> = serde_json::from_str(&self.json).ok()?;
-        let is_later = |time: &Value| time.as_f64().is_some_and(|time| time > seconds as f64);
-        let duration = object.get_mut("duration").filter(|time| is_later(time))?;
-        *duration = seconds.into();
-        let streams = object.get_mut("streams").and_then(Value::as_array_mut);
-        for stream in streams.into_iter().flatten() {
+        let is_later = |time: &str| time.parse().is_ok_and(|time: f64| time > seconds as f64);
+        let mut record = RawObject::parse(&self.json)?;
+        record.get("duration").filter(|time| is_later(time))?;
+        let streams: Vec<&RawValue> = match record.get("streams") {
+            Some(streams) => serde_json::from_str(streams).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let shortened = |stream: &&RawValue| {
+            let mut stream = RawObject::parse(stream.get())?;
             let went_on = stream.get("end_time").is_some_and(is_later);
             for time in ["start_time", "end_time"] {
-                if let Some(time) = stream.get_mut(time).filter(|time| is_later(time)) {
-                    *time = seconds.into();
+                if stream.get(time).is_some_and(is_later) {
+                    stream.set(time, seconds.to_string());
                 }
             }
             // The call's end has closed it, not the silence after that.
-            let status = stream.get("status").and_then(Value::as_str);
+            let status = stream.get("status").map(|status| status.trim_matches('"'));
             if went_on && status.is_some_and(is_timeout) {
-                stream["status"] = "closed".into();
-                stream["timeout_wait"] = 0.into();
+                stream.set("status", "\"closed\"".to_owned());
+                stream.set("timeout_wait", 0.to_string());
             }
+            stream.text()
+        };
+        let texts = streams.iter().map(|stream| {
+            let shortened = shortened(stream);
+            shortened.unwrap_or_else(|| stream.get().to_owned())
+        });
+        let texts: Vec<String> = texts.collect();
+        if !texts.is_empty() {
+            let streams = format!("[{}]", texts.join(","));
+            record.set("streams", streams);
         }
-        serde_json::to_string(&object).ok()
+        record.set("duration", seconds.to_string());
+        record.text()
     }
 }
 
@@ -375,7 +389,7 @@ mod tests {
             {"status":"closed","start_time":null,"end_time":null}]}"#;
         let statistics = Statistics::parse(json).unwrap();
         assert_eq!((statistics.until(98), statistics.until(99)), (None, None));
-        let value: Value = serde_json::from_str(&statistics.until(8).unwrap()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&statistics.until(8).unwrap()).unwrap();
         let expected = serde_json::json!({"call_id":"a","duration":8,"start_time":1.25,"streams":[
             {"status":"closed","timeout_wait":0,"start_time":0,"end_time":8,"caller_packets":7},
             {"status":"conntrack timeout","timeout_wait":90,"start_time":0,"end_time":5},

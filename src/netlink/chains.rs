@@ -225,7 +225,7 @@ fn verdict(data: &[u8]) -> Result<Option<u32>, Truncated> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::vectors::bytes;
+    use crate::netlink::tests::vectors::bytes;
 
     /// `strace -xx nft list ruleset`; nft 1.0.6. The header's number is not its.
     #[test]

@@ -255,7 +255,7 @@ fn parse_counters(value: &[u8]) -> Result<Counters, Truncated> {
 mod tests {
     use super::*;
     use crate::netlink::message::Messages;
-    use crate::netlink::vectors::bytes;
+    use crate::netlink::tests::vectors::bytes;
 
     fn entry() -> NatEntry {
         let tuple = |source: &str, destination: &str| Tuple {

@@ -139,7 +139,7 @@ impl Of {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::vectors::bytes;
+    use crate::netlink::tests::vectors::bytes;
 
     /// What the kernel (6.18) told `conntrack -E -e DESTROY` of an entry with the mark 77, on its deletion by the
     /// socket 0xe0bc6c18.

@@ -26,4 +26,4 @@ pub mod passage;
 pub mod rule;
 pub mod socket;
 #[cfg(test)]
-pub(crate) mod vectors;
+pub(crate) mod tests;

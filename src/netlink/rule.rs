@@ -204,7 +204,7 @@ fn put_lookup(builder: &mut Builder, set: &str, id: u32, inverted: bool) {
 mod tests {
     use super::*;
     use crate::netlink::nftables::{Batch, ChainKind, Hook};
-    use crate::netlink::vectors::{bodies, bytes};
+    use crate::netlink::tests::vectors::{bodies, bytes};
 
     const TABLE: &str = "mediaproxy_40000";
 

@@ -13,6 +13,7 @@ pub mod link;
 pub mod media;
 pub mod name;
 mod party;
+pub mod raw_object;
 pub mod record;
 pub mod saved;
 #[cfg(test)]
@@ -220,6 +221,19 @@ impl fmt::Display for Tag {
 impl fmt::Display for DialogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl DialogId {
+    /// `h_entry` and `h_id`, where that is its form: decimal numbers, which OpenSIPS up to 3.0.0 prints as signed.
+    pub fn halves(&self) -> Option<(u32, u32)> {
+        let half = |text: &str| {
+            let signed = || text.parse::<i32>().ok().map(i32::cast_unsigned);
+            text.parse::<u32>().ok().or_else(signed)
+        };
+        let text = std::str::from_utf8(self.0.as_bytes()).ok()?;
+        let (entry, id) = text.split_once(':')?;
+        Some((half(entry)?, half(id)?))
     }
 }
 

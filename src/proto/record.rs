@@ -5,14 +5,13 @@
 //! Who reads it decides what is wrong with a value of another type than it should have: see [`Scalar`].
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
 
+use super::raw_object::RawObject;
 use super::{DialogId, SessionId, Text};
 use crate::objects::objects_only;
 
@@ -293,57 +292,6 @@ const ADDED_KEYS: [&str; 6] = [
     "\"relay_ip\"",
 ];
 
-/// The text of a JSON object with each key once: the last value counts, at the place of the first. None where it is no object.
-/// A relay may tell what a dispatcher adds, or `null` for it, and most readers take a key that comes twice for damage.
-pub fn with_unique_keys(object: &str) -> Option<String> {
-    struct Entries<'a>(Vec<(String, &'a RawValue)>);
-
-    impl<'de> Deserialize<'de> for Entries<'de> {
-        fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-            json.deserialize_map(EntriesVisitor)
-        }
-    }
-
-    struct EntriesVisitor;
-
-    impl<'de> Visitor<'de> for EntriesVisitor {
-        type Value = Entries<'de>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
-            let mut entries: Vec<(String, &RawValue)> = Vec::new();
-            let mut places: HashMap<String, usize> = HashMap::new();
-            while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-                match places.get(&key) {
-                    Some(place) => entries[*place].1 = value,
-                    None => {
-                        places.insert(key.clone(), entries.len());
-                        entries.push((key, value));
-                    }
-                }
-            }
-            Ok(Entries(entries))
-        }
-    }
-
-    let Entries(entries) = serde_json::from_str(object).ok()?;
-    let mut text = String::with_capacity(object.len());
-    for (key, value) in entries {
-        text.push(if text.is_empty() { '{' } else { ',' });
-        text.push_str(&serde_json::to_string(&key).ok()?);
-        text.push(':');
-        text.push_str(value.get());
-    }
-    if text.is_empty() {
-        text.push('{');
-    }
-    text.push('}');
-    Some(text)
-}
-
 impl Added<'_> {
     /// The text of a record with this behind what it has, or in the place of what it has of these keys. None where it is no
     /// object.
@@ -359,7 +307,9 @@ impl Added<'_> {
         let text = format!("{record}{comma}{more}");
         let is_doubled = |key: &str| record.contains(key) && more.contains(key);
         if ADDED_KEYS.iter().any(|key| is_doubled(key)) {
-            return with_unique_keys(&text);
+            // A relay may tell what a dispatcher adds, or `null` for it, and most readers take a key that comes twice for
+            // damage.
+            return RawObject::parse(&text)?.text();
         }
         Some(text)
     }

@@ -48,7 +48,7 @@ impl fmt::Display for Form {
 #[derive(Clone, Debug)]
 struct Names {
     sent: String,
-    /// `h_entry` and `h_id`, where that is what was sent.
+    /// `h_entry` and `h_id`, where that is what was sent, or one number of both.
     halves: Option<(u32, u32)>,
     call_id: Option<String>,
 }
@@ -58,7 +58,10 @@ impl Names {
         let sent = std::str::from_utf8(dialog_id.0.as_bytes()).ok()?;
         let call_id = std::str::from_utf8(call_id.0.as_bytes()).ok();
         Some(Names {
-            halves: halves(sent),
+            halves: dialog_id.halves().or_else(|| {
+                let number: u64 = sent.parse().ok()?;
+                Some(((number >> 32) as u32, number as u32))
+            }),
             sent: sent.to_owned(),
             call_id: call_id
                 .filter(|id| !is_like_a_dialog_id(id))
@@ -84,21 +87,6 @@ impl Names {
             Form::CallId => self.call_id.clone(),
             Form::Listed => None,
             Form::TwoLines => self.halves.map(|(entry, id)| format!("{entry}\n{id}")),
-        }
-    }
-}
-
-/// OpenSIPS up to 3.0.0 prints both halves as signed.
-fn halves(sent: &str) -> Option<(u32, u32)> {
-    let half = |text: &str| {
-        let signed = || text.parse::<i32>().ok().map(i32::cast_unsigned);
-        text.parse::<u32>().ok().or_else(signed)
-    };
-    match sent.split_once(':') {
-        Some((entry, id)) => Some((half(entry)?, half(id)?)),
-        None => {
-            let number: u64 = sent.parse().ok()?;
-            Some(((number >> 32) as u32, number as u32))
         }
     }
 }
@@ -196,7 +184,7 @@ enum Step {
     /// To show it, by its Call-ID.
     List(String),
     /// To end it, at Kamailio.
-    Halves(u64, u64),
+    Halves(u32, u32),
 }
 
 /// What the list of dialogs shows under a dialog's Call-ID.
@@ -243,8 +231,8 @@ impl Questions {
         let mut left = match proxy {
             Proxy::OpenSips => steps(&names, learned),
             Proxy::Kamailio => {
-                let (entry, id) = names.sent.split_once(':')?;
-                VecDeque::from([Step::Halves(entry.parse().ok()?, id.parse().ok()?)])
+                let (entry, id) = dialog_id.halves().filter(|_| !names.sent.contains('-'))?;
+                VecDeque::from([Step::Halves(entry, id)])
             }
         };
         let now = left.pop_front()?;
@@ -328,8 +316,8 @@ impl Questions {
         let names = [Form::Sent, Form::Number, Form::Did].map(|form| self.names.of(form));
         let is = |text: &str| names.iter().flatten().any(|name| name == text);
         let is_it = is(id) || number.is_some_and(is);
-        let is_another =
-            !is_it && (number.is_some() || halves(id).is_some() || is_like_a_dialog_id(id));
+        let has_halves = || DialogId(id.into()).halves().is_some();
+        let is_another = !is_it && (number.is_some() || has_halves() || is_like_a_dialog_id(id));
         if is_another {
             self.spare_the_call_id();
             self.listed = Listed::Absent;

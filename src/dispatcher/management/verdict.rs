@@ -1,7 +1,7 @@
 //! Who hears whom in a call, and if somebody is not heard, the likeliest cause and what to do: one sentence for each
 //! direction of each stream. Made of what its relay tells; of an older relay there is less to say. Pure.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use super::explained::{Call, Failure, Learned, Leg, Route, Stream, told};
 use crate::session::address::is_routable;
@@ -191,13 +191,13 @@ impl Party<'_> {
 
     /// Its SDP names an address that is not reached from the Internet.
     fn is_private(&self) -> bool {
-        address(self.sdp).is_some_and(|ip| !is_routable(ip.into(), &[]))
+        address(self.sdp).is_some_and(|ip| !is_routable(ip, &[]))
     }
 }
 
-fn address(text: &str) -> Option<Ipv4Addr> {
-    let address: SocketAddrV4 = text.parse().ok()?;
-    Some(*address.ip())
+fn address(text: &str) -> Option<IpAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    Some(address.ip())
 }
 
 /// The part behind the last colon.
@@ -479,7 +479,7 @@ impl Way<'_> {
             causes.push(format!("{nothing}; {}", barriers.join(" and ")));
         }
         let told = address(self.from.told);
-        let is_told_private = told.is_some_and(|ip| !is_routable(ip.into(), &[]));
+        let is_told_private = told.is_some_and(|ip| !is_routable(ip, &[]));
         if is_told_private && !self.from.is_private() && !self.from.sdp.is_empty() {
             causes.push(format!(
                 "{nothing}; it was told to send to {}, a private address, and is itself at {}: set advertised_ip on the \

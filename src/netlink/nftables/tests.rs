@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::netlink::message::Messages;
-use crate::netlink::vectors::{bodies, bytes};
+use crate::netlink::tests::vectors::{bodies, bytes};
 
 const TABLE: &str = "mediaproxy_40000";
 

@@ -161,6 +161,11 @@ impl RelayTable<'_> {
 
     /// Has the kernel forward for so long and no longer: for who ends and expects another one to take over.
     pub(super) fn abandon(&self, time: Duration, batch: &mut Batch<'_>) {
+        self.end_after(time, batch);
+        self.refuse_nothing(batch);
+    }
+
+    fn end_after(&self, time: Duration, batch: &mut Batch<'_>) {
         batch.set(&Set {
             name: UNTIL,
             id: UNTIL_ID,
@@ -188,6 +193,11 @@ impl RelayTable<'_> {
         let to_ports = ports.of(Field::DestinationPort);
         let parts = [&to_ports[..], &ours(Field::Destination), &is_over];
         batch.rule(ABANDONED, &parts.concat());
+    }
+
+    /// Has it send no ICMP error within that time about the relay's ports.
+    fn refuse_nothing(&self, batch: &mut Batch<'_>) {
+        let (first, last) = self.range();
         batch.chain(REFUSED, ChainKind::Filter, Hook::Output, FIRST);
         let is_about = [
             Step::Load(Field::Protocol),
@@ -395,7 +405,7 @@ mod tests {
     use super::*;
     use crate::netlink::conntrack::NatEntry;
     use crate::netlink::message::{Message, Messages};
-    use crate::netlink::vectors::bytes;
+    use crate::netlink::tests::vectors::bytes;
 
     /// What `nft -f` passed to sendmsg() for the table below; nft 1.0.6. A paragraph is a message.
     ///
@@ -512,7 +522,7 @@ mod tests {
     fn what_is_left_for_a_time_is_as_nft_makes_it() {
         let mut batch = Batch::begin("mediaproxy_40000", 0);
         batch.table(0);
-        table().abandon(Duration::from_secs(60), &mut batch);
+        table().end_after(Duration::from_secs(60), &mut batch);
         assert_as_sent(batch, ABANDONED_TABLE);
     }
 

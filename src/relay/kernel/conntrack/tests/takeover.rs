@@ -546,52 +546,6 @@ fn a_relay_that_is_killed_and_comes_back_loses_no_packet_and_counts_all() {
     }
 }
 
-/// Whether who sends to a port of the relay is told that nobody has it: within a moment, or within all this time.
-fn is_refused(from: &UdpSocket, within: Duration) -> bool {
-    let begun = clock::moment();
-    while clock::moment().since(begun) < within {
-        let sent = from.send(b"is somebody there?");
-        pause(20);
-        if sent.is_err() || from.take_error().unwrap().is_some() {
-            return true;
-        }
-    }
-    false
-}
-
-#[test]
-fn who_sends_to_a_port_while_no_relay_is_there_is_not_told_so_before_the_time_is_up() {
-    in_namespace(|_| {
-        prepare();
-        let mut told = BTreeMap::new();
-        // The kernel sends one error a second to each host: three hosts, one for each time.
-        let mut hosts = (1..=3_u8).map(|number| {
-            let side = std::net::Ipv4Addr::new(10, 9, number, 1);
-            let at = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 9, number, 2), 5000);
-            let socket = party_with(&format!("host{number}"), side, vec![at]).remove(0);
-            socket.connect((side, 40500)).unwrap();
-            socket
-        });
-        let mut relay = Relay::start("new protect 41000");
-        assert!(is_refused(&hosts.next().unwrap(), PATIENCE));
-        relay.say("leave 60000");
-        relay.until("left", &mut told);
-        relay.end(&mut told);
-        let host = hosts.next().unwrap();
-        assert!(!is_refused(&host, Duration::from_secs(2)));
-        let mut relay = Relay::start("keep protect 41000");
-        relay.adopt(0..0, &BTreeMap::new(), &mut told);
-        assert!(is_refused(&host, PATIENCE), "still kept from it");
-        relay.say("leave 1");
-        relay.until("left", &mut told);
-        relay.end(&mut told);
-        assert!(
-            is_refused(&hosts.next().unwrap(), PATIENCE),
-            "after the time"
-        );
-    });
-}
-
 fn until_empty(netfilter: &mut Netfilter, set: &str) {
     let end = clock::moment() + PATIENCE;
     while !netfilter.elements(TABLE, set).unwrap().is_empty() {
@@ -806,4 +760,50 @@ fn a_table_of_another_make_is_replaced_and_its_flows_are_told_to_the_packet() {
             relay.until("quit", &mut told);
         });
     }
+}
+
+/// Whether who sends to a port of the relay is told that nobody has it: within a moment, or within all this time.
+fn is_refused(from: &UdpSocket, within: Duration) -> bool {
+    let begun = clock::moment();
+    while clock::moment().since(begun) < within {
+        let sent = from.send(b"is somebody there?");
+        pause(20);
+        if sent.is_err() || from.take_error().unwrap().is_some() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn who_sends_to_a_port_while_no_relay_is_there_is_not_told_so_before_the_time_is_up() {
+    in_namespace(|_| {
+        drop(prepare());
+        let mut told = BTreeMap::new();
+        // The kernel sends one error a second to each host: three hosts, one for each time.
+        let mut hosts = (1..=3_u8).map(|number| {
+            let side = std::net::Ipv4Addr::new(10, 9, number, 1);
+            let at = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 9, number, 2), 5000);
+            let socket = party_with(&format!("host{number}"), side, vec![at]).remove(0);
+            socket.connect((side, 40500)).unwrap();
+            socket
+        });
+        let mut relay = Relay::start("new protect 41000");
+        assert!(is_refused(&hosts.next().unwrap(), PATIENCE));
+        relay.say("leave 60000");
+        relay.until("left", &mut told);
+        relay.end(&mut told);
+        let host = hosts.next().unwrap();
+        assert!(!is_refused(&host, Duration::from_secs(2)));
+        let mut relay = Relay::start("keep protect 41000");
+        relay.adopt(0..0, &BTreeMap::new(), &mut told);
+        assert!(is_refused(&host, PATIENCE), "still kept from it");
+        relay.say("leave 1");
+        relay.until("left", &mut told);
+        relay.end(&mut told);
+        assert!(
+            is_refused(&hosts.next().unwrap(), PATIENCE),
+            "after the time"
+        );
+    });
 }

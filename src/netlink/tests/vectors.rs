@@ -1,7 +1,7 @@
 //! Reads the byte vectors of the tests: what `conntrack` and `nft` send, as hexadecimal text.
 
-use super::message::Messages;
-use super::nftables::Batch;
+use crate::netlink::message::Messages;
+use crate::netlink::nftables::Batch;
 
 /// The bytes of hexadecimal digits; blanks and line ends are passed over.
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {

@@ -1,0 +1,3 @@
+//! What several unit tests share.
+
+pub(crate) mod vectors;
