@@ -1,15 +1,9 @@
 //! `media-relay` as a process: its start, its signals, its end.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::io::BufReader;
+use std::process::{Command, Stdio};
 
-use mediaproxy::sys::clock;
-
-use crate::support::certs::Certs;
 use crate::support::relay_bed::*;
 use crate::support::relay_process::{PROGRAM, Site, signal};
 use crate::support::skip;
