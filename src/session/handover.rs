@@ -1,6 +1,7 @@
 //! Whether one component is forwarded by the kernel, and when it is offered to it again (M4). Does not know what it
 //! carries.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -254,6 +255,16 @@ impl Handover {
         let flows = self.flow.as_deref_mut().into_iter();
         let all = flows.chain(&mut self.leaving);
         all.map(|flow| flow.counted = PerParty::default()).count() > 0
+    }
+
+    /// Returns true if the parts of what was read from a state fit each other.
+    pub(super) fn is_sound(&self, is_live: bool) -> bool {
+        let is_named = |flow: &HandedFlow| flow.turn == self.turn && is_live;
+        let mut turns = self.leaving.iter().map(|flow| flow.turn);
+        let mut seen: HashSet<u32> = self.flow.iter().map(|flow| flow.turn).collect();
+        self.flow.is_some() == self.may_bypass()
+            && self.flow.as_deref().is_none_or(is_named)
+            && turns.all(|turn| seen.insert(turn))
     }
 
     /// Another process goes on with this. What the kernel was asked to take it may have: that is found out. The flows that
