@@ -39,6 +39,7 @@ impl Running {
         self.tell_workers(|| Message::HandOver(done.clone(), released.clone()));
         drop(done);
         self.await_workers(&all_done, deadline, "save its calls");
+        shared.sockets.settle(deadline);
         let within = shared.settings.adopt_within;
         if !shared.kernel.leave(within, KERNEL_LIMIT) {
             warn!("the kernel thread did not end in time");

@@ -113,7 +113,7 @@ pub(super) struct Handover {
     #[serde(skip_serializing_if = "is_usual")]
     troubles: u32,
     /// Packets that came here although the kernel has the flow: first, last, how many.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "is_usual")]
     bypassing: Option<(Moment, Moment, u32)>,
     /// What the kernel has, and was asked to take as long as it has not answered.
     #[serde(skip_serializing_if = "is_usual")]
@@ -304,6 +304,18 @@ impl Handover {
     /// What it relays is known from the kernel's counters only.
     pub(super) fn is_in_kernel(&self) -> bool {
         matches!(self.path, MediaPath::Kernel(_))
+    }
+}
+
+#[cfg(test)]
+impl Handover {
+    /// Returns true if a process that adopts this knows as much as the one before: the kernel has answered, and has one flow
+    /// at most between the same ends.
+    pub(super) fn is_plain(&self) -> bool {
+        let flows = self.flow.as_deref().into_iter().chain(&self.leaving);
+        let ends: Vec<PerParty<FlowEnd>> = flows.map(|flow| flow.ends).collect();
+        let is_twice = |at: usize| ends[..at].contains(&ends[at]);
+        self.path != MediaPath::Installing && !(0..ends.len()).any(is_twice)
     }
 }
 

@@ -306,6 +306,11 @@ impl Leg {
         self.kept = None;
     }
 
+    #[cfg(test)]
+    pub(super) fn has_kept_packets(&self) -> bool {
+        self.kept.is_some()
+    }
+
     /// Counts a packet from this party that is not passed on.
     pub(super) fn drop_packet(&mut self, why: DropReason) -> PacketVerdict {
         self.dropped.add(why);

@@ -260,7 +260,7 @@ fn a_removal_that_its_relay_missed_is_sent_when_it_is_back() {
     proxy.send(remove("one").as_bytes());
     relay.asked();
     relay.cut();
-    assert_eq!(proxy.answer(), "error");
+    assert_eq!(proxy.answer(), "removed", "for the proxy");
     let mut again = bed.link();
     again.say("hello {\"name\": \"a\"}");
     again.serve("sessions", "[{\"call_id\": \"one\"}]");

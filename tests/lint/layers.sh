@@ -39,7 +39,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	pure="$pure src/dispatcher/recent_calls.rs src/dispatcher/management/verdict.rs src/dispatcher/management/explained.rs src/dispatcher/management/text.rs src/words.rs src/text_layout.rs"
 	pure="$pure src/metrics/count.rs src/metrics/text.rs src/metrics/http.rs"
 	pure="$pure src/netlink/message.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
-	pure="$pure src/netlink/passage.rs src/dispatcher/room.rs src/dispatcher/failed_connections.rs src/dispatcher/banned_relays.rs src/dispatcher/limits.rs src/door/admission.rs src/door/budget.rs src/door/origin.rs"
+	pure="$pure src/netlink/passage.rs src/dispatcher/port_shortage.rs src/dispatcher/failed_connections.rs src/dispatcher/banned_relays.rs src/dispatcher/limits.rs src/door/admission.rs src/door/budget.rs src/door/origin.rs"
 	pure="$pure $(for part in attributes client exchange lines packet; do echo src/accounting/radius/$part.rs; done)"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
 	forbid 'proto imports from above' 'crate::(session|sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/proto)
