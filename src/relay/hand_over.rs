@@ -25,6 +25,10 @@ impl Running {
         }
         // What dispatchers ask from now on is for the next process.
         shared.is_handing_over.store(true, Ordering::Relaxed);
+        let within = shared.settings.adopt_within;
+        for dispatcher in shared.dispatchers.all() {
+            dispatcher.queue.say_leaving(within);
+        }
         let deadline = clock::moment() + REPORTING_LIMIT;
         let (done, all_done) = unbounded();
         self.tell_workers(|| Message::Settle(done.clone()));
@@ -39,7 +43,6 @@ impl Running {
         self.tell_workers(|| Message::HandOver(done.clone(), released.clone()));
         drop(done);
         self.await_workers(&all_done, deadline, "save its calls");
-        let within = shared.settings.adopt_within;
         if !shared.kernel.leave(within, KERNEL_LIMIT) {
             warn!("the kernel thread did not end in time");
         }
