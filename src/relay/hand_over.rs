@@ -43,6 +43,7 @@ impl Running {
         self.tell_workers(|| Message::HandOver(done.clone(), released.clone()));
         drop(done);
         self.await_workers(&all_done, deadline, "save its calls");
+        shared.sockets.settle(deadline);
         if !shared.kernel.leave(within, KERNEL_LIMIT) {
             warn!("the kernel thread did not end in time");
         }

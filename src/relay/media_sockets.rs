@@ -33,6 +33,7 @@ pub(super) struct Addresses {
 #[derive(Debug)]
 pub(super) struct Pair {
     /// Of the RTP socket.
+    port: u16,
     place: PortKey,
     sockets: [MediaSocket; 2],
     /// The worker's round in which each was read last.
@@ -215,6 +216,15 @@ impl MediaSockets {
         }
     }
 
+    /// Has the sockets kept that media has come to for less than a while, as the relay ends.
+    pub(super) fn keep_heard(&mut self) {
+        for pair in self.pairs.iter_mut().flatten() {
+            if let Keeping::HeardSince(since) = pair.keeping {
+                pair.keep_if_heard(since + HEARD_FOR, &self.store);
+            }
+        }
+    }
+
     /// Sends from one of the bound ports.
     ///
     /// # Errors
@@ -274,6 +284,7 @@ impl MediaSockets {
         let offset = usize::from(port.saturating_sub(self.ports.range.0) / 2);
         if let Some(slot) = self.pairs.get_mut(offset) {
             *slot = Some(Box::new(Pair {
+                port,
                 place,
                 sockets,
                 rounds: [0; 2],
@@ -344,12 +355,12 @@ impl Pair {
         is_due
     }
 
-    /// Something has come to a port of this pair: has the sockets kept for the next process once that goes on for a while.
-    pub(super) fn keep_if_heard(&mut self, port: u16, now: Moment, store: &SocketStore) {
+    /// Something has come to this pair: has the sockets kept for the next process once that goes on for a while.
+    pub(super) fn keep_if_heard(&mut self, now: Moment, store: &SocketStore) {
         match self.keeping {
             Keeping::Unheard => self.keeping = Keeping::HeardSince(now),
             Keeping::HeardSince(since) if now.since(since) >= HEARD_FOR => {
-                self.keeping = if store.keep(port & !1, &self.sockets) {
+                self.keeping = if store.keep(self.port, &self.sockets) {
                     Keeping::Kept
                 } else {
                     Keeping::HeardSince(now)

@@ -319,7 +319,7 @@ impl Worker {
             }
             return;
         }
-        pair.keep_if_heard(port, now.mono, &self.shared.sockets);
+        pair.keep_if_heard(now.mono, &self.shared.sockets);
         if flood {
             self.relay_many(port, now);
         } else {
@@ -548,6 +548,7 @@ impl Worker {
             Message::Settle(done) => self.settling = Some(done),
             Message::HandOver(done, released) => {
                 self.save_now(|engine, each| engine.save_all(each));
+                self.sockets.keep_heard();
                 let _ = done.send(());
                 // What is queued in the sockets may be the next process's. It ends by an error.
                 let _ = released.recv();

@@ -192,7 +192,7 @@ fn hears(sockets: &mut MediaSockets, to: (Ipv4Addr, u16), now: Moment) {
     let sender = UdpSocket::bind((LOCAL, 0)).unwrap();
     sender.send_to(b"media", to).unwrap();
     let pair = sockets.pair(port).unwrap();
-    pair.keep_if_heard(port, now, &store);
+    pair.keep_if_heard(now, &store);
 }
 
 #[test]
