@@ -506,10 +506,6 @@ impl Engine {
         self.sessions.insert(session);
         self.sessions.note_saved(key);
         self.sessions.touch(key);
-        if let Some(entry) = self.sessions.entry_mut(key) {
-            // Its end is to be told, whatever comes first.
-            entry.is_saved = true;
-        }
         if is_over {
             let before = self.actions.len();
             self.finish(key, Ending::Expired, now);

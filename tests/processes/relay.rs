@@ -1,9 +1,9 @@
 //! `media-relay` as a process: its start, its signals, its end.
 
 use std::fs;
-use std::io::BufReader;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use crate::support::certs::Certs;
 use crate::support::relay_bed::*;
 use crate::support::relay_process::{PROGRAM, Site, signal};
 use crate::support::skip;
