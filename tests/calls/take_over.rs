@@ -166,6 +166,10 @@ fn goes_on(end: impl Fn(Daemon)) {
         link = site.dispatcher.link();
         daemon.says("took over 4 calls in ");
         assert_eq!(session_ids(&mut link), ids);
+        for call in &listed(&mut link) {
+            let adopted = call["adopted"].as_u64().expect("when it was adopted");
+            assert!(adopted > 1_600_000_000, "{adopted}");
+        }
         calls.iter_mut().for_each(|call| call.talk(5));
     }
     offered.answer(&mut link);
