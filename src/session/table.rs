@@ -269,8 +269,11 @@ impl SessionTable {
     pub(super) fn restart_counting(&mut self) {
         self.touch_where(|session| {
             let streams = session.media.streams.iter_mut();
-            let handovers = streams.flat_map(|stream| stream.handovers.iter_mut());
-            handovers.fold(false, |any, handover| handover.restart_counting() || any)
+            let mut is_changed = false;
+            for handover in streams.flat_map(|stream| stream.handovers.iter_mut()) {
+                is_changed |= handover.restart_counting();
+            }
+            is_changed
         });
     }
 
