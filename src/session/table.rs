@@ -270,7 +270,11 @@ impl SessionTable {
         self.touch_where(|session| {
             let streams = session.media.streams.iter_mut();
             let handovers = streams.flat_map(|stream| stream.handovers.iter_mut());
-            handovers.fold(false, |any, handover| handover.restart_counting() || any)
+            // Each of them, not only the first.
+            handovers
+                .filter_map(|handover| handover.restart_counting().then_some(()))
+                .count()
+                > 0
         });
     }
 
