@@ -847,7 +847,7 @@ fn a_relay_that_does_not_list_its_sessions_is_told_what_it_missed() {
     relay.cut();
     // From here on the dispatcher knows that it is away.
     while proxy.ask(&answered("one")) != "error" {}
-    assert_eq!(proxy.ask(&remove("one")), "error");
+    assert_eq!(proxy.ask(&remove("one")), "removed");
     let mut again = bed.link();
     again.say("hello {\"name\": \"a\"}");
     let end = mediaproxy::sys::clock::moment() + bed::LONG;

@@ -1,7 +1,6 @@
 //! `media-relay` as a process: its start, its signals, its end.
 
 use std::fs;
-
 use std::process::Command;
 
 use crate::support::certs::Certs;

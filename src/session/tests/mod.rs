@@ -328,6 +328,13 @@ impl Lab {
         (caller_side, callee_side)
     }
 
+    /// Returns true if the log has a line of a stranger at the only session's ports.
+    pub(super) fn stranger_is_told(&self) -> bool {
+        let mut live = self.engine.sessions().live_from(0);
+        live.next()
+            .is_some_and(|(_, session)| session.stranger_told)
+    }
+
     /// The statistics of the only session, as `sessions` shows them.
     pub(super) fn statistics(&self) -> Value {
         let mut out = b"[".to_vec();
