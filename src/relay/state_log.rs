@@ -142,7 +142,17 @@ pub(super) fn open(runtime_dir: &Path, range: (u16, u32)) -> Result<Opened, Stri
     // Where state_dir is the runtime directory, the parent is the spool's, too.
     let lock = dir_lock::lock(&dir).map_err(told)?;
     remove_other_boots(&parent, &boot);
-    let log = KeyedLog::open(&dir, OPTIONS, read)?;
+    // Of each key the last record counts, as in the log: reading each of them there once more takes longer than all else.
+    let mut records = HashMap::new();
+    let log = KeyedLog::open(&dir, OPTIONS, |text| {
+        let line = read(text);
+        match &line {
+            Line::Put(key, ()) => drop(records.insert(*key, text.to_vec())),
+            Line::Remove(key) => drop(records.remove(key)),
+            Line::Other => {}
+        }
+        line
+    })?;
     let tallies = Tallies::open(&dir.join("tallies"), range);
     let tallies = tallies.inspect_err(|error| {
         let path = dir.join("tallies");
@@ -151,7 +161,7 @@ pub(super) fn open(runtime_dir: &Path, range: (u16, u32)) -> Result<Opened, Stri
             path.display()
         );
     });
-    let legacy = legacy(&log, clock::moment());
+    let legacy = legacy(&records, clock::moment());
     Ok(Opened {
         handle: StateLog::knowing(legacy.sessions.iter().map(|saved| saved.id)),
         log,
@@ -187,16 +197,10 @@ fn remove_other_boots(parent: &Path, boot: &str) {
 }
 
 /// What the log has at the start.
-fn legacy(log: &KeyedLog<Calls>, now: Moment) -> Legacy {
-    let mut keys = Vec::new();
-    log.each(|key, ()| keys.push(key));
+fn legacy(records: &HashMap<Key, Vec<u8>>, now: Moment) -> Legacy {
     let mut legacy = Legacy::default();
-    for key in keys {
-        let Some(text) = log.text(key) else {
-            error!("the state of {key} cannot be read: it is not taken over");
-            continue;
-        };
-        match Record::parse(&text) {
+    for text in records.values() {
+        match Record::parse(text) {
             Some(Record::Session(saved)) => legacy.sessions.push(saved),
             Some(Record::Left(at, limit)) if now > at + limit => legacy.too_late = Some(limit),
             _ => {}
