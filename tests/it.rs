@@ -57,6 +57,8 @@ mod calls {
     mod away;
     mod dispatcher;
     mod dispatcher_transcripts;
+    #[cfg(feature = "file")]
+    mod killed_dispatcher;
     mod pairs;
     mod relay;
     mod relay_transcripts;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use mediaproxy::accounting::position::{self, Start, Unread};
-use mediaproxy::accounting::{Backend, Record, Unavailable, Verdict};
+use mediaproxy::accounting::{Backend, DeliveryResult, Record, Unavailable};
 use mediaproxy::dispatcher::rehearsal;
 use mediaproxy::journal::Position;
 use mediaproxy::moment::UnixTime;
@@ -76,7 +76,7 @@ impl Backend for Named {
         self.0
     }
 
-    fn deliver(&mut self, _: &[Record], _: &mut Vec<Verdict>) -> Result<(), Unavailable> {
+    fn deliver(&mut self, _: &[Record], _: &mut Vec<DeliveryResult>) -> Result<(), Unavailable> {
         Ok(())
     }
 }

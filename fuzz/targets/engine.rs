@@ -4,6 +4,8 @@
 //! - bound are the two pairs of each live stream and nothing else; what failed has kept nothing;
 //! - a packet goes out on the other leg of its own stream, and a repeated request gets the same answer;
 //! - each session is reported once, after the kernel's last word, with every packet that was relayed;
+//! - a process that takes over from the states that were saved, which are older than packets and readings, knows every
+//!   packet all the same, and everything above goes on to hold;
 //! - after `end_all` nothing is left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -17,7 +19,7 @@ use mediaproxy::proto::link::{Sequence, UpdateReply};
 use mediaproxy::proto::{Component, Party, PerParty, SessionId};
 use mediaproxy::session::{
     Action, Asker, Ended, Engine, Environment, FlowId, FlowNews, Installed, Loss, Owner,
-    PacketVerdict, PortKey, ReplyTo, SessionKey, Settings,
+    PacketVerdict, PortKey, ReplyTo, SessionKey, Settings, Tally,
 };
 
 use super::{Choices, words};
@@ -39,6 +41,7 @@ const FIRST_PORT: u16 = 20_000;
 ///  k refused packets      the kernel does the next thing asked of it
 ///  x flow packets         the kernel relays    l flow                and loses an entry
 ///  d                      no new sessions
+///  a seconds              the process is killed, and the next one takes over after so long
 /// ```
 pub fn run(data: &[u8]) {
     let mut choices = Choices::new(data);
@@ -54,6 +57,7 @@ pub fn run(data: &[u8]) {
             b'x' => lab.kernel_traffic(&mut choices),
             b'l' => lab.kernel_loses(&mut choices),
             b'd' => lab.engine.drain(),
+            b'a' => lab.take_over(*choices.pick(&SECONDS)),
             _ => continue,
         }
         lab.check();
@@ -63,7 +67,7 @@ pub fn run(data: &[u8]) {
 
 /// What the model knows of one stream.
 #[derive(Debug, Default)]
-struct Tally {
+struct Relayed {
     /// RTP ports.
     ports: PerParty<u16>,
     /// Packets relayed, by sending party.
@@ -71,17 +75,34 @@ struct Tally {
     kernel: PerParty<u64>,
 }
 
+/// What a session is called by the model: in which process it began, and its key there.
+type Name = (u32, SessionKey);
+
 struct Machine {
     next_port: u16,
     binds_left: usize,
     randoms: u128,
     /// RTP ports; the RTCP port is one above.
     bound: BTreeMap<u16, PortKey>,
-    streams: HashMap<(SessionKey, u16), Tally>,
+    streams: HashMap<(Name, u16), Relayed>,
     /// A refused session's key goes to the next one.
-    sessions: HashMap<SessionKey, SessionId>,
+    sessions: HashMap<Name, SessionId>,
     /// The update in hand made a session that has bound nothing yet.
     is_new: bool,
+    /// How many processes there were before, and the names of the sessions that this one has taken over.
+    process: u32,
+    names: HashMap<SessionKey, Name>,
+    /// The pairs of the process before that nobody has taken over yet.
+    left: BTreeMap<u16, Name>,
+    tallies: HashMap<u16, (SessionId, Tally)>,
+    alive: Option<Moment>,
+}
+
+impl Machine {
+    fn name(&self, session: SessionKey) -> Name {
+        let known = self.names.get(&session).copied();
+        known.unwrap_or((self.process, session))
+    }
 }
 
 impl Environment for Machine {
@@ -92,22 +113,31 @@ impl Environment for Machine {
         let port = self.next_port;
         self.next_port = port.checked_add(2)?;
         self.bound.insert(port, place);
-        let stream = self.streams.entry((place.session, place.stream));
+        let name = self.name(place.session);
+        let stream = self.streams.entry((name, place.stream));
         stream.or_default().ports[place.party] = port;
         if std::mem::take(&mut self.is_new) {
             let id = SessionId::from_random(self.randoms);
-            self.sessions.insert(place.session, id);
+            self.sessions.insert(name, id);
         }
         Some(port)
     }
 
     fn rebind(&mut self, address: IpAddr, port: u16, place: PortKey) -> bool {
         assert!(RELAYS.contains(&address));
+        let name = self.left.remove(&port);
+        self.names
+            .insert(place.session, name.expect("it was bound"));
         self.bound.insert(port, place).is_none()
     }
 
-    fn tally(&mut self, _: u16, _: SessionId) -> Option<mediaproxy::session::Tally> {
-        None
+    fn tally(&mut self, port: u16, session: SessionId) -> Option<Tally> {
+        let (id, tally) = self.tallies.get(&port)?;
+        (*id == session).then_some(*tally)
+    }
+
+    fn last_alive(&self) -> Option<Moment> {
+        self.alive
     }
 
     fn local_address(&mut self, towards: Option<IpAddr>) -> IpAddr {
@@ -130,13 +160,16 @@ enum KernelCommand {
 }
 
 struct Lab {
+    settings: Settings,
     engine: Engine,
     machine: Machine,
     now: Moment,
     kernel: bool,
     commands: VecDeque<KernelCommand>,
-    /// What the kernel forwards.
-    installed: Vec<FlowId>,
+    /// What the kernel forwards, and what it has counted.
+    installed: Vec<(FlowId, PerParty<u64>)>,
+    /// The state of each session as it was saved last.
+    disk: BTreeMap<String, Vec<u8>>,
     removes: usize,
     /// Answers to updates.
     replies: Vec<UpdateReply>,
@@ -160,7 +193,8 @@ impl Lab {
             kernel: if kernel { Ok(()) } else { Err("".into()) },
         };
         Lab {
-            engine: Engine::new(settings),
+            engine: Engine::new(settings.clone()),
+            settings,
             machine: Machine {
                 next_port: FIRST_PORT,
                 binds_left: 1000,
@@ -169,11 +203,17 @@ impl Lab {
                 streams: HashMap::new(),
                 sessions: HashMap::new(),
                 is_new: false,
+                process: 0,
+                names: HashMap::new(),
+                left: BTreeMap::new(),
+                tallies: HashMap::new(),
+                alive: None,
             },
             now: Moment::after_start(Duration::from_secs(1000)),
             kernel,
             commands: VecDeque::new(),
             installed: Vec::new(),
+            disk: BTreeMap::new(),
             removes: 0,
             replies: Vec::new(),
             reported: BTreeSet::new(),
@@ -268,14 +308,18 @@ impl Lab {
             stream.user_space[place.party] += 1;
         }
         self.act();
+        if let Some(tally) = self.engine.tally(place) {
+            self.machine.tallies.insert(port, tally);
+        }
     }
 
     /// Which leg a bound port is, and its stream.
-    fn leg(&mut self, port: u16) -> (PortKey, &mut Tally) {
+    fn leg(&mut self, port: u16) -> (PortKey, &mut Relayed) {
         let place = self.machine.bound.get(&(port & !1));
         let place = *place.unwrap_or_else(|| panic!("{port} is not bound"));
         let component = [Component::Rtp, Component::Rtcp][usize::from(port % 2)];
-        let stream = self.machine.streams.get_mut(&(place.session, place.stream));
+        let name = self.machine.name(place.session);
+        let stream = self.machine.streams.get_mut(&(name, place.stream));
         let stream = stream.unwrap_or_else(|| panic!("{place:?} is no stream"));
         (PortKey { component, ..place }, stream)
     }
@@ -341,8 +385,12 @@ impl Lab {
         match self.commands.pop_front() {
             Some(KernelCommand::Install(flow)) => {
                 if taken {
-                    assert!(!self.installed.contains(&flow), "installed twice");
-                    self.installed.push(flow);
+                    let mut installed = self.installed.iter();
+                    assert!(
+                        installed.all(|(other, _)| *other != flow),
+                        "installed twice"
+                    );
+                    self.installed.push((flow, PerParty::default()));
                 }
                 let answer = match (taken, packets) {
                     (true, _) => Installed::Taken,
@@ -353,9 +401,9 @@ impl Lab {
                     .on_flow_news(FlowNews::Installed(flow, answer), self.moment());
             }
             Some(KernelCommand::Withdraw(flow)) => {
-                let index = self.installed.iter().position(|f| *f == flow);
+                let index = self.installed.iter().position(|(f, _)| *f == flow);
                 let last = match index {
-                    Some(index) => self.counted(self.installed[index], packets),
+                    Some(index) => self.counted(index, packets),
                     None => PerParty::default(),
                 };
                 index.map(|index| self.installed.swap_remove(index));
@@ -370,8 +418,8 @@ impl Lab {
     fn kernel_traffic(&mut self, choices: &mut Choices<'_>) {
         let index = choices.below(8);
         let packets = choices.below(3) as u64;
-        if let Some(&flow) = self.installed.get(index) {
-            let more = self.counted(flow, packets);
+        if let Some(&(flow, _)) = self.installed.get(index) {
+            let more = self.counted(index, packets);
             self.engine
                 .on_flow_news(FlowNews::Traffic(flow, more), self.moment());
             self.act();
@@ -381,10 +429,10 @@ impl Lab {
     fn kernel_loses(&mut self, choices: &mut Choices<'_>) {
         let index = choices.below(8);
         if index < self.installed.len() {
-            let flow = self.installed.swap_remove(index);
             let losses = [Loss::Deleted, Loss::Stuck, Loss::Suspended];
             let loss = losses[choices.below(3)];
-            let last = self.counted(flow, choices.below(3) as u64);
+            let last = self.counted(index, choices.below(3) as u64);
+            let (flow, _) = self.installed.swap_remove(index);
             self.engine
                 .on_flow_news(FlowNews::Lost(flow, loss, last), self.moment());
             self.act();
@@ -392,12 +440,16 @@ impl Lab {
     }
 
     /// So many packets from the caller through the kernel, one less from the callee.
-    fn counted(&mut self, flow: FlowId, packets: u64) -> PerParty<Counters> {
+    fn counted(&mut self, index: usize, packets: u64) -> PerParty<Counters> {
         let relayed = PerParty {
             caller: packets,
             callee: packets.saturating_sub(1),
         };
-        if let Some(stream) = self.machine.streams.get_mut(&(flow.session, flow.stream)) {
+        let (flow, total) = &mut self.installed[index];
+        total.caller += relayed.caller;
+        total.callee += relayed.callee;
+        let name = self.machine.name(flow.session);
+        if let Some(stream) = self.machine.streams.get_mut(&(name, flow.stream)) {
             stream.kernel.caller += relayed.caller;
             stream.kernel.callee += relayed.callee;
         }
@@ -419,13 +471,10 @@ impl Lab {
         let Some((&key, _)) = sessions.find(|(_, id)| **id == ended.session_id) else {
             return;
         };
-        for flow in self
-            .installed
-            .iter()
-            .chain(self.commands.iter().map(flow_of))
-        {
+        let installed = self.installed.iter().map(|(flow, _)| flow);
+        for flow in installed.chain(self.commands.iter().map(flow_of)) {
             assert!(
-                flow.session != key,
+                self.machine.name(flow.session) != key,
                 "reported before the kernel's last word"
             );
         }
@@ -444,7 +493,9 @@ impl Lab {
                 continue;
             }
             let mut streams = self.machine.streams.iter();
-            let found = streams.find(|((session, _), t)| *session == key && t.ports == ports);
+            // A session that had no stream when it was taken over has had another name since.
+            let is_its = |name: &Name| *name == key || self.machine.process > 0;
+            let found = streams.find(|((name, _), t)| is_its(name) && t.ports == ports);
             let (_, tally) = found.unwrap_or_else(|| panic!("no stream has {ports:?}"));
             for (party, name) in [(Party::Caller, "caller"), (Party::Callee, "callee")] {
                 let (user, kernel) = (tally.user_space[party], tally.kernel[party]);
@@ -455,7 +506,76 @@ impl Lab {
         }
     }
 
-    fn check(&self) {
+    /// The process is killed: what the kernel was asked for is forgotten, and what it does goes on. The next one has the
+    /// states that were saved, and what was noted with each packet.
+    fn take_over(&mut self, seconds: u64) {
+        self.machine.alive = seconds.is_multiple_of(2).then_some(self.now);
+        self.now += Duration::from_secs(seconds);
+        self.commands.clear();
+        self.removes = 0;
+        let mut running: Vec<(Name, FlowId, PerParty<u64>)> = Vec::new();
+        for (flow, total) in self.installed.drain(..) {
+            running.push((self.machine.name(flow.session), flow, total));
+        }
+        let bound = std::mem::take(&mut self.machine.bound);
+        let named = bound.into_iter();
+        let named = named.map(|(port, place)| (port, self.machine.name(place.session)));
+        self.machine.left = named.collect();
+        self.machine.names.clear();
+        self.machine.process += 1;
+        self.engine = Engine::new(self.settings.clone());
+        let now = self.moment();
+        let mut news = Vec::new();
+        for (id, state) in std::mem::take(&mut self.disk) {
+            let flows = self.engine.adopt(&state, Owner(0), &mut self.machine, now);
+            let mut sessions = self.machine.sessions.iter();
+            let name = sessions.find(|(_, other)| other.to_string() == id);
+            let name = name.map(|(name, _)| *name);
+            for adopted in flows.expect("a state of ours") {
+                let name = name.expect("who has flows has streams");
+                let flow = adopted.flow;
+                let name = *self.machine.names.entry(flow.session).or_insert(name);
+                let is_it = |(other, old, _): &(Name, FlowId, PerParty<u64>)| {
+                    let same = (old.stream, old.component, old.turn);
+                    *other == name && same == (flow.stream, flow.component, flow.turn)
+                };
+                let Some(index) = running.iter().position(is_it) else {
+                    news.push(FlowNews::Lost(flow, Loss::Deleted, PerParty::default()));
+                    continue;
+                };
+                let (_, _, total) = running.swap_remove(index);
+                self.installed.push((flow, total));
+                let rest = PerParty::of(|party| {
+                    let packets = total[party] - adopted.counted[party].packets;
+                    Counters {
+                        packets,
+                        bytes: packets * 200,
+                    }
+                });
+                news.push(FlowNews::Traffic(flow, rest));
+            }
+        }
+        assert!(running.is_empty(), "nobody claims what the kernel has");
+        assert!(self.machine.left.is_empty(), "nobody has these ports");
+        for news in news {
+            self.engine.on_flow_news(news, now);
+        }
+        self.act();
+    }
+
+    fn check(&mut self) {
+        let disk = &mut self.disk;
+        self.engine.take_changes(|id, _, state| {
+            assert!(state.is_none_or(|state| !state.contains(&b'\n')));
+            let before = match state {
+                Some(state) => {
+                    disk.insert(id.to_string(), state.to_vec());
+                    None
+                }
+                None => Some(disk.remove(&id.to_string())),
+            };
+            assert_ne!(before, Some(None), "an end of what was never saved");
+        });
         let live: usize = self.engine.sessions().stream_counts().values().sum();
         assert_eq!(
             self.machine.bound.len(),

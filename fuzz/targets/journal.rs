@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mediaproxy::accounting::Record;
-use mediaproxy::journal::{Found, Journal, Limits, Position, Reader};
+use mediaproxy::journal::{Journal, Limits, Position, Reader, Scanned};
 
 const LIMITS: Limits = Limits {
     size: 64 << 20,
@@ -40,7 +40,7 @@ fn read(journal: &Journal) -> Vec<Vec<u8>> {
     let mut reader = Reader::new(journal, Position::default());
     let mut records = Vec::new();
     while let Some(found) = reader.next_record().expect("it can be read") {
-        if let Found::Record(end, text) = found {
+        if let Scanned::Record(end, text) = found {
             assert!(end <= journal.end());
             records.push(text);
         }

@@ -350,7 +350,7 @@ impl Play {
                         self.told(dispatcher, result);
                     }
                 }
-                FromRelay::Hello(_) | FromRelay::Ping => {}
+                FromRelay::Hello(_) | FromRelay::Ping | FromRelay::Leaving(_) => {}
                 FromRelay::Unknown(_) => panic!("{line:?}"),
             }
         }

@@ -1,12 +1,12 @@
 //! What a stranger may send to the metrics port.
 
-use mediaproxy::metrics::http::{LONGEST, Parsed, parse};
+use mediaproxy::metrics::http::{MAX_REQUEST, Parsed, parse};
 
 /// However a request is cut into pieces, it comes to the same, and no input is waited for without end.
 pub fn http(data: &[u8]) {
     let whole = parse(data);
     match &whole {
-        Parsed::More => assert!(data.len() < LONGEST, "more than the longest request"),
+        Parsed::More => assert!(data.len() < MAX_REQUEST, "more than the longest request"),
         Parsed::Request(request) => {
             assert!(request.path.starts_with('/'), "{request:?}");
             assert!(request.path.bytes().all(|byte| byte.is_ascii_graphic()));

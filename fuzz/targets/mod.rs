@@ -13,6 +13,7 @@ mod proto;
 mod radius;
 mod rehearsal;
 mod relay;
+mod saved;
 mod tls;
 mod words;
 
@@ -72,6 +73,7 @@ pub const TARGETS: &[Target] = &[
     target("ranges", proto::ranges),
     with_store("rehearsal", rehearsal::run),
     target("revocations", tls::revocations),
+    target("saved", saved::run),
     target("spool", relay::spool),
     target("statistics", dispatcher::statistics),
 ];

@@ -153,6 +153,7 @@ pub fn from_relay(data: &[u8]) {
                 }
             }
             FromRelay::Ping
+            | FromRelay::Leaving(_)
             | FromRelay::Expired(_)
             | FromRelay::Removed(_)
             | FromRelay::Unknown(_) => {}

@@ -7,7 +7,7 @@ use super::Record;
 
 /// What became of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DeliveryResult {
     Delivered,
     /// The same session was there already: delivered by an earlier attempt whose success was not heard of.
     Known,
@@ -47,6 +47,6 @@ pub trait Backend: Send {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable>;
 }

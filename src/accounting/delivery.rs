@@ -11,8 +11,8 @@ use log::{debug, error, info, warn};
 
 use super::position::{self, Start};
 use super::rejected::Rejected;
-use super::{Backend, Record, Verdict};
-use crate::journal::{Found, Journal, Position, Reader};
+use super::{Backend, DeliveryResult, Record};
+use crate::journal::{Journal, Position, Reader, Scanned};
 use crate::logging::sparse::Sparse;
 use crate::moment::Moment;
 use crate::sys::clock;
@@ -299,7 +299,7 @@ impl Delivery {
     fn reject_next(&mut self) -> Result<(), String> {
         let batch = self.read().map_err(in_journal)?;
         let why = "internal error: a panic of the backend";
-        let verdicts = vec![Verdict::Rejected(why.to_owned()); batch.records.len()];
+        let verdicts = vec![DeliveryResult::Rejected(why.to_owned()); batch.records.len()];
         self.settle(&batch, &verdicts, true)?;
         self.save()
     }
@@ -350,7 +350,7 @@ impl Delivery {
                 break;
             };
             let (end, text, damage) = match found {
-                Found::Record(end, text) => match std::str::from_utf8(&text).map(Record::parse) {
+                Scanned::Record(end, text) => match std::str::from_utf8(&text).map(Record::parse) {
                     Ok(Ok(_)) if !batch.damaged.is_empty() => break,
                     Ok(Ok(record)) => {
                         bytes += text.len();
@@ -361,7 +361,7 @@ impl Delivery {
                     }
                     _ => (end, text, "it is no record of a session"),
                 },
-                Found::Damaged(end, bytes) => {
+                Scanned::Damaged(end, bytes) => {
                     self.journal.keep_damaged(end.segment);
                     (end, bytes, "it was damaged in the journal")
                 }
@@ -393,10 +393,10 @@ impl Delivery {
     fn settle(
         &mut self,
         batch: &Batch,
-        mut verdicts: &[Verdict],
+        mut verdicts: &[DeliveryResult],
         mut is_whole: bool,
     ) -> Result<(), String> {
-        let is_rejected = |verdict: &Verdict| matches!(verdict, Verdict::Rejected(_));
+        let is_rejected = |verdict: &DeliveryResult| matches!(verdict, DeliveryResult::Rejected(_));
         let mut rejected = verdicts.iter().filter(|v| is_rejected(v)).count();
         let mut failed = Ok(());
         let damaged = &batch.damaged;
@@ -432,12 +432,12 @@ impl Delivery {
 
     fn reject<'a>(
         &mut self,
-        pairs: impl Iterator<Item = (&'a Record, &'a Verdict)>,
+        pairs: impl Iterator<Item = (&'a Record, &'a DeliveryResult)>,
         damaged: &'a [(Vec<u8>, &'static str)],
     ) -> Result<(), String> {
         let refused = pairs.filter_map(|(record, verdict)| match verdict {
-            Verdict::Rejected(reason) => Some((record, reason.as_str())),
-            Verdict::Delivered | Verdict::Known => None,
+            DeliveryResult::Rejected(reason) => Some((record, reason.as_str())),
+            DeliveryResult::Delivered | DeliveryResult::Known => None,
         });
         let refused: Vec<(&Record, &str)> = refused.collect();
         let texts = refused

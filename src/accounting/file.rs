@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use log::warn;
 
-use super::{Backend, Record, Unavailable, Verdict};
+use super::{Backend, DeliveryResult, Record, Unavailable};
 use crate::config::FileSection;
 use crate::proto::record::session_id;
 use crate::sys::files::{check_target, open_given};
@@ -83,7 +83,7 @@ impl Backend for File {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         let delivered = self.opened().and_then(|mut open| {
             let settled = open.write(records)?;
@@ -174,20 +174,20 @@ impl Open {
     }
 
     /// All of them in one write, or nothing.
-    fn write(&mut self, records: &[Record]) -> io::Result<Vec<Verdict>> {
+    fn write(&mut self, records: &[Record]) -> io::Result<Vec<DeliveryResult>> {
         let mut verdicts = Vec::with_capacity(records.len());
         let mut lines = String::new();
         let mut new = HashSet::new();
         for record in records {
             let is_known = self.recent.contains(&record.session_id);
             if is_known || !new.insert(&record.session_id) {
-                verdicts.push(Verdict::Known);
+                verdicts.push(DeliveryResult::Known);
                 continue;
             }
             // Between the values of JSON, a line may end anywhere.
             lines.extend(record.info.chars().map(|c| if c == '\n' { ' ' } else { c }));
             lines.push('\n');
-            verdicts.push(Verdict::Delivered);
+            verdicts.push(DeliveryResult::Delivered);
         }
         if lines.is_empty() {
             return Ok(verdicts);
@@ -239,7 +239,7 @@ mod tests {
         numbers.map(record).collect()
     }
 
-    fn deliver(file: &mut File, numbers: std::ops::Range<u32>) -> Vec<Verdict> {
+    fn deliver(file: &mut File, numbers: std::ops::Range<u32>) -> Vec<DeliveryResult> {
         let mut verdicts = Vec::new();
         file.deliver(&records(numbers), &mut verdicts).unwrap();
         verdicts
@@ -260,7 +260,7 @@ mod tests {
         let path = scratch.path().join("new/dir/sessions.jsonl");
         let mut file = at(&path);
         file.prepare().unwrap();
-        assert_eq!(deliver(&mut file, 0..3), vec![Verdict::Delivered; 3]);
+        assert_eq!(deliver(&mut file, 0..3), vec![DeliveryResult::Delivered; 3]);
         assert_eq!(fs::read_to_string(&path).unwrap(), expected(0..3));
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
@@ -318,7 +318,7 @@ mod tests {
             fs::write(&old, expected(0..2) + "half a l").unwrap();
             fs::write(scratch.path().join("logs"), expected(2..3)).unwrap();
             let verdicts = deliver(&mut at(&path), 0..3);
-            use Verdict::{Delivered, Known};
+            use DeliveryResult::{Delivered, Known};
             assert_eq!(verdicts, [Known, Known, Delivered]);
             assert_eq!(fs::read_to_string(&path).unwrap(), expected(2..3));
             fs::remove_file(&old).unwrap();
@@ -341,9 +341,9 @@ mod tests {
                 expected(0..4),
                 "cut at {end}"
             );
-            assert_eq!(verdicts[0], Verdict::Known);
+            assert_eq!(verdicts[0], DeliveryResult::Known);
             let known = end + 1 >= whole.len();
-            assert_eq!(verdicts[1] == Verdict::Known, known, "cut at {end}");
+            assert_eq!(verdicts[1] == DeliveryResult::Known, known, "cut at {end}");
         }
     }
 
@@ -378,7 +378,7 @@ mod tests {
         let filler = "x".repeat(1 << 20) + "\n";
         fs::write(&path, expected(0..1) + &filler.repeat(5) + &expected(1..2)).unwrap();
         let verdicts = deliver(&mut at(&path), 0..2);
-        assert_eq!(verdicts, [Verdict::Delivered, Verdict::Known]);
+        assert_eq!(verdicts, [DeliveryResult::Delivered, DeliveryResult::Known]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use log::{Level, error, info, warn};
 
-pub use backend::{Backend, Unavailable, Verdict};
+pub use backend::{Backend, DeliveryResult, Unavailable};
 pub use delivery::Progress;
 use delivery::{Delivery, Shared};
 pub use open::backends;

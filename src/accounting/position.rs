@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(read(&at).unwrap(), Some(Position::default()));
     }
 
-    use crate::accounting::{Record, Unavailable, Verdict};
+    use crate::accounting::{DeliveryResult, Record, Unavailable};
     use crate::sys::scratch::Scratch;
 
     struct Named(&'static str);
@@ -211,7 +211,11 @@ mod tests {
             self.0
         }
 
-        fn deliver(&mut self, _: &[Record], _: &mut Vec<Verdict>) -> Result<(), Unavailable> {
+        fn deliver(
+            &mut self,
+            _: &[Record],
+            _: &mut Vec<DeliveryResult>,
+        ) -> Result<(), Unavailable> {
             Ok(())
         }
     }

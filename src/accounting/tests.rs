@@ -62,7 +62,7 @@ impl Backend for Memory {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         let mut seen = self.1.lock().unwrap();
         if seen.is_down {
@@ -75,7 +75,7 @@ impl Backend for Memory {
                     return Err(Unavailable("told to break".to_owned()));
                 }
                 Some(Act::Reject(call_id)) if call_id == record.call_id => {
-                    verdicts.push(Verdict::Rejected("told to".to_owned()));
+                    verdicts.push(DeliveryResult::Rejected("told to".to_owned()));
                     continue;
                 }
                 Some(Act::Forget) if index + 1 == records.len() => continue,
@@ -87,7 +87,7 @@ impl Backend for Memory {
                 panic!("told to");
             }
             seen.records.push(record.call_id.clone());
-            verdicts.push(Verdict::Delivered);
+            verdicts.push(DeliveryResult::Delivered);
         }
         Ok(())
     }

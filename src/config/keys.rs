@@ -330,7 +330,8 @@ pub const KEYS: &[Key] = &[
         "relay_timeout",
         "5",
         "A relay that does not answer a request within this time gets no new calls until it is heard of \
-         again. Fractions are allowed.",
+         again. What is asked for calls of a relay that is being restarted waits for it this long. \
+         Fractions are allowed.",
     ),
     seconds(
         DISPATCHER,

@@ -10,14 +10,14 @@ use super::limits::{Excess, Records};
 use crate::moment::Moment;
 
 /// How long the first one stays away; each further one twice as long.
-const FIRST: Duration = Duration::from_secs(10);
-const LONGEST: Duration = Duration::from_secs(600);
+const FIRST_BAN: Duration = Duration::from_secs(10);
+const MAX_BAN: Duration = Duration::from_secs(600);
 
 /// After so long without one, all is forgiven.
 const FORGIVEN: Duration = Duration::from_secs(3600);
 
 /// Addresses that are kept; beyond this the one that was quiet for longest is forgotten.
-const MOST: usize = 1024;
+const MAX_ADDRESSES: usize = 1024;
 
 /// Names of an address; beyond this all are meant.
 const NAMES: usize = 16;
@@ -57,8 +57,8 @@ impl BannedRelays {
     /// A relay was cut off. Returns for how long.
     pub(super) fn cut(&mut self, address: IpAddr, name: Option<&str>, now: Moment) -> Duration {
         let place = self.place(address, now);
-        let doubled = FIRST.saturating_mul(1 << place.strikes.min(10));
-        let away = doubled.min(LONGEST);
+        let doubled = FIRST_BAN.saturating_mul(1 << place.strikes.min(10));
+        let away = doubled.min(MAX_BAN);
         place.strikes += 1;
         place.until = now + away;
         place.last = now;
@@ -90,7 +90,7 @@ impl BannedRelays {
         if self.0.get(&key).is_some_and(is_old) {
             self.0.remove(&key);
         }
-        if !self.0.contains_key(&key) && self.0.len() >= MOST {
+        if !self.0.contains_key(&key) && self.0.len() >= MAX_ADDRESSES {
             let quiet = self.0.iter().min_by_key(|(_, place)| place.last);
             let quiet = quiet.map(|(key, _)| *key);
             quiet.map(|key| self.0.remove(&key));
@@ -163,11 +163,11 @@ mod tests {
     #[test]
     fn records_count_over_all_links_and_names_and_addresses_are_bounded() {
         let mut outcasts = BannedRelays::default();
-        for number in 0..=u32::try_from(MOST).unwrap() {
+        for number in 0..=u32::try_from(MAX_ADDRESSES).unwrap() {
             let there = IpAddr::from(number.to_be_bytes());
             assert_eq!(outcasts.record(there, 1, at(u64::from(number))), Ok(true));
         }
-        assert_eq!(outcasts.0.len(), MOST);
+        assert_eq!(outcasts.0.len(), MAX_ADDRESSES);
         assert!(!outcasts.0.contains_key(&ip("0.0.0.0")), "the oldest went");
         let here = ip("192.0.2.1");
         let taken = (0..).take_while(|_| outcasts.record(here, 1, at(2000)) == Ok(true));

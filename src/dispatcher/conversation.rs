@@ -9,14 +9,14 @@ use super::call::ReceivedUpdate;
 use super::counts::Ignored;
 use super::ended_call::{EndedCall, Reason};
 use super::limits::{self, Bucket, Excess, Limit};
-use super::link::{Ask, Link, Removal, Shown, Wanted};
+use super::link::{AnswerKind, Ask, Link, Removal, Shown};
 use super::link_end::lose;
 use super::listing::{Listing, Purpose};
 use super::pending_update::{PendingUpdate, UpdateFailure};
+use super::port_shortage::PortShortage;
 use super::registry::{CallLocation, Doubts, Identified, Listed};
 use super::relay_commands::write_plain;
 use super::relay_id::RelayKey;
-use super::room::Room;
 use super::shared::Dispatcher;
 use super::statistics::{ListedCall, Statistics, Unfit};
 use crate::logging::sparse::Sparse;
@@ -33,10 +33,16 @@ use crate::sys::sync::{Slot, lock};
 use crate::words::counted;
 
 /// How long a relay's link may be silent when another one wants its place.
-const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a link that is not wanted may take to read why.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a process that has taken calls over may need to come here.
+const ARRIVAL: Duration = Duration::from_secs(15);
+
+/// No relay's calls wait for its successor for longer.
+const LONGEST_ABSENCE: Duration = Duration::from_secs(86_400);
 
 /// Characters in a relay's name.
 const MAX_NAME: usize = 128;
@@ -61,7 +67,7 @@ struct Listener<'a> {
     /// Not recorded yet.
     ended: Vec<Ended>,
     /// None of a relay that does not tell how much room it has.
-    room: Option<Room>,
+    shortage: Option<PortShortage>,
     /// Sessions that it can have.
     most: usize,
     /// Its name, where it has one.
@@ -91,6 +97,15 @@ enum Next {
     Keep(usize, Arc<Shown>),
 }
 
+/// Tells a relay of removals that it missed.
+fn remove_missed(link: &Link, missed: Vec<Remove>) {
+    for remove in missed {
+        let call_id = &remove.call_id;
+        log::info!("[session {call_id}] removed while relay {link} was away: removed there now");
+        link.remove(remove, false);
+    }
+}
+
 impl Dispatcher {
     /// Tells a relay that has not said which sessions it has of all removals that it missed.
     pub fn remove_owed(&self, link: &Link) {
@@ -98,19 +113,8 @@ impl Dispatcher {
         let owed = registry.owed(link.id);
         registry.relays.set_listed(link.id);
         drop(registry);
-        self.remove_missed(link, owed);
-    }
-
-    /// Tells a relay of removals that it missed, and those who wait for it that it is back.
-    fn remove_missed(&self, link: &Link, mut missed: Vec<Remove>) {
-        self.relay_news.tell_listed(&mut missed);
-        for remove in missed {
-            let call_id = &remove.call_id;
-            log::info!(
-                "[session {call_id}] removed while relay {link} was away: removed there now"
-            );
-            link.remove(remove, false);
-        }
+        self.relay_news.tell();
+        remove_missed(link, owed);
     }
 }
 
@@ -126,7 +130,7 @@ impl<'a> Conversation<'a> {
                 is_cut: false,
                 relay_keeps: false,
                 ended: Vec::new(),
-                room: None,
+                shortage: None,
                 most: most_sessions(None),
                 name: None,
                 list: None,
@@ -206,15 +210,17 @@ impl Listener<'_> {
                 ("an ended session", limits::STATISTICS)
             }
             FromRelay::Reply(sequence, result) => match self.link.wants(sequence) {
-                Some(Wanted::List) => return Ok(Some((sequence, begun.len() - result.len()))),
-                Some(Wanted::WholeList) => ("an answer with sessions", longest_list(self.most)),
-                Some(Wanted::Statistics) => ("an answer with statistics", limits::STATISTICS),
-                Some(Wanted::Summary) => ("a summary", limits::SUMMARY),
-                Some(Wanted::Ports) => ("an answer to an update", limits::LINE),
+                Some(AnswerKind::List) => return Ok(Some((sequence, begun.len() - result.len()))),
+                Some(AnswerKind::WholeList) => ("an answer with sessions", longest_list(self.most)),
+                Some(AnswerKind::Statistics) => ("an answer with statistics", limits::STATISTICS),
+                Some(AnswerKind::Summary) => ("a summary", limits::SUMMARY),
+                Some(AnswerKind::Ports) => ("an answer to an update", limits::LINE),
                 None => ("a reply to no request", limits::LINE),
             },
             FromRelay::Hello(_) => ("hello", limits::LINE),
-            FromRelay::Ping | FromRelay::Unknown(_) => return Err(Excess::unknown(begun)),
+            FromRelay::Ping | FromRelay::Leaving(_) | FromRelay::Unknown(_) => {
+                return Err(Excess::unknown(begun));
+            }
         };
         if begun.len() > allowed {
             Err(Excess::line(what, begun.len(), allowed))
@@ -239,6 +245,10 @@ impl Listener<'_> {
             FromRelay::Ping => {
                 self.ping();
                 self.idle("ping")
+            }
+            FromRelay::Leaving(seconds) => {
+                self.leaving(seconds);
+                self.idle("leaving")
             }
             FromRelay::Expired(json) => self.ended(json, Reason::Expired),
             FromRelay::Removed(json) => self.ended(json, Reason::Removed),
@@ -310,7 +320,7 @@ impl Listener<'_> {
         self.link.set_ours();
         self.relay_keeps = hello.stored;
         self.link.set_commands(&hello.commands);
-        self.room = hello.capacity.map(|_| Room::default());
+        self.shortage = hello.capacity.map(|_| PortShortage::default());
         self.most = most_sessions(hello.capacity);
         lock(&self.dispatcher.registry)
             .relays
@@ -349,7 +359,7 @@ impl Listener<'_> {
         let mut identified = self.identified(name);
         while let Some(Identified::Contested(relay, old)) = identified {
             // What comes meanwhile is read later.
-            if old.is_well(clock::moment() + SILENCE) {
+            if old.is_well(clock::moment() + SILENCE_LIMIT) {
                 return Err(self.refuse(&relay, &old));
             }
             let why = "it says nothing, and another link has come";
@@ -436,7 +446,7 @@ impl Listener<'_> {
         let why = "it is refused";
         self.is_refused = true;
         self.link.finish(why);
-        self.link.wait_written(clock::moment() + GOODBYE);
+        self.link.wait_written(clock::moment() + GOODBYE_LIMIT);
         self.link.close(why);
     }
 
@@ -444,6 +454,20 @@ impl Listener<'_> {
         // Before the answer: who has it may count on getting calls again.
         self.answers_again();
         self.link.say("pong");
+    }
+
+    /// Its process ends, and hands its calls over.
+    fn leaving(&self, seconds: u64) {
+        let within = Duration::from_secs(seconds).min(LONGEST_ABSENCE);
+        let until = clock::moment() + within + ARRIVAL;
+        let mut registry = lock(&self.dispatcher.registry);
+        registry.relays.leaves(self.link.id, until);
+        drop(registry);
+        log::info!(
+            "relay {}: it ends, and its calls go on for {} s: who takes them over comes within that time, or they are over",
+            self.link,
+            within.as_secs()
+        );
     }
 
     fn answers_again(&mut self) {
@@ -625,7 +649,7 @@ impl Listener<'_> {
                 self.list_over();
             }
             Some(Ask::Show(slot)) => return Ok(Some(slot)),
-            Some(Ask::Room) => self.room_told(result, now),
+            Some(Ask::PortShortage) => self.shortage_told(result, now),
             None => {
                 self.dispatcher.counts.ignored(Ignored::Unasked);
                 self.odd("a reply to no request of this dispatcher", result);
@@ -656,29 +680,29 @@ impl Listener<'_> {
             UpdateResult::Error(why) => {
                 updating.fail(link.id, UpdateFailure::Error(why.into()));
                 if updating.update.has_media() {
-                    self.ask_for_room();
+                    self.ask_for_shortage();
                 }
             }
         }
     }
 
     /// Has the relay tell whether ports are what it lacks.
-    fn ask_for_room(&mut self) {
+    fn ask_for_shortage(&mut self) {
         let now = clock::moment();
-        let Some(room) = self.room.as_mut() else {
+        let Some(shortage) = self.shortage.as_mut() else {
             return;
         };
-        if room.is_to_be_asked(now) {
+        if shortage.is_to_be_asked(now) {
             // What it cannot be asked now, it is with the next call.
-            let _ = self.link.send(now, Ask::Room, |out, sequence, _| {
+            let _ = self.link.send(now, Ask::PortShortage, |out, sequence, _| {
                 write_plain(out, "summary", sequence)
             });
         }
     }
 
-    fn room_told(&mut self, summary: &[u8], now: Moment) {
-        let room = self.room.as_mut();
-        if let Some(text) = room.and_then(|room| room.told(summary, now)) {
+    fn shortage_told(&mut self, summary: &[u8], now: Moment) {
+        let shortage = self.shortage.as_mut();
+        if let Some(text) = shortage.and_then(|shortage| shortage.told(summary, now)) {
             log::warn!("relay {}: {text}", self.link);
         }
     }
@@ -829,8 +853,9 @@ impl Listener<'_> {
         for call in purge.back {
             self.dispatcher.finisher.note(&call);
         }
+        self.dispatcher.relay_news.tell();
+        remove_missed(self.link, purge.owed);
         self.dispatcher.finish(purge.finished);
-        self.dispatcher.remove_missed(self.link, purge.owed);
     }
 
     fn odd(&mut self, what: &str, line: &[u8]) {

@@ -45,7 +45,7 @@ const TRIES: u32 = 2;
 /// no room in our socket: the kernel's default is 10 (net.unix.max_dgram_qlen).
 const WINDOW: usize = 8;
 /// DialogCounts that wait to be asked for; those beyond are only logged.
-const WAITING: usize = 10_000;
+const MAX_WAITING: usize = 10_000;
 /// When a proxy that has not answered is asked again, and for how long: it may just be starting.
 const LATER: Duration = Duration::from_secs(60);
 const LAST: Duration = DIALOG_AGE;
@@ -268,7 +268,7 @@ impl Enders {
             Ok(queue) => queue,
             Err(why) => return self.give_up(&dialog, &why),
         };
-        let refused = if queue.sender.len() < WAITING {
+        let refused = if queue.sender.len() < MAX_WAITING {
             queue.sender.send(dialog).err().map(SendError::into_inner)
         } else {
             Some(dialog)
@@ -580,7 +580,7 @@ impl Ender {
             call_id, dialog_id, ..
         } = &dialog;
         let is_waited_for = matches!(dialog.told, Told::Asker(_));
-        if is_waited_for || now >= dialog.since + LAST || self.later.len() >= WAITING {
+        if is_waited_for || now >= dialog.since + LAST || self.later.len() >= MAX_WAITING {
             log::error!("[session {call_id}] dialog {dialog_id} is not ended: {why}");
             return dialog.tell(Outcome::Failed(why));
         }

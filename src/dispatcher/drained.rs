@@ -18,9 +18,9 @@ use crate::sys::files::{open_own, replace_own};
 use crate::sys::sync::lock;
 
 /// So many relays can be drained. More are no relays of today.
-pub(super) const MOST: usize = 1000;
+pub(super) const MAX_DRAINED: usize = 1000;
 
-/// Bytes that are read: [`MOST`] lines with names as long as they get are half of it.
+/// Bytes that are read: [`MAX_DRAINED`] lines with names as long as they get are half of it.
 const LIMIT: u64 = 1 << 20;
 
 /// Lines that cannot be read and are told one by one.
@@ -110,9 +110,9 @@ pub(super) fn parse(text: &[u8], path: &str, mut warn: impl FnMut(String)) -> BT
         }
         let number = index + 1;
         match relay(line) {
-            Some(_) if found.len() >= MOST => {
+            Some(_) if found.len() >= MAX_DRAINED => {
                 warn(format!(
-                    "{path}:{number}: more than {MOST} relays: the others are not drained"
+                    "{path}:{number}: more than {MAX_DRAINED} relays: the others are not drained"
                 ));
                 break;
             }
@@ -218,8 +218,8 @@ mod tests {
     fn a_file_that_is_longer_than_any_is_read_in_part() {
         let scratch = Scratch::new("drained-long");
         let longest = "\u{1b}".repeat(128);
-        let relays =
-            (0..MOST).map(|n| key("2001:db8::ffff:ffff:ffff:1", Some(&format!("{longest}{n}"))));
+        let relays = (0..MAX_DRAINED)
+            .map(|n| key("2001:db8::ffff:ffff:ffff:1", Some(&format!("{longest}{n}"))));
         let relays: BTreeSet<RelayKey> = relays.collect();
         let drained = Drained::open(scratch.path());
         drained.keep(|| relays.clone()).unwrap();
@@ -260,9 +260,9 @@ mod tests {
         let (found, warnings) = parsed(&b"\x1b[2J\n".repeat(5000));
         assert_eq!((found.len(), warnings.len()), (0, TOLD + 1));
         assert!(warnings[TOLD].ends_with("4990 more lines of that kind"));
-        let many = (0..2 * MOST).map(|n| format!("192.0.2.1 \"{n}\"\n"));
+        let many = (0..2 * MAX_DRAINED).map(|n| format!("192.0.2.1 \"{n}\"\n"));
         let (found, warnings) = parsed(many.collect::<String>().as_bytes());
-        assert_eq!((found.len(), warnings.len()), (MOST, 1));
+        assert_eq!((found.len(), warnings.len()), (MAX_DRAINED, 1));
         assert!(warnings[0].starts_with("/x/drained:1001: "), "{warnings:?}");
     }
 

@@ -81,18 +81,16 @@ struct State {
 struct LiveCalls;
 
 /// What is known of a line besides its text.
-#[derive(Default)]
-struct Noted {
-    /// Of the news that it tells.
-    order: u64,
-    /// What it says, until it has been taken.
-    left: Option<Left>,
-}
-
-/// A line of an earlier dispatcher.
-enum Left {
+enum Noted {
+    /// The order of the news that it tells.
+    Told(u64),
+    /// What it says, of an earlier dispatcher, until that has been taken.
     Call(Box<CallLine>),
     Dialog(Box<DialogLine>),
+}
+
+impl Noted {
+    const TAKEN: Noted = Noted::Told(0);
 }
 
 impl Kind for LiveCalls {
@@ -178,19 +176,20 @@ impl Ledger {
         };
         // In the order in which they were noted, so that of two with one call-id the later one is the call.
         let mut lines = Vec::new();
-        log.each(|id, noted| lines.extend(noted.left.take().map(|left| (id, left))));
-        let changes = lines.into_iter().map(|(id, left)| {
-            let line = match left {
+        log.each(|id, noted| lines.push((id, std::mem::replace(noted, Noted::TAKEN))));
+        let changes = lines.into_iter().map(|(id, noted)| {
+            let line = match noted {
                 // Accounting does not remember it for ever.
-                Left::Call(_) if is_recorded(id) => None,
-                Left::Call(line) => {
+                Noted::Call(_) if is_recorded(id) => None,
+                Noted::Told(_) => None,
+                Noted::Call(line) => {
                     // What is known now of its end and its relay, the next start does not know better.
                     let note = line.note(seen);
                     let line = note.as_ref().and_then(|note| call_line(note, now));
                     earlier.calls.extend(note);
                     line
                 }
-                Left::Dialog(line) => {
+                Noted::Dialog(line) => {
                     let due = line.due(id, now.saturating_sub(DIALOG_AGE));
                     let line = due.as_ref().and_then(|(due, at)| dialog_line(due, *at));
                     earlier.dialogs.extend(due.map(|(due, _)| due));
@@ -199,7 +198,7 @@ impl Ledger {
             };
             // Should the disk not take it: the old line says nearly the same.
             match line {
-                Some(line) => Change::Put(id, Noted::default(), line),
+                Some(line) => Change::Put(id, Noted::TAKEN, line),
                 None => Change::Remove(id),
             }
         });
@@ -237,15 +236,11 @@ impl Ledger {
         };
         let state = lock(&self.state);
         // Two threads may have news of one call, and the older news may come last.
-        let last = self.log.with(id, |noted| noted.order);
-        if state.struck.contains(id) || last.is_some_and(|last| note.order < last) {
+        let is_old = |noted: &mut Noted| matches!(noted, Noted::Told(last) if note.order < *last);
+        if state.struck.contains(id) || self.log.with(id, is_old) == Some(true) {
             return;
         }
-        let noted = Noted {
-            order: note.order,
-            left: None,
-        };
-        self.log.put(id, noted, line);
+        self.log.put(id, Noted::Told(note.order), line);
         drop(state);
     }
 
@@ -257,7 +252,7 @@ impl Ledger {
             dialog_id: dialog_id.clone(),
         };
         if let Some(line) = dialog_line(&due, now) {
-            self.log.put(due.id, Noted::default(), line);
+            self.log.put(due.id, Noted::TAKEN, line);
         }
         due
     }
@@ -328,20 +323,16 @@ fn dialog_line(due: &Due, at: UnixTime) -> Option<Vec<u8>> {
 /// What a line of the log says. Until `seen` a dispatcher lived.
 fn read(text: &[u8], seen: &mut UnixTime) -> Option<Line<LiveCalls>> {
     let (word, rest) = std::str::from_utf8(text).ok()?.split_once(' ')?;
-    let put = |id, left| {
-        let left = Some(left);
-        Line::Put(id, Noted { order: 0, left })
-    };
     Some(match word {
         "call" => {
             let line: Box<CallLine> = serde_json::from_str(rest).ok()?;
             *seen = (*seen).max(time_of(line.at));
-            put(line.session_id.parse().ok()?, Left::Call(line))
+            Line::Put(line.session_id.parse().ok()?, Noted::Call(line))
         }
         "dialog" => {
             let (id, json) = rest.split_once(' ')?;
             let line = serde_json::from_str(json).ok()?;
-            put(id.parse().ok()?, Left::Dialog(line))
+            Line::Put(id.parse().ok()?, Noted::Dialog(line))
         }
         "over" => Line::Remove(rest.parse().ok()?),
         "seen" => {

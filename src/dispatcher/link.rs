@@ -31,7 +31,7 @@ const MAX_QUEUED: usize = 1 << 20;
 const MAX_OPEN: usize = 10_000;
 
 /// Capacity that a buffer keeps once a rush is over, bytes.
-const KEPT: usize = 64 * 1024;
+const KEPT_CAPACITY: usize = 64 * 1024;
 
 /// What became of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +62,12 @@ pub enum Ask {
     /// `sessions` or `summary` for the management port.
     Show(Arc<Shown>),
     /// The summary of a relay that has refused a call: are there no ports left?
-    Room,
+    PortShortage,
 }
 
 /// What kind of answer a request gets: that tells how long it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum AnswerKind {
     /// Ports, or why not.
     Ports,
     /// One session's.
@@ -79,15 +79,15 @@ pub enum Wanted {
     WholeList,
 }
 
-impl Wanted {
+impl AnswerKind {
     /// By the request's text.
-    fn of(ask: &Ask, text: &[u8]) -> Wanted {
+    fn of(ask: &Ask, text: &[u8]) -> AnswerKind {
         match ask {
-            Ask::Update(_) => Wanted::Ports,
-            Ask::Purge | Ask::Check(_) => Wanted::List,
-            Ask::Show(_) if !text.starts_with(b"summary") => Wanted::WholeList,
-            Ask::Show(_) | Ask::Room => Wanted::Summary,
-            Ask::Remove(..) | Ask::TakeBack(_) => Wanted::Statistics,
+            Ask::Update(_) => AnswerKind::Ports,
+            Ask::Purge | Ask::Check(_) => AnswerKind::List,
+            Ask::Show(_) if !text.starts_with(b"summary") => AnswerKind::WholeList,
+            Ask::Show(_) | Ask::PortShortage => AnswerKind::Summary,
+            Ask::Remove(..) | Ask::TakeBack(_) => AnswerKind::Statistics,
         }
     }
 }
@@ -147,7 +147,7 @@ struct State {
 struct Asked {
     since: Moment,
     ask: Ask,
-    wanted: Wanted,
+    wanted: AnswerKind,
     /// It has been found overdue before.
     is_late: bool,
 }
@@ -273,7 +273,7 @@ impl Link {
         let text = state.queue.get(begin..).unwrap_or_default();
         let asked = Asked {
             since,
-            wanted: Wanted::of(&ask, text),
+            wanted: AnswerKind::of(&ask, text),
             ask,
             is_late: false,
         };
@@ -346,7 +346,7 @@ impl Link {
     }
 
     /// What the reply to a request is to be; none where there is no such request.
-    pub fn wants(&self, sequence: Sequence) -> Option<Wanted> {
+    pub fn wants(&self, sequence: Sequence) -> Option<AnswerKind> {
         let state = lock(&self.state);
         state.asked.get(&sequence.0).map(|asked| asked.wanted)
     }
@@ -440,7 +440,7 @@ impl Link {
         while self.take_queue(&mut batch) {
             write(&batch)?;
             batch.clear();
-            batch.shrink_to(KEPT);
+            batch.shrink_to(KEPT_CAPACITY);
         }
         Ok(())
     }

@@ -34,7 +34,11 @@ pub(super) fn end(dispatcher: &Dispatcher, link: &Link, why: &str) {
             Ask::Update(updating) => updating.fail(link.id, UpdateFailure::LinkLost),
             Ask::Remove(_, Some(slot)) => slot.put(Removal::LinkLost),
             Ask::Show(slot) => slot.put(None),
-            Ask::Remove(_, None) | Ask::TakeBack(_) | Ask::Purge | Ask::Check(_) | Ask::Room => {}
+            Ask::Remove(_, None)
+            | Ask::TakeBack(_)
+            | Ask::Purge
+            | Ask::Check(_)
+            | Ask::PortShortage => {}
         }
     }
 }

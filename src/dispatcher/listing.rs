@@ -11,7 +11,7 @@ use crate::proto::link::longest_list;
 use crate::sys::sync::lock;
 
 /// Sessions that the registry is told of at once.
-const TOGETHER: usize = 256;
+const BATCH: usize = 256;
 
 /// Sessions of doubted calls that are kept of a list.
 const CHECKED: usize = 4096;
@@ -103,7 +103,7 @@ impl Listing {
                 }
                 Purpose::Purge(listed) => {
                     together.push(call);
-                    if together.len() == TOGETHER {
+                    if together.len() == BATCH {
                         let calls = std::mem::take(&mut together);
                         lock(&dispatcher.registry).listed(link.id, calls, listed);
                     }

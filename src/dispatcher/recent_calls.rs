@@ -17,7 +17,7 @@ pub const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 const MAX_BYTES: usize = 16 << 20;
 
 /// What a call takes beside its texts, bytes, about.
-const EACH: usize = 200;
+const CALL_OVERHEAD: usize = 200;
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub struct RecentCalls {
     untold: VecDeque<u64>,
 }
 
-const UNTOLD: usize = 2000;
+const MAX_UNTOLD: usize = 2000;
 
 #[derive(Debug)]
 struct Over {
@@ -81,7 +81,7 @@ impl RecentCalls {
         self.note(finished.name.clone(), session, fate, now);
         if finished.known.is_none() {
             self.untold.push_back(self.noted);
-            if self.untold.len() > UNTOLD {
+            if self.untold.len() > MAX_UNTOLD {
                 let oldest = self.untold.pop_front();
                 oldest.into_iter().for_each(|number| self.forget(number));
             }
@@ -170,7 +170,7 @@ impl RecentCalls {
 
 /// The Call-ID stands in the map and in the order.
 fn size(name: &Name, fate: &Fate) -> usize {
-    2 * name.call_id.0.as_bytes().len() + name.tags() + fate.text().len() + EACH
+    2 * name.call_id.0.as_bytes().len() + name.tags() + fate.text().len() + CALL_OVERHEAD
 }
 
 /// How a session ended, in a sentence.

@@ -302,6 +302,13 @@ impl<L: Clone> Registry<L> {
         self.calls.owe(&mut self.relays.table, remove, now)
     }
 
+    /// Returns true if the proxy has removed this very session and its relay has to be told, or may not have heard.
+    pub fn is_owed(&self, mention: Mention<'_>) -> bool {
+        let sessions = &self.calls.live.sessions;
+        let session = sessions.own(mention).and_then(|key| sessions.get(key));
+        session.is_some_and(|session| session.call.owed.is_some())
+    }
+
     /// What is to be noted of a call whose relay may not have heard that the proxy has removed it.
     pub fn still_owed(&mut self, mention: Mention<'_>) -> Option<CallNote> {
         self.calls.live.still_owed(&self.relays.table, mention)

@@ -352,6 +352,7 @@ impl Dispatcher {
         }
     }
 
+    /// That of a call whose relay is away is done for the proxy, which would do nothing about it: the relay is told later.
     fn remove(&self, frame: &Frame, remove: Remove, arrival: Moment) -> Served<'_> {
         let call_id = remove.call_id.clone();
         let Some((turn, started)) = self.turn(&call_id, arrival) else {
@@ -359,63 +360,52 @@ impl Dispatcher {
             self.remove_unwaited(remove);
             return Served::error(Asked::Remove);
         };
-        let deadline = arrival + self.settings.relay_timeout;
-        let mut wait = Wait::for_removal(self, &remove, deadline);
-        let mut was_known = false;
-        let is_removed = loop {
-            let (place, is_known) = {
-                let registry = lock(&self.registry);
-                let mention = remove.mention();
-                (
-                    registry.place_to_remove(mention),
-                    registry.calls.live.knows(mention),
-                )
-            };
-            let Some(place) = place else {
+        let (place, is_known) = {
+            let registry = lock(&self.registry);
+            let mention = remove.mention();
+            (
+                registry.place_to_remove(mention),
+                registry.calls.live.knows(mention),
+            )
+        };
+        let is_removed = match place {
+            None => {
                 log::info!(
                     "[session {call_id}] remove: another branch than this one has answered: the call goes on"
                 );
-                break false;
-            };
-            if was_known && matches!(place, CallLocation::Unknown) {
-                // It has ended while its relay was waited for.
-                break true;
+                false
             }
-            was_known |= is_known;
-            if let CallLocation::Unknown | CallLocation::Away(_) = place {
-                // Should this dispatcher not live to see the relay: that is when the call ended.
+            Some(CallLocation::Unknown) => {
+                log::debug!("[session {call_id}] remove: not known");
+                self.owe(remove, arrival);
+                false
+            }
+            Some(CallLocation::Expired) => lock(&self.registry).calls.remove_expired(&remove),
+            Some(CallLocation::Away(relay)) => {
+                log::warn!(
+                    "[session {call_id}] remove: its relay {relay} is not connected: it is told when it is back"
+                );
                 self.owe(remove.clone(), arrival);
+                lock(&self.registry).is_owed(remove.mention())
             }
-            if wait.goes_on(&call_id, &place) {
-                continue;
-            }
-            match place {
-                CallLocation::Unknown => {
-                    log::debug!("[session {call_id}] remove: not known");
-                    break false;
-                }
-                CallLocation::Expired => {
-                    break lock(&self.registry).calls.remove_expired(&remove);
-                }
-                CallLocation::Away(relay) => {
-                    log::warn!("[session {call_id}] remove: its relay {relay} is not connected");
-                    break false;
-                }
-                CallLocation::On(_, link) => {
-                    lock(&self.registry).owe(remove.clone(), arrival);
-                    let since = wait.over(started);
-                    let removal = self.remove_call(frame, remove.clone(), &link, since, deadline);
-                    // What was there when it was asked for has ended meanwhile.
-                    let has_ended = is_known && removal == Some(Removal::NotThere);
-                    if has_ended || removal == Some(Removal::Removed) {
-                        break true;
-                    }
+            Some(CallLocation::On(_, link)) => {
+                lock(&self.registry).owe(remove.clone(), arrival);
+                let deadline = arrival + self.settings.relay_timeout;
+                let asked = remove.clone();
+                let removal = self.remove_call(frame, asked, &link, started, deadline);
+                // What was there when it was asked for has ended meanwhile.
+                let has_ended = is_known && removal == Some(Removal::NotThere);
+                let is_removed = has_ended || removal == Some(Removal::Removed);
+                if is_removed {
+                    true
+                } else {
                     // A relay that has heard it keeps the session's record until that has come: nothing to note then.
-                    let owed = lock(&self.registry).still_owed(remove.mention());
+                    let mut registry = lock(&self.registry);
+                    let owed = registry.still_owed(remove.mention());
+                    let is_owed = registry.is_owed(remove.mention());
+                    drop(registry);
                     owed.iter().for_each(|call| self.finisher.note(call));
-                    if removal != Some(Removal::LinkLost) || !wait.for_news(&call_id, deadline) {
-                        break false;
-                    }
+                    is_owed && removal == Some(Removal::LinkLost)
                 }
             }
         };

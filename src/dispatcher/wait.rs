@@ -1,4 +1,5 @@
-//! A request of the SIP proxy whose relay is away: what is worth waiting for, and how long. New calls wait for nobody.
+//! An update of the SIP proxy whose relay is away: what is worth waiting for, and how long. New calls wait for no relay
+//! where there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,17 @@ use super::relay_news::Waiting;
 use super::shared::Dispatcher;
 use crate::moment::Moment;
 use crate::proto::CallId;
-use crate::proto::control::Remove;
 use crate::sys::clock;
 use crate::sys::sync::lock;
 
-/// A relay that has been away for longer is not waited for: whoever restarts it has it back by then, and each request that
-/// waits keeps a process of the SIP proxy from serving calls of other relays. Nor is one whose calls are given up soon.
-const AWAITED: Duration = Duration::from_secs(60);
+/// A relay that has been away for longer is not waited for. One that is restarted is back by then, and so is one that has lost
+/// the dispatcher (L4); and a process of the SIP proxy that waits, or that has given up waiting and leaves the dispatcher alone
+/// for ten seconds, serves no call of other relays. Nor is one whose calls are given up soon.
+const AWAITED: Duration = Duration::from_secs(15);
+
+/// So long a new call waits where no relay at all has come yet after the start: the proxy itself gives up after 500 ms, and
+/// relays try again 200 ms after they lost the dispatcher before.
+const FIRST_RELAY: Duration = Duration::from_millis(400);
 
 /// See the module.
 pub(super) struct Wait<'a> {
@@ -23,12 +28,10 @@ pub(super) struct Wait<'a> {
     pub deadline: Moment,
     /// It is of a call that relays may have from before this dispatcher's start.
     may_be_elsewhere: bool,
-    remove: Option<&'a Remove>,
     waiting: Option<Waiting<'a>>,
 }
 
 impl<'a> Wait<'a> {
-    /// Of an update.
     pub(super) fn new(
         dispatcher: &'a Dispatcher,
         deadline: Moment,
@@ -38,21 +41,7 @@ impl<'a> Wait<'a> {
             dispatcher,
             deadline,
             may_be_elsewhere,
-            remove: None,
             waiting: None,
-        }
-    }
-
-    /// Of a removal. Its relay has told its sessions before it is asked, as it would be told of it twice otherwise. That of
-    /// a call that is not known is told whoever lists the call, and nobody acts on its answer: it waits for nothing.
-    pub(super) fn for_removal(
-        dispatcher: &'a Dispatcher,
-        remove: &'a Remove,
-        deadline: Moment,
-    ) -> Self {
-        Wait {
-            remove: Some(remove),
-            ..Wait::new(dispatcher, deadline, false)
         }
     }
 
@@ -68,15 +57,24 @@ impl<'a> Wait<'a> {
                 deadline = deadline.min(since.unwrap_or(Moment::START) + limit);
                 now < deadline
             }
-            // Calls that nobody has answered are in no ledger: their relays tell of them.
-            CallLocation::Unknown if self.may_be_elsewhere => {
-                deadline = deadline.min(dispatcher.started + dispatcher.settings.relay_timeout);
-                now < deadline && lock(&dispatcher.registry).relays.are_lists_due()
+            CallLocation::Unknown | CallLocation::Expired => {
+                let patience = dispatcher.settings.relay_timeout;
+                deadline = deadline.min(dispatcher.started + patience);
+                // Calls that nobody has answered are in no ledger: their relays tell of them.
+                let is_sought = self.may_be_elsewhere && matches!(place, CallLocation::Unknown);
+                if !is_sought {
+                    deadline = deadline.min(self.deadline.saturating_sub(patience) + FIRST_RELAY);
+                }
+                now < deadline && {
+                    let relays = &lock(&dispatcher.registry).relays;
+                    if is_sought {
+                        relays.are_lists_due()
+                    } else {
+                        relays.counts().0 == 0
+                    }
+                }
             }
-            CallLocation::On(id, _) if self.waiting.is_some() && self.remove.is_some() => {
-                !lock(&dispatcher.registry).relays.has_listed(*id)
-            }
-            _ => false,
+            CallLocation::On(..) => false,
         };
         is_due && self.for_news(call_id, deadline)
     }
@@ -87,7 +85,7 @@ impl<'a> Wait<'a> {
             return waiting.wait(deadline);
         }
         // What has come since the call was looked for is seen by another look.
-        self.waiting = self.dispatcher.relay_news.enter(self.remove);
+        self.waiting = self.dispatcher.relay_news.enter();
         if self.waiting.is_some() {
             log::info!("[session {call_id}] its relay is away: waits for it");
         }

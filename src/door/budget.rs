@@ -24,13 +24,13 @@ const ALL: Rate = Rate {
 const FOR_FRESH: u32 = 100;
 
 /// One such origin.
-const EACH: Rate = Rate {
+const ORIGIN_RATE: Rate = Rate {
     interval: Duration::from_millis(500),
     burst: 20,
 };
 
 /// One that has proven who it is, for what fails: a handshake that succeeds counts for nothing.
-const PROVEN: Rate = Rate {
+const PROVEN_RATE: Rate = Rate {
     interval: Duration::from_millis(20),
     burst: 200,
 };
@@ -80,15 +80,15 @@ impl Budget {
         let (own, last) = self.each.entry(origin).or_default();
         *last = now;
         if is_proven {
-            return own.take(PROVEN, 0, now);
+            return own.take(PROVEN_RATE, 0, now);
         }
-        if !own.take(EACH, 0, now) {
+        if !own.take(ORIGIN_RATE, 0, now) {
             return false;
         }
         let kept = if is_fresh { 0 } else { FOR_FRESH };
         let is_there = self.all.take(ALL, kept, now);
         if !is_there {
-            own.put_back(EACH);
+            own.put_back(ORIGIN_RATE);
         }
         is_there
     }
@@ -96,7 +96,7 @@ impl Budget {
     /// The handshake of an origin that is proven now has succeeded.
     pub(super) fn put_back(&mut self, origin: Origin) {
         if let Some((own, _)) = self.each.get_mut(&origin) {
-            own.put_back(PROVEN);
+            own.put_back(PROVEN_RATE);
         }
     }
 

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -119,10 +120,27 @@ struct State<K: Kind> {
 
 type Text = Arc<[u8]>;
 
+/// Bytes of a record and its line's end: no record is so long that this is not enough, and where there is none costs no
+/// memory besides.
+#[derive(Clone, Copy)]
+struct Length(NonZeroU32);
+
+impl Length {
+    fn of(record: usize) -> Length {
+        let length = u32::try_from(record).unwrap_or(u32::MAX);
+        Length(NonZeroU32::MIN.saturating_add(length))
+    }
+
+    fn bytes(self) -> u64 {
+        self.0.get().into()
+    }
+}
+
+/// There is one for each key, so each word of it counts: see the test of its size.
 struct Entry<V> {
     value: V,
-    /// Where its record is, and how long that is. While another one waits, the one before it.
-    disk: Option<(Position, usize)>,
+    /// Where its record is, and its length. While another one waits, the one before it.
+    disk: Option<(Position, Length)>,
     /// The record, until the disk has it.
     memory: Option<Text>,
 }
@@ -502,8 +520,9 @@ impl<K: Kind> State<K> {
     fn move_to(&mut self, key: K::Key, at: Position, length: usize) {
         self.leave_disk(key);
         if let Some(entry) = self.entries.get_mut(&key) {
+            let length = Length::of(length);
             entry.disk = Some((at, length));
-            self.counting += length as u64;
+            self.counting += length.bytes();
             self.by_position.insert(at, key);
         }
     }
@@ -511,7 +530,7 @@ impl<K: Kind> State<K> {
     fn leave_disk(&mut self, key: K::Key) {
         let entry = self.entries.get_mut(&key);
         if let Some((at, length)) = entry.and_then(|entry| entry.disk.take()) {
-            self.counting = self.counting.saturating_sub(length as u64);
+            self.counting = self.counting.saturating_sub(length.bytes());
             self.by_position.remove(&at);
         }
     }

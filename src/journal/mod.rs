@@ -37,7 +37,7 @@ pub use keyed::{Change, KeyedLog, Kind, Line, News, Options};
 pub use position::Position;
 pub use reader::Reader;
 pub use record::{MAX_RECORD, Unfit};
-pub use scan::Found;
+pub use scan::Scanned;
 use segments::Segments;
 pub use segments::make_directory;
 
@@ -384,8 +384,8 @@ impl Journal {
         }
         match reader.next_record().ok()?? {
             // In another segment where this one has gone just now.
-            Found::Record(end, text) => (end.segment == position.segment).then_some(text),
-            Found::Damaged(..) => None,
+            Scanned::Record(end, text) => (end.segment == position.segment).then_some(text),
+            Scanned::Damaged(..) => None,
         }
     }
 

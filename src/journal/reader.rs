@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use super::scan::{Found, Lines};
+use super::scan::{Lines, Scanned};
 use super::segments;
 use super::{Journal, Position};
 use crate::sys::files::open_own;
@@ -37,7 +37,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When a segment cannot be opened or read; the position stays.
-    pub fn next_record(&mut self) -> io::Result<Option<Found>> {
+    pub fn next_record(&mut self) -> io::Result<Option<Scanned>> {
         loop {
             let at = self.position();
             let (end, length, next) = {

@@ -12,7 +12,7 @@ const READ_SIZE: usize = 64 * 1024;
 
 /// What stands at a position.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Scanned {
     /// The position behind it, and its text.
     Record(Position, Vec<u8>),
     /// The position behind it, and the bytes of its line.
@@ -44,7 +44,7 @@ impl Lines {
 
     /// The next line that ends before `limit`, bytes from the file's beginning. What is longer than any record is
     /// handed out as damaged, in pieces.
-    pub(super) fn next(&mut self, file: &File, limit: u64) -> io::Result<Option<Found>> {
+    pub(super) fn next(&mut self, file: &File, limit: u64) -> io::Result<Option<Scanned>> {
         let mut searched = 0;
         loop {
             let pending = self.buffer.get(self.taken..).unwrap_or_default();
@@ -63,14 +63,14 @@ impl Lines {
     }
 
     /// Hands out so many bytes, and leaves out the line feed behind them.
-    fn take(&mut self, length: usize, line_feed: usize) -> Found {
+    fn take(&mut self, length: usize, line_feed: usize) -> Scanned {
         let end = self.taken + length;
         let bytes = self.buffer.get(self.taken..end).unwrap_or_default();
         self.position.offset += (length + line_feed) as u64;
         self.taken = end + line_feed;
         match record::text(bytes) {
-            Some(text) if line_feed == 1 => Found::Record(self.position, text.to_vec()),
-            _ => Found::Damaged(self.position, bytes.to_vec()),
+            Some(text) if line_feed == 1 => Scanned::Record(self.position, text.to_vec()),
+            _ => Scanned::Damaged(self.position, bytes.to_vec()),
         }
     }
 

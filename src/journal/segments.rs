@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use log::{error, warn};
 
 use super::position::Position;
-use super::scan::{Found, Lines, read_at};
+use super::scan::{Lines, Scanned, read_at};
 use crate::sys::files::open_own;
 
 const SUFFIX: &str = ".journal";
@@ -178,7 +178,7 @@ pub(super) fn set_aside(
         let file = open_own(OpenOptions::new().read(true), &path)?;
         let length = file.metadata()?.len().min(FIRST_RECORD_SIZE);
         let first = Lines::new(Position::default()).next(&file, length)?;
-        if matches!(first, Some(Found::Record(_, text)) if is_foreign(&text)) {
+        if matches!(first, Some(Scanned::Record(_, text)) if is_foreign(&text)) {
             let aside = (0..)
                 .map(|n| dir.join(format!("{number:010}.foreign{n}")))
                 .find(|aside| !aside.exists());
@@ -207,8 +207,8 @@ pub(super) fn repair(
     loop {
         let at = lines.position();
         match lines.next(&file, length)? {
-            Some(Found::Record(_, text)) => each(at, &text),
-            Some(Found::Damaged(..)) => {
+            Some(Scanned::Record(_, text)) => each(at, &text),
+            Some(Scanned::Damaged(..)) => {
                 error!(
                     "{}: the record at byte {} is damaged",
                     path.display(),

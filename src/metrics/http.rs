@@ -1,7 +1,7 @@
 //! HTTP/1.1 (RFC 9112) as far as a scrape needs it: one GET or HEAD on a connection, then its end. Pure.
 
 /// Bytes that a request may have, its headers included.
-pub const LONGEST: usize = 8 * 1024;
+pub const MAX_REQUEST: usize = 8 * 1024;
 
 /// What came of the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +57,11 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         return match bytes {
             // Nothing that speaks HTTP begins so: TLS for instance.
             [first, ..] if !is_token(*first) => Parsed::Refused(Status::BadRequest),
-            _ if bytes.len() >= LONGEST => Parsed::Refused(Status::TooLarge),
+            _ if bytes.len() >= MAX_REQUEST => Parsed::Refused(Status::TooLarge),
             _ => Parsed::More,
         };
     };
-    if end > LONGEST {
+    if end > MAX_REQUEST {
         return Parsed::Refused(Status::TooLarge);
     }
     let head = bytes
@@ -264,13 +264,19 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_refused_before_it_ends() {
-        let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(LONGEST));
+        let long = format!(
+            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "x".repeat(MAX_REQUEST)
+        );
         assert_eq!(request(&long), Parsed::Refused(Status::TooLarge));
-        assert_eq!(request(&long[..LONGEST]), Parsed::Refused(Status::TooLarge));
-        assert_eq!(request(&long[..LONGEST - 1]), Parsed::More);
+        assert_eq!(
+            request(&long[..MAX_REQUEST]),
+            Parsed::Refused(Status::TooLarge)
+        );
+        assert_eq!(request(&long[..MAX_REQUEST - 1]), Parsed::More);
         let body = format!(
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n{}",
-            "x".repeat(2 * LONGEST)
+            "x".repeat(2 * MAX_REQUEST)
         );
         assert_eq!(request(&body), is("/"), "what follows does not count");
     }

@@ -167,6 +167,8 @@ pub enum FromRelay<'a> {
     Expired(&'a [u8]),
     /// The same of one that was removed, said again because no `stored` came for the answer to the removal.
     Removed(&'a [u8]),
+    /// It ends, and its sessions are another process' that comes within so many seconds, or nobody's after that.
+    Leaving(u64),
     Reply(Sequence, &'a [u8]),
     Unknown(&'a [u8]),
 }
@@ -179,6 +181,7 @@ impl<'a> FromRelay<'a> {
             b"hello" => FromRelay::Hello(rest),
             b"expired" => FromRelay::Expired(rest),
             b"removed" => FromRelay::Removed(rest),
+            b"leaving" => parse_number(rest).map_or(FromRelay::Unknown(line), FromRelay::Leaving),
             number => match parse_number(number) {
                 Some(sequence) => FromRelay::Reply(Sequence(sequence), rest),
                 None => FromRelay::Unknown(line),

@@ -56,6 +56,9 @@ pub struct CallRecord<'a> {
     pub signaling_ip: Scalar<'a>,
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub offered: Vec<OfferedStream<'a>>,
+    /// When its relay's present process took it over from the one before: seconds since 1970-01-01 UTC.
+    #[serde(borrow, default, skip_serializing_if = "Scalar::is_none")]
+    pub adopted: Scalar<'a>,
     /// What a dispatcher has added, see [`Added`].
     #[serde(borrow, default, skip_serializing)]
     pub timed_out: Scalar<'a>,

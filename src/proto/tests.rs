@@ -247,6 +247,10 @@ fn lines_from_a_dispatcher() {
 fn lines_from_a_relay() {
     assert_eq!(FromRelay::parse(b"ping"), FromRelay::Ping);
     assert_eq!(FromRelay::parse(b"expired {}"), FromRelay::Expired(b"{}"));
+    assert_eq!(FromRelay::parse(b"leaving 60"), FromRelay::Leaving(60));
+    for odd in [&b"leaving"[..], b"leaving -1", b"leaving 6 0"] {
+        assert_eq!(FromRelay::parse(odd), FromRelay::Unknown(odd));
+    }
     assert_eq!(
         FromRelay::parse(b"17 halting"),
         FromRelay::Reply(Sequence(17), b"halting")

@@ -25,6 +25,10 @@ impl Running {
         }
         // What dispatchers ask from now on is for the next process.
         shared.is_handing_over.store(true, Ordering::Relaxed);
+        let within = shared.settings.adopt_within;
+        for dispatcher in shared.dispatchers.all() {
+            dispatcher.queue.say_leaving(within);
+        }
         let deadline = clock::moment() + REPORTING_LIMIT;
         let (done, all_done) = unbounded();
         self.tell_workers(|| Message::Settle(done.clone()));
@@ -40,7 +44,6 @@ impl Running {
         drop(done);
         self.await_workers(&all_done, deadline, "save its calls");
         shared.sockets.settle(deadline);
-        let within = shared.settings.adopt_within;
         if !shared.kernel.leave(within, KERNEL_LIMIT) {
             warn!("the kernel thread did not end in time");
         }

@@ -52,6 +52,7 @@ mod state_log;
 mod summary;
 mod summing;
 mod take_over;
+mod taken_over;
 mod tallies;
 mod threads;
 mod upkeep;

@@ -159,6 +159,14 @@ impl SendQueue {
         }
     }
 
+    /// Says to a dispatcher of ours that this process ends, and how long its calls go on without one.
+    pub(super) fn say_leaving(&self, within: Duration) {
+        let is_ours = |state: &State| state.connection.as_ref().is_some_and(|one| one.is_ours);
+        if is_ours(&self.lock()) {
+            self.say(format!("leaving {}\r\n", within.as_secs()).as_bytes());
+        }
+    }
+
     /// The dispatcher has answered a ping.
     pub(super) fn pong(&self) {
         if let Some(connection) = &mut self.lock().connection {

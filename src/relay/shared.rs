@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::shared_ports::SharedPorts;
 use super::socket_store::SocketStore;
 use super::state_log::StateLog;
-use super::take_over::TakenOver;
+use super::taken_over::TakenOver;
 use super::tallies::Tallies;
 use super::workers::Workers;
 use crate::moment::Moment;

@@ -136,11 +136,12 @@ pub(super) struct Opened {
 pub(super) fn open(runtime_dir: &Path, range: (u16, u32)) -> Result<Opened, String> {
     let boot = host::boot_id().map_err(|error| format!("boot_id: {error}"))?;
     let parent = runtime_dir.join(format!("relay-{}", range.0));
-    let told = |error: io::Error| format!("{}: {error}", parent.display());
-    journal::make_directory(&parent).map_err(told)?;
-    let lock = dir_lock::lock(&parent).map_err(told)?;
+    let dir = parent.join(&boot);
+    let told = |error: io::Error| format!("{}: {error}", dir.display());
+    journal::make_directory(&dir).map_err(told)?;
+    // Where state_dir is the runtime directory, the parent is the spool's, too.
+    let lock = dir_lock::lock(&dir).map_err(told)?;
     remove_other_boots(&parent, &boot);
-    let dir = parent.join(boot);
     let log = KeyedLog::open(&dir, OPTIONS, read)?;
     let tallies = Tallies::open(&dir.join("tallies"), range);
     let tallies = tallies.inspect_err(|error| {

@@ -45,6 +45,11 @@ impl Answers {
         due.into_iter().map(|(_, answer)| answer).collect()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// The next that has waited too long.
     pub(super) fn take_late(&mut self, now: Moment) -> Option<Answer> {
         let is_late = self.next_late().is_some_and(|due| due <= now);

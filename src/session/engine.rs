@@ -504,11 +504,8 @@ impl Engine {
         let taken = adoption::rebind(&session, environment);
         let is_over = session.media.over.is_some() || !taken.is_empty();
         self.sessions.insert(session);
+        self.sessions.note_saved(key);
         self.sessions.touch(key);
-        if let Some(entry) = self.sessions.entry_mut(key) {
-            // Its end is to be told, whatever comes first.
-            entry.is_saved = true;
-        }
         if is_over {
             let before = self.actions.len();
             self.finish(key, Ending::Expired, now);
@@ -597,6 +594,52 @@ impl Engine {
                 ended,
             },
         });
+    }
+}
+
+#[cfg(test)]
+impl Engine {
+    /// The state of each session, as it would be saved now.
+    pub(super) fn states(&self, now: Moment) -> Vec<(SessionKey, SessionId, Vec<u8>)> {
+        let all = self.sessions.all();
+        let state = |session: &Session| {
+            let mut state = Vec::new();
+            saved::write(&mut state, session, now);
+            (session.key(), session.id, state)
+        };
+        all.map(state).collect()
+    }
+
+    /// Sessions, and their streams.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let streams = self.sessions.all().map(|s| s.media.streams.len());
+        (self.sessions.all().count(), streams.sum())
+    }
+
+    /// The session that was adopted last.
+    pub(super) fn last_adopted(&self) -> SessionKey {
+        let keys = self.sessions.all().map(Session::key);
+        keys.max().expect("there is one")
+    }
+
+    /// One without sessions that knows of everything else what this one does.
+    pub(super) fn like(&self) -> Engine {
+        let mut other = Engine::new(self.settings.clone());
+        other.set_capacity(self.sessions.capacity);
+        other.kernel = self.kernel.clone();
+        other.draining = self.draining;
+        other
+    }
+
+    /// Returns true if everything that it knows outlives it: nobody waits for an answer, no packet waits for its receiver,
+    /// and what the kernel has is known.
+    pub(super) fn is_plain(&self) -> bool {
+        let streams = || self.sessions.all().flat_map(|s| &s.media.streams);
+        let mut legs = streams().flat_map(|stream| stream.legs.iter());
+        let mut handovers = streams().flat_map(|stream| stream.handovers.iter());
+        self.answers.is_empty()
+            && !legs.any(|leg| leg.has_kept_packets())
+            && handovers.all(|handover| handover.is_plain())
     }
 }
 

@@ -11,7 +11,7 @@ use super::drops::Dropped;
 use super::evidence::Rank;
 use super::handover::MediaPath;
 use super::leg::Leg;
-use super::report::{call_record, seconds, stream_record};
+use super::report::{adopted, call_record, seconds, stream_record};
 use super::settings::Settings;
 use super::silence::Silence;
 use super::stream::Stream;
@@ -166,6 +166,7 @@ fn explain<'a>(session: &'a Session, settings: &Settings, now: Now) -> Explained
         rtcp: component(stream, Component::Rtcp, settings, now.mono),
     });
     let mut report = call_record(session, now);
+    report.adopted = adopted(session);
     // All of them are listed here.
     report.streams = None;
     Explained {

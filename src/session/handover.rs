@@ -1,6 +1,7 @@
 //! Whether one component is forwarded by the kernel, and when it is offered to it again (M4). Does not know what it
 //! carries.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,7 @@ pub(super) struct Handover {
     #[serde(skip_serializing_if = "is_usual")]
     troubles: u32,
     /// Packets that came here although the kernel has the flow: first, last, how many.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "is_usual")]
     bypassing: Option<(Moment, Moment, u32)>,
     /// What the kernel has, and was asked to take as long as it has not answered.
     #[serde(skip_serializing_if = "is_usual")]
@@ -256,6 +257,16 @@ impl Handover {
         all.map(|flow| flow.counted = PerParty::default()).count() > 0
     }
 
+    /// Returns true if the parts of what was read from a state fit each other.
+    pub(super) fn is_sound(&self, is_live: bool) -> bool {
+        let is_named = |flow: &HandedFlow| flow.turn == self.turn && is_live;
+        let mut turns = self.leaving.iter().map(|flow| flow.turn);
+        let mut seen: HashSet<u32> = self.flow.iter().map(|flow| flow.turn).collect();
+        self.flow.is_some() == self.may_bypass()
+            && self.flow.as_deref().is_none_or(is_named)
+            && turns.all(|turn| seen.insert(turn))
+    }
+
     /// Another process goes on with this. What the kernel was asked to take it may have: that is found out. The flows that
     /// it may have, those to be given up first, which are to be asked for once more.
     pub(super) fn adopt(&mut self, now: Moment) -> Vec<HandedFlow> {
@@ -304,6 +315,18 @@ impl Handover {
     /// What it relays is known from the kernel's counters only.
     pub(super) fn is_in_kernel(&self) -> bool {
         matches!(self.path, MediaPath::Kernel(_))
+    }
+}
+
+#[cfg(test)]
+impl Handover {
+    /// Returns true if a process that adopts this knows as much as the one before: the kernel has answered, and has one flow
+    /// at most between the same ends.
+    pub(super) fn is_plain(&self) -> bool {
+        let flows = self.flow.as_deref().into_iter().chain(&self.leaving);
+        let ends: Vec<PerParty<FlowEnd>> = flows.map(|flow| flow.ends).collect();
+        let is_twice = |at: usize| ends[..at].contains(&ends[at]);
+        self.path != MediaPath::Installing && !(0..ends.len()).any(is_twice)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::proto::{Party, PerParty};
 const RETURN_WITHIN: Duration = Duration::from_secs(4);
 
 /// What is known of it as a whole.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
     /// When it was last found to forward again.
     mended: Moment,

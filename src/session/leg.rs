@@ -292,6 +292,14 @@ impl Leg {
         self.rtcp_port_used = self.rtcp_port_used.max(tally.last_rtcp);
     }
 
+    /// Returns true if there is room for what comes yet.
+    pub(super) fn has_plausible_counts(&self) -> bool {
+        let counters = [self.user_space, self.kernel];
+        counters
+            .iter()
+            .all(|c| c.packets.max(c.bytes) < u64::MAX / 4)
+    }
+
     /// What the next process is to know of this party even where it has only an older state.
     pub(super) fn tally(&self) -> Tally {
         Tally {
@@ -304,6 +312,11 @@ impl Leg {
     /// Gives up what waits, at the stream's end.
     pub(super) fn forget_packets(&mut self) {
         self.kept = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_kept_packets(&self) -> bool {
+        self.kept.is_some()
     }
 
     /// Counts a packet from this party that is not passed on.

@@ -1,6 +1,6 @@
 //! The media of one session: its streams, what was offered and answered of them, since when it is answered.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -136,6 +136,12 @@ impl Media {
         }
         for stream in &mut self.streams {
             stream.restore()?;
+        }
+        let live = self.streams.iter().filter(|stream| stream.is_live());
+        let mut ports = live.flat_map(|stream| stream.legs.iter().map(|leg| leg.port));
+        let mut seen = HashSet::new();
+        if !ports.all(|port| seen.insert(port)) {
+            return Err("one pair of ports is there twice".into());
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::moment::Moment;
 pub const PAIR_REST: Duration = Duration::from_secs(60);
 
 /// Even RTP ports; each stands for itself and the RTCP port above it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PortPool {
     ready: Vec<u16>,
     /// Freed pairs and when, the longest-rested first.

@@ -69,10 +69,16 @@ fn write_listed(out: &mut Vec<u8>, session: &Session, now: Now) {
     let listed = CallRecord {
         offered: offered.collect(),
         signaling_ip: session.signaling.map(|ip| ip.to_string()).into(),
+        adopted: adopted(session),
         ..call_record(session, now)
     };
     // As below.
     let _ = serde_json::to_writer(out, &listed);
+}
+
+/// When this process took the session over from the one before: seconds since 1970-01-01 UTC.
+pub(super) fn adopted(session: &Session) -> Scalar<'static> {
+    session.adopted.map(|now| now.unix.as_secs()).into()
 }
 
 /// Appends the statistics object of a session, on one line.

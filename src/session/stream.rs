@@ -173,6 +173,17 @@ impl Stream {
         if self.is_live() && !self.legs.iter().all(is_pair) {
             return Err("a live stream has no pair of ports".into());
         }
+        let is_live = self.is_live();
+        if !self
+            .handovers
+            .iter()
+            .all(|handover| handover.is_sound(is_live))
+        {
+            return Err("what it says of flows does not fit".into());
+        }
+        if !self.legs.iter().all(Leg::has_plausible_counts) {
+            return Err("nobody relays so much".into());
+        }
         Ok(())
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Entry {
     /// Its state is to be saved.
     is_changed: bool,
     /// It was saved before, so that its end is to be told.
-    pub is_saved: bool,
+    is_saved: bool,
 }
 
 /// What is to be told to who saves the sessions' states.
@@ -258,13 +258,30 @@ impl SessionTable {
         Some(&entry.session)
     }
 
+    /// There is a state of this session: its end is to be told.
+    pub(super) fn note_saved(&mut self, key: SessionKey) {
+        if let Some(entry) = self.entry_mut(key) {
+            entry.is_saved = true;
+        }
+    }
+
     /// The kernel counts all flows from zero again.
     pub(super) fn restart_counting(&mut self) {
         self.touch_where(|session| {
             let streams = session.media.streams.iter_mut();
-            let handovers = streams.flat_map(|stream| stream.handovers.iter_mut());
-            handovers.fold(false, |any, handover| handover.restart_counting() || any)
+            let mut is_changed = false;
+            for handover in streams.flat_map(|stream| stream.handovers.iter_mut()) {
+                is_changed |= handover.restart_counting();
+            }
+            is_changed
         });
+    }
+
+    /// All that are not reported yet.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = &Session> {
+        let entries = self.slots.iter().filter_map(|slot| slot.entry.as_ref());
+        entries.map(|entry| &entry.session)
     }
 
     /// A session of a call is not live any more.

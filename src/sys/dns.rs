@@ -8,7 +8,7 @@ use std::fmt;
 const CLASS_IN: c_int = 1;
 
 /// Longest answer, bytes: what DNS over TCP can carry.
-const LONGEST: usize = 65_535;
+const MAX_MESSAGE: usize = 65_535;
 
 /// Where the C library notes why a question failed (netdb.h).
 const HOST_NOT_FOUND: c_int = 1;
@@ -54,15 +54,15 @@ impl fmt::Display for Failure {
 /// See [`Failure`].
 pub fn query(name: &str, kind: u16) -> Result<Vec<u8>, Failure> {
     let name = CString::new(name).map_err(|_| Failure::Refused)?;
-    let mut answer = vec![0u8; LONGEST];
-    // SAFETY: the name ends in NUL, and the resolver writes at most LONGEST bytes of answer.
+    let mut answer = vec![0u8; MAX_MESSAGE];
+    // SAFETY: the name ends in NUL, and the resolver writes at most MAX_MESSAGE bytes of answer.
     let got = unsafe {
         res_query(
             name.as_ptr(),
             CLASS_IN,
             c_int::from(kind),
             answer.as_mut_ptr(),
-            LONGEST as c_int,
+            MAX_MESSAGE as c_int,
         )
     };
     match usize::try_from(got) {

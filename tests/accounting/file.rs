@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mediaproxy::accounting::{Backend, Verdict, file};
+use mediaproxy::accounting::{Backend, DeliveryResult, file};
 use mediaproxy::config::FileSection;
 
 use crate::support::records::{deliver, expected_sums, records as numbered, sums};
@@ -37,11 +37,11 @@ fn a_full_disk_leaves_whole_lines() {
     disk.enlarge();
     let mut backend = file::File::new(&section);
     let verdicts = deliver(&mut backend, &records[settled - 5..]);
-    assert_eq!(verdicts[..5], vec![Verdict::Known; 5]);
+    assert_eq!(verdicts[..5], vec![DeliveryResult::Known; 5]);
     assert!(
         verdicts[5..]
             .iter()
-            .all(|verdict| *verdict == Verdict::Delivered)
+            .all(|verdict| *verdict == DeliveryResult::Delivered)
     );
     assert_eq!(
         sums(&fs::read_to_string(&path).unwrap()),

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use mediaproxy::accounting::{
-    self, Accounting, Backend, Ended, Keeper, Outcome, Record, Unavailable, Verdict,
+    self, Accounting, Backend, DeliveryResult, Ended, Keeper, Outcome, Record, Unavailable,
 };
 use mediaproxy::config;
 use mediaproxy::sys::clock;
@@ -71,7 +71,7 @@ impl Backend for Mortal {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         self.deliveries += 1;
         self.kill_at("before");

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use mediaproxy::accounting::{Record, Verdict};
+use mediaproxy::accounting::{DeliveryResult, Record};
 
 use crate::support::records::{
     self, backend, backend_with, deliver, deliver_all, expected_sums, keyed, record,
@@ -50,15 +50,18 @@ fn a_thousand_records_delivered_twice_are_there_once(server: &MariaDb) {
     backend.prepare().unwrap();
     let records = numbered(0..1000);
     let delivered = deliver(&mut *backend, &records);
-    assert_eq!(delivered, vec![Verdict::Delivered; 1000]);
+    assert_eq!(delivered, vec![DeliveryResult::Delivered; 1000]);
     assert_eq!(sums(&infos(server)), expected_sums(&records));
-    assert_eq!(deliver(&mut *backend, &records), vec![Verdict::Known; 1000]);
+    assert_eq!(
+        deliver(&mut *backend, &records),
+        vec![DeliveryResult::Known; 1000]
+    );
     assert_eq!(server.sql("SELECT COUNT(*) FROM media_sessions"), "1000\n");
     // A second run finds the table, by the server's socket this time.
     let by_socket = format!("{}?unix_socket={}", server.uri(), server.socket().display());
     assert_eq!(
         deliver(&mut *records::backend(&by_socket), &records[..2]),
-        vec![Verdict::Known; 2]
+        vec![DeliveryResult::Known; 2]
     );
 }
 
@@ -76,18 +79,24 @@ fn names_are_compared_byte_for_byte(server: &MariaDb) {
     let mut backend = backend(&server.uri());
     assert_eq!(
         deliver(&mut *backend, &records),
-        vec![Verdict::Delivered; 5]
+        vec![DeliveryResult::Delivered; 5]
     );
-    assert_eq!(deliver(&mut *backend, &long), [Verdict::Delivered]);
+    assert_eq!(deliver(&mut *backend, &long), [DeliveryResult::Delivered]);
     assert_eq!(sums(&infos(server)).0, 6);
     let null = [keyed(3, "null", "f", None), keyed(4, "null", "f", None)];
-    assert_eq!(deliver(&mut *backend, &null), vec![Verdict::Delivered; 2]);
-    assert_eq!(deliver(&mut *backend, &null), vec![Verdict::Known; 2]);
+    assert_eq!(
+        deliver(&mut *backend, &null),
+        vec![DeliveryResult::Delivered; 2]
+    );
+    assert_eq!(
+        deliver(&mut *backend, &null),
+        vec![DeliveryResult::Known; 2]
+    );
     // More rows than one statement takes, one of them too many.
     let mut more = numbered(100..350);
     more[100] = keyed(9, "a", "a", Some("a"));
     let verdicts = deliver(&mut *backend, &more);
-    let Verdict::Rejected(reason) = &verdicts[100] else {
+    let DeliveryResult::Rejected(reason) = &verdicts[100] else {
         panic!("{:?}", verdicts[100]);
     };
     assert!(
@@ -96,7 +105,7 @@ fn names_are_compared_byte_for_byte(server: &MariaDb) {
     );
     let delivered = verdicts
         .iter()
-        .filter(|verdict| **verdict == Verdict::Delivered);
+        .filter(|verdict| **verdict == DeliveryResult::Delivered);
     assert_eq!(delivered.count(), 249);
 }
 
@@ -111,11 +120,11 @@ fn a_table_of_mediaproxy_is_used_as_it_is(server: &MariaDb) {
         let long = keyed(2, "long \u{1f600}", &from, Some(&to));
         assert_eq!(
             deliver(&mut *backend, std::slice::from_ref(&long)),
-            [Verdict::Delivered]
+            [DeliveryResult::Delivered]
         );
         assert_eq!(
             deliver(&mut *backend, std::slice::from_ref(&long)),
-            [Verdict::Known]
+            [DeliveryResult::Known]
         );
         let stored = server
             .sql("SELECT call_id, CHAR_LENGTH(from_tag), to_tag FROM media_sessions WHERE id > 7");
@@ -132,8 +141,8 @@ fn a_table_of_mediaproxy_is_used_as_it_is(server: &MariaDb) {
             &*long.info
         );
         let null = [keyed(3, "null", "f", None)];
-        assert_eq!(deliver(&mut *backend, &null), [Verdict::Delivered]);
-        assert_eq!(deliver(&mut *backend, &null), [Verdict::Known]);
+        assert_eq!(deliver(&mut *backend, &null), [DeliveryResult::Delivered]);
+        assert_eq!(deliver(&mut *backend, &null), [DeliveryResult::Known]);
     }
 }
 
@@ -157,18 +166,30 @@ fn letters_of_any_character_set(server: &MariaDb) {
         let records = std::slice::from_ref(&record);
         assert_eq!(
             deliver(&mut *backend, records),
-            [Verdict::Delivered],
+            [DeliveryResult::Delivered],
             "{set}"
         );
-        assert_eq!(deliver(&mut *backend, records), [Verdict::Known], "{set}");
+        assert_eq!(
+            deliver(&mut *backend, records),
+            [DeliveryResult::Known],
+            "{set}"
+        );
         let found = server.sql(
             "SELECT CONVERT(from_tag USING utf8mb4), CONVERT(to_tag USING utf8mb4) FROM media_sessions",
         );
         assert_eq!(found, format!("{stored}\t{stored}\n"), "{set}");
         // Where it is looked for before.
         let null = [keyed(2, "null", name, None)];
-        assert_eq!(deliver(&mut *backend, &null), [Verdict::Delivered], "{set}");
-        assert_eq!(deliver(&mut *backend, &null), [Verdict::Known], "{set}");
+        assert_eq!(
+            deliver(&mut *backend, &null),
+            [DeliveryResult::Delivered],
+            "{set}"
+        );
+        assert_eq!(
+            deliver(&mut *backend, &null),
+            [DeliveryResult::Known],
+            "{set}"
+        );
     }
 }
 
@@ -182,7 +203,7 @@ fn narrow_columns(server: &MariaDb) {
     let records = numbered(0..3);
     assert_eq!(
         deliver(&mut *backend, &records),
-        vec![Verdict::Delivered; 3]
+        vec![DeliveryResult::Delivered; 3]
     );
     assert_eq!(sums(&infos(server)), expected_sums(&records));
     let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
@@ -206,7 +227,7 @@ fn narrow_columns(server: &MariaDb) {
     server.sql("ALTER TABLE media_sessions MODIFY info BLOB(200)");
     let verdicts = deliver(&mut *backend, &numbered(0..2));
     for verdict in verdicts {
-        let Verdict::Rejected(reason) = verdict else {
+        let DeliveryResult::Rejected(reason) = verdict else {
             panic!("{verdict:?}");
         };
         assert!(
@@ -219,7 +240,7 @@ fn narrow_columns(server: &MariaDb) {
     let batch = [record(1), keyed(2, "bad", "f", Some("t")), record(3)];
     let verdicts = deliver(&mut *backend, &batch);
     assert!(
-        matches!(&verdicts[1], Verdict::Rejected(why) if why.contains("CONSTRAINT")),
+        matches!(&verdicts[1], DeliveryResult::Rejected(why) if why.contains("CONSTRAINT")),
         "{verdicts:?}"
     );
     assert_eq!(infos(server).lines().count(), 2);
@@ -238,10 +259,10 @@ fn narrow_columns(server: &MariaDb) {
     };
     let verdicts = deliver(&mut *backend, &[large, record(5)]);
     assert!(
-        matches!(&verdicts[0], Verdict::Rejected(why) if why.contains("max_allowed_packet")),
+        matches!(&verdicts[0], DeliveryResult::Rejected(why) if why.contains("max_allowed_packet")),
         "{verdicts:?}"
     );
-    assert_eq!(verdicts[1], Verdict::Delivered);
+    assert_eq!(verdicts[1], DeliveryResult::Delivered);
     server.sql("SET GLOBAL max_allowed_packet = 16777216");
 }
 
@@ -255,16 +276,19 @@ fn a_table_without_transactions_or_index(server: &MariaDb) {
     assert!(
         !verdicts
             .iter()
-            .any(|verdict| matches!(verdict, Verdict::Rejected(_))),
+            .any(|verdict| matches!(verdict, DeliveryResult::Rejected(_))),
         "{verdicts:?}"
     );
     assert_eq!(sums(&infos(server)), expected_sums(&records));
     server.sql("ALTER TABLE media_sessions DROP INDEX media_sessions_session_id_index");
     let mut backend = records::backend(&server.uri());
-    assert_eq!(deliver(&mut *backend, &records), vec![Verdict::Known; 10]);
+    assert_eq!(
+        deliver(&mut *backend, &records),
+        vec![DeliveryResult::Known; 10]
+    );
     assert_eq!(
         deliver(&mut *backend, &numbered(10..12)),
-        vec![Verdict::Delivered; 2]
+        vec![DeliveryResult::Delivered; 2]
     );
     assert_eq!(sums(&infos(server)), expected_sums(&numbered(0..12)));
 }
@@ -282,7 +306,7 @@ fn without_the_right_to_make_the_table(server: &MariaDb) {
     server.sql(statement);
     assert_eq!(
         deliver(&mut *backend, &numbered(0..10)),
-        vec![Verdict::Delivered; 10]
+        vec![DeliveryResult::Delivered; 10]
     );
 }
 
@@ -299,7 +323,7 @@ fn a_table_that_is_locked(server: &MariaDb) {
     drop(lock);
     assert_eq!(
         deliver_all(&mut *backend, &records),
-        vec![Verdict::Delivered; 2]
+        vec![DeliveryResult::Delivered; 2]
     );
 }
 
@@ -334,7 +358,7 @@ fn what_is_wrong_is_said(server: &MariaDb) {
     server.sql("KILL USER media");
     assert_eq!(
         deliver_all(&mut *backend, &numbered(61..62)),
-        [Verdict::Delivered]
+        [DeliveryResult::Delivered]
     );
 }
 
@@ -354,7 +378,7 @@ fn a_server_that_comes_and_goes() {
         assert!(
             !verdicts
                 .iter()
-                .any(|verdict| matches!(verdict, Verdict::Rejected(_)))
+                .any(|verdict| matches!(verdict, DeliveryResult::Rejected(_)))
         );
         assert_eq!(sums(&infos(server)).0, numbers.end);
     };
@@ -432,7 +456,7 @@ fn tls_as_the_uri_says() {
         if fine {
             assert_eq!(
                 deliver(&mut *backend, &[record(number)]),
-                [Verdict::Delivered],
+                [DeliveryResult::Delivered],
                 "{uri}"
             )
         } else {

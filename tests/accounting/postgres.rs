@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use mediaproxy::accounting::Verdict;
+use mediaproxy::accounting::DeliveryResult;
 
 use crate::support::records::{
     self, backend, backend_with, deliver, deliver_all, expected_sums, keyed, record,
@@ -51,16 +51,19 @@ fn a_thousand_records_delivered_twice_are_there_once(server: &Postgres) {
     backend.prepare().unwrap();
     let records = numbered(0..1000);
     let delivered = deliver(&mut *backend, &records);
-    assert_eq!(delivered, vec![Verdict::Delivered; 1000]);
+    assert_eq!(delivered, vec![DeliveryResult::Delivered; 1000]);
     assert_eq!(sums(&infos(server)), expected_sums(&records));
-    assert_eq!(deliver(&mut *backend, &records), vec![Verdict::Known; 1000]);
+    assert_eq!(
+        deliver(&mut *backend, &records),
+        vec![DeliveryResult::Known; 1000]
+    );
     assert_eq!(server.sql("SELECT COUNT(*) FROM media_sessions"), "1000\n");
     // A second run finds the table, by the server's socket this time.
     let uri = server.uri_of("postgres", "");
     let by_socket = format!("{uri}?unix_socket={}", server.directory().display());
     assert_eq!(
         deliver(&mut *records::backend(&by_socket), &records[..2]),
-        vec![Verdict::Known; 2]
+        vec![DeliveryResult::Known; 2]
     );
 }
 
@@ -72,7 +75,7 @@ fn names_are_compared_byte_for_byte(server: &Postgres) {
     let mut backend = backend(&server.uri());
     assert_eq!(
         deliver(&mut *backend, &records),
-        vec![Verdict::Delivered; 5]
+        vec![DeliveryResult::Delivered; 5]
     );
     let long = [keyed(
         7,
@@ -80,16 +83,22 @@ fn names_are_compared_byte_for_byte(server: &Postgres) {
         &"f".repeat(300),
         Some(&"t".repeat(300)),
     )];
-    assert_eq!(deliver(&mut *backend, &long), [Verdict::Delivered]);
-    assert_eq!(deliver(&mut *backend, &long), [Verdict::Known]);
+    assert_eq!(deliver(&mut *backend, &long), [DeliveryResult::Delivered]);
+    assert_eq!(deliver(&mut *backend, &long), [DeliveryResult::Known]);
     let null = [keyed(3, "null", "f", None), keyed(4, "null", "f", None)];
-    assert_eq!(deliver(&mut *backend, &null), vec![Verdict::Delivered; 2]);
-    assert_eq!(deliver(&mut *backend, &null), vec![Verdict::Known; 2]);
+    assert_eq!(
+        deliver(&mut *backend, &null),
+        vec![DeliveryResult::Delivered; 2]
+    );
+    assert_eq!(
+        deliver(&mut *backend, &null),
+        vec![DeliveryResult::Known; 2]
+    );
     // More rows than one statement takes, one of them too many.
     let mut more = numbered(100..350);
     more[100] = keyed(9, "a", "a", Some("a"));
     let verdicts = deliver(&mut *backend, &more);
-    let Verdict::Rejected(reason) = &verdicts[100] else {
+    let DeliveryResult::Rejected(reason) = &verdicts[100] else {
         panic!("{:?}", verdicts[100]);
     };
     assert!(
@@ -98,7 +107,7 @@ fn names_are_compared_byte_for_byte(server: &Postgres) {
     );
     let delivered = verdicts
         .iter()
-        .filter(|verdict| **verdict == Verdict::Delivered);
+        .filter(|verdict| **verdict == DeliveryResult::Delivered);
     assert_eq!(delivered.count(), 249);
 }
 
@@ -116,22 +125,22 @@ fn a_table_of_mediaproxy_is_used_as_it_is(server: &Postgres) {
     let long = keyed(2, "long \u{1f600}", &from, Some(&to));
     assert_eq!(
         deliver(&mut *backend, std::slice::from_ref(&long)),
-        [Verdict::Delivered]
+        [DeliveryResult::Delivered]
     );
     assert_eq!(
         deliver(&mut *backend, std::slice::from_ref(&long)),
-        [Verdict::Known]
+        [DeliveryResult::Known]
     );
     let stored =
         server.sql("SELECT call_id, length(from_tag), to_tag FROM media_sessions WHERE id < 7000");
     assert_eq!(stored, format!("long \u{1f600}\t64\t{}\n", "t".repeat(64)));
     assert_eq!(infos(server).lines().next(), Some(&*long.info));
     let null = [keyed(3, "null", "f", None)];
-    assert_eq!(deliver(&mut *backend, &null), [Verdict::Delivered]);
-    assert_eq!(deliver(&mut *backend, &null), [Verdict::Known]);
+    assert_eq!(deliver(&mut *backend, &null), [DeliveryResult::Delivered]);
+    assert_eq!(deliver(&mut *backend, &null), [DeliveryResult::Known]);
     server.sql("DROP INDEX media_sessions_session_id_index");
     let mut backend = records::backend(&server.uri());
-    assert_eq!(deliver(&mut *backend, &[long]), [Verdict::Known]);
+    assert_eq!(deliver(&mut *backend, &[long]), [DeliveryResult::Known]);
 }
 
 /// What such an index refuses is rejected, and the record behind it is delivered.
@@ -143,7 +152,7 @@ fn an_index_on_the_call_id_alone(server: &Postgres) {
     let call_id = records[0].call_id.clone();
     records.insert(1, keyed(9, &call_id, "another", Some("another")));
     let verdicts = deliver(&mut *backend, &records);
-    let Verdict::Rejected(reason) = &verdicts[1] else {
+    let DeliveryResult::Rejected(reason) = &verdicts[1] else {
         panic!("{verdicts:?}");
     };
     assert!(
@@ -151,7 +160,7 @@ fn an_index_on_the_call_id_alone(server: &Postgres) {
         "{reason}"
     );
     for other in [0, 2, 3] {
-        assert_eq!(verdicts[other], Verdict::Delivered);
+        assert_eq!(verdicts[other], DeliveryResult::Delivered);
     }
 }
 
@@ -168,12 +177,12 @@ fn other_types(server: &Postgres) {
         let records = numbered(0..3);
         assert_eq!(
             deliver(&mut *backend, &records),
-            vec![Verdict::Delivered; 3],
+            vec![DeliveryResult::Delivered; 3],
             "{kind}"
         );
         assert_eq!(
             deliver(&mut *backend, &records),
-            vec![Verdict::Known; 3],
+            vec![DeliveryResult::Known; 3],
             "{kind}"
         );
         assert_eq!(
@@ -203,7 +212,7 @@ fn other_types(server: &Postgres) {
     let batch = [record(1), keyed(2, "bad", "f", Some("t")), record(3)];
     let verdicts = deliver(&mut *backend, &batch);
     assert!(
-        matches!(&verdicts[1], Verdict::Rejected(why) if why.contains("check constraint")),
+        matches!(&verdicts[1], DeliveryResult::Rejected(why) if why.contains("check constraint")),
         "{verdicts:?}"
     );
     assert_eq!(server.sql("SELECT COUNT(*) FROM media_sessions"), "2\n");
@@ -229,10 +238,14 @@ fn another_encoding(server: &Postgres) {
         let odd = [keyed(1, "\u{1f600}é", name, Some(name))];
         assert_eq!(
             deliver(&mut *backend, &odd),
-            [Verdict::Delivered],
+            [DeliveryResult::Delivered],
             "{encoding}"
         );
-        assert_eq!(deliver(&mut *backend, &odd), [Verdict::Known], "{encoding}");
+        assert_eq!(
+            deliver(&mut *backend, &odd),
+            [DeliveryResult::Known],
+            "{encoding}"
+        );
         let ask =
             "SET client_encoding = 'UTF8'; SELECT from_tag || '|' || to_tag FROM media_sessions";
         let found = server.sql_in("narrow", ask);
@@ -256,7 +269,7 @@ fn without_the_right_to_make_the_table(server: &Postgres) {
     server.sql("GRANT SELECT, INSERT ON media_sessions TO poor; GRANT USAGE ON media_sessions_id_seq TO poor");
     assert_eq!(
         deliver(&mut *backend, &numbered(0..10)),
-        vec![Verdict::Delivered; 10]
+        vec![DeliveryResult::Delivered; 10]
     );
 }
 
@@ -276,7 +289,7 @@ fn a_table_that_is_locked(server: &Postgres) {
     drop(lock);
     assert_eq!(
         deliver_all(&mut *backend, &records),
-        vec![Verdict::Delivered; 2]
+        vec![DeliveryResult::Delivered; 2]
     );
 }
 
@@ -311,7 +324,7 @@ fn what_is_wrong_is_said(server: &Postgres) {
     server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'media'");
     assert_eq!(
         deliver_all(&mut *backend, &numbered(61..62)),
-        [Verdict::Delivered]
+        [DeliveryResult::Delivered]
     );
     server.sql("ALTER USER media SET default_transaction_read_only = on");
     let why = unavailable(&mut *records::backend(&server.uri()), &numbered(62..63));
@@ -335,7 +348,7 @@ fn a_server_that_comes_and_goes() {
         assert!(
             !verdicts
                 .iter()
-                .any(|verdict| matches!(verdict, Verdict::Rejected(_)))
+                .any(|verdict| matches!(verdict, DeliveryResult::Rejected(_)))
         );
         assert_eq!(sums(&infos(server)).0, numbers.end);
     };
@@ -415,7 +428,7 @@ fn tls_as_the_uri_says() {
         if fine {
             assert_eq!(
                 deliver(&mut *backend, &[record(number)]),
-                [Verdict::Delivered],
+                [DeliveryResult::Delivered],
                 "{uri}"
             )
         } else {
@@ -441,6 +454,6 @@ fn tls_as_the_uri_says() {
     assert!(why.contains("TLS"), "{why}");
     assert_eq!(
         deliver(&mut *backend(&server.uri()), &[record(90)]),
-        [Verdict::Delivered]
+        [DeliveryResult::Delivered]
     );
 }

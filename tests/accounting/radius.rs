@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::accounting::radius::Radius;
-use mediaproxy::accounting::{Backend, Record, Verdict};
+use mediaproxy::accounting::{Backend, DeliveryResult, Record};
 use mediaproxy::config::RadiusSection;
 use mediaproxy::sys::clock;
 
@@ -108,7 +108,11 @@ fn wait_for(server: &FreeRadius, count: usize) {
 
 /// Delivers as the dispatcher does: batch by batch, again from where it stopped. Returns the verdicts and what was
 /// said when not all could be delivered.
-fn deliver_all(radius: &mut Radius, records: &[Record], run: &Run) -> (Vec<Verdict>, Vec<String>) {
+fn deliver_all(
+    radius: &mut Radius,
+    records: &[Record],
+    run: &Run,
+) -> (Vec<DeliveryResult>, Vec<String>) {
     let (mut verdicts, mut failures) = (Vec::new(), Vec::new());
     let deadline = clock::moment() + PATIENCE;
     while verdicts.len() < records.len() {
@@ -135,10 +139,10 @@ fn deliver_all(radius: &mut Radius, records: &[Record], run: &Run) -> (Vec<Verdi
     (verdicts, failures)
 }
 
-fn all_delivered(verdicts: &[Verdict]) -> bool {
+fn all_delivered(verdicts: &[DeliveryResult]) -> bool {
     verdicts
         .iter()
-        .all(|verdict| *verdict == Verdict::Delivered)
+        .all(|verdict| *verdict == DeliveryResult::Delivered)
 }
 
 /// Delivers all records while another thread makes trouble. Returns what was said.
@@ -359,13 +363,13 @@ fn a_session_that_the_server_does_not_take_holds_up_no_other() {
             .collect::<Vec<_>>()
     );
     assert!(
-        matches!(&verdicts[20], Verdict::Rejected(why) if why.contains("3 times not for this one"))
+        matches!(&verdicts[20], DeliveryResult::Rejected(why) if why.contains("3 times not for this one"))
     );
     all.remove(20);
     assert_eq!(
         verdicts
             .iter()
-            .filter(|verdict| **verdict == Verdict::Delivered)
+            .filter(|verdict| **verdict == DeliveryResult::Delivered)
             .count(),
         200
     );
@@ -461,7 +465,7 @@ fn dictionaries_serve_mediaproxy_and_us() {
         let mut radius = Radius::open(&section).unwrap();
         let mut verdicts = Vec::new();
         radius.deliver(&[record(50)], &mut verdicts).unwrap();
-        assert_eq!(verdicts, [Verdict::Delivered]);
+        assert_eq!(verdicts, [DeliveryResult::Delivered]);
         wait_for(&server, count);
     }
     let details = server.details();

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mediaproxy::accounting::radius::Radius;
-use mediaproxy::accounting::{Backend, Record, Verdict};
+use mediaproxy::accounting::{Backend, DeliveryResult, Record};
 use mediaproxy::config::RadiusSection;
 
 use crate::support::skip;
@@ -156,7 +156,7 @@ impl Client {
         assert!(
             verdicts
                 .iter()
-                .all(|verdict| *verdict == Verdict::Delivered),
+                .all(|verdict| *verdict == DeliveryResult::Delivered),
             "{verdicts:?}"
         );
         let why = result.err().map(|why| why.to_string());

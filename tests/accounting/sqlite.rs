@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use mediaproxy::accounting::Verdict;
+use mediaproxy::accounting::DeliveryResult;
 use rusqlite::Connection;
 
 use crate::support::records::{
@@ -40,9 +40,12 @@ fn a_thousand_records_delivered_twice_are_there_once() {
     backend.prepare().unwrap();
     let records = numbered(0..1000);
     let delivered = deliver(&mut *backend, &records);
-    assert_eq!(delivered, vec![Verdict::Delivered; 1000]);
+    assert_eq!(delivered, vec![DeliveryResult::Delivered; 1000]);
     assert_eq!(sums(&infos(&path)), expected_sums(&records));
-    assert_eq!(deliver(&mut *backend, &records), vec![Verdict::Known; 1000]);
+    assert_eq!(
+        deliver(&mut *backend, &records),
+        vec![DeliveryResult::Known; 1000]
+    );
     assert_eq!(sums(&infos(&path)).0, 1000);
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
@@ -88,8 +91,11 @@ fn a_table_of_mediaproxy_is_used_as_it_is() {
     let null = [keyed(3, "null", "f", None), keyed(4, "null", "f", None)];
     let mut verdicts = deliver(&mut *backend, &[long]);
     verdicts.extend(deliver(&mut *backend, &null));
-    assert_eq!(verdicts, vec![Verdict::Delivered; 3]);
-    assert_eq!(deliver(&mut *backend, &null), vec![Verdict::Known; 2]);
+    assert_eq!(verdicts, vec![DeliveryResult::Delivered; 3]);
+    assert_eq!(
+        deliver(&mut *backend, &null),
+        vec![DeliveryResult::Known; 2]
+    );
     let other = keyed(5, "long", &"f".repeat(300), Some(&"t".repeat(300)));
     let reason = rejected(&mut *backend, other);
     assert!(
@@ -117,11 +123,11 @@ fn other_names_a_text_column_and_no_index() {
     let mut backend = backend_with(&uri(&path), names);
     assert_eq!(
         deliver(&mut *backend, &numbered(0..3)),
-        vec![Verdict::Delivered; 3]
+        vec![DeliveryResult::Delivered; 3]
     );
     assert_eq!(
         deliver(&mut *backend, &numbered(0..4))[..3],
-        vec![Verdict::Known; 3]
+        vec![DeliveryResult::Known; 3]
     );
     let kind: String = table
         .query_row(
@@ -146,14 +152,14 @@ fn what_keeps_it_from_writing_is_unavailable() {
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(
         deliver(&mut *backend, &numbered(0..2)),
-        [Verdict::Known, Verdict::Delivered]
+        [DeliveryResult::Known, DeliveryResult::Delivered]
     );
     // Full, as SQLite itself sees it.
     other.execute_batch("CREATE TABLE filler (x)").unwrap();
     fs::rename(&path, scratch.path().join("moved.db")).unwrap();
     assert_eq!(
         deliver(&mut *backend, &numbered(2..3)),
-        [Verdict::Delivered]
+        [DeliveryResult::Delivered]
     );
     assert_eq!(sums(&infos(&path)).0, 1);
     fs::write(
@@ -179,10 +185,10 @@ fn a_table_that_refuses_a_record() {
     let verdicts = deliver(&mut *backend(&uri(&path)), &numbered(0..3));
     assert_eq!(
         (&verdicts[0], &verdicts[2]),
-        (&Verdict::Delivered, &Verdict::Delivered)
+        (&DeliveryResult::Delivered, &DeliveryResult::Delivered)
     );
     assert!(
-        matches!(&verdicts[1], Verdict::Rejected(why) if why.contains("CHECK")),
+        matches!(&verdicts[1], DeliveryResult::Rejected(why) if why.contains("CHECK")),
         "{verdicts:?}"
     );
     table
@@ -218,12 +224,12 @@ fn a_full_disk() {
     let full = backend.deliver(&records, &mut verdicts).unwrap_err().0;
     assert!(full.contains("full"), "{full}");
     let there = verdicts.len();
-    assert_eq!(verdicts, vec![Verdict::Delivered; there]);
+    assert_eq!(verdicts, vec![DeliveryResult::Delivered; there]);
     assert_eq!(sums(&infos(&path)), expected_sums(&records[..there]));
     disk.enlarge();
     assert_eq!(
         deliver(&mut *backend, &records[there..]),
-        vec![Verdict::Delivered; 1000 - there]
+        vec![DeliveryResult::Delivered; 1000 - there]
     );
     assert_eq!(sums(&infos(&path)), expected_sums(&records));
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::accounting::{
-    self, Accounting, Backend, Keeper, Outcome, Record, Unavailable, Verdict,
+    self, Accounting, Backend, DeliveryResult, Keeper, Outcome, Record, Unavailable,
 };
 use mediaproxy::config;
 use mediaproxy::sys::clock;
@@ -38,7 +38,7 @@ impl Backend for Parted {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         if self.1.load(Ordering::Relaxed) {
             Err(Unavailable("it is away".to_owned()))

@@ -68,46 +68,28 @@ fn s8_an_update_waits_for_its_relay_and_new_calls_do_not() {
     assert_eq!((bed.ended.count(), bed.running.waiting()), (0, 0));
 }
 
+/// The proxy would do nothing about an error, and waits for no more than half a second.
 #[test]
-fn s8_a_removal_waits_for_its_relay_and_is_told_once() {
+fn s8_a_removal_waits_for_nobody_and_is_told_once() {
     let (bed, mut proxy) = left_alone();
-    proxy.send(remove("one").as_bytes());
-    waits(&bed, 1);
+    assert_eq!(proxy.ask(&remove("one")), "removed");
+    assert_eq!(proxy.ask(&remove("one")), "removed", "said again");
     let mut again = coming(&bed, "a");
     again.serve("sessions", HERE);
     let asked = again.serve("remove", &statistics("one", "closed"));
     assert_eq!(asked.headers["call_id"], "one");
-    assert_eq!(proxy.answer(), "removed");
     again.settle();
     let ended = bed.ended.wait_for(1);
     assert_eq!((ended.len(), ended[0].reason), (1, Reason::Removed));
     assert!(ended[0].statistics.is_some());
-}
-
-#[test]
-fn a_removal_that_nobody_waits_for_any_more_is_told_once_all_the_same() {
-    let bed = Bed::with(|settings| settings.relay_timeout = Duration::from_millis(300));
-    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
-    talking(&mut proxy, &mut relay, "one");
-    relay.cut();
-    assert_eq!(proxy.ask(&answered("one")), "error");
-    assert_eq!(proxy.ask(&remove("one")), "error");
-    assert_eq!(bed.running.waiting(), 0);
-    let mut again = coming(&bed, "a");
-    again.serve("sessions", HERE);
-    again.serve("remove", &statistics("one", "closed"));
-    again.settle();
-    assert_eq!(bed.ended.wait_for(1).len(), 1);
+    assert_eq!(proxy.ask(&remove("one")), "error", "it is over");
 }
 
 #[test]
 fn a_removal_of_what_its_relay_comes_back_without_is_done() {
     let (bed, mut proxy) = left_alone();
-    proxy.send(remove("one").as_bytes());
-    waits(&bed, 1);
-    let mut again = bed.relay("a");
-    assert_eq!(proxy.answer(), "removed");
-    again.settle();
+    assert_eq!(proxy.ask(&remove("one")), "removed");
+    bed.relay("a");
     let ended = bed.ended.wait_for(1);
     assert_eq!((ended.len(), ended[0].reason), (1, Reason::Removed));
     assert!(!ended[0].end_dialog, "the proxy knows");
@@ -115,15 +97,13 @@ fn a_removal_of_what_its_relay_comes_back_without_is_done() {
 
 /// The relay ended it while it had no link, and says so before anything else.
 #[test]
-fn an_end_that_fell_into_the_gap_answers_the_removal_and_is_recorded_once() {
+fn an_end_that_fell_into_the_gap_is_recorded_once() {
     for word in ["expired", "removed"] {
         let (bed, mut proxy) = left_alone();
-        proxy.send(remove("one").as_bytes());
-        waits(&bed, 1);
+        assert_eq!(proxy.ask(&remove("one")), "removed");
         let mut again = coming(&bed, "a");
         again.say(&format!("{word} {}", statistics("one", "closed")));
         again.serve("sessions", "[]");
-        assert_eq!(proxy.answer(), "removed", "{word}");
         again.settle();
         let ended = bed.ended.wait_for(1);
         assert_eq!((ended.len(), ended[0].reason), (1, Reason::Removed));
@@ -147,11 +127,10 @@ fn a_request_that_was_under_way_is_asked_again_on_the_next_link() {
     proxy.send(remove("one").as_bytes());
     again.asked();
     again.cut();
-    waits(&bed, 1);
+    assert_eq!(proxy.answer(), "removed");
     let mut again = coming(&bed, "a");
     again.serve("sessions", HERE);
     again.serve("remove", &statistics("one", "closed"));
-    assert_eq!(proxy.answer(), "removed");
     again.settle();
     assert_eq!(bed.ended.wait_for(1).len(), 1);
 }
@@ -203,16 +182,38 @@ fn s8_a_ringing_call_of_before_the_start_is_waited_for_until_its_relay_tells_of_
 #[test]
 fn a_relay_that_comes_while_another_is_waited_for_does_not_get_its_calls() {
     let (bed, mut proxy) = left_alone();
-    proxy.send(remove("one").as_bytes());
+    proxy.send(answered("one").as_bytes());
     waits(&bed, 1);
     let mut other = bed.relay("b");
     other.settle();
     waits(&bed, 1);
     let mut again = coming(&bed, "a");
     again.serve("sessions", HERE);
-    again.serve("remove", &statistics("one", "closed"));
-    assert_eq!(proxy.answer(), "removed");
+    again.serve("update", PORTS);
+    assert_eq!(proxy.answer(), PORTS);
     other.settle();
+}
+
+/// Its process ends and leaves its calls to the next one, which has them.
+#[test]
+fn a_relay_that_leaves_gets_no_new_calls_and_its_own_wait() {
+    let bed = Bed::new();
+    let (mut relay, mut proxy) = (bed.relay("a"), bed.proxy());
+    talking(&mut proxy, &mut relay, "one");
+    relay.say("leaving nonsense");
+    relay.say("leaving 60");
+    relay.settle();
+    assert_eq!(proxy.ask(&offer("new")), "error");
+    relay.cut();
+    wait_until(|| bed.running.status() == "0 relays connected, 1 session");
+    proxy.send(answered("one").as_bytes());
+    waits(&bed, 1);
+    let mut again = coming(&bed, "a");
+    again.serve("sessions", HERE);
+    again.serve("update", PORTS);
+    assert_eq!(proxy.answer(), PORTS);
+    talking(&mut proxy, &mut again, "new");
+    assert_eq!(bed.ended.count(), 0);
 }
 
 /// Nobody restarts it, or its calls are given up soon.
@@ -227,7 +228,6 @@ fn a_relay_that_stays_away_is_not_waited_for_any_longer() {
     relay.cut();
     wait_until(|| bed.running.status() == "0 relays connected, 1 session");
     assert_eq!(proxy.ask(&answered("one")), "error");
-    assert_eq!(proxy.ask(&remove("one")), "error");
     assert_eq!(bed.ended.count(), 0, "it is not given up yet");
 }
 

@@ -39,7 +39,7 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	pure="$pure src/dispatcher/recent_calls.rs src/dispatcher/management/verdict.rs src/dispatcher/management/explained.rs src/dispatcher/management/text.rs src/words.rs src/text_layout.rs"
 	pure="$pure src/metrics/count.rs src/metrics/text.rs src/metrics/http.rs"
 	pure="$pure src/netlink/message.rs src/netlink/conntrack.rs src/netlink/nftables.rs src/netlink/chains.rs"
-	pure="$pure src/netlink/passage.rs src/dispatcher/room.rs src/dispatcher/failed_connections.rs src/dispatcher/banned_relays.rs src/dispatcher/limits.rs src/door/admission.rs src/door/budget.rs src/door/origin.rs"
+	pure="$pure src/netlink/passage.rs src/dispatcher/port_shortage.rs src/dispatcher/failed_connections.rs src/dispatcher/banned_relays.rs src/dispatcher/limits.rs src/door/admission.rs src/door/budget.rs src/door/origin.rs"
 	pure="$pure $(for part in attributes client exchange lines packet; do echo src/accounting/radius/$part.rs; done)"
 	forbid 'a pure part names a clock, a socket, a thread or a file' "$impure" $pure
 	forbid 'proto imports from above' 'crate::(session|sys|tls|config|cli|logging|relay|dispatcher)\b' $(sources src/proto)
@@ -65,10 +65,13 @@ impure="$impure|\\b(Instant|SystemTime)\\b|crossbeam|libc::|crate::sys"
 	forbid 'unsafe outside src/sys' '\bunsafe\b' $(sources src | grep -v '^src/sys/')
 	forbid 'work left undone' 'todo!|unimplemented!|\b(TODO|FIXME|XXX)\b' $(sources src)
 }
-# serde takes an array for a struct, unless src/objects.rs is asked.
+# serde takes an array for a struct, unless src/objects.rs is asked. Not so in the state of a session, which no peer writes and
+# whose values are many (src/session/saved.rs): what is of another shape is refused there, and what an array is taken for is as
+# good as the object.
+state='^src/(session/.*|counters|moment|proto/(component|media|party|saved))\.rs$'
 arrays=$(awk '/derive\(.*Deserialize/ { seen = FILENAME ":" FNR; remote = 0 }
-	/remote = "Self"/ { remote = 1 }
-	seen && /^ *(pub(\([a-z]+\))? )?(struct|enum) / { if (/struct / && !remote) print seen; seen = "" }' $(sources src))
+	/remote = "Self"|serde\(transparent/ { remote = 1 }
+	seen && /^ *(pub(\([a-z]+\))? )?(struct|enum) / { if (/struct / && !remote) print seen; seen = "" }' $(sources src | grep -Ev "$state"))
 [ -z "$arrays" ] || { printf 'a struct that an array would pass for (see src/objects.rs):\n%s\n' "$arrays" >&2; failed=1; }
 for file in $(sources src); do
 	head -1 "$file" | grep -q '^//! ' || { echo "$file: does not open with its purpose (//! ...)" >&2; failed=1; }

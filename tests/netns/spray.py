@@ -8,7 +8,7 @@ import paths
 from direct import Proxy
 from flows import BOTH, Dialog, line
 from lab import run
-from load import SIDES, run_load
+from load import SIDES, Load, run_load
 from scenarios import Skip, scenario
 from scene import PROXY, Failed
 from script import CALLEE, CALLER
@@ -64,7 +64,7 @@ def sprayed(scene, learning, rounds):
         sprayer = scene.lab.start(hosts['sprayer'], [program, PROXY, RANGE[0], RANGE[1] - 1, rate, kind], 'sprayer.log',
                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         files, slowest = set_up(here, scene, number)
-        results = run_load(scene, hosts, files)
+        results = run_load(scene, hosts, files, Load(CALLS, PACKETS))
         sprayer.stdin.close()
         counted = json.loads(sprayer.stdout.read())
         sprayer.wait()

@@ -1,13 +1,7 @@
 //! `media-relay` as a process: its start, its signals, its end.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
-
-use mediaproxy::sys::clock;
+use std::process::Command;
 
 use crate::support::certs::Certs;
 use crate::support::relay_bed::*;

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use mediaproxy::accounting::{
-    self, Accounting, Backend, Keeper, Outcome, Record, Unavailable, Verdict,
+    self, Accounting, Backend, DeliveryResult, Keeper, Outcome, Record, Unavailable,
 };
 use mediaproxy::config;
 use mediaproxy::sys::clock;
@@ -64,7 +64,7 @@ impl Backend for Mortal {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         self.deliveries += 1;
         self.kill_at("before");
@@ -126,7 +126,7 @@ impl Backend for Away {
         &self.0
     }
 
-    fn deliver(&mut self, _: &[Record], _: &mut Vec<Verdict>) -> Result<(), Unavailable> {
+    fn deliver(&mut self, _: &[Record], _: &mut Vec<DeliveryResult>) -> Result<(), Unavailable> {
         Err(Unavailable("it is away".into()))
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use mediaproxy::accounting::{Backend, Record, Unavailable, Verdict, database};
+use mediaproxy::accounting::{Backend, DeliveryResult, Record, Unavailable, database};
 use mediaproxy::config;
 use mediaproxy::sys::clock;
 
@@ -51,7 +51,7 @@ pub fn records(numbers: std::ops::Range<usize>) -> Vec<Record> {
 }
 
 /// Deliveries as large as those of a dispatcher, in which all is settled.
-pub fn deliver(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict> {
+pub fn deliver(backend: &mut dyn Backend, records: &[Record]) -> Vec<DeliveryResult> {
     let mut verdicts = Vec::new();
     for part in records.chunks(256) {
         backend.deliver(part, &mut verdicts).unwrap();
@@ -61,7 +61,7 @@ pub fn deliver(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict> {
 }
 
 /// As the dispatcher does it: again and again until all are settled. Panics after a minute.
-pub fn deliver_all(backend: &mut dyn Backend, records: &[Record]) -> Vec<Verdict> {
+pub fn deliver_all(backend: &mut dyn Backend, records: &[Record]) -> Vec<DeliveryResult> {
     let mut verdicts = Vec::new();
     let start = clock::moment();
     while let Err(Unavailable(why)) = backend.deliver(&records[verdicts.len()..], &mut verdicts) {
@@ -88,7 +88,7 @@ pub fn unavailable(backend: &mut dyn Backend, records: &[Record]) -> String {
 pub fn rejected(backend: &mut dyn Backend, record: Record) -> String {
     let verdicts = deliver(backend, &[record]);
     match &verdicts[0] {
-        Verdict::Rejected(reason) => reason.clone(),
+        DeliveryResult::Rejected(reason) => reason.clone(),
         other => panic!("{other:?}"),
     }
 }

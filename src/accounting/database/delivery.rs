@@ -6,7 +6,7 @@ use std::time::Duration;
 use log::warn;
 
 use super::table::{Row, Shape};
-use crate::accounting::{Backend, Record, Unavailable, Verdict};
+use crate::accounting::{Backend, DeliveryResult, Record, Unavailable};
 use crate::moment::Moment;
 use crate::proto::record;
 use crate::sys::clock;
@@ -120,7 +120,7 @@ impl Backend for Database {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         let mut link = self.connected()?;
         let end = clock::moment() + DELIVERY_LIMIT;
@@ -144,7 +144,7 @@ impl Backend for Database {
 fn settle(
     link: &mut dyn Link,
     records: &[Record],
-    verdicts: &mut Vec<Verdict>,
+    verdicts: &mut Vec<DeliveryResult>,
     end: Moment,
 ) -> Result<bool, Unavailable> {
     let shape = link.shape().clone();
@@ -173,7 +173,7 @@ fn settle(
         match single {
             Some(Ok(_)) if is_past(end) => return Ok(false),
             Some(Ok(row)) => verdicts.push(add_unless_there(link, &row)?),
-            Some(Err(reason)) => verdicts.push(Verdict::Rejected(reason)),
+            Some(Err(reason)) => verdicts.push(DeliveryResult::Rejected(reason)),
             None => (),
         }
     }
@@ -189,14 +189,14 @@ fn is_past(end: Moment) -> bool {
 fn add(
     link: &mut dyn Link,
     rows: &[Row],
-    verdicts: &mut Vec<Verdict>,
+    verdicts: &mut Vec<DeliveryResult>,
     end: Moment,
 ) -> Result<bool, Unavailable> {
     let mut looking = false;
     if rows.len() > 1 {
         match link.insert(rows) {
             Ok(()) => {
-                verdicts.extend(rows.iter().map(|_| Verdict::Delivered));
+                verdicts.extend(rows.iter().map(|_| DeliveryResult::Delivered));
                 return Ok(true);
             }
             Err(Failure::Unavailable(why)) => return Err(Unavailable(why)),
@@ -228,34 +228,34 @@ fn judge(
     link: &mut dyn Link,
     row: &Row,
     added: Result<(), Failure>,
-) -> Result<Verdict, Unavailable> {
+) -> Result<DeliveryResult, Unavailable> {
     match added {
-        Ok(()) => Ok(Verdict::Delivered),
+        Ok(()) => Ok(DeliveryResult::Delivered),
         Err(Failure::Duplicate(words)) => {
             let there = link.find(row).map_err(unavailable)?;
-            Ok(compare(&there, row.session_id).unwrap_or(Verdict::Rejected(words)))
+            Ok(compare(&there, row.session_id).unwrap_or(DeliveryResult::Rejected(words)))
         }
-        Err(Failure::Row(words)) => Ok(Verdict::Rejected(words)),
+        Err(Failure::Row(words)) => Ok(DeliveryResult::Rejected(words)),
         Err(Failure::Unavailable(why)) => Err(Unavailable(why)),
     }
 }
 
 /// For a row that the database does not keep from being there twice.
-fn add_unless_there(link: &mut dyn Link, row: &Row) -> Result<Verdict, Unavailable> {
+fn add_unless_there(link: &mut dyn Link, row: &Row) -> Result<DeliveryResult, Unavailable> {
     link.lock(row.session_id).map_err(unavailable)?;
     let there = link.find(row).map_err(unavailable)?;
     let verdict = match compare(&there, row.session_id) {
         // Of calls without a final answer there may be several.
-        Some(Verdict::Rejected(_)) if row.to_tag.is_none() => None,
+        Some(DeliveryResult::Rejected(_)) if row.to_tag.is_none() => None,
         other => other,
     };
     let verdict = match verdict {
         Some(verdict) => verdict,
         None => match link.insert(std::slice::from_ref(row)) {
-            Ok(()) => Verdict::Delivered,
+            Ok(()) => DeliveryResult::Delivered,
             // By an index that is not the one that was looked by. It cannot be looked again: a transaction with a
             // failure in it takes no further question.
-            Err(Failure::Duplicate(words) | Failure::Row(words)) => Verdict::Rejected(words),
+            Err(Failure::Duplicate(words) | Failure::Row(words)) => DeliveryResult::Rejected(words),
             Err(Failure::Unavailable(why)) => return Err(Unavailable(why)),
         },
     };
@@ -270,17 +270,17 @@ fn unavailable(failure: Failure) -> Unavailable {
 }
 
 /// What it means that these statistics are in the table under the same key; none where there are none.
-fn compare(there: &[Vec<u8>], session_id: &str) -> Option<Verdict> {
+fn compare(there: &[Vec<u8>], session_id: &str) -> Option<DeliveryResult> {
     let stored = there.iter().map(|info| record::session_id(info));
     let sessions: Vec<Option<Cow<'_, str>>> = stored.collect();
     let other = match sessions.first()? {
         _ if sessions.iter().flatten().any(|other| other == session_id) => {
-            return Some(Verdict::Known);
+            return Some(DeliveryResult::Known);
         }
         Some(other) => format!("with the session {other}"),
         None => "in a row without session_id, which another program wrote".into(),
     };
-    Some(Verdict::Rejected(format!(
+    Some(DeliveryResult::Rejected(format!(
         "its call_id, from_tag and to_tag are in the table already, {other}"
     )))
 }

@@ -60,7 +60,7 @@ pub fn open(section: &DatabaseSection) -> Result<Vec<Box<dyn Backend>>, String> 
 
 /// Of `[a-z0-9-]`, short enough for a file's name.
 fn name(uri: &DatabaseUri) -> String {
-    const LONGEST: usize = 100;
+    const MAX_NAME: usize = 100;
     let text = match uri {
         DatabaseUri::Sqlite(path) => format!("sqlite{}", path.display()),
         DatabaseUri::Server(server) => {
@@ -85,7 +85,7 @@ fn name(uri: &DatabaseUri) -> String {
         }
     }
     // The end tells more than the beginning, but for the kind.
-    if let Some(at) = name.len().checked_sub(LONGEST).filter(|&at| at > 0) {
+    if let Some(at) = name.len().checked_sub(MAX_NAME).filter(|&at| at > 0) {
         let kind = name.split('-').next().unwrap_or_default();
         name = format!("{kind}-{}", name.get(at..).unwrap_or_default());
     }

@@ -33,7 +33,7 @@ use dictionary::{Attribute, Dictionary};
 use exchange::{Pace, Request};
 use server::{Server, Settled};
 
-use super::{Backend, Record, Unavailable, Verdict};
+use super::{Backend, DeliveryResult, Record, Unavailable};
 use crate::config::RadiusSection;
 use crate::moment::Moment;
 use crate::proto::Visible;
@@ -133,7 +133,8 @@ impl Radius {
                     attributes,
                 }),
                 Err(why) => {
-                    self.settled.insert(session_id, Verdict::Rejected(why));
+                    self.settled
+                        .insert(session_id, DeliveryResult::Rejected(why));
                 }
             }
         }
@@ -218,7 +219,7 @@ impl Radius {
                 let why = format!(
                     "RADIUS servers answer for other sessions, but {MAX_UNANSWERED} times not for this one"
                 );
-                let rejected = Verdict::Rejected(why);
+                let rejected = DeliveryResult::Rejected(why);
                 self.settled.insert(session_id.clone(), rejected);
             }
         }
@@ -226,7 +227,7 @@ impl Radius {
     }
 
     /// The verdicts of all records before the first that has none.
-    fn hand_over(&mut self, records: &[Record], verdicts: &mut Vec<Verdict>) -> usize {
+    fn hand_over(&mut self, records: &[Record], verdicts: &mut Vec<DeliveryResult>) -> usize {
         let known = records
             .iter()
             .map_while(|record| self.settled.get(&record.session_id));
@@ -256,7 +257,7 @@ impl Backend for Radius {
     fn deliver(
         &mut self,
         records: &[Record],
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<DeliveryResult>,
     ) -> Result<(), Unavailable> {
         let deadline = clock::moment() + DELIVERY_LIMIT;
         let mut failures = Vec::new();

@@ -10,7 +10,7 @@ use super::client::{Address, Secret};
 use super::exchange::{Exchange, Ledger, Pace, Request, Step};
 use super::lookup::Lookup;
 use super::packet::{MAX_PACKET, Wrong};
-use crate::accounting::Verdict;
+use crate::accounting::DeliveryResult;
 use crate::config::Host;
 use crate::moment::Moment;
 use crate::sys::clock;
@@ -23,7 +23,7 @@ const LONGEST_REST: Duration = Duration::from_secs(900);
 const MAX_LATE: usize = 1_000;
 
 /// What is known of sessions that got no verdict yet.
-pub(super) type Settled = HashMap<String, Verdict>;
+pub(super) type Settled = HashMap<String, DeliveryResult>;
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -143,7 +143,7 @@ impl Server {
                     let answered = self.receive(wait).map_err(|error| error.to_string())?;
                     if let Some(session_id) = answered {
                         exchange.settled(&session_id, clock::moment());
-                        settled.insert(session_id, Verdict::Delivered);
+                        settled.insert(session_id, DeliveryResult::Delivered);
                     }
                 }
                 Step::Done => return Ok(exchange.passed_over()),
@@ -224,7 +224,7 @@ impl Server {
                 Ok(length) => {
                     let datagram = buffer.get(..length).unwrap_or_default();
                     if let Ok(session_id) = self.ledger.receive(datagram, &self.secret) {
-                        settled.insert(session_id, Verdict::Delivered);
+                        settled.insert(session_id, DeliveryResult::Delivered);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

@@ -114,7 +114,7 @@ fn what_cannot_be_told_is_rejected_without_asking_anybody() {
     let why = "the statistics cannot be told to a RADIUS server: invalid type: string \"long\", expected u64";
     assert_eq!(verdicts.len(), 2);
     assert!(
-        matches!(&verdicts[0], Verdict::Rejected(reason) if reason.starts_with(why)),
+        matches!(&verdicts[0], DeliveryResult::Rejected(reason) if reason.starts_with(why)),
         "{verdicts:?}"
     );
     assert!(radius.settled.is_empty());
@@ -126,13 +126,16 @@ fn verdicts_wait_for_those_before_them() {
         .open()
         .unwrap();
     let records = [record("a", ""), record("b", ""), record("c", "")];
-    radius.settled.insert("b".into(), Verdict::Delivered);
+    radius.settled.insert("b".into(), DeliveryResult::Delivered);
     let mut verdicts = Vec::new();
     assert_eq!(radius.hand_over(&records, &mut verdicts), 0);
     assert_eq!(radius.encode(&records).len(), 2);
-    radius.settled.insert("a".into(), Verdict::Delivered);
+    radius.settled.insert("a".into(), DeliveryResult::Delivered);
     assert_eq!(radius.hand_over(&records, &mut verdicts), 2);
-    assert_eq!(verdicts, [Verdict::Delivered, Verdict::Delivered]);
+    assert_eq!(
+        verdicts,
+        [DeliveryResult::Delivered, DeliveryResult::Delivered]
+    );
     assert!(radius.settled.is_empty());
 }
 
@@ -156,7 +159,7 @@ fn a_session_that_no_server_wants_is_rejected_at_last() {
     let mut verdicts = Vec::new();
     assert_eq!(radius.hand_over(&[record("a", "")], &mut verdicts), 1);
     assert!(
-        matches!(&verdicts[0], Verdict::Rejected(why) if why.contains("3 times not for this one"))
+        matches!(&verdicts[0], DeliveryResult::Rejected(why) if why.contains("3 times not for this one"))
     );
     assert!(radius.passed_over.is_empty());
 }

@@ -23,7 +23,7 @@ use crate::sys::thread::run_tenaciously;
 use crate::sys::{random, unix_socket, users};
 
 /// The longest answer that is read, bytes.
-const LONGEST: usize = 64 * 1024;
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// The users that ask this dispatcher for relays, as a SIP proxy does.
 pub(super) type Askers = Arc<Mutex<BTreeSet<u32>>>;
@@ -110,7 +110,7 @@ fn read(
     emptied: &Weak<AtomicU64>,
     answers: &Sender<Came>,
 ) {
-    let mut buffer = vec![0; LONGEST];
+    let mut buffer = vec![0; MAX_ANSWER];
     let mut odd = Sparse::default();
     loop {
         let waited = undisturbed(|| await_one(socket));

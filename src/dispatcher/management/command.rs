@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::end::Wanted;
+use super::end::EndRequest;
 use super::filter::Filter;
 use crate::proto::escaped;
 
@@ -22,7 +22,7 @@ pub(crate) enum Command {
         /// One JSON object for each session instead of lines for people.
         json: bool,
     },
-    End(Wanted),
+    End(EndRequest),
     /// The relay's name or address, both.
     Drain(String),
     Resume(String),
@@ -128,7 +128,7 @@ fn explain(call_id: &str, json: bool) -> Command {
 }
 
 fn end(call_id: &str, from_tag: Option<&str>, media_only: bool) -> Command {
-    Command::End(Wanted {
+    Command::End(EndRequest {
         call_id: call_id.to_owned(),
         from_tag: from_tag.map(str::to_owned),
         media_only,

@@ -4,7 +4,7 @@
 //! not told: other dispatchers may want it. A relay that is to end by itself is sent HUP on its own host.
 
 use super::answer::Who;
-use crate::dispatcher::drained::MOST;
+use crate::dispatcher::drained::MAX_DRAINED;
 use crate::dispatcher::registry::Held;
 use crate::dispatcher::relay_id::RelayKey;
 use crate::dispatcher::shared::Dispatcher;
@@ -22,9 +22,9 @@ pub(super) fn drain(dispatcher: &Dispatcher, who: &Who, relay: &str) -> Result<S
         &registry.relays.known(),
     )?;
     let drained = registry.relays.drained();
-    if drained.len() >= MOST && !drained.contains(&key) {
+    if drained.len() >= MAX_DRAINED && !drained.contains(&key) {
         return Err(format!(
-            "{MOST} relays are drained already; resume those that do not exist any more: summary shows them"
+            "{MAX_DRAINED} relays are drained already; resume those that do not exist any more: summary shows them"
         ));
     }
     let is_news = registry.relays.drain(&key);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::answer::Who;
-use super::lookup::Found;
+use super::lookup::FoundSession;
 use super::naming::Meant;
 use crate::dispatcher::dialog::{Outcome, Proxy, Told};
 use crate::dispatcher::link::{Ask, Removal};
@@ -28,7 +28,7 @@ const HEARD: Duration = Duration::from_secs(5);
 
 /// What is to be ended, as the administrator says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct EndRequest {
     pub call_id: String,
     /// Of the sessions of that Call-ID the one that this tag opened; else all of them.
     pub from_tag: Option<String>,
@@ -40,7 +40,11 @@ pub(crate) struct Wanted {
 ///
 /// # Errors
 /// Why it goes on, and what else can be tried.
-pub(super) fn end(dispatcher: &Dispatcher, who: &Who, wanted: &Wanted) -> Result<String, String> {
+pub(super) fn end(
+    dispatcher: &Dispatcher,
+    who: &Who,
+    wanted: &EndRequest,
+) -> Result<String, String> {
     let text = wanted.call_id.as_str();
     let (call_id, known, place) = {
         let registry = lock(&dispatcher.registry);
@@ -138,7 +142,7 @@ fn end_one(dispatcher: &Dispatcher, session: &About, media_only: bool) -> Result
 }
 
 /// What the relay of a session knows of it, where this dispatcher does not know it.
-fn told_by_relay(call_id: &CallId, found: &Found) -> About {
+fn told_by_relay(call_id: &CallId, found: &FoundSession) -> About {
     let dialog_id = found.object.get("dialog_id").and_then(Value::as_str);
     let answered = found.object.get("answered").and_then(Value::as_bool);
     About {
@@ -212,7 +216,7 @@ fn end_session(
     ))
 }
 
-fn remove(dispatcher: &Dispatcher, name: &Name, found: &Found) -> Result<(), String> {
+fn remove(dispatcher: &Dispatcher, name: &Name, found: &FoundSession) -> Result<(), String> {
     let call_id = &name.call_id;
     let (relay, link) = (&found.at.relay, &found.at.handle);
     let Some(from_tag) = from_tag(&found.object) else {

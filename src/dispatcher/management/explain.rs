@@ -5,7 +5,7 @@ use std::io;
 use serde_json::{Map, Value};
 
 use super::answer::{Client, List};
-use super::lookup::Found;
+use super::lookup::FoundSession;
 use super::naming::Meant;
 use super::text;
 use crate::dispatcher::registry::About;
@@ -57,7 +57,7 @@ impl Client<'_> {
 
 impl Dispatcher {
     /// Adds what the dispatcher knows of the call and of its relay.
-    fn with_own_knowledge(&self, call_id: &CallId, found: Found) -> Map<String, Value> {
+    fn with_own_knowledge(&self, call_id: &CallId, found: FoundSession) -> Map<String, Value> {
         let registry = lock(&self.registry);
         let (held, is_connected) = registry.relays.held(&found.at.relay);
         let about = registry.calls.live.about(call_id).into_iter();
@@ -65,7 +65,7 @@ impl Dispatcher {
         let about = about.filter(|about| found.is_of(&about.name));
         let about: Option<About> = about.max_by_key(|about| found.fit(&about.name));
         let refusal = self.refusal_of(call_id, &found);
-        let Found { at, mut object } = found;
+        let FoundSession { at, mut object } = found;
         let link = match held {
             _ if !is_connected => "lost just now",
             held if held.timed_out => "does not answer",

@@ -23,6 +23,8 @@ pub(super) struct Call {
     pub(super) duration: f64,
     pub(super) answered: Option<bool>,
     pub(super) streams: Vec<Stream>,
+    /// UNIX seconds at which its relay's process took it over from the one before.
+    pub(super) adopted: Option<f64>,
     pub(super) relay: Relay,
     pub(super) relay_link: String,
     pub(super) relay_explains: bool,

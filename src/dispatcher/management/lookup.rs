@@ -15,12 +15,12 @@ use crate::proto::{CallId, Excerpt, Text};
 use crate::sys::sync::lock;
 
 /// A session that a relay has, and what it says of it.
-pub struct Found {
+pub struct FoundSession {
     pub at: Connection,
     pub object: Map<String, Value>,
 }
 
-impl Found {
+impl FoundSession {
     /// Returns true if it is the session of this name.
     pub fn is_of(&self, name: &Name) -> bool {
         self.fit(name) != Fit::Not
@@ -36,7 +36,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// A sentence: where it is not, and who was not heard.
-    pub fn look_for(&self, call_id: &CallId) -> Result<Vec<Found>, String> {
+    pub fn look_for(&self, call_id: &CallId) -> Result<Vec<FoundSession>, String> {
         let (place, relays) = {
             let registry = lock(&self.registry);
             let mut relays = registry.relays.connected();
@@ -89,7 +89,10 @@ impl Dispatcher {
 }
 
 /// Waits for all answers; what relays said of this call.
-fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Found>, String> {
+fn collect(
+    call_id: &CallId,
+    asked: Vec<(Connection, Answer)>,
+) -> Result<Vec<FoundSession>, String> {
     let mut found = Vec::new();
     let mut silent = Vec::new();
     let mut asked_any = false;
@@ -107,7 +110,7 @@ fn collect(call_id: &CallId, asked: Vec<(Connection, Answer)>) -> Result<Vec<Fou
             continue;
         }
         match sessions_of(call_id, &bytes) {
-            Ok(objects) => found.extend(objects.into_iter().map(|object| Found {
+            Ok(objects) => found.extend(objects.into_iter().map(|object| FoundSession {
                 at: at.clone(),
                 object,
             })),

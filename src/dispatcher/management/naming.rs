@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::lookup::{Found, listed};
+use super::lookup::{FoundSession, listed};
 use crate::dispatcher::recent_calls::Fate;
 use crate::dispatcher::registry::CallLocation;
 use crate::dispatcher::shared::Dispatcher;
@@ -21,7 +21,7 @@ const NAMED: usize = 5;
 
 /// A call that is meant.
 pub enum Meant {
-    Live(CallId, Vec<Found>),
+    Live(CallId, Vec<FoundSession>),
     /// And what became of it: `ended 12 s ago: ..`.
     Over(CallId, String),
 }
@@ -87,7 +87,7 @@ impl Dispatcher {
     }
 
     /// Why an update of this session was refused a short time ago: `5 s ago: ..`.
-    pub fn refusal_of(&self, call_id: &CallId, found: &Found) -> Option<String> {
+    pub fn refusal_of(&self, call_id: &CallId, found: &FoundSession) -> Option<String> {
         let past = lock(&self.recent_calls);
         let mut fates = past.of(call_id, clock::moment());
         fates.find_map(|(name, fate, ago)| match fate {

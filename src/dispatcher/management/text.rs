@@ -81,6 +81,13 @@ fn head(out: &mut Vec<String>, call: &Call) {
         "; an older one, which tells no more than sessions"
     };
     out.push(format!("  relay {name}, {}{less}", call.relay_link));
+    if let Some(at) = call.adopted {
+        let since = call.start_time.map(|start| start + call.duration - at);
+        let ago = since.map_or_else(String::new, |ago| format!(", {:.0} s ago", ago.max(0.0)));
+        out.push(format!(
+            "  adopted{ago}: its relay was started anew and took it over"
+        ));
+    }
     out.push(match &call.dialog_id {
         Some(dialog) => format!("  dialog {dialog} at the SIP proxy"),
         None => "  no dialog at the SIP proxy is known".to_owned(),
@@ -246,6 +253,17 @@ mod tests {
     fn shown(json: &str) -> String {
         let session = serde_json::from_str(json).unwrap();
         lines(vec![session]).unwrap().join("\n")
+    }
+
+    #[test]
+    fn a_call_that_was_taken_over() {
+        let call = |more: &str| format!(r#"{{"call_id": "a", "duration": 75, {more}}}"#);
+        let text = shown(&call(r#""start_time": 1000.5, "adopted": 1030"#));
+        let line = "\n  adopted, 46 s ago: its relay was started anew and took it over\n";
+        assert!(text.contains(line), "{text}");
+        let text = shown(&call(r#""adopted": 1030"#));
+        assert!(text.contains("\n  adopted: its relay was"), "{text}");
+        assert!(!shown(&call(r#""answered": true"#)).contains("adopted"));
     }
 
     #[test]

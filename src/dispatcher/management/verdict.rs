@@ -14,10 +14,10 @@ const RECENT: f64 = 5.0;
 const AT_ONCE: f64 = 0.1;
 
 /// After the answer a phone may take so long to begin, seconds.
-const PATIENCE: f64 = 2.0;
+const ANSWER_PAUSE: f64 = 2.0;
 
 /// Causes that are told of one direction, the likelier first.
-const MOST: usize = 2;
+const MAX_CAUSES: usize = 2;
 
 const CAPTURE: &str = "tcpdump -ni any udp port";
 
@@ -232,7 +232,7 @@ impl Way<'_> {
                 0 => "nothing",
                 _ => "nothing any more",
             };
-            let told: Vec<String> = causes.into_iter().take(MOST).collect();
+            let told: Vec<String> = causes.into_iter().take(MAX_CAUSES).collect();
             return format!("the {to} {hears} {nothing}: {}", told.join("; or "));
         }
         let mut said = format!(
@@ -461,7 +461,11 @@ impl Way<'_> {
     /// Nothing has come from it at all.
     fn never_came(&self, leg: &Leg) -> Vec<String> {
         let from = self.from.name;
-        if self.stream.since_answer.is_some_and(|ago| ago < PATIENCE) {
+        if self
+            .stream
+            .since_answer
+            .is_some_and(|ago| ago < ANSWER_PAUSE)
+        {
             return vec![format!(
                 "the call was answered just now, and nothing has come from the {from} yet"
             )];

@@ -23,7 +23,7 @@ use crate::proto::name::{Fit, Name, is_spelled};
 use crate::proto::{CallId, DialogId};
 
 /// A relay that tells of a call's end so long after the proxy's removal counts the time between as the call's.
-const LATE: Duration = Duration::from_millis(250);
+const LATE_REMOVAL: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -309,7 +309,7 @@ impl Calls {
         let by_relay = reason == Reason::Expired && !ice;
         let wall = self.live.clocks.calendar(now);
         let is_old = statistics.ended.is_some_and(|at| at + DIALOG_AGE < wall);
-        let length = removed.filter(|at| *at + LATE <= wall);
+        let length = removed.filter(|at| *at + LATE_REMOVAL <= wall);
         let length = length.zip(statistics.started);
         // The relay's start and this host's end: clocks that are so far apart say nothing.
         let length = length.filter(|(at, started)| at >= started);
@@ -369,7 +369,9 @@ impl Calls {
         let ended = self.live.calendar(session, relay.away.unwrap_or(now));
         let length = self.length(session, now);
         let reason = self.by_admin.blame(&name, reason);
-        let by_relay = matches!(reason, Reason::Expired | Reason::Purged);
+        // Where only its link is gone, media may go on; what nobody took over has none.
+        let is_left = reason == Reason::LostRelay && relay.leaves.is_some();
+        let by_relay = is_left || matches!(reason, Reason::Expired | Reason::Purged);
         let proxy_knows = session.call.owed.is_some();
         let ice = statistics.as_ref().is_some_and(|s| s.all_streams_ice);
         // What opened it was another dispatcher's to see: its relay knows.
@@ -414,7 +416,7 @@ impl Calls {
     /// How long a call was whose relay tells of its end long after the proxy has removed it.
     fn length(&self, session: &Session, now: Moment) -> Option<Duration> {
         let (started, ended) = session.call.known.started.zip(session.call.known.ended)?;
-        let is_late = ended + LATE <= self.live.calendar(session, now);
+        let is_late = ended + LATE_REMOVAL <= self.live.calendar(session, now);
         let is_removed = session.call.owed.is_some();
         (is_removed && is_late).then(|| ended.since(started))
     }

@@ -17,6 +17,8 @@ pub(super) struct Relay {
     pub link: Option<LinkId>,
     /// Since when there is no link.
     pub away: Option<Moment>,
+    /// It has handed its calls over: those that nobody has taken over by then are over.
+    pub leaves: Option<Moment>,
     pub load: Load,
 }
 
@@ -87,6 +89,7 @@ impl RelayTable {
             key: key.clone(),
             link: None,
             away: None,
+            leaves: None,
             load: Load::default(),
         };
         self.relays.insert(number, relay);
@@ -129,9 +132,14 @@ impl RelayTable {
         }
     }
 
-    /// Those that have been away for so long.
+    /// Those that have been away for so long, and those whose calls nobody has taken over.
     pub(super) fn lost(&self, limit: Duration, now: Moment) -> HashSet<RelayNumber> {
-        let is_lost = |relay: &Relay| relay.away.is_some_and(|since| now >= since + limit);
+        let is_lost = |relay: &Relay| {
+            let is_late = relay.leaves.is_some_and(|until| now >= until);
+            relay
+                .away
+                .is_some_and(|since| is_late || now >= since + limit)
+        };
         let lost = self.relays.iter().filter(|(_, relay)| is_lost(relay));
         lost.map(|(number, _)| *number).collect()
     }

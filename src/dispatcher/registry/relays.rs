@@ -178,6 +178,7 @@ impl<L: Clone> Relays<L> {
         let relay = self.table.get_mut(number)?;
         relay.key = key.clone();
         relay.away = None;
+        relay.leaves = None;
         let replaced = relay.link.replace(id);
         self.inherit_drained(&key);
         let old = replaced.and_then(|old| self.links.remove(&old));
@@ -248,6 +249,17 @@ impl<L: Clone> Relays<L> {
     pub(crate) fn halting(&mut self, id: LinkId) -> bool {
         let link = self.links.get_mut(&id).filter(|link| !link.halting);
         link.map(|link| link.halting = true).is_some()
+    }
+
+    /// A relay ends, gets no more calls, and has handed those that it has over to who comes until then.
+    pub(crate) fn leaves(&mut self, id: LinkId, until: Moment) {
+        self.halting(id);
+        let relay = self
+            .number(id)
+            .and_then(|number| self.table.get_mut(number));
+        if let Some(relay) = relay {
+            relay.leaves = Some(until);
+        }
     }
 
     /// Links of relays that have not recovered for so long.

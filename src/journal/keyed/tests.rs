@@ -332,3 +332,10 @@ fn what_a_later_version_wrote_is_set_aside_and_not_lost() {
     fs::rename(&aside, file(&scratch, "0000000002.journal")).unwrap();
     assert_eq!(open_with::<2>(&scratch, OPTIONS).count(), 2);
 }
+
+/// A dispatcher has one for each live call.
+#[test]
+fn what_is_known_of_a_key_is_small() {
+    type IdAndOrder = (u128, Entry<[u64; 2]>);
+    assert!(std::mem::size_of::<IdAndOrder>() <= 80);
+}

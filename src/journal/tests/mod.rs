@@ -31,8 +31,8 @@ fn read_all(journal: &Journal, from: Position) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(found) = reader.next_record().unwrap() {
         match found {
-            Found::Record(_, text) => all.push(String::from_utf8(text).unwrap()),
-            Found::Damaged(_, bytes) => all.push(format!("damaged {}", bytes.len())),
+            Scanned::Record(_, text) => all.push(String::from_utf8(text).unwrap()),
+            Scanned::Damaged(_, bytes) => all.push(format!("damaged {}", bytes.len())),
         }
     }
     all

@@ -10,15 +10,17 @@ mod media;
 mod negotiation;
 mod offers;
 mod reading;
+mod shadow;
 mod statistics;
 mod timers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use self::shadow::{Done, Event, Shadow, drained};
 use super::ports::PortPool;
 use super::*;
 use crate::counters::Counters;
@@ -33,6 +35,7 @@ pub(super) const CALLER: &str = "198.18.0.1:4000";
 pub(super) const CALLEE: &str = "198.18.0.2:5000";
 
 /// The machine as a test wants it.
+#[derive(Clone)]
 pub(super) struct FakeMachine {
     pool: PortPool,
     random: u128,
@@ -42,6 +45,8 @@ pub(super) struct FakeMachine {
     /// What the process before has left, by RTP port.
     pub tallies: HashMap<u16, (SessionId, Tally)>,
     pub last_alive: Option<Moment>,
+    /// The process before has left these pairs: they are neither in use nor in the pool.
+    pub left: HashSet<u16>,
 }
 
 impl Environment for FakeMachine {
@@ -58,7 +63,7 @@ impl Environment for FakeMachine {
     }
 
     fn rebind(&mut self, _: IpAddr, port: u16, place: PortKey) -> bool {
-        if !self.pool.claim(port) {
+        if !self.left.remove(&port) && !self.pool.claim(port) {
             return false;
         }
         self.bound.insert(port, place);
@@ -102,6 +107,9 @@ pub(super) struct Lab {
     pub actions: Vec<Action>,
     /// How many updates there were.
     pub asked: u64,
+    /// Each so many steps another engine takes everything over and is to do the same; zero for never.
+    pub shadow_every: u64,
+    steps: u64,
 }
 
 pub(super) fn settings() -> Settings {
@@ -143,10 +151,13 @@ impl Lab {
                 binds_left: usize::MAX,
                 tallies: HashMap::new(),
                 last_alive: None,
+                left: HashSet::new(),
             },
             now: Moment::after_start(Duration::from_secs(1000)),
             actions: Vec::new(),
             asked: 0,
+            shadow_every: 1,
+            steps: 0,
         }
     }
 
@@ -164,8 +175,7 @@ impl Lab {
         let end = self.now + Duration::from_secs(seconds);
         while let Some(due) = self.engine.next_deadline().filter(|&due| due <= end) {
             self.now = self.now.max(due);
-            self.engine.tick(self.moment());
-            self.drain_actions();
+            self.step(&Event::Tick);
         }
         self.now = end;
     }
@@ -195,19 +205,26 @@ impl Lab {
     }
 
     fn flow_news(&mut self, news: FlowNews) {
+        self.step(&Event::News(news));
+    }
+
+    /// Something happens. Another engine that takes everything over before it must do the same.
+    fn step(&mut self, event: &Event<'_>) -> Done {
+        self.steps += 1;
+        let is_due = self.shadow_every > 0 && self.steps.is_multiple_of(self.shadow_every);
+        let shadow = is_due.then(|| Shadow::of(self)).flatten();
         let now = self.moment();
-        self.engine.on_flow_news(news, now);
+        let (done, actions) = event.happen(&mut self.engine, &mut self.host, now);
+        if let Some(shadow) = shadow {
+            shadow.compare(event, self, &done, &actions);
+        }
+        self.actions.extend(actions);
+        done
     }
 
     fn drain_actions(&mut self) {
-        while let Some(action) = self.engine.poll_action() {
-            if let Action::Close { port } = action {
-                self.host.bound.remove(&port);
-                self.host.bound.remove(&(port + 1));
-                self.host.pool.give_back(port, self.now);
-            }
-            self.actions.push(action);
-        }
+        let actions = drained(&mut self.engine, &mut self.host, self.now);
+        self.actions.extend(actions);
     }
 
     /// An update as the SIP proxy words it; `media` empty for a message without SDP.
@@ -243,7 +260,6 @@ impl Lab {
         let mut requests = Requests::new(LIMITS, &[]);
         requests.extend(request);
         let update = Update::parse(requests.next_request().unwrap().unwrap().unwrap()).unwrap();
-        let now = self.moment();
         let asker = Asker {
             reply_to: ReplyTo {
                 link: 1,
@@ -253,8 +269,7 @@ impl Lab {
             since: self.now,
         };
         self.asked += 1;
-        self.engine.update(&update, asker, &mut self.host, now);
-        self.drain_actions();
+        self.step(&Event::Update(&update, asker));
     }
 
     /// The answers to updates that came and were not asked for yet.
@@ -279,9 +294,7 @@ impl Lab {
             link: 1,
             sequence: Sequence(7),
         };
-        let known = self.engine.remove(&remove, reply_to, self.moment());
-        self.drain_actions();
-        known
+        self.step(&Event::Remove(&remove, reply_to)) == Done::Removed(true)
     }
 
     /// A datagram from `from` to a relay port.
@@ -289,9 +302,10 @@ impl Lab {
         let Some(&place) = self.host.bound.get(&port) else {
             return PacketVerdict::Drop(DropReason::Closed);
         };
-        let verdict = self.engine.packet(place, addr(from), data, self.now);
-        self.drain_actions();
-        verdict
+        match self.step(&Event::Packet(place, addr(from), data)) {
+            Done::Packet(verdict) => verdict,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(super) fn rtp(&mut self, from: &str, port: u16) -> PacketVerdict {
@@ -312,6 +326,13 @@ impl Lab {
         self.rtp(CALLER, caller_side);
         self.rtp(CALLEE, callee_side);
         (caller_side, callee_side)
+    }
+
+    /// Returns true if the log has a line of a stranger at the only session's ports.
+    pub(super) fn stranger_is_told(&self) -> bool {
+        let mut live = self.engine.sessions().live_from(0);
+        live.next()
+            .is_some_and(|(_, session)| session.stranger_told)
     }
 
     /// The statistics of the only session, as `sessions` shows them.

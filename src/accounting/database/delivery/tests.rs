@@ -162,7 +162,7 @@ fn database(fake: &Fake) -> Database {
     Database::new("fake".into(), Box::new(fake.clone()))
 }
 
-fn deliver(database: &mut Database, records: &[Record]) -> Vec<Verdict> {
+fn deliver(database: &mut Database, records: &[Record]) -> Vec<DeliveryResult> {
     let mut verdicts = Vec::new();
     database.deliver(records, &mut verdicts).unwrap();
     assert_eq!(verdicts.len(), records.len());
@@ -176,7 +176,7 @@ fn batches_over_one_connection() {
     database.prepare().unwrap();
     assert_eq!(
         deliver(&mut database, &many(250)),
-        vec![Verdict::Delivered; 250]
+        vec![DeliveryResult::Delivered; 250]
     );
     assert_eq!(deliver(&mut database, &[]), []);
     let table = fake.0.lock().unwrap();
@@ -190,7 +190,7 @@ fn a_connection_lost_while_nobody_looked_is_made_anew() {
     let mut database = database(&fake);
     deliver(&mut database, &many(1));
     fake.0.lock().unwrap().dead = true;
-    assert_eq!(deliver(&mut database, &many(1)), [Verdict::Known]);
+    assert_eq!(deliver(&mut database, &many(1)), [DeliveryResult::Known]);
     assert_eq!(fake.0.lock().unwrap().connections, 2);
 }
 
@@ -201,8 +201,8 @@ fn a_batch_that_came_before_is_known() {
     let records = many(30);
     deliver(&mut database, &records[..20]);
     let verdicts = deliver(&mut database, &records);
-    assert_eq!(verdicts[..20], vec![Verdict::Known; 20]);
-    assert_eq!(verdicts[20..], vec![Verdict::Delivered; 10]);
+    assert_eq!(verdicts[..20], vec![DeliveryResult::Known; 20]);
+    assert_eq!(verdicts[20..], vec![DeliveryResult::Delivered; 10]);
     assert_eq!(fake.infos(), 30);
 }
 
@@ -216,14 +216,14 @@ fn one_that_cannot_be_had_holds_up_no_other() {
     let long = record(&"c".repeat(300), Some("t"), "z");
     records.push(long);
     let verdicts = deliver(&mut database(&fake), &records);
-    assert_eq!(verdicts[1], Verdict::Rejected("a bad one".into()));
+    assert_eq!(verdicts[1], DeliveryResult::Rejected("a bad one".into()));
     assert_eq!(
         verdicts[3],
-        Verdict::Rejected(
+        DeliveryResult::Rejected(
             "its call_id, from_tag and to_tag are in the table already, with the session s0".into()
         )
     );
-    let Verdict::Rejected(reason) = &verdicts[5] else {
+    let DeliveryResult::Rejected(reason) = &verdicts[5] else {
         panic!("{verdicts:?}");
     };
     assert!(
@@ -231,7 +231,7 @@ fn one_that_cannot_be_had_holds_up_no_other() {
         "{reason}"
     );
     for good in [0, 2, 4] {
-        assert_eq!(verdicts[good], Verdict::Delivered);
+        assert_eq!(verdicts[good], DeliveryResult::Delivered);
     }
     assert_eq!(fake.infos(), 3);
 }
@@ -243,7 +243,7 @@ fn the_row_of_another_program_is_told_apart() {
         let row = ("c0".into(), "f".into(), Some("t".into()), info.into());
         fake.0.lock().unwrap().rows = vec![row];
         let verdicts = deliver(&mut database(&fake), &many(1));
-        let Verdict::Rejected(reason) = &verdicts[0] else {
+        let DeliveryResult::Rejected(reason) = &verdicts[0] else {
             panic!("{verdicts:?}");
         };
         assert!(
@@ -262,9 +262,12 @@ fn without_a_to_tag_it_is_looked_for() {
     records[2] = record("null", None, "n2");
     assert_eq!(
         deliver(&mut database, &records),
-        vec![Verdict::Delivered; 4]
+        vec![DeliveryResult::Delivered; 4]
     );
-    assert_eq!(deliver(&mut database, &records), vec![Verdict::Known; 4]);
+    assert_eq!(
+        deliver(&mut database, &records),
+        vec![DeliveryResult::Known; 4]
+    );
     assert_eq!(fake.infos(), 4);
     assert!(!fake.0.lock().unwrap().locked);
 }
@@ -282,9 +285,9 @@ fn an_index_that_nobody_expects_holds_up_nothing() {
         let mut records = many(3);
         records.insert(1, record("c0", Some("another"), "s9"));
         let verdicts = deliver(&mut database, &records);
-        assert_eq!(verdicts[1], Verdict::Rejected("duplicate".into()));
+        assert_eq!(verdicts[1], DeliveryResult::Rejected("duplicate".into()));
         for other in [0, 2, 3] {
-            assert_eq!(verdicts[other], Verdict::Delivered);
+            assert_eq!(verdicts[other], DeliveryResult::Delivered);
         }
     }
 }
@@ -297,10 +300,13 @@ fn a_table_without_the_index_has_no_second_row_either() {
     let mut records = many(3);
     records.push(record("c0", Some("t"), "other"));
     let verdicts = deliver(&mut database, &records);
-    assert!(matches!(verdicts[3], Verdict::Rejected(_)), "{verdicts:?}");
+    assert!(
+        matches!(verdicts[3], DeliveryResult::Rejected(_)),
+        "{verdicts:?}"
+    );
     assert_eq!(
         deliver(&mut database, &records)[..3],
-        vec![Verdict::Known; 3]
+        vec![DeliveryResult::Known; 3]
     );
     assert_eq!(fake.infos(), 3);
 }
@@ -325,7 +331,7 @@ fn lost_at_any_statement_nothing_is_lost_and_nothing_twice() {
             .deliver(&records[settled..], &mut verdicts)
             .unwrap();
         assert_eq!(verdicts.len(), records.len(), "after {statements}");
-        assert_eq!(verdicts[4], Verdict::Rejected("a bad one".into()));
+        assert_eq!(verdicts[4], DeliveryResult::Rejected("a bad one".into()));
         assert_eq!(fake.infos(), 5, "after {statements}");
     }
 }

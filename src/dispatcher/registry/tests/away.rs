@@ -106,3 +106,41 @@ fn lists_are_due_until_all_relays_with_calls_have_told() {
     let a = up(&mut registry, ip(1), Some("a"));
     assert!(registry.relays.are_lists_due() && !registry.relays.has_listed(a));
 }
+
+/// It was told to hand its calls over (QUIT), and nobody came.
+#[test]
+fn calls_that_nobody_took_over_are_over_and_their_dialogs_ended() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.updated(a, &answered("one"));
+    registry.relays.leaves(a, at(75));
+    assert!(registry.choose(&call("two"), None, &[], 0).is_none());
+    assert!(
+        registry.tick(at(80)).finished.is_empty(),
+        "its link is there"
+    );
+    registry.link_lost(a, at(80));
+    let finished = registry.tick(at(81)).finished;
+    assert_eq!(finished.len(), 1);
+    assert_eq!(finished[0].reason, Reason::LostRelay);
+    assert!(finished[0].end_dialog, "no media goes on");
+    assert_eq!(registry.place(&call("one")), CallLocation::Expired);
+}
+
+#[test]
+fn calls_that_somebody_took_over_in_time_go_on() {
+    let mut registry = registry();
+    let a = up(&mut registry, ip(1), Some("a"));
+    registry.updated(a, &answered("one"));
+    registry.relays.leaves(a, at(75));
+    registry.link_lost(a, at(1));
+    assert!(registry.tick(at(74)).finished.is_empty());
+    let a = up(&mut registry, ip(1), Some("a"));
+    let purge = registry.tells(a, &list(&["one"]), at(74));
+    assert!(purge.finished.is_empty());
+    // Lost later, without a word: its media may go on.
+    registry.link_lost(a, at(80));
+    assert!(registry.tick(at(200)).finished.is_empty());
+    let finished = registry.tick(at(43_280)).finished;
+    assert!(!finished[0].end_dialog);
+}

@@ -781,13 +781,15 @@ fn who_sends_to_a_port_while_no_relay_is_there_is_not_told_so_before_the_time_is
         drop(prepare());
         let mut told = BTreeMap::new();
         // The kernel sends one error a second to each host: three hosts, one for each time.
-        let mut hosts = (1..=3_u8).map(|number| {
+        let hosts = (1..=3_u8).map(|number| {
             let side = std::net::Ipv4Addr::new(10, 9, number, 1);
             let at = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 9, number, 2), 5000);
             let socket = party_with(&format!("host{number}"), side, vec![at]).remove(0);
             socket.connect((side, 40500)).unwrap();
             socket
         });
+        // All of them before a relay looks for its addresses.
+        let mut hosts = hosts.collect::<Vec<_>>().into_iter();
         let mut relay = Relay::start("new protect 41000");
         assert!(is_refused(&hosts.next().unwrap(), PATIENCE));
         relay.say("leave 60000");
