@@ -5,6 +5,7 @@ Also the client of the dispatcher's management socket, which samples `sessions` 
 import glob
 import json
 import os
+import shutil
 import socket
 import time
 
@@ -208,6 +209,10 @@ class Daemons:
         if process.poll() is not None:
             raise TimedOut('the relay ended with status %s' % process.returncode)
         return process
+
+    def forget_calls(self, name):
+        """What the next process of a relay would know of the calls of this one is gone, as after the host's restart."""
+        shutil.rmtree(os.path.join(self.lab.scratch, name, 'relay-%d' % PORTS[0]))
 
     def alive(self):
         return sum(1 for relay in self.relays.values() if relay.poll() is None)

@@ -72,6 +72,7 @@ def relay_killed(scene):
     scene.lab.wait(killed, 2)
     three = place(scene, phones, 3, [LAST, Bye(CALLEE)], first)
     scene.loop.until(scene.over, 40, 'the phones to end their calls')
+    scene.daemons.forget_calls('relay1')
     scene.daemons.start_relay(killed.host, first[:-1] + '1', 'relay1')
     scene.finish()
     for pair, ip in ((one, first), (two, second), (three, second)):
@@ -156,6 +157,7 @@ def relay_killed_dialog(scene):
     relay = scene.daemons.relays['relay']
     relay.kill()
     scene.lab.wait(relay, 2)
+    scene.daemons.forget_calls('relay')
     scene.daemons.start_relay(scene.router, '127.0.0.1', relay_ip='10.11.0.1')
     scene.finish()
 
