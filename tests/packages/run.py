@@ -225,7 +225,6 @@ class TwoCalls:
             call.goes_on()
         linked(machine)
         listed = wait_for('both calls in the list after ' + what, lambda: (lambda all: all if {'kernel', 'user'} <= set(all) else None)(sessions(machine)))
-        # must(all(listed[call.name].get('adopted') for call in self.calls), 'not adopted after %s: %r' % (what, listed))
         must('took over 2 calls' in machine.sh('journalctl -o cat -u %s _PID=%d' % (RELAY, main_pid(machine, RELAY))), 'the log says nothing of the calls')
         print('  %s: another relay after %.2f s' % (what, took))
 
