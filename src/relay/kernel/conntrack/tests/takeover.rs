@@ -788,8 +788,6 @@ fn who_sends_to_a_port_while_no_relay_is_there_is_not_told_so_before_the_time_is
             socket.connect((side, 40500)).unwrap();
             socket
         });
-        // All of them now: a relay that is gone learns of no address.
-        let mut hosts = hosts.collect::<Vec<_>>().into_iter();
         // All of them before a relay looks for its addresses.
         let mut hosts = hosts.collect::<Vec<_>>().into_iter();
         let mut relay = Relay::start("new protect 41000");
