@@ -249,3 +249,32 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
     }
     Ok(Some(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is to be done depends on the file that is wrong; where the text says it already, nothing is added.
+    #[test]
+    fn each_file_has_its_advice() {
+        let directory = Path::new("/tls");
+        let explained = |name: &str| {
+            let error = LoadError::new(&directory.join(name), "wrong");
+            error.explain(directory, "relay")
+        };
+        let with = |name: &str, advice: String| format!("/tls/{name}: wrong: {advice}");
+        assert_eq!(explained("ca.pem"), with("ca.pem", advice::ca(directory)));
+        assert_eq!(
+            explained("crl.pem"),
+            with("crl.pem", advice::list(directory))
+        );
+        let pair = advice::pair(directory, "relay");
+        assert_eq!(explained("relay.key"), with("relay.key", pair));
+        let remedied = LoadError::with_remedy(&directory.join("ca.pem"), "mend it so");
+        assert_eq!(
+            remedied.explain(directory, "relay"),
+            "/tls/ca.pem: mend it so"
+        );
+        assert!(!remedied.is_mismatch());
+    }
+}

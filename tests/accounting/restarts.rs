@@ -56,6 +56,12 @@ impl Host {
         self.wait_for_log("media-dispatcher", "ready: ");
     }
 
+    /// The relay is killed, and what the next one would know of its calls is gone, as when its host starts anew.
+    fn lose_relay(&mut self) {
+        self.relay = None;
+        daemons::forget_calls(self.scratch.path()).unwrap();
+    }
+
     fn restart_relay(&mut self) {
         self.relay = None;
         let directory = self.scratch.path();
@@ -140,7 +146,7 @@ fn both_daemons_are_killed_and_no_answered_call_is_lost() {
     host.answer("over");
     host.remove("over").unwrap();
     host.ring("ringing");
-    host.relay = None;
+    host.lose_relay();
     host.restart_dispatcher();
     assert_eq!(host.recorded(3), ["one", "over", "two"]);
     for record in host.records() {
@@ -179,6 +185,7 @@ fn a_call_outlives_a_dispatcher_and_is_lost_with_its_relay_later() {
     host.remove("goes on").unwrap();
     assert_eq!(host.recorded(1), ["goes on"]);
     assert!(host.records()[0].get("relay_lost").is_none());
+    host.lose_relay();
     host.restart_relay();
     assert_eq!(host.recorded(2), ["goes on", "is lost"]);
     assert_eq!(host.records()[1]["relay_lost"], true);

@@ -217,6 +217,24 @@ fn a_call_stays_on_its_relay() {
     assert_eq!(registry.place(&call("two")), CallLocation::Unknown);
 }
 
+/// An administrator writes as much of a Call-ID as is needed: of this dispatcher's calls, and of those that a relay has listed.
+#[test]
+fn calls_are_found_by_the_beginning_of_their_call_id() {
+    let mut registry = registry();
+    let link = up(&mut registry, ip(1), None);
+    registry.updated(link, &update("abc-1"));
+    registry.updated(link, &update("abd-2"));
+    registry.tells(link, &list(&["abc-1", "abd-2", "abc-3"]), at(1));
+    let begin = |prefix: &str| {
+        let mut found = registry.calls.live.beginning(prefix);
+        found.sort_by_key(ToString::to_string);
+        found
+    };
+    assert_eq!(begin("abc"), [call("abc-1"), call("abc-3")]);
+    assert_eq!(begin("abd-2"), [call("abd-2")]);
+    assert!(begin("bc").is_empty());
+}
+
 #[test]
 fn an_update_without_media_makes_no_session() {
     let mut registry = registry();
