@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::daemons;
 use crate::support::programs::write_program;
 
 /// A relay's script whose system is in a directory: programs, files and log.
@@ -95,8 +96,7 @@ fn a_restart_hands_over_where_the_running_relay_knows_how_and_the_new_one_can_st
         if signal.is_empty() {
             assert_eq!(asked, "", "what runs is left alone");
             assert!(mask().is_ok());
-            let kill = Command::new("kill").arg(relay.trim()).status();
-            assert!(kill.unwrap().success());
+            daemons::signal(relay.trim().parse().unwrap(), "TERM").unwrap();
         } else {
             assert!(
                 asked.contains(signal) && asked.contains("--start"),
