@@ -137,6 +137,7 @@ mod support {
     pub mod doctor;
     pub mod forge;
     pub mod from;
+    pub mod host_restart;
     pub mod inner;
     pub mod killed;
     pub mod links;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mediaproxy::sys::clock;
 
 use crate::support::daemons::{self, Daemon, Daemons};
+use crate::support::host_restart;
 use crate::support::inner::{assert_has_passed, this_program};
 use crate::support::ports::PortRange;
 use crate::support::programs::is_root;
@@ -38,7 +39,8 @@ fn a_relay_killed_on_a_full_disk_tells_what_it_could_keep() {
     );
 }
 
-/// Runs it in another process that has these mounts for itself, so that they end with it.
+/// Runs it in another process that has these mounts for itself, so that they end with it, and its ports: the tests of this
+/// process cannot know them.
 fn in_own_mounts(test: &str, run: impl FnOnce()) {
     if std::env::var_os(INNER).is_some() {
         return run();
@@ -49,7 +51,8 @@ fn in_own_mounts(test: &str, run: impl FnOnce()) {
     }
     let (program, arguments) = this_program(module_path!(), test);
     let inner = Command::new("unshare")
-        .args(["-m", "--propagation", "private"])
+        .args(["-m", "-n", "--propagation", "private"])
+        .args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
         .arg(program)
         .args(arguments)
         .env(INNER, "yes")
@@ -200,7 +203,7 @@ fn calls_of_a_killed_relay(is_dispatcher_killed: bool) {
         dispatcher = Daemon::start(binaries, "media-dispatcher", directory).unwrap();
     }
     // It would take over one whose end was not noted yet.
-    daemons::forget_calls(directory).unwrap();
+    host_restart::forget_calls(directory).unwrap();
     relay = Daemon::start(binaries, "media-relay", directory).unwrap();
     wait("all calls", || {
         recorded(&lines).len() >= kept.len() + lost.len()

@@ -13,6 +13,7 @@ use mediaproxy::sys::datagram::undisturbed;
 use serde_json::Value;
 
 use crate::support::daemons::{self, Daemon, Daemons};
+use crate::support::host_restart;
 use crate::support::ports::PortRange;
 use crate::support::programs::write_program;
 use crate::support::proxy::{Media, Message, Proxy};
@@ -59,7 +60,7 @@ impl Host {
     /// The relay is killed, and what the next one would know of its calls is gone, as when its host starts anew.
     fn lose_relay(&mut self) {
         self.relay = None;
-        daemons::forget_calls(self.scratch.path()).unwrap();
+        host_restart::forget_calls(self.scratch.path()).unwrap();
     }
 
     fn restart_relay(&mut self) {

@@ -73,17 +73,6 @@ pub fn write_config(directory: &Path, ports: PortRange) -> Result<(), String> {
     fs::write(&path, text).map_err(told)
 }
 
-/// Removes what a relay would know of the calls of one that was killed, as the start of its host does.
-pub fn forget_calls(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory.join("run"))? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("relay-") {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 /// Adds lines to the configuration; a section that is there already goes on.
 pub fn extend_config(directory: &Path, lines: &str) -> Result<(), String> {
     let path = directory.join("config.ini");
