@@ -305,4 +305,29 @@ mod tests {
         let whose = Whose(&Some(name)).to_string();
         assert!(whose.len() < 300, "{whose}");
     }
+
+    /// Who has no right to a link is told from who goes.
+    #[test]
+    fn a_refusal_of_the_certificate_has_a_kind_of_its_own() {
+        let kind = |alert| io_error(rustls::Error::AlertReceived(alert)).kind();
+        let refused = [
+            AlertDescription::CertificateRevoked,
+            AlertDescription::UnknownCA,
+            AlertDescription::BadCertificate,
+        ];
+        assert!(
+            refused
+                .map(kind)
+                .iter()
+                .all(|kind| *kind == io::ErrorKind::PermissionDenied)
+        );
+        assert_eq!(
+            kind(AlertDescription::CloseNotify),
+            io::ErrorKind::ConnectionAborted
+        );
+        assert_eq!(
+            io_error(rustls::Error::DecryptError).kind(),
+            io::ErrorKind::InvalidData
+        );
+    }
 }

@@ -241,7 +241,7 @@ fn two_dialogs_of_one_call_id_outlive_a_dispatcher_and_end_each_by_itself() {
 fn a_removal_while_the_relay_was_away_is_remembered_by_the_next_dispatcher() {
     let mut host = Host::new();
     host.answer("removed");
-    host.relay = None;
+    host.lose_relay();
     host.wait_for_log("media-dispatcher", "down");
     host.remove("removed").unwrap();
     host.restart_dispatcher();

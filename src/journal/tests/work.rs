@@ -118,3 +118,25 @@ fn there_is_room_for_a_longest_record_or_not() {
     journal.append(&[b'x'; 1000]).unwrap();
     assert!(!journal.has_room(), "{}", journal.size());
 }
+
+#[test]
+fn without_syncs_no_file_stays_open() {
+    let scratch = Scratch::new("journal-work");
+    let limits = Limits {
+        size: 1 << 20,
+        segment: 1 << 10,
+        history: 0,
+    };
+    let journal = Journal::open(scratch.path(), limits, |_, _| ()).unwrap();
+    for _ in 0..100 {
+        journal.append(&[b'x'; 500]).unwrap();
+        journal.skip_sync();
+    }
+    let files = fs::read_dir("/proc/self/fd").unwrap();
+    let targets = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+    let ours = targets.filter(|target| target.starts_with(scratch.path()));
+    assert!(ours.count() <= 2);
+    // What comes then is synced if that is wanted.
+    journal.append(b"one").unwrap();
+    assert!(journal.sync().unwrap());
+}

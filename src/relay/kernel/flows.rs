@@ -82,7 +82,8 @@ impl Forwarded {
         let mut stuck = None;
         for party in Party::BOTH {
             let missing = entered[party] as i64 - left[party].packets as i64;
-            let before = self.missing[party].get_or_insert(missing);
+            // What passes between the two counts makes it look like less than none.
+            let before = self.missing[party].get_or_insert(missing.max(0));
             if more[party].packets > 0 {
                 *before = missing.max(*before);
             } else if missing >= *before + STUCK {
@@ -199,6 +200,20 @@ mod tests {
         assert!(matches!(conclude(&mut flow, 62, 60), Finding::Fine(_)));
         let stuck = Finding::Stuck(Party::Caller);
         assert_eq!(conclude(&mut flow, 63, 60), stuck);
+    }
+
+    /// A busy host counts late what has left, when the flow was just taken over.
+    #[test]
+    fn a_slow_first_reading_of_an_adopted_flow_does_not_make_it_stuck_later() {
+        let found = Sample {
+            entered: [90, 0].into(),
+            ..Sample::default()
+        };
+        let mut flow = Forwarded::adopted(flow().ends, PerParty::default(), &found);
+        assert!(matches!(conclude(&mut flow, 100, 110), Finding::Fine(_)));
+        assert!(matches!(conclude(&mut flow, 110, 110), Finding::Fine(_)));
+        let stuck = Finding::Stuck(Party::Caller);
+        assert_eq!(conclude(&mut flow, 113, 110), stuck);
     }
 
     #[test]
