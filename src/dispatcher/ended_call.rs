@@ -77,7 +77,10 @@ impl EndedCall {
     /// What is to be accounted; none for a call that was never answered. `random` names a session that has no name yet.
     pub fn record(&self, now: Now, random: u128) -> Option<NewRecord> {
         match &self.statistics {
-            Some(statistics) if !statistics.is_answered => None,
+            // A relay that crashed within milliseconds of the final answer has gone on without it.
+            Some(statistics) if !statistics.is_answered => {
+                self.name.callee.as_ref().and_then(|_| self.lost(now))
+            }
             Some(statistics) => self.completed(statistics, random),
             None => self.lost(now),
         }
@@ -311,11 +314,28 @@ mod tests {
 
     #[test]
     fn a_call_that_was_never_answered_is_not_accounted() {
-        let json = r#"{"call_id":"a","start_time":null,"streams":[]}"#;
-        assert_eq!(finished(Some(json)).record(now(), 0), None);
+        let mut ringing = finished(Some(UNANSWERED));
+        ringing.name.callee = None;
+        assert_eq!(ringing.record(now(), 0), None);
         let mut lost = finished(None);
         lost.known.as_mut().unwrap().started = None;
         assert_eq!(lost.record(now(), 0), None);
+    }
+
+    const UNANSWERED: &str = r#"{"call_id":"a","start_time":null,"streams":[]}"#;
+
+    /// Its relay was killed before it had noted the answer, and came back with the call as it was before.
+    #[test]
+    fn a_call_whose_answer_its_relay_has_lost_is_accounted_with_what_is_known() {
+        let value = record(&finished(Some(UNANSWERED)));
+        assert_eq!(
+            (
+                &value["relay_lost"],
+                &value["start_time"],
+                &value["duration"]
+            ),
+            (&true.into(), &999_960.0.into(), &30.into())
+        );
     }
 
     #[test]

@@ -37,8 +37,14 @@ impl Spooled {
 
     fn start(&mut self) {
         let store = Arc::new(Store::open(self.certs.path(), "relay").unwrap());
-        // Its range stays: it names the directory of what is kept.
-        let lock = relay::lock(&self.settings).unwrap();
+        // Its range stays: it names the directory of what is kept. A child that another test has just forked holds the lock
+        // until it runs its program.
+        let mut lock = None;
+        wait_until("the lock of its range", || {
+            lock = relay::lock(&self.settings).ok();
+            lock.is_some()
+        });
+        let lock = lock.unwrap();
         let running = relay::start(self.settings.clone(), store, lock);
         self.running = Some(running.unwrap());
     }
