@@ -15,7 +15,8 @@ from script import CALLEE, CALLER
 # From when both parties are known until the kernel forwards, seconds; two cores run a whole lab.
 HAND_OVER = 0.15
 # Until an entry is there, while the phones send on, and until what is withdrawn is gone, seconds.
-THERE, GONE = 0.5, 1.5
+# What a removed flow has counted stays for a second, for a relay that takes over.
+THERE, GONE = 0.5, 3
 
 
 def mid_call(scene, host, bad):
