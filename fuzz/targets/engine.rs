@@ -75,7 +75,7 @@ struct Relayed {
     kernel: PerParty<u64>,
 }
 
-/// What a session is called by the model: in which process it began, and its key there.
+/// The name of a session in the model: the process in which it began, and its key there.
 type Name = (u32, SessionKey);
 
 struct Machine {
@@ -89,7 +89,7 @@ struct Machine {
     sessions: HashMap<Name, SessionId>,
     /// The update in hand made a session that has bound nothing yet.
     is_new: bool,
-    /// How many processes there were before, and the names of the sessions that this one has taken over.
+    /// The number of processes before this one, and the names of the sessions that it has taken over.
     process: u32,
     names: HashMap<SessionKey, Name>,
     /// The pairs of the process before that nobody has taken over yet.
@@ -166,7 +166,7 @@ struct Lab {
     now: Moment,
     kernel: bool,
     commands: VecDeque<KernelCommand>,
-    /// What the kernel forwards, and what it has counted.
+    /// The flows in the kernel, with their counters.
     installed: Vec<(FlowId, PerParty<u64>)>,
     /// The state of each session as it was saved last.
     disk: BTreeMap<String, Vec<u8>>,

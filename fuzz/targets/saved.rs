@@ -50,7 +50,7 @@ fn engine() -> Engine {
     })
 }
 
-/// What the engine does; true if it reported the session.
+/// Does the actions of the engine. Returns true if it reported the session.
 fn act(engine: &mut Engine, machine: &mut Machine, now: Now) -> bool {
     let mut is_reported = false;
     while let Some(action) = engine.poll_action() {

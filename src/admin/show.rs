@@ -40,7 +40,7 @@ pub(super) const SESSIONS: &[Column] = &[
     text("CALL-ID", 16),
 ];
 
-/// How long ago its relay took a call over from the process before; shown where there is such a call, and left out first.
+/// The time since a relay took the call over from its former process. Shown if there is such a call, and the first column to go.
 pub(super) const ADOPTED: Column = number("ADOPTED").leaves(0);
 
 /// All relays. Where one has failed, or none takes new calls, that is an error.

@@ -150,7 +150,7 @@ impl Session {
         exact.unwrap_or(&self.call_id)
     }
 
-    /// How long ago its relay took it over from the process before, at this UNIX time; nothing where it did not.
+    /// The time from the take-over of this call until `now` (UNIX seconds); none if no relay took it over.
     pub(super) fn adopted(&self, now: f64) -> Option<String> {
         let ago = (now - self.adopted?).max(0.0);
         Some(time(ago as u64))

@@ -84,7 +84,7 @@ pub struct LiveCall {
     pub owed: Option<Remove>,
 }
 
-/// What is noted on disk of a call that was answered.
+/// The note of an answered call on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallNote {
     pub call: LiveCall,

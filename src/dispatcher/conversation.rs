@@ -38,7 +38,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a link that is not wanted may take to read why.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a process that has taken calls over may need to come here.
+/// The time that a relay which has taken calls over may need to connect here.
 const ARRIVAL: Duration = Duration::from_secs(15);
 
 /// No relay's calls wait for its successor for longer.

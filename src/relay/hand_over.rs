@@ -2,12 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::unbounded;
 use log::warn;
 
 use super::message::Message;
 use super::{CLOSING_LIMIT, KERNEL_LIMIT, REPORTING_LIMIT, Running};
-use crate::moment::Moment;
 use crate::sys::clock;
 
 impl Running {
@@ -30,19 +29,14 @@ impl Running {
             dispatcher.queue.say_leaving(within);
         }
         let deadline = clock::moment() + REPORTING_LIMIT;
-        let (done, all_done) = unbounded();
-        self.tell_workers(|| Message::Settle(done.clone()));
-        drop(done);
-        self.await_workers(&all_done, deadline, "answer its requests");
+        self.await_workers(Message::Settle, deadline, "answer its requests");
         self.close_links(deadline.min(clock::moment() + CLOSING_LIMIT));
         shared
             .sockets
             .settle(deadline.min(clock::moment() + CLOSING_LIMIT));
-        let (done, all_done) = unbounded();
         let (release, released) = unbounded();
-        self.tell_workers(|| Message::HandOver(done.clone(), released.clone()));
-        drop(done);
-        self.await_workers(&all_done, deadline, "save its calls");
+        let message = |done| Message::HandOver(done, released.clone());
+        self.await_workers(message, deadline, "save its calls");
         shared.sockets.settle(deadline);
         if !shared.kernel.leave(within, KERNEL_LIMIT) {
             warn!("the kernel thread did not end in time");
@@ -55,15 +49,5 @@ impl Running {
         }
         self.end_threads();
         drop(release);
-    }
-
-    fn await_workers(&self, done: &Receiver<()>, deadline: Moment, what: &str) {
-        for _ in 0..self.shared.workers.count() {
-            let left = deadline.since(clock::moment());
-            if done.recv_timeout(left).is_err() {
-                warn!("a worker did not {what} in time");
-                return;
-            }
-        }
     }
 }

@@ -68,7 +68,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use log::{info, warn};
 
 use self::dispatchers::Dispatchers;
@@ -419,13 +419,18 @@ impl Running {
     }
 
     fn end_sessions(&self, deadline: Moment) {
+        self.await_workers(Message::EndAll, deadline, "end its sessions");
+    }
+
+    /// Tells each worker something, and waits until all have said that it is done.
+    fn await_workers(&self, message: impl Fn(Sender<()>) -> Message, deadline: Moment, what: &str) {
         let (done, all_done) = crossbeam_channel::unbounded();
-        self.tell_workers(|| Message::EndAll(done.clone()));
+        self.tell_workers(|| message(done.clone()));
         drop(done);
         for _ in 0..self.shared.workers.count() {
             let left = deadline.since(clock::moment());
             if all_done.recv_timeout(left).is_err() {
-                warn!("a worker did not end its sessions in time");
+                warn!("a worker did not {what} in time");
                 return;
             }
         }

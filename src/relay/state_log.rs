@@ -144,15 +144,7 @@ pub(super) fn open(runtime_dir: &Path, range: (u16, u32)) -> Result<Opened, Stri
     remove_other_boots(&parent, &boot);
     // Of each key the last record counts, as in the log: reading each of them there once more takes longer than all else.
     let mut records = HashMap::new();
-    let log = KeyedLog::open(&dir, OPTIONS, |text| {
-        let line = read(text);
-        match &line {
-            Line::Put(key, ()) => drop(records.insert(*key, text.to_vec())),
-            Line::Remove(key) => drop(records.remove(key)),
-            Line::Other => {}
-        }
-        line
-    })?;
+    let log = KeyedLog::open(&dir, OPTIONS, |text| read(text, &mut records))?;
     let tallies = Tallies::open(&dir.join("tallies"), range);
     let tallies = tallies.inspect_err(|error| {
         let path = dir.join("tallies");
@@ -161,7 +153,7 @@ pub(super) fn open(runtime_dir: &Path, range: (u16, u32)) -> Result<Opened, Stri
             path.display()
         );
     });
-    let legacy = legacy(&records, clock::moment());
+    let legacy = legacy(records, clock::moment());
     Ok(Opened {
         handle: StateLog::knowing(legacy.sessions.iter().map(|saved| saved.id)),
         log,
@@ -197,13 +189,13 @@ fn remove_other_boots(parent: &Path, boot: &str) {
 }
 
 /// What the log has at the start.
-fn legacy(records: &HashMap<Key, Vec<u8>>, now: Moment) -> Legacy {
+fn legacy(records: HashMap<Key, Record>, now: Moment) -> Legacy {
     let mut legacy = Legacy::default();
-    for text in records.values() {
-        match Record::parse(text) {
-            Some(Record::Session(saved)) => legacy.sessions.push(saved),
-            Some(Record::Left(at, limit)) if now > at + limit => legacy.too_late = Some(limit),
-            _ => {}
+    for record in records.into_values() {
+        match record {
+            Record::Session(saved) => legacy.sessions.push(saved),
+            Record::Left(at, limit) if now > at + limit => legacy.too_late = Some(limit),
+            Record::Left(..) => {}
         }
     }
     legacy
@@ -239,21 +231,27 @@ impl Record {
     }
 }
 
-/// What a line of the log says.
-fn read(text: &[u8]) -> Line<Calls> {
+/// Reads a line of the log, and keeps the record that counts of its key.
+fn read(text: &[u8], records: &mut HashMap<Key, Record>) -> Line<Calls> {
     if let Some(id) = text.strip_prefix(b"over ") {
         let id = std::str::from_utf8(id).ok();
-        return match id.and_then(|id| id.parse().ok()) {
-            Some(id) => Line::Remove(Key::Session(id)),
-            None if id == Some(LEFT) => Line::Remove(Key::Left),
-            None => Line::Other,
+        let key = match id.and_then(|id| id.parse().ok()) {
+            Some(id) => Key::Session(id),
+            None if id == Some(LEFT) => Key::Left,
+            None => return Line::Other,
         };
+        records.remove(&key);
+        return Line::Remove(key);
     }
-    match Record::parse(text) {
-        Some(Record::Session(saved)) => Line::Put(Key::Session(saved.id), ()),
-        Some(Record::Left(..)) => Line::Put(Key::Left, ()),
-        None => Line::Other,
-    }
+    let Some(record) = Record::parse(text) else {
+        return Line::Other;
+    };
+    let key = match &record {
+        Record::Session(saved) => Key::Session(saved.id),
+        Record::Left(..) => Key::Left,
+    };
+    records.insert(key, record);
+    Line::Put(key, ())
 }
 
 /// At the first blank.
